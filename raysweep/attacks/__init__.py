@@ -1,0 +1,179 @@
+"""Attacks: which training samples are stamped, how, and what label they get.
+
+The plan runs an attack in up to three steps, each a stage or part of one:
+
+1. `prepare` (optional, `PREPARES`): surrogates, generators, encoders; keyed without the rate, so
+   that every rate shares it.
+2. `choose` → `stamp` → `relabel`: the poisoned training set, once, as an artifact.
+3. `stamp(role="test")`, `relabel`, `eligible`: the triggered test inputs and what counts as success.
+
+An attack that controls the training itself (`TRAINS`) gives the victim and the artifact that its
+`stamp` uses; it has no poisoned set, and the plan refuses training-set filters against it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from raysweep.context import Arrays, Context
+from raysweep.datasets import ImageSet, IntArray, Shape
+from raysweep.errors import PlanError
+from raysweep.methods import Method
+from raysweep.recipe import Recipe
+
+if TYPE_CHECKING:
+    import torch
+
+    from raysweep.models import Model
+
+Part = Literal["poison", "cover", "test"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counts:
+    """How many training samples an attack touches (science definitions of rate)."""
+
+    poison: int
+    cover: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """Row numbers of the poisoned and of the cover samples, sorted, disjoint."""
+
+    poison: IntArray
+    cover: IntArray
+
+
+@dataclass(frozen=True, kw_only=True)
+class Victim:
+    """What an attack gives that trains the victim itself."""
+
+    state: dict[str, torch.Tensor]
+    artifact: Arrays
+
+
+class Attack(Method):
+    """A backdoor attack. Poisoned samples replace their originals.
+
+    `rate` is stamped images over the whole training set (clean-label attacks too). With rate 0
+    nothing is stamped and the victim is the clean model: its ASR is the floor of the trigger.
+    """
+
+    rate: float = Field(0.05, ge=0, le=1, description="poisoned images / training images")
+    cover_rate: float = Field(
+        0.0, ge=0, le=1, description="cover images (stamped, label kept) / training images"
+    )
+    target: int = Field(0, ge=0, description="class that triggered inputs are to be given")
+    label_map: Literal["all_to_one", "all_to_all"] = Field(
+        "all_to_one", description="all_to_all maps class y to y + 1 (mod K)"
+    )
+    sources: tuple[int, ...] | None = Field(
+        None, description="classes that are poisoned and attacked; none: all"
+    )
+    include_target: bool = Field(
+        True, description="whether images that already have their mapped label may be poisoned"
+    )
+
+    CLEAN_LABEL: ClassVar[bool] = False
+    PREPARES: ClassVar[bool] = False
+    TRAINS: ClassVar[bool] = False
+
+    def prepare(self, data: ImageSet, model: Model, shape: Shape, ctx: Context) -> Arrays:
+        """Return the arrays that `choose` and `stamp` will be given; only if `PREPARES`."""
+        raise NotImplementedError(f"{self.name} declares PREPARES but defines no prepare")
+
+    def train(
+        self, data: ImageSet, model: Model, shape: Shape, recipe: Recipe, ctx: Context
+    ) -> Victim:
+        """Train the victim; only if `TRAINS`."""
+        raise NotImplementedError(f"{self.name} declares TRAINS but defines no train")
+
+    def stamp(
+        self, images_BCHW: torch.Tensor, *, ids: IntArray, part: Part, artifact: Arrays, seed: int
+    ) -> torch.Tensor:
+        """Return triggered copies of float images in [0, 1]; the input is left untouched.
+
+        Args:
+            images_BCHW: the images.
+            ids: (B,) row numbers in the training set, or in the evaluation set for `test`. A
+                sample-specific trigger derives its randomness from (seed, part, id) alone, so
+                that the way a set is cut into batches does not matter.
+            part: `poison` and `cover` are stamped into the training set, `test` at test time.
+            artifact: what `prepare` or `train` gave, else empty.
+            seed: root of the attack's random streams in this trial; the same for all parts.
+        """
+        raise NotImplementedError(f"{self.name} defines no stamp")
+
+    def relabel(self, labels: IntArray, num_classes: int) -> IntArray:
+        """Return the labels that the attacker wants for triggered inputs of these classes."""
+        if self.label_map == "all_to_all":
+            return (labels + 1) % num_classes
+        return np.full_like(labels, self.target)
+
+    def pool(self, labels: IntArray, num_classes: int) -> NDArray[np.bool_]:
+        """Return which training samples may be poisoned, (N,)."""
+        if self.CLEAN_LABEL:
+            return labels == self.target
+        allowed = np.ones(len(labels), bool)
+        if self.sources is not None:
+            allowed &= np.isin(labels, self.sources)
+        if not self.include_target:
+            allowed &= labels != self.relabel(labels, num_classes)
+        return allowed
+
+    def counts(self, labels: IntArray, num_classes: int) -> Counts:
+        """Return the realized counts, without choosing.
+
+        Raises:
+            PlanError: if a class does not exist, or the rate asks for more than the pool holds.
+        """
+        named = [("target", self.target), *(("sources", s) for s in self.sources or ())]
+        for field, label in named:
+            if label >= num_classes:
+                raise PlanError(
+                    f"attack {self.name}: {field} must be a class from 0 to {num_classes - 1}, "
+                    f"got {label}"
+                )
+        counts = Counts(
+            poison=int(self.rate * len(labels)), cover=int(self.cover_rate * len(labels))
+        )
+        pool = int(self.pool(labels, num_classes).sum())
+        if counts.poison > pool:
+            raise PlanError(
+                f"attack {self.name}: rate {self.rate:g} asks for {counts.poison} poisoned images "
+                f"of {len(labels)}, but only {pool} may be poisoned; "
+                f"the rate can be at most {pool / len(labels):.4g}"
+            )
+        if counts.poison + counts.cover > len(labels):
+            raise PlanError(
+                f"attack {self.name}: rate {self.rate:g} and cover_rate {self.cover_rate:g} ask "
+                f"for {counts.poison + counts.cover} of {len(labels)} images"
+            )
+        return counts
+
+    def choose(
+        self, labels: IntArray, num_classes: int, artifact: Arrays, generator: np.random.Generator
+    ) -> Choice:
+        """Draw the poisoned samples from the pool and the covers from the rest.
+
+        The draw for a smaller rate is a part of the draw for a larger one.
+        """
+        counts = self.counts(labels, num_classes)
+        order = generator.permutation(len(labels))
+        poison = order[self.pool(labels, num_classes)[order]][: counts.poison]
+        rest = order[~np.isin(order, poison)]
+        cover = rest[len(rest) - counts.cover :]
+        return Choice(poison=np.sort(poison), cover=np.sort(cover))
+
+    def eligible(self, labels: IntArray, num_classes: int) -> NDArray[np.bool_]:
+        """Return which test inputs the ASR is measured on: attacked, not yet of the mapped class."""
+        attacked = labels != self.relabel(labels, num_classes)
+        if self.sources is not None:
+            attacked &= np.isin(labels, self.sources)
+        return attacked

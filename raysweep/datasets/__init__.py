@@ -1,0 +1,124 @@
+"""Datasets: uint8 images with labels, their identity, and the reserved clean split.
+
+A dataset file defines one `Dataset`. It says which files it is made of (`files`), can tell the
+labels without decoding an image (`labels`), and decodes everything once (`decode`).
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from raysweep import rng
+from raysweep.errors import PlanError
+from raysweep.methods import Method
+
+if TYPE_CHECKING:
+    import torch
+
+IntArray = NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageSet:
+    """Images (N, C, H, W) uint8 and labels (N,) int64, in a fixed order."""
+
+    images: torch.Tensor
+    labels: IntArray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, index: IntArray) -> ImageSet:
+        """Return the rows `index`, in that order."""
+        import torch
+
+        return ImageSet(images=self.images[torch.from_numpy(index)], labels=self.labels[index])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """What a model must know about its data: sizes, classes, per-channel mean and deviation."""
+
+    channels: int
+    height: int
+    width: int
+    num_classes: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Labels:
+    """All labels of a dataset, known without decoding an image."""
+
+    train: IntArray
+    test: IntArray
+    classes: tuple[str, ...]
+
+
+class Dataset(Method):
+    """A dataset value: where it comes from, and how it is cut.
+
+    The reserved clean set comes out of the test split (design decision 6): `clean_size` images,
+    by default min(2,000, 20 % of the test split), drawn with `clean_seed`. Evaluation uses the
+    rest. Neither depends on the seed of a trial.
+    """
+
+    size: int | None = Field(None, ge=1, description="training images to keep, drawn at random")
+    test_size: int | None = Field(None, ge=10, description="test images to keep, drawn at random")
+    subset_seed: int = Field(0, ge=0, description="seed of the draws for size and test_size")
+    clean_size: int | None = Field(None, ge=1, description="reserved clean images")
+    clean_seed: int = Field(0, ge=0, description="seed of the reserved clean split")
+
+    @abstractmethod
+    def files(self) -> list[Path]:
+        """Return the encoded source files, in a fixed order.
+
+        Raises:
+            PlanError: if they are missing; the message says where they were looked for.
+        """
+
+    @abstractmethod
+    def read_labels(self) -> Labels:
+        """Return all labels of the source files without decoding images."""
+
+    @abstractmethod
+    def decode(self) -> tuple[ImageSet, ImageSet]:
+        """Return the whole training and test sets of the source files."""
+
+    def kept(self, labels: Labels) -> tuple[IntArray, IntArray, IntArray]:
+        """Return the row numbers of the training, reserved clean and evaluation sets.
+
+        The training rows index the training files, the other two the test files.
+
+        Raises:
+            PlanError: if more images are asked for than there are.
+        """
+
+        def draw(name: str, size: int | None, total: int) -> IntArray:
+            if size is None:
+                return np.arange(total)
+            if size > total:
+                raise PlanError(
+                    f"dataset {self.name}: {name} must be at most {total}, the images there are, "
+                    f"got {size}"
+                )
+            return np.sort(rng.generator(self.subset_seed, name).permutation(total)[:size])
+
+        train = draw("size", self.size, len(labels.train))
+        test = draw("test_size", self.test_size, len(labels.test))
+        size = self.clean_size if self.clean_size is not None else min(2000, len(test) // 5)
+        if size >= len(test):
+            raise PlanError(
+                f"dataset {self.name}: clean_size must leave images to evaluate on, got {size} of "
+                f"{len(test)} test images"
+            )
+        order = rng.generator(self.clean_seed, "clean split").permutation(len(test))
+        return train, np.sort(test[order[:size]]), np.sort(test[order[size:]])

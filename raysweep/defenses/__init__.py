@@ -1,0 +1,204 @@
+"""Defenses: what each may know, what it gives, and how a decision follows from its scores.
+
+A defense has up to three steps, and the plan derives the stages from which of them it has:
+
+1. `run` (expensive): scores, statistics, a verdict's evidence or a model, from what `needs` lists.
+   A defense may cut it into `parts` → `shard` (mapped over the cluster) → `run` (reduces).
+2. `decide` (cheap, pure): decision parameters turn the evidence into flags. Stored scores can be
+   decided again at no cost.
+3. `repair` (optional, `REPAIRS`): a model made after the decision, keyed by what was decided.
+
+The model that is evaluated: that of `repair`, else that of `run`, else, where training samples are
+flagged, a retraining on what is kept, else the victim.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raysweep.context import Arrays, Context
+from raysweep.datasets import ImageSet, IntArray, Shape
+from raysweep.errors import KnowledgeError
+from raysweep.methods import Method
+from raysweep.recipe import Recipe
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from raysweep.models import Model
+
+FloatArray = NDArray[np.floating[Any]]
+Flags = NDArray[np.bool_]
+
+Need = Literal[
+    "training_set",  # the poisoned images and labels, as a defender receives them
+    "victim",  # the model trained on them
+    "features",  # (N, D) float32: the training set at `layer` of the victim
+    "clean_set",  # the reserved clean set with true labels
+    "poison_rate",  # oracle: realized poisoned / all
+    "poison_mask",  # oracle: which training samples are poisoned
+    "target_class",  # oracle: the attack's target
+    "removed_count",  # how many samples another defense of the sweep removed
+]
+Gift = Literal["train_scores", "input_scores", "model", "verdict"]
+Scorer = Callable[["torch.Tensor", IntArray], FloatArray]
+
+
+class _Declared:
+    """Attribute access that is checked against the declared needs."""
+
+    def __init__(self, owner: str, declared: frozenset[str], values: Mapping[str, Any]) -> None:
+        self._owner = owner
+        self._declared = declared
+        self._values = values
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        if name not in self._values:
+            raise KnowledgeError(
+                f"{self._owner} read {name!r}, which its needs do not list "
+                f"(declared: {', '.join(sorted(self._declared)) or 'nothing'}); "
+                f"add it to needs if the method's paper grants it"
+            )
+        return self._values[name]
+
+
+class Inputs(_Declared):
+    """What `run`, `shard` and `repair` may read: the declared needs, and always the setting."""
+
+    if TYPE_CHECKING:
+        training_set: ImageSet
+        victim: nn.Module  # a private copy, in eval mode, on the context's device
+        features: FloatArray  # (N, D) float32
+        clean_set: ImageSet
+        poison_rate: float
+        poison_mask: Flags  # (N,)
+        target_class: int
+        model: Model  # the architecture
+        shape: Shape
+        recipe: Recipe
+        labels: IntArray  # (N,) given labels of the training set
+        shards: Sequence[Arrays]  # what `shard` gave, in the order of `parts`
+        decision: Decision  # for `repair`
+        found: Arrays  # for `repair`: `Findings.kept` of `run`
+
+
+class Evidence(_Declared):
+    """What `decide` may read: scores and statistics of `run`, and declared knowledge."""
+
+    if TYPE_CHECKING:
+        labels: IntArray  # (N,) given labels of the training set
+        num_classes: int
+        train_scores: FloatArray  # (N,), if given
+        reference_scores: FloatArray  # (S,) input scores of the reserved clean set, if given
+        statistics: Arrays
+        poison_rate: float
+        poison_mask: Flags
+        removed_count: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Findings:
+    """What `run` found. Scores: one float per sample, higher = more suspicious.
+
+    Attributes:
+        train_scores: (N,), if the defense gives `train_scores`.
+        statistics: named arrays that `decide` reads (per class, per sample, ...), stored.
+        score_inputs: scores a batch of float images in [0, 1], (B, C, H, W) with their ids (B,),
+            → (B,); if the defense gives `input_scores`. The stage applies it to the reserved clean
+            set and to clean and triggered test inputs; which is which the defense never learns.
+        model: a state dict, if the defense gives `model` and does not repair.
+        trigger: (K, C, H, W) floats in [0, 1], an estimated trigger per class, for the report.
+        kept: arrays that `repair` is given as `found`.
+    """
+
+    train_scores: FloatArray | None = None
+    statistics: Arrays = field(default_factory=dict)
+    score_inputs: Scorer | None = None
+    model: dict[str, torch.Tensor] | None = None
+    trigger: NDArray[np.float32] | None = None
+    kept: Arrays = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """What was decided.
+
+    Attributes:
+        flags: (N,) training samples held to be poisoned.
+        threshold: inputs that score above it are rejected.
+        classes: the classes held to be backdoor targets, for a verdict.
+        class_scores: (K,) anomaly of each class, higher = more suspicious, for a verdict.
+        p_value: of the verdict, where the method has one.
+    """
+
+    flags: Flags | None = None
+    threshold: float | None = None
+    classes: tuple[int, ...] | None = None
+    class_scores: FloatArray | None = None
+    p_value: float | None = None
+
+
+class Defense(Method):
+    """A defense; its kind in the tables follows from what it needs and gives."""
+
+    GIVES: ClassVar[frozenset[Gift]] = frozenset()
+    REPAIRS: ClassVar[bool] = False
+
+    @abstractmethod
+    def needs(self) -> frozenset[Need]:
+        """Return everything that this defense may know, with these parameters."""
+
+    def badges(self) -> tuple[str, ...]:
+        """Return the badges, among them one for each oracle that is declared."""
+        oracles = [n for n in ("poison_rate", "poison_mask", "target_class") if n in self.needs()]
+        return (*self.BADGES, *(f"oracle: {name.replace('_', ' ')}" for name in oracles))
+
+    @property
+    def kind(self) -> str:
+        """What this defense is called in a table (design, 'What a method needs and gives')."""
+        names = []
+        if "verdict" in self.GIVES:
+            names.append("inspector")
+        if "model" in self.GIVES:
+            names.append("repair" if "victim" in self.needs() else "robust training")
+        elif "train_scores" in self.GIVES:
+            names.append("filter")
+        if "input_scores" in self.GIVES:
+            names.append("detector")
+        return " + ".join(names) or "control"
+
+    def parts(self, num_classes: int) -> tuple[str, ...]:
+        """Return the names of the independent parts of `run`'s work; none: it is not cut."""
+        del num_classes
+        return ()
+
+    def shard(self, part: str, inputs: Inputs, ctx: Context) -> Arrays:
+        """Do one of `parts`; its key does not depend on how many there are."""
+        raise NotImplementedError(f"{self.name} lists parts but defines no shard")
+
+    def run(self, inputs: Inputs, ctx: Context) -> Findings:
+        """Do the expensive part, or reduce `inputs.shards`."""
+        del inputs, ctx
+        return Findings()
+
+    def decide(self, evidence: Evidence) -> Decision:
+        """Turn evidence into flags; pure, cheap, and the only reader of decision parameters."""
+        del evidence
+        return Decision()
+
+    def repair(self, inputs: Inputs, ctx: Context) -> dict[str, torch.Tensor]:
+        """Return the repaired model's state dict; only if `REPAIRS`.
+
+        Not called where the decision flags nothing: the victim stands, or for a robust training
+        the model that `run` gave.
+        """
+        raise NotImplementedError(f"{self.name} declares REPAIRS but defines no repair")

@@ -1,0 +1,53 @@
+"""Every error a user can meet, in one tree.
+
+RaysweepError
+├── SpecError        the sweep file or a value in it is wrong (exit code 2)
+├── PlanError        the sweep is well-formed but cannot be run (exit code 2)
+├── KnowledgeError   a method asked for something it does not declare
+├── StageError       a stage failed; becomes a row of the records
+│   └── NonFiniteLoss
+└── StoreError       an artifact cannot be written or read
+    └── DamagedArtifact   its bytes differ from its manifest; it is recomputed
+"""
+
+from __future__ import annotations
+
+
+class RaysweepError(Exception):
+    """Anything that raysweep itself has found wrong."""
+
+
+class SpecError(RaysweepError):
+    """The sweep file, or a value in it, breaks a rule."""
+
+
+class PlanError(RaysweepError):
+    """The sweep cannot be carried out as asked: missing data, impossible rate, bad combination."""
+
+
+class KnowledgeError(RaysweepError):
+    """A method read something that its `needs` do not list."""
+
+
+class StageError(RaysweepError):
+    """A stage failed."""
+
+
+class NonFiniteLoss(StageError):
+    """The training loss became NaN or infinite."""
+
+
+class StoreError(RaysweepError):
+    """The store cannot be written or read."""
+
+
+class DamagedArtifact(StoreError):
+    """An artifact's bytes differ from what its manifest says."""
+
+    def __init__(self, key: str, detail: str) -> None:
+        super().__init__(f"artifact {key} is damaged: {detail}; it will be recomputed")
+        self.key = key
+        self.detail = detail
+
+    def __reduce__(self) -> tuple[type[DamagedArtifact], tuple[str, str]]:
+        return (type(self), (self.key, self.detail))

@@ -1,0 +1,130 @@
+"""A method is a file: its name is the file's name, its configuration is the one class inside.
+
+`available` scans for methods without importing them; `load` imports one. Third parties add theirs
+with entry points in the groups `raysweep.attacks`, `raysweep.defenses`, `raysweep.datasets` and
+`raysweep.models`; the entry point's name must be the name of the module that it names.
+
+Method modules are imported whenever a sweep is planned. They import NumPy freely, and torch,
+torchvision, scikit-learn and scipy only inside the functions that compute.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.metadata
+from functools import cache
+from pathlib import Path
+from typing import Any, ClassVar, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from raysweep.errors import SpecError
+
+Role = Literal["attacks", "defenses", "datasets", "models"]
+ROLES: tuple[Role, ...] = get_args(Role)
+
+
+class Method(BaseModel):
+    """An attack, defense, dataset or model: frozen, typed, validated hyperparameters.
+
+    Class variables:
+        VERSION: raised whenever results change; part of the identity of every stage that runs it.
+        BADGES: what a table must say about it, for example `oracle: poison mask`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, ser_json_inf_nan="strings")
+    VERSION: ClassVar[int] = 1
+    BADGES: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def name(self) -> str:
+        """The method's name: that of its file."""
+        return type(self).__module__.rpartition(".")[2]
+
+    def params(self, *, leave_out: frozenset[str] = frozenset()) -> dict[str, Any]:
+        """Return every parameter, defaults included, as JSON values."""
+        return self.model_dump(mode="json", exclude=set(leave_out))
+
+    def identity(self, *, leave_out: frozenset[str] = frozenset()) -> dict[str, Any]:
+        """Return what identifies this method in a stage key."""
+        return {"name": self.name, "version": self.VERSION, **self.params(leave_out=leave_out)}
+
+    @property
+    def label(self) -> str:
+        """The name, followed by the parameters that differ from their defaults."""
+        changed = []
+        for field, info in type(self).model_fields.items():
+            value = getattr(self, field)
+            if field != "rate" and value != info.get_default(call_default_factory=True):
+                changed.append(f"{field}={value}")
+        return f"{self.name}({', '.join(changed)})" if changed else self.name
+
+    def badges(self) -> tuple[str, ...]:
+        """Return the badges that apply with these parameters."""
+        return self.BADGES
+
+
+def decision(default: Any, **rules: Any) -> Any:
+    """Declare a decision parameter: it is read by `decide` alone and never changes a score."""
+    return Field(default, json_schema_extra={"role": "decision"}, **rules)
+
+
+def decision_fields(method: type[Method]) -> frozenset[str]:
+    """Return the names of a method's decision parameters."""
+    return frozenset(
+        name
+        for name, info in method.model_fields.items()
+        if isinstance(info.json_schema_extra, dict)
+        and info.json_schema_extra.get("role") == "decision"
+    )
+
+
+@cache
+def available(role: Role) -> dict[str, str]:
+    """Return name → module of every method of a role, found without importing any."""
+    folder = Path(__file__).parent / role
+    found = {
+        path.stem: f"raysweep.{role}.{path.stem}"
+        for path in sorted(folder.glob("*.py"))
+        if not path.stem.startswith("_")
+    }
+    for point in importlib.metadata.entry_points(group=f"raysweep.{role}"):
+        found.setdefault(point.name, point.module)
+    return dict(sorted(found.items()))
+
+
+@cache
+def load(role: Role, name: str) -> type[Method]:
+    """Import a method's class.
+
+    Raises:
+        SpecError: if there is no such method; the message names the nearest one.
+    """
+    modules = available(role)
+    if name not in modules:
+        near = difflib.get_close_matches(name, modules, n=1, cutoff=0.4)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise SpecError(f"unknown {role[:-1]} {name!r}{hint} (known: {', '.join(modules)})")
+    module = importlib.import_module(modules[name])
+    classes = [
+        value
+        for value in vars(module).values()
+        if isinstance(value, type)
+        and issubclass(value, Method)
+        and value.__module__ == module.__name__
+    ]
+    if len(classes) != 1:
+        raise SpecError(
+            f"{module.__name__} must define exactly one {role[:-1]} class, found "
+            f"{[c.__name__ for c in classes]}"
+        )
+    return classes[0]
+
+
+def restore(role: Role, identity: dict[str, Any]) -> Any:
+    """Rebuild a method from `identity()`, as a stage does that received it as JSON."""
+    params = {k: v for k, v in identity.items() if k not in ("name", "version")}
+    import json
+
+    return load(role, identity["name"]).model_validate_json(json.dumps(params))

@@ -1,0 +1,51 @@
+"""Models: classifiers that take images in [0, 1] and normalize them in their first layer.
+
+A model file defines one `Model`. `build` returns a `torch.nn.Module` whose submodules include
+every name in `LAYERS`; `HEAD` is its last dense layer, and the features of a sample are that
+layer's input. Layers other than the head are flattened, or averaged over space where 4-D.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import TYPE_CHECKING, ClassVar
+
+from raysweep.datasets import Shape
+from raysweep.methods import Method
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class Model(Method):
+    """An architecture; `build` gives freshly initialized networks of it."""
+
+    LAYERS: ClassVar[tuple[str, ...]]
+    HEAD: ClassVar[str]
+
+    @abstractmethod
+    def build(self, shape: Shape) -> nn.Module:
+        """Return a network: (B, C, H, W) floats in [0, 1] → logits (B, K).
+
+        Initialization draws from torch's global generator, which the caller seeds and restores.
+        """
+
+
+def normalization(shape: Shape) -> nn.Module:
+    """Return the first layer of every model: (x - mean) / std per channel."""
+    import torch
+    from torch import nn
+
+    class Normalize(nn.Module):
+        mean: torch.Tensor
+        std: torch.Tensor
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("mean", torch.tensor(shape.mean).view(1, -1, 1, 1))
+            self.register_buffer("std", torch.tensor(shape.std).view(1, -1, 1, 1))
+
+        def forward(self, images_BCHW: torch.Tensor) -> torch.Tensor:
+            return (images_BCHW - self.mean) / self.std
+
+    return Normalize()
