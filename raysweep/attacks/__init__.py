@@ -119,7 +119,7 @@ class Attack(Method):
     def pool(self, labels: IntArray, num_classes: int) -> NDArray[np.bool_]:
         """Return which training samples may be poisoned, (N,)."""
         if self.CLEAN_LABEL:
-            return labels == self.target
+            return np.equal(labels, self.target)
         allowed = np.ones(len(labels), bool)
         if self.sources is not None:
             allowed &= np.isin(labels, self.sources)
@@ -172,8 +172,8 @@ class Attack(Method):
         return Choice(poison=np.sort(poison), cover=np.sort(cover))
 
     def eligible(self, labels: IntArray, num_classes: int) -> NDArray[np.bool_]:
-        """Return which test inputs the ASR is measured on: attacked, not yet of the mapped class."""
-        attacked = labels != self.relabel(labels, num_classes)
+        """Return which test inputs the ASR is measured on: attacked, not yet mapped."""
+        attacked = np.not_equal(labels, self.relabel(labels, num_classes))
         if self.sources is not None:
             attacked &= np.isin(labels, self.sources)
         return attacked
