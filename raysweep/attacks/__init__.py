@@ -5,7 +5,7 @@ The plan runs an attack in up to three steps, each a stage or part of one:
 1. `prepare` (optional, `PREPARES`): surrogates, generators, encoders; keyed without the rate, so
    that every rate shares it.
 2. `choose` → `stamp` → `relabel`: the poisoned training set, once, as an artifact.
-3. `stamp(role="test")`, `relabel`, `eligible`: the triggered test inputs and what counts as success.
+3. `stamp(role="test")`, `relabel`, `eligible`: the triggered test inputs and what a success is.
 
 An attack that controls the training itself (`TRAINS`) gives the victim and the artifact that its
 `stamp` uses; it has no poisoned set, and the plan refuses training-set filters against it.
