@@ -1,0 +1,190 @@
+"""The command line: a doorway. Everything that a flag could set is set in the sweep file."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from raysweep.errors import PlanError, RaysweepError, SpecError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from raysweep.launch import Conclusion
+
+app = typer.Typer(
+    help="Sweeps over backdoor attacks and defenses: plan, launch, look.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+Storage = Annotated[
+    str | None,
+    typer.Option(help="Folder, s3:// or gs:// [RAYSWEEP_STORAGE, else ./raysweep-store]."),
+]
+SweepFile = Annotated[Path, typer.Argument(help="A sweep file, .yaml or .py.")]
+SweepName = Annotated[str, typer.Argument(help="The name that the sweep file gives.")]
+
+
+def _console(*, error: bool = False) -> Console:
+    from rich.console import Console
+
+    return Console(stderr=error, soft_wrap=True, highlight=False)
+
+
+@app.command()
+def plan(file: SweepFile, storage: Storage = None) -> None:
+    """Show what a launch would run, what it would share, and why."""
+    from raysweep.preview import preview
+    from raysweep.records import storage_uri
+    from raysweep.screen import print_preview
+    from raysweep.spec import load_sweep
+    from raysweep.store import Store
+
+    sweep = load_sweep(file)
+    print_preview(_console(), sweep, preview(sweep, Store(storage_uri(storage))))
+
+
+@app.command()
+def launch(
+    file: SweepFile,
+    address: Annotated[
+        str | None, typer.Option(help="A running Ray cluster (`auto` on its head node).")
+    ] = None,
+    inline: Annotated[
+        bool, typer.Option("--inline", help="Run in this process, without Ray; pdb works.")
+    ] = False,
+    storage: Storage = None,
+    max_concurrent: Annotated[
+        int | None, typer.Option(min=1, help="At most so many stages at once.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show the plan.")] = False,
+) -> None:
+    """Run what is missing or failed of a sweep; ends with a table and a report."""
+    if dry_run:
+        plan(file, storage)
+        return
+    if inline and address:
+        raise SpecError("--inline runs in this process and --address on a cluster; give one")
+    from raysweep.launch import launch as run_sweep
+    from raysweep.records import storage_uri
+    from raysweep.screen import Progress
+    from raysweep.spec import load_sweep
+
+    sweep = load_sweep(file)
+    with Progress(_console(error=True)) as progress:
+        conclusion = run_sweep(
+            sweep,
+            file.read_text(),
+            storage_uri(storage),
+            address=address,
+            inline=inline,
+            most=max_concurrent,
+            watch=progress.watch,
+        )
+    _say(conclusion, sweep.name, f"raysweep launch {file}")
+
+
+def _say(conclusion: Conclusion, name: str, command: str) -> None:
+    from raysweep.screen import print_results
+
+    console = _console()
+    print_results(console, conclusion.rows)
+    console.print(f"{conclusion.ran} stages ran, {conclusion.cached} were stored already")
+    for warning in conclusion.warnings:
+        console.print(f"warning: {warning}", style="yellow")
+    console.print(f"report: {conclusion.report}")
+    statuses = conclusion.rows["status"].value_counts()
+    if conclusion.interrupted:
+        console.print(f"interrupted; what finished is stored, go on with: {command}")
+        raise typer.Exit(130)
+    bad = int(len(conclusion.rows) - statuses.get("ok", 0))
+    if bad:
+        console.print(f"{bad} trials failed; see: raysweep status {name}", style="red")
+        raise typer.Exit(1)
+    console.print(f"next: raysweep status {name} · raysweep report {name} · raysweep list attacks")
+
+
+@app.command()
+def status(name: SweepName, storage: Storage = None) -> None:
+    """Show how a sweep stands, while it runs and afterwards."""
+    from raysweep.records import describe, storage_uri
+    from raysweep.screen import print_status
+    from raysweep.store import Store
+
+    store = Store(storage_uri(storage))
+    describe(store, name)
+    print_status(_console(), store, name)
+
+
+@app.command()
+def report(
+    name: SweepName,
+    storage: Storage = None,
+    output: Annotated[Path | None, typer.Option(help="Where to write the HTML file.")] = None,
+) -> None:
+    """Write the HTML report of a sweep from its records."""
+    from raysweep.records import gather, storage_uri
+    from raysweep.report.html import render
+    from raysweep.store import Store
+
+    html = render(gather(name, storage)).encode()
+    path = f"sweeps/{name}/report.html"
+    if output is not None:
+        output.write_bytes(html)
+        _console().print(str(output))
+        return
+    store = Store(storage_uri(storage))
+    store.write(path, html)
+    _console().print(str(store.local(path) or f"{store.uri.rstrip('/')}/{path}"))
+
+
+@app.command(name="list")
+def list_methods(
+    role: Annotated[str, typer.Argument(help="attacks, defenses, datasets or models.")] = "",
+) -> None:
+    """List the methods that a sweep file can name."""
+    from raysweep.methods import ROLES
+    from raysweep.screen import print_methods
+
+    if role and role not in ROLES:
+        raise SpecError(f"role must be one of {', '.join(ROLES)}, got {role!r}")
+    print_methods(_console(), [r for r in ROLES if role in ("", r)])
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of sweep files, for editors."""
+    from raysweep.spec import json_schema
+
+    print(json.dumps(json_schema(), indent=2))
+
+
+@app.command()
+def doctor(storage: Storage = None) -> None:
+    """Check this machine: versions, devices, data, storage."""
+    from raysweep.screen import print_doctor
+
+    if not print_doctor(_console(), storage):
+        raise typer.Exit(1)
+
+
+def main() -> None:
+    """Run the command line; a known error is one message, never a traceback."""
+    try:
+        app()
+    except (SpecError, PlanError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except RaysweepError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except OSError as error:
+        print(f"error: {error}; what is stored is kept, so launch again", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,217 @@
+"""A stage's desk: its parameters made into methods, its inputs read from the store on demand."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from raysweep import methods, rng, training
+from raysweep.attacks import Attack, Part
+from raysweep.context import Context
+from raysweep.datasets import ImageSet, IntArray, Shape
+from raysweep.defenses import Defense
+from raysweep.errors import DamagedArtifact
+from raysweep.models import Model
+from raysweep.plan import Stage
+from raysweep.recipe import Recipe
+from raysweep.store import Store
+
+Array = NDArray[Any]
+LONG_KINDS = frozenset({"prepare", "train", "shard", "defend"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Product:
+    """What a stage leaves in the store: arrays, and a small JSON outcome in the manifest."""
+
+    arrays: dict[str, Array] = field(default_factory=dict)
+    outcome: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """A decoded dataset."""
+
+    train: ImageSet
+    clean: ImageSet
+    test: ImageSet
+    shape: Shape
+
+
+class Desk:
+    """One stage at work: its parameters made into methods, its inputs read on demand."""
+
+    def __init__(self, stage: Stage, store: Store, context: Context) -> None:
+        self.stage = stage
+        self.params = stage.params
+        self.store = store
+        self.device = context.device
+        name = stage.method
+        seed = rng.derive(int(stage.params.get("seed", 0)), stage.kind, name)
+        self.ctx = Context(
+            seed=rng.derive(seed, str(stage.params.get("part", ""))),
+            device=context.device,
+            progress=context.progress,
+            checkpoint=functools.partial(store.checkpoint, stage.key),
+            restored=store.restore(stage.key) if stage.kind in LONG_KINDS else {},
+        )
+
+    # Methods of this stage
+
+    @property
+    def attack(self) -> Attack:
+        """The attack, at the rate that gives the planned counts."""
+        identity = dict(self.params["attack"])
+        if "poison" in self.params:
+            total = len(self.data.train)
+            # Half a sample more, so that int(rate * N) is the planned count in floating point.
+            identity["rate"] = min((self.params["poison"] + 0.5) / total, 1.0)
+            identity["cover_rate"] = min((self.params["cover"] + 0.5) / total, 1.0)
+        elif "rate" not in identity:
+            identity["rate"] = 0.0
+        return method("attacks", identity)  # type: ignore[no-any-return]
+
+    @property
+    def defense(self) -> Defense:
+        """The defense; decision parameters have their defaults wherever they are not identity."""
+        return method("defenses", self.params["defense"])  # type: ignore[no-any-return]
+
+    @property
+    def model(self) -> Model:
+        """The architecture."""
+        return method("models", self.params["model"])  # type: ignore[no-any-return]
+
+    @property
+    def recipe(self) -> Recipe:
+        """The training recipe, precision resolved."""
+        return Recipe.model_validate({**self.params["recipe"], "augment": tuple(self.params["recipe"]["augment"])})  # fmt: skip
+
+    # Inputs
+
+    def key(self, role: str) -> str | None:
+        """Return the key that plays a role in this stage, if any."""
+        return self.stage.inputs.get(role) or self.stage.reads.get(role)
+
+    def read(self, role: str) -> dict[str, Array]:
+        """Return the arrays of an input, or nothing if this stage has no such input."""
+        key = self.key(role)
+        return _arrays(self.store, key) if key else {}
+
+    def outcome(self, role: str) -> Mapping[str, Any]:
+        """Return the outcome of an input."""
+        key = self.key(role)
+        manifest = self.store.manifest(key.partition("-")[0], key) if key else None
+        return manifest.outcome if manifest else {}
+
+    @functools.cached_property
+    def data(self) -> Data:
+        """The decoded dataset."""
+        return _data(self.store, self.stage.inputs["data"])
+
+    @functools.cached_property
+    def poison(self) -> dict[str, Array]:
+        """Rows, images and labels that the attack replaced; empty without poison."""
+        return self.read("poison")
+
+    @functools.cached_property
+    def training_set(self) -> ImageSet:
+        """The poisoned training set."""
+        base = self.data.train
+        if not self.poison:
+            return base
+        images, labels = base.images.clone(), base.labels.copy()
+        for part in ("poison", "cover"):
+            rows = torch.from_numpy(self.poison[f"{part}_rows"].copy())
+            images[rows] = torch.from_numpy(self.poison[f"{part}_images"].copy())
+        labels[self.poison["poison_rows"]] = self.poison["poison_labels"]
+        return ImageSet(images=images, labels=labels)
+
+    def mask(self, part: Part) -> NDArray[np.bool_]:
+        """Return which training samples are poisoned, or covers, (N,)."""
+        mask = np.zeros(len(self.data.train), bool)
+        if self.poison:
+            mask[self.poison[f"{part}_rows"]] = True
+        return mask
+
+    def network(self, arrays: Mapping[str, Array]) -> nn.Module:
+        """Return a network with the weights of an artifact, in eval mode, on the device."""
+        network = training.build(self.model, self.data.shape, self.ctx, "unused")
+        network.load_state_dict(state_from(arrays))
+        return network.eval()
+
+    @property
+    def attack_seed(self) -> int:
+        """Root of the attack's streams in this trial: the same in every stage that stamps."""
+        return rng.derive(int(self.params["seed"]), "attack", self.params["attack"]["name"])
+
+    def stamp(self, images: torch.Tensor, ids: IntArray, part: Part) -> torch.Tensor:
+        """Return uint8 triggered copies of uint8 images, rounded to 8 bits."""
+        stamped = []
+        artifact = self.read("artifact")
+        for start in range(0, len(images), 1000):
+            cut = slice(start, start + 1000)
+            floats = images[cut].float().div(255)
+            triggered = self.attack.stamp(
+                floats, ids=ids[cut], part=part, artifact=artifact, seed=self.attack_seed
+            )
+            stamped.append(triggered.clamp(0, 1).mul(255).round().to(torch.uint8))
+        return torch.cat(stamped) if stamped else images
+
+    def triggered_test(self) -> torch.Tensor:
+        """Return the whole evaluation set, triggered."""
+        test = self.data.test
+        return self.stamp(test.images, np.arange(len(test)), "test")
+
+
+def state_from(arrays: Mapping[str, Array], prefix: str = "model.") -> dict[str, torch.Tensor]:
+    """Return the state dict that an artifact holds under `prefix`."""
+    return {
+        name.removeprefix(prefix): torch.from_numpy(np.array(array))
+        for name, array in arrays.items()
+        if name.startswith(prefix)
+    }
+
+
+def state_arrays(state: Mapping[str, torch.Tensor], prefix: str = "model.") -> dict[str, Array]:
+    """Return a state dict as arrays of an artifact."""
+    return {f"{prefix}{n}": t.detach().cpu().contiguous().numpy() for n, t in state.items()}
+
+
+@functools.lru_cache(maxsize=512)
+def _restored(role: methods.Role, identity: str) -> methods.Method:
+    restored: methods.Method = methods.restore(role, json.loads(identity))
+    return restored
+
+
+def method(role: methods.Role, identity: Mapping[str, Any]) -> Any:
+    return _restored(role, json.dumps(identity, sort_keys=True))
+
+
+def _arrays(store: Store, key: str) -> dict[str, Array]:
+    kind = key.partition("-")[0]
+    if store.manifest(kind, key) is None:
+        raise DamagedArtifact(key, "its manifest is gone")
+    return store.arrays(kind, key)
+
+
+@functools.lru_cache(maxsize=4)
+def _data(store: Store, key: str) -> Data:
+    arrays = _arrays(store, key)
+    manifest = store.manifest("prepare", key)
+    assert manifest is not None
+    facts = manifest.outcome["shape"]
+
+    def part(name: str) -> ImageSet:
+        images = torch.from_numpy(np.array(arrays[f"{name}_images"]))
+        return ImageSet(images=images, labels=np.array(arrays[f"{name}_labels"]))
+
+    shape = Shape(**{**facts, "mean": tuple(facts["mean"]), "std": tuple(facts["std"])})
+    return Data(train=part("train"), clean=part("clean"), test=part("test"), shape=shape)

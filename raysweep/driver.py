@@ -1,0 +1,190 @@
+"""One run of a sweep, whatever executes it: schedule, ledger, provenance, and the end of it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import platform
+import subprocess
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from raysweep import __version__
+from raysweep.ledger import Ledger, log_path
+from raysweep.plan import Planner, Stage
+from raysweep.schedule import Result, Schedule
+from raysweep.spec import Sweep, canonical
+from raysweep.store import Store
+
+PACKAGES = ("torch", "torchvision", "ray", "numpy", "scikit-learn", "optuna", "wandb")
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of this package, Python and everything that can change a number."""
+    found = {"raysweep": __version__, "python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def git_commit() -> str:
+    """Return the commit of raysweep's checkout, with `+dirty` if it has changes; else empty."""
+
+    def git(*words: str) -> str:
+        folder = Path(__file__).parent
+        run = subprocess.run(
+            ["git", *words], cwd=folder, capture_output=True, text=True, timeout=10, check=True
+        )
+        return run.stdout.strip()
+
+    try:
+        tracked = git("ls-files", "--error-unmatch", "driver.py")
+        dirty = git("status", "--porcelain", "--untracked-files=no")
+        return git("rev-parse", "HEAD") + ("+dirty" if dirty else "") if tracked else ""
+    except (OSError, subprocess.SubprocessError):
+        return ""
+
+
+def timings(store: Store) -> dict[tuple[str, str], float]:
+    """Return recorded mean seconds by (kind, method); empty for a new store."""
+    raw = store.read("timings.json")
+    try:
+        known = json.loads(raw) if raw else {}
+    except ValueError:
+        return {}
+    return {tuple(name.split("/", 1)): float(mean) for name, (mean, _) in known.items()}  # type: ignore[misc]
+
+
+def slots_of(cpus: float, gpus: float, sweep: Sweep, most: int | None) -> dict[str, int]:
+    """Return how many stages of each class fit at once; at least one, at most `most`."""
+    slots = {}
+    for name, size in (("cpu", sweep.resources.cpu), ("gpu", sweep.resources.gpu)):
+        fit = cpus / size.cpu if size.cpu else cpus
+        if size.gpu:
+            fit = min(fit, gpus / size.gpu)
+        slots[name] = max(1, min(int(fit), most or int(fit) or 1))
+    return slots
+
+
+class Run:
+    """A sweep under way: hands stages to an executor and takes in what becomes of them."""
+
+    def __init__(
+        self,
+        sweep: Sweep,
+        store: Store,
+        text: str,
+        watch: Callable[[Run], None] = lambda run: None,
+    ) -> None:
+        """Plan against the store and write down what is to be run.
+
+        Args:
+            sweep: what to run.
+            store: where artifacts and records are.
+            text: the sweep file as written.
+            watch: called whenever the state has changed, for progress.
+        """
+        self.sweep = sweep
+        self.store = store
+        self.watch = watch
+        self.started = time.time()
+        self.planner = Planner(sweep)
+        self.planner.check_layers()
+        store.check()
+        self.ledger = Ledger(store, sweep.name)
+        self.provenance = {"commit": git_commit(), "run": self.ledger.run}
+        self.schedule = Schedule(
+            self.planner,
+            set(store.done()),
+            self._outcome,
+            seconds=timings(store),
+            discard=lambda key: store.discard(key.partition("-")[0], key),
+            log=self.ledger.write,
+        )
+        self.cached = len(self.schedule.done)
+        self._spent: dict[str, list[float]] = {}
+        self._describe(text)
+
+    def _outcome(self, key: str) -> Mapping[str, Any]:
+        manifest = self.store.manifest(key.partition("-")[0], key)
+        return manifest.outcome if manifest else {}
+
+    def _describe(self, text: str) -> None:
+        described = {
+            "name": self.sweep.name,
+            "question": self.sweep.question,
+            "text": text,
+            "sweep": canonical(self.sweep),
+            "created_at": self.started,
+            "storage": self.store.uri,
+            "versions": versions(),
+            "git_commit": self.provenance["commit"],
+        }
+        self.store.write(
+            f"sweeps/{self.sweep.name}/sweep.json", json.dumps(described, indent=1).encode()
+        )
+        self.ledger.write(
+            {
+                "event": "start",
+                "trials": len(self.planner.trials),
+                "stages": len(self.schedule.wanted),
+                "cached": self.cached,
+            }
+        )
+        self.ledger.sync()
+
+    def take(self, slots: Mapping[str, int]) -> list[Stage]:
+        """Return the next batch, written down durably before anybody works on it."""
+        batch = self.schedule.take(slots)
+        if batch:
+            self.ledger.write({"event": "dispatch", "keys": [stage.key for stage in batch]})
+            self.ledger.sync()
+        return batch
+
+    def finished(self, results: Iterable[Result]) -> None:
+        """Take in results, keep the traceback of each failure, tell the watcher."""
+        for result in results:
+            stage = self.planner.stages[result.key]
+            if result.status == "done":
+                name = f"{stage.kind}/{stage.method}"
+                self._spent.setdefault(name, []).append(result.seconds)
+                self.ledger.write(
+                    {"event": "done", "key": result.key, "seconds": round(result.seconds, 4),
+                     "host": result.host, "pid": result.pid}
+                )  # fmt: skip
+            elif result.trace:
+                self.store.write(log_path(self.sweep.name, result.key), result.trace.encode())
+            self.schedule.finished([result])
+        self.watch(self)
+
+    def lost(self, keys: Iterable[str], reason: str) -> None:
+        """Take in the death of a process; what it had stored counts as done."""
+        gone = list(keys)
+        stored = [key for key in gone if self.store.manifest(key.partition("-")[0], key)]
+        self.schedule.lost(gone, stored, reason)
+        self.watch(self)
+
+    def close(self) -> None:
+        """Write down how long things took, for the next plan's estimate."""
+        self.ledger.write({"event": "end", "complete": self.complete})
+        self.ledger.close()
+        raw = self.store.read("timings.json")
+        known: dict[str, list[float]] = json.loads(raw) if raw else {}
+        for name, seconds in self._spent.items():
+            mean, n = known.get(name, [0.0, 0])
+            # Old machines are forgotten: no more than 50 past stages weigh in.
+            n = min(n, 50)
+            total = n + len(seconds)
+            known[name] = [(mean * n + sum(seconds)) / total, total]
+        if self._spent:
+            self.store.write("timings.json", json.dumps(known).encode())
+
+    @property
+    def complete(self) -> bool:
+        """Whether every stage that can be run has been run."""
+        return self.schedule.finished_all and not self.schedule.stopping

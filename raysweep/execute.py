@@ -1,0 +1,250 @@
+"""Runs a plan: on Ray Tune, or inline in this process.
+
+The whole sweep is one Tune experiment, and its searcher is the plan: it hands Tune a batch of
+stages as soon as their inputs are stored, and nothing ever holds a slot while it waits. Trials are
+batches on warm, reused actors. Tune's own state is a cache that is thrown away; what is done is
+what is stored.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from raysweep.driver import Run, slots_of
+from raysweep.errors import PlanError
+from raysweep.plan import Stage
+from raysweep.schedule import Result
+from raysweep.spec import Sweep
+from raysweep.store import Store
+
+LOCAL_AHEAD = 2
+CLUSTER_AHEAD = 200
+
+
+def run_inline(run: Run) -> None:
+    """Run every stage in this process, one after another; Ctrl-C stops between stages."""
+    from raysweep.stages import perform
+
+    gpus = run.sweep.resources.gpu.gpu
+    while batch := run.take({"cpu": 1, "gpu": 1}):
+        for stage in batch:
+            held = gpus if stage.resource == "gpu" else 0.0
+            run.finished([perform(stage, run.store, run.provenance, held)])
+
+
+def run_on_ray(run: Run, *, address: str | None, most: int | None) -> None:
+    """Run every stage on Ray Tune, on a cluster at `address` or on one started here.
+
+    Raises:
+        PlanError: if there is no cluster at the address, or this driver may not use it.
+    """
+    import ray
+
+    _connect(address)
+    try:
+        _tune(run, cluster=address is not None, most=most)
+    finally:
+        ray.shutdown()
+
+
+def _connect(address: str | None) -> None:
+    import ray
+
+    quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+    if address is None:
+        ray.init(address="local", include_dashboard=False, **quiet)
+        return
+    try:
+        ray.init(address=address, **quiet)
+    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+        mode = os.environ.get("RAY_AUTH_MODE", "unset")
+        raise PlanError(
+            f"no Ray cluster answers at --address {address!r} ({error}); check that it runs "
+            f"(ray status), and if it uses token authentication, which new clusters do by "
+            f"default, set RAY_AUTH_MODE=token here and give this host the cluster's token in "
+            f"~/.ray/auth_token or RAY_AUTH_TOKEN_PATH (RAY_AUTH_MODE is {mode})"
+        ) from None
+
+
+@contextmanager
+def _tune_settings(pending: int) -> Iterator[None]:
+    """Keep Tune from writing five files a trial, and let it hold as many trials as we give it."""
+    settings = {
+        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+        "TUNE_MAX_PENDING_TRIALS_PG": str(pending),
+        "TUNE_GLOBAL_CHECKPOINT_S": "3600",
+        "TUNE_WARN_THRESHOLD_S": "3600",
+        "TUNE_RESULT_BUFFER_LENGTH": "0",
+        "RAY_AIR_NEW_OUTPUT": "0",
+    }
+    before = {name: os.environ.get(name) for name in settings}
+    os.environ.update(settings)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _tune(run: Run, *, cluster: bool, most: int | None) -> None:
+    import ray
+    from ray import tune
+
+    have = ray.cluster_resources()
+    slots = slots_of(have.get("CPU", 1), have.get("GPU", 0), run.sweep, most)
+    ahead = most or (max(CLUSTER_AHEAD, max(slots.values())) if cluster else max(slots.values()))
+    token = f"{id(run)}"
+    _RUNS[token] = _Feed(run, slots, ahead + (0 if most else LOCAL_AHEAD))
+    logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    for name in ("ray.tune.execution", "ray.train", "ray.tune.tuner"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        with _tune_settings(ahead + LOCAL_AHEAD), tempfile.TemporaryDirectory() as folder:
+            tune.Tuner(
+                tune.with_resources(_worker(), _shape_of(run.sweep)),
+                tune_config=tune.TuneConfig(
+                    search_alg=_searcher(token), num_samples=-1, reuse_actors=True,
+                    trial_dirname_creator=lambda trial: trial.trial_id,
+                ),
+                run_config=tune.RunConfig(
+                    name="sweep", storage_path=folder, verbose=0,
+                    failure_config=tune.FailureConfig(max_failures=0),
+                ),
+            ).fit()  # fmt: skip
+    finally:
+        del _RUNS[token]
+    if not run.schedule.finished_all:
+        run.schedule.stopping = True
+
+
+class _Feed:
+    """What a running searcher works with; kept here, since Tune pickles the searcher."""
+
+    def __init__(self, run: Run, slots: dict[str, int], ahead: int) -> None:
+        self.run = run
+        self.slots = slots
+        self.ahead = ahead
+        self.held: dict[str, list[str]] = {}
+
+
+_RUNS: dict[str, _Feed] = {}
+
+
+def _searcher(token: str) -> Any:
+    from ray.tune.search import Searcher
+
+    class PlanSearcher(Searcher):  # type: ignore[misc]
+        """Hands out batches of ready stages; None while nothing is ready."""
+
+        def __init__(self) -> None:
+            super().__init__(metric="stages", mode="max")
+
+        def suggest(self, trial_id: str) -> Any:
+            feed = _RUNS[token]
+            if feed.run.schedule.finished_all:
+                return Searcher.FINISHED
+            batch = feed.run.take(feed.slots) if len(feed.held) < feed.ahead else []
+            if not batch:
+                return None
+            feed.held[trial_id] = [stage.key for stage in batch]
+            size = getattr(feed.run.sweep.resources, batch[0].resource)
+            return {
+                "class": batch[0].resource,
+                "gpus": size.gpu,
+                "store": feed.run.store.uri,
+                "provenance": feed.run.provenance,
+                "stages": [asdict(stage) for stage in batch],
+            }
+
+        def on_trial_complete(
+            self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+        ) -> None:
+            feed = _RUNS[token]
+            keys = feed.held.pop(trial_id, [])
+            if error or result is None or "results" not in result:
+                feed.run.lost(keys, "the worker process died (out of memory, or its node went)")
+            else:
+                feed.run.finished(Result(**entry) for entry in json.loads(result["results"]))
+
+        def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+            del trial_id, result
+
+        def save(self, checkpoint_path: str) -> None:
+            Path(checkpoint_path).write_text("")  # noqa: the plan is rebuilt, never restored
+
+        def restore(self, checkpoint_path: str) -> None:
+            del checkpoint_path
+
+    return PlanSearcher()
+
+
+def _worker() -> Any:
+    from ray import tune
+
+    class StageWorker(tune.Trainable):  # type: ignore[misc,name-defined]
+        """A warm process that runs one batch of stages for each trial it is given."""
+
+        def setup(self, config: dict[str, Any]) -> None:
+            self.batch = config
+
+        def reset_config(self, new_config: dict[str, Any]) -> bool:
+            import torch
+
+            if torch.cuda.is_initialized():
+                torch.cuda.empty_cache()
+                if torch.cuda.memory_allocated() > 64 << 20:
+                    os._exit(1)  # A leak would starve the next stage: start afresh.
+            self.batch = new_config
+            return True
+
+        def step(self) -> dict[str, Any]:
+            results = [asdict(result) for result in _perform(self.batch)]
+            return {"done": True, "stages": len(results), "results": json.dumps(results)}
+
+        def save_checkpoint(self, checkpoint_dir: str) -> None:
+            del checkpoint_dir
+
+        def load_checkpoint(self, checkpoint: Any) -> None:
+            del checkpoint
+
+    return StageWorker
+
+
+_STORES: dict[str, Store] = {}
+
+
+def _perform(batch: dict[str, Any]) -> Iterator[Result]:
+    from raysweep.stages import perform
+
+    store = _STORES.setdefault(batch["store"], Store(batch["store"]))
+    for entry in batch["stages"]:
+        yield perform(Stage(**entry), store, batch["provenance"], batch["gpus"])
+
+
+def _shape_of(sweep: Sweep) -> Any:
+    """Return a function from a batch's config to what its class asks of Ray."""
+    from ray import tune
+
+    shapes = {}
+    for name, size in (("cpu", sweep.resources.cpu), ("gpu", sweep.resources.gpu)):
+        bundle: dict[str, float] = {"CPU": size.cpu}
+        if size.gpu:
+            bundle["GPU"] = size.gpu
+        if size.memory:
+            bundle["memory"] = size.memory_bytes
+        shapes[name] = tune.PlacementGroupFactory([bundle])
+    return lambda config: shapes[config["class"]]

@@ -1,0 +1,405 @@
+"""From a sweep to a graph of content-addressed stages in which shared work appears once.
+
+What each trial needs follows from what its attack and defense declare, never from their names:
+
+    data ─▶ prepare ─▶ poison ─▶ train ─▶ features(train) ─▶ shard… ─▶ defend ─▶ decide
+                                   │                                               │
+                                   ▼                                               ▼
+                           features(test) ◀── train on the kept / repair, keyed by the decision
+                                   │
+                                   ▼
+                                evaluate
+
+What lies below a decision is known only when it has run: `Planner.trial` is a pure function of the
+trial and of the outcomes so far, so that it can be asked again, in any order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from raysweep.attacks import Counts
+from raysweep.datasets import Dataset, IntArray
+from raysweep.errors import PlanError
+from raysweep.identity import files_digest, stage_key
+from raysweep.methods import Method, decision_fields
+from raysweep.recipe import Recipe
+from raysweep.spec import Resources, Sweep, Trial, trials
+
+STAGE_VERSIONS = {
+    "prepare": 1,
+    "poison": 1,
+    "train": 1,
+    "features": 1,
+    "shard": 1,
+    "defend": 1,
+    "decide": 1,
+    "evaluate": 1,
+}
+RATES = frozenset({"rate", "cover_rate"})
+LIGHT_NEEDS = frozenset({"features", "poison_rate", "poison_mask", "target_class", "removed_count"})
+Outcomes = Mapping[str, Mapping[str, Any]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """One unit of work.
+
+    Attributes:
+        key: identity, `kind-<digits>`.
+        params: what to do; part of the identity.
+        inputs: role → key of an artifact; part of the identity.
+        reads: role → key of an artifact whose content `params` already identify (a decision).
+        resource: the class `cpu` or `gpu`; never identity.
+    """
+
+    key: str
+    params: Mapping[str, Any]
+    inputs: Mapping[str, str]
+    reads: Mapping[str, str]
+    resource: str
+
+    @property
+    def kind(self) -> str:
+        """The stage kind, the key's first word."""
+        return self.key.partition("-")[0]
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Keys of everything that must be stored before this stage can run."""
+        return (*self.inputs.values(), *self.reads.values())
+
+    @property
+    def method(self) -> str:
+        """Name of the method at work, for tables and cost estimates."""
+        for role in ("defense", "attack", "model", "dataset"):
+            if role in self.params:
+                return str(self.params[role]["name"])
+        return ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """What a plan must know about a dataset, without decoding it."""
+
+    digest: str
+    labels: IntArray
+    num_classes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """The stages that all defenses against one (dataset, model, attack, recipe, seed) share."""
+
+    data: str
+    poison: str | None
+    victim: str
+    stamp: dict[str, str]
+    counts: Counts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """The stages of one trial as far as they are known.
+
+    Attributes:
+        roles: role → key, in the order of work.
+        evaluate: the last stage, once it is known.
+        waiting: the decision whose outcome is needed to go on, else None.
+    """
+
+    roles: dict[str, str]
+    evaluate: str | None
+    waiting: str | None
+
+
+class Planner:
+    """Makes and remembers stages; `stages` holds each key once."""
+
+    def __init__(self, sweep: Sweep) -> None:
+        self.sweep = sweep
+        self.trials: tuple[Trial, ...] = tuple(trials(sweep))
+        self.stages: dict[str, Stage] = {}
+        self._precision = bfloat16_is_fast(sweep.resources)
+        self._facts: dict[Dataset, Facts] = {}
+        self._settings: dict[tuple[Any, ...], Setting] = {}
+        self._identities: dict[tuple[int, frozenset[str]], dict[str, Any]] = {}
+        self._recipes: dict[Recipe, dict[str, Any]] = {}
+
+    # Building blocks
+
+    def facts(self, dataset: Dataset) -> Facts:
+        """Return labels and identity of a dataset's training set."""
+        if dataset not in self._facts:
+            labels = dataset.read_labels()
+            rows, _, _ = dataset.kept(labels)
+            self._facts[dataset] = Facts(
+                digest=files_digest(dataset.files()),
+                labels=labels.train[rows],
+                num_classes=len(labels.classes),
+            )
+        return self._facts[dataset]
+
+    def resolved(self, recipe: Recipe) -> Recipe:
+        """Return the recipe with `precision: auto` resolved for the planned device."""
+        if recipe.precision != "auto":
+            return recipe
+        precision = "bfloat16" if self._precision else "float32"
+        return recipe.model_copy(update={"precision": precision})
+
+    def _recipe(self, recipe: Recipe) -> dict[str, Any]:
+        if recipe not in self._recipes:
+            self._recipes[recipe] = self.resolved(recipe).model_dump(mode="json")
+        return self._recipes[recipe]
+
+    def _identity(self, method: Method, leave_out: frozenset[str] = frozenset()) -> dict[str, Any]:
+        memo = (id(method), leave_out)
+        if memo not in self._identities:
+            self._identities[memo] = method.identity(leave_out=leave_out)
+        return self._identities[memo]
+
+    def _add(
+        self,
+        kind: str,
+        params: dict[str, Any],
+        inputs: dict[str, str],
+        resource: str,
+        reads: dict[str, str] | None = None,
+    ) -> str:
+        key = stage_key(kind, STAGE_VERSIONS[kind], params, inputs)
+        if key not in self.stages:
+            self.stages[key] = Stage(
+                key=key, params=params, inputs=inputs, reads=reads or {}, resource=resource
+            )
+        return key
+
+    # What trials share
+
+    def data(self, dataset: Dataset) -> str:
+        """Return the stage that decodes a dataset once."""
+        params = {"dataset": self._identity(dataset), "source": self.facts(dataset).digest}
+        return self._add("prepare", params, {}, "cpu")
+
+    def setting(self, trial: Trial) -> Setting:
+        """Return poisoned set and victim of a trial, shared by every defense."""
+        memo = (trial.dataset, trial.model, trial.attack, trial.recipe, trial.seed)
+        if memo not in self._settings:
+            self._settings[memo] = self._setting(trial)
+        return self._settings[memo]
+
+    def _setting(self, trial: Trial) -> Setting:
+        attack, facts = trial.attack, self.facts(trial.dataset)
+        try:
+            counts = attack.counts(facts.labels, facts.num_classes)
+        except PlanError as error:
+            raise PlanError(f"dataset {trial.dataset.label}: {error}") from None
+        data = self.data(trial.dataset)
+        model, recipe = self._identity(trial.model), self._recipe(trial.recipe)
+        seed, stamp = trial.seed, {"data": data}
+        if attack.TRAINS:
+            params = {"attack": self._identity(attack), "model": model, "recipe": recipe}
+            victim = self._add("train", {**params, "seed": seed}, {"data": data}, "gpu")
+            return Setting(
+                data=data, poison=None, victim=victim, counts=counts,
+                stamp={"data": data, "artifact": victim},
+            )  # fmt: skip
+        attacking = self._identity(attack, RATES)
+        if attack.PREPARES:
+            params = {"attack": attacking, "model": model, "recipe": recipe, "seed": seed}
+            stamp["artifact"] = self._add("prepare", params, {"data": data}, "gpu")
+        poison = None
+        if counts.poison or counts.cover:
+            params = {
+                "attack": attacking,
+                "poison": counts.poison,
+                "cover": counts.cover,
+                "seed": seed,
+            }
+            poison = self._add("poison", params, stamp, "gpu" if attack.PREPARES else "cpu")
+        victim = self._train(trial, data, poison)
+        return Setting(data=data, poison=poison, victim=victim, stamp=stamp, counts=counts)
+
+    def _train(
+        self, trial: Trial, data: str, poison: str | None, kept: tuple[str, str] | None = None
+    ) -> str:
+        """Return a plain training; `kept` is the digest of the kept set and the decision's key."""
+        params = {
+            "model": self._identity(trial.model),
+            "recipe": self._recipe(trial.recipe),
+            "seed": trial.seed,
+            "kept": kept[0] if kept else "all",
+        }
+        inputs = {"data": data, **({"poison": poison} if poison else {})}
+        return self._add("train", params, inputs, "gpu", {"decision": kept[1]} if kept else None)
+
+    def _features(self, trial: Trial, setting: Setting, layer: str) -> str:
+        params = {
+            "set": "train",
+            "layer": layer,
+            "model": self._identity(trial.model),
+            "recipe": self._recipe(trial.recipe),
+        }
+        inputs = {"data": setting.data, "weights": setting.victim}
+        if setting.poison:
+            inputs["poison"] = setting.poison
+        return self._add("features", params, inputs, "gpu")
+
+    # One trial
+
+    def _defend(self, trial: Trial, setting: Setting) -> tuple[dict[str, Any], dict[str, str]]:
+        """Return the params and inputs of a defense's `run`, from what it declares."""
+        defense = trial.defense
+        needs, gives = defense.needs(), defense.gives()
+        if trial.attack.TRAINS and ("train_scores" in gives or "training_set" in needs):
+            raise PlanError(
+                f"defense {defense.name} works on the training set, but attack "
+                f"{trial.attack.name} trains the victim itself and leaves none; "
+                f"exclude this combination: {{attack: {trial.attack.name}, "
+                f"defense: {defense.name}}}"
+            )
+        params: dict[str, Any] = {
+            "defense": self._identity(defense, decision_fields(type(defense))),
+            "model": self._identity(trial.model),
+            "recipe": self._recipe(trial.recipe),
+            "seed": trial.seed,
+        }
+        inputs = {"data": setting.data}
+        if setting.poison and gives != {"input_scores"}:
+            inputs["poison"] = setting.poison
+        if "victim" in needs:
+            inputs["weights"] = setting.victim
+        if "features" in needs:
+            layer = getattr(defense, "layer", None) or trial.model.HEAD
+            inputs["features"] = self._features(trial, setting, layer)
+        if "input_scores" in gives or "target_class" in needs:
+            params["attack"] = self._identity(trial.attack, RATES)
+            inputs |= setting.stamp
+        return params, inputs
+
+    def _decide(self, trial: Trial, setting: Setting, roles: dict[str, str]) -> str:
+        """Add the stages down to a trial's decision, entered into `roles`; return its key."""
+        defense = trial.defense
+        params, inputs = self._defend(trial, setting)
+        resource = "cpu" if defense.needs() <= LIGHT_NEEDS else "gpu"
+        parts = defense.parts(self.facts(trial.dataset).num_classes)
+        for part in parts:
+            shard = self._add("shard", {**params, "part": part}, inputs, resource)
+            roles[f"shard {part}"] = shard
+        shards = {f"shard {part}": roles[f"shard {part}"] for part in parts}
+        roles["defend"] = self._add(
+            "defend", {**params, "part": "run"}, {**inputs, **shards}, resource
+        )
+        if not defense.gives() - {"model"}:
+            return roles["defend"]
+        reads = {"data": setting.data, "defend": roles["defend"]}
+        if setting.poison:
+            reads["poison"] = setting.poison
+        if "removed_count" in defense.needs():
+            reference = self._reference(trial)
+            reads["reference"] = self._decide(reference, setting, {})
+        return self._add("decide", {"defense": self._identity(defense)}, reads, "cpu")
+
+    def _reference(self, trial: Trial) -> Trial:
+        like = getattr(trial.defense, "like", None)
+        named = [d for d in self.sweep.defenses if d.name == like]
+        if len(named) != 1:
+            raise PlanError(
+                f"defense {trial.defense.name}: like must name one defense of this sweep, got "
+                f"{like!r}, which names {len(named)}; "
+                f"one of: {', '.join(sorted({d.name for d in self.sweep.defenses}))}"
+            )
+        return Trial(
+            dataset=trial.dataset, model=trial.model, attack=trial.attack, defense=named[0],
+            recipe=trial.recipe, seed=trial.seed,
+        )  # fmt: skip
+
+    def route(self, trial: Trial, outcomes: Outcomes) -> Route:
+        """Add all stages of a trial that are known, given the outcomes of decisions so far."""
+        setting = self.setting(trial)
+        roles = {"data": setting.data, "victim": setting.victim}
+        if setting.poison:
+            roles["poison"] = setting.poison
+        gives = trial.defense.gives()
+        model = setting.victim
+        if gives:
+            last = self._decide(trial, setting, roles)
+            if "model" in gives and not trial.defense.REPAIRS:
+                model = roles["defend"]
+            if gives != {"model"}:
+                roles["decide"] = last
+                branches = trial.defense.REPAIRS or (
+                    "train_scores" in gives and "model" not in gives
+                )
+                if branches and last not in outcomes:
+                    return Route(roles=roles, evaluate=None, waiting=last)
+                if branches:
+                    model = self._after(trial, setting, roles, outcomes[last])
+        roles["model"] = model
+        roles["evaluate"] = self._evaluate(trial, setting, roles)
+        return Route(roles=roles, evaluate=roles["evaluate"], waiting=None)
+
+    def _after(
+        self, trial: Trial, setting: Setting, roles: dict[str, str], outcome: Mapping[str, Any]
+    ) -> str:
+        """Return the model to evaluate, keyed by what the decision produced."""
+        defense, produced = trial.defense, str(outcome["produced"])
+        if produced == "nothing":
+            return setting.victim
+        if not defense.REPAIRS:
+            kept = (produced, roles["decide"])
+            return self._train(trial, setting.data, setting.poison, kept)
+        params, inputs = self._defend(trial, setting)
+        return self._add(
+            "defend",
+            {**params, "part": "repair", "produced": produced},
+            {**inputs, "found": roles["defend"]},
+            "gpu",
+            {"decision": roles["decide"]},
+        )
+
+    def _evaluate(self, trial: Trial, setting: Setting, roles: dict[str, str]) -> str:
+        attacking = self._identity(trial.attack, RATES)
+        tested = self._add(
+            "features",
+            {
+                "set": "test",
+                "model": self._identity(trial.model),
+                "recipe": self._recipe(trial.recipe),
+                "attack": attacking,
+                "seed": trial.seed,
+            },
+            {**setting.stamp, "weights": roles["model"]},
+            "gpu",
+        )
+        roles["tested"] = tested
+        inputs = {"data": setting.data, "tested": tested}
+        inputs |= {role: roles[role] for role in ("poison", "defend", "decide") if role in roles}
+        params = {"attack": attacking, "rate": trial.attack.rate}
+        return self._add("evaluate", params, inputs, "cpu")
+
+    def check_layers(self) -> None:
+        """Refuse feature layers that a model does not name, before any work."""
+        for defense in self.sweep.defenses:
+            layer = getattr(defense, "layer", None)
+            for model in self.sweep.models:
+                if layer is not None and layer not in model.LAYERS:
+                    raise PlanError(
+                        f"defense {defense.name}: layer must be one of model {model.name}'s "
+                        f"named layers {', '.join(model.LAYERS)}, got {layer!r}"
+                    )
+
+
+def bfloat16_is_fast(resources: Resources) -> bool:
+    """Return whether stages of the gpu class run where bfloat16 pays: on a GPU, or AMX.
+
+    Without a GPU request the driver's own processor is taken for the workers'.
+    """
+    if resources.gpu.gpu > 0:
+        return True
+    try:
+        with open("/proc/cpuinfo") as facts:  # noqa: PTH123
+            return any("amx_bf16" in line for line in facts)
+    except OSError:
+        return False

@@ -1,0 +1,224 @@
+"""What the terminal shows: progress, plans, results, status. Reads state, changes none."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections import Counter
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as RichProgress
+from rich.table import Table
+
+from raysweep import ledger, methods
+from raysweep.store import Store
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from raysweep.driver import Run
+    from raysweep.preview import Preview
+    from raysweep.spec import Sweep
+
+PLAIN_EVERY_SECONDS = 10.0
+
+
+def duration(seconds: float) -> str:
+    """Return seconds in words: `45 s`, `12 min`, `3.4 h`."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+class Progress:
+    """One bar for the sweep on a terminal; plain lines elsewhere."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self._bar: RichProgress | None = None
+        self._task: Any = None
+        self._last = 0.0
+        self._failed: set[str] = set()
+
+    def __enter__(self) -> Progress:
+        if self.console.is_terminal:
+            self._bar = RichProgress(
+                TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+                TimeElapsedColumn(), TextColumn("{task.fields[note]}"),
+                console=self.console, transient=True,
+            )  # fmt: skip
+            self._task = self._bar.add_task("planning", total=None, note="")
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def watch(self, run: Run) -> None:
+        """Show how a run stands; called after every change."""
+        schedule = run.schedule
+        for key in schedule.failed.keys() - self._failed:
+            self._failed.add(key)
+            self.console.print(f"failed: {key}: {schedule.failed[key].error}", style="red")
+        settled = len(schedule.done) + len(schedule.failed) + len(schedule.upstream_failed)
+        total = len(schedule.wanted)
+        now = time.monotonic()
+        if self._bar is None and now - self._last < PLAIN_EVERY_SECONDS and settled < total:
+            return
+        running = Counter(key.partition("-")[0] for key in schedule.out)
+        note = ", ".join(f"{n} {kind}" for kind, n in running.items())
+        note = f"{note}; {duration(_remaining(run))} left" if note else note
+        if self._bar is not None:
+            self._bar.update(
+                self._task, description=run.sweep.name, total=total, completed=settled, note=note
+            )
+        else:
+            self._last = now
+            self.console.print(f"{run.sweep.name}: {settled} of {total} stages; {note}")
+
+
+def _remaining(run: Run) -> float:
+    """Return expected seconds: work left, over the pace of this run."""
+    schedule = run.schedule
+    stages = run.planner.stages
+    spent = sum(schedule.expected(stages[key]) for key in schedule.ran)
+    left = sum(
+        schedule.expected(stages[key])
+        for key in schedule.wanted - schedule.done - schedule.failed.keys()
+    )
+    return left * (time.time() - run.started) / spent if spent else left
+
+
+def print_preview(console: Console, sweep: Sweep, plan: Preview) -> None:
+    """Print a plan: counts, sharing, reasons, estimate."""
+    console.print(f"{sweep.name}: {plan.trials} trials")
+    table = Table(box=None, pad_edge=False)
+    for column in ("stage", "if nothing were shared", "shared", "cached", "to run", "seconds"):
+        table.add_column(column, justify="left" if column == "stage" else "right")
+    table.add_column("why")
+    for kind in plan.kinds:
+        why = ", ".join(f"{n} {reason}" for reason, n in kind.why.items())
+        seconds = f"{kind.seconds:.1f}" + ("?" if kind.guessed else "") if kind.run else ""
+        table.add_row(
+            kind.kind, str(kind.naive), str(kind.distinct), str(kind.cached), str(kind.run),
+            seconds, why,
+        )  # fmt: skip
+    console.print(table)
+    if plan.undecided:
+        console.print(
+            f"below the decisions of {plan.undecided} trials: 0 to {plan.below} further stages "
+            f"(trials whose decisions keep the same samples share them)"
+        )
+    guessed = sum(kind.guessed for kind in plan.kinds)
+    note = f"; {guessed} stages have no recorded seconds yet, theirs are guesses" if guessed else ""
+    console.print(f"estimate: {duration(plan.seconds)} on one slot{note}")
+
+
+def print_results(console: Console, rows: pd.DataFrame) -> None:
+    """Print the table of a sweep: attack × defense, mean over seeds."""
+    from raysweep.report.tables import text_table
+
+    for title, headers, lines in text_table(rows):
+        table = Table(*headers, title=title, title_justify="left", box=None, pad_edge=False)
+        for line in lines:
+            table.add_row(*line)
+        console.print(table)
+
+
+def print_status(console: Console, store: Store, name: str) -> None:
+    """Print how a sweep stands, from its ledger and its records."""
+    start: dict[str, Any] = {}
+    done: set[str] = set()
+    failed: dict[str, str] = {}
+    upstream: set[str] = set()
+    out: set[str] = set()
+    grown, ended = 0, False
+    for line in ledger.read(store, name):
+        event = line["event"]
+        if event == "start":
+            start, grown, ended = line, 0, False
+            done, failed, out, upstream = set(), {}, set(), set()
+        elif event == "dispatch":
+            out.update(line["keys"])
+        elif event == "done":
+            done.add(line["key"])
+            out.discard(line["key"])
+            failed.pop(line["key"], None)
+        elif event == "failed":
+            failed[line["key"]] = line["error"]
+            out.discard(line["key"])
+        elif event == "upstream_failed":
+            upstream.add(line["key"])
+        elif event == "grow":
+            grown += line["stages"]
+        elif event == "end":
+            ended = True
+    if not start:
+        console.print(f"{name}: launched, nothing handed out yet")
+        return
+    total = start["stages"] + grown
+    settled = start["cached"] + len(done)
+    state = "ended" if ended else f"running or killed since {time.ctime(start['t'])}"
+    console.print(
+        f"{name}: {start['trials']} trials; {settled} of {total} stages stored, {len(out)} handed "
+        f"out, {len(failed)} failed, {len(upstream)} wait for a failed one; {state}"
+    )
+    for key, error in failed.items():
+        console.print(f"failed: {key}: {error}", style="red")
+        console.print(f"  log: {ledger.local_log(store, name, key)}")
+    if not ended or settled < total:
+        console.print("launch the same sweep file again to run what is missing or failed")
+
+
+def print_methods(console: Console, roles: list[methods.Role]) -> None:
+    """Print every method of some roles, with the first line of its file."""
+    for role in roles:
+        table = Table(box=None, pad_edge=False, title=role, title_justify="left")
+        table.add_column("name", no_wrap=True)
+        table.add_column("idea")
+        for name in methods.available(role):
+            module = __import__(methods.load(role, name).__module__, fromlist=["__doc__"])
+            table.add_row(name, (module.__doc__ or "").strip().split("\n\n")[0].replace("\n", " "))
+        console.print(table)
+
+
+def print_doctor(console: Console, storage: str | None) -> bool:
+    """Print versions, devices, data and storage; return whether a sweep can run here."""
+    import torch
+
+    from raysweep.driver import versions
+    from raysweep.errors import StoreError
+    from raysweep.plan import bfloat16_is_fast
+    from raysweep.records import storage_uri
+    from raysweep.spec import Resources
+
+    for package, version in versions().items():
+        console.print(f"{package} {version}")
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    fast = "bfloat16" if bfloat16_is_fast(Resources()) else "float32"
+    console.print(f"{os.cpu_count()} CPUs (precision auto: {fast}), {gpus} GPUs")
+    data = os.environ.get("RAYSWEEP_DATA")
+    console.print(f"RAYSWEEP_DATA: {data or 'not set'}")
+    store = Store(storage_uri(storage))
+    try:
+        store.check()
+    except StoreError as error:
+        console.print(f"storage: {error}", style="red")
+        return False
+    console.print(f"storage: {store.uri} is writable")
+    return True
+
+
+def percent(value: float) -> str:
+    """Return a fraction as a percentage with one decimal, or a dash where it is undefined."""
+    return "–" if value is None or math.isnan(value) else f"{100 * value:.1f}"

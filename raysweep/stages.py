@@ -1,0 +1,342 @@
+"""What each stage does, as a function of its inputs: read artifacts, run a method, write one.
+
+The functions here are the only place where truth and method meet, and they pass a method what it
+declares and nothing else (design decision 5).
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from raysweep import rng, training
+from raysweep.attacks import Part
+from raysweep.context import Context
+from raysweep.datasets import Dataset, ImageSet, IntArray
+from raysweep.defenses import Decision, Evidence, Findings, Inputs
+from raysweep.desk import Array, Desk, Product, method, state_arrays
+from raysweep.errors import DamagedArtifact, StoreError
+from raysweep.identity import digest, finite_or_none
+from raysweep.judging import judge
+from raysweep.plan import Stage
+from raysweep.schedule import Result
+from raysweep.store import Store
+
+PICTURES = 6
+
+
+def prepare(desk: Desk) -> Product:
+    """Decode and cut a dataset, or run an attack's `prepare`."""
+    if "attack" in desk.params:
+        data = desk.data
+        arrays = desk.attack.prepare(data.train, desk.model, data.shape, desk.ctx)
+        return Product(arrays=dict(arrays))
+    dataset: Dataset = method("datasets", desk.params["dataset"])
+    labels = dataset.read_labels()
+    rows_train, rows_clean, rows_test = dataset.kept(labels)
+    train_all, test_all = dataset.decode()
+    parts = {
+        "train": train_all.take(rows_train),
+        "clean": test_all.take(rows_clean),
+        "test": test_all.take(rows_test),
+    }
+    images = parts["train"].images
+    channels, height, width = images.shape[1:]
+    scaled = images.numpy().transpose(1, 0, 2, 3).reshape(channels, -1)
+    shape = {
+        "channels": channels,
+        "height": height,
+        "width": width,
+        "num_classes": len(labels.classes),
+        "mean": [round(float(row.mean()) / 255, 6) for row in scaled],
+        "std": [round(max(float(row.std()) / 255, 1e-3), 6) for row in scaled],
+    }
+    arrays = {}
+    for name, part in parts.items():
+        arrays[f"{name}_images"] = part.images.contiguous().numpy()
+        arrays[f"{name}_labels"] = part.labels
+    return Product(arrays=arrays, outcome={"shape": shape, "classes": list(labels.classes)})
+
+
+def poison(desk: Desk) -> Product:
+    """Choose, stamp and relabel: the poisoned rows of the training set."""
+    data, attack = desk.data, desk.attack
+    labels, classes = data.train.labels, data.shape.num_classes
+    chosen = attack.choose(
+        labels, classes, desk.read("artifact"), rng.generator(desk.attack_seed, "choose")
+    )
+    arrays: dict[str, Array] = {"poison_rows": chosen.poison, "cover_rows": chosen.cover}
+    parts: tuple[tuple[Part, IntArray], ...] = (("poison", chosen.poison), ("cover", chosen.cover))
+    for part, rows in parts:
+        arrays[f"{part}_images"] = desk.stamp(data.train.take(rows).images, rows, part).numpy()
+    arrays["poison_labels"] = attack.relabel(labels[chosen.poison], classes)
+    relabeled = int((arrays["poison_labels"] != labels[chosen.poison]).sum())
+    outcome = {
+        "poison": len(chosen.poison), "cover": len(chosen.cover), "relabeled": relabeled
+    }  # fmt: skip
+    return Product(arrays=arrays, outcome=outcome)
+
+
+def train(desk: Desk) -> Product:
+    """Train a victim, retrain on what a decision kept, or let the attack train the victim."""
+    if "attack" in desk.params:
+        data = desk.data
+        victim = desk.attack.train(data.train, desk.model, data.shape, desk.recipe, desk.ctx)
+        return Product(arrays={**victim.artifact, **state_arrays(victim.state)})
+    data = desk.training_set
+    if desk.params["kept"] != "all":
+        data = data.take(np.flatnonzero(~desk.read("decision")["flags"]))
+    network = training.build(desk.model, desk.data.shape, desk.ctx)
+    losses = training.fit(network, data, desk.recipe, desk.ctx)
+    outcome = {"losses": losses, "images": len(data)}
+    return Product(arrays=state_arrays(network.state_dict()), outcome=outcome)
+
+
+def features(desk: Desk) -> Product:
+    """Push a set through a model: features of the training set, or predictions on test inputs."""
+    network = desk.network(desk.read("weights"))
+    if desk.params["set"] == "train":
+        values, logits = training.features(
+            network, desk.training_set.images, desk.params["layer"], desk.model.HEAD,
+            desk.recipe, desk.device,
+        )  # fmt: skip
+        return Product(arrays={"features": values.numpy(), "logits": logits.numpy()})
+    test, triggered = desk.data.test, desk.triggered_test()
+    arrays = {}
+    for name, images in (("clean", test.images), ("triggered", triggered)):
+        logits = training.predict(network, images, desk.recipe, desk.device)
+        arrays[f"{name}_predicted"] = logits.argmax(1).to(torch.int32).numpy()
+    eligible = np.flatnonzero(desk.attack.eligible(test.labels, desk.data.shape.num_classes))
+    shown = eligible[:PICTURES]
+    arrays["pictures_clean"] = test.images[shown].numpy()
+    arrays["pictures_triggered"] = triggered[shown].numpy()
+    return Product(arrays=arrays)
+
+
+def _inputs(desk: Desk) -> Inputs:
+    """Return what the defense declares, and the setting that every defender knows."""
+    needs, data = desk.defense.needs(), desk.data
+    values: dict[str, Any] = {
+        "model": desk.model,
+        "shape": data.shape,
+        "recipe": desk.recipe,
+        "shards": [
+            desk.read(f"shard {part}") for part in desk.defense.parts(data.shape.num_classes)
+        ],
+    }
+    if needs & {"training_set", "features"}:
+        values["labels"] = desk.training_set.labels.copy()
+    if "training_set" in needs:
+        mine = desk.training_set
+        values["training_set"] = ImageSet(images=mine.images.clone(), labels=mine.labels.copy())
+    if "victim" in needs:
+        values["victim"] = desk.network(desk.read("weights"))
+    if "features" in needs:
+        values["features"] = np.array(desk.read("features")["features"])
+    if "clean_set" in needs:
+        values["clean_set"] = ImageSet(
+            images=data.clean.images.clone(), labels=data.clean.labels.copy()
+        )
+    values |= _oracles(desk)
+    if desk.params.get("part") == "repair":
+        found = desk.read("found")
+        values["found"] = {n.removeprefix("kept."): a for n, a in found.items() if n[:5] == "kept."}
+        values["decision"] = _decision(desk)
+    return Inputs(desk.defense.name, needs, values)
+
+
+def _oracles(desk: Desk) -> dict[str, Any]:
+    """Return the truth that the defense declares, and no more."""
+    needs = desk.defense.needs()
+    oracles: dict[str, Any] = {}
+    if "poison_mask" in needs:
+        oracles["poison_mask"] = desk.mask("poison")
+    if "poison_rate" in needs:
+        oracles["poison_rate"] = float(desk.mask("poison").mean())
+    if "target_class" in needs and "attack" in desk.params:
+        oracles["target_class"] = desk.attack.target
+    return oracles
+
+
+def _decision(desk: Desk) -> Decision:
+    arrays, outcome = desk.read("decision"), desk.outcome("decision")
+    return Decision(
+        flags=np.array(arrays["flags"]) if "flags" in arrays else None,
+        threshold=outcome["threshold"],
+        classes=tuple(outcome["classes"]) if outcome["classes"] is not None else None,
+        class_scores=arrays.get("class_scores"),
+        p_value=outcome["p_value"],
+    )
+
+
+def shard(desk: Desk) -> Product:
+    """Do one part of a defense's work."""
+    return Product(arrays=dict(desk.defense.shard(desk.params["part"], _inputs(desk), desk.ctx)))
+
+
+def defend(desk: Desk) -> Product:
+    """Run a defense, or repair a model after its decision."""
+    if desk.params["part"] == "repair":
+        return Product(arrays=state_arrays(desk.defense.repair(_inputs(desk), desk.ctx)))
+    found = desk.defense.run(_inputs(desk), desk.ctx)
+    arrays: dict[str, Array] = {
+        f"statistics.{n}": np.asarray(a) for n, a in found.statistics.items()
+    }
+    arrays |= {f"kept.{n}": np.asarray(a) for n, a in found.kept.items()}
+    if found.train_scores is not None:
+        arrays["train_scores"] = np.asarray(found.train_scores, np.float32)
+    if found.model is not None:
+        arrays |= state_arrays(found.model)
+    if found.trigger is not None:
+        arrays["trigger"] = np.asarray(found.trigger, np.float32)
+    if found.score_inputs is not None:
+        arrays |= _input_scores(desk, found)
+    return Product(arrays=arrays)
+
+
+def _input_scores(desk: Desk, found: Findings) -> dict[str, Array]:
+    """Score calibration, clean and triggered inputs alike: the method cannot tell them apart."""
+    score = found.score_inputs
+    assert score is not None
+    data = desk.data
+    rows = np.arange(len(data.clean)) if found.calibration is None else found.calibration
+    test = np.arange(len(data.test))
+    sets: tuple[tuple[str, torch.Tensor, IntArray], ...] = (
+        ("reference", data.clean.images[torch.from_numpy(rows)], rows),
+        ("clean", data.test.images, test),
+        ("triggered", desk.triggered_test(), test),
+    )
+    arrays: dict[str, Array] = {}
+    for name, images, ids in sets:
+        parts = [
+            score(images[at : at + 500].float().div(255).to(desk.device), ids[at : at + 500])
+            for at in range(0, len(images), 500)
+        ]
+        arrays[f"{name}_scores"] = np.concatenate(parts).astype(np.float32)
+    return arrays
+
+
+def decide(desk: Desk) -> Product:
+    """Let a defense decide on its stored evidence; say what the decision produced."""
+    defense, found = desk.defense, desk.read("defend")
+    values: dict[str, Any] = {
+        "labels": desk.training_set.labels.copy(),
+        "num_classes": desk.data.shape.num_classes,
+        "statistics": {
+            n.removeprefix("statistics."): a for n, a in found.items() if n[:11] == "statistics."
+        },
+        **_oracles(desk),
+    }
+    values |= {n: found[n] for n in ("train_scores", "reference_scores") if n in found}
+    if "removed_count" in defense.needs():
+        values["removed_count"] = int(desk.outcome("reference")["removed"])
+    decision = defense.decide(Evidence(defense.name, defense.needs(), values))
+    return _decided(decision)
+
+
+def _decided(decision: Decision) -> Product:
+    flags = None if decision.flags is None else np.asarray(decision.flags, bool)
+    removed = 0 if flags is None else int(flags.sum())
+    classes = None if decision.classes is None else sorted(int(c) for c in decision.classes)
+    produced = "nothing"
+    if removed or classes:
+        produced = digest(
+            (np.packbits(flags).tobytes() if flags is not None else b"")
+            + bytes(str(classes), "ascii")
+        )
+    arrays: dict[str, Array] = {}
+    if flags is not None:
+        arrays["flags"] = flags
+    if decision.class_scores is not None:
+        arrays["class_scores"] = np.asarray(decision.class_scores, np.float64)
+    outcome = {
+        "produced": produced,
+        "removed": removed,
+        "classes": classes,
+        "threshold": None if decision.threshold is None else finite_or_none(decision.threshold),
+        "p_value": decision.p_value,
+    }
+    return Product(arrays=arrays, outcome=outcome)
+
+
+def evaluate(desk: Desk) -> Product:
+    """Compare predictions, flags and verdicts with the truth: the metrics of one trial."""
+    attack, data = desk.attack, desk.data
+    tested, found, decided = desk.read("tested"), desk.read("defend"), desk.read("decide")
+    metrics, curves = judge(
+        labels=data.test.labels,
+        mapped=attack.relabel(data.test.labels, data.shape.num_classes),
+        eligible=attack.eligible(data.test.labels, data.shape.num_classes),
+        tested=tested,
+        poison=desk.mask("poison"),
+        cover=desk.mask("cover"),
+        found=found,
+        flags=decided.get("flags"),
+        class_scores=decided.get("class_scores"),
+        decision=desk.outcome("decide"),
+        target=attack.target if attack.label_map == "all_to_one" else None,
+    )
+    counts = {f"{name}_count": desk.outcome("poison").get(name, 0) for name in ("poison", "cover", "relabeled")}  # fmt: skip
+    outcome = {**metrics, **counts, "n_train": len(data.train)}
+    return Product(arrays=curves, outcome=outcome)
+
+
+KINDS: Mapping[str, Callable[[Desk], Product]] = {
+    "prepare": prepare,
+    "poison": poison,
+    "train": train,
+    "features": features,
+    "shard": shard,
+    "defend": defend,
+    "decide": decide,
+    "evaluate": evaluate,
+}
+
+
+def perform(stage: Stage, store: Store, provenance: Mapping[str, Any], gpus: float) -> Result:
+    """Run a stage and store what it gives; a failure is a result, never an exception.
+
+    Args:
+        stage: the stage; all that it needs is stored.
+        store: where artifacts are.
+        provenance: recorded with the artifact, never hashed: versions, commit, sweep.
+        gpus: what the stage holds; above 0 it computes on CUDA.
+    """
+    start = time.perf_counter()
+    host = socket.gethostname()
+    try:
+        torch.set_num_threads(int(stage.params.get("recipe", {}).get("threads", 1)))
+        device = "cuda" if gpus > 0 and torch.cuda.is_available() else "cpu"
+        with training.global_seed(0):
+            product = KINDS[stage.kind](Desk(stage, store, Context(seed=0, device=device)))
+        seconds = time.perf_counter() - start
+        info = {
+            **provenance,
+            "seconds": round(seconds, 4),
+            "gpu_seconds": round(seconds * gpus, 4),
+            "device": device,
+            "host": host,
+            "finished_at": time.time(),
+        }
+        store.put(stage.kind, stage.key, arrays=product.arrays, outcome=product.outcome, info=info)
+        store.drop_checkpoint(stage.key)
+    except DamagedArtifact as error:
+        return Result(key=stage.key, status="damaged", host=host, damaged=error.key)
+    except Exception as error:  # noqa: BLE001  a failing method costs its own rows, not the sweep
+        return Result(
+            key=stage.key,
+            status="failed",
+            host=host,
+            seconds=time.perf_counter() - start,
+            error=f"{type(error).__name__}: {error}"[:2000],
+            trace=traceback.format_exc(limit=30)[-8000:],
+            lasting=not isinstance(error, StoreError | OSError | MemoryError),
+        )
+    return Result(key=stage.key, status="done", host=host, seconds=seconds, pid=os.getpid())
