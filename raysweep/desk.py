@@ -19,8 +19,8 @@ from raysweep.context import Context
 from raysweep.datasets import ImageSet, IntArray, Shape
 from raysweep.defenses import Defense
 from raysweep.errors import DamagedArtifact
+from raysweep.graph import Stage
 from raysweep.models import Model
-from raysweep.plan import Stage
 from raysweep.recipe import Recipe
 from raysweep.store import Store
 
@@ -92,7 +92,7 @@ class Desk:
     @property
     def recipe(self) -> Recipe:
         """The training recipe, precision resolved."""
-        return Recipe.model_validate({**self.params["recipe"], "augment": tuple(self.params["recipe"]["augment"])})  # fmt: skip
+        return Recipe.model_validate_json(json.dumps(self.params["recipe"]))
 
     # Inputs
 
@@ -192,6 +192,7 @@ def _restored(role: methods.Role, identity: str) -> methods.Method:
 
 
 def method(role: methods.Role, identity: Mapping[str, Any]) -> Any:
+    """Return a method from its identity; each is built once a process."""
     return _restored(role, json.dumps(identity, sort_keys=True))
 
 

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from raysweep import __version__
+from raysweep.graph import Stage
 from raysweep.ledger import Ledger, log_path
-from raysweep.plan import Planner, Stage
+from raysweep.plan import Planner
 from raysweep.schedule import Result, Schedule
 from raysweep.spec import Sweep, canonical
 from raysweep.store import Store
@@ -80,6 +81,7 @@ class Run:
         store: Store,
         text: str,
         watch: Callable[[Run], None] = lambda run: None,
+        planner: Planner | None = None,
     ) -> None:
         """Plan against the store and write down what is to be run.
 
@@ -88,12 +90,13 @@ class Run:
             store: where artifacts and records are.
             text: the sweep file as written.
             watch: called whenever the state has changed, for progress.
+            planner: makes the stages; by default those of the sweep.
         """
         self.sweep = sweep
         self.store = store
         self.watch = watch
         self.started = time.time()
-        self.planner = Planner(sweep)
+        self.planner = planner or Planner(sweep)
         self.planner.check_layers()
         store.check()
         self.ledger = Ledger(store, sweep.name)

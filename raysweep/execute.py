@@ -13,7 +13,7 @@ import logging
 import os
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -21,11 +21,12 @@ from typing import Any
 
 from raysweep.driver import Run, slots_of
 from raysweep.errors import PlanError
-from raysweep.plan import Stage
+from raysweep.graph import Stage
 from raysweep.schedule import Result
 from raysweep.spec import Sweep
 from raysweep.store import Store
 
+Perform = Callable[[Stage, Store, Mapping[str, Any], float], Result]
 LOCAL_AHEAD = 2
 CLUSTER_AHEAD = 200
 
@@ -41,8 +42,16 @@ def run_inline(run: Run) -> None:
             run.finished([perform(stage, run.store, run.provenance, held)])
 
 
-def run_on_ray(run: Run, *, address: str | None, most: int | None) -> None:
+def run_on_ray(
+    run: Run, *, address: str | None, most: int | None, perform: Perform | None = None
+) -> None:
     """Run every stage on Ray Tune, on a cluster at `address` or on one started here.
+
+    Args:
+        run: the run.
+        address: of a running cluster; none: start Ray on this machine and stop it at the end.
+        most: at most so many stages at once.
+        perform: what a worker does with a stage; by default `raysweep.stages.perform`.
 
     Raises:
         PlanError: if there is no cluster at the address, or this driver may not use it.
@@ -51,7 +60,7 @@ def run_on_ray(run: Run, *, address: str | None, most: int | None) -> None:
 
     _connect(address)
     try:
-        _tune(run, cluster=address is not None, most=most)
+        _tune(run, cluster=address is not None, most=most, perform=perform)
     finally:
         ray.shutdown()
 
@@ -100,7 +109,7 @@ def _tune_settings(pending: int) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _tune(run: Run, *, cluster: bool, most: int | None) -> None:
+def _tune(run: Run, *, cluster: bool, most: int | None, perform: Perform | None) -> None:
     import ray
     from ray import tune
 
@@ -115,7 +124,7 @@ def _tune(run: Run, *, cluster: bool, most: int | None) -> None:
     try:
         with _tune_settings(ahead + LOCAL_AHEAD), tempfile.TemporaryDirectory() as folder:
             tune.Tuner(
-                tune.with_resources(_worker(), _shape_of(run.sweep)),
+                tune.with_resources(_worker(perform), _shape_of(run.sweep)),
                 tune_config=tune.TuneConfig(
                     search_alg=_searcher(token), num_samples=-1, reuse_actors=True,
                     trial_dirname_creator=lambda trial: trial.trial_id,
@@ -184,7 +193,7 @@ def _searcher(token: str) -> Any:
             del trial_id, result
 
         def save(self, checkpoint_path: str) -> None:
-            Path(checkpoint_path).write_text("")  # noqa: the plan is rebuilt, never restored
+            Path(checkpoint_path).write_text("")
 
         def restore(self, checkpoint_path: str) -> None:
             del checkpoint_path
@@ -192,7 +201,7 @@ def _searcher(token: str) -> Any:
     return PlanSearcher()
 
 
-def _worker() -> Any:
+def _worker(perform: Perform | None) -> Any:
     from ray import tune
 
     class StageWorker(tune.Trainable):  # type: ignore[misc,name-defined]
@@ -212,7 +221,7 @@ def _worker() -> Any:
             return True
 
         def step(self) -> dict[str, Any]:
-            results = [asdict(result) for result in _perform(self.batch)]
+            results = [asdict(result) for result in _perform(self.batch, perform)]
             return {"done": True, "stages": len(results), "results": json.dumps(results)}
 
         def save_checkpoint(self, checkpoint_dir: str) -> None:
@@ -227,8 +236,9 @@ def _worker() -> Any:
 _STORES: dict[str, Store] = {}
 
 
-def _perform(batch: dict[str, Any]) -> Iterator[Result]:
-    from raysweep.stages import perform
+def _perform(batch: dict[str, Any], perform: Perform | None) -> Iterator[Result]:
+    if perform is None:
+        from raysweep.stages import perform
 
     store = _STORES.setdefault(batch["store"], Store(batch["store"]))
     for entry in batch["stages"]:

@@ -17,102 +17,19 @@ trial and of the outcomes so far, so that it can be asked again, in any order.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
-from raysweep.attacks import Counts
-from raysweep.datasets import Dataset, IntArray
+from raysweep.datasets import Dataset
 from raysweep.errors import PlanError
+from raysweep.graph import STAGE_VERSIONS, Facts, Route, Setting, Stage
 from raysweep.identity import files_digest, stage_key
 from raysweep.methods import Method, decision_fields
 from raysweep.recipe import Recipe
 from raysweep.spec import Resources, Sweep, Trial, trials
 
-STAGE_VERSIONS = {
-    "prepare": 1,
-    "poison": 1,
-    "train": 1,
-    "features": 1,
-    "shard": 1,
-    "defend": 1,
-    "decide": 1,
-    "evaluate": 1,
-}
 RATES = frozenset({"rate", "cover_rate"})
 LIGHT_NEEDS = frozenset({"features", "poison_rate", "poison_mask", "target_class", "removed_count"})
 Outcomes = Mapping[str, Mapping[str, Any]]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stage:
-    """One unit of work.
-
-    Attributes:
-        key: identity, `kind-<digits>`.
-        params: what to do; part of the identity.
-        inputs: role → key of an artifact; part of the identity.
-        reads: role → key of an artifact whose content `params` already identify (a decision).
-        resource: the class `cpu` or `gpu`; never identity.
-    """
-
-    key: str
-    params: Mapping[str, Any]
-    inputs: Mapping[str, str]
-    reads: Mapping[str, str]
-    resource: str
-
-    @property
-    def kind(self) -> str:
-        """The stage kind, the key's first word."""
-        return self.key.partition("-")[0]
-
-    @property
-    def needs(self) -> tuple[str, ...]:
-        """Keys of everything that must be stored before this stage can run."""
-        return (*self.inputs.values(), *self.reads.values())
-
-    @property
-    def method(self) -> str:
-        """Name of the method at work, for tables and cost estimates."""
-        for role in ("defense", "attack", "model", "dataset"):
-            if role in self.params:
-                return str(self.params[role]["name"])
-        return ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Facts:
-    """What a plan must know about a dataset, without decoding it."""
-
-    digest: str
-    labels: IntArray
-    num_classes: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Setting:
-    """The stages that all defenses against one (dataset, model, attack, recipe, seed) share."""
-
-    data: str
-    poison: str | None
-    victim: str
-    stamp: dict[str, str]
-    counts: Counts
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Route:
-    """The stages of one trial as far as they are known.
-
-    Attributes:
-        roles: role → key, in the order of work.
-        evaluate: the last stage, once it is known.
-        waiting: the decision whose outcome is needed to go on, else None.
-    """
-
-    roles: dict[str, str]
-    evaluate: str | None
-    waiting: str | None
 
 
 class Planner:

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 from raysweep import ledger
 from raysweep.driver import timings
-from raysweep.plan import STAGE_VERSIONS, Planner
+from raysweep.graph import STAGE_VERSIONS
+from raysweep.plan import Planner
 from raysweep.schedule import GUESS_SECONDS, Schedule
 from raysweep.spec import Sweep
 from raysweep.store import Store

@@ -20,7 +20,8 @@ import pandas as pd
 
 from raysweep import ledger
 from raysweep.errors import StoreError
-from raysweep.plan import Planner, Route
+from raysweep.graph import Route
+from raysweep.plan import Planner
 from raysweep.report.material import Material
 from raysweep.spec import Trial
 from raysweep.store import Manifest, Store
@@ -258,11 +259,12 @@ def _storable(frame: pd.DataFrame) -> pd.DataFrame:
     """Return the frame with columns of mixed kinds (a parameter of several methods) as text."""
     fixed = frame.copy()
     for column in fixed.columns[fixed.dtypes == object]:
-        kinds = {type(value) for value in fixed[column] if value is not None and value == value}
+        present = fixed[column].dropna()
+        kinds = {type(value) for value in present}
         if kinds <= {int, float}:
             fixed[column] = pd.to_numeric(fixed[column])
         elif len(kinds) > 1:
-            fixed[column] = [None if v is None or v != v else str(v) for v in fixed[column]]
+            fixed[column] = present.map(str).reindex(fixed.index)
     return fixed
 
 

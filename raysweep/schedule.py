@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from raysweep.plan import Planner, Stage
+from raysweep.graph import Stage
+from raysweep.plan import Planner
 
 Status = Literal["done", "failed", "damaged"]
 MOST_PER_BATCH = 16

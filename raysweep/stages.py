@@ -23,9 +23,9 @@ from raysweep.datasets import Dataset, ImageSet, IntArray
 from raysweep.defenses import Decision, Evidence, Findings, Inputs
 from raysweep.desk import Array, Desk, Product, method, state_arrays
 from raysweep.errors import DamagedArtifact, StoreError
+from raysweep.graph import Stage
 from raysweep.identity import digest, finite_or_none
 from raysweep.judging import judge
-from raysweep.plan import Stage
 from raysweep.schedule import Result
 from raysweep.store import Store
 
@@ -283,7 +283,8 @@ def evaluate(desk: Desk) -> Product:
         decision=desk.outcome("decide"),
         target=attack.target if attack.label_map == "all_to_one" else None,
     )
-    counts = {f"{name}_count": desk.outcome("poison").get(name, 0) for name in ("poison", "cover", "relabeled")}  # fmt: skip
+    poisoned = desk.outcome("poison")
+    counts = {f"{n}_count": poisoned.get(n, 0) for n in ("poison", "cover", "relabeled")}
     outcome = {**metrics, **counts, "n_train": len(data.train)}
     return Product(arrays=curves, outcome=outcome)
 
