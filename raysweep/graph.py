@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from raysweep.attacks import Counts
 from raysweep.datasets import IntArray
@@ -91,3 +91,19 @@ class Route:
     roles: dict[str, str]
     evaluate: str | None
     waiting: str | None
+
+
+Outcomes = Mapping[str, Mapping[str, Any]]
+
+
+class Plan(Protocol):
+    """What a schedule works from; `Planner` is the one that sweeps use."""
+
+    stages: dict[str, Stage]
+
+    @property
+    def trials(self) -> Sequence[Any]:
+        """All trials, in the order of the sweep."""
+
+    def route(self, trial: Any, outcomes: Outcomes) -> Route:
+        """Add to `stages` what is known of a trial, given decisions' outcomes; pure otherwise."""

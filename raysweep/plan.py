@@ -21,7 +21,7 @@ from typing import Any
 
 from raysweep.datasets import Dataset
 from raysweep.errors import PlanError
-from raysweep.graph import STAGE_VERSIONS, Facts, Route, Setting, Stage
+from raysweep.graph import STAGE_VERSIONS, Facts, Outcomes, Route, Setting, Stage
 from raysweep.identity import files_digest, stage_key
 from raysweep.methods import Method, decision_fields
 from raysweep.recipe import Recipe
@@ -29,7 +29,6 @@ from raysweep.spec import Resources, Sweep, Trial, trials
 
 RATES = frozenset({"rate", "cover_rate"})
 LIGHT_NEEDS = frozenset({"features", "poison_rate", "poison_mask", "target_class", "removed_count"})
-Outcomes = Mapping[str, Mapping[str, Any]]
 
 
 class Planner:

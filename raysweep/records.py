@@ -258,7 +258,7 @@ def write(store: Store, name: str, rows: pd.DataFrame, stages: pd.DataFrame) -> 
 def _storable(frame: pd.DataFrame) -> pd.DataFrame:
     """Return the frame with columns of mixed kinds (a parameter of several methods) as text."""
     fixed = frame.copy()
-    for column in fixed.columns[fixed.dtypes == object]:
+    for column in fixed.select_dtypes(object).columns:
         present = fixed[column].dropna()
         kinds = {type(value) for value in present}
         if kinds <= {int, float}:

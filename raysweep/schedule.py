@@ -14,8 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from raysweep.graph import Stage
-from raysweep.plan import Planner
+from raysweep.graph import Plan, Stage
 
 Status = Literal["done", "failed", "damaged"]
 MOST_PER_BATCH = 16
@@ -57,7 +56,7 @@ class Schedule:
 
     def __init__(
         self,
-        planner: Planner,
+        planner: Plan,
         done: set[str],
         outcome_of: Callable[[str], Mapping[str, Any]],
         *,

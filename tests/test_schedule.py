@@ -1,0 +1,213 @@
+"""The schedule: dependencies, failures, deaths, damage and growth, on random graphs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+
+from raysweep.graph import Route, Stage
+from raysweep.identity import stage_key
+from raysweep.schedule import Result, Schedule
+
+
+class Graph:
+    """A planner of hand-made or random graphs; a trial with a decision grows `below` stages."""
+
+    def __init__(self) -> None:
+        self.trials: tuple[Any, ...] = ()
+        self.stages: dict[str, Stage] = {}
+        self.routes: list[list[str]] = []
+        self.below: dict[str, str] = {}
+
+    def add(self, kind: str, name: str, *needs: str, resource: str = "cpu") -> str:
+        inputs = {str(n): need for n, need in enumerate(needs)}
+        key = stage_key(kind, 1, {"name": name}, inputs)
+        self.stages[key] = Stage(
+            key=key, params={"name": name}, inputs=inputs, reads={}, resource=resource
+        )
+        return key
+
+    def trial(self, *keys: str) -> None:
+        self.trials = (*self.trials, len(self.trials))
+        self.routes.append(list(keys))
+
+    def route(self, trial: int, outcomes: Mapping[str, Any]) -> Route:
+        keys = self.routes[trial]
+        roles = {str(n): key for n, key in enumerate(keys)}
+        last = keys[-1]
+        if last.startswith("decide"):
+            if last not in outcomes:
+                return Route(roles=roles, evaluate=None, waiting=last)
+            grown = self.add("train", f"kept {outcomes[last]['kept']}")
+            return Route(roles={**roles, "grown": grown}, evaluate=grown, waiting=None)
+        return Route(roles=roles, evaluate=last, waiting=None)
+
+
+def random_graph(seed: int, size: int = 60) -> Graph:
+    rng = np.random.default_rng(seed)
+    graph = Graph()
+    keys: list[str] = []
+    for number in range(size):
+        wanted = rng.choice(len(keys), size=min(len(keys), int(rng.integers(0, 4))), replace=False)
+        kind = ("train", "poison", "evaluate")[int(rng.integers(3))]
+        resource = "gpu" if kind == "train" else "cpu"
+        keys.append(graph.add(kind, str(number), *(keys[i] for i in wanted), resource=resource))
+    for key in keys:
+        graph.trial(key)
+    return graph
+
+
+def schedule_of(graph: Graph, done: set[str] | None = None, **options: Any) -> Schedule:
+    return Schedule(graph, done or set(), lambda key: {"kept": key[-1]}, **options)
+
+
+SLOTS = {"cpu": 2, "gpu": 1}
+
+
+def drain(schedule: Schedule, report: Any = None) -> list[str]:
+    """Work everything off; check that inputs are stored before a stage is handed out."""
+    order: list[str] = []
+    while batch := schedule.take(SLOTS):
+        assert len({stage.resource for stage in batch}) == 1
+        assert len(batch) <= 16
+        for stage in batch:
+            assert set(stage.needs) <= schedule.done
+            order.append(stage.key)
+        results = [Result(key=stage.key, status="done") for stage in batch]
+        schedule.finished(results if report is None else [report(r) for r in results])
+    assert schedule.finished_all
+    return order
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_every_stage_runs_once_after_its_inputs(seed: int) -> None:
+    graph = random_graph(seed)
+    schedule = schedule_of(graph)
+    order = drain(schedule)
+    assert sorted(order) == sorted(graph.stages)
+    assert schedule.done == set(graph.stages)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_what_is_stored_does_not_run_again(seed: int) -> None:
+    graph = random_graph(seed)
+    stored = set(np.random.default_rng(seed).choice(sorted(graph.stages), 30, replace=False))
+    assert set(drain(schedule_of(graph, set(stored)))) == set(graph.stages) - stored
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_failure_costs_what_depends_on_it_and_nothing_else(seed: int) -> None:
+    graph = random_graph(seed)
+    bad = sorted(graph.stages)[seed]
+
+    def report(result: Result) -> Result:
+        failed = Result(key=result.key, status="failed", error="no")
+        return failed if result.key == bad else result
+
+    schedule = schedule_of(graph)
+    drain(schedule, report)
+    below = {bad}
+    for _ in graph.stages:
+        below |= {key for key, stage in graph.stages.items() if set(stage.needs) & below}
+    assert set(schedule.failed) == {bad}
+    assert set(schedule.upstream_failed) == below - {bad}
+    assert set(schedule.upstream_failed.values()) <= {bad}
+    assert schedule.done == set(graph.stages) - below
+
+
+def test_the_longest_remaining_path_goes_first() -> None:
+    graph = Graph()
+    short = graph.add("train", "short", resource="gpu")
+    long = graph.add("train", "long", resource="gpu")
+    below = graph.add("train", "below", long, resource="gpu")
+    graph.trial(short)
+    graph.trial(below)
+    schedule = schedule_of(graph)
+    assert [s.key for s in schedule.take({"cpu": 1, "gpu": 1})] == [long]
+
+
+def test_a_lone_death_counts_and_a_shared_one_does_not() -> None:
+    graph = Graph()
+    for name in "abc":
+        graph.trial(graph.add("evaluate", name))
+    schedule = schedule_of(graph, attempts=2)
+    batch = [s.key for s in schedule.take({"cpu": 1, "gpu": 1})]
+    assert len(batch) == 3
+    schedule.lost(batch, published=batch[:1], reason="died")
+    assert schedule.done == {batch[0]}
+    for expected_failures in (0, 0, 1, 2):
+        alone = [s.key for s in schedule.take({"cpu": 1, "gpu": 1})]
+        assert len(schedule.failed) <= expected_failures or not alone
+        if alone:
+            assert len(alone) == 1
+            schedule.lost(alone, published=[], reason="died")
+    assert set(schedule.failed) == set(batch[1:])
+    assert schedule.finished_all
+
+
+def test_a_damaged_input_is_recomputed_before_its_reader() -> None:
+    graph = Graph()
+    above = graph.add("train", "above", resource="gpu")
+    reader = graph.add("evaluate", "reader", above)
+    graph.trial(reader)
+    gone: list[str] = []
+    schedule = schedule_of(graph, {above}, discard=gone.append)
+    assert [s.key for s in schedule.take(SLOTS)] == [reader]
+    schedule.finished([Result(key=reader, status="damaged", damaged=above)])
+    assert gone == [above]
+    assert drain(schedule) == [above, reader]
+
+
+def test_two_readers_of_one_damaged_input_recompute_it_once() -> None:
+    graph = Graph()
+    above = graph.add("train", "above", resource="gpu")
+    readers = [graph.add("evaluate", name, above) for name in "ab"]
+    for reader in readers:
+        graph.trial(reader)
+    schedule = schedule_of(graph, {above})
+    for batch in (schedule.take(SLOTS), schedule.take(SLOTS)):
+        for stage in batch:
+            result = Result(key=stage.key, status="damaged", damaged=above)
+            schedule.finished([result])
+    assert sorted(drain(schedule)) == sorted([above, *readers])
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_growth_does_not_depend_on_the_order_in_which_stages_finish(seed: int) -> None:
+    def grown(order_seed: int) -> set[str]:
+        graph = Graph()
+        for number in range(12):
+            above = graph.add("defend", f"{seed} {number % 5}")
+            graph.trial(graph.add("decide", f"{seed} {number}", above))
+        schedule = schedule_of(graph)
+        rng = np.random.default_rng(order_seed)
+        held: list[str] = []
+        while not schedule.finished_all:
+            held += [s.key for s in schedule.take({"cpu": 8, "gpu": 8})]
+            rng.shuffle(held)
+            schedule.finished([Result(key=held.pop(), status="done")])
+        return schedule.done
+
+    first = grown(0)
+    assert any(key.startswith("train") for key in first)
+    assert all(grown(order) == first for order in range(1, 5))
+
+
+def test_decisions_that_keep_the_same_share_one_training() -> None:
+    graph = Graph()
+    for number in range(4):
+        graph.trial(graph.add("decide", str(number)))
+    schedule = Schedule(graph, set(), lambda key: {"kept": "same"})
+    order = drain(schedule)
+    assert sum(key.startswith("train") for key in order) == 1
+
+
+def test_a_decision_that_another_sweep_stored_grows_at_once() -> None:
+    graph = Graph()
+    decided = graph.add("decide", "x")
+    graph.trial(decided)
+    order = drain(schedule_of(graph, {decided}))
+    assert [key.partition("-")[0] for key in order] == ["train"]
