@@ -25,7 +25,7 @@ from raysweep.desk import Array, Desk, Product, method, state_arrays
 from raysweep.errors import DamagedArtifact, StoreError
 from raysweep.graph import Stage
 from raysweep.identity import digest, finite_or_none
-from raysweep.judging import judge
+from raysweep.judging import Truth, judge
 from raysweep.schedule import Result
 from raysweep.store import Store
 
@@ -268,24 +268,27 @@ def _decided(decision: Decision) -> Product:
 
 def evaluate(desk: Desk) -> Product:
     """Compare predictions, flags and verdicts with the truth: the metrics of one trial."""
-    attack, data = desk.attack, desk.data
-    tested, found, decided = desk.read("tested"), desk.read("defend"), desk.read("decide")
+    attack, test, classes = desk.attack, desk.data.test, desk.data.shape.num_classes
+    mapped = attack.relabel(test.labels, classes)
+    eligible = attack.eligible(test.labels, classes)
+    poisoned_any = bool(desk.poison) or (attack.TRAINS and attack.rate > 0)
     metrics, curves = judge(
-        labels=data.test.labels,
-        mapped=attack.relabel(data.test.labels, data.shape.num_classes),
-        eligible=attack.eligible(data.test.labels, data.shape.num_classes),
-        tested=tested,
-        poison=desk.mask("poison"),
-        cover=desk.mask("cover"),
-        found=found,
-        flags=decided.get("flags"),
-        class_scores=decided.get("class_scores"),
+        truth=Truth(
+            labels=test.labels,
+            mapped=mapped,
+            eligible=eligible,
+            poison=desk.mask("poison"),
+            cover=desk.mask("cover"),
+            targets=tuple(np.unique(mapped[eligible]).tolist()) if poisoned_any else (),
+        ),
+        tested=desk.read("tested"),
+        found=desk.read("defend"),
+        decided=desk.read("decide"),
         decision=desk.outcome("decide"),
-        target=attack.target if attack.label_map == "all_to_one" else None,
     )
     poisoned = desk.outcome("poison")
     counts = {f"{n}_count": poisoned.get(n, 0) for n in ("poison", "cover", "relabeled")}
-    outcome = {**metrics, **counts, "n_train": len(data.train)}
+    outcome = {**metrics, **counts, "n_train": len(desk.data.train)}
     return Product(arrays=curves, outcome=outcome)
 
 

@@ -12,6 +12,7 @@ read is ever executed: tensors are safetensors, the rest is JSON.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
@@ -123,10 +124,8 @@ class _Bucket:
         return sorted(i.path[cut:] for i in infos if i.type == fs.FileType.File)
 
     def delete(self, path: str) -> None:
-        try:
+        with contextlib.suppress(FileNotFoundError):
             self._filesystem.delete_file(self._path(path))
-        except FileNotFoundError:
-            pass
 
 
 class Store:
@@ -372,7 +371,9 @@ def _seal(body: dict[str, Any]) -> bytes:
 def _pack(arrays: Mapping[str, Array]) -> bytes:
     from safetensors.numpy import save
 
-    data: bytes = save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
+    # ascontiguousarray alone would make scalars one-dimensional.
+    plain = {n: np.ascontiguousarray(a).reshape(np.shape(a)) for n, a in arrays.items()}
+    data: bytes = save(plain)
     return data
 
 

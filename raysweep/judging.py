@@ -1,0 +1,162 @@
+"""The judgment of one trial: predictions, scores, flags and verdict against the truth."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raysweep.metrics import (
+    Bools,
+    Ints,
+    Share,
+    accuracy,
+    attack_success,
+    detection,
+    ranking,
+    robust_accuracy,
+    roc,
+    share,
+)
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Truth:
+    """What the attack did to N training samples and E test inputs.
+
+    Attributes:
+        labels: (E,) true labels of the test inputs.
+        mapped: (E,) labels that the attacker wants.
+        eligible: (E,) which inputs the ASR is measured on.
+        poison: (N,) which training samples are poisoned.
+        cover: (N,) which are covers.
+        targets: the classes that are backdoor targets; none if nothing is poisoned.
+    """
+
+    labels: Ints
+    mapped: Ints
+    eligible: Bools
+    poison: Bools
+    cover: Bools
+    targets: tuple[int, ...]
+
+
+def judge(
+    *,
+    truth: Truth,
+    tested: Mapping[str, Array],
+    found: Mapping[str, Array],
+    decided: Mapping[str, Array],
+    decision: Mapping[str, Any],
+) -> tuple[dict[str, float | int | str | bool | None], dict[str, Array]]:
+    """Return the metrics of a trial, flat, and its ROC curves.
+
+    Args:
+        truth: what the attack did.
+        tested: predictions on clean and triggered test inputs.
+        found: scores of the defense, if any.
+        decided: flags and class scores of the decision, if any.
+        decision: the decision's outcome: threshold, classes, p-value.
+    """
+    metrics: dict[str, Any] = {}
+    curves: dict[str, Array] = {}
+    rejected = _rejected(found, decision)
+    clean, triggered = tested["clean_predicted"], tested["triggered_predicted"]
+    _enter(metrics, "ca", accuracy(clean, truth.labels, rejected.get("clean")))
+    _enter(
+        metrics,
+        "asr",
+        attack_success(triggered, truth.mapped, truth.eligible, rejected.get("triggered")),
+    )
+    _enter(
+        metrics,
+        "ra",
+        robust_accuracy(triggered, truth.labels, truth.eligible, rejected.get("triggered")),
+    )
+    if "flags" in decided:
+        flags = decided["flags"].astype(bool)
+        rates = detection(flags, truth.poison, truth.cover)
+        metrics["removed"] = int(flags.sum())
+        _enter(metrics, "tpr", rates.tpr)
+        _enter(metrics, "fpr", rates.fpr)
+        metrics["fpr_no_cover"] = _number(rates.fpr_no_cover.value)
+        metrics["cover_removal"] = _number(rates.cover_removal.value)
+    if "train_scores" in found:
+        _rank(metrics, curves, "", "train", found["train_scores"], truth.poison)
+    if rejected:
+        _judge_inputs(metrics, curves, truth, found, rejected)
+    if decision.get("classes") is not None:
+        metrics |= _verdict(truth, decision, decided)
+    return metrics, curves
+
+
+def _number(value: float) -> float | None:
+    """Return a metric for JSON: undefined is None, not NaN."""
+    return None if np.isnan(value) else float(value)
+
+
+def _enter(metrics: dict[str, Any], name: str, value: Share) -> None:
+    metrics[name] = _number(value.value)
+    metrics[f"{name}_n"] = value.n
+
+
+def _rank(
+    metrics: dict[str, Any],
+    curves: dict[str, Array],
+    prefix: str,
+    curve: str,
+    scores: Array,
+    positive: Bools,
+) -> None:
+    order = ranking(scores, positive)
+    for name in ("auroc", "ap", "tpr_at_1fpr"):
+        metrics[f"{prefix}{name}"] = _number(getattr(order, name))
+    fpr, tpr = roc(scores, positive)
+    if len(fpr):
+        curves[f"{curve}_roc_fpr"] = fpr.astype(np.float32)
+        curves[f"{curve}_roc_tpr"] = tpr.astype(np.float32)
+
+
+def _rejected(found: Mapping[str, Array], decision: Mapping[str, Any]) -> dict[str, Bools]:
+    """Return which clean, triggered and calibration inputs score above the threshold."""
+    threshold = decision.get("threshold")
+    if threshold is None or "clean_scores" not in found:
+        return {}
+    return {name: found[f"{name}_scores"] > threshold for name in ("clean", "triggered")}
+
+
+def _judge_inputs(
+    metrics: dict[str, Any],
+    curves: dict[str, Array],
+    truth: Truth,
+    found: Mapping[str, Array],
+    rejected: Mapping[str, Bools],
+) -> None:
+    """Judge an input detector: triggered eligible inputs against all clean ones."""
+    _enter(metrics, "input_tpr", share(rejected["triggered"][truth.eligible]))
+    _enter(metrics, "input_fpr", share(rejected["clean"]))
+    scores = np.concatenate([found["clean_scores"], found["triggered_scores"][truth.eligible]])
+    positive = np.arange(len(scores)) >= len(found["clean_scores"])
+    _rank(metrics, curves, "input_", "input", scores, positive)
+
+
+def _verdict(
+    truth: Truth, decision: Mapping[str, Any], decided: Mapping[str, Array]
+) -> dict[str, Any]:
+    """Judge a verdict: is there a backdoor, and are its targets among the classes named?"""
+    classes = tuple(decision["classes"])
+    right = bool(classes) == bool(truth.targets)
+    scores = decided.get("class_scores")
+    return {
+        "verdict": bool(classes),
+        "verdict_classes": ", ".join(map(str, classes)),
+        "verdict_correct": right,
+        "target_found": bool(set(truth.targets) & set(classes)) if truth.targets else None,
+        "anomaly": float(scores.max()) if scores is not None and len(scores) else None,
+        "p_value": decision.get("p_value"),
+    }
