@@ -42,7 +42,7 @@ def plan(file: SweepFile, storage: Storage = None) -> None:
     from raysweep.preview import preview
     from raysweep.records import storage_uri
     from raysweep.screen import print_preview
-    from raysweep.spec import load_sweep
+    from raysweep.loading import load_sweep
     from raysweep.store import Store
 
     sweep = load_sweep(file)
@@ -73,7 +73,7 @@ def launch(
     from raysweep.launch import launch as run_sweep
     from raysweep.records import storage_uri
     from raysweep.screen import Progress
-    from raysweep.spec import load_sweep
+    from raysweep.loading import load_sweep
 
     sweep = load_sweep(file)
     with Progress(_console(error=True)) as progress:
@@ -159,7 +159,7 @@ def list_methods(
 @app.command()
 def schema() -> None:
     """Print the JSON Schema of sweep files, for editors."""
-    from raysweep.spec import json_schema
+    from raysweep.schema import json_schema
 
     print(json.dumps(json_schema(), indent=2))
 

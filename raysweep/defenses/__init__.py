@@ -116,6 +116,8 @@ class Findings:
             → (B,); if the defense gives `input_scores`. The stage applies it to the reserved clean
             set and to clean and triggered test inputs; which is which the defense never learns.
         model: a state dict, if the defense gives `model` and does not repair.
+        calibration: rows of the reserved clean set that may calibrate a threshold, because
+            `score_inputs` was not fitted on them; none: all.
         trigger: (K, C, H, W) floats in [0, 1], an estimated trigger per class, for the report.
         kept: arrays that `repair` is given as `found`.
     """
@@ -124,6 +126,7 @@ class Findings:
     statistics: Arrays = field(default_factory=dict)
     score_inputs: Scorer | None = None
     model: dict[str, torch.Tensor] | None = None
+    calibration: IntArray | None = None
     trigger: NDArray[np.float32] | None = None
     kept: Arrays = field(default_factory=dict)
 
@@ -150,12 +153,15 @@ class Decision:
 class Defense(Method):
     """A defense; its kind in the tables follows from what it needs and gives."""
 
-    GIVES: ClassVar[frozenset[Gift]] = frozenset()
     REPAIRS: ClassVar[bool] = False
 
     @abstractmethod
     def needs(self) -> frozenset[Need]:
         """Return everything that this defense may know, with these parameters."""
+
+    def gives(self) -> frozenset[Gift]:
+        """Return everything that this defense gives, with these parameters."""
+        return frozenset()
 
     def badges(self) -> tuple[str, ...]:
         """Return the badges, among them one for each oracle that is declared."""
@@ -165,14 +171,14 @@ class Defense(Method):
     @property
     def kind(self) -> str:
         """What this defense is called in a table (design, 'What a method needs and gives')."""
-        names = []
-        if "verdict" in self.GIVES:
+        names, gives = [], self.gives()
+        if "verdict" in gives:
             names.append("inspector")
-        if "model" in self.GIVES:
+        if "model" in gives:
             names.append("repair" if "victim" in self.needs() else "robust training")
-        elif "train_scores" in self.GIVES:
+        elif "train_scores" in gives:
             names.append("filter")
-        if "input_scores" in self.GIVES:
+        if "input_scores" in gives:
             names.append("detector")
         return " + ".join(names) or "control"
 
