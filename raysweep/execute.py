@@ -153,6 +153,11 @@ class _Feed:
 _RUNS: dict[str, _Feed] = {}
 
 
+def _feed(token: str) -> _Feed:
+    """Return a running sweep; pickled by name, so that Tune never pickles the sweep."""
+    return _RUNS[token]
+
+
 def _searcher(token: str) -> Any:
     from ray.tune.search import Searcher
 
@@ -163,7 +168,7 @@ def _searcher(token: str) -> Any:
             super().__init__(metric="stages", mode="max")
 
         def suggest(self, trial_id: str) -> Any:
-            feed = _RUNS[token]
+            feed = _feed(token)
             if feed.run.schedule.finished_all:
                 return Searcher.FINISHED
             batch = feed.run.take(feed.slots) if len(feed.held) < feed.ahead else []
@@ -182,7 +187,7 @@ def _searcher(token: str) -> Any:
         def on_trial_complete(
             self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
         ) -> None:
-            feed = _RUNS[token]
+            feed = _feed(token)
             keys = feed.held.pop(trial_id, [])
             if error or result is None or "results" not in result:
                 feed.run.lost(keys, "the worker process died (out of memory, or its node went)")
