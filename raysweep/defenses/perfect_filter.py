@@ -1,0 +1,32 @@
+"""Perfect filter: removes exactly the poisoned samples; the upper bound for every filter.
+
+Where we differ: a control, not a published method. Cover samples are kept: they are negatives.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from raysweep.context import Context
+from raysweep.defenses import Decision, Defense, Evidence, Findings, Gift, Inputs, Need
+
+
+class PerfectFilter(Defense):
+    """Knows the poison mask."""
+
+    def needs(self) -> frozenset[Need]:
+        """Return the poison mask: an oracle."""
+        return frozenset({"poison_mask"})
+
+    def gives(self) -> frozenset[Gift]:
+        """Return scores of training samples."""
+        return frozenset({"train_scores"})
+
+    def run(self, inputs: Inputs, ctx: Context) -> Findings:
+        """Score poison 1, the rest 0."""
+        del ctx
+        return Findings(train_scores=inputs.poison_mask.astype(np.float32))
+
+    def decide(self, evidence: Evidence) -> Decision:
+        """Flag what scores 1."""
+        return Decision(flags=evidence.train_scores > 0.5)
