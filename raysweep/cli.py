@@ -39,10 +39,10 @@ def _console(*, error: bool = False) -> Console:
 @app.command()
 def plan(file: SweepFile, storage: Storage = None) -> None:
     """Show what a launch would run, what it would share, and why."""
+    from raysweep.loading import load_sweep
     from raysweep.preview import preview
     from raysweep.records import storage_uri
     from raysweep.screen import print_preview
-    from raysweep.loading import load_sweep
     from raysweep.store import Store
 
     sweep = load_sweep(file)
@@ -71,9 +71,9 @@ def launch(
     if inline and address:
         raise SpecError("--inline runs in this process and --address on a cluster; give one")
     from raysweep.launch import launch as run_sweep
+    from raysweep.loading import load_sweep
     from raysweep.records import storage_uri
     from raysweep.screen import Progress
-    from raysweep.loading import load_sweep
 
     sweep = load_sweep(file)
     with Progress(_console(error=True)) as progress:

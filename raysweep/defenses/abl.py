@@ -1,0 +1,174 @@
+"""Anti-Backdoor Learning: poison is learned fastest; isolate it early, then unlearn it.
+
+Y. Li, X. Lyu, N. Koren, L. Lyu, B. Li, X. Ma: Anti-Backdoor Learning: Training Clean Models on
+Poisoned Data, NeurIPS 2021, arXiv:2110.11571. Stage 1, local gradient ascent: minimize
+sign(l - gamma) * l, which holds clean samples at gamma while the poison's loss falls through;
+isolate the share p of lowest loss. Stage 2, global gradient ascent:
+minimize E_rest[l] - E_isolated[l].
+
+Where we differ: `isolation_loss` offers the paper's loss per sample (`lga_sample`), the released
+code's loss on the batch mean (`lga_batch`) and its default (`flooding`), and `cross_entropy`; the
+default is `flooding`, because the per-sample form's precision swings from epoch to epoch. Between
+the stages the model is trained on with the rest, as the released code does. `ascent: joint` is the
+paper's second stage with the isolated samples' loss capped; `separate` ascends on the isolated
+samples alone, as the code does. Ascent ends when the mean loss of the isolated samples reaches the
+cap, or after `unlearning_steps`; never by a test of the trigger, which a defender does not have.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from pydantic import Field
+
+from raysweep.context import Context
+from raysweep.defenses import Decision, Defense, Evidence, Findings, Flags, Gift, Inputs, Need
+from raysweep.methods import decision
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import torch
+    from torch import nn
+
+    from raysweep.training import Batch, Objective
+
+Loss = Literal["lga_sample", "lga_batch", "flooding", "cross_entropy"]
+
+
+class ABL(Defense):
+    """Isolation → decision (`ratio`) → fine-tuning and unlearning, keyed by what was isolated."""
+
+    REPAIRS = True
+
+    isolation_epochs: int = Field(4, ge=1, le=1000, description="epochs of stage 1")
+    isolation_loss: Loss = Field("flooding", description="see 'Where we differ'")
+    gamma: float = Field(0.5, ge=0, le=10, description="loss that clean samples are held at")
+    tuning_epochs: int = Field(12, ge=0, le=1000, description="epochs on the rest, in between")
+    ascent: Literal["joint", "separate"] = Field("joint", description="form of stage 2")
+    unlearning_steps: int = Field(100, ge=0, le=100_000, description="most steps of stage 2")
+    unlearning_rate: float = Field(0.01, gt=0, le=10, description="learning rate of stage 2")
+    cap: float = Field(100.0, gt=1, description="ascent ends at isolated loss log(cap)")
+    ratio: float = decision(0.01, gt=0, lt=1, description="share p that is isolated")
+
+    def needs(self) -> frozenset[Need]:
+        """Return the training set, and nothing clean."""
+        return frozenset({"training_set"})
+
+    def gives(self) -> frozenset[Gift]:
+        """Return scores of training samples, and a model."""
+        return frozenset({"train_scores", "model"})
+
+    def run(self, inputs: Inputs, ctx: Context) -> Findings:
+        """Stage 1: train with the isolation loss; score minus the loss of each sample."""
+        import torch.nn.functional as F
+        from torch import from_numpy
+
+        from raysweep import training
+
+        recipe = inputs.recipe.model_copy(
+            update={"epochs": self.isolation_epochs, "schedule": "constant", "augment": ()}
+        )
+        network = training.build(inputs.model, inputs.shape, ctx)
+        data = inputs.training_set
+        objective = isolation_objective(self.isolation_loss, self.gamma)
+        training.fit(network, data, recipe, ctx, objective=objective, phase="isolate")
+        logits = training.predict(network, data.images, recipe, ctx.device)
+        losses = F.cross_entropy(logits, from_numpy(data.labels), reduction="none")
+        weights = {name: t.detach().cpu().numpy() for name, t in network.state_dict().items()}
+        return Findings(train_scores=(-losses).numpy(), kept=weights)
+
+    def decide(self, evidence: Evidence) -> Decision:
+        """Isolate int(p * N) samples, at least one."""
+        scores = evidence.train_scores
+        count = max(1, int(self.ratio * len(scores)))
+        flags: Flags = np.zeros(len(scores), bool)
+        flags[np.argsort(-scores, kind="stable")[:count]] = True
+        return Decision(flags=flags)
+
+    def repair(self, inputs: Inputs, ctx: Context) -> dict[str, torch.Tensor]:
+        """Train on with the rest, then unlearn the isolated samples."""
+        import torch
+
+        from raysweep import training
+
+        network = training.build(inputs.model, inputs.shape, ctx)
+        network.load_state_dict({n: torch.from_numpy(a.copy()) for n, a in inputs.found.items()})
+        assert inputs.decision.flags is not None
+        isolated = inputs.training_set.take(np.flatnonzero(inputs.decision.flags))
+        rest = inputs.training_set.take(np.flatnonzero(~inputs.decision.flags))
+        recipe = inputs.recipe.model_copy(update={"epochs": self.tuning_epochs})
+        training.fit(network, rest, recipe, ctx, phase="tune")
+        streams = {"isolated": training.Stream(data=isolated)}
+        if self.ascent == "joint":
+            streams["rest"] = training.Stream(data=rest)
+        recipe = inputs.recipe.model_copy(
+            update={
+                "epochs": self._unlearning_epochs(len(isolated), inputs.recipe.batch_size),
+                "learning_rate": self.unlearning_rate,
+                "schedule": "constant",
+                "augment": (),
+            }
+        )
+        ascent = Ascent(math.log(self.cap), self.unlearning_steps)
+        training.fit(
+            network, streams, recipe, ctx, objective=ascent, phase="unlearn",
+            on_epoch=lambda epoch, model: ascent.finished(),
+        )  # fmt: skip
+        return dict(network.state_dict())
+
+    def _unlearning_epochs(self, isolated: int, batch_size: int) -> int:
+        return math.ceil(self.unlearning_steps / math.ceil(isolated / batch_size))
+
+
+def isolation_objective(loss: Loss, gamma: float) -> Objective:
+    """Return the objective of stage 1 over the only stream.
+
+    lga_sample: mean of sign(l - gamma) * l per sample (paper, equation 2); lga_batch: the same on
+    the batch mean; flooding: |mean l - gamma| + gamma.
+    """
+    import torch.nn.functional as F
+
+    def objective(model: nn.Module, batches: Mapping[str, Batch]) -> torch.Tensor:
+        (batch,) = batches.values()
+        reduction = "none" if loss == "lga_sample" else "mean"
+        value = F.cross_entropy(model(batch.images).float(), batch.labels, reduction=reduction)
+        if loss == "cross_entropy":
+            return value
+        if loss == "flooding":
+            return (value - gamma).abs() + gamma
+        return ((value - gamma).detach().sign() * value).mean()
+
+    return objective
+
+
+class Ascent:
+    """Stage 2's objective; each isolated sample's loss counts up to the cap."""
+
+    def __init__(self, cap: float, most: int) -> None:
+        self.cap = cap
+        self.most = most
+        self.steps = 0
+        self.latest: Any = None
+
+    def __call__(self, model: nn.Module, batches: Mapping[str, Batch]) -> torch.Tensor:
+        """Return E_rest[l] - E_isolated[min(l, cap)], or the second part alone."""
+        import torch
+        import torch.nn.functional as F
+
+        names = list(batches)
+        logits = model(torch.cat([batches[n].images for n in names])).float()
+        parts = dict(zip(names, logits.split([len(batches[n].labels) for n in names]), strict=True))
+        bad = F.cross_entropy(parts["isolated"], batches["isolated"].labels, reduction="none")
+        self.steps += 1
+        self.latest = bad.detach().mean()
+        loss = -bad.clamp(max=self.cap).mean()
+        if "rest" in parts:
+            loss = loss + F.cross_entropy(parts["rest"], batches["rest"].labels)
+        return loss
+
+    def finished(self) -> bool:
+        """Return whether the isolated samples are forgotten, or the steps are used up."""
+        return self.steps >= self.most or bool(self.latest >= self.cap)

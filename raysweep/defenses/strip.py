@@ -1,0 +1,119 @@
+"""STRIP: a triggered input keeps its prediction under any overlay, so its entropy stays low.
+
+Y. Gao, C. Xu, D. Wang, S. Chen, D. Ranasinghe, S. Nepal: STRIP: A Defence Against Trojan Attacks on
+Deep Neural Networks, ACSAC 2019, arXiv:1902.06531: mean entropy of the predictions on the input
+superimposed on N clean images, against a threshold set on clean inputs.
+
+Where we differ: scores are minus the mean entropy, so that higher is more suspicious. The paper
+fits a normal distribution to clean entropies; here the threshold is their empirical quantile.
+Overlays come from one half of the reserved clean set and the threshold from the other, so that no
+sample does both. `on: training_set` uses it as a filter of the training set, as backdoor toolboxes
+do. Overlays of an input are drawn by its id, so that batches do not matter.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from pydantic import Field
+
+from raysweep import rng
+from raysweep.context import Context
+from raysweep.datasets import IntArray
+from raysweep.defenses import (
+    Decision,
+    Defense,
+    Evidence,
+    Findings,
+    FloatArray,
+    Gift,
+    Inputs,
+    Need,
+    Scorer,
+)
+from raysweep.methods import decision
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Strip(Defense):
+    """Scores are minus the mean entropy over overlays; decisions set the nominal FPR."""
+
+    on: Literal["inputs", "training_set"] = Field("inputs", description="what is scored")
+    overlays: int = Field(64, ge=1, le=1000, description="clean images laid over each input")
+    blend: Literal["add", "average"] = Field("add", description="x + strength * u, or their mean")
+    strength: float = Field(1.0, gt=0, le=2, description="weight of the overlay, for add")
+    fpr: float = decision(0.05, gt=0, lt=1, description="nominal false positive rate")
+
+    def needs(self) -> frozenset[Need]:
+        """Return victim and clean set; the training set if that is what is scored."""
+        base: frozenset[Need] = frozenset({"victim", "clean_set"})
+        return base | ({"training_set"} if self.on == "training_set" else frozenset())
+
+    def gives(self) -> frozenset[Gift]:
+        """Return scores of inputs, or of training samples."""
+        return frozenset({"input_scores" if self.on == "inputs" else "train_scores"})
+
+    def run(self, inputs: Inputs, ctx: Context) -> Findings:
+        """Make the scorer; apply it to the training set if that is asked for."""
+        clean = inputs.clean_set
+        if len(clean) < 4:
+            raise ValueError(f"STRIP needs at least 4 reserved clean images, got {len(clean)}")
+        order = ctx.generator("halves").permutation(len(clean))
+        pool, calibration = np.sort(order[::2]), np.sort(order[1::2])
+        score = self._scorer(inputs, pool, ctx)
+        if self.on == "inputs":
+            return Findings(score_inputs=score, calibration=calibration)
+        images = inputs.training_set.images
+
+        def all_of(images: torch.Tensor, ids: IntArray) -> FloatArray:
+            cuts = range(0, len(images), 500)
+            parts = [score(images[c : c + 500].float().div(255), ids[c : c + 500]) for c in cuts]
+            return np.concatenate(parts)
+
+        reference = all_of(clean.take(calibration).images, calibration)
+        return Findings(
+            train_scores=all_of(images, np.arange(len(images))),
+            statistics={"reference": reference},
+        )
+
+    def _scorer(self, inputs: Inputs, pool: IntArray, ctx: Context) -> Scorer:
+        import torch
+
+        from raysweep import training
+
+        overlays = inputs.clean_set.take(pool).images.to(ctx.device).float().div(255)
+        count = min(self.overlays, len(overlays))
+        root = ctx.stream("overlays")
+
+        def score(images_BCHW: torch.Tensor, ids: IntArray) -> FloatArray:
+            drawn = [rng.generator(root, int(i)).permutation(len(overlays))[:count] for i in ids]
+            entropies = []
+            for image, rows in zip(images_BCHW.to(ctx.device), drawn, strict=True):
+                laid = overlays[torch.from_numpy(rows).to(ctx.device)]
+                mixed = (
+                    (image + self.strength * laid).clamp(0, 1)
+                    if self.blend == "add"
+                    else (image + laid) / 2
+                )
+                entropies.append(mixed)
+            batch = torch.cat(entropies)
+            logits = training.predict(inputs.victim, batch, inputs.recipe, ctx.device)
+            log_p = logits.log_softmax(1)
+            entropy = -(log_p.exp() * log_p).sum(1).view(len(ids), count).mean(1)
+            result: FloatArray = (-entropy).numpy()
+            return result
+
+        return score
+
+    def decide(self, evidence: Evidence) -> Decision:
+        """Reject, or flag, what scores above the clean calibration set's quantile."""
+        if self.on == "inputs":
+            return Decision(threshold=self._threshold(evidence.reference_scores))
+        threshold = self._threshold(evidence.statistics["reference"])
+        return Decision(flags=evidence.train_scores > threshold)
+
+    def _threshold(self, reference: FloatArray) -> float:
+        return float(np.quantile(reference, 1 - self.fpr, method="higher"))

@@ -1,0 +1,32 @@
+"""What a report is made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+Curve = tuple[np.ndarray, np.ndarray]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Material:
+    """Everything that a report shows.
+
+    Attributes:
+        sweep: name, question, text of the sweep file, versions, commit.
+        rows: one row per trial; metrics are fractions, NaN where undefined.
+        stages: one row per stage: key, kind, status, seconds, gpu_seconds, trials.
+        curves: (trial id, `train` or `input`) → (fpr, tpr).
+        pictures: attack label → (clean, triggered), uint8 (P, C, H, W).
+        triggers: trial id → estimated trigger per class, (K, C, H, W) floats in [0, 1].
+    """
+
+    sweep: dict[str, Any]
+    rows: pd.DataFrame
+    stages: pd.DataFrame
+    curves: dict[tuple[str, str], Curve] = field(default_factory=dict)
+    pictures: dict[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
+    triggers: dict[str, np.ndarray] = field(default_factory=dict)

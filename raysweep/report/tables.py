@@ -1,0 +1,119 @@
+"""Aggregation over seeds, and the tables that terminal and report show; pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from raysweep.metrics import t_interval, wilson
+
+METRICS = ("ca", "asr", "tpr", "fpr")
+DETECTION = {"tpr": "input_tpr", "fpr": "input_fpr", "auroc": "input_auroc"}
+FAILED_BELOW = 0.5
+
+
+def aggregate(rows: pd.DataFrame, by: Sequence[str], metrics: Sequence[str]) -> pd.DataFrame:
+    """Return mean, 95 % interval, n and extremes of metrics over the rows of each group.
+
+    Columns: `by`, and for each metric m: m, m_low, m_high, m_seeds, m_min, m_max. The interval is
+    Student's over seeds; a single seed has the Wilson interval of its own n where there is one.
+    """
+    table = []
+    for group, part in rows.groupby(list(by), sort=False, dropna=False):
+        entry = dict(zip(by, group if isinstance(group, tuple) else (group,), strict=True))
+        for metric in metrics:
+            entry |= _summary(part, metric)
+        table.append(entry)
+    return pd.DataFrame(table)
+
+
+def _summary(part: pd.DataFrame, metric: str) -> dict[str, float]:
+    values = _numbers(part, metric).dropna().to_numpy()
+    low = high = math.nan
+    if len(values) > 1:
+        low, high = t_interval(values)
+    elif len(values) == 1 and f"{metric}_n" in part:
+        n = _numbers(part, f"{metric}_n")[_numbers(part, metric).notna()].iloc[0]
+        if n and not math.isnan(n):
+            low, high = wilson(round(values[0] * n), int(n))
+    return {
+        metric: float(values.mean()) if len(values) else math.nan,
+        f"{metric}_low": low,
+        f"{metric}_high": high,
+        f"{metric}_seeds": len(values),
+        f"{metric}_min": float(values.min()) if len(values) else math.nan,
+        f"{metric}_max": float(values.max()) if len(values) else math.nan,
+    }
+
+
+def _numbers(rows: pd.DataFrame, column: str) -> pd.Series[float]:
+    if column not in rows:
+        return pd.Series(np.nan, index=rows.index)
+    return pd.to_numeric(rows[column], errors="coerce")
+
+
+def with_detection(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return rows in which tpr, fpr and auroc of an input detector stand in the same columns."""
+    merged = rows.copy()
+    for metric, other in DETECTION.items():
+        for suffix in ("", "_n") if metric != "auroc" else ("",):
+            merged[metric + suffix] = _numbers(rows, metric + suffix).fillna(
+                _numbers(rows, other + suffix)
+            )
+    return merged
+
+
+def attack_column(rows: pd.DataFrame) -> pd.Series[str]:
+    """Return how an attack is called in a table: its label, and its rate unless it has none."""
+    rate = _numbers(rows, "rate")
+    shown = rows["attack"].astype(str) + " @ " + (100 * rate).map("{:g} %".format)
+    return shown.where(rows["attack_name"] != "none", rows["attack"].astype(str))
+
+
+def failed_attacks(rows: pd.DataFrame) -> set[str]:
+    """Return the attacks (as in `attack_column`) whose undefended ASR is under 50 %."""
+    alone = rows[(rows["defense_name"] == "none") & (_numbers(rows, "rate") > 0)]
+    if alone.empty:
+        return set()
+    means = _numbers(alone, "asr").groupby(attack_column(alone)).mean()
+    return set(means.index[means < FAILED_BELOW])
+
+
+def percent(value: float) -> str:
+    """Return a fraction in percent, or a dash where it is undefined."""
+    return "–" if value is None or math.isnan(value) else f"{100 * value:.1f}"
+
+
+def spread(entry: pd.Series[float], metric: str) -> str:
+    """Return `mean ± half the interval` in percent."""
+    mean, low, high = entry[metric], entry[f"{metric}_low"], entry[f"{metric}_high"]
+    if math.isnan(low):
+        return percent(mean)
+    return f"{percent(mean)} ± {100 * (high - low) / 2:.1f}"
+
+
+def text_table(rows: pd.DataFrame) -> list[tuple[str, list[str], list[list[str]]]]:
+    """Return (title, headers, lines) for each dataset and model, for a terminal."""
+    tables = []
+    if rows.empty:
+        return []
+    merged = with_detection(rows)
+    merged["attack"] = attack_column(rows)
+    failed = failed_attacks(rows)
+    for (dataset, model), part in merged.groupby(["dataset", "model"], sort=False):
+        seeds = part["seed"].nunique()
+        title = f"{dataset}, {model}: mean over {seeds} seed{'s' * (seeds > 1)} ± 95 %, in percent"
+        headers = ["attack", "defense", "kind", "CA", "ASR", "TPR", "FPR", "n", "badges"]
+        means = aggregate(part, ["attack", "defense", "kind", "badges"], METRICS)
+        lines = []
+        for _, entry in means.iterrows():
+            name = f"{entry['attack']}{' (attack failed)' if entry['attack'] in failed else ''}"
+            lines.append(
+                [name, entry["defense"], entry["kind"], *(spread(entry, m) for m in METRICS),
+                 str(entry["ca_seeds"]), entry["badges"]]
+            )  # fmt: skip
+        tables.append((title, headers, lines))
+    return tables
