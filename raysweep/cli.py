@@ -33,7 +33,10 @@ SweepName = Annotated[str, typer.Argument(help="The name that the sweep file giv
 def _console(*, error: bool = False) -> Console:
     from rich.console import Console
 
-    return Console(stderr=error, soft_wrap=True, highlight=False)
+    console = Console(stderr=error, soft_wrap=True, highlight=False)
+    if not console.is_terminal:
+        console.width = 140  # A file or a pipe has no width of its own.
+    return console
 
 
 @app.command()

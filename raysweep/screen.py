@@ -129,7 +129,9 @@ def print_results(console: Console, rows: pd.DataFrame) -> None:
     from raysweep.report.tables import text_table
 
     for title, headers, lines in text_table(rows):
-        table = Table(*headers, title=title, title_justify="left", box=None, pad_edge=False)
+        table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+        for number, header in enumerate(headers):
+            table.add_column(header, justify="right" if 1 < number < len(headers) - 1 else "left")
         for line in lines:
             table.add_row(*line)
         console.print(table)

@@ -271,7 +271,7 @@ def evaluate(desk: Desk) -> Product:
     attack, test, classes = desk.attack, desk.data.test, desk.data.shape.num_classes
     mapped = attack.relabel(test.labels, classes)
     eligible = attack.eligible(test.labels, classes)
-    poisoned_any = bool(desk.poison) or (attack.TRAINS and attack.rate > 0)
+    poisoned_any = bool(desk.poison) or (attack.TRAINS and desk.params["rate"] > 0)
     metrics, curves = judge(
         truth=Truth(
             labels=test.labels,

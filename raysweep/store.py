@@ -2,12 +2,13 @@
 
     <root>/manifests/<kind>/<key>.json                        written last: a stage is done
     <root>/objects/<kind>/<two digits>/<key>-<unique>.safetensors   its arrays
-    <root>/scratch/<key>.safetensors                          checkpoints of running stages
+    <root>/scratch/<key>.checkpoint                           checkpoints of running stages
     <root>/sweeps/<name>/…                                    records, ledgers, logs, reports
 
-Every file is written under a unique name and appears whole or not at all. Manifests carry
-checksums of their files and of themselves, which are verified when they are read. Nothing that is
-read is ever executed: tensors are safetensors, the rest is JSON.
+Every file appears whole or not at all. Manifests carry checksums of their files and of themselves,
+which are verified when they are read. Nothing that is read is ever executed: tensors are
+safetensors, the rest is JSON. Two writers of one key never touch each other's objects; the last
+manifest stands, and whatever it does not name is litter that nobody reads.
 """
 
 from __future__ import annotations
@@ -21,16 +22,21 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NoReturn
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 import numpy as np
 from numpy.typing import NDArray
 
 from raysweep.errors import DamagedArtifact, StoreError
+from raysweep.filesystem import Bucket, Files, Folder
 from raysweep.identity import cache_folder
 
 Array = NDArray[Any]
 _KEY = re.compile(r"[A-Za-z0-9_-]{1,120}")
+_SHA = re.compile(r"[0-9a-f]{64}")
+_HEAD = b'{"checksum":"'
+_BODY = len(_HEAD) + 64 + len(b'",')
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,115 +56,35 @@ class Manifest:
     info: Mapping[str, Any] = field(default_factory=dict)
 
 
-class _Files(Protocol):
-    def read(self, path: str) -> bytes | None: ...
-    def write(self, path: str, data: bytes) -> None: ...
-    def list(self, folder: str) -> list[str]: ...
-    def delete(self, path: str) -> None: ...
-
-
-class _Folder:
-    """A local folder; plain file calls, several times faster than through pyarrow."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-
-    def read(self, path: str) -> bytes | None:
-        try:
-            return (self.root / path).read_bytes()
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-
-    def write(self, path: str, data: bytes) -> None:
-        target = self.root / path
-        temporary = target.with_name(f".{uuid.uuid4().hex}.tmp")
-        try:
-            try:
-                temporary.write_bytes(data)
-            except FileNotFoundError:
-                target.parent.mkdir(parents=True, exist_ok=True)
-                temporary.write_bytes(data)
-            temporary.replace(target)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-
-    def list(self, folder: str) -> list[str]:
-        top = self.root / folder
-        found = (p for p in top.rglob("*") if p.is_file() and not p.name.endswith(".tmp"))
-        return sorted(p.relative_to(self.root).as_posix() for p in found)
-
-    def delete(self, path: str) -> None:
-        (self.root / path).unlink(missing_ok=True)
-
-
-class _Bucket:
-    """A pyarrow filesystem; an object appears when its upload is complete."""
-
-    def __init__(self, uri: str) -> None:
-        from pyarrow import fs
-
-        self._filesystem, self._root = fs.FileSystem.from_uri(uri)
-
-    def _path(self, path: str) -> str:
-        return f"{self._root.rstrip('/')}/{path}"
-
-    def read(self, path: str) -> bytes | None:
-        try:
-            with self._filesystem.open_input_stream(self._path(path)) as stream:
-                data: bytes = stream.read()
-                return data
-        except FileNotFoundError:
-            return None
-
-    def write(self, path: str, data: bytes) -> None:
-        with self._filesystem.open_output_stream(self._path(path)) as stream:
-            stream.write(data)
-
-    def list(self, folder: str) -> list[str]:
-        from pyarrow import fs
-
-        selector = fs.FileSelector(self._path(folder), allow_not_found=True, recursive=True)
-        infos = self._filesystem.get_file_info(selector)
-        cut = len(self._path(""))
-        return sorted(i.path[cut:] for i in infos if i.type == fs.FileType.File)
-
-    def delete(self, path: str) -> None:
-        with contextlib.suppress(FileNotFoundError):
-            self._filesystem.delete_file(self._path(path))
-
-
 class Store:
-    """Artifacts and records below one root; pickles as its URI alone."""
+    """Artifacts and records below one root; pickles as its URI and cache alone."""
 
     def __init__(self, uri: str, *, cache: Path | None = None) -> None:
         """Name a place; nothing is read or written yet.
 
         Args:
             uri: a folder, or a URI that pyarrow knows.
-            cache: where objects of a remote store are kept after reading.
+            cache: where objects of a remote store are kept after reading, by checksum; by default
+                `RAYSWEEP_CACHE`, else ~/.cache/raysweep. It may be emptied at any time.
         """
-        remote = "://" in uri and not uri.startswith("file://")
-        self.uri = uri if remote else str(Path(uri.removeprefix("file://")).expanduser().resolve())
+        self._remote = "://" in uri and not uri.startswith("file://")
+        local = unquote(urlsplit(uri).path) if uri.startswith("file://") else uri
+        self.uri = uri if self._remote else str(Path(local).expanduser().resolve())
         self._cache = cache
-        self._remote = remote
-        self._opened: _Files | None = None
-        self._verified: set[str] = set()
+        self._opened: Files | None = None
+        self._verified: dict[tuple[bool, str], tuple[int, int]] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (Store, (self.uri,), {"_cache": self._cache})
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self._cache = state["_cache"]
+        return (_reopened, (self.uri, self._cache))
 
     @property
-    def _files(self) -> _Files:
+    def _files(self) -> Files:
         if self._opened is None:
             try:
-                self._opened = _Bucket(self.uri) if self._remote else _Folder(Path(self.uri))
-            except (OSError, ValueError) as error:
+                self._opened = Bucket(self.uri) if self._remote else Folder(Path(self.uri))
+            except (OSError, ValueError, ImportError) as error:
                 raise StoreError(
-                    f"storage {self.uri}: {error}; use a folder, s3://bucket/path or gs://…"
+                    f"storage {self.where()}: {error}; use a folder, s3://bucket/path or gs://…"
                 ) from None
         return self._opened
 
@@ -166,19 +92,30 @@ class Store:
         """Return a path below the root as a local path, or None for a remote store."""
         return None if self._remote else Path(self.uri) / _safe(path)
 
+    def where(self, path: str = "") -> str:
+        """Return a place in the store as text to show: no password, no connection options."""
+        if not self._remote:
+            return str(Path(self.uri, path))
+        parts = urlsplit(self.uri)
+        inside = "/".join(part for part in (parts.path.rstrip("/"), path) if part)
+        return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], inside, "", ""))
+
     # Plain files
 
     def check(self) -> None:
         """Write, read and delete a probe.
 
         Raises:
-            StoreError: if the storage cannot be used; names the reason.
+            StoreError: if the storage cannot be used; names the reason and what to do.
         """
         probe = f"scratch/.probe-{uuid.uuid4().hex}"
         self.write(probe, b"probe")
         if self.read(probe) != b"probe":
-            raise StoreError(f"storage {self.uri}: a probe file reads back differently")
-        self._files.delete(probe)
+            raise StoreError(
+                f"storage {self.where()}: a probe file reads back differently; "
+                f"use another place (--storage, RAYSWEEP_STORAGE)"
+            )
+        self._delete(probe)
 
     def write(self, path: str, data: bytes) -> None:
         """Write a file; it appears whole or not at all.
@@ -190,23 +127,36 @@ class Store:
             self._files.write(_safe(path), data)
         except OSError as error:
             raise StoreError(
-                f"storage {self.uri}: cannot write {path} ({error}); free space or permissions, "
-                f"then launch again: what is stored is kept"
+                f"storage {self.where()}: cannot write {path} ({error}); check free space and "
+                f"permissions, then launch again: what is stored is kept"
             ) from error
 
     def read(self, path: str) -> bytes | None:
-        """Return a file's bytes, or None if there is none."""
+        """Return a file's bytes, or None if there is none.
+
+        Raises:
+            StoreError: if it is there but cannot be read.
+        """
         try:
             return self._files.read(_safe(path))
         except OSError as error:
-            raise StoreError(f"storage {self.uri}: cannot read {path} ({error})") from error
+            raise StoreError(
+                f"storage {self.where()}: cannot read {path} ({error}); check permissions and "
+                f"connection"
+            ) from error
 
     def list(self, prefix: str) -> list[str]:
         """Return the paths of all files below a folder, sorted."""
         try:
             return self._files.list(_safe(prefix))
         except OSError as error:
-            raise StoreError(f"storage {self.uri}: cannot list {prefix} ({error})") from error
+            raise StoreError(f"storage {self.where()}: cannot list {prefix} ({error})") from error
+
+    def _delete(self, path: str) -> None:
+        try:
+            self._files.delete(_safe(path))
+        except OSError as error:
+            raise StoreError(f"storage {self.where()}: cannot delete {path} ({error})") from error
 
     # Artifacts
 
@@ -219,26 +169,28 @@ class Store:
         outcome: Mapping[str, Any] | None = None,
         info: Mapping[str, Any] | None = None,
     ) -> None:
-        """Store what a stage gives, the manifest last; a second writer of a key replaces it."""
+        """Store what a stage gives, the manifest last; a second writer of a key replaces it.
+
+        Raises:
+            StoreError: if it cannot be written; no manifest and no object is left.
+            TypeError: if outcome or info are not JSON, or arrays no numbers.
+        """
         _checked(kind, key)
-        files = {}
-        if arrays:
-            data = _pack(arrays)
-            path = f"objects/{kind}/{key[-2:]}/{key}-{uuid.uuid4().hex[:12]}.safetensors"
-            files[path] = {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
-            self.write(path, data)
-        body = {
-            "kind": kind,
-            "key": key,
-            "files": files,
-            "outcome": dict(outcome or {}),
-            "info": dict(info or {}),
-        }
+        body = {"kind": kind, "key": key, "files": {}, "outcome": outcome or {}, "info": info or {}}
+        sealed = _seal(body)
+        files: dict[str, dict[str, Any]] = {}
         try:
-            self.write(_manifest_path(kind, key), _seal(body))
+            if arrays:
+                data = _pack(arrays)
+                path = f"objects/{kind}/{key[-2:]}/{key}-{uuid.uuid4().hex[:12]}.safetensors"
+                files[path] = {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
+                self.write(path, data)
+                sealed = _seal(body | {"files": files})
+            self.write(_manifest_path(kind, key), sealed)
         except BaseException:
             for path in files:
-                self._files.delete(path)
+                with contextlib.suppress(StoreError):
+                    self._delete(path)
             raise
 
     def manifest(self, kind: str, key: str) -> Manifest | None:
@@ -249,18 +201,13 @@ class Store:
         """
         _checked(kind, key)
         raw = self.read(_manifest_path(kind, key))
-        if raw is None:
-            return None
-        try:
-            body = json.loads(raw)
-            checksum = body.pop("checksum")
-            sound = checksum == _checksum(body) and (body["kind"], body["key"]) == (kind, key)
-            return Manifest(**body) if sound else _damaged(key, "its manifest fails its checksum")
-        except (ValueError, TypeError, KeyError, AttributeError):
-            return _damaged(key, "its manifest is not whole")
+        return None if raw is None else _unseal(kind, key, raw)
 
     def arrays(self, kind: str, key: str, names: Sequence[str] | None = None) -> dict[str, Array]:
         """Return the arrays of a stage, or those of some names; they are read-only.
+
+        The bytes of an object are verified when this process first reads them, and again if size
+        or modification time have changed.
 
         Raises:
             DamagedArtifact: if bytes differ from the manifest, or are gone.
@@ -269,108 +216,152 @@ class Store:
         """
         manifest = self.manifest(kind, key)
         if manifest is None:
-            raise StoreError(f"storage {self.uri}: {key} is not stored")
+            raise StoreError(f"storage {self.where()}: {key} is not stored; launch again")
         found: dict[str, Array] = {}
         for path, facts in manifest.files.items():
             found |= _unpack(key, self._object(key, path, facts))
         return found if names is None else {name: found[name] for name in names}
 
     def _object(self, key: str, path: str, facts: Mapping[str, Any]) -> bytes:
-        kept = (self._cache or cache_folder() / "objects") / f"{facts['sha256']}"
-        data = None
-        if self._remote and kept.is_file():
-            data = kept.read_bytes()
-            if hashlib.sha256(data).hexdigest() != facts["sha256"]:
-                data = None
-        if data is None:
-            data = self.read(path)
+        if not self._remote:
+            data = self._verified_bytes(self._files, path, facts)
             if data is None:
-                return _damaged(key, f"{path} is gone")
-            if path not in self._verified or len(data) != facts["size"]:
-                if hashlib.sha256(data).hexdigest() != facts["sha256"]:
-                    return _damaged(key, f"{path} fails its checksum")
-                if self._remote:
-                    _Folder(kept.parent).write(kept.name, data)
-                else:
-                    self._verified.add(path)
+                raise DamagedArtifact(key, f"{path} is gone or fails its checksum")
+            return data
+        cache, kept = Folder(self._cache or cache_folder()), f"objects/{facts['sha256']}"
+        data = self._verified_bytes(cache, kept, facts)
+        if data is None:
+            data = self._verified_bytes(self._files, path, facts)
+            if data is None:
+                raise DamagedArtifact(key, f"{path} is gone or fails its checksum")
+            with contextlib.suppress(OSError):  # A full or read-only cache costs time alone.
+                cache.write(kept, data)
+        return data
+
+    def _verified_bytes(self, files: Files, path: str, facts: Mapping[str, Any]) -> bytes | None:
+        """Return the bytes of an object if they are what the manifest says, else None."""
+        memo = (files is self._opened, path)
+        try:
+            stamp, data = files.stamp(path), files.read(path)
+        except OSError as error:
+            raise StoreError(f"storage {self.where()}: cannot read {path} ({error})") from error
+        if data is None or len(data) != facts["size"]:
+            return None
+        if stamp is None or self._verified.get(memo) != stamp:
+            if hashlib.sha256(data).hexdigest() != facts["sha256"]:
+                return None
+            if stamp is not None:
+                self._verified[memo] = stamp
         return data
 
     def done(self) -> dict[str, str]:
         """Return key → kind of everything that is stored; one listing, no look at each key."""
         keys = {}
         for path in self.list("manifests"):
-            _, kind, name = path.split("/")
-            keys[name.removesuffix(".json")] = kind
+            _, _, rest = path.partition("/")
+            kind, _, name = rest.partition("/")
+            key = name.removesuffix(".json")
+            if name.endswith(".json") and _KEY.fullmatch(key):
+                keys[key] = kind
         return keys
 
     def discard(self, kind: str, key: str) -> None:
         """Forget a stage: its manifest first, then its files."""
-        _checked(kind, key)
         try:
             manifest = self.manifest(kind, key)
         except DamagedArtifact:
             manifest = None
-        self._files.delete(_manifest_path(kind, key))
+        self._delete(_manifest_path(kind, key))
         for path in manifest.files if manifest else ():
-            self._files.delete(_safe(path))
-            self._verified.discard(path)
+            self._delete(path)
 
     # Checkpoints of running stages
 
     def checkpoint(self, key: str, arrays: Mapping[str, Array]) -> None:
         """Keep arrays of a stage that is not done, replacing earlier ones."""
-        self.write(f"scratch/{_checked('x', key)}.safetensors", _pack(arrays))
+        data = _pack(arrays)
+        self.write(_checkpoint_path(key), hashlib.sha256(data).digest() + data)
 
     def restore(self, key: str) -> dict[str, Array]:
-        """Return what the last checkpoint kept; nothing if there is none, or it is not whole."""
-        data = self.read(f"scratch/{_checked('x', key)}.safetensors")
-        try:
-            return _unpack(key, data) if data else {}
-        except DamagedArtifact:
+        """Return what the last checkpoint kept; nothing if there is none, or it is damaged."""
+        raw = self.read(_checkpoint_path(key)) or b""
+        if hashlib.sha256(raw[32:]).digest() != raw[:32]:
             return {}
+        return _unpack(key, raw[32:])
 
     def drop_checkpoint(self, key: str) -> None:
         """Remove a stage's checkpoint, if there is one."""
-        self._files.delete(f"scratch/{_checked('x', key)}.safetensors")
+        self._delete(_checkpoint_path(key))
 
     def free_bytes(self) -> int | None:
         """Return the free space of a local store, in bytes; None for a remote one."""
-        return None if self._remote else shutil.disk_usage(Path(self.uri)).free
+        if self._remote:
+            return None
+        folder = Path(self.uri)
+        there = next(place for place in (folder, *folder.parents) if place.exists())
+        return shutil.disk_usage(there).free
 
 
-def _damaged(key: str, detail: str) -> Any:
-    raise DamagedArtifact(key, detail)
+def _reopened(uri: str, cache: Path | None) -> Store:
+    return Store(uri, cache=cache)
 
 
 def _safe(path: str) -> str:
-    if path.startswith("/") or ".." in path.split("/") or "\\" in path:
+    parts = path.split("/")
+    if "" in parts or "." in parts or ".." in parts or "\\" in path or "\0" in path:
         raise StoreError(f"a path in the store must stay below its root, got {path!r}")
     return path
 
 
-def _checked(kind: str, key: str) -> str:
+def _checked(kind: str, key: str) -> None:
     for word in (kind, key):
         if not _KEY.fullmatch(word):
             raise StoreError(f"kinds and keys are letters, digits, - and _, got {word!r}")
-    return key
 
 
 def _manifest_path(kind: str, key: str) -> str:
     return f"manifests/{kind}/{key}.json"
 
 
-def _checksum(body: Mapping[str, Any]) -> str:
-    text = json.dumps(body, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
+def _checkpoint_path(key: str) -> str:
+    _checked("scratch", key)
+    return f"scratch/{key}.checkpoint"
 
 
-def _seal(body: dict[str, Any]) -> bytes:
-    return json.dumps({**body, "checksum": _checksum(body)}, separators=(",", ":")).encode()
+def _seal(body: Mapping[str, Any]) -> bytes:
+    """Return a manifest's bytes: JSON whose first value is the checksum of all that follows it."""
+    plain = {name: dict(part) if isinstance(part, Mapping) else part for name, part in body.items()}
+    rest = json.dumps(plain, separators=(",", ":")).encode()[1:]
+    return _HEAD + hashlib.sha256(rest).hexdigest().encode() + b'",' + rest
+
+
+def _unseal(kind: str, key: str, raw: bytes) -> Manifest:
+    if raw[:_BODY] != _HEAD + hashlib.sha256(raw[_BODY:]).hexdigest().encode() + b'",':
+        raise DamagedArtifact(key, "its manifest fails its checksum")
+    try:
+        found = Manifest(**json.loads(b"{" + raw[_BODY:]))
+        mine = re.compile(rf"objects/{kind}/[\w-]+/{key}-[0-9a-f]+\.safetensors")
+        sound = (found.kind, found.key) == (kind, key) and all(
+            mine.fullmatch(path) and _SHA.fullmatch(facts["sha256"]) and facts["size"] >= 0
+            for path, facts in found.files.items()
+        )
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        _not_ours(key)
+    if not sound or not isinstance(found.outcome, dict) or not isinstance(found.info, dict):
+        _not_ours(key)
+    return found
+
+
+def _not_ours(key: str) -> NoReturn:
+    raise DamagedArtifact(key, "its manifest was not written by this store") from None
 
 
 def _pack(arrays: Mapping[str, Array]) -> bytes:
     from safetensors.numpy import save
 
+    for name, array in arrays.items():
+        if np.asarray(array).dtype.kind not in "biuf":
+            raise TypeError(f"array {name!r} must be of numbers, got {np.asarray(array).dtype}")
     # ascontiguousarray alone would make scalars one-dimensional.
     plain = {n: np.ascontiguousarray(a).reshape(np.shape(a)) for n, a in arrays.items()}
     data: bytes = save(plain)
@@ -383,8 +374,8 @@ def _unpack(key: str, data: bytes) -> dict[str, Array]:
 
     try:
         arrays: dict[str, Array] = load(data)
-    except (SafetensorError, ValueError, KeyError) as error:
-        return _damaged(key, f"its tensors cannot be read ({error})")  # type: ignore[no-any-return]
+    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DamagedArtifact(key, f"its tensors cannot be read ({error})") from None
     for array in arrays.values():
         array.flags.writeable = False
     return arrays

@@ -75,7 +75,8 @@ def _table(
 ) -> str:
     """Return a sortable table in a scroll region; cells are HTML, the first `text` are words."""
     head = "".join(
-        f'<th scope="col"{" class=text" if n < text else ""}><button type="button">{h}</button></th>'
+        f'<th scope="col"{" class=text" if n < text else ""}>'
+        f'<button type="button">{h}</button></th>'
         for n, h in enumerate(headers)
     )
     body = ""
@@ -157,7 +158,7 @@ def _headline(rows: pd.DataFrame) -> str:
         for _, e in _ranked(kept).iterrows()
     ]  # fmt: skip
     headers = ["defense", "kind", "CA", "ASR", "TPR", "FPR", "trials", "badges"]
-    caption = "Mean over attacks that worked, rates and seeds ± 95 % interval, in percent"
+    caption = "Over attacks that worked, rates and seeds: mean ± 95 %, in percent"
     return _table(caption, headers, lines, text=2)
 
 
@@ -317,7 +318,7 @@ def _provenance(material: Material) -> str:
     facts = {
         "commit": sweep.get("git_commit") or "not in a checkout",
         "storage": sweep.get("storage", ""),
-        **{name: version for name, version in dict(sweep.get("versions", {})).items()},
+        **dict(sweep.get("versions", {})),
     }
     lines = [[html.escape(str(k)), html.escape(str(v))] for k, v in facts.items()]
     text = html.escape(str(sweep.get("text", "")))

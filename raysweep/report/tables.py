@@ -13,6 +13,7 @@ from raysweep.metrics import t_interval, wilson
 METRICS = ("ca", "asr", "tpr", "fpr")
 DETECTION = {"tpr": "input_tpr", "fpr": "input_fpr", "auroc": "input_auroc"}
 FAILED_BELOW = 0.5
+FEW = 5
 
 
 def aggregate(rows: pd.DataFrame, by: Sequence[str], metrics: Sequence[str]) -> pd.DataFrame:
@@ -88,32 +89,36 @@ def percent(value: float) -> str:
 
 
 def spread(entry: pd.Series[float], metric: str) -> str:
-    """Return `mean ± half the interval` in percent."""
+    """Return a mean with what is known of its spread, in percent.
+
+    From five values on: ± half the 95 % interval. Below, where an interval says little: the range.
+    """
     mean, low, high = entry[metric], entry[f"{metric}_low"], entry[f"{metric}_high"]
-    if math.isnan(low):
+    if math.isnan(mean) or entry[f"{metric}_seeds"] < 2:
         return percent(mean)
+    if entry[f"{metric}_seeds"] < FEW:
+        least, most = percent(entry[f"{metric}_min"]), percent(entry[f"{metric}_max"])
+        return f"{percent(mean)} ({least}–{most})"
     return f"{percent(mean)} ± {100 * (high - low) / 2:.1f}"
 
 
 def text_table(rows: pd.DataFrame) -> list[tuple[str, list[str], list[list[str]]]]:
-    """Return (title, headers, lines) for each dataset and model, for a terminal."""
+    """Return (title, headers, lines) for each dataset, model and attack, for a terminal."""
     tables = []
     if rows.empty:
         return []
     merged = with_detection(rows)
     merged["attack"] = attack_column(rows)
     failed = failed_attacks(rows)
-    for (dataset, model), part in merged.groupby(["dataset", "model"], sort=False):
-        seeds = part["seed"].nunique()
-        title = f"{dataset}, {model}: mean over {seeds} seed{'s' * (seeds > 1)} ± 95 %, in percent"
-        headers = ["attack", "defense", "kind", "CA", "ASR", "TPR", "FPR", "n", "badges"]
-        means = aggregate(part, ["attack", "defense", "kind", "badges"], METRICS)
-        lines = []
-        for _, entry in means.iterrows():
-            name = f"{entry['attack']}{' (attack failed)' if entry['attack'] in failed else ''}"
-            lines.append(
-                [name, entry["defense"], entry["kind"], *(spread(entry, m) for m in METRICS),
-                 str(entry["ca_seeds"]), entry["badges"]]
-            )  # fmt: skip
-        tables.append((title, headers, lines))
+    headers = ["defense", "kind", "CA %", "ASR %", "TPR %", "FPR %", "n", "badges"]
+    for group, part in merged.groupby(["dataset", "model", "attack"], sort=False):
+        dataset, model, attack = map(str, group)
+        note = "; attack failed: undefended ASR under 50 %" if attack in failed else ""
+        means = aggregate(part, ["defense", "kind", "badges"], METRICS)
+        lines = [
+            [str(e["defense"]), str(e["kind"]), *(spread(e, m) for m in METRICS),
+             str(e["ca_seeds"]), str(e["badges"])]
+            for _, e in means.iterrows()
+        ]  # fmt: skip
+        tables.append((f"{attack} · {dataset} · {model}{note}", headers, lines))
     return tables
