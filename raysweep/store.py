@@ -15,45 +15,24 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import re
 import shutil
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 
-import numpy as np
 from numpy.typing import NDArray
 
+from raysweep.artifact import Manifest, pack, seal, unpack, unseal
 from raysweep.errors import DamagedArtifact, StoreError
 from raysweep.filesystem import Bucket, Files, Folder
 from raysweep.identity import cache_folder
 
 Array = NDArray[Any]
 _KEY = re.compile(r"[A-Za-z0-9_-]{1,120}")
-_SHA = re.compile(r"[0-9a-f]{64}")
-_HEAD = b'{"checksum":"'
-_BODY = len(_HEAD) + 64 + len(b'",')
-
-
-@dataclass(frozen=True, kw_only=True)
-class Manifest:
-    """What is stored of one stage.
-
-    Attributes:
-        files: path below the root → {sha256, size}.
-        outcome: small JSON results, part of what the stage produced.
-        info: recorded, never hashed: seconds, host, versions.
-    """
-
-    kind: str
-    key: str
-    files: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    outcome: Mapping[str, Any] = field(default_factory=dict)
-    info: Mapping[str, Any] = field(default_factory=dict)
+__all__ = ["Manifest", "Store"]
 
 
 class Store:
@@ -177,15 +156,15 @@ class Store:
         """
         _checked(kind, key)
         body = {"kind": kind, "key": key, "files": {}, "outcome": outcome or {}, "info": info or {}}
-        sealed = _seal(body)
+        sealed = seal(body)
         files: dict[str, dict[str, Any]] = {}
         try:
             if arrays:
-                data = _pack(arrays)
+                data = pack(arrays)
                 path = f"objects/{kind}/{key[-2:]}/{key}-{uuid.uuid4().hex[:12]}.safetensors"
                 files[path] = {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
                 self.write(path, data)
-                sealed = _seal(body | {"files": files})
+                sealed = seal(body | {"files": files})
             self.write(_manifest_path(kind, key), sealed)
         except BaseException:
             for path in files:
@@ -201,7 +180,7 @@ class Store:
         """
         _checked(kind, key)
         raw = self.read(_manifest_path(kind, key))
-        return None if raw is None else _unseal(kind, key, raw)
+        return None if raw is None else unseal(kind, key, raw)
 
     def arrays(self, kind: str, key: str, names: Sequence[str] | None = None) -> dict[str, Array]:
         """Return the arrays of a stage, or those of some names; they are read-only.
@@ -219,7 +198,7 @@ class Store:
             raise StoreError(f"storage {self.where()}: {key} is not stored; launch again")
         found: dict[str, Array] = {}
         for path, facts in manifest.files.items():
-            found |= _unpack(key, self._object(key, path, facts))
+            found |= unpack(key, self._object(key, path, facts))
         return found if names is None else {name: found[name] for name in names}
 
     def _object(self, key: str, path: str, facts: Mapping[str, Any]) -> bytes:
@@ -279,7 +258,7 @@ class Store:
 
     def checkpoint(self, key: str, arrays: Mapping[str, Array]) -> None:
         """Keep arrays of a stage that is not done, replacing earlier ones."""
-        data = _pack(arrays)
+        data = pack(arrays)
         self.write(_checkpoint_path(key), hashlib.sha256(data).digest() + data)
 
     def restore(self, key: str) -> dict[str, Array]:
@@ -287,7 +266,7 @@ class Store:
         raw = self.read(_checkpoint_path(key)) or b""
         if hashlib.sha256(raw[32:]).digest() != raw[:32]:
             return {}
-        return _unpack(key, raw[32:])
+        return unpack(key, raw[32:])
 
     def drop_checkpoint(self, key: str) -> None:
         """Remove a stage's checkpoint, if there is one."""
@@ -326,56 +305,3 @@ def _manifest_path(kind: str, key: str) -> str:
 def _checkpoint_path(key: str) -> str:
     _checked("scratch", key)
     return f"scratch/{key}.checkpoint"
-
-
-def _seal(body: Mapping[str, Any]) -> bytes:
-    """Return a manifest's bytes: JSON whose first value is the checksum of all that follows it."""
-    plain = {name: dict(part) if isinstance(part, Mapping) else part for name, part in body.items()}
-    rest = json.dumps(plain, separators=(",", ":")).encode()[1:]
-    return _HEAD + hashlib.sha256(rest).hexdigest().encode() + b'",' + rest
-
-
-def _unseal(kind: str, key: str, raw: bytes) -> Manifest:
-    if raw[:_BODY] != _HEAD + hashlib.sha256(raw[_BODY:]).hexdigest().encode() + b'",':
-        raise DamagedArtifact(key, "its manifest fails its checksum")
-    try:
-        found = Manifest(**json.loads(b"{" + raw[_BODY:]))
-        mine = re.compile(rf"objects/{kind}/[\w-]+/{key}-[0-9a-f]+\.safetensors")
-        sound = (found.kind, found.key) == (kind, key) and all(
-            mine.fullmatch(path) and _SHA.fullmatch(facts["sha256"]) and facts["size"] >= 0
-            for path, facts in found.files.items()
-        )
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        _not_ours(key)
-    if not sound or not isinstance(found.outcome, dict) or not isinstance(found.info, dict):
-        _not_ours(key)
-    return found
-
-
-def _not_ours(key: str) -> NoReturn:
-    raise DamagedArtifact(key, "its manifest was not written by this store") from None
-
-
-def _pack(arrays: Mapping[str, Array]) -> bytes:
-    from safetensors.numpy import save
-
-    for name, array in arrays.items():
-        if np.asarray(array).dtype.kind not in "biuf":
-            raise TypeError(f"array {name!r} must be of numbers, got {np.asarray(array).dtype}")
-    # ascontiguousarray alone would make scalars one-dimensional.
-    plain = {n: np.ascontiguousarray(a).reshape(np.shape(a)) for n, a in arrays.items()}
-    data: bytes = save(plain)
-    return data
-
-
-def _unpack(key: str, data: bytes) -> dict[str, Array]:
-    from safetensors import SafetensorError
-    from safetensors.numpy import load
-
-    try:
-        arrays: dict[str, Array] = load(data)
-    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DamagedArtifact(key, f"its tensors cannot be read ({error})") from None
-    for array in arrays.values():
-        array.flags.writeable = False
-    return arrays
