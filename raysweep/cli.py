@@ -143,7 +143,7 @@ def report(
         return
     store = Store(storage_uri(storage))
     store.write(path, html)
-    _console().print(str(store.local(path) or f"{store.uri.rstrip('/')}/{path}"))
+    _console().print(store.where(path))
 
 
 @app.command(name="list")

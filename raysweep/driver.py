@@ -124,7 +124,7 @@ class Run:
             "text": text,
             "sweep": canonical(self.sweep),
             "created_at": self.started,
-            "storage": self.store.uri,
+            "storage": self.store.where(),
             "versions": versions(),
             "git_commit": self.provenance["commit"],
         }

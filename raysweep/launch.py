@@ -94,13 +94,12 @@ def _conclude(run: Run, interrupted: bool) -> Conclusion:
     path = f"sweeps/{name}/report.html"
     html = render(records.gather(name, run.store.uri))
     run.store.write(path, html.encode())
-    local = run.store.local(path)
     return Conclusion(
         rows=rows,
         ran=len(run.schedule.ran),
         cached=run.cached,
         interrupted=interrupted,
-        report=str(local) if local else f"{run.store.uri.rstrip('/')}/{path}",
+        report=run.store.where(path),
         warnings=warnings,
     )
 

@@ -10,7 +10,6 @@ import json
 import os
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, BinaryIO
 
 from raysweep.identity import cache_folder
@@ -70,5 +69,4 @@ def log_path(sweep: str, key: str) -> str:
 
 def local_log(store: Store, sweep: str, key: str) -> str:
     """Return the traceback file as a user can open it."""
-    path: Path | None = store.local(log_path(sweep, key))
-    return str(path) if path else f"{store.uri.rstrip('/')}/{log_path(sweep, key)}"
+    return store.where(log_path(sweep, key))

@@ -55,7 +55,7 @@ def describe(store: Store, name: str) -> dict[str, Any]:
     if raw is None:
         names = sorted({path.split("/")[1] for path in store.list("sweeps") if "/" in path})
         raise StoreError(
-            f"no sweep {name!r} in {store.uri}; there are: {', '.join(names) or 'none'}; "
+            f"no sweep {name!r} in {store.where()}; there are: {', '.join(names) or 'none'}; "
             f"another place is named with --storage or RAYSWEEP_STORAGE"
         )
     described: dict[str, Any] = json.loads(raw)

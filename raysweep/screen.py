@@ -217,7 +217,7 @@ def print_doctor(console: Console, storage: str | None) -> bool:
     except StoreError as error:
         console.print(f"storage: {error}", style="red")
         return False
-    console.print(f"storage: {store.uri} is writable")
+    console.print(f"storage: {store.where()} is writable")
     return True
 
 
