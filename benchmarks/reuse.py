@@ -16,8 +16,8 @@ from pathlib import Path
 from raysweep.driver import Run
 from raysweep.execute import run_inline
 from raysweep.graph import Outcomes, Route
-from raysweep.plan import Planner
 from raysweep.loading import load_sweep
+from raysweep.plan import Planner
 from raysweep.spec import Sweep, Trial
 from raysweep.store import Store
 

@@ -58,7 +58,7 @@ def timings(store: Store) -> dict[tuple[str, str], float]:
         known = json.loads(raw) if raw else {}
     except ValueError:
         return {}
-    return {tuple(name.split("/", 1)): float(mean) for name, (mean, _) in known.items()}  # type: ignore[misc]
+    return {tuple(name.split("/", 1)): float(mean) for name, (mean, _) in known.items()}
 
 
 def slots_of(cpus: float, gpus: float, sweep: Sweep, most: int | None) -> dict[str, int]:

@@ -209,7 +209,7 @@ def _searcher(token: str) -> Any:
 def _worker(perform: Perform | None) -> Any:
     from ray import tune
 
-    class StageWorker(tune.Trainable):  # type: ignore[misc,name-defined]
+    class StageWorker(tune.Trainable):  # type: ignore[misc]
         """A warm process that runs one batch of stages for each trial it is given."""
 
         def setup(self, config: dict[str, Any]) -> None:
@@ -243,8 +243,9 @@ _STORES: dict[str, Store] = {}
 
 def _perform(batch: dict[str, Any], perform: Perform | None) -> Iterator[Result]:
     if perform is None:
-        from raysweep.stages import perform
+        from raysweep import stages
 
+        perform = stages.perform
     store = _STORES.setdefault(batch["store"], Store(batch["store"]))
     for entry in batch["stages"]:
         yield perform(Stage(**entry), store, batch["provenance"], batch["gpus"])

@@ -57,33 +57,51 @@ def share(hits: Bools) -> Share:
     return Share(value=float(hits.sum()) / n if n else math.nan, n=n)
 
 
-def _accepted(n: int, rejected: Bools | None) -> Bools:
-    return np.ones(n, bool) if rejected is None else ~rejected
+def _same_cases(n: int, *masks: Bools | None) -> None:
+    for mask in masks:
+        if mask is not None and (mask.dtype != np.bool_ or mask.shape != (n,)):
+            # As integers, 0 and 1 would silently select rows 0 and 1.
+            raise ValueError(f"a mask must be ({n},) bool, got {mask.shape} {mask.dtype}")
+
+
+def _right(predicted: Ints, wanted: Ints, rejected: Bools | None) -> Bools:
+    if predicted.shape != wanted.shape or predicted.ndim != 1:
+        raise ValueError(
+            f"predictions {predicted.shape} and labels {wanted.shape} must both be (N,)"
+        )
+    _same_cases(len(wanted), rejected)
+    right = np.equal(predicted, wanted)
+    return right if rejected is None else right & ~rejected
 
 
 def accuracy(predicted: Ints, labels: Ints, rejected: Bools | None = None) -> Share:
     """Return the clean accuracy of predictions (N,); rejected inputs are errors."""
-    return share((predicted == labels) & _accepted(len(labels), rejected))
+    return share(_right(predicted, labels, rejected))
 
 
 def attack_success(
     predicted: Ints, mapped: Ints, eligible: Bools, rejected: Bools | None = None
 ) -> Share:
     """Return the share of eligible triggered inputs that are given the mapped label."""
-    success = (predicted == mapped) & _accepted(len(mapped), rejected)
-    return share(success[eligible])
+    _same_cases(len(mapped), eligible)
+    return share(_right(predicted, mapped, rejected)[eligible])
 
 
 def robust_accuracy(
     predicted: Ints, labels: Ints, eligible: Bools, rejected: Bools | None = None
 ) -> Share:
     """Return the share of eligible triggered inputs that are still given their true label."""
-    right = (predicted == labels) & _accepted(len(labels), rejected)
-    return share(right[eligible])
+    _same_cases(len(labels), eligible)
+    return share(_right(predicted, labels, rejected)[eligible])
 
 
 def detection(flags: Bools, poison: Bools, cover: Bools) -> Detection:
-    """Return the rates of flags (N,) against poison and cover masks (N,)."""
+    """Return the rates of flags (N,) against poison and cover masks (N,).
+
+    Raises:
+        ValueError: if they are not three boolean arrays of one length.
+    """
+    _same_cases(len(flags), flags, poison, cover)
     return Detection(
         tpr=share(flags[poison]),
         fpr=share(flags[~poison]),
@@ -92,41 +110,41 @@ def detection(flags: Bools, poison: Bools, cover: Bools) -> Detection:
     )
 
 
-def _checked(scores: Floats, positive: Bools) -> Floats:
+def _steps(scores: Floats, positive: Bools) -> tuple[Ints, Ints]:
+    """Return (false, true) positives at every distinct threshold, from (0, 0) to all.
+
+    Raises:
+        ValueError: if a score is NaN or shapes differ.
+    """
     if scores.shape != positive.shape or scores.ndim != 1:
         raise ValueError(f"scores {scores.shape} and truth {positive.shape} must both be (N,)")
+    _same_cases(len(scores), positive)
     if np.isnan(scores).any():
         raise ValueError(f"{int(np.isnan(scores).sum())} of {len(scores)} scores are NaN")
-    return scores
-
-
-def _steps(scores: Floats, positive: Bools) -> tuple[Ints, Ints]:
-    """Return cumulative (false, true) positives at every distinct threshold, from the top."""
-    order = np.argsort(-scores, kind="stable")
+    order = np.argsort(scores, kind="stable")[::-1]
     ranked, truth = scores[order], positive[order]
-    last = np.append(ranked[1:] != ranked[:-1], True)
-    return np.cumsum(~truth)[last], np.cumsum(truth)[last]
+    last = np.append(ranked[1:] != ranked[:-1], True)[: len(ranked)]
+    false, true = np.cumsum(~truth)[last], np.cumsum(truth)[last]
+    return np.concatenate([[0], false]), np.concatenate([[0], true])
 
 
 def ranking(scores: Floats, positive: Bools) -> Ranking:
-    """Return AUROC (ties count half), average precision, and TPR at FPR <= 1 %.
+    """Return AUROC (ties count half), average precision, and the largest TPR with FPR <= 1 %.
 
     Raises:
         ValueError: if a score is NaN or shapes differ; infinite scores are fine.
     """
-    _checked(scores, positive)
-    negatives, positives = int((~positive).sum()), int(positive.sum())
+    false, true = _steps(scores, positive)
+    negatives, positives = int(false[-1]), int(true[-1])
     if not negatives or not positives:
         return Ranking(auroc=math.nan, ap=math.nan, tpr_at_1fpr=math.nan)
-    false, true = _steps(scores, positive)
-    fpr = np.concatenate([[0.0], false / negatives])
-    tpr = np.concatenate([[0.0], true / positives])
-    precision = true / (true + false)
-    within = tpr[fpr <= 0.01]
+    # In whole numbers: twice the area under the curve, so that 1 and 0.5 come out exactly.
+    doubled = int((np.diff(false) * (true[1:] + true[:-1])).sum())
+    precision = true[1:] / (true[1:] + false[1:])
     return Ranking(
-        auroc=float(np.trapezoid(tpr, fpr)),
-        ap=float((np.diff(tpr) * precision).sum()),
-        tpr_at_1fpr=float(within.max()),
+        auroc=doubled / (2 * negatives * positives),
+        ap=float((np.diff(true) / positives * precision).sum()),
+        tpr_at_1fpr=int(true[100 * false <= negatives].max()) / positives,
     )
 
 
@@ -135,13 +153,11 @@ def roc(scores: Floats, positive: Bools, points: int = 200) -> tuple[Floats, Flo
 
     Both are empty where a class is empty.
     """
-    _checked(scores, positive)
-    negatives, positives = int((~positive).sum()), int(positive.sum())
+    false, true = _steps(scores, positive)
+    negatives, positives = int(false[-1]), int(true[-1])
     if not negatives or not positives:
         return np.empty(0), np.empty(0)
-    false, true = _steps(scores, positive)
-    fpr = np.concatenate([[0.0], false / negatives])
-    tpr = np.concatenate([[0.0], true / positives])
+    fpr, tpr = false / negatives, true / positives
     if len(fpr) > points:
         # Half of the points by rank of FPR, half by rank of TPR: steep parts keep their shape.
         half = points // 2

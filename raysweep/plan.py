@@ -115,7 +115,11 @@ class Planner:
         model, recipe = self._identity(trial.model), self._recipe(trial.recipe)
         seed, stamp = trial.seed, {"data": data}
         if attack.TRAINS:
-            params = {"attack": self._identity(attack), "model": model, "recipe": recipe}
+            params: dict[str, Any] = {
+                "attack": self._identity(attack),
+                "model": model,
+                "recipe": recipe,
+            }
             victim = self._add("train", {**params, "seed": seed}, {"data": data}, "gpu")
             return Setting(
                 data=data, poison=None, victim=victim, counts=counts,

@@ -90,12 +90,12 @@ def train(desk: Desk) -> Product:
         data = desk.data
         victim = desk.attack.train(data.train, desk.model, data.shape, desk.recipe, desk.ctx)
         return Product(arrays={**victim.artifact, **state_arrays(victim.state)})
-    data = desk.training_set
+    poisoned = desk.training_set
     if desk.params["kept"] != "all":
-        data = data.take(np.flatnonzero(~desk.read("decision")["flags"]))
+        poisoned = poisoned.take(np.flatnonzero(~desk.read("decision")["flags"]))
     network = training.build(desk.model, desk.data.shape, desk.ctx)
-    losses = training.fit(network, data, desk.recipe, desk.ctx)
-    outcome = {"losses": losses, "images": len(data)}
+    losses = training.fit(network, poisoned, desk.recipe, desk.ctx)
+    outcome = {"losses": losses, "images": len(poisoned)}
     return Product(arrays=state_arrays(network.state_dict()), outcome=outcome)
 
 

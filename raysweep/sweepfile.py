@@ -79,7 +79,7 @@ def parse(name: str, text: str) -> SweepText:
     except RecursionError:
         raise SpecError(f"{name}:1: is nested too deeply; a sweep file has a few levels") from None
     if not isinstance(node, yaml.MappingNode):
-        kind = "empty" if node is None else f"a {node.id}"
+        kind = "empty" if node is None else f"a {type(node).__name__}"
         raise SpecError(
             f"{name}:1: a sweep file is a mapping with name, dataset, model, attacks, defenses "
             f"and seeds, got {kind}"
@@ -112,7 +112,7 @@ class _Reader:
             raise SpecError(f"{self.name}:{line}: tag {node.tag!r} is not allowed; remove it")
         if isinstance(node, yaml.ScalarNode):
             try:
-                return self.scalars.construct_object(node)  # type: ignore[no-untyped-call]
+                return self.scalars.construct_object(node)
             except (yaml.YAMLError, ValueError, TypeError):
                 raise SpecError(
                     f"{self.name}:{line}: {node.value[:60]!r} cannot be read as {node.tag}"

@@ -12,7 +12,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -48,7 +48,8 @@ def publish(rows: pd.DataFrame, sweep: Mapping[str, Any], track: Track, folder: 
     folder.mkdir(parents=True, exist_ok=True)
     known = _known(folder / MEMORY)
     todo = []
-    for row in rows.to_dict("records"):
+    for record in rows.to_dict("records"):
+        row = {str(name): value for name, value in record.items()}
         run = digest(f"{sweep['name']}/{row['trial']}")[:16]
         config, summary = _config(row), _summary(row)
         mark = digest(json.dumps([track.wandb, config, summary], sort_keys=True, default=str))
@@ -57,7 +58,8 @@ def publish(rows: pd.DataFrame, sweep: Mapping[str, Any], track: Track, folder: 
     skipped = len(rows) - len(todo)
     if not todo:
         return Published(skipped=skipped)
-    mode, warning, count = track.wandb, "", 0
+    mode: Literal["online", "offline"] = track.wandb
+    warning, count = "", 0
     for run, mark, row, config, summary in todo:
         try:
             try:
@@ -100,7 +102,7 @@ def _write(
     sweep: Mapping[str, Any],
     track: Track,
     folder: Path,
-    mode: str,
+    mode: Literal["online", "offline"],
 ) -> None:
     os.environ.setdefault("WANDB_SILENT", "true")
     import wandb

@@ -42,8 +42,9 @@ class SpectralSignatures(Defense):
 
     def needs(self) -> frozenset[Need]:
         """Return features; with `removal: rate` also the true poison rate."""
-        oracle: frozenset[Need] = frozenset({"poison_rate"} if self.removal == "rate" else ())
-        return frozenset({"features"}) | oracle
+        if self.removal == "rate":
+            return frozenset({"features", "poison_rate"})
+        return frozenset({"features"})
 
     def gives(self) -> frozenset[Gift]:
         """Return scores of training samples."""

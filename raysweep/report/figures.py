@@ -103,11 +103,12 @@ def rate_lines(rows: pd.DataFrame) -> list[tuple[str, go.Figure]]:
 def roc_curves(material: Material) -> list[tuple[str, go.Figure]]:
     """Return ROC curves from stored scores, a figure for each attack and kind of scores."""
     rows = material.rows.set_index("trial")
+    seeds = rows["seed"].astype(int).to_dict()
     groups: dict[tuple[str, str], list[tuple[str, int, Curve]]] = {}
     attacks = attack_column(rows)
     for (trial, what), curve in material.curves.items():
         row = rows.loc[trial]
-        entry = (str(row["defense"]), int(row["seed"]), curve)
+        entry = (str(row["defense"]), seeds[trial], curve)
         groups.setdefault((str(attacks[trial]), what), []).append(entry)
     figures = []
     for (attack, what), entries in groups.items():
@@ -165,4 +166,5 @@ def picture(image_CHW: np.ndarray, side: int = 96) -> str:
 def difference(clean: np.ndarray, triggered: np.ndarray) -> np.ndarray:
     """Return |triggered - clean| stretched to the full range, uint8."""
     gap = np.abs(triggered.astype(int) - clean.astype(int))
-    return (gap * (255 / max(int(gap.max()), 1))).astype(np.uint8)
+    stretched: np.ndarray = (gap * (255 / max(int(gap.max()), 1))).astype(np.uint8)
+    return stretched
