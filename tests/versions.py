@@ -1,0 +1,57 @@
+"""Pins every method's VERSION to a digest of its source: `python -m tests.versions` refreshes."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from raysweep import methods
+from raysweep.graph import STAGE_VERSIONS
+
+ROOT = Path(__file__).parent.parent / "raysweep"
+PINS = Path(__file__).with_name("versions.json")
+
+
+def source_digest(text: str) -> str:
+    """Return a digest of code without docstrings, comments and layout."""
+    tree = ast.parse(text)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            first = node.body[0] if node.body else None
+            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
+                node.body = node.body[1:] or [ast.Pass()]
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()[:16]
+
+
+def current() -> dict[str, dict[str, Any]]:
+    """Return version and digest of every method file, and of the stage functions."""
+    found: dict[str, dict[str, Any]] = {}
+    for role in methods.ROLES:
+        for name in methods.available(role):
+            text = (ROOT / role / f"{name}.py").read_text()
+            version = methods.load(role, name).VERSION
+            found[f"{role}/{name}"] = {"version": version, "digest": source_digest(text)}
+    for module in ("stages", "desk", "judging", "metrics", "training", "augmentation"):
+        text = (ROOT / f"{module}.py").read_text()
+        found[module] = {"version": dict(STAGE_VERSIONS), "digest": source_digest(text)}
+    return found
+
+
+def stale(pinned: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Return the names whose source changed under an unchanged version, or that are not pinned."""
+    return [
+        name
+        for name, entry in now.items()
+        if name not in pinned
+        or (
+            entry["digest"] != pinned[name]["digest"]
+            and entry["version"] == pinned[name]["version"]
+        )
+    ]
+
+
+if __name__ == "__main__":
+    PINS.write_text(json.dumps(current(), indent=1, sort_keys=True) + "\n")
