@@ -1,112 +1,255 @@
-"""Metrics: closed forms, brute force, invariances, and agreement with scikit-learn."""
+"""Metrics: closed forms, brute force, scikit-learn, and the defects of other benchmarks' code."""
 
 from __future__ import annotations
 
 import math
+import warnings
 
 import numpy as np
 import pytest
-from sklearn.metrics import average_precision_score, roc_auc_score
+from sklearn import metrics as reference
 
-from raysweep import metrics
-
-
-def case(seed: int, n: int = 200, levels: int = 10) -> tuple[np.ndarray, np.ndarray]:
-    rng = np.random.default_rng(seed)
-    positive = rng.random(n) < 0.2
-    positive[0], positive[1] = True, False
-    scores = rng.integers(0, levels, n).astype(float) + positive
-    return scores, positive
-
-
-@pytest.mark.parametrize("seed", range(5))
-@pytest.mark.parametrize("levels", [2, 10, 10_000])
-def test_ranking_agrees_with_brute_force_and_scikit_learn(seed: int, levels: int) -> None:
-    scores, positive = case(seed, levels=levels)
-    found = metrics.ranking(scores, positive)
-    gaps = scores[positive][:, None] - scores[~positive][None, :]
-    assert found.auroc == pytest.approx(((gaps > 0) + 0.5 * (gaps == 0)).mean())
-    assert found.auroc == pytest.approx(roc_auc_score(positive, scores))
-    assert found.ap == pytest.approx(average_precision_score(positive, scores))
-    best = 0.0
-    for threshold in [*np.unique(scores), np.inf]:
-        flags = scores >= threshold
-        if flags[~positive].mean() <= 0.01:
-            best = max(best, flags[positive].mean())
-    assert found.tpr_at_1fpr == pytest.approx(best)
+from raysweep.metrics import (
+    Share,
+    accuracy,
+    attack_success,
+    detection,
+    ranking,
+    robust_accuracy,
+    roc,
+    share,
+    t_interval,
+    wilson,
+)
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_ranking_is_invariant_to_order_and_monotone_maps(seed: int) -> None:
-    scores, positive = case(seed)
-    order = np.random.default_rng(seed).permutation(len(scores))
-    assert metrics.ranking(scores[order], positive[order]) == metrics.ranking(scores, positive)
-    assert metrics.ranking(np.exp(scores), positive) == metrics.ranking(scores, positive)
-    flipped = metrics.ranking(-scores, positive).auroc
-    assert flipped == pytest.approx(1 - metrics.ranking(scores, positive).auroc)
+def mask(*ones: int, n: int) -> np.ndarray:
+    return np.isin(np.arange(n), ones)
+
+
+def scored(seed: int, n: int = 300, ties: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    draw = np.random.default_rng(seed)
+    positive = draw.random(n) < 0.3
+    scores = draw.normal(size=n) + positive
+    return (np.round(scores * ties) / ties if ties else scores), positive
+
+
+# Predictions
+
+
+def test_accuracy_counts_rejected_clean_inputs_as_errors() -> None:
+    labels = np.array([0, 1, 2, 3])
+    predicted = np.array([0, 1, 2, 0])
+    assert accuracy(predicted, labels) == Share(value=0.75, n=4)
+    assert accuracy(predicted, labels, mask(0, 3, n=4)) == Share(value=0.5, n=4)
+
+
+def test_attack_success_leaves_out_the_target_class() -> None:
+    # Peers 4.2.8: with the target class counted, a perfect defense shows an ASR of 1/K.
+    labels = np.repeat(np.arange(10), 20)
+    mapped = np.zeros(200, int)
+    assert attack_success(labels, mapped, labels != mapped) == Share(value=0.0, n=180)
+    assert attack_success(labels, mapped, np.ones(200, bool)).value == pytest.approx(0.1)
+
+
+def test_rejected_triggered_inputs_are_neither_successes_nor_robust() -> None:
+    labels, mapped = np.array([1, 2, 3, 0]), np.zeros(4, int)
+    eligible = labels != mapped
+    hit = np.zeros(4, int)
+    assert attack_success(hit, mapped, eligible).value == 1
+    assert attack_success(hit, mapped, eligible, mask(0, n=4)) == Share(value=2 / 3, n=3)
+    assert robust_accuracy(labels, labels, eligible, mask(0, 1, n=4)) == Share(value=1 / 3, n=3)
+    assert robust_accuracy(hit, labels, eligible).value == 0
+
+
+def test_no_eligible_input_is_undefined_not_zero() -> None:
+    none = np.zeros(3, bool)
+    result = attack_success(np.zeros(3, int), np.zeros(3, int), none)
+    assert math.isnan(result.value) and result.n == 0
+    assert all(math.isnan(end) for end in result.interval)
+
+
+@pytest.mark.parametrize("eligible", [np.array([0, 1, 1]), np.ones(2, bool)])
+def test_a_mask_that_is_no_mask_is_refused(eligible: np.ndarray) -> None:
+    with pytest.raises(ValueError, match=r"\(3,\) bool"):
+        attack_success(np.zeros(3, int), np.zeros(3, int), eligible)
+
+
+def test_predictions_and_labels_of_different_length_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"must both be \(N,\)"):
+        accuracy(np.zeros(3, int), np.zeros(1, int))
+
+
+# Flags
+
+
+def test_all_flagged_and_none_flagged() -> None:
+    poison, cover = mask(0, 1, n=10), mask(2, n=10)
+    every = detection(np.ones(10, bool), poison, cover)
+    assert (every.tpr.value, every.fpr.value, every.fpr_no_cover.value) == (1, 1, 1)
+    assert every.cover_removal == Share(value=1, n=1)
+    # Peers 4.2.3: with nothing flagged, other code books all poison as false positives.
+    nothing = detection(np.zeros(10, bool), poison, cover)
+    assert (nothing.tpr, nothing.fpr) == (Share(value=0, n=2), Share(value=0, n=8))
+
+
+def test_covers_are_negatives_and_counted_apart() -> None:
+    poison, cover = mask(0, 1, n=10), mask(2, 3, n=10)
+    rates = detection(cover, poison, cover)
+    assert rates.tpr == Share(value=0, n=2)
+    assert rates.fpr == Share(value=0.25, n=8)
+    assert rates.fpr_no_cover == Share(value=0, n=6)
+    assert rates.cover_removal == Share(value=1, n=2)
+
+
+def test_without_poison_tpr_is_undefined() -> None:
+    rates = detection(mask(0, n=5), np.zeros(5, bool), np.zeros(5, bool))
+    assert math.isnan(rates.tpr.value) and rates.tpr.n == 0
+    assert rates.fpr == Share(value=0.2, n=5)
+    assert math.isnan(rates.cover_removal.value)
+
+
+def test_row_numbers_instead_of_flags_are_refused() -> None:
+    # Peers 4.2.7: positions within a class once passed for rows of the dataset.
+    with pytest.raises(ValueError, match="bool"):
+        detection(np.array([3, 7, 1]), np.zeros(3, bool), np.zeros(3, bool))
+
+
+# Scores
+
+
+def test_perfect_mirrored_and_constant_scores() -> None:
+    positive = np.arange(200) >= 150
+    perfect = ranking(np.arange(200.0), positive)
+    assert (perfect.auroc, perfect.ap, perfect.tpr_at_1fpr) == (1, 1, 1)
+    mirrored = ranking(-np.arange(200.0), positive)
+    assert (mirrored.auroc, mirrored.tpr_at_1fpr) == (0, 0)
+    constant = ranking(np.zeros(200), positive)
+    assert (constant.auroc, constant.ap, constant.tpr_at_1fpr) == (0.5, 0.25, 0)
+
+
+@pytest.mark.parametrize("ties", [None, 1, 3])
+@pytest.mark.parametrize("seed", range(4))
+def test_auroc_is_the_share_of_ordered_pairs(seed: int, ties: int | None) -> None:
+    scores, positive = scored(seed, ties=ties)
+    high, low = scores[positive][:, None], scores[~positive][None]
+    pairs = (high > low).mean() + (high == low).mean() / 2
+    assert ranking(scores, positive).auroc == pytest.approx(pairs, abs=1e-12)
+
+
+@pytest.mark.parametrize("ties", [None, 1, 3])
+def test_ranking_agrees_with_scikit_learn(ties: int | None) -> None:
+    scores, positive = scored(7, n=2000, ties=ties)
+    mine = ranking(scores, positive)
+    assert mine.auroc == pytest.approx(reference.roc_auc_score(positive, scores), abs=1e-12)
+    assert mine.ap == pytest.approx(reference.average_precision_score(positive, scores), abs=1e-12)
+    fpr, tpr, _ = reference.roc_curve(positive, scores, drop_intermediate=False)
+    assert mine.tpr_at_1fpr == pytest.approx(tpr[fpr <= 0.01].max(), abs=1e-12)
+
+
+@pytest.mark.parametrize("ties", [None, 2])
+def test_tpr_at_1fpr_by_trying_every_threshold(ties: int | None) -> None:
+    scores, positive = scored(11, n=1000, ties=ties)
+    best = max(
+        (scores[positive] >= cut).mean()
+        for cut in [*scores, math.inf]
+        if (scores[~positive] >= cut).mean() <= 0.01
+    )
+    assert ranking(scores, positive).tpr_at_1fpr == pytest.approx(best, abs=1e-12)
+
+
+def test_one_percent_includes_exactly_one_percent() -> None:
+    positive = np.arange(110) < 10
+    scores = np.where(positive, 1.0, 0.0)
+    scores[50] = 2.0  # one of 100 negatives above all poison
+    assert ranking(scores, positive).tpr_at_1fpr == 1
+    scores[51] = 2.0
+    assert ranking(scores, positive).tpr_at_1fpr == 0
 
 
 def test_infinite_scores_rank_and_nan_is_an_error() -> None:
-    positive = np.array([True, False, False])
-    assert metrics.ranking(np.array([np.inf, 0.0, -np.inf]), positive).auroc == 1.0
-    with pytest.raises(ValueError, match="1 of 3 scores are NaN"):
-        metrics.ranking(np.array([np.nan, 0.0, 1.0]), positive)
+    positive = np.array([True, True, False, False])
+    assert ranking(np.array([np.inf, 1.0, 0.0, -np.inf]), positive).auroc == 1
+    # Samples that a method does not look at get -inf, and tie with each other.
+    assert ranking(np.array([-np.inf, 1.0, -np.inf, -np.inf]), positive).auroc == 0.75
+    with pytest.raises(ValueError, match="1 of 4 scores are NaN"):
+        ranking(np.array([np.nan, 1, 0, 0]), positive)
 
 
-def test_undefined_is_nan_and_never_zero() -> None:
-    none = np.zeros(5, bool)
-    assert math.isnan(metrics.ranking(np.arange(5.0), none).auroc)
-    assert math.isnan(metrics.detection(none, none, none).tpr.value)
-    assert math.isnan(metrics.attack_success(np.zeros(5, int), np.zeros(5, int), none).value)
-    assert len(metrics.roc(np.arange(5.0), none)[0]) == 0
+def test_unsigned_scores_do_not_wrap_around() -> None:
+    positive = np.array([False, True, True])
+    assert ranking(np.array([0, 1, 2], np.uint8), positive).auroc == 1
 
 
-def test_detection_counts_covers_as_negatives() -> None:
-    poison = np.array([1, 1, 0, 0, 0, 0], bool)
-    cover = np.array([0, 0, 1, 1, 0, 0], bool)
-    every, none = np.ones(6, bool), np.zeros(6, bool)
-    full = metrics.detection(every, poison, cover)
-    assert (full.tpr.value, full.fpr.value, full.fpr.n) == (1.0, 1.0, 4)
-    empty = metrics.detection(none, poison, cover)
-    assert (empty.tpr.value, empty.fpr.value) == (0.0, 0.0)
-    covers = metrics.detection(cover, poison, cover)
-    assert (covers.tpr.value, covers.fpr.value) == (0.0, 0.5)
-    assert (covers.fpr_no_cover.value, covers.cover_removal.value) == (0.0, 1.0)
+@pytest.mark.parametrize("positive", [np.ones(4, bool), np.zeros(4, bool)])
+def test_one_class_alone_has_no_ranking(positive: np.ndarray) -> None:
+    result = ranking(np.arange(4.0), positive)
+    assert math.isnan(result.auroc) and math.isnan(result.ap) and math.isnan(result.tpr_at_1fpr)
+    assert [len(axis) for axis in roc(np.arange(4.0), positive)] == [0, 0]
 
 
-def test_rejection_is_an_error_for_accuracy_and_no_success_for_the_attack() -> None:
-    labels, predicted = np.array([0, 1, 2, 3]), np.array([0, 1, 2, 0])
-    rejected = np.array([True, False, False, False])
-    assert metrics.accuracy(predicted, labels).value == 0.75
-    assert metrics.accuracy(predicted, labels, rejected).value == 0.5
-    mapped, eligible = np.zeros(4, int), labels != 0
-    hits = np.array([0, 0, 0, 3])
-    found = metrics.attack_success(hits, mapped, eligible)
-    assert (found.value, found.n) == (pytest.approx(2 / 3), 3)
-    out = np.array([False, True, False, False])
-    assert metrics.attack_success(hits, mapped, eligible, out).value == pytest.approx(1 / 3)
-    assert metrics.robust_accuracy(hits, labels, eligible).value == pytest.approx(1 / 3)
+def test_nothing_at_all_has_no_ranking() -> None:
+    assert math.isnan(ranking(np.empty(0), np.empty(0, bool)).auroc)
 
 
-def test_roc_keeps_its_ends_and_its_area_when_thinned() -> None:
-    rng = np.random.default_rng(0)
-    positive = rng.random(50_000) < 0.01
-    scores = rng.normal(size=50_000) + 2 * positive
-    fpr, tpr = metrics.roc(scores, positive)
-    assert len(fpr) <= 210
+def test_ranking_ignores_order_and_monotone_transforms() -> None:
+    scores, positive = scored(3, ties=5)
+    expected = ranking(scores, positive)
+    order = np.random.default_rng(0).permutation(len(scores))
+    assert ranking(scores[order], positive[order]) == expected
+    assert ranking(np.exp(scores), positive) == expected
+    assert ranking(scores * 1e-9 - 3, positive) == expected
+    assert ranking(-scores, positive).auroc == pytest.approx(1 - expected.auroc, abs=1e-12)
+    assert ranking(scores, ~positive).auroc == pytest.approx(1 - expected.auroc, abs=1e-12)
+
+
+@pytest.mark.parametrize("separation", [0.0, 1.0, 6.0])
+def test_roc_thinning_keeps_the_area(separation: float) -> None:
+    draw = np.random.default_rng(5)
+    positive = draw.random(20_000) < 0.05
+    scores = draw.normal(size=20_000) + separation * positive
+    fpr, tpr = roc(scores, positive, points=200)
+    assert 20 <= len(fpr) <= 202
     assert (fpr[0], tpr[0], fpr[-1], tpr[-1]) == (0, 0, 1, 1)
-    assert np.trapezoid(tpr, fpr) == pytest.approx(
-        metrics.ranking(scores, positive).auroc, abs=0.01
-    )
+    assert (np.diff(fpr) >= 0).all() and (np.diff(tpr) >= 0).all()
+    # 200 points cut the curve into steps of at most 1 %: the area moves by less than that.
+    assert np.trapezoid(tpr, fpr) == pytest.approx(ranking(scores, positive).auroc, abs=0.005)
 
 
-def test_intervals() -> None:
-    low, high = metrics.wilson(0, 10)
-    assert low == 0 and high == pytest.approx(0.2775, abs=1e-3)
-    low, high = metrics.wilson(50, 100)
-    assert (low, high) == (pytest.approx(0.4038, abs=1e-3), pytest.approx(0.5962, abs=1e-3))
-    with pytest.raises(ValueError):
-        metrics.wilson(3, 2)
-    low, high = metrics.t_interval(np.array([1.0, 2.0, 3.0]))
-    assert (low, high) == (pytest.approx(2 - 2.4841, abs=1e-3), pytest.approx(2 + 2.4841, abs=1e-3))
-    assert math.isnan(metrics.t_interval(np.array([1.0]))[0])
+def test_a_short_roc_is_whole() -> None:
+    fpr, tpr = roc(np.array([3.0, 2.0, 1.0]), np.array([True, False, True]))
+    assert fpr.tolist() == [0, 0, 1, 1] and tpr.tolist() == [0, 0.5, 0.5, 1]
+
+
+# Intervals
+
+
+@pytest.mark.parametrize(("successes", "n"), [(0, 10), (10, 10), (1, 10), (263, 10_000), (5, 9)])
+def test_wilson_agrees_with_scipy(successes: int, n: int) -> None:
+    from scipy import stats
+
+    expected = stats.binomtest(successes, n).proportion_ci(method="wilson")
+    assert wilson(successes, n) == pytest.approx((expected.low, expected.high), abs=1e-9)
+    assert share(np.arange(n) < successes).interval == wilson(successes, n)
+
+
+@pytest.mark.parametrize(("successes", "n"), [(1, 0), (-1, 5), (6, 5)])
+def test_wilson_refuses_impossible_counts(successes: int, n: int) -> None:
+    with pytest.raises(ValueError, match="successes"):
+        wilson(successes, n)
+
+
+def test_t_interval_closed_form_and_coverage() -> None:
+    # Student's t at 2 degrees of freedom, 97.5 %: 4.3027; deviation of 1, 2, 3 is 1.
+    low, high = t_interval(np.array([1.0, 2.0, 3.0]))
+    half = 4.302653 / math.sqrt(3)
+    assert (low, high) == pytest.approx((2 - half, 2 + half), abs=1e-5)
+    draws = np.random.default_rng(1).normal(size=(2000, 4))
+    covered = np.mean([low <= 0 <= high for low, high in map(t_interval, draws)])
+    assert covered == pytest.approx(0.95, abs=0.015)  # three standard errors of 2,000 draws
+
+
+def test_t_interval_of_one_value_is_undefined() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert all(math.isnan(end) for end in t_interval(np.array([1.0])))
