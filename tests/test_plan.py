@@ -1,0 +1,290 @@
+"""The plan: identity, sharing, early cut-off, checks before work, and size."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raysweep.attacks.badnets import BadNets
+from raysweep.attacks.blend import Blend
+from raysweep.attacks.none import NoAttack
+from raysweep.attacks.sig import SIG
+from raysweep.attacks.wanet import WaNet
+from raysweep.datasets.digits import Digits
+from raysweep.defenses.abl import ABL
+from raysweep.defenses.activation_clustering import ActivationClustering
+from raysweep.defenses.fine_tuning import FineTuning
+from raysweep.defenses.neural_cleanse import NeuralCleanse
+from raysweep.defenses.none import NoDefense
+from raysweep.defenses.perfect_filter import PerfectFilter
+from raysweep.defenses.random_filter import RandomFilter
+from raysweep.defenses.spectral_signatures import SpectralSignatures
+from raysweep.defenses.strip import Strip
+from raysweep.errors import PlanError
+from raysweep.graph import Route
+from raysweep.identity import canonical, stage_key
+from raysweep.models.tiny_cnn import TinyCNN
+from raysweep.plan import Planner
+from raysweep.recipe import Recipe
+from raysweep.spec import Sweep
+
+FAST = Recipe(epochs=1, precision="float32")
+
+
+def sweep(**given: Any) -> Sweep:
+    values: dict[str, Any] = {
+        "name": "t", "dataset": Digits(), "model": TinyCNN(), "attacks": [BadNets()],
+        "defenses": [NoDefense()], "recipe": FAST, "seeds": 1,
+    }  # fmt: skip
+    for name in given:
+        values.pop(name.removesuffix("s"), None)
+        values.pop(name + "s", None)
+    return Sweep.model_validate({**values, **given})
+
+
+def routes(given: Sweep, outcomes: dict[str, Any] | None = None) -> tuple[Planner, list[Route]]:
+    planner = Planner(given)
+    return planner, [planner.route(trial, outcomes or {}) for trial in planner.trials]
+
+
+def only(given: Sweep) -> Route:
+    (route,) = routes(given)[1]
+    return route
+
+
+def kinds(planner: Planner, kind: str) -> list[str]:
+    return [key for key in planner.stages if key.startswith(kind)]
+
+
+def test_trials_share_data_poison_and_victim() -> None:
+    every = [NoDefense(), SpectralSignatures(), ActivationClustering(), Strip(), FineTuning()]
+    planner, found = routes(sweep(defenses=every))
+    assert len(kinds(planner, "train")) == len(kinds(planner, "poison")) == 1
+    assert len({route.roles["victim"] for route in found}) == 1
+    layers = {route.roles.get("defend") for route in found}
+    assert len(layers) == len(every)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seeds": [1]},
+        {"recipe": Recipe(epochs=2, precision="float32")},
+        {"recipe": Recipe(epochs=1, precision="bfloat16")},
+        {"recipe": Recipe(epochs=1, precision="float32", threads=2)},
+        {"model": TinyCNN(width=8)},
+        {"dataset": Digits(side=8)},
+        {"dataset": Digits(clean_seed=1)},
+        {"attacks": [BadNets(rate=0.06)]},
+        {"attacks": [BadNets(target=1)]},
+        {"attacks": [Blend()]},
+    ],
+    ids=lambda change: str(change)[:60],
+)
+def test_everything_that_changes_bytes_is_identity(change: dict[str, Any]) -> None:
+    assert only(sweep(**change)).roles["victim"] != only(sweep()).roles["victim"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"name": "other"},
+        {"question": "?"},
+        {"track": {"wandb": "disabled"}},
+        {"resources": {"cpu": {"cpu": 0.5}, "gpu": {"memory": "1GiB"}}},
+        {"attacks": [BadNets(rate=0.0501)]},  # the same realized count
+    ],
+    ids=lambda change: str(change)[:60],
+)
+def test_where_and_how_it_runs_is_no_identity(change: dict[str, Any]) -> None:
+    assert only(sweep(**change)).roles["victim"] == only(sweep()).roles["victim"]
+
+
+def test_a_raised_version_changes_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = only(sweep()).roles
+    monkeypatch.setattr(BadNets, "VERSION", 2)
+    after = only(sweep()).roles
+    assert before["data"] == after["data"] and before["victim"] != after["victim"]
+
+
+def test_changed_source_files_change_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAYSWEEP_CACHE", str(tmp_path / "cache"))
+    before = only(sweep()).roles["data"]
+    real = Digits().files()[0]
+    copy = tmp_path / "digits.csv.gz"
+    copy.write_bytes(real.read_bytes())
+    monkeypatch.setattr(Digits, "files", lambda self: [copy])
+    assert only(sweep()).roles["data"] == before, "the same bytes in another place"
+    import gzip
+
+    text = gzip.decompress(real.read_bytes())
+    copy.write_bytes(gzip.compress(text.replace(b"0", b"1", 1)))
+    assert only(sweep()).roles["data"] != before
+
+
+def test_keys_do_not_depend_on_the_process() -> None:
+    code = "from tests.test_plan import *; print(only(sweep(defenses=[Strip()])).evaluate)"
+    here = only(sweep(defenses=[Strip()])).evaluate
+    there = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True,
+        cwd=Path(__file__).parent.parent, env={"PYTHONHASHSEED": "7", "PATH": "/usr/bin"},
+    )  # fmt: skip
+    assert there.stdout.strip() == here
+
+
+def test_what_has_no_canonical_form_is_an_error() -> None:
+    assert canonical({"b": 1, "a": [1.5, None, True]}) == '{"a":[1.5,null,true],"b":1}'
+    for value in (object(), {1, 2}, float("nan"), float("inf"), b"x", Path("x")):
+        with pytest.raises(PlanError, match="no canonical form"):
+            canonical({"x": value})
+    assert stage_key("train", 1, {"a": 1}, {}) != stage_key("train", 2, {"a": 1}, {})
+
+
+def decided(route: Route, produced: str, removed: int = 5) -> dict[str, Any]:
+    assert route.waiting is not None
+    return {route.waiting: {"produced": produced, "removed": removed}}
+
+
+def test_decisions_that_keep_the_same_share_a_retraining() -> None:
+    filters = [SpectralSignatures(fraction=f) for f in (0.1, 0.11, 0.12)]
+    given = sweep(defenses=filters)
+    planner, waiting = routes(given)
+    assert len({route.roles["defend"] for route in waiting}) == 1, "scores are shared"
+    outcomes: dict[str, Any] = {}
+    for route, produced in zip(waiting, ("same", "same", "other"), strict=True):
+        outcomes |= decided(route, produced)
+    models = [planner.route(t, outcomes).roles["model"] for t in planner.trials]
+    assert models[0] == models[1] != models[2]
+
+
+def test_a_filter_that_flags_nothing_shares_the_victim() -> None:
+    planner, (route,) = routes(sweep(defenses=[ActivationClustering()]))
+    after = planner.route(planner.trials[0], decided(route, "nothing", 0))
+    assert after.roles["model"] == after.roles["victim"]
+    none = only(sweep())
+    assert after.roles["tested"] == none.roles["tested"]
+
+
+def test_repairs_are_keyed_by_what_was_decided() -> None:
+    given = sweep(defenses=[NeuralCleanse(cut=2.0), NeuralCleanse(cut=1.9)])
+    planner, found = routes(given)
+    assert found[0].roles["defend"] == found[1].roles["defend"]
+    outcomes = decided(found[0], "class 0") | decided(found[1], "class 0")
+    models = {planner.route(t, outcomes).roles["model"] for t in planner.trials}
+    assert len(models) == 1 and models.pop().startswith("defend")
+    outcomes = decided(found[0], "nothing", 0) | decided(found[1], "class 0")
+    first, second = (planner.route(t, outcomes) for t in planner.trials)
+    assert first.roles["model"] == first.roles["victim"] != second.roles["model"]
+
+
+def test_a_changed_threshold_changes_the_decision_alone() -> None:
+    before, after = (only(sweep(defenses=[SpectralSignatures(fraction=f)])) for f in (0.1, 0.2))
+    changed = {role for role in before.roles if before.roles[role] != after.roles[role]}
+    assert changed == {"decide"}
+
+
+def test_shards_do_not_depend_on_their_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    few = only(sweep(defenses=[NeuralCleanse()])).roles
+    monkeypatch.setattr(NeuralCleanse, "parts", lambda self, k: tuple(map(str, range(2 * k))))
+    more = only(sweep(defenses=[NeuralCleanse()])).roles
+    shards = {key for role, key in few.items() if role.startswith("shard")}
+    assert len(shards) == 10 and shards < set(more.values())
+    assert few["defend"] != more["defend"]
+
+
+def test_rate_zero_shares_the_clean_victim() -> None:
+    planner, found = routes(sweep(attacks=[NoAttack(), BadNets(rate=0.0), Blend(rate=0.0)]))
+    assert len({route.roles["victim"] for route in found}) == 1
+    assert len({route.roles["tested"] for route in found}) == 3
+    assert not kinds(planner, "poison")
+    with_covers = only(sweep(attacks=[WaNet(rate=0.0)]))
+    assert "poison" in with_covers.roles
+
+
+def test_the_random_filter_waits_for_the_decision_that_it_matches() -> None:
+    given = sweep(defenses=[SpectralSignatures(), RandomFilter()])
+    planner, (spectral, random) = routes(given)
+    stage = planner.stages[random.roles["decide"]]
+    assert stage.inputs["reference"] == spectral.roles["decide"]
+    two = [SpectralSignatures(fraction=f) for f in (0.1, 0.2)]
+    for others in ([RandomFilter()], [RandomFilter(), *two]):
+        with pytest.raises(PlanError, match="like must name one defense"):
+            routes(sweep(defenses=others))
+
+
+def test_truth_reaches_only_those_who_declare_it() -> None:
+    planner, found = routes(sweep(defenses=[SpectralSignatures(), PerfectFilter(), ABL(), Strip()]))
+    spectral, perfect, abl, strip = (planner.stages[route.roles["defend"]] for route in found)
+    assert "weights" not in spectral.inputs and "features" in spectral.inputs
+    assert set(perfect.inputs) == {"data", "poison"}
+    assert "weights" not in abl.inputs
+    assert "weights" in strip.inputs
+    assert spectral.resource == perfect.resource == "cpu"
+    assert abl.resource == strip.resource == "gpu"
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"attacks": [SIG(rate=0.5)]}, "rate 0.5 asks for 648 .* the rate can be at most 0"),
+        ({"attacks": [BadNets(target=10)]}, "target must be a class from 0 to 9, got 10"),
+        ({"dataset": Digits(size=2000)}, "size must be at most 1297"),
+        ({"dataset": Digits(clean_size=500)}, "clean_size must leave images"),
+        ({"attacks": [BadNets(rate=0.6, cover_rate=0.6)]}, "cover_rate 0.6"),
+    ],
+)
+def test_impossible_sweeps_are_refused_before_any_work(given: dict[str, Any], words: str) -> None:
+    with pytest.raises(PlanError, match=words):
+        routes(sweep(**given))
+
+
+def test_an_unknown_layer_is_refused() -> None:
+    planner = Planner(sweep(defenses=[SpectralSignatures(layer="block9")]))
+    with pytest.raises(PlanError, match=r"named layers block1, .*got 'block9'"):
+        planner.check_layers()
+
+
+def test_an_attack_that_trains_the_victim(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(BadNets, "TRAINS", True)
+    planner, (route,) = routes(sweep(defenses=[FineTuning()]))
+    assert "poison" not in route.roles
+    assert planner.stages[route.roles["victim"]].params["attack"]["rate"] == 0.05
+    assert planner.stages[route.roles["tested"]].inputs["artifact"] == route.roles["victim"]
+    with pytest.raises(PlanError, match=r"exclude this combination: \{attack: badnets"):
+        routes(sweep(defenses=[SpectralSignatures()]))
+
+
+def test_an_attack_that_prepares_shares_it_over_rates(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(BadNets, "PREPARES", True)
+    planner, found = routes(sweep(attacks=[BadNets(rate=r) for r in (0.01, 0.05, 0.1)]))
+    assert len(kinds(planner, "prepare")) == 2
+    assert len({route.roles["poison"] for route in found}) == 3
+
+
+@pytest.mark.slow
+def test_ten_thousand_trials_plan_fast_and_small() -> None:
+    """Bounds far above what it takes; the figures are in benchmarks."""
+    code = """
+import resource, time
+from tests.test_plan import *
+from raysweep.schedule import Schedule
+start = time.perf_counter()
+given = sweep(
+    attacks=[BadNets(rate=r / 1000) for r in range(1, 101)],
+    defenses=[SpectralSignatures(fraction=f / 100) for f in range(1, 11)], seeds=10,
+)
+schedule = Schedule(Planner(given), set(), lambda key: {})
+assert len(schedule.planner.trials) == 10_000
+print(time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True,
+        cwd=Path(__file__).parent.parent,
+    )  # fmt: skip
+    seconds, kib = map(float, done.stdout.split())
+    assert kib < 1 << 20
+    assert seconds < 60, "an order of magnitude over what it takes"
