@@ -1,0 +1,268 @@
+"""Execution for real: on Ray Tune, inline, killed, launched again, on a cluster of three nodes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from raysweep import records
+from raysweep.launch import Conclusion, launch
+from raysweep.loading import load_sweep
+from raysweep.store import Store
+
+ROOT = Path(__file__).parent.parent
+VARYING = ("seconds", "host", "finished_at", "git_commit", "log", "run")
+SWEEP = """
+name: small
+dataset: {digits: {size: 400}}
+model: {tiny_cnn: {width: 8}}
+recipe: {epochs: 3, batch_size: 64}
+attacks: [none, badnets: {rate: 0.05}]
+defenses:
+  - none
+  - spectral_signatures: {fraction: %s}
+  - strip: {overlays: 4}
+  - fine_tuning: {epochs: 2}
+  - abl: {tuning_epochs: 1, unlearning_steps: 5}
+  - neural_cleanse: {steps: 12}
+  - random_filter
+seeds: %s
+track: {wandb: disabled}
+"""
+
+
+def write_sweep(folder: Path, *, fraction: float = 0.1, seeds: int = 1) -> Path:
+    file = folder / f"small-{fraction}-{seeds}.yaml"
+    text = (SWEEP % (fraction, seeds)).replace("[none, badnets: {", "[none, {badnets: {")
+    file.write_text(text.replace("{rate: 0.05}]", "{rate: 0.05}}]"))
+    return file
+
+
+def run(file: Path, store: Path, **options: Any) -> Conclusion:
+    return launch(load_sweep(file), file.read_text(), str(store), **options)
+
+
+def values(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return what must be equal however a sweep was run."""
+    kept = [c for c in rows.columns if not any(word in c for word in VARYING)]
+    return rows[sorted(kept)].reset_index(drop=True)
+
+
+def assert_same(one: pd.DataFrame, other: pd.DataFrame) -> None:
+    pd.testing.assert_frame_equal(values(one), values(other), check_exact=True)
+
+
+@pytest.fixture(scope="module")
+def inline(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Conclusion]:
+    """The sweep, run inline and undisturbed."""
+    folder = tmp_path_factory.mktemp("inline")
+    return folder / "store", run(write_sweep(folder), folder / "store", inline=True)
+
+
+def test_inline_finishes_every_trial(inline: tuple[Path, Conclusion]) -> None:
+    _, conclusion = inline
+    assert (conclusion.rows["status"] == "ok").all(), conclusion.rows[["status", "error"]]
+    assert len(conclusion.rows) == 14 and not conclusion.interrupted
+    assert Path(conclusion.report).read_text().startswith("<!doctype html>")
+    assert conclusion.rows["ca"].between(0, 1).all() and (conclusion.rows["ca_n"] == 400).all()
+    assert conclusion.rows["asr"].isna().sum() == 7, "no trigger, no ASR"
+
+
+def test_records_are_loaded_as_they_were_made(inline: tuple[Path, Conclusion]) -> None:
+    store, conclusion = inline
+    loaded = records.load("small", str(store))
+    assert list(loaded.columns) == list(conclusion.rows.columns)
+    for metric in ("ca", "asr", "tpr", "fpr", "poison_count", "own_seconds"):
+        pd.testing.assert_series_equal(
+            loaded[metric].astype(float), conclusion.rows[metric].astype(float)
+        )
+    assert loaded["trial"].is_unique
+    assert loaded.attrs["sweep"]["versions"]["torch"]
+    total = loaded["own_seconds"].sum() + loaded["shared_seconds"].sum()
+    stages = records.gather("small", str(store)).stages
+    assert total == pytest.approx(stages["seconds"].sum())
+
+
+def test_a_second_launch_runs_nothing(inline: tuple[Path, Conclusion], tmp_path: Path) -> None:
+    store, before = inline
+    again = run(write_sweep(tmp_path), store, inline=True)
+    assert again.ran == 0
+    assert_same(again.rows, before.rows)
+
+
+def test_a_changed_threshold_reruns_decisions_and_what_really_changes(
+    inline: tuple[Path, Conclusion], tmp_path: Path
+) -> None:
+    store, _ = inline
+    before = set(Store(str(store)).done())
+    run(write_sweep(tmp_path, fraction=0.1001), store, inline=True)
+    new = {key.partition("-")[0] for key in set(Store(str(store)).done()) - before}
+    assert new == {"decide", "evaluate"}, "the same samples are kept, so nothing is retrained"
+    before = set(Store(str(store)).done())
+    run(write_sweep(tmp_path, fraction=0.3), store, inline=True)
+    new = {key.partition("-")[0] for key in set(Store(str(store)).done()) - before}
+    assert new == {"decide", "train", "features", "evaluate"}
+
+
+def test_more_seeds_run_only_the_new_ones(inline: tuple[Path, Conclusion], tmp_path: Path) -> None:
+    store, _ = inline
+    more = run(write_sweep(tmp_path, seeds=2), store, inline=True)
+    finished = more.rows[more.rows["seed"] == 0]
+    assert len(more.rows) == 28 and len(finished) == 14
+    keys = set(finished["key_evaluate"])
+    stages = records.gather("small", str(store)).stages.set_index("key")
+    assert set(stages.loc[sorted(keys), "status"]) == {"cached"}
+
+
+def test_a_damaged_artifact_is_recomputed(inline: tuple[Path, Conclusion], tmp_path: Path) -> None:
+    store, before = inline
+    victim = before.rows.iloc[0]["key_victim"]
+    (file,) = store.glob(f"objects/train/*/{victim}-*")
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+    evaluated = before.rows.iloc[0]["key_evaluate"]
+    for key in (evaluated, before.rows.iloc[0]["key_tested"]):
+        Store(str(store)).discard(key.partition("-")[0], key)
+    again = run(write_sweep(tmp_path), store, inline=True)
+    assert again.ran == 3
+    assert_same(again.rows, before.rows)
+
+
+def test_a_failure_is_a_row_and_costs_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from raysweep.defenses.fine_tuning import FineTuning
+
+    def fail(self: FineTuning, inputs: Any, ctx: Any) -> Any:
+        return inputs.poison_mask  # which it does not declare
+
+    real = FineTuning.run
+    monkeypatch.setattr(FineTuning, "run", fail)
+    conclusion = run(write_sweep(tmp_path), tmp_path / "store", inline=True)
+    bad = conclusion.rows[conclusion.rows["status"] != "ok"]
+    assert set(bad["defense_name"]) == {"fine_tuning"} and set(bad["status"]) == {"failed"}
+    assert "KnowledgeError: fine_tuning read 'poison_mask'" in bad.iloc[0]["error"]
+    assert "Traceback" in Path(bad.iloc[0]["log"]).read_text()
+    monkeypatch.setattr(FineTuning, "run", real)
+    again = run(write_sweep(tmp_path), tmp_path / "store", inline=True)
+    assert (again.rows["status"] == "ok").all()
+
+
+def test_an_upstream_failure_names_its_cause(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from raysweep import training
+    from raysweep.errors import NonFiniteLoss
+
+    def diverge(*args: Any, **options: Any) -> Any:
+        raise NonFiniteLoss("the loss of step 3 is nan")
+
+    monkeypatch.setattr(training, "fit", diverge)
+    rows = run(write_sweep(tmp_path), tmp_path / "store", inline=True).rows
+    below = rows[rows["defense_name"] != "abl"]
+    assert set(below["status"]) == {"upstream_failed"}
+    assert below["error"].str.contains("step 3 is nan").all()
+    assert below["error_stage"].str.startswith("train-").all()
+
+
+def driver(file: Path, store: Path, *words: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "raysweep.cli", "launch", str(file), "--storage", str(store)]
+    return subprocess.Popen(
+        [*command, *words], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "RAY_USAGE_STATS_ENABLED": "0"},
+        start_new_session=True,
+    )  # fmt: skip
+
+
+def wait_for_stages(store: Path, least: int, process: subprocess.Popen[bytes]) -> set[str]:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        done = set(Store(str(store)).done())
+        if len(done) >= least:
+            return done
+        time.sleep(0.05)
+    raise AssertionError(f"{process.poll()}: only {len(done)} stages")
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_ray_gives_the_same_bytes_as_inline_even_after_kill_9(
+    inline: tuple[Path, Conclusion], tmp_path: Path
+) -> None:
+    file, store = write_sweep(tmp_path), tmp_path / "store"
+    first = driver(file, store)
+    done = wait_for_stages(store, 15, first)
+    os.killpg(first.pid, signal.SIGKILL)
+    first.wait()
+    done = set(Store(str(store)).done())
+    assert 15 <= len(done) < 90, "killed in the middle"
+    modified = {f: f.stat().st_mtime_ns for f in (store / "manifests").rglob("*.json")}
+    again = driver(file, store)
+    output = again.communicate(timeout=240)[0].decode()
+    assert again.returncode == 0, output
+    assert f"{len(done)} were stored already" in output
+    repeated = [f for f, at in modified.items() if f.stat().st_mtime_ns != at]
+    assert repeated == [], "no finished stage repeats"
+    assert_same(records.load("small", str(store)), inline[1].rows)
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_ctrl_c_leaves_a_consistent_state(tmp_path: Path) -> None:
+    file, store = write_sweep(tmp_path, seeds=2), tmp_path / "store"
+    process = driver(file, store)
+    wait_for_stages(store, 10, process)
+    process.send_signal(signal.SIGINT)
+    output = process.communicate(timeout=120)[0].decode()
+    assert process.returncode == 130, output
+    assert "go on with: raysweep launch" in output and "Traceback" not in output
+    rows = records.load("small", str(store))
+    assert len(rows) == 28 and "pending" in set(rows["status"])
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_a_cluster_of_three_nodes_with_shared_storage(
+    inline: tuple[Path, Conclusion], tmp_path: Path
+) -> None:
+    code = """
+    import sys
+    from pathlib import Path
+    import ray
+    from ray.cluster_utils import Cluster
+    from raysweep.launch import launch
+    from raysweep.loading import load_sweep
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    for _ in range(2):
+        cluster.add_node(num_cpus=1)
+    file = Path(sys.argv[1])
+    conclusion = launch(load_sweep(file), file.read_text(), sys.argv[2], address=cluster.address)
+    print(set(conclusion.rows["status"]))
+    cluster.shutdown()
+    """
+    file = write_sweep(tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code), str(file), str(tmp_path / "store")],
+        capture_output=True, text=True, cwd=ROOT, timeout=300,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "RAY_USAGE_STATS_ENABLED": "0"},
+    )  # fmt: skip
+    assert done.stdout.strip().endswith("{'ok'}"), done.stdout + done.stderr
+    assert_same(records.load("small", str(tmp_path / "store")), inline[1].rows)
+
+
+@pytest.mark.ray
+def test_no_cluster_at_an_address_is_one_clear_message(tmp_path: Path) -> None:
+    done = driver(write_sweep(tmp_path), tmp_path / "store", "--address", "127.0.0.1:1")
+    output = done.communicate(timeout=200)[0].decode()
+    assert done.returncode == 2, output
+    assert "RAY_AUTH_MODE=token" in output and "Traceback" not in output
