@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 import time
 from collections import Counter
 from types import TracebackType
@@ -189,7 +190,7 @@ def print_methods(console: Console, roles: list[methods.Role]) -> None:
         table.add_column("name", no_wrap=True)
         table.add_column("idea")
         for name in methods.available(role):
-            module = __import__(methods.load(role, name).__module__, fromlist=["__doc__"])
+            module = sys.modules[methods.load(role, name).__module__]
             table.add_row(name, (module.__doc__ or "").strip().split("\n\n")[0].replace("\n", " "))
         console.print(table)
 

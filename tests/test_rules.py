@@ -22,10 +22,15 @@ ONLY_IN = {"ray": {"execute.py"}, "wandb": {"track.py"}, "optuna": {"tune.py"}}
 LAYERS = [
     {"cli"}, {"launch", "screen"}, {"preview"}, {"track", "report"}, {"records", "schema"},
     {"execute"}, {"driver"}, {"ledger", "stages"}, {"desk", "loading"}, {"schedule", "judging"},
-    {"plan"}, {"graph", "spec", "store", "sweepfile", "metrics"}, {"artifact"}, {"attacks", "defenses"},
+    {"plan"}, {"graph", "spec", "store", "sweepfile", "metrics"},
+    {"artifact", "filesystem"}, {"attacks", "defenses"},
     {"training"}, {"models", "augmentation"}, {"datasets"}, {"context", "recipe", "methods"},
     {"identity", "rng"}, {"errors"}, {"raysweep"},
 ]  # fmt: skip
+PICKLERS = {"pickle", "cloudpickle", "dill", "marshal", "shelve", "joblib"}
+RUNNERS = {"eval", "exec", "compile", "__import__", "os.system", "os.popen", "yaml.load"}
+RUNNERS |= {"yaml.unsafe_load", "yaml.full_load"}
+HIDDEN = {"torch": {"load"}, "os": {"system", "popen"}, "yaml": {"load", "unsafe_load"}}
 # Methods may train; records are made for reports out of the report's own material.
 ALLOWED = {("defenses", "training"), ("attacks", "training"), ("records", "report")}
 
@@ -55,34 +60,65 @@ def against_the_flow(module: str, text: str) -> list[str]:
     bad = []
     for imported in imports(text):
         parts = imported.split(".")
-        if parts[0] != "raysweep" or len(parts) < 2 or (module, parts[1]) in ALLOWED:
+        outside = parts[0] != "raysweep" or len(parts) < 2 or parts[1] == "__version__"
+        if outside or (module, parts[1]) in ALLOWED:
             continue
         if not any(parts[1] in names for names in LAYERS):
-            continue
-        if layer(parts[1]) < layer(module):
+            bad.append(f"{imported} (not in LAYERS)")
+        elif layer(parts[1]) < layer(module):
             bad.append(imported)
     return bad
 
 
 def unsafe(text: str) -> list[str]:
-    found = [m for m in imports(text) if m.split(".")[0] in ("pickle", "cloudpickle", "dill")]
+    """Return whatever could run bytes that were read, or hide an import from these tests."""
+    found = [m for m in imports(text) if m.split(".")[0] in PICKLERS]
     for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.Call):
-            name = ast.unparse(node.func)
-            safe = any(
-                k.arg == "weights_only" and ast.unparse(k.value) == "True" for k in node.keywords
-            )
-            if name in ("eval", "exec", "os.system", "yaml.load") or (
-                name == "torch.load" and not safe
-            ):
-                found.append(name)
+        if isinstance(node, ast.ImportFrom):
+            found += [f"from {'.' * node.level}{node.module or ''}"] if node.level else []
+            names = {alias.name for alias in node.names}
+            found += [
+                f"from {node.module} import {n}" for n in names & HIDDEN.get(node.module, set())
+            ]
+        if not isinstance(node, ast.Call):
+            continue
+        name = ast.unparse(node.func)
+        given = {k.arg: ast.unparse(k.value) for k in node.keywords}
+        if name in RUNNERS or name.rpartition(".")[2] == "read_pickle":
+            found.append(name)
+        if name == "torch.load" and given.get("weights_only") != "True":
+            found.append(name)
+        if given.get("shell") == "True" or given.get("allow_pickle") == "True":
+            found.append(name)
     return found
+
+
+def undocumented(text: str) -> list[str]:
+    """Return public modules, classes and functions without a docstring; overloads of it too."""
+    tree = ast.parse(text)
+    missing = [] if ast.get_docstring(tree) else ["module"]
+
+    def visit(body: list[ast.stmt], prefix: str) -> None:
+        for node in body:
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                if node.name.startswith("_"):
+                    continue
+                if not ast.get_docstring(node):
+                    missing.append(prefix + node.name)
+                if isinstance(node, ast.ClassDef):
+                    visit(node.body, f"{prefix}{node.name}.")
+
+    visit(tree.body, "")
+    return missing
 
 
 def too_long(text: str) -> list[str]:
     bad = [] if text.count("\n") <= 350 else [f"{text.count(chr(10))} lines"]
     for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.FunctionDef) and (node.end_lineno or 0) - node.lineno >= 60:
+        if (
+            isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+            and (node.end_lineno or 0) - node.lineno >= 60
+        ):
             bad.append(node.name)
     return bad
 
@@ -101,6 +137,7 @@ def test_house_rules(file: Path) -> None:
     module = "raysweep" if parts == ("__init__",) else parts[0]
     assert foreign(file.name, text) == []
     assert unsafe(text) == []
+    assert undocumented(text) == []
     assert too_long(text) == []
     assert file.name == "cli.py" or not prints(text)
     if module != "raysweep":
@@ -123,6 +160,16 @@ def test_checkers_see_planted_faults() -> None:
     assert against_the_flow("store", "from raysweep import cli")
     assert unsafe("import pickle") and unsafe("torch.load(f)") and unsafe("eval('1')")
     assert not unsafe("torch.load(f, weights_only=True)")
+    for fault in (
+        "torch.load(f, weights_only=False)", "from torch import load", "from . import execute",
+        "from ..x import y", "np.load(f, allow_pickle=True)", "pd.read_pickle(f)",
+        "subprocess.run(c, shell=True)", "__import__('pickle')", "import joblib", "yaml.load(f)",
+    ):  # fmt: skip
+        assert unsafe(fault), fault
+    assert against_the_flow("plan", "import raysweep.something_new")
+    assert undocumented("x = 1") == ["module"]
+    whole = '"""M."""\nclass C:\n    """C."""\n    def f(self):\n        %s\n'
+    assert undocumented(whole % "pass") == ["C.f"] and not undocumented(whole % "'d'")
     assert too_long("x = 1\n" * 400)
     assert too_long("def f():\n" + "    x = 1\n" * 60) == ["f"]
     assert prints("print(1)")
@@ -130,7 +177,7 @@ def test_checkers_see_planted_faults() -> None:
 
 def test_planning_imports_neither_torch_nor_ray() -> None:
     code = (
-        "import sys; import raysweep.plan, raysweep.loading, raysweep.schema; "
+        "import sys; import raysweep.plan, raysweep.loading, raysweep.schema, raysweep.store; "
         "from raysweep import methods; "
         "[methods.load(r, n) for r in methods.ROLES for n in methods.available(r)]; "
         "print(sorted({'torch', 'ray', 'pandas', 'sklearn', 'scipy', 'wandb'} & set(sys.modules)))"

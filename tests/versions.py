@@ -13,17 +13,31 @@ from raysweep.graph import STAGE_VERSIONS
 
 ROOT = Path(__file__).parent.parent / "raysweep"
 PINS = Path(__file__).with_name("versions.json")
+# What stages of every method compute with; base classes among them.
+SHARED = ("stages", "desk", "judging", "metrics", "training", "augmentation", "rng")
+SHARED += methods.ROLES
 
 
 def source_digest(text: str) -> str:
-    """Return a digest of code without docstrings, comments and layout."""
+    """Return a digest of code without docstrings, comments and layout; one for all Pythons."""
     tree = ast.parse(text)
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             first = node.body[0] if node.body else None
             if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
                 node.body = node.body[1:] or [ast.Pass()]
-    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()[:16]
+    return hashlib.sha256(_plain(tree).encode()).hexdigest()[:16]
+
+
+def _plain(node: object) -> str:
+    # `ast.dump` and `ast.unparse` differ from one Python to the next, in empty fields and quotes.
+    if isinstance(node, ast.AST):
+        fields = [(n, v) for n, v in ast.iter_fields(node) if v is not None and v != []]
+        inside = ",".join(f"{name}={_plain(value)}" for name, value in fields)
+        return f"{type(node).__name__}({inside})"
+    if isinstance(node, list):
+        return "[" + ",".join(map(_plain, node)) + "]"
+    return repr(node)
 
 
 def current() -> dict[str, dict[str, Any]]:
@@ -34,8 +48,9 @@ def current() -> dict[str, dict[str, Any]]:
             text = (ROOT / role / f"{name}.py").read_text()
             version = methods.load(role, name).VERSION
             found[f"{role}/{name}"] = {"version": version, "digest": source_digest(text)}
-    for module in ("stages", "desk", "judging", "metrics", "training", "augmentation"):
-        text = (ROOT / f"{module}.py").read_text()
+    for module in SHARED:
+        file = ROOT / f"{module}.py"
+        text = (file if file.is_file() else ROOT / module / "__init__.py").read_text()
         found[module] = {"version": dict(STAGE_VERSIONS), "digest": source_digest(text)}
     return found
 
