@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import socket
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -73,8 +74,9 @@ def _connect(address: str | None) -> None:
         ray.init(address="local", include_dashboard=False, **quiet)
         return
     try:
+        _knock(address)
         ray.init(address=address, **quiet)
-    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         mode = os.environ.get("RAY_AUTH_MODE", "unset")
         raise PlanError(
             f"no Ray cluster answers at --address {address!r} ({error}); check that it runs "
@@ -82,6 +84,13 @@ def _connect(address: str | None) -> None:
             f"default, set RAY_AUTH_MODE=token here and give this host the cluster's token in "
             f"~/.ray/auth_token or RAY_AUTH_TOKEN_PATH (RAY_AUTH_MODE is {mode})"
         ) from None
+
+
+def _knock(address: str) -> None:
+    """Try the port for a moment: Ray itself would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdigit() and "/" not in address:
+        socket.create_connection((host, int(port)), timeout=10).close()
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -66,6 +67,15 @@ def inline(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Conclusion]:
     """The sweep, run inline and undisturbed."""
     folder = tmp_path_factory.mktemp("inline")
     return folder / "store", run(write_sweep(folder), folder / "store", inline=True)
+
+
+@pytest.fixture(scope="module")
+def before(inline: tuple[Path, Conclusion]) -> pd.DataFrame:
+    """The undisturbed run's records, as a user loads them."""
+    folder = inline[0].parent / "undisturbed"
+    rows = run(write_sweep(inline[0].parent), folder, inline=True).rows
+    assert_same(rows, inline[1].rows)
+    return records.load("small", str(folder))
 
 
 def test_inline_finishes_every_trial(inline: tuple[Path, Conclusion]) -> None:
@@ -197,7 +207,7 @@ def wait_for_stages(store: Path, least: int, process: subprocess.Popen[bytes]) -
 @pytest.mark.slow
 @pytest.mark.ray
 def test_ray_gives_the_same_bytes_as_inline_even_after_kill_9(
-    inline: tuple[Path, Conclusion], tmp_path: Path
+    before: pd.DataFrame, tmp_path: Path
 ) -> None:
     file, store = write_sweep(tmp_path), tmp_path / "store"
     first = driver(file, store)
@@ -210,10 +220,12 @@ def test_ray_gives_the_same_bytes_as_inline_even_after_kill_9(
     again = driver(file, store)
     output = again.communicate(timeout=240)[0].decode()
     assert again.returncode == 0, output
-    assert f"{len(done)} were stored already" in output
+    cached = re.search(r"stages ran, (\d+) were stored already", output)
+    # Workers outlive a killed driver by a moment and may still finish what they hold.
+    assert cached and len(done) <= int(cached[1]) < 90, output
     repeated = [f for f, at in modified.items() if f.stat().st_mtime_ns != at]
     assert repeated == [], "no finished stage repeats"
-    assert_same(records.load("small", str(store)), inline[1].rows)
+    assert_same(records.load("small", str(store)), before)
 
 
 @pytest.mark.slow
@@ -232,9 +244,7 @@ def test_ctrl_c_leaves_a_consistent_state(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.ray
-def test_a_cluster_of_three_nodes_with_shared_storage(
-    inline: tuple[Path, Conclusion], tmp_path: Path
-) -> None:
+def test_a_cluster_of_three_nodes_with_shared_storage(before: pd.DataFrame, tmp_path: Path) -> None:
     code = """
     import sys
     from pathlib import Path
@@ -257,7 +267,7 @@ def test_a_cluster_of_three_nodes_with_shared_storage(
         env={**os.environ, "PYTHONPATH": str(ROOT), "RAY_USAGE_STATS_ENABLED": "0"},
     )  # fmt: skip
     assert done.stdout.strip().endswith("{'ok'}"), done.stdout + done.stderr
-    assert_same(records.load("small", str(tmp_path / "store")), inline[1].rows)
+    assert_same(records.load("small", str(tmp_path / "store")), before)
 
 
 @pytest.mark.ray
