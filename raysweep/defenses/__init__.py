@@ -154,6 +154,7 @@ class Defense(Method):
     """A defense; its kind in the tables follows from what it needs and gives."""
 
     REPAIRS: ClassVar[bool] = False
+    CONTROL: ClassVar[bool] = False
 
     @abstractmethod
     def needs(self) -> frozenset[Need]:
@@ -172,6 +173,8 @@ class Defense(Method):
     def kind(self) -> str:
         """What this defense is called in a table (design, 'What a method needs and gives')."""
         names, gives = [], self.gives()
+        if self.CONTROL or not gives:
+            return "control"
         if "verdict" in gives:
             names.append("inspector")
         if "model" in gives:
@@ -180,7 +183,7 @@ class Defense(Method):
             names.append("filter")
         if "input_scores" in gives:
             names.append("detector")
-        return " + ".join(names) or "control"
+        return " + ".join(names)
 
     def parts(self, num_classes: int) -> tuple[str, ...]:
         """Return the names of the independent parts of `run`'s work; none: it is not cut."""

@@ -5,6 +5,8 @@ Where we differ: a control, not a published method. Cover samples are kept: they
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 
 from raysweep.context import Context
@@ -13,6 +15,8 @@ from raysweep.defenses import Decision, Defense, Evidence, Findings, Gift, Input
 
 class PerfectFilter(Defense):
     """Knows the poison mask."""
+
+    CONTROL: ClassVar[bool] = True
 
     def needs(self) -> frozenset[Need]:
         """Return the poison mask: an oracle."""

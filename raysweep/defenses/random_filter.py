@@ -6,6 +6,8 @@ defense named by `like`, against the same attack and with the same seed.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 from pydantic import Field
 
@@ -15,6 +17,8 @@ from raysweep.defenses import Decision, Defense, Evidence, Findings, Gift, Input
 
 class RandomFilter(Defense):
     """Scores are uniform noise."""
+
+    CONTROL: ClassVar[bool] = True
 
     like: str = Field("spectral_signatures", description="defense of this sweep to be matched")
 
