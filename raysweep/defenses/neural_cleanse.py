@@ -88,6 +88,7 @@ class NeuralCleanse(Defense):
             with training.autocast(inputs.recipe, ctx.device):
                 logits = victim((1 - mask) * images[rows] + mask * pattern).float()
             norm = mask.sum()
+            size = float(norm.detach())
             loss = F.cross_entropy(logits, labels) + cost.value * norm
             adam.zero_grad()
             loss.backward()
@@ -95,8 +96,8 @@ class NeuralCleanse(Defense):
             hits = float((logits.argmax(1) == target).float().mean())
             streak = 0.9 * streak + 0.1 * hits
             cost.move(hits >= self.success)
-            if min(hits, streak / 0.95) >= self.success and float(norm) < best_norm:
-                best, best_norm = trigger.detach().clone(), float(norm)
+            if min(hits, streak / 0.95) >= self.success and size < best_norm:
+                best, best_norm = trigger.detach().clone(), size
         if best_norm == float("inf"):
             best = torch.sigmoid(raw.detach())
         found = best.cpu().numpy()

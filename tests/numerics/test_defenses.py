@@ -1,0 +1,209 @@
+"""Defenses against closed forms and planted truth."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from raysweep.context import Context
+from raysweep.defenses import Decision, Evidence
+from raysweep.defenses.abl import ABL, Ascent, isolation_objective
+from raysweep.defenses.activation_clustering import ActivationClustering
+from raysweep.defenses.fine_tuning import FineTuning
+from raysweep.defenses.neural_cleanse import NeuralCleanse, anomaly_index
+from raysweep.defenses.spectral_signatures import SpectralSignatures, projections
+from raysweep.defenses.strip import Strip
+from raysweep.training import Batch
+from tests import toy
+
+
+def test_projections_on_planted_rank_one_features() -> None:
+    direction = np.array([3.0, 4.0]) / 5
+    weights = np.array([-2.0, -1.0, 0.0, 1.0, 2.0])
+    features = weights[:, None] * direction + np.array([10.0, -10.0])
+    np.testing.assert_allclose(projections(features, centered=True), weights**2, atol=1e-9)
+    raw = projections(features, centered=False)
+    assert not np.allclose(raw, weights**2)
+    top = np.linalg.svd(features)[2][0]
+    np.testing.assert_allclose(raw, (features @ top) ** 2, rtol=1e-9)
+    assert projections(features[:1], centered=True).tolist() == [0.0]
+    with pytest.raises(ValueError, match="must be finite"):
+        projections(np.array([[np.nan, 1.0]]), centered=True)
+
+
+def test_spectral_removals_are_those_of_the_rules() -> None:
+    rng = np.random.default_rng(0)
+    labels = np.repeat([0, 1, 2], [100, 60, 10])
+    values = {"train_scores": rng.random(170), "labels": labels, "poison_rate": 0.1}
+    by_rate = SpectralSignatures(removal="rate")
+    flags = by_rate.decide(Evidence("x", by_rate.needs(), values)).flags
+    assert flags is not None
+    assert [int(flags[labels == c].sum()) for c in range(3)] == [25, 25, 5]
+    by_share = SpectralSignatures(fraction=0.2)
+    flags = by_share.decide(Evidence("x", by_share.needs(), values)).flags
+    assert flags is not None
+    assert [int(flags[labels == c].sum()) for c in range(3)] == [20, 12, 2]
+    kept, gone = (values["train_scores"][(labels == 0) & (flags == f)] for f in (False, True))  # type: ignore[index]
+    assert kept.max() < gone.min()
+    assert by_rate.badges() == ("oracle: poison rate",) and by_share.badges() == ()
+
+
+@pytest.mark.parametrize(("share", "flagged"), [(0.1, True), (0.3, True), (0.4, False)])
+@pytest.mark.parametrize("reduction", ["pca", "ica"])
+def test_activation_clustering_flags_small_clusters_alone(
+    share: float, flagged: bool, reduction: str
+) -> None:
+    rng = np.random.default_rng(1)
+    count = int(200 * share)
+    features = rng.normal(size=(200, 20)).astype(np.float32)
+    features[:count] += 5
+    case = toy.toy()
+    defense = ActivationClustering(reduction=reduction)  # type: ignore[arg-type]
+    seen = toy.inputs(defense, case, features=features, labels=np.full(200, 2))
+    found = defense.run(seen, Context(seed=0))
+    evidence = {
+        "train_scores": found.train_scores,
+        "statistics": found.statistics,
+        "labels": np.full(200, 2),
+    }
+    flags = defense.decide(Evidence("x", defense.needs(), evidence)).flags
+    assert flags is not None
+    expected = (np.arange(200) < count) & flagged
+    assert (flags == expected).all()
+
+
+@pytest.mark.parametrize("rows", [0, 1, 2, 30])
+def test_activation_clustering_meets_tiny_and_constant_classes(rows: int) -> None:
+    case = toy.toy()
+    defense = ActivationClustering()
+    features = np.ones((rows, 5), np.float32)
+    seen = toy.inputs(defense, case, features=features, labels=np.zeros(rows, int))
+    found = defense.run(seen, Context(seed=0))
+    assert found.train_scores is not None and not np.asarray(found.train_scores).any()
+    assert not found.statistics["small"].any()
+
+
+def test_strip_rejects_its_nominal_share_of_clean_inputs() -> None:
+    case = toy.toy()
+    for fpr in (0.05, 0.2):
+        defense = Strip(overlays=8, fpr=fpr)
+        found = toy.found(defense, case)
+        evidence = toy.evidence(defense, case, found)
+        threshold = defense.decide(evidence).threshold
+        assert threshold is not None
+        share = (evidence.reference_scores > threshold).mean()
+        assert share <= fpr and share > fpr - 2 / 60
+        assert found.score_inputs is not None and found.calibration is not None
+        fresh = found.score_inputs(case.test.images.float() / 255, np.arange(200))
+        assert (fresh > threshold).mean() < fpr + 4 * math.sqrt(fpr / 60)
+
+
+def gradient(loss: str, gamma: float, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    free = logits.clone().requires_grad_(True)
+    batch = Batch(images=free, labels=labels, rows=torch.arange(len(labels)))
+    objective = isolation_objective(loss, gamma)  # type: ignore[arg-type]
+    objective(torch.nn.Identity(), {"data": batch}).backward()
+    assert free.grad is not None
+    return free.grad
+
+
+@pytest.mark.parametrize("loss", ["lga_sample", "lga_batch", "flooding"])
+def test_isolation_losses_turn_the_gradient_around_below_gamma(loss: str) -> None:
+    labels = torch.tensor([0, 1])
+    logits = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
+    value = float(F.cross_entropy(logits, labels))
+    plain = gradient("cross_entropy", 0.0, logits, labels)
+    torch.testing.assert_close(gradient(loss, value - 0.1, logits, labels), plain)
+    torch.testing.assert_close(gradient(loss, value + 0.1, logits, labels), -plain)
+
+
+def test_lga_per_sample_and_per_batch_differ_on_a_mixed_batch() -> None:
+    labels = torch.tensor([0, 1])
+    logits = torch.tensor([[5.0, 0.0, 0.0], [5.0, 0.0, 0.0]])
+    plain = gradient("cross_entropy", 0.0, logits, labels)
+    sample = gradient("lga_sample", 0.5, logits, labels)
+    torch.testing.assert_close(sample, plain * torch.tensor([[-1.0], [1.0]]))
+    torch.testing.assert_close(gradient("lga_batch", 0.5, logits, labels), plain)
+
+
+def test_isolation_takes_exactly_the_lowest_losses() -> None:
+    losses = np.random.default_rng(0).random(330)
+    for ratio, count in ((0.01, 3), (0.1, 33), (0.001, 1)):
+        defense = ABL(ratio=ratio)
+        flags = defense.decide(Evidence("x", defense.needs(), {"train_scores": -losses})).flags
+        assert flags is not None and flags.sum() == count
+        assert set(np.flatnonzero(flags)) == set(np.argsort(losses)[:count])
+
+
+def test_ascent_stops_at_what_a_defender_can_see() -> None:
+    ascent = Ascent(cap=math.log(100), most=3)
+    labels = torch.tensor([0, 0])
+    easy = torch.tensor([[9.0, 0.0], [9.0, 0.0]])
+
+    def step(logits: torch.Tensor) -> torch.Tensor:
+        batch = Batch(images=logits, labels=labels, rows=torch.arange(2))
+        return ascent(torch.nn.Identity(), {"isolated": batch})
+
+    loss = step(easy)
+    torch.testing.assert_close(loss, -F.cross_entropy(easy, labels))
+    assert not ascent.finished()
+    step(-easy)
+    assert ascent.finished(), "the isolated samples are forgotten"
+    step(easy)
+    assert ascent.steps == 3 and ascent.finished()
+
+
+def test_abl_isolates_and_unlearns_the_toy() -> None:
+    case = toy.toy()
+    defense = ABL(isolation_epochs=3, tuning_epochs=4, ratio=0.05)
+    found = toy.found(defense, case)
+    decision = defense.decide(toy.evidence(defense, case, found))
+    assert decision.flags is not None
+    assert case.mask[decision.flags].mean() >= 0.95
+    kept = dict(found.kept)
+    seen = toy.inputs(defense, case, found=kept, decision=decision)
+    weights = defense.repair(seen, Context(seed=5))
+    assert toy.asr(weights, case) < 0.2 < 0.9 < toy.asr(case.weights, case)
+    isolated = case.train.take(np.flatnonzero(decision.flags))
+    logits = toy.training.predict(toy.network(weights), isolated.images, toy.RECIPE, "cpu")
+    assert float(F.cross_entropy(logits, torch.from_numpy(isolated.labels))) > 2
+
+
+def test_anomaly_index_on_hand_made_norms() -> None:
+    norms = np.array([10.0, 11.0, 12.0, 13.0, 2.0])
+    index = anomaly_index(norms)
+    assert index[4] == pytest.approx((11 - 2) / (1.4826 * 1.0))
+    assert index[1] == 0 and index[3] < 0
+    assert anomaly_index(np.array([5.0, 5.0, 5.0, 1.0])).tolist() == [0, 0, 0, np.inf]
+
+
+def test_neural_cleanse_finds_the_planted_target_and_unlearns_it() -> None:
+    case = toy.toy()
+    defense = NeuralCleanse(steps=150, cut=1.0, unlearning_epochs=8)
+    found = toy.found(defense, case)
+    norms = found.statistics["norms"]
+    assert int(norms.argmin()) == toy.TARGET
+    index = defense.decide(toy.evidence(defense, case, found)).class_scores
+    assert index is not None and int(index.argmax()) == toy.TARGET
+    decision = Decision(classes=(toy.TARGET,), class_scores=index)
+    seen = toy.inputs(defense, case, found=found.kept, decision=decision)
+    weights = defense.repair(seen, Context(seed=5))
+    assert toy.asr(weights, case) < 0.3 and toy.accuracy(weights, case) > 0.8
+
+
+def test_fine_tuning_trains_a_copy_on_clean_images() -> None:
+    case = toy.toy()
+    found = toy.found(FineTuning(epochs=15), case)
+    assert found.model is not None
+    labels = torch.from_numpy(case.clean.labels)
+
+    def loss(weights: dict[str, torch.Tensor]) -> float:
+        logits = toy.training.predict(toy.network(weights), case.clean.images, toy.RECIPE, "cpu")
+        return float(F.cross_entropy(logits, labels))
+
+    assert loss(found.model) < loss(case.weights)
+    assert toy.accuracy(found.model, case) > 0.9
