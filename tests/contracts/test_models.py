@@ -1,0 +1,59 @@
+"""What every model keeps to, found by scanning."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from raysweep import methods, training
+from raysweep.context import Context
+from raysweep.datasets import Shape
+from raysweep.models import Model
+from raysweep.recipe import Recipe
+
+NAMES = list(methods.available("models"))
+PLAIN = Recipe(precision="float32")
+
+
+def shape(channels: int, height: int, width: int) -> Shape:
+    return Shape(
+        channels=channels, height=height, width=width, num_classes=7,
+        mean=(0.4,) * channels, std=(0.2,) * channels,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("size", [(1, 16, 16), (3, 32, 32), (3, 20, 28), (3, 64, 64)], ids=str)
+def test_builds_for_any_images_and_names_its_layers(name: str, size: tuple[int, int, int]) -> None:
+    model: Model = methods.load("models", name)()  # type: ignore[assignment]
+    network = training.build(model, shape(*size), Context(seed=1)).eval()
+    images = torch.rand(4, *size)
+    state = torch.get_rng_state()
+    logits = network(images)
+    assert torch.equal(torch.get_rng_state(), state) and logits.shape == (4, 7)
+    assert model.HEAD in model.LAYERS
+    for layer in model.LAYERS:
+        values, again = training.features(network, images, layer, model.HEAD, PLAIN, "cpu")
+        assert values.ndim == 2 and len(values) == 4
+        torch.testing.assert_close(again, logits.detach(), atol=1e-4, rtol=1e-4)
+    head = network.get_submodule(model.HEAD)
+    values, _ = training.features(network, images, model.HEAD, model.HEAD, PLAIN, "cpu")
+    torch.testing.assert_close(head(values).detach(), logits.detach(), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_normalizes_first_and_has_gradients_everywhere(name: str) -> None:
+    model: Model = methods.load("models", name)()  # type: ignore[assignment]
+    network = training.build(model, shape(3, 32, 32), Context(seed=1))
+    first = next(iter(network.children()))
+    middle = torch.full((2, 3, 32, 32), 0.4)
+    torch.testing.assert_close(first(middle), torch.zeros_like(middle), atol=1e-6, rtol=0)
+    network(torch.rand(4, 3, 32, 32)).sum().backward()
+    assert all(p.grad is not None for p in network.parameters())
+    same = training.build(model, shape(3, 32, 32), Context(seed=1))
+    other = training.build(model, shape(3, 32, 32), Context(seed=2))
+    pairs = zip(network.state_dict().values(), same.state_dict().values(), strict=True)
+    assert all(a.shape == b.shape for a, b in pairs)
+    head = f"{model.HEAD}.weight"
+    assert torch.equal(network.state_dict()[head], same.state_dict()[head])
+    assert not torch.equal(network.state_dict()[head], other.state_dict()[head])
