@@ -68,6 +68,7 @@ def publish(rows: pd.DataFrame, sweep: Mapping[str, Any], track: Track, folder: 
                 if mode == "offline":
                     raise
                 mode = "offline"
+                _forget()
                 warning = (
                     f"W&B is not reachable ({type(error).__name__}: {str(error)[:120]}); runs are "
                     f"kept offline, publish them with: wandb sync {folder}/wandb/offline-run-*"
@@ -120,6 +121,13 @@ def _write(
     )  # fmt: skip
     started.log(summary)
     started.finish()
+
+
+def _forget() -> None:
+    """Stop wandb's own process: it still holds the run that could not be started."""
+    import wandb
+
+    wandb.teardown()
 
 
 def _plain(value: Any) -> Any:

@@ -132,8 +132,9 @@ def roc_curves(material: Material) -> list[tuple[str, go.Figure]]:
     return figures
 
 
-def cost_bars(stages: pd.DataFrame) -> go.Figure:
+def cost_bars(material: Material) -> list[tuple[str, go.Figure]]:
     """Return seconds by stage kind: as run, and as they would be if nothing were shared."""
+    stages = material.stages
     kinds = list(dict.fromkeys(stages["kind"]))
     once = [stages.loc[stages["kind"] == k, "seconds"].sum() for k in kinds]
     alone = [
@@ -147,7 +148,7 @@ def cost_bars(stages: pd.DataFrame) -> go.Figure:
     )
     figure.update_layout(title="Seconds by stage kind", barmode="group")
     figure.update_yaxes(title="seconds")
-    return _plain(figure, 380)
+    return [("seconds by stage kind", _plain(figure, 380))]
 
 
 def picture(image_CHW: np.ndarray, side: int = 96) -> str:

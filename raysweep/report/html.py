@@ -184,7 +184,7 @@ def _results(rows: pd.DataFrame) -> str:
                 )
                 cells.append(f'<span title="{seeds}">{spread(entry, metric)}</span>')
             lines.append(
-                [html.escape(str(entry["defense"])), *cells, str(entry["ca_seeds"]),
+                [html.escape(str(entry["defense"])), *cells, str(len(points)),
                  _badges(entry["badges"])]
             )  # fmt: skip
         headers = ["defense", *(TITLES[m] for m in metrics), "n", "badges"]
@@ -217,8 +217,13 @@ def _figures(make: Any, source: Any) -> str:
         if source.empty:
             return ""
     out = ""
-    for title, figure in make(source):
-        drawn = figure.to_html(full_html=False, include_plotlyjs=False, config={"responsive": True})
+    for number, (title, figure) in enumerate(make(source)):
+        drawn = figure.to_html(
+            full_html=False,
+            include_plotlyjs=False,
+            div_id=f"{make.__name__}-{number}",
+            config={"responsive": True},
+        )
         label = html.escape(title, quote=True)
         out += f'<div class="figure" role="img" aria-label="{label}">{drawn}</div>'
     return out
@@ -292,7 +297,7 @@ def _cost(material: Material) -> str:
     text = f"<p>{once:.0f} s of stages serve trials that alone would take {alone:.0f} s: "
     return (
         text + f"a factor of {factor}.</p>" + _table("Cost by stage kind", headers, lines)
-        + _figures(lambda source: [("cost", figures.cost_bars(source.stages))], material)
+        + _figures(figures.cost_bars, material)
     )  # fmt: skip
 
 

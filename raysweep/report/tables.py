@@ -69,9 +69,11 @@ def with_detection(rows: pd.DataFrame) -> pd.DataFrame:
 
 def attack_column(rows: pd.DataFrame) -> pd.Series[str]:
     """Return how an attack is called in a table: its label, and its rate unless it has none."""
-    rate = _numbers(rows, "rate")
-    shown = rows["attack"].astype(str) + " @ " + (100 * rate).map("{:g} %".format)
-    return shown.where(rows["attack_name"] != "none", rows["attack"].astype(str))
+    names = [
+        label if name == "none" else f"{label} @ {100 * float(rate):g} %"
+        for label, name, rate in zip(rows["attack"], rows["attack_name"], rows["rate"], strict=True)
+    ]
+    return pd.Series(names, index=rows.index, dtype="str")
 
 
 def failed_attacks(rows: pd.DataFrame) -> set[str]:

@@ -1,0 +1,81 @@
+"""The command line as a user meets it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SWEEP = """
+name: cli
+dataset: {digits: {size: 300}}
+model: {tiny_cnn: {width: 8}}
+recipe: {epochs: 1}
+attacks: [{badnets: {rate: 0.05}}]
+defenses: [none, spectral_signatures]
+track: {wandb: disabled}
+"""
+
+
+def raysweep(*words: str, store: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "raysweep.cli", *words], capture_output=True, text=True, cwd=ROOT,
+        env={**os.environ, "RAYSWEEP_STORAGE": str(store)}, timeout=200,
+    )  # fmt: skip
+
+
+def test_plan_launch_status_report(tmp_path: Path) -> None:
+    file, store = tmp_path / "s.yaml", tmp_path / "store"
+    file.write_text(SWEEP)
+    planned = raysweep("plan", str(file), store=store)
+    assert planned.returncode == 0 and "cli: 2 trials" in planned.stdout
+    assert "below the decisions of 1 trials: 0 to 3 further stages" in planned.stdout
+    assert "have no recorded seconds yet" in planned.stdout
+    dry = raysweep("launch", str(file), "--dry-run", store=store)
+    assert dry.stdout == planned.stdout
+    done = raysweep("launch", str(file), "--inline", store=store)
+    assert done.returncode == 0, done.stderr
+    assert "badnets @ 5 %" in done.stdout and "spectral_signatures" in done.stdout
+    assert "report: " in done.stdout and "next: " in done.stdout
+    again = raysweep("plan", str(file), store=store)
+    assert "estimate: 0 s on one slot" in again.stdout
+    status = raysweep("status", "cli", store=store)
+    assert "0 failed" in status.stdout and "; ended" in status.stdout
+    shown = raysweep("report", "cli", "--output", str(tmp_path / "r.html"), store=store)
+    assert shown.returncode == 0 and (tmp_path / "r.html").stat().st_size > 1 << 20
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["status", "nothing"], 1, "no sweep 'nothing'"),
+        (["report", "nothing"], 1, "no sweep 'nothing'"),
+        (["list", "attack"], 2, "role must be one of attacks, defenses"),
+        (["launch", "x.yaml", "--inline", "--address", "auto"], 2, "give one"),
+        (["launch", "x.yaml"], 2, "x.yaml: cannot be read"),
+        (["plan", "sweeps/quickstart.yaml", "--storage", "/proc/nowhere"], 1, "/proc/nowhere"),
+    ],
+)
+def test_errors_are_one_message(words: list[str], code: int, message: str, tmp_path: Path) -> None:
+    done = raysweep(*words, store=tmp_path / "store")
+    assert done.returncode == code, done.stderr
+    assert done.stderr.startswith("error: ") and message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_lists_and_schema(tmp_path: Path) -> None:
+    listed = raysweep("list", store=tmp_path)
+    for name in ("badnets", "spectral_signatures", "digits", "resnet18"):
+        assert name in listed.stdout
+    assert raysweep("schema", store=tmp_path).stdout.startswith("{")
+    assert "is writable" in raysweep("doctor", store=tmp_path).stdout
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = "import sys, raysweep.cli; print(sorted({'torch', 'ray', 'pandas', 'pydantic', 'numpy'} & set(sys.modules)))"  # noqa: E501
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
