@@ -21,6 +21,18 @@ from raysweep.defenses.strip import Strip
 from raysweep.models.tiny_cnn import TinyCNN
 from raysweep.recipe import Recipe
 
+defenses = [
+    NoDefense(),
+    PerfectFilter(),
+    RandomFilter(),
+    SpectralSignatures(),
+    ActivationClustering(),
+    Strip(),
+    FineTuning(),
+    ABL(isolation_epochs=8),
+    NeuralCleanse(),
+]
+
 sweep = Sweep(
     name="quickstart",
     question="Which of nine defenses hold against four classic attacks on scanned digits?",
@@ -28,21 +40,13 @@ sweep = Sweep(
     model=TinyCNN(),
     recipe=Recipe(epochs=12, batch_size=64, learning_rate=0.1),
     attacks=[
-        BadNets(rate=0.05),
-        Blend(rate=0.05),
-        SIG(rate=0.08, delta=80.0),
+        *(BadNets(rate=rate) for rate in (0.0, 0.05)),
+        *(Blend(rate=rate) for rate in (0.0, 0.05)),
+        SIG(rate=0.06, target=8, delta=120.0, frequency=4.0),
         WaNet(rate=0.1),
     ],
-    defenses=[
-        NoDefense(),
-        PerfectFilter(),
-        RandomFilter(),
-        SpectralSignatures(),
-        ActivationClustering(),
-        Strip(),
-        FineTuning(),
-        ABL(isolation_epochs=8),
-        NeuralCleanse(),
-    ],
+    defenses=defenses,
+    # At rate 0 the victim is the clean model: its ASR is the floor of the trigger.
+    exclude=[{"rate": 0, "defense": [defense.name for defense in defenses[1:]]}],
     seeds=2,
 )
