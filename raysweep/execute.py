@@ -93,6 +93,17 @@ def _knock(address: str) -> None:
         socket.create_connection((host, int(port)), timeout=10).close()
 
 
+def _fits(sweep: Sweep, have: Mapping[str, float]) -> None:
+    """Refuse what this machine can never give; a cluster may still grow."""
+    for name, size in (("cpu", sweep.resources.cpu), ("gpu", sweep.resources.gpu)):
+        for kind, wanted in (("CPU", size.cpu), ("GPU", size.gpu), ("memory", size.memory_bytes)):
+            if wanted > have.get(kind, 0):
+                raise PlanError(
+                    f"resources.{name}.{kind.lower()}: a stage asks for {wanted:g}, this machine "
+                    f"has {have.get(kind, 0):g}; ask for less, or launch on a cluster (--address)"
+                )
+
+
 @contextmanager
 def _tune_settings(pending: int) -> Iterator[None]:
     """Keep Tune from writing five files a trial, and let it hold as many trials as we give it."""
@@ -123,6 +134,8 @@ def _tune(run: Run, *, cluster: bool, most: int | None, perform: Perform | None)
     from ray import tune
 
     have = ray.cluster_resources()
+    if not cluster:
+        _fits(run.sweep, have)
     slots = slots_of(have.get("CPU", 1), have.get("GPU", 0), run.sweep, most)
     ahead = most or (max(CLUSTER_AHEAD, max(slots.values())) if cluster else max(slots.values()))
     token = f"{id(run)}"

@@ -271,6 +271,16 @@ def test_a_cluster_of_three_nodes_with_shared_storage(before: pd.DataFrame, tmp_
 
 
 @pytest.mark.ray
+def test_more_than_the_machine_has_is_one_clear_message(tmp_path: Path) -> None:
+    file = write_sweep(tmp_path)
+    file.write_text(file.read_text() + "resources: {gpu: {gpu: 64}}\n")
+    done = driver(file, tmp_path / "store")
+    output = done.communicate(timeout=200)[0].decode()
+    assert done.returncode == 2, output
+    assert "resources.gpu.gpu: a stage asks for 64, this machine has" in output
+
+
+@pytest.mark.ray
 def test_no_cluster_at_an_address_is_one_clear_message(tmp_path: Path) -> None:
     done = driver(write_sweep(tmp_path), tmp_path / "store", "--address", "127.0.0.1:1")
     output = done.communicate(timeout=200)[0].decode()
