@@ -35,7 +35,7 @@ def _console(*, error: bool = False) -> Console:
 
     console = Console(stderr=error, soft_wrap=True, highlight=False)
     if not console.is_terminal:
-        console.width = 140  # A file or a pipe has no width of its own.
+        console.width = 200  # A file or a pipe has no width of its own.
     return console
 
 
