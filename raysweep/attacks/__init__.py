@@ -13,12 +13,13 @@ An attack that controls the training itself (`TRAINS`) gives the victim and the 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from raysweep.context import Arrays, Context
 from raysweep.datasets import ImageSet, IntArray, Shape
@@ -62,7 +63,8 @@ class Attack(Method):
     """A backdoor attack. Poisoned samples replace their originals.
 
     `rate` is stamped images over the whole training set (clean-label attacks too). With rate 0
-    nothing is stamped and the victim is the clean model: its ASR is the floor of the trigger.
+    nothing is stamped, no cover either, and the victim is the clean model: its ASR is the floor of
+    the trigger.
     """
 
     rate: float = Field(0.05, ge=0, le=1, description="poisoned images / training images")
@@ -83,6 +85,26 @@ class Attack(Method):
     CLEAN_LABEL: ClassVar[bool] = False
     PREPARES: ClassVar[bool] = False
     TRAINS: ClassVar[bool] = False
+
+    @model_validator(mode="after")
+    def _can_be_combined(self) -> Self:
+        if self.CLEAN_LABEL and self.label_map != "all_to_one":
+            raise ValueError(
+                f"label_map must be all_to_one, got {self.label_map}: {self.name} poisons images "
+                f"of one class and keeps their labels"
+            )
+        if self.CLEAN_LABEL and not self.include_target:
+            raise ValueError(
+                f"include_target must be true, got false: {self.name} poisons images of the target "
+                f"class only"
+            )
+        maps_to_itself = self.label_map == "all_to_one" and set(self.sources or ()) <= {self.target}
+        if self.sources is not None and (not self.sources or maps_to_itself):
+            raise ValueError(
+                f"sources must name a class other than target, got {list(self.sources)} with "
+                f"target {self.target}; leave sources out to attack all classes"
+            )
+        return self
 
     def prepare(self, data: ImageSet, model: Model, shape: Shape, ctx: Context) -> Arrays:
         """Return the arrays that `choose` and `stamp` will be given; only if `PREPARES`."""
@@ -140,20 +162,21 @@ class Attack(Method):
                     f"attack {self.name}: {field} must be a class from 0 to {num_classes - 1}, "
                     f"got {label}"
                 )
-        counts = Counts(
-            poison=int(self.rate * len(labels)), cover=int(self.cover_rate * len(labels))
-        )
+        poison = int(self.rate * len(labels))
+        cover = int(self.cover_rate * len(labels)) if self.rate > 0 else 0
+        counts = Counts(poison=poison, cover=cover)
         pool = int(self.pool(labels, num_classes).sum())
         if counts.poison > pool:
+            highest = math.floor(pool / len(labels) * 1e6) / 1e6  # rounded up it would not fit
             raise PlanError(
                 f"attack {self.name}: rate {self.rate:g} asks for {counts.poison} poisoned images "
                 f"of {len(labels)}, but only {pool} may be poisoned; "
-                f"the rate can be at most {pool / len(labels):.4g}"
+                f"the rate can be at most {highest:g}"
             )
         if counts.poison + counts.cover > len(labels):
             raise PlanError(
                 f"attack {self.name}: rate {self.rate:g} and cover_rate {self.cover_rate:g} ask "
-                f"for {counts.poison + counts.cover} of {len(labels)} images"
+                f"for {counts.poison + counts.cover} of {len(labels)} images; lower one of them"
             )
         return counts
 

@@ -52,7 +52,7 @@ class BadNets(Attack):
         if min(bottom, right) < self.size:
             raise ValueError(
                 f"size + margin must fit the image, got {self.size} + {self.margin} on "
-                f"{height} x {width}"
+                f"{height} x {width}; lower one of them"
             )
         stamped = images_BCHW.clone()
         stamped[:, :, bottom - self.size : bottom, right - self.size : right] = self.patch(stamped)

@@ -27,6 +27,7 @@ class NoAttack(Attack):
     """Stamps nothing."""
 
     rate: float = Field(0.0, ge=0, le=0, description="always 0")
+    cover_rate: float = Field(0.0, ge=0, le=0, description="always 0")
 
     def stamp(
         self, images_BCHW: torch.Tensor, *, ids: IntArray, part: Part, artifact: Arrays, seed: int

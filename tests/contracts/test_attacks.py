@@ -8,17 +8,24 @@ import torch
 from pydantic import ValidationError
 
 from raysweep import methods, rng
-from raysweep.attacks import Attack, Part
+from raysweep.attacks import Attack, Choice, Counts, Part
+from raysweep.datasets.digits import Digits
+from raysweep.defenses.none import NoDefense
 from raysweep.errors import PlanError
+from raysweep.models.tiny_cnn import TinyCNN
+from raysweep.plan import Planner
+from raysweep.spec import Sweep
 
-NAMES = list(methods.available("attacks"))
 SHAPES = [(1, 16, 16), (3, 32, 32), (3, 20, 28)]
 LABELS = rng.generator(0, "labels").integers(0, 10, 500)
+NAMES = list(methods.available("attacks"))
+# Told by what they do: a control has no trigger, so no input is eligible.
+TRIGGERS = [n for n in NAMES if methods.load("attacks", n)().eligible(LABELS, 10).any()]  # type: ignore[attr-defined]
 
 
 def make(name: str, **given: object) -> Attack:
     kind = methods.load("attacks", name)
-    if name == "none":
+    if name not in TRIGGERS:
         given.pop("rate", None)
     return kind.model_validate(given)  # type: ignore[return-value]
 
@@ -27,11 +34,18 @@ def pixels(shape: tuple[int, int, int], n: int = 8, seed: int = 0) -> torch.Tens
     return torch.rand(n, *shape, generator=torch.Generator().manual_seed(seed))
 
 
+def chosen(attack: Attack, seed: int = 2) -> Choice:
+    return attack.choose(LABELS, 10, {}, np.random.default_rng(seed))
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_is_a_frozen_value(name: str) -> None:
     attack = make(name)
     again = methods.restore("attacks", attack.identity())
     assert again == attack and hash(again) == hash(attack) and again.name == name
+    for field in type(attack).model_fields:
+        with pytest.raises(ValidationError):
+            setattr(attack, field, None)
     for wrong in ({"no_such_field": 1}, {"rate": 1.5}, {"rate": -0.1}, {"rate": "a lot"}):
         with pytest.raises(ValidationError):
             methods.load("attacks", name).model_validate(wrong)
@@ -43,32 +57,59 @@ def test_choices_are_counted_sorted_disjoint_and_in_the_pool(name: str, rate: fl
     attack = make(name, rate=rate)
     counts = attack.counts(LABELS, 10)
     assert counts.poison == int(attack.rate * 500)
-    chosen = attack.choose(LABELS, 10, {}, np.random.default_rng(1))
-    assert (len(chosen.poison), len(chosen.cover)) == (counts.poison, counts.cover)
-    assert (np.diff(chosen.poison) > 0).all() and (np.diff(chosen.cover) > 0).all()
-    assert not set(chosen.poison) & set(chosen.cover)
-    assert attack.pool(LABELS, 10)[chosen.poison].all()
-    again = attack.choose(LABELS, 10, {}, np.random.default_rng(1))
-    assert (again.poison == chosen.poison).all() and (again.cover == chosen.cover).all()
+    one, again = chosen(attack), chosen(attack)
+    assert (len(one.poison), len(one.cover)) == (counts.poison, counts.cover)
+    assert (np.diff(one.poison) > 0).all() and (np.diff(one.cover) > 0).all()
+    assert not set(one.poison) & set(one.cover)
+    assert attack.pool(LABELS, 10)[one.poison].all()
+    assert (again.poison == one.poison).all() and (again.cover == one.cover).all()
 
 
-@pytest.mark.parametrize("name", [n for n in NAMES if n != "none"])
+@pytest.mark.parametrize("name", TRIGGERS)
 def test_a_smaller_rate_poisons_a_part_of_what_a_larger_one_does(name: str) -> None:
-    small, large = (
-        make(name, rate=rate).choose(LABELS, 10, {}, np.random.default_rng(2)).poison
-        for rate in (0.02, 0.06)
-    )
+    small, large = (chosen(make(name, rate=rate)).poison for rate in (0.02, 0.06))
     assert set(small) < set(large)
+    assert set(chosen(make(name, rate=0.06), seed=3).poison) != set(large)
 
 
-@pytest.mark.parametrize("name", [n for n in NAMES if n != "none"])
-def test_an_impossible_rate_names_the_highest_possible_one(name: str) -> None:
-    attack = make(name, rate=0.9, sources=[1] if name != "sig" else None) if name == "sig" else (
-        methods.restore("attacks", {**make(name).identity(), "rate": 0.9, "sources": [1]})
+@pytest.mark.parametrize("name", NAMES)
+def test_rate_0_touches_nothing(name: str) -> None:
+    attack = make(name, rate=0.0)
+    assert attack.counts(LABELS, 10) == Counts(poison=0, cover=0)
+    assert len(chosen(attack).poison) == len(chosen(attack).cover) == 0
+
+
+@pytest.mark.parametrize("name", TRIGGERS)
+def test_at_rate_0_the_victim_is_the_clean_model(name: str) -> None:
+    attacks = [methods.load("attacks", "none")(), make(name, rate=0.0)]
+    sweep = Sweep.model_validate(
+        {"name": "t", "dataset": Digits(), "model": TinyCNN(), "attacks": attacks,
+         "defenses": [NoDefense()], "seeds": 1}
     )  # fmt: skip
-    pool = attack.pool(LABELS, 10).sum()
-    with pytest.raises(PlanError, match=f"can be at most {pool / 500:.4g}"):
-        attack.counts(LABELS, 10)
+    planner = Planner(sweep)
+    clean, floor = (planner.route(trial, {}).roles for trial in planner.trials)
+    assert floor["victim"] == clean["victim"] and "poison" not in floor
+    assert floor["evaluate"] != clean["evaluate"]
+
+
+@pytest.mark.parametrize("name", TRIGGERS)
+@pytest.mark.parametrize("total", [500, 50_000])
+def test_an_impossible_rate_names_the_highest_possible_one(name: str, total: int) -> None:
+    # Two thirds of class 1: a share that would be rounded up to more than there are.
+    labels = np.where(np.arange(total) % 3 < 2, 1, 0)
+    pooled = {"target": 1} if make(name).CLEAN_LABEL else {"sources": (1,)}
+    attack = make(name, rate=0.9, cover_rate=0.0, **pooled)
+    pool = int(attack.pool(labels, 2).sum())
+    with pytest.raises(PlanError, match=r"the rate can be at most ([\d.]+)") as refused:
+        attack.counts(labels, 2)
+    named = float(str(refused.value).rpartition(" ")[2])
+    possible = attack.model_copy(update={"rate": named}).counts(labels, 2)
+    assert pool - 1 <= possible.poison <= pool
+    beyond = attack.model_copy(update={"rate": (pool + 1.5) / total})
+    with pytest.raises(PlanError, match=f"asks for {pool + 1} poisoned images"):
+        beyond.counts(labels, 2)
+    with pytest.raises(PlanError, match="target must be a class from 0 to 9, got 10"):
+        make(name, target=10).counts(LABELS, 10)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -92,20 +133,36 @@ def test_stamping_is_pure_bounded_and_blind_to_batches(
     again = attack.stamp(images, ids=ids, part=part, artifact={}, seed=7)
     assert torch.equal(again, stamped)
     changed = (stamped != images).flatten(1).any(1)
-    assert changed.all() if name != "none" else not changed.any()
+    assert changed.all() if name in TRIGGERS else not changed.any()
 
 
-@pytest.mark.parametrize("name", [n for n in NAMES if n != "none"])
+@pytest.mark.parametrize("name", TRIGGERS)
 def test_label_maps_and_sources(name: str) -> None:
     attack = make(name, target=3)
     assert (attack.relabel(LABELS, 10) == 3).all()
     assert (attack.eligible(LABELS, 10) == (LABELS != 3)).all()
+    specific = make(name, sources=(2, 4))
+    assert (specific.eligible(LABELS, 10) == np.isin(LABELS, [2, 4])).all()
+    if attack.CLEAN_LABEL:
+        assert (attack.pool(LABELS, 10) == (LABELS == 3)).all()
+        poisoned = LABELS[chosen(attack).poison]
+        assert (attack.relabel(poisoned, 10) == poisoned).all()
+        for wrong in ({"label_map": "all_to_all"}, {"include_target": False}):
+            with pytest.raises(ValidationError, match=f"{next(iter(wrong))} must be"):
+                make(name, **wrong)
+        return
+    assert (specific.pool(LABELS, 10) == np.isin(LABELS, [2, 4])).all()
+    outside = make(name, include_target=False, target=3)
+    assert (outside.pool(LABELS, 10) == (LABELS != 3)).all()
     shifted = make(name, label_map="all_to_all")
     assert (shifted.relabel(LABELS, 10) == (LABELS + 1) % 10).all()
     assert shifted.eligible(LABELS, 10).all()
-    specific = methods.restore("attacks", {**make(name).identity(), "sources": [2, 4]})
-    assert (specific.eligible(LABELS, 10) == np.isin(LABELS, [2, 4])).all()
-    if not attack.CLEAN_LABEL:
-        assert (specific.pool(LABELS, 10) == np.isin(LABELS, [2, 4])).all()
-        outside = make(name, include_target=False, target=3)
-        assert (outside.pool(LABELS, 10) == (LABELS != 3)).all()
+
+
+@pytest.mark.parametrize("name", TRIGGERS)
+@pytest.mark.parametrize("sources", [(), (3,)], ids=str)
+def test_sources_that_leave_nothing_to_attack_are_refused(
+    name: str, sources: tuple[int, ...]
+) -> None:
+    with pytest.raises(ValidationError, match="sources must name a class other than target"):
+        make(name, target=3, sources=sources)
