@@ -1,15 +1,20 @@
 """Weights & Biases: one run per finished trial, written by the driver; the only user of wandb.
 
 A run's id is a hash of sweep and trial, so that a trial published twice is the same run. What was
-published is remembered, so that an unchanged row is not written again. Nothing that goes wrong here
-ever fails a sweep.
+published is remembered, so that an unchanged row is not written again and an interrupted publishing
+goes on. Nothing that goes wrong here ever fails a sweep, and nothing here ever asks a question.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 import os
-from collections.abc import Mapping
+import shlex
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,9 +25,18 @@ import pandas as pd
 from raysweep.identity import digest
 from raysweep.spec import Track
 
-CONFIG = ("dataset", "model", "attack_name", "rate", "defense_name", "kind", "badges", "seed")
-NOT_METRICS = frozenset({"seed", "rate", "target"})
+Mode = Literal["online", "offline"]
+CONFIG = (
+    "dataset", "model", "attack", "attack_name", "rate", "target", "defense", "defense_name",
+    "kind", "badges", "seed", "trial", "git_commit",
+)  # fmt: skip
+TAGS = ("dataset", "model", "attack_name", "defense_name")
+# Shares of a cost change whenever another trial joins; they say nothing about this one.
+UNSTABLE = frozenset({"own_seconds", "shared_seconds", "gpu_seconds", "finished_at"})
 MEMORY = "published.jsonl"
+CONNECT_SECONDS = 20
+UPLOAD_SECONDS = 60.0
+TAG_CHARACTERS = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,113 +45,207 @@ class Published:
 
     count: int = 0
     skipped: int = 0
+    folder: Path = Path()
     warning: str = ""
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Entry:
+    """One run to be: its id, a digest of what it says, and what it says."""
+
+    run: str
+    mark: str
+    row: Mapping[str, Any]
+    config: dict[str, Any]
+    summary: dict[str, float]
+
+
 def publish(rows: pd.DataFrame, sweep: Mapping[str, Any], track: Track, folder: Path) -> Published:
-    """Write a run for every row that is new or has changed.
+    """Write a run for every finished trial that is new or has changed.
+
+    Without a key or a network, runs are kept offline, and the warning says how to upload them; a
+    later call that reaches W&B writes them there itself.
 
     Args:
-        rows: finished trials.
+        rows: trials; those whose status is not `ok` are left out.
         sweep: its description; the name is the runs' group unless `track.group` is given.
         track: mode, project, entity.
         folder: where offline runs and the memory of what was published are kept.
+
+    Returns:
+        Counts and a warning. No exception of wandb or of the file system leaves this function.
     """
     if track.wandb == "disabled" or rows.empty:
-        return Published()
+        return Published(folder=folder)
+    try:
+        return _publish(rows, sweep, track, folder)
+    except Exception as error:  # noqa: BLE001  tracking never fails a sweep
+        return Published(folder=folder, warning=_trouble(error))
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
+
+
+def _trouble(error: Exception) -> str:
+    return (
+        f"W&B failed ({_said(error)}); the records are whole, and what "
+        f"was not published is published by the next launch"
+    )
+
+
+def _publish(rows: pd.DataFrame, sweep: Mapping[str, Any], track: Track, folder: Path) -> Published:
     folder.mkdir(parents=True, exist_ok=True)
-    known = _known(folder / MEMORY)
-    todo = []
-    for record in rows.to_dict("records"):
-        row = {str(name): value for name, value in record.items()}
-        run = digest(f"{sweep['name']}/{row['trial']}")[:16]
-        config, summary = _config(row), _summary(row)
-        mark = digest(json.dumps([track.wandb, config, summary], sort_keys=True, default=str))
-        if known.get(run) != mark:
-            todo.append((run, mark, row, config, summary))
-    skipped = len(rows) - len(todo)
-    if not todo:
-        return Published(skipped=skipped)
-    mode: Literal["online", "offline"] = track.wandb
-    warning, count = "", 0
-    for run, mark, row, config, summary in todo:
+    memory = folder / MEMORY
+    known = _known(memory)
+    mode: Mode = "online" if track.wandb == "online" else "offline"
+    finished = rows[rows["status"] == "ok"] if "status" in rows else rows
+    queue = [_entry(row, sweep, track) for row in reversed(finished.to_dict("records"))]
+    count, skipped, warning = 0, 0, ""
+    while queue:
+        entry = queue.pop()
+        # What only lies offline is not yet published online.
+        if (entry.mark, mode) in known.get(entry.run, ()):
+            skipped += 1
+            continue
         try:
-            try:
-                _write(run, row, config, summary, sweep, track, folder, mode)
-            except Exception as error:
-                if mode == "offline":
-                    raise
-                mode = "offline"
-                _forget()
-                warning = (
-                    f"W&B is not reachable ({type(error).__name__}: {str(error)[:120]}); runs are "
-                    f"kept offline, publish them with: wandb sync {folder}/wandb/offline-run-*"
-                )
-                _write(run, row, config, summary, sweep, track, folder, mode)
+            _write(entry, sweep, track, folder, mode)
         except Exception as error:  # noqa: BLE001  tracking never fails a sweep
-            warning = f"W&B failed ({type(error).__name__}: {str(error)[:200]}); records are whole"
-            break
-        with (folder / MEMORY).open("a") as memory:
-            memory.write(json.dumps({"run": run, "mark": mark}) + "\n")
+            if mode == "offline":
+                warning = _trouble(error)
+                break
+            mode, warning = "offline", _unreachable(error, folder)
+            _forget()
+            queue.append(entry)
+            continue
+        _remember(memory, entry, mode)
         count += 1
-    return Published(count=count, skipped=skipped, warning=warning)
+    return Published(count=count, skipped=skipped, folder=folder, warning=warning)
 
 
-def _known(file: Path) -> dict[str, str]:
-    known = {}
-    if file.exists():
-        for line in file.read_text().splitlines():
-            try:
-                entry = json.loads(line)
-                known[entry["run"]] = entry["mark"]
-            except (ValueError, KeyError):
-                continue
+def _unreachable(error: Exception, folder: Path) -> str:
+    where = f"{shlex.quote(str(folder / 'wandb'))}/offline-run-*"
+    return (
+        f"W&B is not reachable ({_said(error)}); runs are kept "
+        f"offline, upload them with: wandb sync {where}"
+    )
+
+
+def _entry(record: Mapping[Any, Any], sweep: Mapping[str, Any], track: Track) -> _Entry:
+    row = {str(name): value for name, value in record.items()}
+    config, summary = _config(row), _summary(row)
+    where = [track.project, track.entity, track.group]
+    told = json.dumps([where, config, summary], sort_keys=True, default=str)
+    run = digest(f"{sweep['name']}/{row['trial']}")[:16]
+    return _Entry(run=run, mark=digest(told), row=row, config=config, summary=summary)
+
+
+def _known(file: Path) -> dict[str, set[tuple[str, str]]]:
+    """Return run id → (mark, mode) of its last writing, offline and online; skip torn lines."""
+    last: dict[tuple[str, str], str] = {}
+    for line in file.read_text(errors="replace").splitlines() if file.exists() else ():
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            entry = json.loads(line)
+            last[entry["run"], entry["mode"]] = entry["mark"]
+    known: dict[str, set[tuple[str, str]]] = {}
+    for (run, mode), mark in last.items():
+        known.setdefault(run, set()).add((mark, mode))
     return known
 
 
-def _write(
-    run: str,
-    row: Mapping[str, Any],
-    config: dict[str, Any],
-    summary: dict[str, float],
-    sweep: Mapping[str, Any],
-    track: Track,
-    folder: Path,
-    mode: Literal["online", "offline"],
-) -> None:
-    os.environ.setdefault("WANDB_SILENT", "true")
-    import wandb
+def _remember(file: Path, entry: _Entry, mode: Mode) -> None:
+    torn = file.exists() and not file.read_bytes().endswith(b"\n")
+    with file.open("a") as memory:
+        line = json.dumps({"run": entry.run, "mode": mode, "mark": entry.mark})
+        memory.write(("\n" if torn else "") + line + "\n")
 
-    settings = wandb.Settings(
-        console="off", silent=True, disable_git=True, disable_code=True, x_disable_stats=True,
-        x_disable_meta=True, init_timeout=20,
-    )  # fmt: skip
-    started = wandb.init(
-        id=run, name=f"{row['attack']} · {row['defense']} · seed {row['seed']}", mode=mode,
-        project=track.project, entity=track.entity, group=track.group or sweep["name"],
-        job_type=str(row["kind"]), config=config, dir=str(folder), settings=settings,
-        tags=[str(row[tag])[:64] for tag in ("dataset", "attack_name", "defense_name")],
-        resume="allow" if mode == "online" else None, reinit="finish_previous",
-    )  # fmt: skip
-    started.log(summary)
-    started.finish()
+
+def _write(entry: _Entry, sweep: Mapping[str, Any], track: Track, folder: Path, mode: Mode) -> None:
+    """Write one run, or raise."""
+    before = set(_offline_runs(folder, entry.run))
+    row = entry.row
+    with _unattended():
+        import wandb
+
+        started = wandb.init(
+            id=entry.run,
+            name=f"{row['attack']} · {row['defense']} · seed {row['seed']}"[:128],
+            mode=mode,
+            project=track.project,
+            entity=track.entity,
+            group=track.group or str(sweep["name"]),
+            job_type=str(row["kind"])[:TAG_CHARACTERS],
+            config=entry.config,
+            dir=str(folder),
+            settings=_settings(wandb),
+            tags=list(dict.fromkeys(str(row[t])[:TAG_CHARACTERS] for t in TAGS if row.get(t))),
+            resume="allow" if mode == "online" else None,
+            reinit="finish_previous",
+        )
+        started.log(entry.summary)
+        started.finish()
+    for stale in before:
+        # The same run, said again: uploading both would mix them.
+        shutil.rmtree(stale, ignore_errors=True)
+
+
+def _settings(wandb: Any) -> Any:
+    """Return settings that collect nothing, print nothing and end in bounded time."""
+    wanted = {
+        "console": "off", "silent": True, "disable_git": True, "disable_code": True,
+        "save_code": False, "x_disable_stats": True, "x_disable_meta": True,
+        "x_disable_machine_info": True, "x_save_requirements": False,
+        "init_timeout": CONNECT_SECONDS, "login_timeout": CONNECT_SECONDS,
+        "finish_timeout": UPLOAD_SECONDS, "finish_timeout_raises": True,
+    }  # fmt: skip
+    known = wandb.Settings.model_fields  # Versions differ in the lesser ones.
+    return wandb.Settings(**{name: value for name, value in wanted.items() if name in known})
+
+
+def _offline_runs(folder: Path, run: str) -> list[Path]:
+    return sorted((folder / "wandb").glob(f"offline-run-*-{run}*"))
+
+
+@contextlib.contextmanager
+def _unattended() -> Iterator[None]:
+    """Give wandb no terminal to ask at: a sweep must not wait for a key at night."""
+    stdin, silent = sys.stdin, os.environ.get("WANDB_SILENT")
+    os.environ["WANDB_SILENT"] = "true"
+    with Path(os.devnull).open() as nothing:
+        sys.stdin = nothing
+        try:
+            yield
+        finally:
+            sys.stdin = stdin
+            if silent is None:
+                os.environ.pop("WANDB_SILENT", None)
+            else:
+                os.environ["WANDB_SILENT"] = silent
 
 
 def _forget() -> None:
     """Stop wandb's own process: it still holds the run that could not be started."""
     import wandb
 
-    wandb.teardown()
+    with contextlib.suppress(Exception):
+        wandb.teardown()
 
 
 def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
+def _defined(value: Any) -> bool:
+    """Return whether a cell holds something: not None, NA, NaN or infinite."""
+    if value is None or value is pd.NA or value is pd.NaT:
+        return False
+    return not isinstance(value, float) or math.isfinite(value)
+
+
 def _config(row: Mapping[str, Any]) -> dict[str, Any]:
     """Return parameters with flat keys: filters and groups of W&B disagree on nested ones."""
-    chosen = {k: v for k, v in row.items() if k in CONFIG or "." in k}
-    return {k: _plain(v) for k, v in chosen.items() if v is not None and v == v}
+    chosen = {k: _plain(v) for k, v in row.items() if k in CONFIG or "." in k}
+    return {k: v for k, v in chosen.items() if _defined(v)}
 
 
 def _summary(row: Mapping[str, Any]) -> dict[str, float]:
@@ -145,8 +253,7 @@ def _summary(row: Mapping[str, Any]) -> dict[str, float]:
     numbers = {}
     for name, value in row.items():
         plain = _plain(value)
-        if "." in name or name in NOT_METRICS or not isinstance(plain, int | float):
-            continue
-        if plain == plain and "seconds" not in name and name != "finished_at":
+        outside = "." in name or name in CONFIG or name in UNSTABLE
+        if not outside and isinstance(plain, int | float) and _defined(plain):
             numbers[name] = float(plain)
     return numbers

@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import math
+import re
 import shutil
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from raysweep import records
 from raysweep.launch import launch
 from raysweep.loading import from_text
+from raysweep.report.elements import picture, table
+from raysweep.report.evidence import factor, magnified
+from raysweep.report.figures import heat_maps, rate_lines
 from raysweep.report.html import render
 from raysweep.report.material import Material
-from raysweep.report.tables import aggregate, failed_attacks, spread, text_table
+from raysweep.report.tables import METRICS, aggregate, failed_attacks, floors, spread, text_table
 from raysweep.sweepfile import parse
+from tests.material import generated, row
 
 SWEEP = """
 name: shown
@@ -42,34 +51,117 @@ def test_aggregate_gives_means_intervals_and_extremes() -> None:
     rows = pd.DataFrame(
         {"d": ["a"] * 3 + ["b"], "ca": [0.1, 0.2, 0.3, 0.5], "ca_n": [10, 10, 10, 20]}
     )
-    table = aggregate(rows, ["d"], ["ca", "absent"]).set_index("d")
-    assert table.loc["a", "ca"] == pytest.approx(0.2)
-    assert table.loc["a", "ca_high"] - 0.2 == pytest.approx(0.24841, abs=1e-4)
-    assert (table.loc["a", "ca_min"], table.loc["a", "ca_max"]) == (0.1, 0.3)
-    low, high = table.loc["b", "ca_low"], table.loc["b", "ca_high"]
-    assert (low, high) == (pytest.approx(0.2993, abs=1e-3), pytest.approx(0.7007, abs=1e-3))
-    assert math.isnan(table.loc["a", "absent"]) and table.loc["a", "absent_seeds"] == 0
-    assert spread(table.loc["a"], "ca") == "20.0 (10.0–30.0)"
-    assert spread(table.loc["a"], "absent") == "–"
+    summed = aggregate(rows, ["d"], ["ca", "absent"]).set_index("d")
+    assert summed.loc["a", "ca"] == pytest.approx(0.2)
+    # t(0.975, 2) = 4.30265; deviation 0.1; 4.30265 * 0.1 / sqrt(3) = 0.24841
+    assert summed.loc["a", "ca_high"] - 0.2 == pytest.approx(0.24841, abs=1e-5)
+    assert 0.2 - summed.loc["a", "ca_low"] == pytest.approx(0.24841, abs=1e-5)
+    assert (summed.loc["a", "ca_min"], summed.loc["a", "ca_max"]) == (0.1, 0.3)
+    low, high = summed.loc["b", "ca_low"], summed.loc["b", "ca_high"]
+    assert (low, high) == (pytest.approx(0.2993, abs=1e-4), pytest.approx(0.7007, abs=1e-4))
+    assert math.isnan(summed.loc["a", "absent"]) and summed.loc["a", "absent_seeds"] == 0
+    assert spread(summed.loc["a"], "ca") == "20.0 (10.0–30.0)"
+    assert spread(summed.loc["b"], "ca") == "50.0 [29.9–70.1]"
+    assert spread(summed.loc["a"], "absent") == "–"
+    five = aggregate(pd.DataFrame({"d": "x", "ca": [0.1, 0.2, 0.3, 0.4, 0.5]}), ["d"], ["ca"])
+    # t(0.975, 4) = 2.77645; deviation 0.158114; 2.77645 * 0.158114 / sqrt(5) = 0.19632
+    assert spread(five.iloc[0], "ca") == "30.0 ± 19.6"
 
 
-def row(**given: Any) -> dict[str, Any]:
-    base = {
-        "sweep": "s", "trial": "t", "dataset": "d", "model": "m", "attack": "badnets",
-        "attack_name": "badnets", "rate": 0.05, "defense": "none", "defense_name": "none",
-        "kind": "control", "badges": "", "seed": 0, "status": "ok", "error": "",
-        "error_stage": "", "log": "", "ca": 0.9, "ca_n": 100, "asr": 0.4, "asr_n": 90,
-    }  # fmt: skip
-    return {**base, **given}
+def test_undefined_values_do_not_count() -> None:
+    rows = pd.DataFrame({"d": "x", "tpr": [0.4, None, np.nan, np.inf], "tpr_n": [5, 0, 0, 7]})
+    entry = aggregate(rows, ["d"], ["tpr"]).iloc[0]
+    assert (entry["tpr"], entry["tpr_seeds"]) == (0.4, 1)
+    assert entry["tpr_low"] == pytest.approx(0.1176, abs=1e-4), "Wilson of 2 of 5"
+
+
+def page_of(rows: pd.DataFrame, **sweep: Any) -> str:
+    return render(Material(sweep={"name": "s", **sweep}, rows=rows, stages=pd.DataFrame()))
 
 
 def test_attacks_that_fail_are_said_and_left_out() -> None:
-    rows = pd.DataFrame([row(), row(attack="blend", attack_name="blend", asr=0.8, trial="u")])
+    failing = row(asr=0.4)
+    rows = pd.DataFrame([failing, row(attack="blend", attack_name="blend", asr=0.8, trial="u")])
     assert failed_attacks(rows) == {"badnets @ 5 %"}
     titles = [title for title, _, _ in text_table(rows)]
     assert "attack failed" in titles[0] and "attack failed" not in titles[1]
-    page = render(Material(sweep={"name": "s"}, rows=rows, stages=pd.DataFrame()))
+    page = page_of(rows)
     assert "left out of averages: badnets @ 5 %" in page
+    assert "attacks succeed on 80.0" in page, "of blend alone"
+
+
+def test_an_attack_may_fail_on_one_dataset_and_work_on_another() -> None:
+    rows = pd.DataFrame([row(asr=0.1), row(dataset="gtsrb", asr=0.9, trial="u")])
+    assert failed_attacks(rows) == {"badnets @ 5 % (digits · tiny_cnn)"}
+
+
+def test_only_seeds_are_averaged() -> None:
+    kinds = [{"dataset": "gtsrb"}, {"model": "resnet18"}, {"recipe.epochs": 9}, {}]
+    base = {"recipe.epochs": 8}
+    rows = pd.DataFrame([row(trial=str(n), **{**base, **k}) for n, k in enumerate(kinds)])
+    assert [line[6] for _, _, (line,) in text_table(rows)] == ["1"] * 4
+    assert "epochs 9" in page_of(rows)
+
+
+def test_trials_that_did_not_finish_are_counted() -> None:
+    rows = pd.DataFrame([row(), row(trial="u", seed=1, status="failed", ca=None, asr=None)])
+    ((_, _, (line,)),) = text_table(rows)
+    assert line[6] == "1/2"
+
+
+def test_long_names_break_between_words() -> None:
+    made = table("c", ["d", "n"], [["fine_tuning(steps=9)", "1"]])
+    assert ">fine_<wbr>tuning(<wbr>steps=<wbr>9)</th>" in made
+
+
+def test_the_floor_of_a_trigger_is_shown() -> None:
+    rows = pd.DataFrame([row(), row(trial="u", rate=0.0, asr=0.125)])
+    assert floors(rows) == {("digits · tiny_cnn", "badnets"): 0.125}
+    page = page_of(rows)
+    assert "(rate 0): badnets 12.5 %" in page and "; ASR₀ 12.5 %" in page
+
+
+def defended(name: str, **given: Any) -> dict[str, Any]:
+    return row(trial=name, defense=name, defense_name=name, kind="filter", **given)
+
+
+@pytest.mark.parametrize(
+    ("rivals", "said"),
+    [
+        ([defended("a", asr=0.88)], "That is no better than no defense, within 5 points."),
+        ([defended("a", asr=0.1), defended("b", asr=0.14)], "at no loss of accuracy: b."),
+        ([defended("a", asr=0.0, ca=0.5)], "That costs 40.0 points of clean accuracy. No defense"),
+        ([defended("a", asr=0.0, ca=0.5), defended("b", asr=0.3)],
+         "within 2 points, <strong>b</strong> leaves the lowest ASR: 30.0"),
+        ([row(trial="p", defense="perfect_filter", defense_name="perfect_filter", asr=0.0)],
+         "No defense was measured against them."),
+        ([defended("a", asr=0.1, badges="oracle: poison rate")],
+         "<strong>a</strong> (oracle: poison rate) leaves the lowest ASR"),
+    ],
+    ids=["useless", "equal", "costly", "costly but", "control", "badge"],
+)  # fmt: skip
+def test_the_answer_follows_from_the_numbers(rivals: list[dict[str, Any]], said: str) -> None:
+    assert said in page_of(pd.DataFrame([row(), *rivals]))
+
+
+def test_without_undefended_trials_the_answer_says_so() -> None:
+    assert "whether the attacks worked is not known" in page_of(pd.DataFrame([defended("a")]))
+
+
+def test_failures_are_grouped_by_cause_and_none_is_lost() -> None:
+    bad = {"status": "failed", "ca": None}
+    rows = pd.DataFrame(
+        [
+            row(trial="a", error="boom", error_stage="train-1", log="/l/1", **bad),
+            row(trial="b", **{**bad, "status": "upstream_failed"}, error="boom",
+                error_stage="train-1", log="/l/1"),
+            row(trial="c", **{**bad, "status": "pending"}, error=None, error_stage=None),
+        ]
+    )  # fmt: skip
+    page = page_of(rows)
+    shown = page[page.index('id="failures"') : page.index('id="provenance"')]
+    assert shown.count("<tr>") == 1 + 2
+    assert "1 failed, 1 upstream_failed" in shown and "/l/1" in shown and "1 pending" in shown
 
 
 @pytest.mark.parametrize(
@@ -78,44 +170,115 @@ def test_attacks_that_fail_are_said_and_left_out() -> None:
         pd.DataFrame(columns=list(row())),
         pd.DataFrame([row(status="failed", error="boom", error_stage="train-1", ca=None)]),
         pd.DataFrame([row(ca=np.nan, asr=np.nan)]),
-        pd.DataFrame([row()]),
+        pd.DataFrame([row(badges=None, host=np.nan)]),
+        generated().rows.assign(**dict.fromkeys(METRICS, np.nan)),
     ],
-    ids=["empty", "failed", "nan", "one"],
+    ids=["empty", "failed", "nan", "one", "all nan"],
 )
 def test_poor_records_make_a_page(rows: pd.DataFrame) -> None:
-    page = render(Material(sweep={"name": "s"}, rows=rows, stages=pd.DataFrame()))
+    page = page_of(rows)
     assert page.startswith("<!doctype html>") and page.endswith("</html>")
+    assert not re.search(r">[^<]*\bnan\b", page[page.index("<main") : page.index("</main>")], re.I)
+
+
+EVIL = "<script>alert(1)</script><a href='https://evil.example'>\"'&"
 
 
 def test_nothing_from_the_data_becomes_markup() -> None:
-    evil = "<script>alert(1)</script>\"'&"
-    rows = pd.DataFrame(
-        [row(defense=evil, badges=evil), row(status="failed", error=evil, log=evil, trial="u")]
+    material = generated(seeds=1)
+    rows = material.rows.copy()
+    names = ["dataset", "model", "attack", "defense", "kind", "badges", "host", "key_train"]
+    rows[names] = rows[names].map(lambda v: EVIL + str(v))
+    rows.loc[:5, ["status", "error", "log", "error_stage"]] = ["failed", EVIL, EVIL, EVIL]
+    rows["trial"] = rows["trial"].map(lambda v: EVIL + str(v))
+    sweep = {**dict.fromkeys(material.sweep, EVIL), "versions": {EVIL: EVIL}}
+    page = render(
+        Material(
+            sweep=sweep,
+            rows=rows,
+            stages=material.stages.assign(key=EVIL, kind=EVIL, error=EVIL, host=EVIL, log=EVIL),
+            curves={(EVIL + t, w): curve for (t, w), curve in material.curves.items()},
+            pictures={EVIL: material.pictures["badnets"]},
+            triggers={EVIL + t: found for t, found in material.triggers.items()},
+        )
     )
-    sweep = {"name": evil, "question": evil, "text": evil}
-    page = render(Material(sweep=sweep, rows=rows, stages=pd.DataFrame()))
-    assert "<script>alert(1)" not in page
+    assert "<script>alert(1)" not in page and "<a href='https" not in page
+    drawn = re.findall(r'<script type="application/json">(.*?)</script>', page, flags=re.S)
+    assert len(drawn) > 10
+    for figure in drawn:
+        assert "<a href" not in json.dumps(json.loads(figure)), "Plotly reads pseudo-HTML"
 
 
-@pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The report of a real sweep."""
-    folder = tmp_path_factory.mktemp("shown")
-    conclusion = launch(from_text(parse("f", SWEEP)), SWEEP, str(folder), inline=True)
+def test_pictures_are_the_pixels_enlarged() -> None:
+    image = np.arange(12, dtype=np.uint8).reshape(3, 2, 2) * 20
+    png = base64.b64decode(picture(image, side=8).partition(",")[2])
+    pixels = np.asarray(Image.open(io.BytesIO(png)))
+    assert np.array_equal(pixels, image.transpose(1, 2, 0).repeat(4, 0).repeat(4, 1))
+    gray = base64.b64decode(picture(image[:1]).partition(",")[2])
+    assert Image.open(io.BytesIO(gray)).mode == "L"
+
+
+def test_differences_are_magnified_by_a_whole_factor() -> None:
+    clean = np.full((1, 2, 2), 100, np.uint8)
+    triggered = clean.copy()
+    triggered[0, 0] = (96, 80)
+    assert factor(clean, triggered) == 12
+    assert magnified(clean, triggered).tolist() == [[[48, 240], [0, 0]]]
+    assert factor(clean, clean) == 1
+
+
+def test_figures_say_what_the_rows_say() -> None:
+    rows = generated().rows
+    title, figure = heat_maps(rows)[0]
+    measured = figure.data[1]
+    assert title.startswith("CA")
+    column, line = list(measured.x).index("badnets @ 5 %"), list(measured.y).index("abl")
+    cell = rows[(rows["attack"] == "badnets") & (rows["rate"] == 0.05) & (rows["defense"] == "abl")]
+    assert measured.z[line][column] == pytest.approx(100 * cell["ca"].mean())
+    maps = {title[:3]: figure for title, figure in heat_maps(rows)}
+    undefined = np.isnan(np.asarray(maps["TPR"].data[1].z, float))
+    assert undefined.any() and np.array_equal(
+        ~undefined, np.isnan(np.asarray(maps["TPR"].data[0].z, float))
+    )
+    assert len(rate_lines(rows)) == 3 * 4
+    assert rate_lines(rows[rows["rate"] == 0.05]) == []
+
+
+def test_under_five_seeds_the_points_are_drawn_and_no_interval() -> None:
+    def error_bars(seeds: int) -> bool:
+        return bool(rate_lines(generated(seeds).rows)[0][1].data[0].error_y.visible)
+
+    assert not error_bars(3) and error_bars(6)
+    points = rate_lines(generated(3).rows)[0][1].data[1]
+    assert len(points.x) == 3 * 3
+
+
+def test_the_page_of_a_real_sweep_holds_everything(tmp_path: Path) -> None:
+    conclusion = launch(from_text(parse("f", SWEEP)), SWEEP, str(tmp_path), inline=True)
     assert (conclusion.rows["status"] == "ok").all()
-    return Path(conclusion.report)
-
-
-def test_the_page_holds_everything(page: Path) -> None:
-    text = page.read_text()
+    text = Path(conclusion.report).read_text()
     for section in ("answer", "headline", "results", "maps", "rates", "roc", "verdicts",
                     "pictures", "cost", "failures", "provenance"):  # fmt: skip
         assert f'<section id="{section}"' in text, section
     assert "is &lt;b&gt;this&lt;/b&gt; &amp; that shown?" in text
-    assert "ASR of the trigger on the clean model" in text
-    assert text.count("data:image/png;base64,") >= 3 + 10
-    material = records.gather("shown", str(page.parents[2]))
+    assert "what a trigger achieves on the clean model" in text
+    assert text.count("data:image/png;base64,") >= 3 * 3 + 10
+    material = records.gather("shown", str(tmp_path))
     assert render(material) == render(material), "pure"
+
+
+def test_the_page_names_no_address_but_those_of_the_library() -> None:
+    page = render(generated())
+    library = max(re.findall(r"<script>.*?</script>", page, flags=re.S), key=len)
+    assert "plotly.js" in library[:200]
+    assert "http" not in page.replace(library, "").replace('http-equiv="Content-Security', "")
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("report") / "report.html"
+    file.write_text(render(generated()))
+    return file
 
 
 @pytest.fixture(scope="module")
@@ -139,16 +302,34 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     opened.quit()
 
 
-def size(browser: Any, width: int) -> None:
+def show(browser: Any, page: Path, *, width: int = 1280, scheme: str = "light") -> None:
     metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    features = [{"name": "prefers-color-scheme", "value": scheme}]
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+    browser.get(page.as_uri())
+
+
+def scroll_through(browser: Any) -> int:
+    """Scroll to every figure, wait until it is drawn, and return how many there are."""
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    plots = browser.find_elements("css selector", ".plot")
+    for plot in plots:
+        browser.execute_script("arguments[0].scrollIntoView()", plot)
+        WebDriverWait(browser, 20).until(
+            lambda _, plot=plot: plot.find_elements("css selector", ".main-svg")
+        )
+    return len(plots)
 
 
 @pytest.mark.slow
 def test_opens_offline_without_errors_or_requests(browser: Any, page: Path) -> None:
     browser.get_log("performance")
-    browser.get(page.as_uri())
-    assert browser.execute_script("return document.querySelectorAll('.js-plotly-plot').length") > 5
+    browser.get_log("browser")
+    show(browser, page)
+    early = browser.execute_script("return document.querySelectorAll('.js-plotly-plot').length")
+    assert early < scroll_through(browser), "figures are drawn when they come into view"
     assert browser.get_log("browser") == []
     events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
     asked = {
@@ -156,36 +337,107 @@ def test_opens_offline_without_errors_or_requests(browser: Any, page: Path) -> N
         for event in events
         if event["method"] == "Network.requestWillBeSent"
     }
-    own = (
-        "data:",
-        "blob:",
-        "chrome://",
-        page.as_uri(),
-    )  # chrome:// is the browser's own start page
-    outside = {url for url in asked if not url.startswith(own)}
-    assert outside == set()
+    # chrome:// is the browser's own start page.
+    own = ("data:", "blob:", "chrome://", page.as_uri())
+    assert page.as_uri() in asked and {url for url in asked if not url.startswith(own)} == set()
 
 
 @pytest.mark.slow
-def test_reads_on_a_phone(browser: Any, page: Path) -> None:
-    size(browser, 360)
-    browser.get(page.as_uri())
-    wide = browser.execute_script("return document.documentElement.scrollWidth")
-    assert wide <= 360, "tables scroll inside their own region"
-    sizes = browser.execute_script(
-        "return [...document.querySelectorAll('td, th, p')].map(e => parseFloat(getComputedStyle(e).fontSize))"  # noqa: E501
+def test_the_page_may_not_load_anything(browser: Any, page: Path) -> None:
+    """Were something on the page to ask for a file, the page's own policy would refuse."""
+    show(browser, page)
+    refused = browser.execute_async_script(
+        "const done = arguments[0], refused = [];"
+        "document.addEventListener('securitypolicyviolation', (e) => {"
+        "  if (refused.push(e.blockedURI) === 2) done(refused); });"
+        "const i = new Image(); i.src = 'http://127.0.0.1:9/x.png'; document.body.append(i);"
+        "fetch('http://127.0.0.1:9/y').catch(() => 0);"
     )
-    assert min(sizes) >= 13
-    size(browser, 1280)
+    assert sorted(refused) == ["http://127.0.0.1:9/x.png", "http://127.0.0.1:9/y"]
+    browser.get_log("browser")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_reads_on_a_phone(browser: Any, page: Path, scheme: str) -> None:
+    show(browser, page, width=360, scheme=scheme)
+    scroll_through(browser)
+    for fold in browser.find_elements("css selector", "details"):
+        browser.execute_script("arguments[0].open = true", fold)
+    assert browser.execute_script("return document.documentElement.scrollWidth") == 360
+    assert browser.execute_script(
+        "return [...document.querySelectorAll('.scroll')].some(e => e.scrollWidth > e.clientWidth)"
+    ), "wide tables scroll inside their own region"
+    sizes = browser.execute_script(
+        "return [...document.querySelectorAll('td, th, p, a, li, summary, figcaption, .badge')]"
+        ".map(e => parseFloat(getComputedStyle(e).fontSize))"
+    )
+    assert min(sizes) >= 12
+
+
+# Relative luminance and contrast as WCAG 2 defines them.
+CONTRAST = """
+const light = (color) => {
+  const [r, g, b] = color.match(/[\\d.]+/g).slice(0, 3).map((v) => v / 255)
+    .map((v) => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+  return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+};
+const behind = (e) => {
+  for (; e; e = e.parentElement) {
+    const color = getComputedStyle(e).backgroundColor;
+    if (color !== "rgba(0, 0, 0, 0)") return color;
+  }
+};
+return [...document.querySelectorAll("p, a:not(.modebar-btn), th, td, caption, summary, .badge")]
+  .map((e) => {
+    const [a, b] = [light(getComputedStyle(e).color), light(behind(e))].sort((x, y) => y - x);
+    return [(a + 0.05) / (b + 0.05), e.outerHTML.slice(0, 80)];
+  }).sort((x, y) => x[0] - y[0])[0];
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_follows_the_color_scheme_legibly(browser: Any, page: Path, scheme: str) -> None:
+    show(browser, page, scheme=scheme)
+    scroll_through(browser)
+    least, where = browser.execute_script(CONTRAST)
+    assert least >= 4.5, where
+    paper = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
+    assert paper == {"light": "rgb(255, 255, 255)", "dark": "rgb(22, 24, 28)"}[scheme]
+    figure = browser.execute_script(
+        "return getComputedStyle(document.querySelector('.js-plotly-plot .main-svg')).background"
+    )
+    assert paper in figure, "figures follow"
+
+
+@pytest.mark.slow
+def test_everything_has_a_name(browser: Any, page: Path) -> None:
+    show(browser, page)
+    nameless = browser.execute_script(
+        "return [...document.querySelectorAll('table')].filter(t => !t.caption.textContent ||"
+        " [...t.tHead.querySelectorAll('th')].some(h => h.scope !== 'col') ||"
+        " [...t.tBodies[0].rows].some(r => r.cells[0].scope !== 'row')).length +"
+        "[...document.querySelectorAll('img')].filter(i => !i.alt).length +"
+        "[...document.querySelectorAll('[role=region]')].filter(r => !r.ariaLabel).length"
+    )
+    assert nameless == 0
+    levels = browser.execute_script(
+        "return [...document.querySelectorAll('h1, h2, h3, h4')].map(h => +h.tagName[1])"
+    )
+    assert levels[0] == 1 and all(b <= a + 1 for a, b in pairwise(levels))
+    assert browser.execute_script(
+        "const ids = [...document.querySelectorAll('[id]')].map(e => e.id);"
+        "return ids.length === new Set(ids).size"
+    )
 
 
 @pytest.mark.slow
 def test_is_reached_by_keyboard(browser: Any, page: Path) -> None:
     from selenium.webdriver.common.keys import Keys
 
-    browser.get(page.as_uri())
-    body = browser.find_element("tag name", "body")
-    body.send_keys(Keys.TAB)
+    show(browser, page)
+    browser.find_element("tag name", "body").send_keys(Keys.TAB)
     assert browser.switch_to.active_element.text == "Skip to the results"
     reached = []
     for _ in range(40):
@@ -195,13 +447,33 @@ def test_is_reached_by_keyboard(browser: Any, page: Path) -> None:
             break
     assert "region" in reached, "scroll regions take the focus"
 
-    def column() -> list[str]:
-        cells = browser.find_elements("css selector", "#headline tbody th")
+    def column(number: int) -> list[str]:
+        cells = browser.find_elements("css selector", f"#headline tbody tr > :nth-child({number})")
         return [cell.text for cell in cells]
 
     button = browser.switch_to.active_element
     assert button.text == "defense"
     button.send_keys(Keys.ENTER)
-    assert column() == sorted(column())
+    assert column(1) == sorted(column(1))
     browser.switch_to.active_element.send_keys(Keys.ENTER)
-    assert column() == sorted(column(), reverse=True)
+    assert column(1) == sorted(column(1), reverse=True)
+    header = browser.find_element("css selector", "#headline th")
+    assert header.get_attribute("aria-sort") == "descending"
+    for _ in range(4):
+        browser.switch_to.active_element.send_keys(Keys.TAB)
+    assert browser.switch_to.active_element.text == "TPR"
+    for up in (True, False):
+        browser.switch_to.active_element.send_keys(Keys.ENTER)
+        cells = column(5)
+        numbers = [float(cell.split()[0]) for cell in cells if cell != "–"]
+        assert numbers == sorted(numbers, reverse=not up) and len(numbers) > 3
+        assert cells[len(numbers) :] == ["–"] * (len(cells) - len(numbers)), "undefined last"
+
+
+@pytest.mark.slow
+def test_prints_whole(browser: Any, page: Path) -> None:
+    show(browser, page, scheme="dark")
+    pdf = base64.b64decode(browser.execute_cdp_cmd("Page.printToPDF", {})["data"])
+    assert pdf.startswith(b"%PDF") and pdf.count(b"/Type /Page\n") > 3
+    drawn = browser.execute_script("return document.querySelectorAll('.main-svg').length")
+    assert drawn > 0

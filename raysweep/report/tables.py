@@ -11,6 +11,7 @@ import pandas as pd
 from raysweep.metrics import t_interval, wilson
 
 METRICS = ("ca", "asr", "tpr", "fpr")
+ARENA = ("dataset", "model")
 DETECTION = {"tpr": "input_tpr", "fpr": "input_fpr", "auroc": "input_auroc"}
 FAILED_BELOW = 0.5
 FEW = 5
@@ -18,6 +19,8 @@ FEW = 5
 
 def aggregate(rows: pd.DataFrame, by: Sequence[str], metrics: Sequence[str]) -> pd.DataFrame:
     """Return mean, 95 % interval, n and extremes of metrics over the rows of each group.
+
+    Rows in which a metric is undefined do not count for it.
 
     Columns: `by`, and for each metric m: m, m_low, m_high, m_seeds, m_min, m_max. The interval is
     Student's over seeds; a single seed has the Wilson interval of its own n where there is one.
@@ -32,12 +35,13 @@ def aggregate(rows: pd.DataFrame, by: Sequence[str], metrics: Sequence[str]) -> 
 
 
 def _summary(part: pd.DataFrame, metric: str) -> dict[str, float]:
-    values = _numbers(part, metric).dropna().to_numpy()
+    given = _numbers(part, metric).replace([np.inf, -np.inf], np.nan)
+    values = given.dropna().to_numpy()
     low = high = math.nan
     if len(values) > 1:
         low, high = t_interval(values)
     elif len(values) == 1 and f"{metric}_n" in part:
-        n = _numbers(part, f"{metric}_n")[_numbers(part, metric).notna()].iloc[0]
+        n = _numbers(part, f"{metric}_n")[given.notna()].iloc[0]
         if n and not math.isnan(n):
             low, high = wilson(round(values[0] * n), int(n))
     return {
@@ -67,6 +71,22 @@ def with_detection(rows: pd.DataFrame) -> pd.DataFrame:
     return merged
 
 
+def words(value: object) -> str:
+    """Return a cell as text; empty where it is missing."""
+    return "" if value is None or value is pd.NA or value != value else str(value)
+
+
+def number(value: object) -> float:
+    """Return a cell as a float; NaN where it is missing or no number."""
+    found = pd.to_numeric(words(value) or "nan", errors="coerce")
+    return float(found)
+
+
+def finished(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows that have metrics."""
+    return rows[rows["status"] == "ok"] if "status" in rows else rows
+
+
 def attack_column(rows: pd.DataFrame) -> pd.Series[str]:
     """Return how an attack is called in a table: its label, and its rate unless it has none."""
     names = [
@@ -76,16 +96,52 @@ def attack_column(rows: pd.DataFrame) -> pd.Series[str]:
     return pd.Series(names, index=rows.index, dtype="str")
 
 
+def arena_column(rows: pd.DataFrame) -> pd.Series[str]:
+    """Return what a row must share with another to be averaged with it, attack and defense apart.
+
+    Dataset, model, and every training parameter in which the rows differ: only seeds are averaged.
+    """
+    parts = [rows[name].map(words) for name in ARENA]
+    for name in (column for column in rows if str(column).startswith("recipe.")):
+        if rows[name].map(words).nunique() > 1:
+            parts.append(rows[name].map(lambda v, n=str(name)[7:]: f"{n} {words(v)}"))
+    names = [" · ".join(line) for line in zip(*parts, strict=True)]
+    return pd.Series(names, index=rows.index, dtype="str")
+
+
+def failed_mask(rows: pd.DataFrame) -> pd.Series[bool]:
+    """Return which rows are of an attack whose undefended ASR is under 50 % where they were run.
+
+    Attacks are judged in each arena apart, and not at all where no undefended trial finished.
+    """
+    if rows.empty:
+        return pd.Series([], index=rows.index, dtype=bool)
+    cell = arena_column(rows) + "\0" + attack_column(rows)
+    alone = finished(rows)
+    alone = alone[(alone["defense_name"] == "none") & (_numbers(alone, "rate") > 0)]
+    means = _numbers(alone, "asr").groupby(cell[alone.index]).mean()
+    return cell.isin(list(means.index[means < FAILED_BELOW]))
+
+
 def failed_attacks(rows: pd.DataFrame) -> set[str]:
-    """Return the attacks (as in `attack_column`) whose undefended ASR is under 50 %."""
-    alone = rows[(rows["defense_name"] == "none") & (_numbers(rows, "rate") > 0)]
-    if alone.empty:
-        return set()
-    means = _numbers(alone, "asr").groupby(attack_column(alone)).mean()
-    return set(means.index[means < FAILED_BELOW])
+    """Return the names of the attacks that failed; with the arena where there are several."""
+    names, arenas = attack_column(rows), arena_column(rows)
+    if arenas.nunique() > 1:
+        names = names + " (" + arenas + ")"
+    return set(names[failed_mask(rows)])
 
 
-def percent(value: float) -> str:
+def floors(rows: pd.DataFrame) -> dict[tuple[str, str], float]:
+    """Return (arena, attack label) → ASR of its trigger on the clean model: trials at rate 0."""
+    done = finished(rows)
+    arenas = arena_column(rows)
+    zero = done[(_numbers(done, "rate") == 0) & (done["defense_name"] == "none")]
+    means = _numbers(zero, "asr").groupby([arenas[zero.index], zero["attack"]]).mean().dropna()
+    named = means.reset_index().itertuples(index=False)
+    return {(str(arena), str(attack)): float(value) for arena, attack, value in named}
+
+
+def percent(value: float | None) -> str:
     """Return a fraction in percent, or a dash where it is undefined."""
     return "–" if value is None or math.isnan(value) else f"{100 * value:.1f}"
 
@@ -93,34 +149,48 @@ def percent(value: float) -> str:
 def spread(entry: pd.Series[float], metric: str) -> str:
     """Return a mean with what is known of its spread, in percent.
 
-    From five values on: ± half the 95 % interval. Below, where an interval says little: the range.
+    From five values on: ± half the 95 % interval. Below, where that says little: the range of the
+    values. Of a single one: its Wilson interval, where the number of cases is known.
     """
     mean, low, high = entry[metric], entry[f"{metric}_low"], entry[f"{metric}_high"]
-    if math.isnan(mean) or entry[f"{metric}_seeds"] < 2:
-        return percent(mean)
-    if entry[f"{metric}_seeds"] < FEW:
+    count = entry[f"{metric}_seeds"]
+    if count < 2:
+        known = not (math.isnan(mean) or math.isnan(low))
+        return percent(mean) + (f" [{percent(low)}–{percent(high)}]" if known else "")
+    if count < FEW:
         least, most = percent(entry[f"{metric}_min"]), percent(entry[f"{metric}_max"])
         return f"{percent(mean)} ({least}–{most})"
     return f"{percent(mean)} ± {100 * (high - low) / 2:.1f}"
 
 
+def count(part: pd.DataFrame) -> str:
+    """Return how many trials finished, out of how many if not all did."""
+    done = len(finished(part))
+    return str(done) if done == len(part) else f"{done}/{len(part)}"
+
+
 def text_table(rows: pd.DataFrame) -> list[tuple[str, list[str], list[list[str]]]]:
-    """Return (title, headers, lines) for each dataset, model and attack, for a terminal."""
-    tables = []
+    """Return (title, headers, lines) for each arena and attack, for a terminal.
+
+    Cells are `spread`s in percent over seeds; n is the number of finished trials.
+    """
     if rows.empty:
         return []
     merged = with_detection(rows)
-    merged["attack"] = attack_column(rows)
-    failed = failed_attacks(rows)
+    merged["attack"], merged["arena"] = attack_column(rows), arena_column(rows)
+    merged["badges"] = merged["badges"].map(words)
+    merged["failed"] = failed_mask(rows)
     headers = ["defense", "kind", "CA %", "ASR %", "TPR %", "FPR %", "n", "badges"]
-    for group, part in merged.groupby(["dataset", "model", "attack"], sort=False):
-        dataset, model, attack = map(str, group)
-        note = "; attack failed: undefended ASR under 50 %" if attack in failed else ""
-        means = aggregate(part, ["defense", "kind", "badges"], METRICS)
+    by = ["defense", "kind", "badges"]
+    tables = []
+    for (arena, attack), part in merged.groupby(["arena", "attack"], sort=False):
+        note = "; attack failed: undefended ASR under 50 %" if part["failed"].any() else ""
+        means = aggregate(part, by, METRICS)
+        counts = [count(line) for _, line in part.groupby(by, sort=False, dropna=False)]
         lines = [
-            [str(e["defense"]), str(e["kind"]), *(spread(e, m) for m in METRICS),
-             str(e["ca_seeds"]), str(e["badges"])]
-            for _, e in means.iterrows()
+            [str(e["defense"]), str(e["kind"]), *(spread(e, m) for m in METRICS), n,
+             str(e["badges"])]
+            for (_, e), n in zip(means.iterrows(), counts, strict=True)
         ]  # fmt: skip
-        tables.append((f"{attack} · {dataset} · {model}{note}", headers, lines))
+        tables.append((f"{attack} · {arena}{note}", headers, lines))
     return tables

@@ -1,0 +1,138 @@
+"""Material for reports, as a sweep leaves it but without a sweep: frames, curves, pictures."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from raysweep.report.material import Material
+
+# name, label, kind, badges, ASR left of the victim's, CA lost, TPR, FPR
+DEFENSES = (
+    ("none", "none", "control", "", 1.0, 0.0, None, None),
+    ("perfect_filter", "perfect_filter", "control", "oracle: poison mask", 0.01, 0.0, 1.0, 0.0),
+    ("spectral_signatures", "spectral_signatures(fraction=0.15)", "filter",
+     "oracle: poison rate", 0.3, 0.01, 0.8, 0.12),
+    ("activation_clustering", "activation_clustering", "filter", "", 0.6, 0.0, 0.5, 0.03),
+    ("strip", "strip", "detector", "", 0.2, 0.05, 0.85, 0.05),
+    ("abl", "abl", "robust training", "", 0.02, 0.12, 0.4, 0.01),
+    ("neural_cleanse", "neural_cleanse", "inspector + repair", "", 0.1, 0.01, None, None),
+)  # fmt: skip
+ATTACKS = {"badnets": 0.99, "blend": 0.95, "sig": 0.3}
+N_TRAIN, N_TEST, N_ELIGIBLE = 5000, 3200, 2880
+
+
+def row(**given: Any) -> dict[str, Any]:
+    """Return one finished undefended trial, changed as asked."""
+    base: dict[str, Any] = {
+        "sweep": "s", "trial": "t", "dataset": "digits", "model": "tiny_cnn", "attack": "badnets",
+        "attack_name": "badnets", "rate": 0.05, "target": 0, "defense": "none",
+        "defense_name": "none", "kind": "control", "badges": "", "seed": 0, "status": "ok",
+        "error": "", "error_stage": "", "log": "", "ca": 0.9, "ca_n": 100, "asr": 0.9, "asr_n": 90,
+    }  # fmt: skip
+    return {**base, **given}
+
+
+def _trial(
+    name: str, asr: float, rate: float, spec: tuple[Any, ...], seed: int, rng: np.random.Generator
+) -> dict[str, Any]:
+    defense, label, kind, badges, left, lost, tpr, fpr = spec
+    poisoned = rate > 0
+
+    def near(value: float | None, width: float = 0.02) -> float:
+        return math.nan if value is None else float(np.clip(rng.normal(value, width), 0, 1))
+
+    detector = kind == "detector"
+    flags = (near(tpr if poisoned else None), near(fpr))
+    none = (math.nan, math.nan)
+    own = {
+        "trial": f"{name}-{rate}-{defense}-{seed}", "attack": name, "attack_name": name,
+        "rate": rate, "defense": label, "defense_name": defense, "kind": kind, "badges": badges,
+        "seed": seed, "ca": near(0.9 - lost, 0.005), "ca_n": N_TEST,
+        "asr": near(asr * left if poisoned else 0.01), "asr_n": N_ELIGIBLE, "n_train": N_TRAIN,
+        "ra": near(0.05), "ra_n": N_ELIGIBLE, "poison_count": round(rate * N_TRAIN),
+        "cover_count": 0, "relabeled_count": round(0.9 * rate * N_TRAIN),
+        "tpr": none[0] if detector else flags[0], "fpr": none[1] if detector else flags[1],
+        "input_tpr": flags[0] if detector else none[0],
+        "input_fpr": flags[1] if detector else none[1],
+        "auroc": near(0.9) if tpr and poisoned and not detector else math.nan,
+        "own_seconds": float(rng.exponential(3)), "shared_seconds": 2.0,
+        "standalone_seconds": 20.0, "gpu_seconds": 0.0, "host": "node-1", "git_commit": "abc123",
+        "finished_at": 1.8e9, "recipe.epochs": 8, "defense.fraction": 0.15, "attack.alpha": None,
+        "key_train": f"train-{name}-{rate}-{seed}", "key_evaluate": f"evaluate-{label}-{seed}",
+    }  # fmt: skip
+    if "inspector" in kind:
+        own |= {"verdict": poisoned, "verdict_classes": "0" if poisoned else "",
+                "verdict_correct": True, "target_found": True if poisoned else None,
+                "anomaly": 3.1, "p_value": None}  # fmt: skip
+    return row(**own)
+
+
+def _stages(trials: int) -> pd.DataFrame:
+    lines = [("prepare", "done", 2.0, trials), ("poison", "cached", 0.3, trials // 3),
+             ("train", "done", 12.0, trials // 9), ("train", "failed", 0.0, 1),
+             ("defend", "done", 3.0, 2), ("decide", "upstream_failed", 0.0, 1),
+             ("evaluate", "pending", 0.0, 1)]  # fmt: skip
+    table = [
+        {"key": f"{kind}-{n:032x}", "kind": kind, "status": status, "seconds": seconds,
+         "gpu_seconds": 0.0, "trials": used, "host": "node-2",
+         "error": "NonFiniteLoss: step 7" if status == "failed" else "", "log": ""}
+        for n, (kind, status, seconds, used) in enumerate(lines)
+    ]  # fmt: skip
+    return pd.DataFrame(table)
+
+
+def _images(rng: np.random.Generator, channels: int) -> tuple[np.ndarray, np.ndarray]:
+    ramp = np.linspace(40, 200, 32)[None, None, None, :] + rng.normal(0, 12, (3, channels, 32, 32))
+    clean = ramp.clip(0, 255).astype(np.uint8)
+    triggered = clean.copy()
+    triggered[:, :, -5:-1, -5:-1] = np.indices((4, 4)).sum(0) % 2 * 255
+    return clean, triggered
+
+
+def _curves(rows: pd.DataFrame) -> dict[tuple[str, str], tuple[np.ndarray, np.ndarray]]:
+    """Return binormal curves, through what each trial's decision made of its scores."""
+    fpr = np.linspace(0, 1, 101)
+    curves = {}
+    for line in rows[(rows["rate"] > 0) & (rows["status"] == "ok")].to_dict("records"):
+        for what, metric in (("train", "tpr"), ("input", "input_tpr")):
+            if line[metric] == line[metric]:
+                curves[line["trial"], what] = (fpr, fpr ** (1 - 0.98 * line[metric]))
+    return curves
+
+
+def generated(seeds: int = 3, seed: int = 0) -> Material:
+    """Return the material of a sweep of 3 attacks (one of which fails) at 3 rates."""
+    rng = np.random.default_rng(seed)
+    rows = pd.DataFrame(
+        [
+            _trial(attack, asr, rate, spec, number, rng)
+            for attack, asr in ATTACKS.items()
+            for rate in (0.0, 0.01, 0.05)
+            for spec in DEFENSES
+            for number in range(seeds)
+        ]
+    )
+    bad = rows.index[-2:]
+    rows.loc[bad, ["status", "error", "error_stage", "log"]] = [
+        ["failed", "NonFiniteLoss: step 7", "train-3", "/logs/train-3.txt"],
+        ["upstream_failed", "NonFiniteLoss: step 7", "train-3", "/logs/train-3.txt"],
+    ]
+    rows.loc[bad, ["ca", "asr", "ra", "tpr", "fpr", "auroc", "verdict"]] = None
+    inspected = rows[(rows["defense_name"] == "neural_cleanse") & (rows["seed"] == 0)]
+    return Material(
+        sweep={
+            "name": "generated", "question": "Which defenses hold against three triggers?",
+            "text": "name: generated\nattacks: [badnets, blend, sig]\n", "created_at": 1.8e9,
+            "storage": "/tmp/store", "versions": {"raysweep": "0", "torch": "2"},
+            "git_commit": "abc123",
+        },
+        rows=rows,
+        stages=_stages(len(rows)),
+        curves=_curves(rows),
+        pictures={"badnets": _images(rng, 3), "blend": _images(rng, 1)},
+        triggers={t: rng.random((10, 3, 16, 16)) for t in inspected["trial"]},
+    )  # fmt: skip
