@@ -22,7 +22,7 @@ from typing import Any
 from raysweep.datasets import Dataset
 from raysweep.errors import PlanError
 from raysweep.graph import STAGE_VERSIONS, Facts, Outcomes, Route, Setting, Stage
-from raysweep.identity import files_digest, stage_key
+from raysweep.identity import stage_key
 from raysweep.methods import Method, decision_fields
 from raysweep.recipe import Recipe
 from raysweep.spec import Resources, Sweep, Trial, trials
@@ -52,7 +52,7 @@ class Planner:
             labels = dataset.read_labels()
             rows, _, _ = dataset.kept(labels)
             self._facts[dataset] = Facts(
-                digest=files_digest(dataset.files()),
+                digest=dataset.source_digest(labels),
                 labels=labels.train[rows],
                 num_classes=len(labels.classes),
             )

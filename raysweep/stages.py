@@ -40,6 +40,7 @@ def prepare(desk: Desk) -> Product:
         return Product(arrays=dict(arrays))
     dataset: Dataset = method("datasets", desk.params["dataset"])
     labels = dataset.read_labels()
+    dataset.check_source(labels, desk.params["source"])
     rows_train, rows_clean, rows_test = dataset.kept(labels)
     train_all, test_all = dataset.decode()
     parts = {

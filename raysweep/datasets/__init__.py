@@ -1,7 +1,7 @@
 """Datasets: uint8 images with labels, their identity, and the reserved clean split.
 
 A dataset file defines one `Dataset`. It says which files it is made of (`files`), can tell the
-labels without decoding an image (`labels`), and decodes everything once (`decode`).
+labels without decoding an image (`read_labels`), and decodes everything once (`decode`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from raysweep import rng
-from raysweep.errors import PlanError
+from raysweep.errors import PlanError, StageError
+from raysweep.identity import canonical, digest, files_digest
 from raysweep.methods import Method
 
 if TYPE_CHECKING:
@@ -92,6 +93,37 @@ class Dataset(Method):
     @abstractmethod
     def decode(self) -> tuple[ImageSet, ImageSet]:
         """Return the whole training and test sets of the source files."""
+
+    def source(self) -> str:
+        """Return which of several published copies the files are, or "" if there is but one."""
+        return ""
+
+    @property
+    def label(self) -> str:
+        """The name with its parameters, and the source: two copies are two data sets."""
+        source = self.source()
+        return f"{super().label} [{source}]" if source else super().label
+
+    def source_digest(self, labels: Labels) -> str:
+        """Return the identity of the data: bytes of the files, labels, their order and classes.
+
+        The bytes alone would not do: an image that moves to another class's folder, or from the
+        training to the test files, may leave the sequence of all bytes as it was.
+        """
+        cut = [digest(part.astype("<i8").tobytes()) for part in (labels.train, labels.test)]
+        return digest(canonical([files_digest(self.files()), *cut, *labels.classes]))
+
+    def check_source(self, labels: Labels, planned: str) -> None:
+        """Make sure, where a stage runs, that the files are those of the plan.
+
+        Raises:
+            StageError: if they are not.
+        """
+        if self.source_digest(labels) != planned:
+            raise StageError(
+                f"dataset {self.label}: the source files of this host differ from those that were "
+                f"planned; give all hosts the same files, or plan again if the files have changed"
+            )
 
     def kept(self, labels: Labels) -> tuple[IntArray, IntArray, IntArray]:
         """Return the row numbers of the training, reserved clean and evaluation sets.

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from raysweep.datasets import ImageSet, IntArray
+from raysweep.datasets import ImageSet, IntArray, Labels
 from raysweep.errors import PlanError
 
 if TYPE_CHECKING:
     import pyarrow.parquet
+    import torch
 
 IMAGE_COLUMNS = ("img", "image")
 LABEL_COLUMNS = ("label", "fine_label", "labels", "coarse_label")
@@ -47,12 +48,48 @@ def column(file: Path, chosen: str | None, known: tuple[str, ...]) -> str:
 
 
 def parquet_labels(files: Iterable[Path], label_column: str | None) -> IntArray:
-    """Return the labels of some Parquet files, without decoding images."""
+    """Return the labels of some Parquet files, without decoding images.
+
+    Raises:
+        PlanError: if a file has no rows, or labels that are no whole numbers.
+    """
+    import pyarrow
+
     parts = []
     for file in files:
         name = column(file, label_column, LABEL_COLUMNS)
-        parts.append(opened(file).read([name]).column(name).to_numpy().astype(np.int64))
+        values = opened(file).read([name]).column(name)
+        wrong = None
+        if not pyarrow.types.is_integer(values.type):
+            wrong = f"got {values.type}"
+        elif values.null_count:
+            wrong = f"row {values.is_null().to_pylist().index(True)} is null"
+        if wrong:
+            raise PlanError(
+                f"{file}: column {name!r} must hold whole numbers, {wrong}; "
+                f"set label_column, or write the numbers of the classes"
+            )
+        if not len(values):
+            raise PlanError(f"{file}: holds no rows; leave it out")
+        parts.append(values.to_numpy().astype(np.int64))
     return np.concatenate(parts)
+
+
+def split_labels(train: list[Path], test: list[Path], label_column: str | None) -> Labels:
+    """Return the labels and class names of training and test files.
+
+    Raises:
+        PlanError: if a label has no class name.
+    """
+    first, second = (parquet_labels(files, label_column) for files in (train, test))
+    both = np.concatenate([first, second])
+    names = class_names(train[0], label_column, both)
+    if both.min() < 0 or both.max() >= len(names):
+        raise PlanError(
+            f"{train[0].parent}: labels must be from 0 to {len(names) - 1}, the classes that are "
+            f"named, got {both.min()} to {both.max()}"
+        )
+    return Labels(train=first, test=second, classes=names)
 
 
 def class_names(file: Path, label_column: str | None, labels: IntArray) -> tuple[str, ...]:
@@ -70,32 +107,47 @@ def parquet_images(
     files: list[Path], image_column: str | None, label_column: str | None, *, grey: bool
 ) -> ImageSet:
     """Decode some Parquet files, in order, to one set."""
-    names = {file: column(file, image_column, IMAGE_COLUMNS) for file in files}
+    labels = parquet_labels(files, label_column)
+    encoded = (image for file in files for image in _encoded(file, image_column))
 
-    def encoded() -> Iterator[tuple[str, bytes]]:
-        for file, name in names.items():
-            row = 0
-            for batch in opened(file).iter_batches(columns=[name], batch_size=1000):
-                for value in batch.column(0).to_pylist():
-                    raw: Any = value["bytes"] if isinstance(value, dict) else value
-                    if not isinstance(raw, bytes):
-                        raise PlanError(
-                            f"{file}, row {row}: column {name!r} must hold the bytes of an image, "
-                            f"got {type(raw).__name__}"
-                        )
-                    yield f"{file}, row {row}", raw
-                    row += 1
-
-    return ImageSet(
-        images=decoded(encoded(), grey=grey), labels=parquet_labels(files, label_column)
-    )
+    return ImageSet(images=decoded(encoded, total=len(labels), grey=grey), labels=labels)
 
 
-def decoded(encoded: Iterable[tuple[str, bytes]], *, grey: bool, side: int | None = None) -> Any:
-    """Return images as a uint8 tensor (N, C, H, W).
+def _encoded(file: Path, image_column: str | None) -> Iterator[tuple[str, bytes]]:
+    """Yield (where it stands, bytes) of each image of a file, some hundred in memory at a time."""
+    name = column(file, image_column, IMAGE_COLUMNS)
+    row = 0
+    for batch in opened(file).iter_batches(columns=[name], batch_size=500):
+        for value in batch.column(0).to_pylist():
+            raw: Any = value["bytes"] if isinstance(value, dict) else value
+            if not isinstance(raw, bytes):
+                raise PlanError(
+                    f"{file}, row {row}: column {name!r} must hold the bytes of an image, "
+                    f"got {type(raw).__name__}"
+                )
+            yield f"{file}, row {row}", raw
+            row += 1
+
+
+def encoding(file: Path) -> str:
+    """Return how the first image of a Parquet file is encoded, such as `png`."""
+    from PIL import Image, UnidentifiedImageError
+
+    where, raw = next(_encoded(file, None))
+    try:
+        return str(Image.open(io.BytesIO(raw)).format).lower()
+    except (UnidentifiedImageError, OSError, ValueError) as error:
+        raise PlanError(f"{where}: cannot be decoded as an image ({error})") from None
+
+
+def decoded(
+    encoded: Iterable[tuple[str, bytes]], *, total: int, grey: bool, side: int | None = None
+) -> torch.Tensor:
+    """Return images as a uint8 tensor (N, C, H, W), which is the only copy that is ever made.
 
     Args:
         encoded: (where it stands, bytes) of each image.
+        total: how many images there are, at least one.
         grey: whether to decode to one channel, else to three.
         side: resize to side x side; none: all must have one size.
 
@@ -103,23 +155,39 @@ def decoded(encoded: Iterable[tuple[str, bytes]], *, grey: bool, side: int | Non
         PlanError: names the image that cannot be decoded or has another size.
     """
     import torch
-    from PIL import Image, UnidentifiedImageError
 
-    arrays: list[NDArray[np.uint8]] = []
-    for where, raw in encoded:
-        try:
-            image = Image.open(io.BytesIO(raw)).convert("L" if grey else "RGB")
-        except (UnidentifiedImageError, OSError, ValueError) as error:
-            raise PlanError(f"{where}: cannot be decoded as an image ({error})") from None
-        if side is not None and image.size != (side, side):
-            image = image.resize((side, side), Image.Resampling.BILINEAR)
-        arrays.append(np.asarray(image))
-        if arrays[-1].shape != arrays[0].shape:
-            height, width = arrays[0].shape[:2]
+    images: NDArray[np.uint8] | None = None
+    for row, (where, raw) in enumerate(encoded):
+        pixels = _pixels(where, raw, "L" if grey else "RGB", side)
+        if images is None:
+            images = np.empty((total, *pixels.shape), np.uint8)
+        if pixels.shape != images.shape[1:]:
+            height, width = images.shape[2:]
             raise PlanError(
-                f"{where}: is {image.height} x {image.width} pixels, the first image is "
+                f"{where}: is {pixels.shape[1]} x {pixels.shape[2]} pixels, the first image is "
                 f"{height} x {width}; give images of one size"
             )
-    stacked = np.stack(arrays)
-    channels = stacked[:, None] if grey else stacked.transpose(0, 3, 1, 2)
-    return torch.from_numpy(np.ascontiguousarray(channels))
+        images[row] = pixels
+    assert images is not None
+    return torch.from_numpy(images)
+
+
+def _pixels(where: str, raw: bytes, mode: str, side: int | None) -> NDArray[np.uint8]:
+    """Return one image, (C, H, W)."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        encoded = Image.open(io.BytesIO(raw))
+        if encoded.mode.startswith(("I", "F")):  # Pillow would clip them to white
+            raise PlanError(
+                f"{where}: holds {encoded.mode} pixels, more than 8 bits each; convert it to 8 bits"
+            )
+        image = encoded.convert(mode)
+    except (
+        UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError
+    ) as error:  # fmt: skip
+        raise PlanError(f"{where}: cannot be decoded as an image ({error})") from None
+    if side is not None and image.size != (side, side):
+        image = image.resize((side, side), Image.Resampling.BILINEAR)
+    array = np.asarray(image)
+    return array[None] if array.ndim == 2 else array.transpose(2, 0, 1)

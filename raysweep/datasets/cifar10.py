@@ -21,8 +21,16 @@ from raysweep.datasets import _published as published
 class CIFAR10(Dataset):
     """50,000 training and 10,000 test images, (N, 3, 32, 32)."""
 
+    def source(self) -> str:
+        """Return the kind of copy: Parquet and how its images are encoded, or torchvision."""
+        return published.source(self.name)
+
     def files(self) -> list[Path]:
-        """Return the Parquet pair, else the files of torchvision's download."""
+        """Return the Parquet pair, else the files of torchvision's download, made now if need be.
+
+        Raises:
+            PlanError: if there is neither; the message says where they were looked for.
+        """
         pair = published.parquet_pair(self.name)
         if pair:
             return list(pair)

@@ -24,8 +24,16 @@ from raysweep.datasets._decode import decoded
 class GTSRB(Dataset):
     """Training and test images, (N, 3, 32, 32)."""
 
+    def source(self) -> str:
+        """Return the kind of copy: Parquet and how its images are encoded, or torchvision."""
+        return published.source(self.name)
+
     def files(self) -> list[Path]:
-        """Return the Parquet pair, else the files of torchvision's download."""
+        """Return the Parquet pair, else the files of torchvision's download, made now if need be.
+
+        Raises:
+            PlanError: if there is neither; the message says where they were looked for.
+        """
         pair = published.parquet_pair(self.name)
         if pair:
             return list(pair)
@@ -53,7 +61,10 @@ class GTSRB(Dataset):
         train, test = (
             ImageSet(
                 images=decoded(
-                    ((file, Path(file).read_bytes()) for file, _ in part), grey=False, side=32
+                    ((file, Path(file).read_bytes()) for file, _ in part),
+                    total=len(part),
+                    grey=False,
+                    side=32,
                 ),
                 labels=np.array([label for _, label in part]),
             )

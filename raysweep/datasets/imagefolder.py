@@ -30,13 +30,23 @@ class ImageFolder(Dataset):
     grey: bool = Field(False, description="decode to one channel instead of three")
 
     def _classes(self) -> list[str]:
-        top = Path(self.path).expanduser() / "train"
-        if not top.is_dir():
+        found = {}
+        for split in ("train", "test"):
+            top = Path(self.path).expanduser() / split
+            folders = top.iterdir() if top.is_dir() else ()
+            found[split] = sorted(folder.name for folder in folders if folder.is_dir())
+            if not found[split]:
+                raise PlanError(
+                    f"dataset {self.name}: path must hold a folder {split} with a folder per "
+                    f"class, {str(top)!r} is none"
+                )
+        strays = [name for name in found["test"] if name not in found["train"]]
+        if strays:
             raise PlanError(
-                f"dataset {self.name}: path must hold a folder train with a folder per class, "
-                f"{str(top)!r} is none"
+                f"dataset {self.name}: {self.path!r} has classes of test that train lacks: "
+                f"{', '.join(strays)}; add them to train, or remove them"
             )
-        return sorted(folder.name for folder in top.iterdir() if folder.is_dir())
+        return found["train"]
 
     def _found(self, split: str) -> list[tuple[Path, int]]:
         found = []
@@ -65,7 +75,10 @@ class ImageFolder(Dataset):
         train, test = (
             ImageSet(
                 images=decoded(
-                    ((str(f), f.read_bytes()) for f, _ in found), grey=self.grey, side=self.side
+                    ((str(f), f.read_bytes()) for f, _ in found),
+                    total=len(found),
+                    grey=self.grey,
+                    side=self.side,
                 ),
                 labels=np.array([n for _, n in found]),
             )

@@ -10,11 +10,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 from pydantic import Field
 
 from raysweep.datasets import Dataset, ImageSet, Labels
-from raysweep.datasets._decode import class_names, parquet_images, parquet_labels
+from raysweep.datasets._decode import parquet_images, split_labels
 from raysweep.errors import PlanError
 
 
@@ -37,30 +36,29 @@ class Parquet(Dataset):
             )
         return found
 
+    def _split(self) -> tuple[list[Path], list[Path]]:
+        train, test = self._matching(self.train), self._matching(self.test)
+        for file in train:
+            if file in test:
+                raise PlanError(
+                    f"dataset {self.name}: {file} matches both train {self.train!r} and test "
+                    f"{self.test!r}; no image may be trained and tested on"
+                )
+        return train, test
+
     def files(self) -> list[Path]:
         """Return the training files, then the test files."""
-        return [*self._matching(self.train), *self._matching(self.test)]
+        train, test = self._split()
+        return [*train, *test]
 
     def read_labels(self) -> Labels:
         """Return labels and class names."""
-        train = self._matching(self.train)
-        labels = parquet_labels(train, self.label_column)
-        test = parquet_labels(self._matching(self.test), self.label_column)
-        both = np.concatenate([labels, test])
-        names = class_names(train[0], self.label_column, both)
-        if both.min() < 0 or both.max() >= len(names):
-            raise PlanError(
-                f"dataset {self.name}: labels must be from 0 to {len(names) - 1}, the classes "
-                f"that are named, got {both.min()} to {both.max()}"
-            )
-        return Labels(train=labels, test=test, classes=names)
+        return split_labels(*self._split(), self.label_column)
 
     def decode(self) -> tuple[ImageSet, ImageSet]:
         """Return the decoded sets."""
         train, test = (
-            parquet_images(
-                self._matching(pattern), self.image_column, self.label_column, grey=self.grey
-            )
-            for pattern in (self.train, self.test)
+            parquet_images(files, self.image_column, self.label_column, grey=self.grey)
+            for files in self._split()
         )
         return train, test

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +17,18 @@ import pytest
 from PIL import Image
 from pydantic import ValidationError
 
-from raysweep import methods
+from raysweep import methods, stages
+from raysweep.context import Context
 from raysweep.datasets import Dataset
-from raysweep.errors import PlanError
+from raysweep.datasets._decode import decoded
+from raysweep.desk import Desk, Product
+from raysweep.errors import PlanError, StageError
+from raysweep.graph import Stage
+from raysweep.store import Store
 
 NAMES = list(methods.available("datasets"))
 CLASSES = ["ant", "bee", "cat"]
+SPLITS = ("train", "test")
 
 
 def png(seed: int, side: int = 12) -> bytes:
@@ -145,13 +153,229 @@ def test_bad_files_are_named(make: Any, tmp_path: Path) -> None:
         make("imagefolder").files()
 
 
+def write_table(file: Path, images: list[Any], labels: Any) -> None:
+    pq.write_table(pa.table({"img": images, "label": labels}), file)
+
+
+@pytest.mark.parametrize(
+    ("labels", "fault"),
+    [
+        ([0.0, 1.5], "column 'label' must hold whole numbers, got double"),
+        (["a", "b"], "column 'label' must hold whole numbers, got string"),
+        ([0, None], "column 'label' must hold whole numbers, row 1 is null"),
+        ([-1, 1], "labels must be from 0 to 2, .* got -1 to 2"),
+        (pa.array([], pa.int64()), "holds no rows"),
+    ],
+    ids=["fractions", "text", "null", "negative", "empty"],
+)
+def test_labels_that_are_no_class_numbers_are_refused(
+    labels: Any, fault: str, make: Any, tmp_path: Path
+) -> None:
+    images = pa.array([png(n) for n in range(len(labels))], pa.binary())
+    write_table(tmp_path / "odd.parquet", images, labels)
+    with pytest.raises(PlanError, match=fault):
+        make("parquet", train="odd.parquet").read_labels()
+
+
+def test_one_file_cannot_be_training_and_test_set(make: Any) -> None:
+    with pytest.raises(PlanError, match=r"user-test\.parquet matches both train .* and test"):
+        make("parquet", train="user*.parquet").files()
+
+
+def test_images_that_8_bits_cannot_hold_are_refused(make: Any, tmp_path: Path) -> None:
+    deep = io.BytesIO()
+    Image.fromarray(np.arange(144, dtype=np.uint16).reshape(12, 12) * 400).save(deep, "PNG")
+    write_table(tmp_path / "deep.parquet", [png(0), deep.getvalue()], [0, 1])
+    with pytest.raises(PlanError, match=r"row 1: .* I;16 pixels.*; convert it to 8 bits"):
+        make("parquet", train="deep.parquet").decode()
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize("format_", ["PNG", "JPEG", "BMP"])
+def test_damaged_images_always_name_their_place(format_: str) -> None:
+    buffer = io.BytesIO()
+    Image.open(io.BytesIO(png(0))).save(buffer, format_)
+    whole, draw = buffer.getvalue(), np.random.default_rng(0)
+    refused = 0
+    for _ in range(200):
+        damaged = bytearray(whole[: draw.integers(1, len(whole) + 1)])
+        damaged[draw.integers(0, min(len(damaged), 30))] = draw.integers(0, 256)
+        try:
+            pixels = decoded([("row 5", bytes(damaged))], total=1, grey=False)
+            assert pixels.shape[:2] == (1, 3)
+        except PlanError as error:
+            assert str(error).startswith("row 5: ")
+            refused += 1
+    assert refused > 50
+
+
+def test_image_folder_takes_classes_from_folders_and_refuses_strays(
+    make: Any, tmp_path: Path
+) -> None:
+    dataset = make("imagefolder", side=16)
+    train, test = dataset.decode()
+    assert dataset.read_labels().classes == tuple(CLASSES)
+    assert (train.labels == np.repeat(np.arange(3), 5)).all() and len(test) == 12
+    assert train.images.shape == (15, 3, 16, 16)
+    plain = make("imagefolder", side=12).decode()[0].images[5].numpy()
+    assert (plain == np.asarray(Image.open(io.BytesIO(png(100)))).transpose(2, 0, 1)).all()
+    stray = tmp_path / "test" / "dog"
+    stray.mkdir()
+    (stray / "0.png").write_bytes(png(0))
+    with pytest.raises(PlanError, match="classes of test that train lacks: dog"):
+        dataset.read_labels()
+    with pytest.raises(PlanError, match="path must hold a folder train with a folder per class"):
+        make("imagefolder", path=str(tmp_path / "test")).read_labels()
+    (tmp_path / "hollow" / "train").mkdir(parents=True)
+    with pytest.raises(PlanError, match="path must hold a folder train with a folder per class"):
+        make("imagefolder", path=str(tmp_path / "hollow")).read_labels()
+
+
+def identity(dataset: Dataset) -> str:
+    return dataset.source_digest(dataset.read_labels())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_identity_is_stable_and_checked_where_the_stage_runs(name: str, make: Any) -> None:
+    dataset = make(name)
+    assert identity(dataset) == identity(make(name))
+    labels = dataset.read_labels()
+    dataset.check_source(labels, identity(dataset))
+    with pytest.raises(StageError, match="differ from those that were planned"):
+        dataset.check_source(labels, "0" * 32)
+
+
+def test_the_stage_refuses_files_that_were_not_planned(make: Any, tmp_path: Path) -> None:
+    dataset = make("imagefolder")
+    store = Store(str(tmp_path / "store"))
+
+    def prepared(source: str) -> Product:
+        params = {"dataset": dataset.identity(), "source": source}
+        stage = Stage(key="prepare-0", params=params, inputs={}, reads={}, resource="cpu")
+        return stages.prepare(Desk(stage, store, Context(seed=0)))
+
+    planned = identity(dataset)
+    assert len(prepared(planned).arrays["train_images"]) == 15
+    (tmp_path / "train" / "ant" / "0.png").write_bytes(png(999))
+    with pytest.raises(StageError, match="source files of this host differ"):
+        prepared(planned)
+
+
+def test_identity_follows_labels_cut_and_order_where_the_bytes_stay(
+    make: Any, tmp_path: Path
+) -> None:
+    """Each change leaves the bytes of all files, one after the other, as they were."""
+    dataset = make("imagefolder")
+    seen = [identity(dataset)]
+    last_ant = tmp_path / "train" / "ant" / "4.png"
+    last_ant.rename(tmp_path / "train" / "bee" / "-.png")  # sorts first: only the label changes
+    seen.append(identity(dataset))
+    (tmp_path / "train" / "cat" / "4.png").rename(tmp_path / "test" / "ant" / "-.png")
+    seen.append(identity(dataset))
+    for split in SPLITS:
+        (tmp_path / split / "cat").rename(tmp_path / split / "cow")
+    seen.append(identity(dataset))
+    assert len(set(seen)) == 4
+    pixels = tmp_path / "train" / "ant" / "0.png"
+    pixels.write_bytes(png(999))
+    assert identity(dataset) not in seen
+
+
+def write_cifar10(top: Path, monkeypatch: pytest.MonkeyPatch) -> np.ndarray:
+    """Write torchvision's CIFAR-10 layout with four images a batch; return the training labels."""
+    import torchvision.datasets
+
+    folder = top / "cifar-10-batches-py"
+    folder.mkdir(parents=True)
+    kind, labels = torchvision.datasets.CIFAR10, []
+
+    def write(name: str, entry: dict[str, Any]) -> list[str]:
+        raw = pickle.dumps(entry)
+        (folder / name).write_bytes(raw)
+        return [name, hashlib.md5(raw).hexdigest()]
+
+    def batch(name: str, seed: int) -> list[str]:
+        draw = np.random.default_rng(seed)
+        mine = draw.integers(0, 10, 4).tolist()
+        labels.extend(mine)
+        return write(name, {"data": draw.integers(0, 256, (4, 3072), np.uint8), "labels": mine})
+
+    train = [batch(name, n) for n, (name, _) in enumerate(kind.train_list)]
+    drawn = np.array(labels)
+    monkeypatch.setattr(kind, "train_list", train)
+    monkeypatch.setattr(kind, "test_list", [batch("test_batch", 9)])
+    name, checksum = write("batches.meta", {"label_names": [f"class {n}" for n in range(10)]})
+    monkeypatch.setattr(kind, "meta", {"filename": name, "key": "label_names", "md5": checksum})
+    return drawn
+
+
+def write_gtsrb(top: Path) -> np.ndarray:
+    """Write torchvision's GTSRB layout, images of several sizes; return the training labels."""
+    base = top / "gtsrb" / "GTSRB"
+    for number, count in enumerate((2, 3)):
+        folder = base / "Training" / f"{number:05d}"
+        folder.mkdir(parents=True)
+        for n in range(count):
+            Image.open(io.BytesIO(png(n, side=20 + n))).save(folder / f"{n}.ppm")
+    images = base / "Final_Test" / "Images"
+    images.mkdir(parents=True)
+    Image.open(io.BytesIO(png(7, side=40))).save(images / "00000.ppm")
+    (top / "gtsrb" / "GT-final_test.csv").write_text("Filename;Width;ClassId\n00000.ppm;40;1\n")
+    return np.repeat([0, 1], [2, 3])
+
+
+@pytest.mark.parametrize("name", ["cifar10", "gtsrb"])
+def test_torchvisions_copy_is_another_data_set(
+    name: str, make: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parquet = make(name)
+    assert parquet.label == f"{name} [parquet of png]"
+    first = identity(parquet)
+    top = tmp_path / "cache" / "torchvision" / name
+    expected = write_cifar10(top, monkeypatch) if name == "cifar10" else write_gtsrb(top)
+    monkeypatch.delenv("RAYSWEEP_DATA")
+    dataset = make(name)
+    assert dataset == parquet and dataset.label == f"{name} [torchvision]"
+    assert identity(dataset) != first
+    labels, (train, test) = dataset.read_labels(), dataset.decode()
+    assert (labels.train == expected).all() and (train.labels == expected).all()
+    assert train.images.shape == (len(expected), 3, 32, 32) and (test.labels == labels.test).all()
+    if name == "cifar10":
+        draw = np.random.default_rng(0)
+        draw.integers(0, 10, 4)
+        pixels = draw.integers(0, 256, (4, 3, 32, 32), np.uint8)
+        assert (train.images[:4].numpy() == pixels).all()
+
+
+@pytest.mark.parametrize("name", ["cifar10", "gtsrb"])
+def test_missing_published_data_say_where_they_were_looked_for(
+    name: str, make: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / f"{name}-test.parquet").unlink()
+    with pytest.raises(PlanError, match=f"holds {name}-train.parquet but not {name}-test.parquet"):
+        make(name).files()
+    monkeypatch.setenv("RAYSWEEP_DATA", str(tmp_path / "typo"))
+    with pytest.raises(PlanError, match=r"RAYSWEEP_DATA must name a folder, got '.*typo'"):
+        make(name).files()
+    monkeypatch.delenv("RAYSWEEP_DATA")
+    # A file where the cache should be: the download fails before it looks for a network.
+    (tmp_path / "blocked").write_text("")
+    monkeypatch.setenv("RAYSWEEP_CACHE", str(tmp_path / "blocked"))
+    with pytest.raises(PlanError, match=r"RAYSWEEP_DATA \(not set\) nor torchvision's download to"):
+        make(name).files()
+
+
 @pytest.mark.skipif("RAYSWEEP_DATA" not in os.environ, reason="RAYSWEEP_DATA names no folder")
 @pytest.mark.parametrize(
-    ("name", "train", "test", "classes"),
-    [("cifar10", 50_000, 10_000, 10), ("gtsrb", 39_209, 12_630, 43)],
+    ("name", "source", "train", "test", "classes"),
+    [
+        ("cifar10", "parquet of jpeg", 50_000, 10_000, 10),
+        ("gtsrb", "parquet of png", 39_209, 12_630, 43),
+    ],
 )
-def test_published_files(name: str, train: int, test: int, classes: int) -> None:
+def test_published_files(name: str, source: str, train: int, test: int, classes: int) -> None:
     dataset: Dataset = methods.load("datasets", name)()  # type: ignore[assignment]
+    assert dataset.source() == source
     labels = dataset.read_labels()
     assert (len(labels.train), len(labels.test), len(labels.classes)) == (train, test, classes)
     assert len(dataset.kept(labels)[1]) == 2000
