@@ -16,7 +16,7 @@ from torch import nn
 from raysweep import methods, rng, training
 from raysweep.attacks import Attack, Part
 from raysweep.context import Context
-from raysweep.datasets import ImageSet, IntArray, Shape
+from raysweep.datasets import ImageSet, IntArray, Shape, as_floats
 from raysweep.defenses import Defense
 from raysweep.errors import DamagedArtifact
 from raysweep.graph import Stage
@@ -38,11 +38,12 @@ class Product:
 
 @dataclass(frozen=True, kw_only=True)
 class Data:
-    """A decoded dataset."""
+    """A decoded dataset; `test_rows` tells where the evaluation set stands in the test files."""
 
     train: ImageSet
     clean: ImageSet
     test: ImageSet
+    test_rows: IntArray
     shape: Shape
 
 
@@ -153,22 +154,26 @@ class Desk:
         return rng.derive(int(self.params["seed"]), "attack", self.params["attack"]["name"])
 
     def stamp(self, images: torch.Tensor, ids: IntArray, part: Part) -> torch.Tensor:
-        """Return uint8 triggered copies of uint8 images, rounded to 8 bits."""
+        """Return triggered copies; those of uint8 images are rounded to 8 bits."""
         stamped = []
         artifact = self.read("artifact")
         for start in range(0, len(images), 1000):
             cut = slice(start, start + 1000)
-            floats = images[cut].float().div(255)
             triggered = self.attack.stamp(
-                floats, ids=ids[cut], part=part, artifact=artifact, seed=self.attack_seed
+                as_floats(images[cut]),
+                ids=ids[cut],
+                part=part,
+                artifact=artifact,
+                seed=self.attack_seed,
             )
-            stamped.append(triggered.clamp(0, 1).mul(255).round().to(torch.uint8))
+            if images.dtype == torch.uint8:
+                triggered = triggered.clamp(0, 1).mul(255).round().to(torch.uint8)
+            stamped.append(triggered)
         return torch.cat(stamped) if stamped else images
 
     def triggered_test(self) -> torch.Tensor:
         """Return the whole evaluation set, triggered."""
-        test = self.data.test
-        return self.stamp(test.images, np.arange(len(test)), "test")
+        return self.stamp(self.data.test.images, self.data.test_rows, "test")
 
 
 def state_from(arrays: Mapping[str, Array], prefix: str = "model.") -> dict[str, torch.Tensor]:
@@ -215,4 +220,7 @@ def _data(store: Store, key: str) -> Data:
         return ImageSet(images=images, labels=np.array(arrays[f"{name}_labels"]))
 
     shape = Shape(**{**facts, "mean": tuple(facts["mean"]), "std": tuple(facts["std"])})
-    return Data(train=part("train"), clean=part("clean"), test=part("test"), shape=shape)
+    return Data(
+        train=part("train"), clean=part("clean"), test=part("test"),
+        test_rows=np.array(arrays["test_rows"]), shape=shape,
+    )  # fmt: skip

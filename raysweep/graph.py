@@ -10,10 +10,10 @@ from raysweep.attacks import Counts
 from raysweep.datasets import IntArray
 
 STAGE_VERSIONS = {
-    "prepare": 1,
+    "prepare": 2,
     "poison": 1,
     "train": 1,
-    "features": 1,
+    "features": 2,
     "shard": 1,
     "defend": 1,
     "decide": 1,

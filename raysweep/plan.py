@@ -107,6 +107,13 @@ class Planner:
 
     def _setting(self, trial: Trial) -> Setting:
         attack, facts = trial.attack, self.facts(trial.dataset)
+        for other, kind in ((attack, "attack"), (trial.model, "model")):
+            if trial.dataset.DOMAIN not in other.DOMAINS:
+                raise PlanError(
+                    f"{kind} {other.name} works on {' or '.join(other.DOMAINS)}, but dataset "
+                    f"{trial.dataset.name} holds {trial.dataset.DOMAIN}; exclude this combination: "
+                    f"{{{kind}: {other.name}, dataset: {trial.dataset.name}}}"
+                )
         try:
             counts = attack.counts(facts.labels, facts.num_classes)
         except PlanError as error:

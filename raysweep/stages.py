@@ -19,7 +19,7 @@ import torch
 from raysweep import rng, training
 from raysweep.attacks import Part
 from raysweep.context import Context
-from raysweep.datasets import Dataset, ImageSet, IntArray
+from raysweep.datasets import Dataset, ImageSet, IntArray, as_floats
 from raysweep.defenses import Decision, Evidence, Findings, Inputs
 from raysweep.desk import Array, Desk, Product, method, state_arrays
 from raysweep.errors import DamagedArtifact, StoreError
@@ -51,18 +51,20 @@ def prepare(desk: Desk) -> Product:
     images = parts["train"].images
     channels, height, width = images.shape[1:]
     scaled = images.numpy().transpose(1, 0, 2, 3).reshape(channels, -1)
+    unit = 255 if dataset.DOMAIN == "images" else 1
     shape = {
         "channels": channels,
         "height": height,
         "width": width,
         "num_classes": len(labels.classes),
-        "mean": [round(float(row.mean()) / 255, 6) for row in scaled],
-        "std": [round(max(float(row.std()) / 255, 1e-3), 6) for row in scaled],
+        "mean": [round(float(row.mean()) / unit, 6) for row in scaled],
+        "std": [round(max(float(row.std()) / unit, 1e-3), 6) for row in scaled],
     }
     arrays = {}
     for name, part in parts.items():
         arrays[f"{name}_images"] = part.images.contiguous().numpy()
         arrays[f"{name}_labels"] = part.labels
+    arrays["test_rows"] = rows_test
     return Product(arrays=arrays, outcome={"shape": shape, "classes": list(labels.classes)})
 
 
@@ -115,9 +117,10 @@ def features(desk: Desk) -> Product:
         logits = training.predict(network, images, desk.recipe, desk.device)
         arrays[f"{name}_predicted"] = logits.argmax(1).to(torch.int32).numpy()
     eligible = np.flatnonzero(desk.attack.eligible(test.labels, desk.data.shape.num_classes))
-    shown = eligible[:PICTURES]
-    arrays["pictures_clean"] = test.images[shown].numpy()
-    arrays["pictures_triggered"] = triggered[shown].numpy()
+    if test.images.dtype == torch.uint8:
+        shown = eligible[:PICTURES]
+        arrays["pictures_clean"] = test.images[shown].numpy()
+        arrays["pictures_triggered"] = triggered[shown].numpy()
     return Product(arrays=arrays)
 
 
@@ -217,7 +220,7 @@ def _input_scores(desk: Desk, found: Findings) -> dict[str, Array]:
     arrays: dict[str, Array] = {}
     for name, images, ids in sets:
         parts = [
-            score(images[at : at + 500].float().div(255).to(desk.device), ids[at : at + 500])
+            score(as_floats(images[at : at + 500].to(desk.device)), ids[at : at + 500])
             for at in range(0, len(images), 500)
         ]
         arrays[f"{name}_scores"] = np.concatenate(parts).astype(np.float32)

@@ -1,9 +1,9 @@
 """The one training loop: streams of batches, an objective over them, a recipe.
 
-Data stay on the device as uint8; batches are cut, converted and augmented there; nothing waits for
-the device inside an epoch. Victims use one stream and cross-entropy; Confusion Training mixes a
-second stream in at every b-th step (`Stream.every`); ASSET gives two streams opposite signs in its
-objective; distillation closes over a teacher; phases are several calls of `fit`.
+Data stay on the device (images as uint8); batches are cut, converted and augmented there; nothing
+waits for the device inside an epoch. Victims use one stream and cross-entropy; Confusion Training
+mixes a second stream in at every b-th step (`Stream.every`); ASSET gives two streams opposite signs
+in its objective; distillation closes over a teacher; phases are several calls of `fit`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import nn
 
 from raysweep.augmentation import augment
 from raysweep.context import Context
-from raysweep.datasets import ImageSet, Shape
+from raysweep.datasets import ImageSet, Shape, as_floats
 from raysweep.errors import NonFiniteLoss
 from raysweep.models import Model
 from raysweep.recipe import Recipe
@@ -137,7 +137,7 @@ class _Source:
             # Equal parts: a small last batch would spoil batch statistics.
             self.waiting = list(order.to(self.labels.device).tensor_split(self.batches))[::-1]
         rows = self.waiting.pop()
-        images = self.images[rows].float().div_(255).contiguous(memory_format=torch.channels_last)
+        images = as_floats(self.images[rows]).contiguous(memory_format=torch.channels_last)
         return Batch(
             images=augment(images, self.augment, self.noise), labels=self.labels[rows], rows=rows
         )
@@ -217,10 +217,7 @@ def _checked_mean(losses: torch.Tensor, first_step: int) -> float:
 
 def _batched(images: torch.Tensor, device: str, batch_size: int) -> Iterator[torch.Tensor]:
     for part in images.split(batch_size):
-        moved = part.to(device)
-        yield (moved.float().div_(255) if moved.dtype == torch.uint8 else moved).contiguous(
-            memory_format=torch.channels_last
-        )
+        yield as_floats(part.to(device)).contiguous(memory_format=torch.channels_last)
 
 
 @torch.no_grad()

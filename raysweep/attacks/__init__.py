@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from raysweep.context import Arrays, Context
-from raysweep.datasets import ImageSet, IntArray, Shape
+from raysweep.datasets import Domain, ImageSet, IntArray, Shape
 from raysweep.errors import PlanError
 from raysweep.methods import Method
 from raysweep.recipe import Recipe
@@ -83,6 +83,7 @@ class Attack(Method):
     )
 
     CLEAN_LABEL: ClassVar[bool] = False
+    DOMAINS: ClassVar[tuple[Domain, ...]] = ("images",)
     PREPARES: ClassVar[bool] = False
     TRAINS: ClassVar[bool] = False
 
@@ -119,11 +120,11 @@ class Attack(Method):
     def stamp(
         self, images_BCHW: torch.Tensor, *, ids: IntArray, part: Part, artifact: Arrays, seed: int
     ) -> torch.Tensor:
-        """Return triggered copies of float images in [0, 1]; the input is left untouched.
+        """Return triggered copies of float images in [0, 1] (or feature vectors); pure.
 
         Args:
             images_BCHW: the images.
-            ids: (B,) row numbers in the training set, or in the evaluation set for `test`. A
+            ids: (B,) row numbers in the training set, or in the test files for `test`. A
                 sample-specific trigger derives its randomness from (seed, part, id) alone, so
                 that the way a set is cut into batches does not matter.
             part: `poison` and `cover` are stamped into the training set, `test` at test time.

@@ -9,7 +9,7 @@ a given trigger's ASR is measured by that attack at `rate: 0`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,7 @@ from pydantic import Field
 
 from raysweep.attacks import Attack, Part
 from raysweep.context import Arrays
-from raysweep.datasets import IntArray
+from raysweep.datasets import Domain, IntArray
 
 if TYPE_CHECKING:
     import torch
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 class NoAttack(Attack):
     """Stamps nothing."""
+
+    DOMAINS: ClassVar[tuple[Domain, ...]] = ("images", "features")
 
     rate: float = Field(0.0, ge=0, le=0, description="always 0")
     cover_rate: float = Field(0.0, ge=0, le=0, description="always 0")

@@ -1,4 +1,4 @@
-"""Datasets: uint8 images with labels, their identity, and the reserved clean split.
+"""Datasets: images or feature vectors with labels, their identity, the reserved clean split.
 
 A dataset file defines one `Dataset`. It says which files it is made of (`files`), can tell the
 labels without decoding an image (`read_labels`), and decodes everything once (`decode`).
@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,11 +24,16 @@ if TYPE_CHECKING:
     import torch
 
 IntArray = NDArray[np.int64]
+Domain = Literal["images", "features"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageSet:
-    """Images (N, C, H, W) uint8 and labels (N,) int64, in a fixed order."""
+    """Images (N, C, H, W) uint8 and labels (N,) int64, in a fixed order.
+
+    Feature vectors are "images" (N, F, 1, 1) float32: F channels of one pixel, so that the
+    normalization per channel is a normalization per feature.
+    """
 
     images: torch.Tensor
     labels: IntArray
@@ -41,6 +46,13 @@ class ImageSet:
         import torch
 
         return ImageSet(images=self.images[torch.from_numpy(index)], labels=self.labels[index])
+
+
+def as_floats(images: torch.Tensor) -> torch.Tensor:
+    """Return uint8 images as floats in [0, 1], and float values as they are."""
+    import torch
+
+    return images.float().div(255) if images.dtype == torch.uint8 else images
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +83,8 @@ class Dataset(Method):
     by default min(2,000, 20 % of the test split), drawn with `clean_seed`. Evaluation uses the
     rest. Neither depends on the seed of a trial.
     """
+
+    DOMAIN: ClassVar[Domain] = "images"
 
     size: int | None = Field(None, ge=1, description="training images to keep, drawn at random")
     test_size: int | None = Field(None, ge=10, description="test images to keep, drawn at random")

@@ -19,6 +19,7 @@ import numpy as np
 from pydantic import Field
 
 from raysweep.context import Arrays, Context
+from raysweep.datasets import as_floats
 from raysweep.defenses import Decision, Defense, Evidence, Findings, FloatArray, Gift, Inputs, Need
 from raysweep.methods import decision
 
@@ -72,7 +73,7 @@ class NeuralCleanse(Defense):
         from raysweep import training
 
         shape, victim = inputs.shape, inputs.victim.requires_grad_(False)
-        images = inputs.clean_set.images.to(ctx.device).float().div(255)
+        images = as_floats(inputs.clean_set.images.to(ctx.device))
         draw = torch.Generator().manual_seed(ctx.stream("batches", target))
         start = torch.Generator().manual_seed(ctx.stream("start", target))
         raw = torch.rand(shape.channels + 1, shape.height, shape.width, generator=start)

@@ -20,7 +20,7 @@ from pydantic import Field
 
 from raysweep import rng
 from raysweep.context import Context
-from raysweep.datasets import IntArray
+from raysweep.datasets import IntArray, as_floats
 from raysweep.defenses import (
     Decision,
     Defense,
@@ -70,7 +70,7 @@ class Strip(Defense):
 
         def all_of(images: torch.Tensor, ids: IntArray) -> FloatArray:
             cuts = range(0, len(images), 500)
-            parts = [score(images[c : c + 500].float().div(255), ids[c : c + 500]) for c in cuts]
+            parts = [score(as_floats(images[c : c + 500]), ids[c : c + 500]) for c in cuts]
             return np.concatenate(parts)
 
         reference = all_of(clean.take(calibration).images, calibration)
@@ -84,7 +84,7 @@ class Strip(Defense):
 
         from raysweep import training
 
-        overlays = inputs.clean_set.take(pool).images.to(ctx.device).float().div(255)
+        overlays = as_floats(inputs.clean_set.take(pool).images.to(ctx.device))
         count = min(self.overlays, len(overlays))
         root = ctx.stream("overlays")
 

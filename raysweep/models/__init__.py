@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import TYPE_CHECKING, ClassVar
 
-from raysweep.datasets import Shape
+from raysweep.datasets import Domain, Shape
 from raysweep.methods import Method
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ class Model(Method):
 
     LAYERS: ClassVar[tuple[str, ...]]
     HEAD: ClassVar[str]
+    DOMAINS: ClassVar[tuple[Domain, ...]] = ("images",)
 
     @abstractmethod
     def build(self, shape: Shape) -> nn.Module:
