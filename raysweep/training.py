@@ -71,6 +71,7 @@ def global_seed(seed: int) -> Iterator[None]:
 
 def build(model: Model, shape: Shape, ctx: Context, *names: str | int) -> nn.Module:
     """Return a freshly initialized network on the context's device; `names` tell streams apart."""
+    model.check(shape)
     with global_seed(ctx.stream("initialization", *names)):
         network: nn.Module = model.build(shape)
     network.to(torch.device(ctx.device))

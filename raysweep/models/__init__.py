@@ -11,6 +11,7 @@ from abc import abstractmethod
 from typing import TYPE_CHECKING, ClassVar
 
 from raysweep.datasets import Domain, Shape
+from raysweep.errors import StageError
 from raysweep.methods import Method
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ class Model(Method):
     LAYERS: ClassVar[tuple[str, ...]]
     HEAD: ClassVar[str]
     DOMAINS: ClassVar[tuple[Domain, ...]] = ("images",)
+    MIN_SIDE: ClassVar[int] = 8
+    SQUARE: ClassVar[bool] = False
 
     @abstractmethod
     def build(self, shape: Shape) -> nn.Module:
@@ -31,9 +34,38 @@ class Model(Method):
         Initialization draws from torch's global generator, which the caller seeds and restores.
         """
 
+    def check(self, shape: Shape) -> None:
+        """Make sure that the network can be built for data of this shape.
 
-def normalization(shape: Shape) -> nn.Module:
-    """Return the first layer of every model: (x - mean) / std per channel."""
+        Raises:
+            StageError: if the images are too small, or not square where they must be.
+        """
+        sides = (shape.height, shape.width)
+        small = "images" in self.DOMAINS and min(sides) < self.MIN_SIDE
+        if small or (self.SQUARE and sides[0] != sides[1]):
+            rule = f"at least {self.MIN_SIDE} pixels a side" + (", square" if self.SQUARE else "")
+            raise StageError(
+                f"model {self.name}: images must have {rule}, got {sides[0]} x {sides[1]}; "
+                f"take another model, or a dataset with a larger side"
+            )
+
+
+def is_small(shape: Shape) -> bool:
+    """Return whether the field gives images of this size a stem that does not shrink them."""
+    return min(shape.height, shape.width) < 64
+
+
+def normalized(shape: Shape, net: nn.Module) -> nn.Module:
+    """Return `normalize` followed by `net`."""
+    from collections import OrderedDict
+
+    from torch import nn
+
+    return nn.Sequential(OrderedDict(normalize=normalization(shape), net=net))
+
+
+def normalization(shape: Shape, ridge: float = 0.0) -> nn.Module:
+    """Return the first layer of every model: (x - mean) / (std + ridge) per channel."""
     import torch
     from torch import nn
 
@@ -44,7 +76,7 @@ def normalization(shape: Shape) -> nn.Module:
         def __init__(self) -> None:
             super().__init__()
             self.register_buffer("mean", torch.tensor(shape.mean).view(1, -1, 1, 1))
-            self.register_buffer("std", torch.tensor(shape.std).view(1, -1, 1, 1))
+            self.register_buffer("std", torch.tensor(shape.std).view(1, -1, 1, 1) + ridge)
 
         def forward(self, images_BCHW: torch.Tensor) -> torch.Tensor:
             return (images_BCHW - self.mean) / self.std

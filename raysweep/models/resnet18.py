@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from raysweep.datasets import Shape
-from raysweep.models import Model, normalization
+from raysweep.models import Model, is_small, normalized
 
 if TYPE_CHECKING:
     from torch import nn
@@ -28,16 +28,13 @@ class ResNet18(Model):
 
     def build(self, shape: Shape) -> nn.Module:
         """Return a fresh network."""
-        from collections import OrderedDict
-
         from torch import nn
         from torchvision.models import resnet18
 
         net = resnet18(weights=None, num_classes=shape.num_classes)
-        small = min(shape.height, shape.width) < 64
-        if small:
+        if is_small(shape):
             net.conv1 = nn.Conv2d(shape.channels, 64, 3, padding=1, bias=False)
             net.maxpool = nn.Identity()
         elif shape.channels != 3:
             net.conv1 = nn.Conv2d(shape.channels, 64, 7, stride=2, padding=3, bias=False)
-        return nn.Sequential(OrderedDict(normalize=normalization(shape), net=net))
+        return normalized(shape, net)
