@@ -68,7 +68,7 @@ def autocast(recipe: Recipe, device: str) -> torch.autocast:
 
 
 def make_optimizer(
-    model: nn.Module | Iterable[nn.Parameter], recipe: Recipe
+    model: nn.Module | Iterable[torch.Tensor], recipe: Recipe
 ) -> torch.optim.Optimizer:
     """Return the recipe's optimizer over all trainable parameters."""
     every = model.parameters() if isinstance(model, nn.Module) else model
