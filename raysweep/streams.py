@@ -9,7 +9,7 @@ import torch
 
 from raysweep.augmentation import augment
 from raysweep.context import Context
-from raysweep.datasets import ImageSet, as_floats
+from raysweep.datasets import ImageSet
 from raysweep.recipe import Recipe
 
 
@@ -42,7 +42,8 @@ class Source:
 
     def __init__(self, name: str, stream: Stream, recipe: Recipe, ctx: Context) -> None:
         self.stream = stream
-        self.images = stream.data.images.to(ctx.device)
+        images = stream.data.images.to(ctx.device)
+        self.images = images.contiguous(memory_format=torch.channels_last)
         self.labels = torch.from_numpy(stream.data.labels).to(ctx.device)
         size = stream.batch_size or recipe.batch_size
         self.batches = max(1, math.ceil(len(self.labels) / size))
@@ -59,7 +60,9 @@ class Source:
             # Equal parts: a small last batch would spoil batch statistics.
             self.waiting = list(order.to(self.labels.device).tensor_split(self.batches))[::-1]
         rows = self.waiting.pop()
-        images = as_floats(self.images[rows]).contiguous(memory_format=torch.channels_last)
+        images = augment(self.images.index_select(0, rows), self.augment, self.noise)
         return Batch(
-            images=augment(images, self.augment, self.noise), labels=self.labels[rows], rows=rows
+            images=images.contiguous(memory_format=torch.channels_last),
+            labels=self.labels.index_select(0, rows),
+            rows=rows,
         )
