@@ -2,7 +2,8 @@
 
     python benchmarks/training.py [--threads 2] [--repetitions 5] [--images 2560] [--compile]
 
-All in one run, interleaved, each the median of several repetitions after a warm-up:
+All in one run, interleaved, each in a process of its own, each the median of several repetitions
+after a warm-up:
 
     ours            training.fit: images stay on the device, batched augmentation, bfloat16
     field           DataLoader (the better of 0 and 2 workers) over PIL images, torchvision's
@@ -19,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import statistics
 import time
 from collections.abc import Callable, Iterable
@@ -87,16 +89,17 @@ def fresh(model: Model) -> nn.Module:
     return training.build(model, SHAPE, Context(seed=0, device=DEVICE))
 
 
-def ours(model: Model, data: ImageSet, mode: str | None = None) -> Run:
-    network = fresh(model)
+def ours(name: str, count: int, mode: str | None = None) -> Run:
+    network, data = fresh(MODELS[name]), random_images(count)
     if mode is not None:
         network = torch.compile(network, mode=mode)  # type: ignore[assignment]
     return lambda: training.fit(network, data, RECIPE, Context(seed=0, device=DEVICE))
 
 
-def field(model: Model, data: ImageSet, workers: int | None) -> Run:
+def field(name: str, count: int, workers: int | None) -> Run:
     """Return one epoch of the usual loop; `workers` None: over tensors made beforehand."""
-    network = fresh(model).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    data = random_images(count)
+    network = fresh(MODELS[name]).to(memory_format=torch.contiguous_format)
     network.normalize = nn.Identity()  # in the transforms, or done
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (SHAPE.mean, SHAPE.std))
     ready = TensorDataset((data.images / 255 - mean) / std, torch.from_numpy(data.labels))
@@ -132,22 +135,65 @@ def once(run: Run) -> float:
     return time.perf_counter() - start
 
 
-def medians(runs: dict[str, Run], repetitions: int) -> dict[str, float]:
-    """Return name → median seconds, each run once per round, after a round that does not count."""
-    took: dict[str, list[float]] = {name: [] for name in runs}
-    for number in range(repetitions + 1):
-        for name, run in runs.items():
-            seconds = once(run)
-            if number:
-                took[name].append(seconds)
-    return {name: statistics.median(values) for name, values in took.items()}
+class Apart:
+    """A run in a process of its own, so that no contestant changes another's memory or caches."""
+
+    def __init__(self, threads: int, make: Callable[..., Run], *given: Any) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(target=_serve, args=(theirs, threads, make, given))
+        self.process.start()
+
+    def __call__(self) -> float:
+        self.pipe.send(True)
+        seconds: float = self.pipe.recv()
+        return seconds
+
+    def close(self) -> None:
+        self.pipe.send(False)
+        self.process.join()
 
 
-def ceiling(repetitions: int) -> float:
+def _serve(pipe: Any, threads: int, make: Callable[..., Run], given: tuple[Any, ...]) -> None:
+    torch.set_num_threads(threads)
+    run = make(*given)
+    while pipe.recv():
+        pipe.send(once(run))
+
+
+def medians(
+    runs: dict[str, tuple[Any, ...]], repetitions: int, threads: int
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Return name → seconds of the first run, and name → median of those after it.
+
+    `runs` has what makes a run and its arguments; each is run once per round.
+    """
+    apart = {name: Apart(threads, *run) for name, run in runs.items()}
+    took = {name: [run()] for name, run in apart.items()}
+    for _ in range(repetitions):
+        for name, run in apart.items():
+            took[name].append(run())
+    for run in apart.values():
+        run.close()
+    first = {name: values[0] for name, values in took.items()}
+    return first, {name: statistics.median(values[1:]) for name, values in took.items()}
+
+
+def product(side: int) -> Run:
+    a = torch.randn(side, side, dtype=torch.bfloat16, device=DEVICE)
+    return lambda: a @ a
+
+
+def many(size: int, images: int, way: ensemble.Way) -> Run:
+    data, ctx = random_images(images), Context(seed=0, device=DEVICE)
+    masks = np.random.default_rng(0).random((size, images)) < 0.5
+    return lambda: ensemble.fit_many(TinyGroupNorm(), data, masks, RECIPE, ctx, SHAPE, way=way)
+
+
+def ceiling(repetitions: int, threads: int) -> float:
     """Return the FLOP per second of large bfloat16 matrix products."""
     side = 8192 if DEVICE == "cuda" else 2048
-    a = torch.randn(side, side, dtype=torch.bfloat16, device=DEVICE)
-    took = medians({"product": lambda: a @ a}, 2 * repetitions)
+    _, took = medians({"product": (product, side)}, 4 * repetitions, threads)
     return 2 * side**3 / took["product"]
 
 
@@ -157,62 +203,56 @@ def flops(model: Model) -> int:
     network = fresh(model)
     with FlopCounterMode(display=False) as counter:
         network(images).sum().backward()
-    return counter.get_total_flops() // len(images)
+    return int(counter.get_total_flops()) // len(images)
 
 
-def loops(model: Model, data: ImageSet, repetitions: int, top: float) -> dict[str, Any]:
+def loops(name: str, count: int, repetitions: int, threads: int, top: float) -> dict[str, Any]:
     """Compare the loops on one model."""
     runs = {
-        "ours": ours(model, data),
-        "field, 0 workers": field(model, data, 0),
-        "field, 2 workers": field(model, data, 2),
-        "field, tensors": field(model, data, None),
+        "ours": (ours, name, count),
+        "field, 0 workers": (field, name, count, 0),
+        "field, 2 workers": (field, name, count, 2),
+        "field, tensors": (field, name, count, None),
     }
-    took = medians(runs, repetitions)
+    _, took = medians(runs, repetitions, threads)
     best = min(took["field, 0 workers"], took["field, 2 workers"])
-    work = flops(model) * len(data)
+    work = flops(MODELS[name]) * count
     return {
-        name: {
-            "images_per_second": round(len(data) / seconds, 1),
+        loop: {
+            "images_per_second": round(count / seconds, 1),
             "times_field": round(best / seconds, 2),
             "share_of_ceiling": round(work / seconds / top, 4),
         }
-        for name, seconds in took.items()
+        for loop, seconds in took.items()
     }
 
 
-def compiled(model: Model, data: ImageSet, repetitions: int) -> dict[str, Any]:
+def compiled(name: str, count: int, repetitions: int, threads: int) -> dict[str, Any]:
     """Compare eager training with torch.compile; when does compiling pay?"""
     modes = {"compiled": "default"}
     if DEVICE == "cuda":
         modes["compiled, CUDA graphs"] = "reduce-overhead"
-    runs = {"eager": ours(model, data)} | {n: ours(model, data, m) for n, m in modes.items()}
-    first = {name: once(run) for name, run in runs.items()}
-    took = medians(runs, repetitions)
+    runs: dict[str, tuple[Any, ...]] = {"eager": (ours, name, count)}
+    runs |= {n: (ours, name, count, mode) for n, mode in modes.items()}
+    first, took = medians(runs, repetitions, threads)
     found: dict[str, Any] = {}
-    for name, seconds in took.items():
+    for way, seconds in took.items():
         gained = took["eager"] - seconds
-        found[name] = {"images_per_second": round(len(data) / seconds, 1)}
-        if name != "eager":
-            found[name]["compile_seconds"] = round(first[name] - seconds, 1)
-            found[name]["pays_after_epochs"] = (
-                round((first[name] - seconds) / gained, 1) if gained > 0 else None
+        found[way] = {"images_per_second": round(count / seconds, 1)}
+        if way != "eager":
+            found[way]["compile_seconds"] = round(first[way] - seconds, 1)
+            found[way]["pays_after_epochs"] = (
+                round((first[way] - seconds) / gained, 1) if gained > 0 else None
             )
     return found
 
 
-def members(sizes: Iterable[int], images: int, repetitions: int) -> dict[str, Any]:
+def members(sizes: Iterable[int], images: int, repetitions: int, threads: int) -> dict[str, Any]:
     """Compare E members with vmap and one by one."""
-    model, data = TinyGroupNorm(), random_images(images)
     found = {}
     for size in sizes:
-        masks = np.random.default_rng(0).random((size, images)) < 0.5
-
-        def run(way: ensemble.Way, masks: Any = masks) -> Run:
-            ctx = Context(seed=0, device=DEVICE)
-            return lambda: ensemble.fit_many(model, data, masks, RECIPE, ctx, SHAPE, way=way)
-
-        took = medians({"vmap": run("vmap"), "one by one": run("one by one")}, repetitions)
+        runs = {way: (many, size, images, way) for way in ("vmap", "one by one")}
+        _, took = medians(runs, repetitions, threads)
         found[f"E = {size}"] = {
             **{f"{n}, images_per_second": round(size * images / s, 1) for n, s in took.items()},
             "vmap_times_one_by_one": round(took["one by one"] / took["vmap"], 2),
@@ -231,7 +271,8 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true", help="on the CPU too")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    top = ceiling(options.repetitions)
+    rounds = options.repetitions, options.threads
+    top = ceiling(*rounds)
     found: dict[str, Any] = {
         "device": torch.cuda.get_device_name() if DEVICE == "cuda" else "cpu",
         "threads": options.threads,
@@ -242,11 +283,11 @@ def main() -> None:
     for name in options.models:
         # On a CPU the large network needs no long epochs.
         few = name == "resnet18" and DEVICE == "cpu"
-        data = random_images(max(1, options.images // 5) if few else options.images)
-        found["models"][name] = loops(MODELS[name], data, options.repetitions, top)
+        count = max(1, options.images // 5) if few else options.images
+        found["models"][name] = loops(name, count, *rounds, top)
         if DEVICE == "cuda" or options.compile:
-            found["compile"][name] = compiled(MODELS[name], data, options.repetitions)
-    found["members"] = members(options.members, options.images // 5, options.repetitions)
+            found["compile"][name] = compiled(name, count, *rounds)
+    found["members"] = members(options.members, options.images // 5, *rounds)
     print(json.dumps(found, indent=1))
 
 
