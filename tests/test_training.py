@@ -279,6 +279,26 @@ def test_augmentations_move_pixels_and_keep_shapes() -> None:
     assert found.all(), "every crop is a window of the padded image"
 
 
+@pytest.mark.parametrize("names", [("crop", "flip", "cutout"), ("flip", "rotate", "crop")])
+def test_augmenting_bytes_is_augmenting_floats(names: tuple[Any, ...]) -> None:
+    pixels = torch.randint(0, 256, (50, 3, 16, 24), dtype=torch.uint8)
+    both = [
+        augmentation.augment(images, names, torch.Generator().manual_seed(1))
+        for images in (pixels, pixels.float() / 255)
+    ]
+    assert both[0].dtype == torch.float32 and torch.equal(both[0], both[1])
+
+
+def test_a_crop_is_the_window_that_was_drawn() -> None:
+    """Against slicing image by image, with the draws repeated."""
+    images = torch.rand(40, 2, 16, 24)
+    cropped = augmentation.crop(images, torch.Generator().manual_seed(1))
+    draws = (torch.rand((2, 40), generator=torch.Generator().manual_seed(1)) * 5).long()
+    padded = F.pad(images, (2, 2, 2, 2))
+    for image, y, x in zip(range(40), *draws.tolist(), strict=True):
+        assert torch.equal(cropped[image], padded[image, :, y : y + 16, x : x + 24])
+
+
 def test_predictions_do_not_depend_on_batches() -> None:
     case = toy.toy()
     network = toy.network(case.weights)
