@@ -155,19 +155,17 @@ def fit(
     """
     streams = {"data": Stream(data=data)} if isinstance(data, ImageSet) else data
     stage = ctx
-    ctx = Context(
-        seed=ctx.stream(phase), device=ctx.device, progress=ctx.progress
-    )  # the phase's own streams
+    # The phase's own streams.
+    ctx = Context(seed=ctx.stream(phase), device=ctx.device, progress=ctx.progress)
     keep_memory()
     objective = objective or partial(cross_entropy, label_smoothing=recipe.label_smoothing)
     sources = {name: Source(name, stream, recipe, ctx) for name, stream in streams.items()}
     optimizer = optimizer or make_optimizer(model, recipe)
-    means: list[float] = []
     name, kept = f"fit.{phase}.{ctx.device}", time.monotonic()
     model.train()
     with global_seed(ctx.stream("dropout")):
-        if checkpoint:
-            means = resume.restored(stage.restored, model, optimizer, sources, name)
+        kept_state = stage.restored if checkpoint else {}
+        means = resume.restored(kept_state, model, optimizer, sources, name)
         for epoch in range(len(means), recipe.epochs):
             means.append(_epoch(model, optimizer, sources, objective, recipe, ctx.device, epoch))
             ctx.progress((epoch + 1) / recipe.epochs, f"{phase}: epoch {epoch + 1}")
