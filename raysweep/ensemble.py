@@ -33,7 +33,7 @@ from raysweep.models import Model
 from raysweep.recipe import Recipe
 from raysweep.streams import Batch
 
-# On the CPU, vmapped convolutions were several times slower than one member after another
+# On a CPU of two cores, vmap was 2 to 4 times slower than one member after another at E = 2, 8, 32
 # (benchmarks/training.py); on a GPU a small network alone leaves most of the device idle.
 Way = Literal["auto", "vmap", "one by one"]
 State = dict[str, torch.Tensor]
