@@ -5,18 +5,24 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from raysweep.datasets import as_floats
 from raysweep.recipe import Augmentation
 
 
 def augment(
     images_BCHW: torch.Tensor, names: tuple[Augmentation, ...], generator: torch.Generator
 ) -> torch.Tensor:
-    """Apply the named augmentations in order."""
+    """Apply the named augmentations in order to uint8 images, or to floats; return floats.
+
+    What only moves or blanks pixels gives the same on uint8, at a quarter of the memory traffic.
+    """
     for name in names:
+        if name == "rotate":
+            images_BCHW = as_floats(images_BCHW)
         images_BCHW = {"crop": crop, "flip": flip, "rotate": rotate, "cutout": cutout}[name](
             images_BCHW, generator
         )
-    return images_BCHW
+    return as_floats(images_BCHW)
 
 
 def _uniform(shape: tuple[int, ...], images: torch.Tensor, g: torch.Generator) -> torch.Tensor:
@@ -31,15 +37,19 @@ def flip(images_BCHW: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
 
 def crop(images_BCHW: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """Pad with zeros by an eighth of the side and cut a random window of the old size."""
-    b, _, h, w = images_BCHW.shape
+    b, c, h, w = images_BCHW.shape
     pad = max(1, h // 8)
-    padded = F.pad(images_BCHW, (pad, pad, pad, pad))
+    tall, wide = h + 2 * pad, w + 2 * pad
+    padded = F.pad(images_BCHW.permute(0, 2, 3, 1), (0, 0, pad, pad, pad, pad))
     shift = (_uniform((2, b), images_BCHW, generator) * (2 * pad + 1)).long()
-    rows = shift[0, :, None] + torch.arange(h, device=images_BCHW.device)
-    columns = shift[1, :, None] + torch.arange(w, device=images_BCHW.device)
-    batch = torch.arange(b, device=images_BCHW.device)
-    picked = padded.permute(0, 2, 3, 1)[batch[:, None, None], rows[:, :, None], columns[:, None, :]]
-    return picked.permute(0, 3, 1, 2)
+    # With channels last, a row of a window is one run of w * c numbers: one copy each, several
+    # times faster than an index for every pixel.
+    runs = padded.reshape(-1).unfold(0, w * c, c)
+    image = torch.arange(b, device=images_BCHW.device)
+    row = torch.arange(h, device=images_BCHW.device)
+    first = (image * tall + shift[0])[:, None] + row
+    picked = runs.index_select(0, (first * wide + shift[1, :, None]).reshape(-1))
+    return picked.view(b, h, w, c).permute(0, 3, 1, 2)
 
 
 def rotate(images_BCHW: torch.Tensor, generator: torch.Generator) -> torch.Tensor:

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ValidationError
 from raysweep import methods
 from raysweep.errors import SpecError
 from raysweep.methods import Method
-from raysweep.recipe import Recipe
+from raysweep.recipe import Recipe, resolved
 from raysweep.spec import AXES, PLURAL, Resources, Sweep, Track, trials
 from raysweep.sweepfile import Path_, SweepText, read_sweep_text
 
@@ -248,7 +248,7 @@ class _Loader:
 
     def _entry(self, axis: str, path: Path_, entry: Any) -> Iterator[Any]:
         if axis == "recipe":
-            yield from self._open(Recipe, entry, path)
+            yield from self._recipes(path, entry)
             return
         role: Any = PLURAL[axis]
         if isinstance(entry, dict) and len(entry) > 1 and path == (axis,):
@@ -271,6 +271,21 @@ class _Loader:
                 continue
             inner = (*path, name) if isinstance(entry, dict) else path
             yield from self._open(kind, params or {}, inner)
+
+    def _recipes(self, path: Path_, entry: Any) -> Iterator[Any]:
+        """Yield recipes: a name, parameters, or parameters on a `base`, which may be an axis."""
+        if not isinstance(entry, str | dict):
+            self.fault(path, f"must be a name or {{base: name, parameters}}, got {_short(entry)}")
+            return
+        given: dict[str, Any] = {"base": entry} if isinstance(entry, str) else entry
+        bases = given["base"] if isinstance(given.get("base"), list) else [given.get("base")]
+        for base in bases:
+            try:
+                values = resolved({**given, "base": base}) if "base" in given else given
+            except SpecError as error:
+                self.fault((*path, "base"), str(error))
+                continue
+            yield from self._open(Recipe, values, path)
 
     def _open(self, kind: type[BaseModel], params: Any, path: Path_) -> Iterator[Any]:
         """Yield one value for each point of the product of the parameters that are lists."""

@@ -8,7 +8,7 @@ from pydantic import BaseModel
 
 from raysweep import methods
 from raysweep.loading import takes_list
-from raysweep.recipe import Recipe
+from raysweep.recipe import RECIPES, Recipe
 from raysweep.spec import AXES, PLURAL, Resources, Sweep, Track
 
 
@@ -18,7 +18,7 @@ def json_schema() -> dict[str, Any]:
     for role in methods.ROLES:
         axis = role[:-1]
         definitions[axis] = {"anyOf": _entries(role, definitions)}
-    definitions["recipe"] = _parameters(Recipe, definitions)
+    definitions["recipe"] = _recipe(definitions)
     properties: dict[str, Any] = {
         "name": {"type": "string", "pattern": Sweep.model_fields["name"].metadata[0].pattern},
         "question": {"type": "string"},
@@ -53,6 +53,17 @@ def json_schema() -> dict[str, Any]:
         "allOf": needed,
         "$defs": definitions,
     }
+
+
+def _recipe(definitions: dict[str, Any]) -> dict[str, Any]:
+    """Return a recipe: a name, or parameters, which may stand on a named `base`."""
+    name = {"enum": list(RECIPES)}
+    parameters = _parameters(Recipe, definitions)
+    parameters["properties"]["base"] = {
+        "description": "a named recipe, of which the other parameters are changes",
+        "anyOf": [name, {"type": "array", "items": name, "minItems": 1}],
+    }
+    return {"anyOf": [name, parameters]}
 
 
 def _entries(role: methods.Role, definitions: dict[str, Any]) -> list[dict[str, Any]]:

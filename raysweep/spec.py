@@ -6,6 +6,7 @@ A list is an axis. `trials` expands the axes into trials in the order of the fil
 from __future__ import annotations
 
 import itertools
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from raysweep.defenses import Defense
 from raysweep.errors import SpecError
 from raysweep.methods import Method
 from raysweep.models import Model
-from raysweep.recipe import Recipe
+from raysweep.recipe import Recipe, resolved
 
 AXES = ("dataset", "model", "attack", "defense", "recipe")
 PLURAL = {axis: f"{axis}s" for axis in AXES}
@@ -112,6 +113,8 @@ class Sweep(_Value):
                 values[plural] = values.pop(axis)
             if plural in values and not isinstance(values[plural], list | tuple):
                 values[plural] = (values[plural],)
+        if isinstance(values.get("recipes"), list | tuple):
+            values["recipes"] = tuple(map(_recipe, values["recipes"]))
         seeds = values.get("seeds")
         if isinstance(seeds, int) and not isinstance(seeds, bool):
             if seeds < 1:
@@ -138,6 +141,16 @@ class Sweep(_Value):
                     shown = getattr(value, "label", value)
                     raise ValueError(f"duplicate in {name}: {shown} stands twice; keep one")
         return self
+
+
+def _recipe(given: Any) -> Any:
+    """Return the recipe of a name, or of a `base` with changes; anything else as it is."""
+    if not (isinstance(given, str) or (isinstance(given, Mapping) and "base" in given)):
+        return given
+    try:
+        return Recipe.model_validate_json(json.dumps(resolved(given)))
+    except SpecError as error:
+        raise ValueError(str(error)) from None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

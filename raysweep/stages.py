@@ -97,7 +97,7 @@ def train(desk: Desk) -> Product:
     if desk.params["kept"] != "all":
         poisoned = poisoned.take(np.flatnonzero(~desk.read("decision")["flags"]))
     network = training.build(desk.model, desk.data.shape, desk.ctx)
-    losses = training.fit(network, poisoned, desk.recipe, desk.ctx)
+    losses = training.fit(network, poisoned, desk.recipe, desk.ctx, checkpoint=True)
     outcome = {"losses": losses, "images": len(poisoned)}
     return Product(arrays=state_arrays(network.state_dict()), outcome=outcome)
 

@@ -9,53 +9,39 @@ in its objective; distillation closes over a teacher; phases are several calls o
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import math
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cache, partial
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from raysweep.augmentation import augment
+from raysweep import resume
 from raysweep.context import Context
 from raysweep.datasets import ImageSet, Shape, as_floats
 from raysweep.errors import NonFiniteLoss
 from raysweep.models import Model
 from raysweep.recipe import Recipe
+from raysweep.streams import Batch as Batch
+from raysweep.streams import Source as Source
+from raysweep.streams import Stream as Stream
 
-
-@dataclass(frozen=True, kw_only=True)
-class Batch:
-    """Images (B, C, H, W) float in [0, 1], labels (B,), rows in the stream's data (B,)."""
-
-    images: torch.Tensor
-    labels: torch.Tensor
-    rows: torch.Tensor
-
-
-@dataclass(frozen=True, kw_only=True)
-class Stream:
-    """One source of batches; the first stream of a `fit` sets the number of steps of an epoch.
-
-    Attributes:
-        data: what batches are drawn from, reshuffled at each pass.
-        every: the stream takes part in steps 0, every, 2 * every, ... and is absent in between.
-        batch_size: by default the recipe's.
-    """
-
-    data: ImageSet
-    every: int = 1
-    batch_size: int | None = None
+CHECKPOINT_SECONDS = 30.0  # at least as long between two checkpoints of one training
 
 
 Objective = Callable[[nn.Module, Mapping[str, Batch]], torch.Tensor]
 
 
-def cross_entropy(model: nn.Module, batches: Mapping[str, Batch]) -> torch.Tensor:
+def cross_entropy(
+    model: nn.Module, batches: Mapping[str, Batch], label_smoothing: float = 0.0
+) -> torch.Tensor:
     """Return the mean cross-entropy of the only stream."""
     (batch,) = batches.values()
-    return F.cross_entropy(model(batch.images).float(), batch.labels)
+    logits = model(batch.images).float()
+    return F.cross_entropy(logits, batch.labels, label_smoothing=label_smoothing)
 
 
 @contextlib.contextmanager
@@ -83,9 +69,12 @@ def autocast(recipe: Recipe, device: str) -> torch.autocast:
     return torch.autocast(device, dtype=torch.bfloat16, enabled=recipe.precision == "bfloat16")
 
 
-def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+def make_optimizer(
+    model: nn.Module | Iterable[torch.Tensor], recipe: Recipe
+) -> torch.optim.Optimizer:
     """Return the recipe's optimizer over all trainable parameters."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
+    every = model.parameters() if isinstance(model, nn.Module) else model
+    parameters = [p for p in every if p.requires_grad]
     fused = all(p.is_floating_point() for p in parameters)
     if recipe.optimizer == "adam":
         return torch.optim.Adam(
@@ -99,7 +88,7 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
         parameters,
         lr=recipe.learning_rate,
         momentum=recipe.momentum,
-        nesterov=recipe.momentum > 0,
+        nesterov=recipe.nesterov and recipe.momentum > 0,
         weight_decay=recipe.weight_decay,
         fused=fused,
     )
@@ -112,36 +101,21 @@ def learning_rate(recipe: Recipe, step: int, steps: int) -> float:
         "constant": 1.0,
         "cosine": 0.5 * (1 + math.cos(math.pi * done)),
         "one_cycle": min((step + 1) / max(0.2 * steps, 1), (steps - step) / max(0.8 * steps, 1)),
-        "multistep": 0.1 ** ((done >= 0.5) + (done >= 0.75)),
+        "multistep": 0.1 ** sum(done >= fraction for fraction in recipe.milestones),
     }[recipe.schedule]
     return recipe.learning_rate * min(factor, 1.0)
 
 
-class _Source:
-    """Cuts one stream into batches, forever, on the device."""
+@cache
+def keep_memory() -> None:
+    """Make glibc keep up to 512 MiB of freed memory, once a process; elsewhere nothing happens.
 
-    def __init__(self, name: str, stream: Stream, recipe: Recipe, ctx: Context) -> None:
-        self.stream = stream
-        self.images = stream.data.images.to(ctx.device)
-        self.labels = torch.from_numpy(stream.data.labels).to(ctx.device)
-        size = stream.batch_size or recipe.batch_size
-        self.batches = max(1, math.ceil(len(self.labels) / size))
-        # Drawn on the CPU: the same order on every device.
-        self.order = torch.Generator().manual_seed(ctx.stream("order", name))
-        self.noise = ctx.torch_generator("augmentation", name)
-        self.augment = recipe.augment
-        self.waiting: list[torch.Tensor] = []
-
-    def next(self) -> Batch:
-        if not self.waiting:
-            order = torch.randperm(len(self.labels), generator=self.order)
-            # Equal parts: a small last batch would spoil batch statistics.
-            self.waiting = list(order.to(self.labels.device).tensor_split(self.batches))[::-1]
-        rows = self.waiting.pop()
-        images = as_floats(self.images[rows]).contiguous(memory_format=torch.channels_last)
-        return Batch(
-            images=augment(images, self.augment, self.noise), labels=self.labels[rows], rows=rows
-        )
+    Otherwise the system takes back and zeroes again the pages of activations at every step.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(-1, 512 << 20)  # M_TRIM_THRESHOLD
+        libc.mallopt(-3, 32 << 20)  # M_MMAP_THRESHOLD, its maximum
 
 
 def fit(
@@ -150,10 +124,11 @@ def fit(
     recipe: Recipe,
     ctx: Context,
     *,
-    objective: Objective = cross_entropy,
+    objective: Objective | None = None,
     phase: str = "fit",
     optimizer: torch.optim.Optimizer | None = None,
     on_epoch: Callable[[int, nn.Module], bool | None] | None = None,
+    checkpoint: bool = False,
 ) -> list[float]:
     """Train `model` in place and leave it in eval mode.
 
@@ -162,11 +137,16 @@ def fit(
         data: one set, or named streams; the first sets the steps of an epoch.
         recipe: with its precision resolved.
         ctx: gives random streams, device and progress.
-        objective: maps the model and the batches of this step to a scalar loss.
+        objective: maps the model and the batches of this step to a scalar loss; by default
+            cross-entropy with the recipe's label smoothing.
         phase: tells the random streams of several `fit` calls of one stage apart.
         optimizer: to carry its state over from an earlier phase; by default a new one.
         on_epoch: called after each epoch with its number from 1 and the model in train mode;
             training ends early if it returns True.
+        checkpoint: keep the whole state through `ctx.checkpoint` every so often, and continue from
+            `ctx.restored`, to the same bytes; `on_epoch` then sees the remaining epochs alone. For
+            the only `fit` of a stage, with an objective that remembers nothing: a second one would
+            replace what the first has kept.
 
     Returns:
         The mean loss of each epoch.
@@ -175,34 +155,53 @@ def fit(
         NonFiniteLoss: names the first step whose loss is NaN or infinite.
     """
     streams = {"data": Stream(data=data)} if isinstance(data, ImageSet) else data
-    ctx = Context(
-        seed=ctx.stream(phase), device=ctx.device, progress=ctx.progress
-    )  # the phase's own streams
-    sources = {name: _Source(name, stream, recipe, ctx) for name, stream in streams.items()}
-    per_epoch = next(iter(sources.values())).batches
-    steps = per_epoch * recipe.epochs
+    stage = ctx
+    # The phase's own streams.
+    ctx = Context(seed=ctx.stream(phase), device=ctx.device, progress=ctx.progress)
+    keep_memory()
+    objective = objective or partial(cross_entropy, label_smoothing=recipe.label_smoothing)
+    sources = {name: Source(name, stream, recipe, ctx) for name, stream in streams.items()}
     optimizer = optimizer or make_optimizer(model, recipe)
-    means: list[float] = []
+    name, kept = f"fit.{phase}.{ctx.device}", time.monotonic()
     model.train()
     with global_seed(ctx.stream("dropout")):
-        for epoch in range(recipe.epochs):
-            losses = []
-            for step in range(epoch * per_epoch, (epoch + 1) * per_epoch):
-                for group in optimizer.param_groups:
-                    group["lr"] = learning_rate(recipe, step, steps)
-                batches = {n: s.next() for n, s in sources.items() if step % s.stream.every == 0}
-                with autocast(recipe, ctx.device):
-                    loss = objective(model, batches)
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                optimizer.step()
-                losses.append(loss.detach())
-            means.append(_checked_mean(torch.stack(losses), epoch * per_epoch))
+        kept_state = stage.restored if checkpoint else {}
+        means = resume.restored(kept_state, model, optimizer, sources, name)
+        for epoch in range(len(means), recipe.epochs):
+            means.append(_epoch(model, optimizer, sources, objective, recipe, ctx.device, epoch))
             ctx.progress((epoch + 1) / recipe.epochs, f"{phase}: epoch {epoch + 1}")
             if on_epoch is not None and on_epoch(epoch + 1, model):
                 break
+            if checkpoint and time.monotonic() - kept >= CHECKPOINT_SECONDS:
+                stage.checkpoint(resume.captured(model, optimizer, sources, means, name))
+                kept = time.monotonic()
     model.eval()
     return means
+
+
+def _epoch(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    sources: Mapping[str, Source],
+    objective: Objective,
+    recipe: Recipe,
+    device: str,
+    epoch: int,
+) -> float:
+    """Train for one epoch, counted from 0; return the mean of its losses."""
+    per_epoch = next(iter(sources.values())).batches
+    losses = []
+    for step in range(epoch * per_epoch, (epoch + 1) * per_epoch):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(recipe, step, per_epoch * recipe.epochs)
+        batches = {n: s.next() for n, s in sources.items() if step % s.stream.every == 0}
+        with autocast(recipe, device):
+            loss = objective(model, batches)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.detach())
+    return _checked_mean(torch.stack(losses), epoch * per_epoch)
 
 
 def _checked_mean(losses: torch.Tensor, first_step: int) -> float:
@@ -230,6 +229,38 @@ def predict(
     with autocast(recipe, device):
         parts = [model(batch).float().cpu() for batch in _batched(images, device, batch_size)]
     return torch.cat(parts)
+
+
+def per_sample_losses(
+    model: nn.Module, data: ImageSet, recipe: Recipe, device: str
+) -> torch.Tensor:
+    """Return the cross-entropy of each sample, (N,) float32 on the CPU; leaves eval mode."""
+    logits = predict(model, data.images, recipe, device)
+    return F.cross_entropy(logits, torch.from_numpy(data.labels), reduction="none")
+
+
+class Dynamics:
+    """Records the loss of each sample after each epoch: `fit(..., on_epoch=Dynamics(...))`.
+
+    Recording draws nothing and changes no weight.
+    """
+
+    def __init__(self, data: ImageSet, recipe: Recipe, device: str) -> None:
+        self._data, self._recipe, self._device = data, recipe, device
+        self._epochs: list[torch.Tensor] = []
+
+    def __call__(self, epoch: int, model: nn.Module) -> None:
+        """Record one epoch; the model's modules keep their modes."""
+        del epoch
+        training = [module for module in model.modules() if module.training]
+        self._epochs.append(per_sample_losses(model, self._data, self._recipe, self._device))
+        for module in training:
+            module.training = True
+
+    @property
+    def losses(self) -> torch.Tensor:
+        """Losses (epochs, N) float32 on the CPU, in the order of the data."""
+        return torch.stack(self._epochs) if self._epochs else torch.zeros(0, len(self._data))
 
 
 @torch.no_grad()

@@ -24,7 +24,8 @@ LAYERS = [
     {"execute"}, {"driver"}, {"ledger", "stages"}, {"desk", "loading"}, {"schedule", "judging"},
     {"plan"}, {"graph", "spec", "store", "sweepfile", "metrics"},
     {"artifact", "filesystem"}, {"attacks", "defenses"},
-    {"training"}, {"models", "augmentation"}, {"datasets"}, {"context", "recipe", "methods"},
+    {"ensemble"}, {"training"}, {"resume"}, {"streams"}, {"models", "augmentation"}, {"datasets"},
+    {"context", "recipe", "methods"},
     {"identity", "rng"}, {"errors"}, {"raysweep"},
 ]  # fmt: skip
 PICKLERS = {"pickle", "cloudpickle", "dill", "marshal", "shelve", "joblib"}
@@ -33,6 +34,7 @@ RUNNERS |= {"yaml.unsafe_load", "yaml.full_load"}
 HIDDEN = {"torch": {"load"}, "os": {"system", "popen"}, "yaml": {"load", "unsafe_load"}}
 # Methods may train; records are made for reports out of the report's own material.
 ALLOWED = {("defenses", "training"), ("attacks", "training"), ("records", "report")}
+ALLOWED |= {("defenses", "ensemble")}
 
 
 def imports(text: str) -> set[str]:

@@ -16,12 +16,14 @@ import yaml
 
 from raysweep.attacks.badnets import BadNets
 from raysweep.attacks.blend import Blend
+from raysweep.attacks.none import NoAttack
 from raysweep.datasets.digits import Digits
 from raysweep.defenses.none import NoDefense
 from raysweep.defenses.spectral_signatures import SpectralSignatures
 from raysweep.errors import SpecError
 from raysweep.loading import from_text, load_sweep
 from raysweep.models.tiny_cnn import TinyCNN
+from raysweep.recipe import RECIPES, Recipe
 from raysweep.schema import json_schema
 from raysweep.spec import Sweep, canonical, to_yaml, trials
 from raysweep.sweepfile import parse
@@ -85,6 +87,39 @@ def test_python_and_yaml_say_the_same() -> None:
     assert load(to_yaml(python)) == python
 
 
+def test_recipes_have_names_that_stand_for_their_values() -> None:
+    where = GOOD.replace("\n  - where: {seed: 2, recipe.epochs: 2}", "")
+
+    def recipes(given: str) -> list[Recipe]:
+        text = where.replace("{epochs: [1, 2]}", given)
+        jsonschema.validate(yaml.safe_load(text), json_schema())
+        sweep = load(text)
+        assert load(to_yaml(sweep)) == sweep
+        assert all("base" not in recipe for recipe in canonical(sweep)["recipes"])
+        return list(sweep.recipes)
+
+    ct = RECIPES["ct"]
+    assert recipes("fast") == [RECIPES["fast"]]
+    assert recipes("{base: ct, epochs: 20}") == [ct.model_copy(update={"epochs": 20})]
+    assert recipes("[fast, {base: [ct, red], epochs: [1, 2]}]") == [
+        RECIPES["fast"],
+        *(RECIPES[n].model_copy(update={"epochs": e}) for n in ("ct", "red") for e in (1, 2)),
+    ]
+    assert recipes("{milestones: [[0.3], [0.2, 0.9]]}") == [
+        Recipe(milestones=(0.3,)), Recipe(milestones=(0.2, 0.9)),
+    ]  # fmt: skip
+    python = Sweep(  # type: ignore[call-arg]
+        name="x", dataset=Digits(), model=TinyCNN(), attack=NoAttack(), defense=NoDefense(),
+        recipes=["fast", {"base": "ct", "epochs": 20}],  # type: ignore[list-item]
+    )  # fmt: skip
+    assert python.recipes == (RECIPES["fast"], ct.model_copy(update={"epochs": 20}))
+    with pytest.raises(ValueError, match="did you mean 'ct'"):
+        Sweep(  # type: ignore[call-arg]
+            name="x", dataset=Digits(), model=TinyCNN(), attack=NoAttack(), defense=NoDefense(),
+            recipe="ctt",  # type: ignore[call-arg]
+        )  # fmt: skip
+
+
 @pytest.mark.parametrize("file", sorted((ROOT / "sweeps").glob("*.yaml")), ids=lambda f: f.name)
 def test_every_shipped_sweep_loads_and_fits_the_schema(file: Path) -> None:
     sweep = load_sweep(file)
@@ -120,6 +155,10 @@ def test_every_shipped_sweep_loads_and_fits_the_schema(file: Path) -> None:
         ("memory: 4GiB", "memory: lots", ["resources.gpu.memory: must be bytes or text such as"]),
         ("epochs: [1, 2]", "epochs: [1, 2.5]", ["recipe.epochs", "got 2.5"]),
         ("epochs: [1, 2]", "epoch: 1", ["recipe.epoch: unknown field", "did you mean 'epochs'?"]),
+        ("{epochs: [1, 2]}", "fsat", ["f.yaml:5: recipe.base: unknown recipe 'fsat'; did you mean 'fast'?"]),
+        ("epochs: [1, 2]", "base: ct, epoch: 1", ["recipe.epoch: unknown field", "did you mean 'epochs'?"]),
+        ("epochs: [1, 2]", "milestones: [0.5, 1]", ["recipe.milestones: must be fractions"]),
+        ("{epochs: [1, 2]}", "3", ["f.yaml:5: recipe: must be a name or {base: name, parameters}, got 3"]),
         ("seeds: 3", "seeds: 3\nseeds: 4", ["f.yaml:11: duplicate key 'seeds', first on line 10"]),
         ("seeds: 3", "seeds: [3", ["is not valid YAML"]),
         ("name: x", "name: !!python/object:os.system x", ["tag", "not allowed"]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from raysweep import augmentation, training
+from raysweep.artifact import pack, unpack
 from raysweep.context import Context
 from raysweep.datasets import ImageSet
 from raysweep.errors import NonFiniteLoss
@@ -100,6 +102,122 @@ def test_training_stops_when_asked() -> None:
     assert len(losses) == 3 and not network.training
 
 
+class Stopped(Exception):
+    """Planted: the process is killed."""
+
+
+class WithDropout(nn.Module):
+    """The toy's network behind dropout."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.drop, self.inner = nn.Dropout(0.2), inner
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.inner(self.drop(images))
+        return out
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_a_killed_training_continues_to_the_same_bytes(
+    optimizer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two streams, the second in the middle of a pass at the ends of epochs."""
+    case = toy.toy()
+    recipe = Recipe(
+        epochs=5, batch_size=100, learning_rate=0.01, optimizer=optimizer,  # type: ignore[arg-type]
+        augment=("crop", "flip"), precision="float32",
+    )  # fmt: skip
+    streams = {"a": Stream(data=case.train), "b": Stream(data=case.clean, every=4, batch_size=40)}
+    kept: dict[str, np.ndarray] = {}
+
+    def objective(model: nn.Module, batches: Mapping[str, Batch]) -> torch.Tensor:
+        losses = [training.cross_entropy(model, {"x": batch}) for batch in batches.values()]
+        return torch.stack(losses).sum()
+
+    def kill(epoch: int, model: nn.Module) -> None:
+        if epoch == 4:
+            raise Stopped
+
+    def checkpoint(arrays: Mapping[str, np.ndarray]) -> None:
+        kept.clear()
+        kept.update(unpack("train-x", pack(arrays)))
+
+    def run(ctx: Context, on_epoch: Any = None) -> tuple[dict[str, torch.Tensor], list[float]]:
+        network = WithDropout(training.build(toy.MODEL, toy.SHAPE, Context(seed=1)))
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        means = training.fit(
+            network, streams, recipe, ctx, objective=objective, on_epoch=on_epoch, checkpoint=True
+        )
+        return network.state_dict(), means
+
+    whole, means = run(Context(seed=1))
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+    with pytest.raises(Stopped):
+        run(Context(seed=1, checkpoint=checkpoint), kill)
+    assert len(kept["fit.fit.cpu/means"]) == 3
+    assert len(kept["fit.fit.cpu/waiting.b"]) in (40, 80), "a pass is not over"
+    seen: list[int] = []
+    resumed, again = run(
+        Context(seed=1, restored=kept), lambda epoch, model: seen.append(epoch) and None
+    )
+    assert seen == [4, 5] and again == means
+    assert all(torch.equal(whole[n], resumed[n]) for n in whole)
+    random_state = torch.Generator().manual_seed(7).get_state().numpy()
+    for part in ("model.inner.head.weight", "optimizer.0", "order.a", "noise.a", "random",
+                 "waiting.b"):  # fmt: skip
+        # Planted: one part of the state is another.
+        planted = {
+            n: (random_state if a.dtype == np.uint8 else a[::-1])
+            if n.startswith(f"fit.fit.cpu/{part}") and a.ndim else a
+            for n, a in kept.items()
+        }  # fmt: skip
+        other, _ = run(Context(seed=1, restored=planted))
+        assert not all(torch.equal(whole[n], other[n]) for n in whole), part
+
+
+def test_a_checkpoint_of_another_device_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+    kept: list[Any] = []
+    network = training.build(toy.MODEL, toy.SHAPE, Context(seed=1))
+    ctx = Context(seed=1, checkpoint=kept.append)
+    training.fit(network, toy.toy().train, FAST, ctx, checkpoint=True)
+    other = {n.replace(".cpu/", ".cuda/"): a for n, a in kept[0].items()}
+    network = training.build(toy.MODEL, toy.SHAPE, Context(seed=1))
+    ctx = Context(seed=1, restored=other)
+    losses = training.fit(network, toy.toy().train, FAST, ctx, checkpoint=True)
+    assert losses == trained()[1]
+
+
+def test_dynamics_record_each_sample_after_each_epoch_and_change_nothing() -> None:
+    case = toy.toy()
+    network = training.build(toy.MODEL, toy.SHAPE, Context(seed=1))
+    recorder = training.Dynamics(case.train, FAST, "cpu")
+    assert recorder.losses.shape == (0, 600)
+    training.fit(network, case.train, FAST, Context(seed=1), on_epoch=recorder)
+    weights, _ = trained()
+    assert all(torch.equal(weights[n], t) for n, t in network.state_dict().items())
+    assert recorder.losses.shape == (2, 600) and recorder.losses.dtype == torch.float32
+    last = training.per_sample_losses(network, case.train, FAST, "cpu")
+    assert torch.equal(recorder.losses[-1], last)
+    logits = network(case.train.images.float() / 255).detach()
+    labels = torch.from_numpy(case.train.labels)
+    expected = -logits.log_softmax(1)[torch.arange(600), labels]
+    torch.testing.assert_close(last, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_label_smoothing_and_nesterov_and_milestones_do_what_they_say() -> None:
+    plain, _ = trained()
+    for change in ({"label_smoothing": 0.1}, {"nesterov": False}):
+        other, _ = trained(recipe=FAST.model_copy(update=change))
+        assert not torch.equal(plain["head.weight"], other["head.weight"]), change
+    recipe = Recipe(learning_rate=1.0, schedule="multistep", milestones=(0.3, 0.6))
+    rates = [training.learning_rate(recipe, step, 100) for step in (29, 30, 59, 60)]
+    assert rates == pytest.approx([1, 0.1, 0.1, 0.01])
+    with pytest.raises(ValueError, match="each above 0 and below 1"):
+        Recipe(milestones=(0.5, 1.5))
+
+
 @pytest.mark.parametrize(
     ("schedule", "expected"),
     [
@@ -159,6 +277,26 @@ def test_augmentations_move_pixels_and_keep_shapes() -> None:
     windows = padded.unfold(2, 16, 1).unfold(3, 24, 1)
     found = (windows == cropped[:, :, None, None]).flatten(4).all(4).all(1).flatten(1).any(1)
     assert found.all(), "every crop is a window of the padded image"
+
+
+@pytest.mark.parametrize("names", [("crop", "flip", "cutout"), ("flip", "rotate", "crop")])
+def test_augmenting_bytes_is_augmenting_floats(names: tuple[Any, ...]) -> None:
+    pixels = torch.randint(0, 256, (50, 3, 16, 24), dtype=torch.uint8)
+    both = [
+        augmentation.augment(images, names, torch.Generator().manual_seed(1))
+        for images in (pixels, pixels.float() / 255)
+    ]
+    assert both[0].dtype == torch.float32 and torch.equal(both[0], both[1])
+
+
+def test_a_crop_is_the_window_that_was_drawn() -> None:
+    """Against slicing image by image, with the draws repeated."""
+    images = torch.rand(40, 2, 16, 24)
+    cropped = augmentation.crop(images, torch.Generator().manual_seed(1))
+    draws = (torch.rand((2, 40), generator=torch.Generator().manual_seed(1)) * 5).long()
+    padded = F.pad(images, (2, 2, 2, 2))
+    for image, y, x in zip(range(40), *draws.tolist(), strict=True):
+        assert torch.equal(cropped[image], padded[image, :, y : y + 16, x : x + 24])
 
 
 def test_predictions_do_not_depend_on_batches() -> None:

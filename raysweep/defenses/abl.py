@@ -63,9 +63,6 @@ class ABL(Defense):
 
     def run(self, inputs: Inputs, ctx: Context) -> Findings:
         """Stage 1: train with the isolation loss; score minus the loss of each sample."""
-        import torch.nn.functional as F
-        from torch import from_numpy
-
         from raysweep import training
 
         recipe = inputs.recipe.model_copy(
@@ -75,8 +72,7 @@ class ABL(Defense):
         data = inputs.training_set
         objective = isolation_objective(self.isolation_loss, self.gamma)
         training.fit(network, data, recipe, ctx, objective=objective, phase="isolate")
-        logits = training.predict(network, data.images, recipe, ctx.device)
-        losses = F.cross_entropy(logits, from_numpy(data.labels), reduction="none")
+        losses = training.per_sample_losses(network, data, recipe, ctx.device)
         weights = {name: t.detach().cpu().numpy() for name, t in network.state_dict().items()}
         return Findings(train_scores=(-losses).numpy(), kept=weights)
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field
 
 from raysweep.datasets import Shape
-from raysweep.models import Model, normalization
+from raysweep.models import Model, channels_last_gradient, normalization
 
 if TYPE_CHECKING:
     from torch import nn
@@ -38,9 +38,10 @@ class TinyCNN(Model):
             layers: list[nn.Module] = [
                 nn.Conv2d(inputs, outputs, 3, padding=1, bias=False),
                 nn.BatchNorm2d(outputs),
-                nn.ReLU(inplace=True),
             ]
-            return nn.Sequential(*layers, *([nn.MaxPool2d(2)] if pool else []))
+            # Pooling first: the same values and gradients as after ReLU, at a quarter of its work.
+            rest = [nn.MaxPool2d(2), nn.ReLU(inplace=True)] if pool else [nn.ReLU(inplace=True)]
+            return nn.Sequential(*layers, *rest)
 
         w = self.width
         return nn.Sequential(
@@ -49,7 +50,9 @@ class TinyCNN(Model):
                 block1=block(shape.channels, w, pool=True),
                 block2=block(w, 2 * w, pool=True),
                 block3=block(2 * w, 4 * w, pool=False),
-                pool=nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+                pool=nn.Sequential(
+                    channels_last_gradient(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+                ),
                 head=nn.Linear(4 * w, shape.num_classes),
             )
         )

@@ -1,0 +1,228 @@
+"""Many small models of one architecture, trained as one, each on samples of its own.
+
+What datamodels and mutation tests ask for (A. Ilyas, S. M. Park, L. Engstrom, G. Leclerc,
+A. Madry: Datamodels, ICML 2022, arXiv:2202.00622). All members see the same batches in the same
+order; a member's loss is the mean over those samples of a batch that its mask lets in, so that
+SGD or Adam over stacked parameters, which work elementwise, are those of every member.
+
+E: members, N: samples, B: samples of a batch, K: classes.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import nn
+from torch.func import functional_call, stack_module_state, vmap
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.overrides import TorchFunctionMode
+
+from raysweep import training
+from raysweep.context import Context
+from raysweep.datasets import ImageSet, Shape
+from raysweep.errors import NonFiniteLoss, StageError
+from raysweep.models import Model
+from raysweep.recipe import Recipe
+from raysweep.streams import Batch
+
+# On a CPU of two cores, vmap was 2 to 4 times slower than one member after another at E = 2, 8, 32
+# (benchmarks/training.py); on a GPU a small network alone leaves most of the device idle.
+Way = Literal["auto", "vmap", "one by one"]
+State = dict[str, torch.Tensor]
+_MATRIX_PRODUCTS = {torch.conv1d, torch.conv2d, torch.conv3d, F.linear, torch.matmul}
+
+
+class _LikeAutocast(TorchFunctionMode):
+    """Casts what autocast casts: it does not reach the convolutions inside `vmap`."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.dtype = dtype
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func in _MATRIX_PRODUCTS:
+            args = tuple(a.to(self.dtype) if isinstance(a, torch.Tensor) else a for a in args)
+        return func(*args, **(kwargs or {}))
+
+
+class _Many(nn.Module):
+    """E networks as one: images (B, ...) → logits (B, E, K)."""
+
+    def __init__(self, base: nn.Module, parameters: State, buffers: State) -> None:
+        super().__init__()
+        self.base = base
+        self.stacked = (parameters, buffers)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        device = images.device.type
+        lower = torch.is_autocast_enabled(device)
+        cast = _LikeAutocast(torch.get_autocast_dtype(device)) if lower else nullcontext()
+
+        def member(parameters: State, buffers: State) -> torch.Tensor:
+            with cast:
+                logits: torch.Tensor = functional_call(self.base, (parameters, buffers), (images,))
+            return logits
+
+        # Dropout, where a model has it, blanks the same units in every member, as in plain fits.
+        out: torch.Tensor = vmap(member, out_dims=1, randomness="same")(*self.stacked)
+        return out
+
+
+def fit_many(
+    model: Model,
+    data: ImageSet,
+    masks_EN: NDArray[np.bool_],
+    recipe: Recipe,
+    ctx: Context,
+    shape: Shape,
+    *,
+    way: Way = "auto",
+) -> State:
+    """Train E members; both ways give the same up to the rounding of sums.
+
+    Args:
+        model: without batch normalization, through which samples outside a mask would leak in.
+        data: N samples.
+        masks_EN: which samples each member is trained on.
+        recipe: with its precision resolved.
+        ctx: gives random streams, device and progress; member e's initialization is drawn from the
+            stream ("initialization", "member", e).
+        shape: of the data.
+        way: `vmap` trains all at once, `one by one` in a loop; `auto`: by the device.
+
+    Returns:
+        The state dict, every tensor with E in front, on the CPU.
+
+    Raises:
+        StageError: if the model has batch normalization, or the masks are not (E, N) booleans.
+        NonFiniteLoss: names member and step of the first loss that is NaN or infinite.
+    """
+    masks = np.asarray(masks_EN)
+    if masks.ndim != 2 or masks.dtype != bool or masks.shape[1] != len(data) or not len(masks):
+        raise StageError(
+            f"masks must be (members, {len(data)}) booleans, a column for each sample, "
+            f"got {masks.shape} {masks.dtype}"
+        )
+    networks = [training.build(model, shape, ctx, "member", e) for e in range(len(masks))]
+    _refuse_batch_norm(model, networks[0])
+    weights_NE = torch.from_numpy(masks.T.astype(np.float32)).to(ctx.device)
+    if _chosen(way, ctx.device) == "one by one":
+        for e, network in enumerate(networks):
+            alone = dataclasses.replace(ctx, progress=_share(ctx, e, len(masks)))
+            try:
+                objective = _Weighted(weights_NE[:, e : e + 1], recipe)
+                training.fit(network, data, recipe, alone, objective=objective)
+            except NonFiniteLoss as error:
+                raise NonFiniteLoss(f"member {e}: {error}") from None
+        states = [network.state_dict() for network in networks]
+        return {n: torch.stack([state[n].cpu() for state in states]) for n in states[0]}
+    parameters, buffers = stack_module_state(networks)
+    many = _Many(copy.deepcopy(networks[0]), parameters, buffers)
+    optimizer = training.make_optimizer(parameters.values(), recipe)
+    objective = _Weighted(weights_NE, recipe)
+    try:
+        training.fit(many, data, recipe, ctx, objective=objective, optimizer=optimizer)
+    except NonFiniteLoss as error:
+        raise NonFiniteLoss(f"member {objective.first_non_finite()}: {error}") from None
+    return {n: t.detach().cpu().contiguous() for n, t in {**parameters, **buffers}.items()}
+
+
+def predict_many(
+    model: Model,
+    state: Mapping[str, torch.Tensor],
+    images: torch.Tensor,
+    recipe: Recipe,
+    ctx: Context,
+    shape: Shape,
+    *,
+    way: Way = "auto",
+    batch_size: int = 500,
+) -> torch.Tensor:
+    """Return logits (E, N, K) float32 on the CPU of the members that `fit_many` gave.
+
+    Args:
+        model: the architecture of the members.
+        state: tensors with E in front.
+        images: (N, C, H, W) uint8, or floats in [0, 1].
+        recipe: gives the precision.
+        ctx: gives the device.
+        shape: of the images.
+        way: as in `fit_many`.
+        batch_size: images at once.
+    """
+    network = training.build(model, shape, ctx, "unused")
+    if _chosen(way, ctx.device) == "one by one":
+        found = []
+        for e in range(len(next(iter(state.values())))):
+            network.load_state_dict({n: t[e] for n, t in state.items()})
+            found.append(
+                training.predict(network, images, recipe, ctx.device, batch_size=batch_size)
+            )
+        return torch.stack(found)
+    names = dict(network.named_parameters())
+    there = {n: t.to(ctx.device) for n, t in state.items()}
+    many = _Many(
+        network,
+        {n: t for n, t in there.items() if n in names},
+        {n: t for n, t in there.items() if n not in names},
+    )
+    logits_NEK = training.predict(many, images, recipe, ctx.device, batch_size=batch_size)
+    return logits_NEK.transpose(0, 1).contiguous()
+
+
+class _Weighted:
+    """The sum of the members' losses, each sum(w * CE) / sum(w), or 0 where it has no sample."""
+
+    def __init__(self, weights_NE: torch.Tensor, recipe: Recipe) -> None:
+        self.weights_NE = weights_NE
+        self.smoothing = recipe.label_smoothing
+        self.seen: list[torch.Tensor] = []
+
+    def __call__(self, model: nn.Module, batches: Mapping[str, Batch]) -> torch.Tensor:
+        (batch,) = batches.values()
+        w_BE = self.weights_NE[batch.rows]
+        b, e = w_BE.shape
+        logits = model(batch.images).float().reshape(b * e, -1)
+        labels = batch.labels[:, None].expand(b, e).reshape(-1)
+        ce = F.cross_entropy(logits, labels, reduction="none", label_smoothing=self.smoothing)
+        # Not w * ce: a member must not become NaN by a sample that it does not train on.
+        kept_BE = torch.where(w_BE > 0, w_BE * ce.view(b, e), 0)
+        losses_E = kept_BE.sum(0) / w_BE.sum(0).clamp(min=1)
+        self.seen.append(losses_E.detach())
+        return losses_E.sum()
+
+    def first_non_finite(self) -> int:
+        """Return the first member in the first step that has one whose loss is not finite."""
+        bad = (~torch.isfinite(torch.stack(self.seen))).nonzero()
+        return int(bad[0, 1])
+
+
+def _refuse_batch_norm(model: Model, network: nn.Module) -> None:
+    for name, layer in network.named_modules():
+        if isinstance(layer, _BatchNorm):
+            raise StageError(
+                f"model {model.label}: layer {name} is batch normalization, through whose "
+                f"statistics samples outside a member's mask would leak in; use a model with "
+                f"group normalization, such as tiny_groupnorm"
+            )
+
+
+def _chosen(way: Way, device: str) -> Way:
+    return way if way != "auto" else ("vmap" if device == "cuda" else "one by one")
+
+
+def _share(ctx: Context, e: int, members: int) -> Callable[[float, str], None]:
+    def progress(fraction: float, text: str) -> None:
+        ctx.progress((e + fraction) / members, f"member {e + 1} of {members}: {text}")
+
+    return progress
