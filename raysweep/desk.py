@@ -160,7 +160,7 @@ class Desk:
         for start in range(0, len(images), 1000):
             cut = slice(start, start + 1000)
             triggered = self.attack.stamp(
-                as_floats(images[cut]),
+                as_floats(images[cut].to(self.device)),
                 ids=ids[cut],
                 part=part,
                 artifact=artifact,
@@ -168,7 +168,7 @@ class Desk:
             )
             if images.dtype == torch.uint8:
                 triggered = triggered.clamp(0, 1).mul(255).round().to(torch.uint8)
-            stamped.append(triggered)
+            stamped.append(triggered.cpu())
         return torch.cat(stamped) if stamped else images
 
     def triggered_test(self) -> torch.Tensor:

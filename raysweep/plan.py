@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from raysweep import rng
 from raysweep.datasets import Dataset
 from raysweep.errors import PlanError
 from raysweep.graph import STAGE_VERSIONS, Facts, Outcomes, Route, Setting, Stage
@@ -135,7 +136,10 @@ class Planner:
         attacking = self._identity(attack, RATES)
         if attack.PREPARES:
             params = {"attack": attacking, "model": model, "recipe": recipe, "seed": seed}
-            stamp["artifact"] = self._add("prepare", params, {"data": data}, "gpu")
+            given = {"data": data}
+            if attack.SURROGATE:
+                given["surrogate"] = self._surrogate(trial, data)
+            stamp["artifact"] = self._add("prepare", params, given, "gpu")
         poison = None
         if counts.poison or counts.cover:
             params = {
@@ -160,6 +164,16 @@ class Planner:
         }
         inputs = {"data": data, **({"poison": poison} if poison else {})}
         return self._add("train", params, inputs, "gpu", {"decision": kept[1]} if kept else None)
+
+    def _surrogate(self, trial: Trial, data: str) -> str:
+        """Return the training of an attacker's own clean network, on another seed's streams."""
+        params = {
+            "model": self._identity(trial.model),
+            "recipe": self._recipe(trial.recipe),
+            "seed": rng.derive(trial.seed, "surrogate"),
+            "kept": "all",
+        }
+        return self._add("train", params, {"data": data}, "gpu")
 
     def _features(self, trial: Trial, setting: Setting, layer: str) -> str:
         params = {

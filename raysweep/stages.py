@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from raysweep import rng, training
-from raysweep.attacks import Part
+from raysweep.attacks import AttackInputs, Part
 from raysweep.context import Context
 from raysweep.datasets import Dataset, ImageSet, IntArray, as_floats
 from raysweep.defenses import Decision, Evidence, Findings, Inputs
@@ -36,8 +36,11 @@ def prepare(desk: Desk) -> Product:
     """Decode and cut a dataset, or run an attack's `prepare`."""
     if "attack" in desk.params:
         data = desk.data
-        arrays = desk.attack.prepare(data.train, desk.model, data.shape, desk.ctx)
-        return Product(arrays=dict(arrays))
+        inputs = AttackInputs(
+            data=data.train, model=desk.model, shape=data.shape, recipe=desk.recipe,
+            surrogate=desk.network(desk.read("surrogate")) if desk.key("surrogate") else None,
+        )  # fmt: skip
+        return Product(arrays=dict(desk.attack.prepare(inputs, desk.ctx)))
     dataset: Dataset = method("datasets", desk.params["dataset"])
     labels = dataset.read_labels()
     dataset.check_source(labels, desk.params["source"])

@@ -2,8 +2,9 @@
 
 The plan runs an attack in up to three steps, each a stage or part of one:
 
-1. `prepare` (optional, `PREPARES`): surrogates, generators, encoders; keyed without the rate, so
-   that every rate shares it.
+1. `prepare` (optional, `PREPARES`): generators, encoders, perturbed images; keyed without the
+   rate, so that every rate shares it. With `SURROGATE` it is given a network trained on the clean
+   training set, which is a stage that all such attacks share.
 2. `choose` → `stamp` → `relabel`: the poisoned training set, once, as an artifact.
 3. `stamp(role="test")`, `relabel`, `eligible`: the triggered test inputs and what a success is.
 
@@ -29,6 +30,7 @@ from raysweep.recipe import Recipe
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
     from raysweep.models import Model
 
@@ -59,6 +61,30 @@ class Victim:
     artifact: Arrays
 
 
+@dataclass(frozen=True, kw_only=True)
+class AttackInputs:
+    """What an attack may use to prepare.
+
+    Attributes:
+        data: the clean training set.
+        model, shape, recipe: how victims of this trial are built and trained.
+        surrogate: a network trained on `data` in just that way, from another seed than the
+            victim's; only if `SURROGATE`.
+    """
+
+    data: ImageSet
+    model: Model
+    shape: Shape
+    recipe: Recipe
+    surrogate: nn.Module | None = None
+
+    @property
+    def trained(self) -> nn.Module:
+        """The surrogate, in eval mode on the stage's device."""
+        assert self.surrogate is not None, "only attacks that declare SURROGATE have one"
+        return self.surrogate
+
+
 class Attack(Method):
     """A backdoor attack. Poisoned samples replace their originals.
 
@@ -85,6 +111,7 @@ class Attack(Method):
     CLEAN_LABEL: ClassVar[bool] = False
     DOMAINS: ClassVar[tuple[Domain, ...]] = ("images",)
     PREPARES: ClassVar[bool] = False
+    SURROGATE: ClassVar[bool] = False
     TRAINS: ClassVar[bool] = False
 
     @model_validator(mode="after")
@@ -107,7 +134,7 @@ class Attack(Method):
             )
         return self
 
-    def prepare(self, data: ImageSet, model: Model, shape: Shape, ctx: Context) -> Arrays:
+    def prepare(self, inputs: AttackInputs, ctx: Context) -> Arrays:
         """Return the arrays that `choose` and `stamp` will be given; only if `PREPARES`."""
         raise NotImplementedError(f"{self.name} declares PREPARES but defines no prepare")
 
@@ -150,6 +177,11 @@ class Attack(Method):
             allowed &= labels != self.relabel(labels, num_classes)
         return allowed
 
+    def cover_pool(self, labels: IntArray, num_classes: int) -> NDArray[np.bool_]:
+        """Return which training samples may become covers, if they are not poisoned, (N,)."""
+        del num_classes
+        return np.ones(len(labels), bool)
+
     def counts(self, labels: IntArray, num_classes: int) -> Counts:
         """Return the realized counts, without choosing.
 
@@ -166,7 +198,8 @@ class Attack(Method):
         poison = int(self.rate * len(labels))
         cover = int(self.cover_rate * len(labels)) if self.rate > 0 else 0
         counts = Counts(poison=poison, cover=cover)
-        pool = int(self.pool(labels, num_classes).sum())
+        poisonable = self.pool(labels, num_classes)
+        pool = int(poisonable.sum())
         if counts.poison > pool:
             highest = math.floor(pool / len(labels) * 1e6) / 1e6  # rounded up it would not fit
             raise PlanError(
@@ -174,10 +207,14 @@ class Attack(Method):
                 f"of {len(labels)}, but only {pool} may be poisoned; "
                 f"the rate can be at most {highest:g}"
             )
-        if counts.poison + counts.cover > len(labels):
+        coverable = self.cover_pool(labels, num_classes)
+        shared = max(int((coverable & poisonable).sum()) - counts.poison, 0)
+        left = int((coverable & ~poisonable).sum()) + shared
+        if counts.cover > left:
             raise PlanError(
-                f"attack {self.name}: rate {self.rate:g} and cover_rate {self.cover_rate:g} ask "
-                f"for {counts.poison + counts.cover} of {len(labels)} images; lower one of them"
+                f"attack {self.name}: cover_rate {self.cover_rate:g} asks for {counts.cover} of "
+                f"{len(labels)} images, but beside the poison only {left} may be covers; lower "
+                f"rate or cover_rate"
             )
         return counts
 
@@ -191,7 +228,7 @@ class Attack(Method):
         counts = self.counts(labels, num_classes)
         order = generator.permutation(len(labels))
         poison = order[self.pool(labels, num_classes)[order]][: counts.poison]
-        rest = order[~np.isin(order, poison)]
+        rest = order[~np.isin(order, poison) & self.cover_pool(labels, num_classes)[order]]
         cover = rest[len(rest) - counts.cover :]
         return Choice(poison=np.sort(poison), cover=np.sort(cover))
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from raysweep import rng
 from raysweep.attacks import Attack, Part
+from raysweep.attacks._drawn import whole_image
 from raysweep.context import Arrays
 from raysweep.datasets import IntArray
 
@@ -32,13 +32,7 @@ class Blend(Attack):
 
     def trigger(self, channels: int, height: int, width: int) -> torch.Tensor:
         """Return the trigger image, (C, H, W) in [0, 1]."""
-        import torch
-
-        if self.image == "stripes":
-            stripes = ((torch.arange(height)[:, None] + torch.arange(width)) // 3 % 2).float()
-            return stripes.expand(channels, height, width)
-        noise = rng.torch_generator(self.image_seed, "blend trigger")
-        return torch.rand(channels, height, width, generator=noise)
+        return whole_image(self.image, self.image_seed, channels, height, width)
 
     def stamp(
         self, images_BCHW: torch.Tensor, *, ids: IntArray, part: Part, artifact: Arrays, seed: int

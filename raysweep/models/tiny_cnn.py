@@ -50,9 +50,7 @@ class TinyCNN(Model):
                 block1=block(shape.channels, w, pool=True),
                 block2=block(w, 2 * w, pool=True),
                 block3=block(2 * w, 4 * w, pool=False),
-                pool=nn.Sequential(
-                    channels_last_gradient(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
-                ),
+                pool=nn.Sequential(channels_last_gradient(), nn.AdaptiveAvgPool2d(1), nn.Flatten()),
                 head=nn.Linear(4 * w, shape.num_classes),
             )
         )

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
 
-from raysweep import methods, rng
-from raysweep.attacks import Attack, Choice, Counts, Part
+from raysweep import methods, rng, training
+from raysweep.attacks import Attack, AttackInputs, Choice, Counts, Part
+from raysweep.context import Arrays, Context
+from raysweep.datasets import ImageSet, Shape
 from raysweep.datasets.digits import Digits
 from raysweep.defenses.none import NoDefense
 from raysweep.errors import PlanError
 from raysweep.models.tiny_cnn import TinyCNN
 from raysweep.plan import Planner
+from raysweep.recipe import Recipe
 from raysweep.spec import Sweep
 
 SHAPES = [(1, 16, 16), (3, 32, 32), (3, 20, 28)]
@@ -23,15 +28,44 @@ NAMES = list(methods.available("attacks"))
 TRIGGERS = [n for n in NAMES if methods.load("attacks", n)().eligible(LABELS, 10).any()]  # type: ignore[attr-defined]
 
 
+# What makes a preparation short, where an attack has a field of that name.
+SHORTER = {"steps": 2, "epochs": 1}
+
+
 def make(name: str, **given: object) -> Attack:
     kind = methods.load("attacks", name)
     if name not in TRIGGERS:
         given.pop("rate", None)
+    given |= {f: v for f, v in SHORTER.items() if f in kind.model_fields}
     return kind.model_validate(given)  # type: ignore[return-value]
 
 
 def pixels(shape: tuple[int, int, int], n: int = 8, seed: int = 0) -> torch.Tensor:
     return torch.rand(n, *shape, generator=torch.Generator().manual_seed(seed))
+
+
+def domain(name: str) -> str:
+    return methods.load("attacks", name).DOMAINS[0]  # type: ignore[attr-defined,no-any-return]
+
+
+@functools.cache
+def artifact(attack: Attack, shape: tuple[int, int, int]) -> Arrays:
+    """Return what the attack prepares on a few random images, trained against for an epoch."""
+    if not attack.PREPARES:
+        return {}
+    count, channels = 40, shape[0]
+    images = pixels(shape, count).mul(255).round().to(torch.uint8)
+    data = ImageSet(images=images, labels=np.arange(count) % 2 * attack.target)
+    facts = Shape(
+        channels=channels, height=shape[1], width=shape[2], num_classes=10,
+        mean=(0.5,) * channels, std=(0.3,) * channels,
+    )  # fmt: skip
+    ctx, model = Context(seed=3), TinyCNN(width=4)
+    recipe = Recipe(epochs=1, batch_size=20, precision="float32")
+    surrogate = training.build(model, facts, ctx).eval() if attack.SURROGATE else None
+    return attack.prepare(
+        AttackInputs(data=data, model=model, shape=facts, recipe=recipe, surrogate=surrogate), ctx
+    )
 
 
 def chosen(attack: Attack, seed: int = 2) -> Choice:
@@ -97,7 +131,7 @@ def test_at_rate_0_the_victim_is_the_clean_model(name: str) -> None:
 def test_an_impossible_rate_names_the_highest_possible_one(name: str, total: int) -> None:
     # Two thirds of class 1: a share that would be rounded up to more than there are.
     labels = np.where(np.arange(total) % 3 < 2, 1, 0)
-    pooled = {"target": 1} if make(name).CLEAN_LABEL else {"sources": (1,)}
+    pooled = {"target": 1} if make(name).CLEAN_LABEL else {"sources": (1,), "target": 0}
     attack = make(name, rate=0.9, cover_rate=0.0, **pooled)
     pool = int(attack.pool(labels, 2).sum())
     with pytest.raises(PlanError, match=r"the rate can be at most ([\d.]+)") as refused:
@@ -110,6 +144,16 @@ def test_an_impossible_rate_names_the_highest_possible_one(name: str, total: int
         beyond.counts(labels, 2)
     with pytest.raises(PlanError, match="target must be a class from 0 to 9, got 10"):
         make(name, target=10).counts(LABELS, 10)
+    with pytest.raises(PlanError, match=r"cover_rate 1 asks for 500 of 500 images, but .* only"):
+        make(name, rate=0.02, cover_rate=1.0).counts(LABELS, 10)
+
+
+@pytest.mark.parametrize("name", TRIGGERS)
+def test_covers_come_from_their_pool(name: str) -> None:
+    attack = make(name, rate=0.02, cover_rate=0.05)
+    choice = chosen(attack)
+    assert len(choice.cover) == 25 and not set(choice.cover) & set(choice.poison)
+    assert attack.cover_pool(LABELS, 10)[choice.cover].all()
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -118,19 +162,21 @@ def test_an_impossible_rate_names_the_highest_possible_one(name: str, total: int
 def test_stamping_is_pure_bounded_and_blind_to_batches(
     name: str, shape: tuple[int, int, int], part: Part
 ) -> None:
-    attack = make(name)
-    images, ids = pixels(shape), np.arange(8) * 3
+    # Preparations call target images what is odd here; so may be poisoned by a clean-label attack.
+    attack = make(name, target=1, sources=None)
+    made = artifact(attack, shape)
+    images, ids = pixels(shape), np.arange(8) * 4 + 1
     before = images.clone()
-    stamped = attack.stamp(images, ids=ids, part=part, artifact={}, seed=7)
+    stamped = attack.stamp(images, ids=ids, part=part, artifact=made, seed=7)
     assert torch.equal(images, before), "the input is left untouched"
     assert stamped.shape == images.shape and stamped.dtype == images.dtype
     assert float(stamped.min()) >= 0 and float(stamped.max()) <= 1
     order = np.array([5, 0, 7, 2])
     some = attack.stamp(
-        images[torch.from_numpy(order)], ids=ids[order], part=part, artifact={}, seed=7
+        images[torch.from_numpy(order)], ids=ids[order], part=part, artifact=made, seed=7
     )
     torch.testing.assert_close(some, stamped[torch.from_numpy(order)])
-    again = attack.stamp(images, ids=ids, part=part, artifact={}, seed=7)
+    again = attack.stamp(images, ids=ids, part=part, artifact=made, seed=7)
     assert torch.equal(again, stamped)
     changed = (stamped != images).flatten(1).any(1)
     assert changed.all() if name in TRIGGERS else not changed.any()
@@ -140,7 +186,8 @@ def test_stamping_is_pure_bounded_and_blind_to_batches(
 def test_label_maps_and_sources(name: str) -> None:
     attack = make(name, target=3)
     assert (attack.relabel(LABELS, 10) == 3).all()
-    assert (attack.eligible(LABELS, 10) == (LABELS != 3)).all()
+    attacked = np.isin(LABELS, attack.sources or range(10))
+    assert (attack.eligible(LABELS, 10) == (attacked & (LABELS != 3))).all()
     specific = make(name, sources=(2, 4))
     assert (specific.eligible(LABELS, 10) == np.isin(LABELS, [2, 4])).all()
     if attack.CLEAN_LABEL:
@@ -152,9 +199,9 @@ def test_label_maps_and_sources(name: str) -> None:
                 make(name, **wrong)
         return
     assert (specific.pool(LABELS, 10) == np.isin(LABELS, [2, 4])).all()
-    outside = make(name, include_target=False, target=3)
+    outside = make(name, include_target=False, target=3, sources=None)
     assert (outside.pool(LABELS, 10) == (LABELS != 3)).all()
-    shifted = make(name, label_map="all_to_all")
+    shifted = make(name, label_map="all_to_all", sources=None)
     assert (shifted.relabel(LABELS, 10) == (LABELS + 1) % 10).all()
     assert shifted.eligible(LABELS, 10).all()
 
