@@ -11,6 +11,7 @@ import socket
 import time
 import traceback
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ import torch
 from raysweep import rng, training
 from raysweep.attacks import AttackInputs, Part
 from raysweep.context import Context
-from raysweep.datasets import Dataset, ImageSet, IntArray, as_floats
+from raysweep.datasets import Dataset, ImageSet, IntArray, Shape, as_floats
 from raysweep.defenses import Decision, Evidence, Findings, Inputs
 from raysweep.desk import Array, Desk, Product, method, state_arrays
 from raysweep.errors import DamagedArtifact, StoreError
@@ -51,24 +52,13 @@ def prepare(desk: Desk) -> Product:
         "clean": test_all.take(rows_clean),
         "test": test_all.take(rows_test),
     }
-    images = parts["train"].images
-    channels, height, width = images.shape[1:]
-    scaled = images.numpy().transpose(1, 0, 2, 3).reshape(channels, -1)
-    unit = 255 if dataset.DOMAIN == "images" else 1
-    shape = {
-        "channels": channels,
-        "height": height,
-        "width": width,
-        "num_classes": len(labels.classes),
-        "mean": [round(float(row.mean()) / unit, 6) for row in scaled],
-        "std": [round(max(float(row.std()) / unit, 1e-3), 6) for row in scaled],
-    }
+    shape = Shape.of(parts["train"].images, len(labels.classes))
     arrays = {}
     for name, part in parts.items():
         arrays[f"{name}_images"] = part.images.contiguous().numpy()
         arrays[f"{name}_labels"] = part.labels
     arrays["test_rows"] = rows_test
-    return Product(arrays=arrays, outcome={"shape": shape, "classes": list(labels.classes)})
+    return Product(arrays=arrays, outcome={"shape": asdict(shape), "classes": list(labels.classes)})
 
 
 def poison(desk: Desk) -> Product:

@@ -66,6 +66,18 @@ class Shape:
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
+    @classmethod
+    def of(cls, images: torch.Tensor, num_classes: int) -> Shape:
+        """Return the shape of a training set (N, C, H, W); uint8 values count in 1/255."""
+        channels, height, width = images.shape[1:]
+        values = images.numpy().transpose(1, 0, 2, 3).reshape(channels, -1)
+        unit = 255 if values.dtype == np.uint8 else 1
+        return cls(
+            channels=channels, height=height, width=width, num_classes=num_classes,
+            mean=tuple(round(float(row.mean()) / unit, 6) for row in values),
+            std=tuple(round(max(float(row.std()) / unit, 1e-3), 6) for row in values),
+        )  # fmt: skip
+
 
 @dataclass(frozen=True, kw_only=True)
 class Labels:
