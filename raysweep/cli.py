@@ -149,14 +149,20 @@ def report(
 @app.command(name="list")
 def list_methods(
     role: Annotated[str, typer.Argument(help="attacks, defenses, datasets or models.")] = "",
+    markdown: Annotated[bool, typer.Option("--markdown", help="The table of the README.")] = False,
 ) -> None:
-    """List the methods that a sweep file can name."""
+    """List the methods that a sweep file can name: idea, source, and where ours differs."""
+    from raysweep import catalog
     from raysweep.methods import ROLES
     from raysweep.screen import print_methods
 
     if role and role not in ROLES:
         raise SpecError(f"role must be one of {', '.join(ROLES)}, got {role!r}")
-    print_methods(_console(), [r for r in ROLES if role in ("", r)])
+    roles = [r for r in ROLES if role in ("", r)]
+    if markdown:
+        print("\n\n".join(catalog.markdown(r) for r in roles))
+    else:
+        print_methods(_console(), roles)
 
 
 @app.command()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import sys
 import time
 from collections import Counter
 from types import TracebackType
@@ -15,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as RichProgress
 from rich.table import Table
 
-from raysweep import ledger, methods
+from raysweep import catalog, ledger, methods
 from raysweep.store import Store
 
 if TYPE_CHECKING:
@@ -184,14 +183,21 @@ def print_status(console: Console, store: Store, name: str) -> None:
 
 
 def print_methods(console: Console, roles: list[methods.Role]) -> None:
-    """Print every method of some roles, with the first line of its file."""
+    """Print every method of some roles: its idea, its source, and where ours differs from it."""
     for role in roles:
-        table = Table(box=None, pad_edge=False, title=role, title_justify="left")
+        table = Table(box=None, pad_edge=False, title=role, title_justify="left", show_lines=False)
         table.add_column("name", no_wrap=True)
-        table.add_column("idea")
-        for name in methods.available(role):
-            module = sys.modules[methods.load(role, name).__module__]
-            table.add_row(name, (module.__doc__ or "").strip().split("\n\n")[0].replace("\n", " "))
+        found = catalog.entries(role)
+        kinds = any(one.kind for one in found)
+        for column in (*(["kind"] if kinds else []), "idea", "paper", "venue", "year"):
+            table.add_column(column)
+        table.add_column("where we differ", ratio=2)
+        for one in found:
+            kind = [one.kind] if kinds else []
+            table.add_row(
+                one.name, *kind, one.idea, one.paper, one.venue, one.year, one.differs,
+                end_section=True,
+            )  # fmt: skip
         console.print(table)
 
 

@@ -1,0 +1,89 @@
+"""What methods there are and where they come from, read from the docstrings of their files."""
+
+from __future__ import annotations
+
+import re
+import sys
+from dataclasses import dataclass
+
+from raysweep import methods
+from raysweep.attacks import Attack
+from raysweep.defenses import Defense
+
+ARXIV = re.compile(r"arXiv:(\d{4}\.\d{4,5})")
+# ", NDSS 2018", or ", 2017" where there is no venue; the venue starts with a capital.
+PUBLISHED = re.compile(r",\s+(?:(?P<venue>[A-Z][\w&.'’ -]*?)\s+)?(?P<year>(?:19|20)\d\d)\b")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One method: its name, its idea, its first citation, and where ours differs.
+
+    `paper`, `venue` and `year` are empty for what is nobody's publication, such as one's own files.
+    """
+
+    role: methods.Role
+    name: str
+    kind: str
+    idea: str
+    paper: str
+    venue: str
+    year: str
+    arxiv: str
+    differs: str
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def entry(role: methods.Role, name: str) -> Entry:
+    """Return what a method's file says of it."""
+    method = methods.load(role, name)
+    idea, *rest = (sys.modules[method.__module__].__doc__ or "").strip().split("\n\n")
+    cited = _one_line(rest[0]) if rest and not rest[0].startswith("Where we differ") else ""
+    published = PUBLISHED.search(cited)
+    title = cited[: published.start()].partition(": ")[2] if published else ""
+    number = ARXIV.search(cited)
+    differs = next((p for p in rest if p.startswith("Where we differ")), "")
+    return Entry(
+        role=role,
+        name=name,
+        kind=_kind(method()) if role in ("attacks", "defenses") else "",
+        idea=_one_line(idea),
+        paper=title,
+        venue=(published["venue"] or "") if published else "",
+        year=published["year"] if published else "",
+        arxiv=number[1] if number else "",
+        differs=_one_line(differs.partition(":")[2]),
+    )
+
+
+def _kind(method: methods.Method) -> str:
+    if isinstance(method, Defense):
+        return method.kind
+    assert isinstance(method, Attack)
+    if method.rate == 0:
+        return "control"
+    if method.TRAINS:
+        return "trains the victim"
+    return "clean label" if method.CLEAN_LABEL else "changes labels"
+
+
+def entries(role: methods.Role) -> list[Entry]:
+    """Return the methods of a role, in the order of their names."""
+    return [entry(role, name) for name in methods.available(role)]
+
+
+def markdown(role: methods.Role) -> str:
+    """Return a table of a role's methods for the README."""
+    lines = [f"| {role} | kind | idea | paper |", "|---|---|---|---|"]
+    for one in entries(role):
+        idea = one.idea.partition(": ")[2].rstrip(".") or one.idea.rstrip(".")
+        where = " ".join(part for part in (one.venue, one.year) if part)
+        paper = f"[{where}](https://arxiv.org/abs/{one.arxiv})" if one.arxiv else where
+        lines.append(f"| `{one.name}` | {one.kind} | {idea} | {paper} |")
+    if not any(one.kind for one in entries(role)):
+        lines = [re.sub(r"^(\| [^|]+ \|)[^|]*\|", r"\1", line) for line in lines]
+        lines[1] = "|---|---|---|"
+    return "\n".join(lines)
