@@ -54,7 +54,7 @@ class Planner:
             rows, _, _ = dataset.kept(labels)
             self._facts[dataset] = Facts(
                 digest=dataset.source_digest(labels),
-                labels=labels.train[rows],
+                labels=dataset.training_labels(labels, rows),
                 num_classes=len(labels.classes),
             )
         return self._facts[dataset]

@@ -48,7 +48,10 @@ def prepare(desk: Desk) -> Product:
     rows_train, rows_clean, rows_test = dataset.kept(labels)
     train_all, test_all = dataset.decode()
     parts = {
-        "train": train_all.take(rows_train),
+        "train": ImageSet(
+            images=train_all.take(rows_train).images,
+            labels=dataset.training_labels(labels, rows_train),
+        ),
         "clean": test_all.take(rows_clean),
         "test": test_all.take(rows_test),
     }

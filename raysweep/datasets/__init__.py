@@ -100,7 +100,13 @@ class Dataset(Method):
 
     size: int | None = Field(None, ge=1, description="training images to keep, drawn at random")
     test_size: int | None = Field(None, ge=10, description="test images to keep, drawn at random")
-    subset_seed: int = Field(0, ge=0, description="seed of the draws for size and test_size")
+    subset_seed: int = Field(0, ge=0, description="seed of size, test_size and label_noise")
+    imbalance: float = Field(
+        1.0, ge=1, description="largest class / smallest class of a long-tailed training set"
+    )
+    label_noise: float = Field(
+        0.0, ge=0, lt=1, description="share of training labels that are replaced by another class"
+    )
     clean_size: int | None = Field(None, ge=1, description="reserved clean images")
     clean_seed: int = Field(0, ge=0, description="seed of the reserved clean split")
 
@@ -151,6 +157,37 @@ class Dataset(Method):
                 f"planned; give all hosts the same files, or plan again if the files have changed"
             )
 
+    def training_labels(self, labels: Labels, rows: IntArray) -> IntArray:
+        """Return the given labels of the training rows: `label_noise` of them are wrong.
+
+        int(label_noise * N) of them get another class, each with the same probability; what is
+        trained on, and what attacks and defenses see. Test labels are never touched.
+        """
+        given = labels.train[rows].copy()
+        draw = rng.generator(self.subset_seed, "label noise")
+        wrong = draw.permutation(len(rows))[: int(self.label_noise * len(rows))]
+        shift = draw.integers(1, max(len(labels.classes), 2), len(wrong))
+        given[wrong] = (given[wrong] + shift) % len(labels.classes)
+        return given
+
+    def _long_tail(self, labels: Labels) -> IntArray:
+        """Return training rows with n_c = n_0 * imbalance^(-c / (K - 1)) images of class c.
+
+        Y. Cui et al.: Class-Balanced Loss, CVPR 2019, arXiv:1901.05555, section 5.1; n_0 is the
+        size of the smallest class of the source, so that every class has enough.
+        """
+        rows = np.arange(len(labels.train))
+        if self.imbalance == 1:
+            return rows
+        classes = len(labels.classes)
+        sizes = np.bincount(labels.train, minlength=classes)
+        order = rng.generator(self.subset_seed, "imbalance").permutation(rows)
+        kept = []
+        for c in range(classes):
+            wanted = max(int(sizes.min() * self.imbalance ** (-c / max(classes - 1, 1))), 1)
+            kept.append(order[labels.train[order] == c][:wanted])
+        return np.sort(np.concatenate(kept))
+
     def kept(self, labels: Labels) -> tuple[IntArray, IntArray, IntArray]:
         """Return the row numbers of the training, reserved clean and evaluation sets.
 
@@ -170,7 +207,8 @@ class Dataset(Method):
                 )
             return np.sort(rng.generator(self.subset_seed, name).permutation(total)[:size])
 
-        train = draw("size", self.size, len(labels.train))
+        tail = self._long_tail(labels)
+        train = tail[draw("size", self.size, len(tail))]
         test = draw("test_size", self.test_size, len(labels.test))
         size = self.clean_size if self.clean_size is not None else min(2000, len(test) // 5)
         if size >= len(test):

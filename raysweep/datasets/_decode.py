@@ -141,7 +141,12 @@ def encoding(file: Path) -> str:
 
 
 def decoded(
-    encoded: Iterable[tuple[str, bytes]], *, total: int, grey: bool, side: int | None = None
+    encoded: Iterable[tuple[str, bytes]],
+    *,
+    total: int,
+    grey: bool,
+    side: int | None = None,
+    crop: bool = False,
 ) -> torch.Tensor:
     """Return images as a uint8 tensor (N, C, H, W), which is the only copy that is ever made.
 
@@ -150,6 +155,7 @@ def decoded(
         total: how many images there are, at least one.
         grey: whether to decode to one channel, else to three.
         side: resize to side x side; none: all must have one size.
+        crop: resize the shorter side and cut the middle, instead of resizing both.
 
     Raises:
         PlanError: names the image that cannot be decoded or has another size.
@@ -158,7 +164,7 @@ def decoded(
 
     images: NDArray[np.uint8] | None = None
     for row, (where, raw) in enumerate(encoded):
-        pixels = _pixels(where, raw, "L" if grey else "RGB", side)
+        pixels = _pixels(where, raw, "L" if grey else "RGB", side, crop=crop)
         if images is None:
             images = np.empty((total, *pixels.shape), np.uint8)
         if pixels.shape != images.shape[1:]:
@@ -172,9 +178,11 @@ def decoded(
     return torch.from_numpy(images)
 
 
-def _pixels(where: str, raw: bytes, mode: str, side: int | None) -> NDArray[np.uint8]:
+def _pixels(
+    where: str, raw: bytes, mode: str, side: int | None, *, crop: bool
+) -> NDArray[np.uint8]:
     """Return one image, (C, H, W)."""
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
         encoded = Image.open(io.BytesIO(raw))
@@ -188,6 +196,7 @@ def _pixels(where: str, raw: bytes, mode: str, side: int | None) -> NDArray[np.u
     ) as error:  # fmt: skip
         raise PlanError(f"{where}: cannot be decoded as an image ({error})") from None
     if side is not None and image.size != (side, side):
-        image = image.resize((side, side), Image.Resampling.BILINEAR)
+        fit = ImageOps.fit if crop else Image.Image.resize
+        image = fit(image, (side, side), Image.Resampling.BILINEAR)
     array = np.asarray(image)
     return array[None] if array.ndim == 2 else array.transpose(2, 0, 1)

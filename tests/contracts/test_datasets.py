@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from raysweep import methods, stages
 from raysweep.context import Context
-from raysweep.datasets import Dataset
+from raysweep.datasets import Dataset, Labels
 from raysweep.datasets._decode import decoded
 from raysweep.desk import Desk, Product
 from raysweep.errors import PlanError, StageError
@@ -61,20 +61,75 @@ def write_folder(top: Path) -> None:
                 (folder / f"{n}.png").write_bytes(png(100 * number + n))
 
 
+def write_tiny_imagenet(top: Path) -> None:
+    notes = ""
+    (top / "val" / "images").mkdir(parents=True)
+    for number, wnid in enumerate(("n01", "n02", "n03")):
+        folder = top / "train" / wnid / "images"
+        folder.mkdir(parents=True)
+        for n in range(5):
+            (folder / f"{wnid}_{n}.JPEG").write_bytes(png(100 * number + n))
+        for n in range(4):
+            name = f"val_{3 * n + number}.JPEG"
+            (top / "val" / "images" / name).write_bytes(png(1000 + 3 * n + number))
+            notes += f"{name}\t{wnid}\t0\t0\t62\t62\n"
+    (top / "val" / "val_annotations.txt").write_text(notes)
+    (top / "words.txt").write_text("n01\tgoldfish\nn02\tant, emmet\nn03\tbee\n")
+
+
+def write_imagenet(top: Path) -> None:
+    for split, count in (("train", 5), ("val", 4)):
+        for number, wnid in enumerate(("n01440764", "n02102040", "n02979186")):
+            folder = top / split / wnid
+            folder.mkdir(parents=True)
+            for n in range(count):
+                wide = Image.open(io.BytesIO(png(100 * number + n))).resize((30, 20))
+                wide.save(folder / f"{wnid}_{n}.JPEG")
+
+
+def write_npz(file: Path, **other: Any) -> None:
+    draw = np.random.default_rng(0)
+    arrays: dict[str, Any] = {"classes": np.array(CLASSES)}
+    for split, count in (("train", 30), ("test", 20)):
+        arrays[f"{split}_images"] = draw.integers(0, 256, (count, 12, 12, 3), np.uint8)
+        arrays[f"{split}_labels"] = np.arange(count) * 7 % 3
+    np.savez(file, **(arrays | other))
+
+
+def write_ember(top: Path) -> None:
+    top.mkdir()
+    draw = np.random.default_rng(0)
+    for split, count in (("train", 45), ("test", 30)):
+        draw.normal(50, 9, (count, 7)).astype(np.float32).tofile(top / f"X_{split}.dat")
+        (np.arange(count) % 3 - 1).astype(np.float32).tofile(top / f"y_{split}.dat")
+
+
+PLACES = {
+    "imagenet": "imagenet", "imagenette": "imagenet", "tiny_imagenet": "tiny-imagenet-200",
+    "npz": "user.npz", "ember": "ember", "imagefolder": "",
+}  # fmt: skip
+
+
 @pytest.fixture
 def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Return a maker of small instances of every dataset, by what its fields and files ask for."""
-    for name in ("cifar10", "gtsrb", "user"):
+    for name in ("cifar10", "cifar100", "gtsrb", "user"):
         write_parquet(tmp_path / f"{name}-train.parquet", 30, first=0)
         write_parquet(tmp_path / f"{name}-test.parquet", 20, first=1000)
     write_folder(tmp_path)
+    write_tiny_imagenet(tmp_path / "tiny-imagenet-200")
+    write_imagenet(tmp_path / "imagenet")
+    write_npz(tmp_path / "user.npz")
+    write_ember(tmp_path / "ember")
     monkeypatch.setenv("RAYSWEEP_DATA", str(tmp_path))
     monkeypatch.setenv("RAYSWEEP_CACHE", str(tmp_path / "cache"))
 
     def made(name: str, **given: Any) -> Dataset:
         kind = methods.load("datasets", name)
         if "path" in kind.model_fields:
-            given = {"path": str(tmp_path), **given}
+            given = {"path": str(tmp_path / PLACES.get(name, "")), **given}
+        if name == "ember":
+            given = {"features": 7, **given}
         if name == "parquet":
             given = {"train": "user-train.parquet", "test": "user-test.parquet", **given}
         return kind.model_validate(given)  # type: ignore[return-value]
@@ -89,8 +144,10 @@ def test_labels_agree_with_decoded_images(name: str, make: Any) -> None:
     train, test = dataset.decode()
     for part, expected in ((train, labels.train), (test, labels.test)):
         assert (part.labels == expected).all() and part.labels.dtype == np.int64
-        assert part.images.dtype.is_floating_point is False and part.images.ndim == 4
-        assert len(part.images) == len(expected) and part.images.shape[1] in (1, 3)
+        vectors = dataset.DOMAIN == "features"
+        assert part.images.dtype.is_floating_point is vectors and part.images.ndim == 4
+        assert len(part.images) == len(expected)
+        assert part.images.shape[2:] == (1, 1) if vectors else part.images.shape[1] in (1, 3)
     assert max(labels.train.max(), labels.test.max()) < len(labels.classes)
     assert all(file.is_file() for file in dataset.files())
 
@@ -379,3 +436,137 @@ def test_published_files(name: str, source: str, train: int, test: int, classes:
     labels = dataset.read_labels()
     assert (len(labels.train), len(labels.test), len(labels.classes)) == (train, test, classes)
     assert len(dataset.kept(labels)[1]) == 2000
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_label_noise_replaces_an_exact_share_of_training_labels(name: str, make: Any) -> None:
+    clean, noisy = make(name), make(name, label_noise=0.3)
+    labels = clean.read_labels()
+    rows = noisy.kept(labels)[0]
+    given = noisy.training_labels(labels, rows)
+    assert (given != labels.train[rows]).sum() == int(0.3 * len(rows))
+    assert (given == noisy.training_labels(labels, rows)).all()
+    assert given.min() >= 0 and given.max() < len(labels.classes)
+    other = make(name, label_noise=0.3, subset_seed=1)
+    assert (other.training_labels(labels, rows) != given).any()
+    assert (clean.training_labels(labels, rows) == labels.train[rows]).all()
+
+
+def test_label_noise_spreads_over_the_other_classes(make: Any) -> None:
+    labels = Labels(train=np.zeros(9000, np.int64), test=np.zeros(9, np.int64), classes=("a",) * 10)
+    given = make("cifar10", label_noise=0.9).training_labels(labels, np.arange(9000))
+    counts = np.bincount(given, minlength=10)
+    assert counts[0] == 900 and abs(counts[1:] - 900).max() < 5 * 30
+
+
+def test_a_long_tail_has_the_published_counts(make: Any) -> None:
+    labels = Labels(train=np.arange(10_000) % 10, test=np.arange(100) % 10, classes=("a",) * 10)
+    rows = make("cifar10", imbalance=100.0).kept(labels)[0]
+    expected = [int(1000 * 100 ** (-c / 9)) for c in range(10)]
+    assert np.bincount(labels.train[rows]).tolist() == expected and (np.diff(rows) > 0).all()
+    fewer = make("cifar10", imbalance=100.0, size=500).kept(labels)[0]
+    assert len(fewer) == 500 and set(fewer) < set(rows)
+    assert len(make("cifar10").kept(labels)[0]) == 10_000
+
+
+def test_plan_and_stage_see_the_same_labels(make: Any, tmp_path: Path) -> None:
+    dataset = make("imagefolder", label_noise=0.4, imbalance=3.0)
+    store = Store(str(tmp_path / "store"))
+    params = {"dataset": dataset.identity(), "source": identity(dataset)}
+    stage = Stage(key="prepare-0", params=params, inputs={}, reads={}, resource="cpu")
+    arrays = stages.prepare(Desk(stage, store, Context(seed=0))).arrays
+    labels = dataset.read_labels()
+    rows = dataset.kept(labels)[0]
+    assert (arrays["train_labels"] == dataset.training_labels(labels, rows)).all()
+    assert (arrays["test_labels"] == labels.test[dataset.kept(labels)[2]]).all()
+
+
+def test_tiny_imagenet_reads_its_annotations(make: Any, tmp_path: Path) -> None:
+    dataset = make("tiny_imagenet", side=12)
+    labels = dataset.read_labels()
+    assert labels.classes == ("goldfish", "ant, emmet", "bee")
+    _, test = dataset.decode()
+    files = [file.name for file in dataset.files()[15:]]
+    for file, image, label in zip(files, test.images, test.labels, strict=True):
+        number = int(file.removesuffix(".JPEG").removeprefix("val_"))
+        pixels = np.asarray(Image.open(io.BytesIO(png(1000 + number)))).transpose(2, 0, 1)
+        assert label == number % 3 and (image.numpy() == pixels).all()
+    notes = tmp_path / "tiny-imagenet-200" / "val" / "val_annotations.txt"
+    notes.write_text("val_0.JPEG\tn99\t0\t0\t62\t62\n")
+    with pytest.raises(PlanError, match=r"val_annotations\.txt, line 1: must name an image of val"):
+        dataset.read_labels()
+    notes.unlink()
+    with pytest.raises(PlanError, match=r"val_annotations\.txt' is missing"):
+        dataset.read_labels()
+
+
+def test_imagenet_takes_a_list_of_classes_in_its_order(make: Any) -> None:
+    whole, part = make("imagenet", side=16), make("imagenet", classes=("n02979186", "n01440764"))
+    assert whole.read_labels().classes == ("n01440764", "n02102040", "n02979186")
+    labels = part.read_labels()
+    assert labels.classes == ("n02979186", "n01440764")
+    assert labels.train.tolist() == [0] * 5 + [1] * 5
+    assert part.files()[0].parent.name == "n02979186"
+    assert make("imagenette").read_labels().classes[1] == "English springer"
+    with pytest.raises(PlanError, match="n01440764 stand there twice"):
+        make("imagenet", classes=("n01440764", "n01440764")).read_labels()
+    with pytest.raises(PlanError, match="has no folder n999"):
+        make("imagenet", classes=("n01440764", "n999")).read_labels()
+
+
+def test_imagenet_cuts_the_middle_out(make: Any, tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        for wnid in ("n1", "n2"):
+            folder = tmp_path / "bars" / split / wnid
+            folder.mkdir(parents=True)
+            bars = np.zeros((20, 40, 3), np.uint8)
+            bars[:, 10:30] = 200  # only the middle square
+            Image.fromarray(bars).save(folder / "0.png")
+    train, _ = make("imagenet", path=str(tmp_path / "bars"), side=20).decode()
+    assert (train.images == 200).all()
+
+
+def test_npz_refuses_what_is_no_image_set(make: Any, tmp_path: Path) -> None:
+    file = tmp_path / "user.npz"
+    dataset = make("npz")
+    first = dataset.decode()[0].images
+    assert first.shape == (30, 3, 12, 12) and dataset.read_labels().classes == tuple(CLASSES)
+    for other, fault in (
+        ({"train_images": np.zeros((30, 12, 12, 3))}, "train_images must be uint8"),
+        ({"train_images": np.zeros((7, 12, 12, 3), np.uint8)}, "for 30 labels"),
+        ({"train_images": np.array([{}] * 30)}, "cannot be read without pickle"),
+    ):
+        write_npz(file, **other)
+        with pytest.raises(PlanError, match=fault):
+            dataset.decode()
+    for other, fault in (
+        ({"train_labels": np.full(30, 3)}, "labels must be from 0 to 2"),
+        ({"test_labels": np.linspace(0, 1, 20)}, "test_labels must be whole numbers"),
+    ):
+        write_npz(file, **other)
+        with pytest.raises(PlanError, match=fault):
+            dataset.read_labels()
+    np.savez(file, train_labels=np.arange(3))
+    with pytest.raises(PlanError, match="has no array 'test_labels', it has train_labels"):
+        dataset.read_labels()
+    file.write_bytes(b"junk")
+    with pytest.raises(PlanError, match="cannot be read"):
+        dataset.read_labels()
+
+
+def test_ember_leaves_unlabeled_programs_out(make: Any, tmp_path: Path) -> None:
+    dataset = make("ember")
+    labels, (train, _) = dataset.read_labels(), dataset.decode()
+    assert labels.classes == ("benign", "malware") and len(labels.train) == 30
+    raw = np.fromfile(tmp_path / "ember" / "X_train.dat", np.float32).reshape(45, 7)
+    assert (train.images[:2, :, 0, 0].numpy() == raw[[1, 2]]).all()
+    assert train.labels[:4].tolist() == [0, 1, 0, 1]
+    with pytest.raises(PlanError, match=r"must hold 8 features for each of 45 labels"):
+        make("ember", features=8).decode()
+    np.save(tmp_path / "ember" / "y_test.npy", np.array([0, 5]))
+    (tmp_path / "ember" / "y_test.dat").unlink()
+    with pytest.raises(PlanError, match=r"y_test\.npy: labels must be -1, 0 or 1"):
+        dataset.read_labels()
+    (tmp_path / "ember" / "X_train.dat").unlink()
+    with pytest.raises(PlanError, match=r"path must hold X_train\.dat or X_train\.npy"):
+        dataset.files()

@@ -1,0 +1,62 @@
+"""Tiny ImageNet: 200 classes of ImageNet at 64 x 64 pixels, 500 training images each.
+
+Y. Le, X. Yang: Tiny ImageNet Visual Recognition Challenge, Stanford CS231N 2015.
+
+    path/train/<wnid>/images/*.JPEG    path/val/images/*.JPEG    path/val/val_annotations.txt
+
+Where we differ: `path` is the unpacked folder tiny-imagenet-200. Its validation set is the test
+set, as everywhere in the field; the published test set has no labels.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from pydantic import Field
+
+from raysweep.datasets._folders import Folders, Found
+from raysweep.errors import PlanError
+
+
+class TinyImageNet(Folders):
+    """Images (N, 3, 64, 64); classes are numbered by their sorted WordNet ids."""
+
+    SPLITS: ClassVar[tuple[str, str]] = ("train", "val")
+    INSIDE: ClassVar[str] = "images"
+
+    side: int = Field(64, ge=8, le=1024, description="height and width in pixels")
+
+    def chosen(self) -> list[str]:
+        """Return the class folders of the training set."""
+        return self.folders("train")
+
+    def class_names(self) -> tuple[str, ...]:
+        """Return the names of words.txt, else the WordNet ids."""
+        words = self.top / "words.txt"
+        lines = words.read_text().splitlines() if words.is_file() else []
+        names = dict(line.split("\t", 1) for line in lines if "\t" in line)
+        return tuple(names.get(wnid, wnid) for wnid in self.chosen())
+
+    def found(self, split: str) -> Found:
+        """Return the images of a split with their labels; those of val from its annotations."""
+        if split == "train":
+            return super().found(split)
+        notes = self.top / "val" / "val_annotations.txt"
+        if not notes.is_file():
+            raise PlanError(
+                f"dataset {self.name}: path must hold val/val_annotations.txt, {str(notes)!r} is "
+                f"missing; give the unpacked folder tiny-imagenet-200"
+            )
+        numbers = {wnid: number for number, wnid in enumerate(self.chosen())}
+        found: Found = []
+        for row, line in enumerate(notes.read_text().splitlines(), 1):
+            image, _, rest = line.partition("\t")
+            wnid = rest.partition("\t")[0]
+            file = self.top / "val" / "images" / image
+            if wnid not in numbers or not file.is_file():
+                raise PlanError(
+                    f"{notes}, line {row}: must name an image of val/images and a class of train, "
+                    f"got {line!r}; unpack the archive again"
+                )
+            found.append((file, numbers[wnid]))
+        return sorted(found)
