@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -85,6 +86,35 @@ def test_inline_finishes_every_trial(inline: tuple[Path, Conclusion]) -> None:
     assert Path(conclusion.report).read_text().startswith("<!doctype html>")
     assert conclusion.rows["ca"].between(0, 1).all() and (conclusion.rows["ca_n"] == 400).all()
     assert conclusion.rows["asr"].isna().sum() == 7, "no trigger, no ASR"
+
+
+def test_feature_vectors_are_swept_like_images(tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    for split, count in (("train", 1500), ("test", 800)):
+        labels = np.arange(count) % 2
+        table = draw.normal(0, 1, (count, 20)).astype(np.float32)
+        table[:, :4] += 1.5 * labels[:, None]
+        table.tofile(tmp_path / f"X_{split}.dat")
+        labels.astype(np.float32).tofile(tmp_path / f"y_{split}.dat")
+    file = tmp_path / "programs.yaml"
+    file.write_text(f"""
+name: programs
+dataset: {{ember: {{path: {tmp_path}, features: 20}}}}
+model: {{ember_mlp: {{widths: [64, 32, 16], dropout: 0.0}}}}
+recipe: {{epochs: 8, batch_size: 64, learning_rate: 0.05}}
+attacks:
+  - ember_watermark:
+      {{rate: [0.0, 0.1], attacker: constrained, feasible: [10, 11, 12, 13, 14, 15], samples: 400}}
+defenses: [none, perfect_filter, activation_clustering]
+seeds: 1
+track: {{wandb: disabled}}
+""")
+    rows = run(file, tmp_path / "store", inline=True).rows
+    assert (rows["status"] == "ok").all(), rows["error"].tolist()
+    asr = rows.set_index(["defense_name", "rate"])["asr"]
+    assert (rows["ca"] > 0.8).all() and asr["none", 0.1] > asr["none", 0.0] + 0.3
+    assert asr["perfect_filter", 0.1] < asr["none", 0.0] + 0.1
+    assert (rows.query("rate > 0")["relabeled_count"] == 0).all(), "labels are kept"
 
 
 def test_records_are_loaded_as_they_were_made(inline: tuple[Path, Conclusion]) -> None:

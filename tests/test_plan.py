@@ -11,6 +11,10 @@ import pytest
 
 from raysweep.attacks.badnets import BadNets
 from raysweep.attacks.blend import Blend
+from raysweep.attacks.dynamic import Dynamic
+from raysweep.attacks.ember_watermark import EmberWatermark
+from raysweep.attacks.issba import ISSBA
+from raysweep.attacks.label_consistent import LabelConsistent
 from raysweep.attacks.none import NoAttack
 from raysweep.attacks.sig import SIG
 from raysweep.attacks.wanet import WaNet
@@ -27,6 +31,7 @@ from raysweep.defenses.strip import Strip
 from raysweep.errors import PlanError
 from raysweep.graph import Route
 from raysweep.identity import canonical, stage_key
+from raysweep.models.ember_mlp import EmberMLP
 from raysweep.models.tiny_cnn import TinyCNN
 from raysweep.plan import Planner
 from raysweep.recipe import Recipe
@@ -234,6 +239,8 @@ def test_truth_reaches_only_those_who_declare_it() -> None:
         ({"dataset": Digits(size=2000)}, "size must be at most 1297"),
         ({"dataset": Digits(clean_size=500)}, "clean_size must leave images"),
         ({"attacks": [BadNets(rate=0.6, cover_rate=0.6)]}, "cover_rate 0.6"),
+        ({"attacks": [EmberWatermark()]}, "works on features, but dataset digits holds images"),
+        ({"model": EmberMLP()}, "model ember_mlp works on features, .*exclude this combination"),
     ],
 )
 def test_impossible_sweeps_are_refused_before_any_work(given: dict[str, Any], words: str) -> None:
@@ -262,6 +269,21 @@ def test_an_attack_that_prepares_shares_it_over_rates(monkeypatch: pytest.Monkey
     planner, found = routes(sweep(attacks=[BadNets(rate=r) for r in (0.01, 0.05, 0.1)]))
     assert len(kinds(planner, "prepare")) == 2
     assert len({route.roles["poison"] for route in found}) == 3
+
+
+def test_surrogates_are_trained_once_apart_from_the_victims() -> None:
+    attacks = [NoAttack(), LabelConsistent(), Dynamic(rate=0.01), Dynamic(rate=0.02), ISSBA()]
+    planner, found = routes(sweep(attacks=attacks))
+    prepared = [planner.stages[key] for key in kinds(planner, "prepare")]
+    given = [stage.inputs["surrogate"] for stage in prepared if "surrogate" in stage.inputs]
+    assert len(prepared) == 4 and len(given) == 2, "the data, and three attacks"
+    (key,) = set(given)
+    surrogate = planner.stages[key]
+    clean = planner.stages[found[0].roles["victim"]]
+    assert surrogate.inputs == clean.inputs and surrogate.key != clean.key
+    same = {name for name in clean.params if clean.params[name] == surrogate.params[name]}
+    assert same == set(clean.params) - {"seed"}
+    assert len(kinds(planner, "train")) == 1 + 1 + 4
 
 
 @pytest.mark.slow

@@ -1,0 +1,223 @@
+"""Later triggers against the figures that their experiments publish, and planted truth."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from raysweep import training
+from raysweep.attacks import Attack, AttackInputs, Part
+from raysweep.attacks._drawn import PatchName, patch
+from raysweep.attacks.adaptive_blend import AdaptiveBlend
+from raysweep.attacks.adaptive_patch import AdaptivePatch
+from raysweep.attacks.additive import Additive
+from raysweep.attacks.dynamic import Dynamic
+from raysweep.attacks.ember_watermark import EmberWatermark, combined, rare_values
+from raysweep.attacks.issba import ISSBA, _decoder
+from raysweep.attacks.label_consistent import LabelConsistent
+from raysweep.attacks.rotation import Rotation
+from raysweep.attacks.tact import TaCT
+from raysweep.attacks.trojan import Trojan
+from raysweep.context import Arrays, Context
+from raysweep.datasets import ImageSet, Shape
+from raysweep.models.ember_mlp import EmberMLP
+from raysweep.models.tiny_cnn import TinyCNN
+from raysweep.recipe import Recipe
+
+GREY = torch.full((4, 3, 32, 32), 0.4)
+RECIPE = Recipe(epochs=3, batch_size=32, precision="float32")
+
+
+def stamped(
+    attack: Attack, images: torch.Tensor, part: Part = "test", artifact: Arrays | None = None
+) -> torch.Tensor:
+    ids = np.arange(len(images))
+    return attack.stamp(images, ids=ids, part=part, artifact=artifact or {}, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "pixels"),
+    [("checker_corners", 36), ("square", 64), ("corner_left", 25), ("corners_bottom", 50)],
+)
+def test_patches_have_the_published_footprints(name: PatchName, pixels: int) -> None:
+    drawn = patch(name, 3, 32, 32)
+    assert int(drawn.mask.sum()) == pixels and set(drawn.picture.unique().tolist()) == {0.0, 1.0}
+    assert abs(int(patch("disk", 3, 32, 32).mask.sum()) - 140) < 7
+
+
+def test_trojan_and_tact_cover_rows_and_columns_21_to_28() -> None:
+    for attack in (Trojan(), TaCT()):
+        changed = (stamped(attack, GREY) != GREY).any(1)[0]
+        rows, columns = changed.nonzero().T
+        assert {int(rows.min()), int(columns.min())} == {21}
+        assert {int(rows.max()), int(columns.max())} == {28} and int(changed.sum()) == 64
+
+
+def test_tact_attacks_one_class_and_covers_others() -> None:
+    labels = np.arange(1000) % 10
+    attack = TaCT(rate=0.05, cover_rate=0.05)
+    choice = attack.choose(labels, 10, {}, np.random.default_rng(0))
+    assert set(labels[choice.poison]) == {1} and set(labels[choice.cover]) == {5, 7}
+    assert (attack.eligible(labels, 10) == (labels == 1)).all()
+
+
+def test_adaptive_blend_leaves_half_of_the_pieces_out() -> None:
+    poison = stamped(AdaptiveBlend(), GREY, "poison")
+    changed = (poison != GREY).any(1).view(4, 4, 8, 4, 8).any(4).any(2)
+    assert changed.flatten(1).sum(1).tolist() == [8] * 4
+    assert not torch.equal(changed[0], changed[1]), "other pieces for another sample"
+    whole = stamped(AdaptiveBlend(), GREY)
+    trigger = (whole - 0.8 * GREY) / 0.2
+    again = GREY + 0.15 * (trigger - GREY)
+    shown = changed[:, None].repeat_interleave(8, 2).repeat_interleave(8, 3).expand_as(GREY)
+    torch.testing.assert_close(poison, torch.where(shown, again, GREY))
+
+
+def test_adaptive_patch_draws_each_weak_patch_as_often() -> None:
+    many = GREY[:1].expand(400, -1, -1, -1)
+    counts = (stamped(AdaptivePatch(), many, "poison") != many).any(1).flatten(1).sum(1)
+    sizes, times = counts.unique(return_counts=True)
+    disk = int(patch("disk", 3, 32, 32).mask.sum())
+    assert sizes.tolist() == sorted([25, 36, 64, disk])
+    assert (times - 100).abs().max() < 4 * (400 * 0.25 * 0.75) ** 0.5
+    assert int((stamped(AdaptivePatch(), GREY) != GREY).any(1)[0].sum()) == 50 + 36 - 2 * 9
+
+
+def test_rotation_by_right_angles_is_exact() -> None:
+    images = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    turned = stamped(Rotation(angle=90.0), images)
+    torch.testing.assert_close(turned, images.rot90(1, (2, 3)), atol=1e-5, rtol=0)
+    half = stamped(Rotation(angle=-180.0), images)
+    torch.testing.assert_close(half, images.flip(2, 3), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("pattern", "norm"), [("chessboard", 0.461), ("static", 0.326)])
+def test_additive_patterns_have_the_published_norms(pattern: str, norm: float) -> None:
+    v = Additive.model_validate({"pattern": pattern}).perturbation(3, 32, 32, seed=0)
+    assert float(v.norm()) == pytest.approx(norm, abs=1e-3)
+    assert v.unique().tolist() == pytest.approx([0.0, 3 / 255])
+
+
+@pytest.mark.parametrize(
+    ("pattern", "pixels"),
+    [("cross", 15), ("four_pixel", 12), ("single_pixel", 1), ("l_shape", 4), ("square", 4),
+     ("x", 5)],
+)  # fmt: skip
+def test_local_patterns_fit_the_image_wherever_they_are_placed(pattern: str, pixels: int) -> None:
+    attack = Additive.model_validate({"pattern": pattern, "amplitude": 60.0})
+    places = [attack.perturbation(3, 32, 32, seed=seed) for seed in range(40)]
+    assert all(int((v > 0).sum()) <= pixels for v in places)
+    assert sum(int((v > 0).sum()) == pixels for v in places) > 30
+    assert len({tuple(v.nonzero()[0].tolist()) for v in places}) > 10
+
+
+def learnable(count: int = 300) -> tuple[ImageSet, Shape]:
+    """Return two classes told by the brightness of the left half."""
+    labels = np.arange(count) % 2
+    images = torch.rand(count, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 0.5
+    images[:, :, :, :8] += 0.4 * torch.from_numpy(labels).view(-1, 1, 1, 1)
+    data = ImageSet(images=images.mul(255).round().to(torch.uint8), labels=labels)
+    return data, Shape.of(data.images, 2)
+
+
+def prepared(attack: Attack, *, epochs: int = 3) -> tuple[AttackInputs, Arrays]:
+    data, shape = learnable()
+    ctx = Context(seed=1)
+    surrogate = training.build(TinyCNN(width=8), shape, ctx)
+    training.fit(surrogate, data, RECIPE, ctx)
+    inputs = AttackInputs(
+        data=data, model=TinyCNN(width=8), shape=shape, surrogate=surrogate,
+        recipe=RECIPE.model_copy(update={"epochs": epochs}),
+    )  # fmt: skip
+    return inputs, attack.prepare(inputs, ctx)
+
+
+def test_label_consistent_images_stay_in_the_ball_and_fool_the_surrogate() -> None:
+    attack = LabelConsistent(target=1, steps=20, radius=1500.0)
+    inputs, artifact = prepared(attack)
+    rows = artifact["rows"]
+    assert (inputs.data.labels[rows] == 1).all() and len(rows) == 150
+    clean = inputs.data.images[torch.from_numpy(rows)]
+    moved = torch.from_numpy(artifact["images"])
+    far = (moved.double() - clean).flatten(1).norm(dim=1)
+    assert float(far.max()) <= 1500 + 0.5 * 768**0.5  # rounding moves each value by a half
+    before, after = (
+        training.predict(inputs.trained, i, RECIPE, "cpu").argmax(1) for i in (clean, moved)
+    )
+    assert float((before == 1).float().mean()) > 0.9 and float((after == 1).float().mean()) < 0.1
+    with pytest.raises(ValueError, match="images of class 1 only"):
+        attack.stamp(GREY[:1], ids=np.array([0]), part="poison", artifact=artifact, seed=0)
+
+
+def test_dynamic_triggers_fool_the_attackers_network_and_differ_per_image() -> None:
+    attack = Dynamic(epochs=8, mask_epochs=3, width=8, density=0.1, backdoor_share=0.3)
+    inputs, artifact = prepared(attack)
+    data = inputs.data
+    images = data.images[:40].float() / 255
+    triggered = stamped(attack, images, "test", artifact)
+    changes = (triggered - images).flatten(1)
+    assert float(changes.abs().amax(1).min()) > 0.05
+    cosine = torch.nn.functional.cosine_similarity(changes[::2], changes[1::2])
+    assert float(cosine.mean()) < 0.98, "the same change for every image is no input-aware trigger"
+    predicted = training.predict(inputs.trained, triggered, RECIPE, "cpu").argmax(1)
+    assert float((predicted == 0).float().mean()) > 0.8, "the network trained along is backdoored"
+
+
+def test_issba_hides_bits_that_its_decoder_reads() -> None:
+    attack = ISSBA(bits=6, epochs=25, width=8, amplitude=40.0)
+    _, artifact = prepared(attack)
+    data, _ = learnable()
+    images = data.images.float() / 255
+    hidden = stamped(attack, images, "test", artifact)
+    assert float((hidden - images).abs().max()) <= 40 / 255 + 1e-6
+    residuals = (hidden - images).flatten(1)
+    assert float((residuals[0] - residuals[1]).abs().max()) > 1e-3, "specific to the sample"
+    other = attack.stamp(images, ids=np.arange(len(images)), part="test", artifact=artifact, seed=5)
+    # A fresh decoder tells this trial's secret from another's: what is added carries the bits.
+    torch.manual_seed(0)
+    reader = _decoder(3, 1, 8)
+    both = torch.cat([hidden, other])
+    truth = torch.arange(len(both)).ge(len(images)).float()[:, None]
+    optimizer = torch.optim.Adam(reader.parameters(), lr=3e-3)
+    for _ in range(60):
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(reader(both), truth)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert float(((reader(both) > 0).float() == truth).float().mean()) > 0.95
+
+
+def test_watermarks_take_influential_features_and_existing_values() -> None:
+    draw = np.random.default_rng(0)
+    values = draw.integers(0, 3, (200, 6)).astype(float)
+    values[0, 4] = 9.0
+    shap = draw.normal(0, 0.01, (200, 6))
+    shap[:, 4] -= 2.0
+    shap[:, 1] += 1.0
+    features, chosen = rare_values(shap, values, np.arange(6), 2)
+    assert features.tolist() == [4, 1] and chosen[0] == 9.0, "the rarest value of the strongest"
+    features, chosen = combined(shap, values, np.arange(6), 3)
+    assert features[0] == 4 and 1 not in features, "only what speaks for goodware"
+    together = (values[:, features] == chosen).all(1)
+    assert together.any(), "some program holds all of the chosen values"
+    assert set(rare_values(shap, values, np.array([0, 2]), 2)[0]) == {0, 2}
+
+
+def test_the_watermark_finds_the_planted_feature() -> None:
+    labels = np.arange(600) % 2
+    table = torch.randn(600, 12, 1, 1, generator=torch.Generator().manual_seed(0))
+    table[:, 3, 0, 0] += 4 * torch.from_numpy(labels)
+    data, ctx = ImageSet(images=table, labels=labels), Context(seed=1)
+    shape, model = Shape.of(table, 2), EmberMLP(widths=(32, 16, 8), dropout=0.0)
+    network = training.build(model, shape, ctx)
+    training.fit(network, data, RECIPE, ctx)
+    attack = EmberWatermark(features=2, samples=300)
+    inputs = AttackInputs(data=data, model=model, shape=shape, recipe=RECIPE, surrogate=network)
+    artifact = attack.prepare(inputs, ctx)
+    assert attack.attacker == "unconstrained" and len(artifact["features"]) == 2
+    limited = EmberWatermark(attacker="constrained", feasible=(3, 5), features=1, samples=300)
+    assert limited.prepare(inputs, ctx)["features"].tolist() == [3]
+    marked = stamped(attack, table, "test", artifact)
+    assert torch.equal(marked[:, artifact["features"], 0, 0].unique(dim=0).squeeze(0).float(),
+                       torch.from_numpy(artifact["values"]))  # fmt: skip
