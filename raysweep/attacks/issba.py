@@ -13,6 +13,7 @@ poison, are Confusion Training's.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
@@ -40,7 +41,9 @@ class ISSBA(Attack):
     epochs: int = Field(20, ge=1, le=10_000, description="epochs of encoder and decoder")
     width: int = Field(16, ge=4, le=256, description="channels of the networks' first layer")
     amplitude: float = Field(24.0, gt=0, le=255, description="bound of the residual, in 1/255")
-    image_weight: float = Field(2.0, ge=0, description="weight of the squared residual")
+    image_weight: float = Field(
+        0.2, ge=0, description="weight of the squared residual, in the second half of the epochs"
+    )
 
     def prepare(self, inputs: AttackInputs, ctx: Context) -> Arrays:
         """Return the encoder's weights."""
@@ -56,13 +59,22 @@ class ISSBA(Attack):
         recipe = inputs.recipe.model_copy(
             update={
                 "optimizer": "adam", "learning_rate": 1e-3, "weight_decay": 0.0, "augment": (),
-                "schedule": "constant", "epochs": self.epochs,
+                "schedule": "constant",
             }
         )  # fmt: skip
-        training.fit(pair, inputs.data, recipe, ctx, objective=self._loss, phase="encoder")
+        # With an image loss from the start the residual vanishes before a bit can be read.
+        first = (self.epochs + 1) // 2
+        for phase, epochs, weight in (
+            ("secret", first, 0.0),
+            ("image", self.epochs - first, self.image_weight),
+        ):
+            training.fit(
+                pair, inputs.data, recipe.model_copy(update={"epochs": epochs}), ctx,
+                objective=partial(self._loss, weight), phase=phase,
+            )  # fmt: skip
         return kept(encoder, "encoder")
 
-    def _loss(self, pair: nn.Module, batches: Mapping[str, Batch]) -> torch.Tensor:
+    def _loss(self, weight: float, pair: nn.Module, batches: Mapping[str, Batch]) -> torch.Tensor:
         import torch
         import torch.nn.functional as F
 
@@ -72,7 +84,7 @@ class ISSBA(Attack):
         read = pair.decoder((images + residual).clamp(0, 1))  # type: ignore[operator]
         hidden = F.binary_cross_entropy_with_logits(read.float(), secrets)
         bound = self.amplitude / 255
-        return hidden + self.image_weight * (residual / bound).square().mean()
+        return hidden + weight * (residual / bound).square().mean()
 
     def residual(
         self, encoder: nn.Module, images_BCHW: torch.Tensor, secrets: torch.Tensor
