@@ -31,7 +31,7 @@ TRIGGERS = [n for n in NAMES if methods.load("attacks", n)().eligible(LABELS, 10
 
 
 # What makes a preparation short, where an attack has a field of that name.
-SHORTER = {"steps": 2, "epochs": 1, "mask_epochs": 1, "width": 4}
+SHORTER = {"steps": 2, "epochs": 1, "mask_epochs": 1, "width": 4, "partner": 0}
 
 
 def make(name: str, **given: object) -> Attack:

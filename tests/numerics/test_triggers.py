@@ -12,6 +12,7 @@ from raysweep.attacks._drawn import PatchName, patch
 from raysweep.attacks.adaptive_blend import AdaptiveBlend
 from raysweep.attacks.adaptive_patch import AdaptivePatch
 from raysweep.attacks.additive import Additive
+from raysweep.attacks.composite import Composite
 from raysweep.attacks.dynamic import Dynamic
 from raysweep.attacks.ember_watermark import EmberWatermark, combined, rare_values
 from raysweep.attacks.issba import ISSBA, _decoder
@@ -148,6 +149,24 @@ def test_label_consistent_images_stay_in_the_ball_and_fool_the_surrogate() -> No
     assert float((before == 1).float().mean()) > 0.9 and float((after == 1).float().mean()) < 0.1
     with pytest.raises(ValueError, match="images of class 1 only"):
         attack.stamp(GREY[:1], ids=np.array([0]), part="poison", artifact=artifact, seed=0)
+
+
+def test_composite_puts_a_partner_beside_the_image_and_covers_within_the_class() -> None:
+    attack = Composite(sources=(1,), partner=0, partners=30)
+    inputs, artifact = prepared(attack)
+    images = inputs.data.images.float() / 255
+    for part in ("poison", "cover", "test"):
+        mixed = stamped(attack, images, part, artifact)  # type: ignore[arg-type]
+        assert torch.equal(mixed[..., :8], images[..., :8])
+        pool = torch.from_numpy(artifact["images"]).float() / 255
+        match = (mixed[:, None, ..., 8:] == pool[None, ..., 8:]).flatten(2).all(2)
+        classes = artifact["image_labels"][match.float().argmax(1).numpy()]
+        wanted = inputs.data.labels if part == "cover" else np.zeros(300)
+        assert match.any(1).all() and (classes == wanted).all()
+    with pytest.raises(ValueError, match="partner must be another class than sources"):
+        Composite(sources=(1,), partner=1)
+    with pytest.raises(ValueError, match="partner must be a class of the training set, got 5"):
+        prepared(Composite(partner=5))
 
 
 def test_dynamic_triggers_fool_the_attackers_network_and_differ_per_image() -> None:
