@@ -75,6 +75,7 @@ RECIPES: Mapping[str, Recipe] = {
         epochs=100, batch_size=128, learning_rate=0.1, weight_decay=1e-4,
         schedule="multistep", milestones=(0.2, 0.7), augment=("crop", "flip", "cutout"),
     ),
+    # RED, Xiang et al., Computers & Security 2021: the authors' released script, RE-paper.
     "red": Recipe(
         epochs=100, batch_size=32, learning_rate=1e-3, optimizer="adam", weight_decay=0.0,
         schedule="constant", augment=(),

@@ -42,13 +42,16 @@ def _plain(node: object) -> str:
 
 
 def current() -> dict[str, dict[str, Any]]:
-    """Return version and digest of every method file, and of the stage functions."""
+    """Return version and digest of every method file, of what they share, and of the stages."""
     found: dict[str, dict[str, Any]] = {}
     for role in methods.ROLES:
         for name in methods.available(role):
             text = (ROOT / role / f"{name}.py").read_text()
             version = methods.load(role, name).VERSION
             found[f"{role}/{name}"] = {"version": version, "digest": source_digest(text)}
+        for file in sorted((ROOT / role).glob("_[!_]*.py")):
+            digest = source_digest(file.read_text())
+            found[f"{role}/{file.stem}"] = {"version": dict(STAGE_VERSIONS), "digest": digest}
     for module in SHARED:
         file = ROOT / f"{module}.py"
         text = (file if file.is_file() else ROOT / module / "__init__.py").read_text()

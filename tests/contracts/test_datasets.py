@@ -338,13 +338,14 @@ def test_identity_follows_labels_cut_and_order_where_the_bytes_stay(
     assert identity(dataset) not in seen
 
 
-def write_cifar10(top: Path, monkeypatch: pytest.MonkeyPatch) -> np.ndarray:
-    """Write torchvision's CIFAR-10 layout with four images a batch; return the training labels."""
+def write_cifar(top: Path, monkeypatch: pytest.MonkeyPatch, classes: int) -> np.ndarray:
+    """Write torchvision's layout with four images a batch; return the training labels."""
     import torchvision.datasets
 
-    folder = top / "cifar-10-batches-py"
+    kind = getattr(torchvision.datasets, f"CIFAR{classes}")
+    folder, labels = top / kind.base_folder, []
     folder.mkdir(parents=True)
-    kind, labels = torchvision.datasets.CIFAR10, []
+    labels_key = "labels" if classes == 10 else "fine_labels"
 
     def write(name: str, entry: dict[str, Any]) -> list[str]:
         raw = pickle.dumps(entry)
@@ -353,16 +354,17 @@ def write_cifar10(top: Path, monkeypatch: pytest.MonkeyPatch) -> np.ndarray:
 
     def batch(name: str, seed: int) -> list[str]:
         draw = np.random.default_rng(seed)
-        mine = draw.integers(0, 10, 4).tolist()
+        mine = draw.integers(0, classes, 4).tolist()
         labels.extend(mine)
-        return write(name, {"data": draw.integers(0, 256, (4, 3072), np.uint8), "labels": mine})
+        return write(name, {"data": draw.integers(0, 256, (4, 3072), np.uint8), labels_key: mine})
 
     train = [batch(name, n) for n, (name, _) in enumerate(kind.train_list)]
     drawn = np.array(labels)
     monkeypatch.setattr(kind, "train_list", train)
-    monkeypatch.setattr(kind, "test_list", [batch("test_batch", 9)])
-    name, checksum = write("batches.meta", {"label_names": [f"class {n}" for n in range(10)]})
-    monkeypatch.setattr(kind, "meta", {"filename": name, "key": "label_names", "md5": checksum})
+    monkeypatch.setattr(kind, "test_list", [batch(kind.test_list[0][0], 9)])
+    key = kind.meta["key"]
+    name, checksum = write(kind.meta["filename"], {key: [f"class {n}" for n in range(classes)]})
+    monkeypatch.setattr(kind, "meta", {"filename": name, "key": key, "md5": checksum})
     return drawn
 
 
@@ -381,7 +383,7 @@ def write_gtsrb(top: Path) -> np.ndarray:
     return np.repeat([0, 1], [2, 3])
 
 
-@pytest.mark.parametrize("name", ["cifar10", "gtsrb"])
+@pytest.mark.parametrize("name", ["cifar10", "cifar100", "gtsrb"])
 def test_torchvisions_copy_is_another_data_set(
     name: str, make: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -389,7 +391,8 @@ def test_torchvisions_copy_is_another_data_set(
     assert parquet.label == f"{name} [parquet of png]"
     first = identity(parquet)
     top = tmp_path / "cache" / "torchvision" / name
-    expected = write_cifar10(top, monkeypatch) if name == "cifar10" else write_gtsrb(top)
+    classes = {"cifar10": 10, "cifar100": 100}.get(name, 0)
+    expected = write_cifar(top, monkeypatch, classes) if classes else write_gtsrb(top)
     monkeypatch.delenv("RAYSWEEP_DATA")
     dataset = make(name)
     assert dataset == parquet and dataset.label == f"{name} [torchvision]"
@@ -397,9 +400,9 @@ def test_torchvisions_copy_is_another_data_set(
     labels, (train, test) = dataset.read_labels(), dataset.decode()
     assert (labels.train == expected).all() and (train.labels == expected).all()
     assert train.images.shape == (len(expected), 3, 32, 32) and (test.labels == labels.test).all()
-    if name == "cifar10":
+    if classes:
         draw = np.random.default_rng(0)
-        draw.integers(0, 10, 4)
+        draw.integers(0, classes, 4)
         pixels = draw.integers(0, 256, (4, 3, 32, 32), np.uint8)
         assert (train.images[:4].numpy() == pixels).all()
 

@@ -12,6 +12,8 @@ from raysweep.attacks._drawn import PatchName, patch
 from raysweep.attacks.adaptive_blend import AdaptiveBlend
 from raysweep.attacks.adaptive_patch import AdaptivePatch
 from raysweep.attacks.additive import Additive
+from raysweep.attacks.badnets import BadNets
+from raysweep.attacks.badnets_clean_label import BadNetsCleanLabel
 from raysweep.attacks.composite import Composite
 from raysweep.attacks.dynamic import Dynamic
 from raysweep.attacks.ember_watermark import EmberWatermark, combined, rare_values
@@ -61,6 +63,14 @@ def test_tact_attacks_one_class_and_covers_others() -> None:
     choice = attack.choose(labels, 10, {}, np.random.default_rng(0))
     assert set(labels[choice.poison]) == {1} and set(labels[choice.cover]) == {5, 7}
     assert (attack.eligible(labels, 10) == (labels == 1)).all()
+
+
+def test_the_clean_label_patch_is_badnets_patch_on_the_target_class() -> None:
+    attack, same = BadNetsCleanLabel(target=3, rate=0.05), BadNets(size=5, pattern="white")
+    assert torch.equal(stamped(attack, GREY), stamped(same, GREY))
+    labels = np.arange(1000) % 10
+    poison = attack.choose(labels, 10, {}, np.random.default_rng(0)).poison
+    assert set(labels[poison]) == {3} and len(poison) == 50
 
 
 def test_adaptive_blend_leaves_half_of_the_pieces_out() -> None:
