@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from raysweep.datasets import Shape
 from raysweep.models import Model, is_small, normalized
+from raysweep.models._preact import preact_block
 
 if TYPE_CHECKING:
     import torch
@@ -41,9 +42,11 @@ class PreActResNet18(Model):
                 self.conv1 = nn.Conv2d(shape.channels, 64, 3, stride=stride, padding=1, bias=False)
                 widths = (64, 64, 128, 256, 512)
                 for n, (inputs, outputs) in enumerate(pairwise(widths), 1):
-                    first = _block(inputs, outputs, stride=1 if n == 1 else 2)
+                    first = preact_block(inputs, outputs, stride=1 if n == 1 else 2)
                     setattr(
-                        self, f"layer{n}", nn.Sequential(first, _block(outputs, outputs, stride=1))
+                        self,
+                        f"layer{n}",
+                        nn.Sequential(first, preact_block(outputs, outputs, stride=1)),
                     )
                 self.avgpool = nn.AdaptiveAvgPool2d(1)
                 self.linear = nn.Linear(512, shape.num_classes)
@@ -56,28 +59,3 @@ class PreActResNet18(Model):
                 return logits
 
         return normalized(shape, Net())
-
-
-def _block(inputs: int, outputs: int, *, stride: int) -> nn.Module:
-    import torch.nn.functional as F
-    from torch import nn
-
-    class Block(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.bn1 = nn.BatchNorm2d(inputs)
-            self.conv1 = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
-            self.bn2 = nn.BatchNorm2d(outputs)
-            self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
-            if stride != 1 or inputs != outputs:
-                self.shortcut = nn.Sequential(
-                    nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False)
-                )
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            out = F.relu(self.bn1(x))
-            kept = self.shortcut(out) if hasattr(self, "shortcut") else x
-            result: torch.Tensor = self.conv2(F.relu(self.bn2(self.conv1(out)))) + kept
-            return result
-
-    return Block()

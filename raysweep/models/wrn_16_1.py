@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, ClassVar
 
 from raysweep.datasets import Shape
 from raysweep.models import Model, normalized
+from raysweep.models._preact import preact_block
 
 if TYPE_CHECKING:
-    import torch
     from torch import nn
 
 
@@ -34,7 +34,10 @@ class WRN161(Model):
         from torch import nn
 
         def group(inputs: int, outputs: int, stride: int) -> nn.Module:
-            return nn.Sequential(_block(inputs, outputs, stride), _block(outputs, outputs, 1))
+            return nn.Sequential(
+                preact_block(inputs, outputs, stride=stride),
+                preact_block(outputs, outputs, stride=1),
+            )
 
         net = nn.Sequential(
             OrderedDict(
@@ -51,29 +54,3 @@ class WRN161(Model):
             if isinstance(part, nn.Conv2d):
                 nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
         return normalized(shape, net)
-
-
-def _block(inputs: int, outputs: int, stride: int) -> nn.Module:
-    import torch.nn.functional as F
-    from torch import nn
-
-    class Block(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.bn1 = nn.BatchNorm2d(inputs)
-            self.conv1 = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
-            self.bn2 = nn.BatchNorm2d(outputs)
-            self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
-            self.shortcut = (
-                nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False)
-                if inputs != outputs
-                else None
-            )
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            out = F.relu(self.bn1(x))
-            kept = x if self.shortcut is None else self.shortcut(out)
-            result: torch.Tensor = self.conv2(F.relu(self.bn2(self.conv1(out)))) + kept
-            return result
-
-    return Block()
