@@ -42,12 +42,11 @@ class PreActResNet18(Model):
                 self.conv1 = nn.Conv2d(shape.channels, 64, 3, stride=stride, padding=1, bias=False)
                 widths = (64, 64, 128, 256, 512)
                 for n, (inputs, outputs) in enumerate(pairwise(widths), 1):
-                    first = preact_block(inputs, outputs, stride=1 if n == 1 else 2)
-                    setattr(
-                        self,
-                        f"layer{n}",
-                        nn.Sequential(first, preact_block(outputs, outputs, stride=1)),
+                    blocks = (
+                        preact_block(inputs, outputs, stride=1 if n == 1 else 2),
+                        preact_block(outputs, outputs, stride=1),
                     )
+                    setattr(self, f"layer{n}", nn.Sequential(*blocks))
                 self.avgpool = nn.AdaptiveAvgPool2d(1)
                 self.linear = nn.Linear(512, shape.num_classes)
 

@@ -81,3 +81,17 @@ def test_normalizes_first_and_has_gradients_everywhere(name: str) -> None:
     head = f"{model.HEAD}.weight"
     assert torch.equal(network.state_dict()[head], same.state_dict()[head])
     assert not torch.equal(network.state_dict()[head], other.state_dict()[head])
+
+
+@pytest.mark.parametrize(
+    ("name", "millions"),
+    [("wrn_16_1", 0.175), ("preact_resnet18", 11.17), ("resnet18", 11.17), ("vgg16_bn", 14.73),
+     ("mobilenet_v2", 2.24), ("vit_tiny", 5.4)],
+)  # fmt: skip
+def test_networks_have_the_size_that_is_published(name: str, millions: float) -> None:
+    given = Shape(
+        channels=3, height=32, width=32, num_classes=10, mean=(0.5,) * 3, std=(0.2,) * 3
+    )  # fmt: skip
+    network = methods.load("models", name)().build(given)  # type: ignore[attr-defined]
+    count = sum(p.numel() for p in network.parameters()) / 1e6
+    assert count == pytest.approx(millions, rel=0.01)
