@@ -146,6 +146,28 @@ def report(
     _console().print(store.where(path))
 
 
+@app.command()
+def export(
+    file: SweepFile,
+    to: Annotated[Path, typer.Option(help="Folder to write below; nothing is overwritten.")],
+    form: Annotated[
+        str, typer.Option("--format", help="backdoorbench or backdoor-toolbox.")
+    ] = "backdoorbench",
+    storage: Storage = None,
+) -> None:
+    """Write a finished sweep's poisoned sets and victims in another project's format."""
+    from raysweep.exchange import backdoorbench, poisoned_sets, toolbox
+    from raysweep.loading import load_sweep
+    from raysweep.records import storage_uri
+    from raysweep.store import Store
+
+    writers = {"backdoorbench": backdoorbench.write, "backdoor-toolbox": toolbox.write}
+    if form not in writers:
+        raise SpecError(f"--format must be one of {', '.join(writers)}, got {form!r}")
+    for given in poisoned_sets(load_sweep(file), Store(storage_uri(storage))):
+        _console().print(str(writers[form](given, to)))
+
+
 @app.command(name="list")
 def list_methods(
     role: Annotated[str, typer.Argument(help="attacks, defenses, datasets or models.")] = "",

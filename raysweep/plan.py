@@ -300,21 +300,20 @@ class Planner:
             {"decision": roles["decide"]},
         )
 
+    def tested(self, trial: Trial, setting: Setting, model: str) -> str:
+        """Return the stage that gives a model's predictions on clean and triggered test inputs."""
+        params = {
+            "set": "test",
+            "model": self._identity(trial.model),
+            "recipe": self._recipe(trial.recipe),
+            "attack": self._identity(trial.attack, RATES),
+            "seed": trial.seed,
+        }
+        return self._add("features", params, {**setting.stamp, "weights": model}, "gpu")
+
     def _evaluate(self, trial: Trial, setting: Setting, roles: dict[str, str]) -> str:
         attacking = self._identity(trial.attack, RATES)
-        tested = self._add(
-            "features",
-            {
-                "set": "test",
-                "model": self._identity(trial.model),
-                "recipe": self._recipe(trial.recipe),
-                "attack": attacking,
-                "seed": trial.seed,
-            },
-            {**setting.stamp, "weights": roles["model"]},
-            "gpu",
-        )
-        roles["tested"] = tested
+        roles["tested"] = tested = self.tested(trial, setting, roles["model"])
         inputs = {"data": setting.data, "tested": tested}
         inputs |= {role: roles[role] for role in ("poison", "defend", "decide") if role in roles}
         params = {"attack": attacking, "rate": trial.attack.rate}

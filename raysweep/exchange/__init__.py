@@ -1,0 +1,155 @@
+"""Other projects' formats: what a poisoned data set and its victim look like outside."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from raysweep.context import Context
+from raysweep.datasets import IntArray
+from raysweep.desk import Desk, state_from
+from raysweep.errors import PlanError
+from raysweep.plan import Planner
+from raysweep.spec import Sweep
+from raysweep.store import Store
+
+
+@dataclass(frozen=True, kw_only=True)
+class Poisoned:
+    """One attacked training set, its victim, and its triggered test inputs.
+
+    Attributes:
+        dataset, model, attack: names; `rate`, `cover_rate`, `target`, `seed` as in the sweep.
+        num_classes: of the data set.
+        train_total, test_total: sizes of the whole source splits.
+        images, labels: the poisoned training set, uint8 (N, C, H, W) and (N,).
+        original_labels: before the attack, (N,).
+        train_rows: (N,) rows of these images in the source's training split.
+        poison, cover: (N,) which of them are poisoned, or covers.
+        test_images, test_labels: triggered evaluation set and its true labels.
+        test_rows: rows of it in the source's test split.
+        mapped, eligible: labels the attacker wants, and whether the ASR counts the input.
+        state: the victim's state dict.
+        ca, asr: of the victim, fractions.
+    """
+
+    dataset: str
+    model: str
+    attack: str
+    rate: float
+    cover_rate: float
+    target: int
+    seed: int
+    num_classes: int
+    train_total: int
+    test_total: int
+    images: torch.Tensor
+    labels: IntArray
+    original_labels: IntArray
+    train_rows: IntArray
+    poison: NDArray[np.bool_]
+    cover: NDArray[np.bool_]
+    clean_images: torch.Tensor
+    clean_labels: IntArray
+    test_clean: torch.Tensor
+    test_images: torch.Tensor
+    test_labels: IntArray
+    test_rows: IntArray
+    mapped: IntArray
+    eligible: NDArray[np.bool_]
+    state: dict[str, torch.Tensor]
+    ca: float
+    asr: float
+
+    def __str__(self) -> str:
+        """Name it as BackdoorBench does, with the seed: dataset_model_attack_rate_seed."""
+        rate = f"{self.rate:g}".replace(".", "_")
+        return f"{self.dataset}_{self.model}_{self.attack}_{rate}_seed{self.seed}"
+
+
+def poisoned_sets(sweep: Sweep, store: Store) -> Iterator[Poisoned]:
+    """Yield every attacked setting of a sweep once.
+
+    Raises:
+        PlanError: if a setting is not finished, or its attack leaves no training set.
+    """
+    planner, seen = Planner(sweep), set()
+    for trial in planner.trials:
+        if trial.dataset.DOMAIN != "images":
+            raise PlanError(
+                f"dataset {trial.dataset.name} holds {trial.dataset.DOMAIN}, these formats hold "
+                f"images; leave it out of what is exported"
+            )
+        setting = planner.setting(trial)
+        if setting.poison is None:
+            if trial.attack.TRAINS and trial.attack.rate > 0:
+                raise PlanError(
+                    f"attack {trial.attack.name} trains the victim itself and leaves no training "
+                    f"set; exclude it from what is exported"
+                )
+            continue
+        tested = planner.tested(trial, setting, setting.victim)
+        if tested in seen:
+            continue
+        seen.add(tested)
+        for key in (setting.data, setting.poison, setting.victim, tested):
+            if store.manifest(key.partition("-")[0], key) is None:
+                raise PlanError(
+                    f"{trial.attack.label} @ {trial.attack.rate:g}, seed {trial.seed}: {key} is "
+                    f"not stored; launch the sweep first"
+                )
+        training = Desk(planner.stages[setting.victim], store, Context(seed=0))
+        test = Desk(planner.stages[tested], store, Context(seed=0))
+        predicted = store.arrays("features", tested)
+        data, poisoned = training.data, training.training_set
+        labels, classes = trial.dataset.read_labels(), data.shape.num_classes
+        mapped = trial.attack.relabel(data.test.labels, classes)
+        eligible = trial.attack.eligible(data.test.labels, classes)
+        yield Poisoned(
+            dataset=trial.dataset.name, model=trial.model.name, attack=trial.attack.name,
+            rate=trial.attack.rate, cover_rate=trial.attack.cover_rate,
+            target=trial.attack.target, seed=trial.seed, num_classes=classes,
+            train_total=len(labels.train), test_total=len(labels.test),
+            images=poisoned.images, labels=poisoned.labels, original_labels=data.train.labels,
+            train_rows=trial.dataset.kept(labels)[0],
+            poison=training.mask("poison"), cover=training.mask("cover"),
+            clean_images=data.clean.images, clean_labels=data.clean.labels,
+            test_clean=data.test.images, test_images=test.triggered_test(),
+            test_labels=data.test.labels, test_rows=data.test_rows, mapped=mapped,
+            eligible=eligible, state=state_from(store.arrays("train", setting.victim)),
+            ca=float((predicted["clean_predicted"] == data.test.labels).mean()),
+            asr=float((predicted["triggered_predicted"] == mapped)[eligible].mean()),
+        )  # fmt: skip
+
+
+def new_folder(folder: Path) -> Path:
+    """Make a folder that must not be there yet.
+
+    Raises:
+        PlanError: if it is there.
+    """
+    try:
+        folder.mkdir(parents=True)
+    except FileExistsError:
+        raise PlanError(
+            f"{str(folder)!r} is there already and is not overwritten; remove it, or give another "
+            f"--to"
+        ) from None
+    return folder
+
+
+def plain_state(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return a victim's weights under the names of the bare network, without the normalization.
+
+    Both projects normalize in their data pipeline, by constants close to our measured ones.
+    """
+    return {
+        name.removeprefix("net."): tensor
+        for name, tensor in state.items()
+        if not name.startswith("normalize.")
+    }
