@@ -33,7 +33,8 @@ SweepName = Annotated[str, typer.Argument(help="The name that the sweep file giv
 def _console(*, error: bool = False) -> Console:
     from rich.console import Console
 
-    console = Console(stderr=error, soft_wrap=True, highlight=False)
+    # Names and messages hold brackets; they are text, not markup.
+    console = Console(stderr=error, soft_wrap=True, highlight=False, markup=False)
     if not console.is_terminal:
         console.width = 200  # A file or a pipe has no width of its own.
     return console

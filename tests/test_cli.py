@@ -8,6 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from rich.table import Table
+
+from raysweep.cli import _console
 
 ROOT = Path(__file__).parent.parent
 SWEEP = """
@@ -47,6 +50,11 @@ def test_plan_launch_status_report(tmp_path: Path) -> None:
     assert "0 failed" in status.stdout and "; ended" in status.stdout
     shown = raysweep("report", "cli", "--output", str(tmp_path / "r.html"), store=store)
     assert shown.returncode == 0 and (tmp_path / "r.html").stat().st_size > 1 << 20
+    for form in ("backdoorbench", "backdoor-toolbox"):
+        words = ("export", str(file), "--to", str(tmp_path / form), "--format", form)
+        written = raysweep(*words, store=store)
+        assert written.returncode == 0 and Path(written.stdout.strip()).is_dir()
+    assert "is not overwritten" in raysweep(*words, store=store).stderr
 
 
 @pytest.mark.parametrize(
@@ -65,6 +73,14 @@ def test_errors_are_one_message(words: list[str], code: int, message: str, tmp_p
     assert done.returncode == code, done.stderr
     assert done.stderr.startswith("error: ") and message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_brackets_are_text_not_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    table = Table(title="cifar10 [parquet of jpeg]")
+    table.add_column("[Errno 28]")
+    _console().print(table)
+    shown = capsys.readouterr().out
+    assert "[parquet of jpeg]" in shown and "[Errno 28]" in shown
 
 
 def test_lists_and_schema(tmp_path: Path) -> None:
