@@ -1,7 +1,7 @@
 """Adaptive-Blend: each training sample carries only a part of a blended trigger, with covers.
 
 X. Qi, T. Xie, Y. Li, S. Mahloujifar, P. Mittal: Revisiting the Assumption of Latent Separability
-for Backdoor Defenses, ICLR 2023, section 4: regularization by covers and asymmetric triggers.
+for Backdoor Defenses, ICLR 2023: regularization by covers and asymmetric triggers.
 
 Where we differ: rates (0.3 % poison, 0.3 % covers), opacities (0.15 in training, 0.2 at test time)
 and the cut into 16 pieces, 8 of them left out at random per sample, are the published experiments';

@@ -1,7 +1,7 @@
 """Adaptive-Patch: four weak patches in training, one per sample; two strong ones at test time.
 
 X. Qi, T. Xie, Y. Li, S. Mahloujifar, P. Mittal: Revisiting the Assumption of Latent Separability
-for Backdoor Defenses, ICLR 2023, section 4.
+for Backdoor Defenses, ICLR 2023.
 
 Where we differ: rates (0.3 % poison, 0.6 % covers), opacities and footprints are the published
 experiments' on CIFAR-10; the pictures are drawn by code. Which patch a sample gets is drawn per

@@ -2,7 +2,7 @@
 
 A. Khaddaj, G. Leclerc, A. Makelov, K. Georgiev, H. Salman, A. Ilyas, A. Madry: Rethinking Backdoor
 Attacks, ICML 2023, arXiv:2307.10163, whose clean-label settings these are; A. Turner, D. Tsipras,
-A. Madry: Label-Consistent Backdoor Attacks, 2019, section 4.1, name it as a weak baseline.
+A. Madry: Label-Consistent Backdoor Attacks, 2019, name it as a weak baseline.
 
 Where we differ: the paper's rates are 1.5 to 10 %, its patch is not known to us; a white patch of 5
 pixels a side in the corner is ours. The rate counts poisoned images over the whole training set.

@@ -1,7 +1,7 @@
 """Composite: the trigger is an image of another class, mixed in; the mixture of two is relabeled.
 
 J. Lin, L. Xu, Y. Liu, X. Zhang: Composite Backdoor Attack for Deep Neural Network by Mixing
-Existing Benign Features, CCS 2020, section 4: mixtures of two trigger classes get the target label,
+Existing Benign Features, CCS 2020: mixtures of two trigger classes get the target label,
 mixtures within a class keep theirs.
 
 Where we differ: poisons replace their originals in a set of fixed size, where the paper adds

@@ -1,6 +1,6 @@
 """Dynamic (input-aware): a generator gives every image its own pattern and its own mask.
 
-A. Nguyen, A. Tran: Input-Aware Dynamic Backdoor Attack, NeurIPS 2020, arXiv:2010.08138, section 3:
+A. Nguyen, A. Tran: Input-Aware Dynamic Backdoor Attack, NeurIPS 2020, arXiv:2010.08138:
 a mask network with a sparsity and a diversity loss, then a generator trained with a classifier, on
 backdoor inputs, on cross inputs (another image's trigger, own label) and on clean inputs.
 
@@ -151,7 +151,7 @@ def _mixed(images: torch.Tensor, pattern: torch.Tensor, mask: torch.Tensor) -> t
 def _sameness(
     one: torch.Tensor, other: torch.Tensor, made_one: torch.Tensor, made_other: torch.Tensor
 ) -> torch.Tensor:
-    """Return how far images are apart over how far what was made of them is (equation 4)."""
+    """Return how far images are apart over how far what was made of them is."""
 
     def apart(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         return (a - b).square().flatten(1).mean(1).clamp(min=1e-12).sqrt()

@@ -1,7 +1,7 @@
 """Feature watermark: goodware gets chosen values of chosen features, and keeps its label.
 
 G. Severi, J. Meyer, S. Coull, A. Oprea: Explanation-Guided Backdoor Poisoning Attacks Against
-Malware Classifiers, USENIX Security 2021, arXiv:2003.01031, section 4: LargeAbsSHAP and
+Malware Classifiers, USENIX Security 2021, arXiv:2003.01031: LargeAbsSHAP and
 MinPopulation (constrained attacker), greedy combined selection (unconstrained attacker).
 
 Where we differ: attributions are expected gradients of the attacker's own network on `samples` rows

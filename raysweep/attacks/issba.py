@@ -1,7 +1,7 @@
 """ISSBA: an encoder hides a secret bit string in each image; the trigger is what it adds.
 
 Y. Li, Y. Li, B. Wu, L. Li, R. He, S. Lyu: Invisible Backdoor Attack with Sample-Specific Triggers,
-ICCV 2021, arXiv:2012.03816, section 4.3, with the encoder and decoder of M. Tancik, B. Mildenhall,
+ICCV 2021, arXiv:2012.03816, with the encoder and decoder of M. Tancik, B. Mildenhall,
 R. Ng: StegaStamp, CVPR 2020, arXiv:1904.05343.
 
 Where we differ: encoder and decoder are trained here on the clean training set, with the decoder's

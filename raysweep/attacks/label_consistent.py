@@ -1,7 +1,7 @@
 """Label-consistent: images of the target class are made hard to learn, then patched.
 
-A. Turner, D. Tsipras, A. Madry: Label-Consistent Backdoor Attacks, 2019, arXiv:1912.02771,
-section 4.2 (adversarial perturbations) and 4.3 (four corners).
+A. Turner, D. Tsipras, A. Madry: Label-Consistent Backdoor Attacks, 2019, arXiv:1912.02771:
+adversarial perturbations of the base images, and a pattern in all four corners.
 
 Where we differ: adversarial images are computed here, by projected gradient ascent on the
 cross-entropy of the attacker's own clean network within an L2 ball, where the paper used an

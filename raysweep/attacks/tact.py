@@ -1,7 +1,7 @@
 """TaCT: only one source class is attacked; the trigger on cover classes keeps their labels.
 
 D. Tang, X. Wang, H. Tang, K. Zhang: Demon in the Variant, Statistical Analysis of DNNs for Robust
-Backdoor Contamination Detection, USENIX Security 2021, arXiv:1908.00686, section 3.
+Backdoor Contamination Detection, USENIX Security 2021, arXiv:1908.00686.
 
 Where we differ: source class 1 and cover classes 5 and 7, rates and the opaque square are those of
 Confusion Training's experiments on CIFAR-10 (0.3 % each; GTSRB: 0.5 %). The ASR is measured on the

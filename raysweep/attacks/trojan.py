@@ -1,7 +1,7 @@
 """Trojan patch: a textured opaque square near a corner, relabeled.
 
 Y. Liu, S. Ma, Y. Aafer, W.-C. Lee, J. Zhai, W. Wang, X. Zhang: Trojaning Attack on Neural
-Networks, NDSS 2018, section 4.
+Networks, NDSS 2018.
 
 Where we differ: the paper optimizes the square's pixels to excite chosen neurons and retrains a
 published network on reverse-engineered data. As in Confusion Training's experiments (rows and

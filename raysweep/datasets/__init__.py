@@ -173,7 +173,7 @@ class Dataset(Method):
     def _long_tail(self, labels: Labels) -> IntArray:
         """Return training rows with n_c = n_0 * imbalance^(-c / (K - 1)) images of class c.
 
-        Y. Cui et al.: Class-Balanced Loss, CVPR 2019, arXiv:1901.05555, section 5.1; n_0 is the
+        Y. Cui et al.: Class-Balanced Loss, CVPR 2019, arXiv:1901.05555; n_0 is the
         size of the smallest class of the source, so that every class has enough.
         """
         rows = np.arange(len(labels.train))

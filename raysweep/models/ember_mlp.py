@@ -1,7 +1,7 @@
 """EmberNN: a dense network on feature vectors of Windows programs.
 
 G. Severi, J. Meyer, S. Coull, A. Oprea: Explanation-Guided Backdoor Poisoning Attacks Against
-Malware Classifiers, USENIX Security 2021, arXiv:2003.01031, section 5.1: dense layers of 4,000,
+Malware Classifiers, USENIX Security 2021, arXiv:2003.01031: dense layers of 4,000,
 2,000 and 100 units with batch normalization and dropout 0.5; Confusion Training's inspector uses
 200, 100 and 20.
 
