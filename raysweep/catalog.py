@@ -49,7 +49,7 @@ def entry(role: methods.Role, name: str) -> Entry:
     return Entry(
         role=role,
         name=name,
-        kind=_kind(method()) if role in ("attacks", "defenses") else "",
+        kind=_kind(method),
         idea=_one_line(idea),
         paper=title,
         venue=(published["venue"] or "") if published else "",
@@ -59,11 +59,12 @@ def entry(role: methods.Role, name: str) -> Entry:
     )
 
 
-def _kind(method: methods.Method) -> str:
-    if isinstance(method, Defense):
-        return method.kind
-    assert isinstance(method, Attack)
-    if method.rate == 0:
+def _kind(method: type[methods.Method]) -> str:
+    if issubclass(method, Defense):
+        return method().kind
+    if not issubclass(method, Attack):
+        return ""
+    if method.model_fields["rate"].default == 0:
         return "control"
     if method.TRAINS:
         return "trains the victim"

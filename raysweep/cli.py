@@ -169,6 +169,34 @@ def export(
         _console().print(str(writers[form](given, to)))
 
 
+@app.command(name="import")
+def take_in(
+    folder: Annotated[Path, typer.Argument(help="One attack's folder of the other project.")],
+    to: Annotated[Path, typer.Option(help="Folder to write; nothing is overwritten.")],
+    form: Annotated[
+        str, typer.Option("--format", help="backdoorbench or backdoor-toolbox.")
+    ] = "backdoorbench",
+) -> None:
+    """Make another project's poisoned set an attack of your sweeps; runs nothing that it holds."""
+    from raysweep.exchange import backdoorbench, toolbox
+    from raysweep.exchange.folder import save, taken_in
+
+    readers = {"backdoorbench": backdoorbench.read, "backdoor-toolbox": toolbox.read}
+    if form not in readers:
+        raise SpecError(f"--format must be one of {', '.join(readers)}, got {form!r}")
+    foreign = taken_in(readers[form], folder)
+    save(foreign, to)
+    console = _console()
+    console.print(
+        f"{foreign.source} {foreign.attack} on {foreign.dataset}: {len(foreign.poison_rows)} "
+        f"poisons, {len(foreign.cover_rows)} covers of {foreign.train_total} images, "
+        f"{len(foreign.test_rows)} triggered test inputs, "
+        f"{'with' if foreign.state else 'without'} a victim's weights"
+    )
+    stamped = "" if len(foreign.test_rows) else ", trigger: NAME OF AN ATTACK"
+    console.print(f"in a sweep file: attacks: [{{imported: {{path: {to}{stamped}}}}}]")
+
+
 @app.command(name="list")
 def list_methods(
     role: Annotated[str, typer.Argument(help="attacks, defenses, datasets or models.")] = "",

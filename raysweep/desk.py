@@ -18,7 +18,7 @@ from raysweep.attacks import Attack, Part
 from raysweep.context import Context
 from raysweep.datasets import ImageSet, IntArray, Shape, as_floats
 from raysweep.defenses import Defense
-from raysweep.errors import DamagedArtifact
+from raysweep.errors import DamagedArtifact, StageError
 from raysweep.graph import Stage
 from raysweep.models import Model
 from raysweep.recipe import Recipe
@@ -38,11 +38,15 @@ class Product:
 
 @dataclass(frozen=True, kw_only=True)
 class Data:
-    """A decoded dataset; `test_rows` tells where the evaluation set stands in the test files."""
+    """A decoded dataset; `train_rows` and `test_rows` tell where its images stand in the files.
+
+    The former are those of the training set, the latter those of the evaluation set.
+    """
 
     train: ImageSet
     clean: ImageSet
     test: ImageSet
+    train_rows: IntArray
     test_rows: IntArray
     shape: Shape
 
@@ -172,8 +176,22 @@ class Desk:
         return torch.cat(stamped) if stamped else images
 
     def triggered_test(self) -> torch.Tensor:
-        """Return the whole evaluation set, triggered."""
-        return self.stamp(self.data.test.images, self.data.test_rows, "test")
+        """Return the whole evaluation set, triggered.
+
+        Raises:
+            StageError: if the attack has no triggered form of an input that the ASR counts.
+        """
+        test, ids = self.data.test, self.data.test_rows
+        counted = self.attack.eligible(test.labels, self.data.shape.num_classes)
+        lacking = ids[counted & ~self.attack.triggers(ids, self.read("artifact"))]
+        if len(lacking):
+            raise StageError(
+                f"attack {self.attack.label} has no triggered form of {len(lacking)} of "
+                f"{int(counted.sum())} test inputs that its ASR counts, row {lacking[0]} of the "
+                f"test files first; cut the dataset (test_size, clean_size, clean_seed) as the "
+                f"attack's inputs were"
+            )
+        return self.stamp(test.images, ids, "test")
 
 
 def state_from(arrays: Mapping[str, Array], prefix: str = "model.") -> dict[str, torch.Tensor]:
@@ -222,5 +240,6 @@ def _data(store: Store, key: str) -> Data:
     shape = Shape(**{**facts, "mean": tuple(facts["mean"]), "std": tuple(facts["std"])})
     return Data(
         train=part("train"), clean=part("clean"), test=part("test"),
-        test_rows=np.array(arrays["test_rows"]), shape=shape,
+        train_rows=np.array(arrays["train_rows"]), test_rows=np.array(arrays["test_rows"]),
+        shape=shape,
     )  # fmt: skip

@@ -10,7 +10,7 @@ from raysweep.attacks import Counts
 from raysweep.datasets import IntArray
 
 STAGE_VERSIONS = {
-    "prepare": 2,
+    "prepare": 3,
     "poison": 1,
     "train": 1,
     "features": 2,

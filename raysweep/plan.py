@@ -149,7 +149,8 @@ class Planner:
                 "seed": seed,
             }
             poison = self._add("poison", params, stamp, "gpu" if attack.PREPARES else "cpu")
-        victim = self._train(trial, data, poison)
+        brought = attack.brings_victim()
+        victim = stamp["artifact"] if brought else self._train(trial, data, poison)
         return Setting(data=data, poison=poison, victim=victim, stamp=stamp, counts=counts)
 
     def _train(

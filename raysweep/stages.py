@@ -38,7 +38,8 @@ def prepare(desk: Desk) -> Product:
     if "attack" in desk.params:
         data = desk.data
         inputs = AttackInputs(
-            data=data.train, model=desk.model, shape=data.shape, recipe=desk.recipe,
+            data=data.train, rows=data.train_rows, shape=data.shape,
+            model=desk.model, recipe=desk.recipe,
             surrogate=desk.network(desk.read("surrogate")) if desk.key("surrogate") else None,
         )  # fmt: skip
         return Product(arrays=dict(desk.attack.prepare(inputs, desk.ctx)))
@@ -60,7 +61,7 @@ def prepare(desk: Desk) -> Product:
     for name, part in parts.items():
         arrays[f"{name}_images"] = part.images.contiguous().numpy()
         arrays[f"{name}_labels"] = part.labels
-    arrays["test_rows"] = rows_test
+    arrays |= {"train_rows": rows_train, "test_rows": rows_test}
     return Product(arrays=arrays, outcome={"shape": asdict(shape), "classes": list(labels.classes)})
 
 

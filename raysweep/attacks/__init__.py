@@ -67,12 +67,14 @@ class AttackInputs:
 
     Attributes:
         data: the clean training set.
+        rows: (N,) where its images stand in the source's training files, ascending.
         model, shape, recipe: how victims of this trial are built and trained.
         surrogate: a network trained on `data` in just that way, from another seed than the
             victim's; only if `SURROGATE`.
     """
 
     data: ImageSet
+    rows: IntArray
     model: Model
     shape: Shape
     recipe: Recipe
@@ -113,6 +115,10 @@ class Attack(Method):
     PREPARES: ClassVar[bool] = False
     SURROGATE: ClassVar[bool] = False
     TRAINS: ClassVar[bool] = False
+
+    def brings_victim(self) -> bool:
+        """Return whether `prepare` gives the victim's weights, as arrays `model.*`."""
+        return False
 
     @model_validator(mode="after")
     def _can_be_combined(self) -> Self:
@@ -159,6 +165,14 @@ class Attack(Method):
             seed: root of the attack's random streams in this trial; the same for all parts.
         """
         raise NotImplementedError(f"{self.name} defines no stamp")
+
+    def triggers(self, ids: IntArray, artifact: Arrays) -> NDArray[np.bool_]:
+        """Return which test inputs `stamp` has a triggered form of, (B,); by default all.
+
+        The evaluation refuses an attack that lacks one of an input that the ASR counts.
+        """
+        del artifact
+        return np.ones(len(ids), bool)
 
     def relabel(self, labels: IntArray, num_classes: int) -> IntArray:
         """Return the labels that the attacker wants for triggered inputs of these classes."""

@@ -116,7 +116,7 @@ def poisoned_sets(sweep: Sweep, store: Store) -> Iterator[Poisoned]:
             target=trial.attack.target, seed=trial.seed, num_classes=classes,
             train_total=len(labels.train), test_total=len(labels.test),
             images=poisoned.images, labels=poisoned.labels, original_labels=data.train.labels,
-            train_rows=trial.dataset.kept(labels)[0],
+            train_rows=data.train_rows,
             poison=training.mask("poison"), cover=training.mask("cover"),
             clean_images=data.clean.images, clean_labels=data.clean.labels,
             test_clean=data.test.images, test_images=test.triggered_test(),

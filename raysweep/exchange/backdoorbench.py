@@ -1,5 +1,7 @@
 """BackdoorBench's record folder: poisoned images as PNG files, the rest in `attack_result.pt`.
 
+`write` makes one of a finished setting, `read` takes one in.
+
 B. Wu et al.: BackdoorBench, NeurIPS 2022 Datasets and Benchmarks, arXiv:2206.12654.
 
 Where we differ: indices are rows of the source's files in our order; `bd_test` holds the evaluation
@@ -17,9 +19,18 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from raysweep.errors import PlanError
 from raysweep.exchange import Poisoned, new_folder, plain_state
+from raysweep.exchange.folder import Foreign, plain_names, untrusted
 
 Entries = dict[int, dict[str, Any]]
+# How the project normalizes, by its name of the data set.
+NORMALIZED = {
+    "cifar10": ((0.4914, 0.4822, 0.4465), (0.247, 0.243, 0.261)),
+    "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
+    "tiny": ((0.4802, 0.4481, 0.3975), (0.2302, 0.2265, 0.2262)),
+    "gtsrb": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+}
 
 
 def write(given: Poisoned, top: Path) -> Path:
@@ -108,3 +119,86 @@ def _described(
         "poison_indicator": indicator,
         "save_folder_path": path,
     }
+
+
+def read(folder: Path) -> Foreign:
+    """Return the poisoned set and the victim of a record folder.
+
+    Raises:
+        PlanError: if the folder is not of this form, or holds objects that are not to be trusted.
+    """
+    file = folder / "attack_result.pt"
+    if not file.is_file():
+        raise PlanError(
+            f"{folder}: has no attack_result.pt; give the folder of one attack's record"
+        )
+    result = untrusted(file)
+    if not isinstance(result, dict) or not isinstance(result.get("bd_train"), dict):
+        raise PlanError(
+            f"{file}: bd_train is no poisoned training set; attacks that train the victim "
+            f"themselves leave none, and cannot be imported"
+        )
+    train, test = (_entries(folder, result, part) for part in ("bd_train", "bd_test"))
+    mask = np.asarray(result["bd_train"]["poison_indicator"]) > 0
+    rows, labels, originals, images = train
+    poison = mask[rows]
+    total = len(result["bd_train"]["original_index_array"])
+    mapped, before = test[1], test[2]
+    one_target = len(set(mapped.tolist())) == 1
+    attacked = set(before.tolist())
+    named = str(folder.resolve().name).split("_")
+    dataset = str(result["clean_data"])
+    mean, std = NORMALIZED.get(dataset, (None, None))
+    return Foreign(
+        source="backdoorbench", attack="_".join(named[2:]) or folder.name, dataset=dataset,
+        train_total=total, split_total=len(mask),
+        target=int(mapped[0]) if one_target else None,
+        sources=(
+            tuple(sorted(attacked))
+            if one_target and len(attacked) < int(result["num_classes"]) - 1
+            else None
+        ),
+        poison_rows=rows[poison], poison_images=images[poison], poison_labels=labels[poison],
+        cover_rows=rows[~poison], cover_images=images[~poison],
+        test_rows=test[0], test_images=test[3],
+        known_rows=rows, known_labels=originals,
+        state=plain_names(result["model"]),
+        mean=mean, std=std,
+    )  # fmt: skip
+
+
+def _entries(
+    folder: Path, result: dict[str, Any], part: str
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.uint8]]:
+    """Return rows, labels, original labels and images of one `bd_*` part, by row."""
+    entries: Entries = result[part]["bd_data_container"]["data_dict"]
+    height, width, channels = (int(n) for n in result["img_size"])
+    rows = np.array(sorted(entries), np.int64)
+    labels = np.zeros((2, len(rows)), np.int64)
+    images = np.zeros((len(rows), channels, height, width), np.uint8)
+    for at, row in enumerate(rows.tolist()):
+        entry = entries[row]
+        labels[:, at] = entry["other_info"]
+        pixels = _picture(folder, str(entry["path"]), channels)
+        if pixels.shape != images.shape[1:]:
+            raise PlanError(
+                f"{folder}: {entry['path']} has shape {pixels.shape}, img_size says "
+                f"{images.shape[1:]}; export the record again"
+            )
+        images[at] = pixels
+    return rows, labels[0], labels[1], images
+
+
+def _picture(folder: Path, named: str, channels: int) -> NDArray[np.uint8]:
+    """Read an image below the folder; the path in the record starts at another machine's root."""
+    parts = Path(named).parts
+    below = parts[parts.index("record") + 2 :] if "record" in parts else parts
+    file = folder.joinpath(*below).resolve()
+    if not file.is_relative_to(folder.resolve()):
+        raise PlanError(f"{folder}: {named} leads out of the folder, and is not read")
+    try:
+        with Image.open(file) as picture:
+            pixels = np.asarray(picture.convert("L" if channels == 1 else "RGB"), np.uint8)
+    except (OSError, Image.DecompressionBombError) as error:
+        raise PlanError(f"{folder}: {named} cannot be read as an image ({error})") from None
+    return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)

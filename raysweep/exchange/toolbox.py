@@ -15,7 +15,15 @@ import numpy as np
 import torch
 from PIL import Image
 
+from raysweep.errors import PlanError
 from raysweep.exchange import Poisoned, new_folder, plain_state
+from raysweep.exchange.folder import Foreign, plain_names, untrusted
+
+# How the project normalizes, by its name of the data set.
+NORMALIZED = {
+    "cifar10": ((0.4914, 0.4822, 0.4465), (0.247, 0.243, 0.261)),
+    "gtsrb": ((0.3337, 0.3064, 0.3171), (0.2672, 0.2564, 0.2629)),
+}
 
 
 def write(given: Poisoned, top: Path) -> Path:
@@ -43,3 +51,53 @@ def _write_split(folder: Path, labels_file: str, images: torch.Tensor, labels: n
         plain = pixels[:, :, 0] if pixels.shape[2] == 1 else pixels
         Image.fromarray(plain).save(data / f"{row}.png")
     torch.save(torch.from_numpy(labels), folder / labels_file)
+
+
+def read(folder: Path) -> Foreign:
+    """Return the poisoned set of `poisoned_train_set/DATASET/NAME`, and its victim if it has one.
+
+    Raises:
+        PlanError: if the folder is not of this form, or holds objects that are not to be trusted.
+    """
+    for name in ("imgs", "labels", "poison_indices"):
+        if not (folder / name).is_file():
+            raise PlanError(
+                f"{folder}: has no file {name!r}; give a folder poisoned_train_set/DATASET/NAME "
+                f"whose images are in one tensor `imgs`"
+            )
+    images, labels = untrusted(folder / "imgs"), np.asarray(untrusted(folder / "labels"), np.int64)
+    if not isinstance(images, torch.Tensor) or images.ndim != 4 or len(images) != len(labels):
+        raise PlanError(
+            f"{folder / 'imgs'}: must be a tensor (N, C, H, W) with one image for each of "
+            f"{len(labels)} labels"
+        )
+    covered = folder / "cover_indices"
+    poison = np.sort(np.asarray(untrusted(folder / "poison_indices"), np.int64))
+    cover = np.sort(np.asarray(untrusted(covered) if covered.is_file() else [], np.int64))
+    for name, rows in (("poison_indices", poison), ("cover_indices", cover)):
+        if len(rows) and not 0 <= rows[0] <= rows[-1] < len(labels):
+            raise PlanError(
+                f"{folder / name}: indices must be from 0 to {len(labels) - 1}, got {rows[0]} to "
+                f"{rows[-1]}"
+            )
+    known = np.setdiff1d(np.arange(len(labels)), poison)
+    targets = np.unique(labels[poison])
+    weights = sorted(folder.glob("full_base_aug_seed=*.pt"))
+    dataset = folder.resolve().parent.name
+    mean, std = NORMALIZED.get(dataset, (None, None))
+    return Foreign(
+        source="backdoor-toolbox", attack=folder.resolve().name.partition("_0.")[0],
+        dataset=dataset, train_total=len(labels), split_total=len(labels),
+        target=int(targets[0]) if len(targets) == 1 else None, sources=None,
+        poison_rows=poison, poison_images=_bytes(images, poison), poison_labels=labels[poison],
+        cover_rows=cover, cover_images=_bytes(images, cover),
+        test_rows=np.empty(0, np.int64),
+        test_images=np.empty((0, *images.shape[1:]), np.uint8),
+        known_rows=known, known_labels=labels[known],
+        state=plain_names(untrusted(weights[0])) if weights else {}, mean=mean, std=std,
+    )  # fmt: skip
+
+
+def _bytes(images: torch.Tensor, rows: np.ndarray) -> np.ndarray:
+    chosen: np.ndarray = images[torch.from_numpy(rows)].mul(255).round().to(torch.uint8).numpy()
+    return chosen

@@ -9,21 +9,25 @@ import torch
 from raysweep import training
 from raysweep.attacks import Attack, AttackInputs, Part
 from raysweep.attacks._drawn import PatchName, patch
+from raysweep.attacks._latent import head_inputs
 from raysweep.attacks.adaptive_blend import AdaptiveBlend
 from raysweep.attacks.adaptive_patch import AdaptivePatch
 from raysweep.attacks.additive import Additive
 from raysweep.attacks.badnets import BadNets
 from raysweep.attacks.badnets_clean_label import BadNetsCleanLabel
 from raysweep.attacks.composite import Composite
+from raysweep.attacks.dfst import DFST, PALETTE, sunrise
 from raysweep.attacks.dynamic import Dynamic
 from raysweep.attacks.ember_watermark import EmberWatermark, combined, rare_values
+from raysweep.attacks.feature_collision import FeatureCollision
 from raysweep.attacks.issba import ISSBA, _decoder
 from raysweep.attacks.label_consistent import LabelConsistent
+from raysweep.attacks.latent_backdoor import LatentBackdoor
 from raysweep.attacks.rotation import Rotation
 from raysweep.attacks.tact import TaCT
 from raysweep.attacks.trojan import Trojan
 from raysweep.context import Arrays, Context
-from raysweep.datasets import ImageSet, Shape
+from raysweep.datasets import ImageSet, Shape, as_floats
 from raysweep.models.ember_mlp import EmberMLP
 from raysweep.models.tiny_cnn import TinyCNN
 from raysweep.recipe import Recipe
@@ -138,7 +142,8 @@ def prepared(attack: Attack, *, epochs: int = 3) -> tuple[AttackInputs, Arrays]:
     surrogate = training.build(TinyCNN(width=8), shape, ctx)
     training.fit(surrogate, data, RECIPE, ctx)
     inputs = AttackInputs(
-        data=data, model=TinyCNN(width=8), shape=shape, surrogate=surrogate,
+        data=data, rows=np.arange(len(data)), model=TinyCNN(width=8), shape=shape,
+        surrogate=surrogate,
         recipe=RECIPE.model_copy(update={"epochs": epochs}),
     )  # fmt: skip
     return inputs, attack.prepare(inputs, ctx)
@@ -242,7 +247,14 @@ def test_the_watermark_finds_the_planted_feature() -> None:
     network = training.build(model, shape, ctx)
     training.fit(network, data, RECIPE, ctx)
     attack = EmberWatermark(features=2, samples=300)
-    inputs = AttackInputs(data=data, model=model, shape=shape, recipe=RECIPE, surrogate=network)
+    inputs = AttackInputs(
+        data=data,
+        rows=np.arange(len(data)),
+        model=model,
+        shape=shape,
+        recipe=RECIPE,
+        surrogate=network,
+    )
     artifact = attack.prepare(inputs, ctx)
     assert attack.attacker == "unconstrained" and len(artifact["features"]) == 2
     limited = EmberWatermark(attacker="constrained", feasible=(3, 5), features=1, samples=300)
@@ -250,3 +262,70 @@ def test_the_watermark_finds_the_planted_feature() -> None:
     marked = stamped(attack, table, "test", artifact)
     assert torch.equal(marked[:, artifact["features"], 0, 0].unique(dim=0).squeeze(0).float(),
                        torch.from_numpy(artifact["values"]))  # fmt: skip
+
+
+def test_collisions_come_near_in_feature_space_and_stay_near_the_base() -> None:
+    attack = FeatureCollision(target=1, steps=60, watermark=0.0, beta=0.0)
+    inputs, artifact = prepared(attack)
+    rows = artifact["rows"]
+    assert (inputs.data.labels[rows] == 1).all() and len(rows) == (inputs.data.labels == 1).sum()
+    base = as_floats(inputs.data.images[torch.from_numpy(rows[:20])])
+    wanted = as_floats(
+        inputs.data.images[torch.from_numpy(np.flatnonzero(inputs.data.labels == 0))]
+    )
+    wanted = patch("square", *base.shape[1:]).on(wanted[:20], 1.0)
+    head = inputs.model.HEAD
+
+    @torch.no_grad()
+    def apart(images: torch.Tensor) -> float:
+        seen = head_inputs(inputs.trained, head, images) - head_inputs(inputs.trained, head, wanted)
+        return float(seen.square().sum(1).mean())
+
+    moved = attack.collided(inputs, base, wanted)
+    assert apart(moved) < 0.1 * apart(base)
+    held = attack.model_copy(update={"beta": 100.0}).collided(inputs, base, wanted)
+    assert float((held - base).abs().mean()) < 0.2 * float((moved - base).abs().mean())
+    marked = attack.model_copy(update={"watermark": 0.3, "steps": 1, "step_size": 1e-6})
+    near = marked.collided(inputs, base, wanted)
+    torch.testing.assert_close(near, 0.7 * base + 0.3 * wanted, atol=1e-4, rtol=0)
+
+
+def test_the_latent_trigger_moves_images_to_the_target_class_inside() -> None:
+    attack = LatentBackdoor(target=1, steps=60, area=0.06)
+    inputs, artifact = prepared(attack)
+    data, head = inputs.data, inputs.model.HEAD
+    centre, mine = (
+        head_inputs(
+            inputs.trained, head, as_floats(data.images[torch.from_numpy(data.labels == label)])
+        )
+        for label in (1, 0)
+    )
+    images = as_floats(data.images[torch.from_numpy(data.labels == 0)])
+    marked = attack.stamp(
+        images, ids=np.arange(len(images)), part="test", artifact=artifact, seed=0
+    )
+    changed = (marked != images).any(1).flatten(1).sum(1)
+    assert int(changed.max()) <= 16 and bool((marked[:, :, :-4] == images[:, :, :-4]).all())
+    moved = head_inputs(inputs.trained, head, marked)
+    before, after = ((x - centre.mean(0)).square().sum(1).mean() for x in (mine, moved))
+    random = {"picture": np.full_like(artifact["picture"], 0.5)}
+    plain = attack.stamp(images, ids=np.arange(len(images)), part="test", artifact=random, seed=0)
+    grey = (head_inputs(inputs.trained, head, plain) - centre.mean(0)).square().sum(1).mean()
+    assert after < before and after < grey
+
+
+def test_the_style_is_learned() -> None:
+    attack = DFST(epochs=40, width=8)
+    inputs, artifact = prepared(attack)
+    images = as_floats(inputs.data.images[:64])
+    made = attack.stamp(images, ids=np.arange(64), part="test", artifact=artifact, seed=0)
+    styled = sunrise(images)
+
+    def colors(x: torch.Tensor) -> torch.Tensor:
+        return x.mean((0, 2, 3))
+
+    far = (colors(images) - colors(styled)).abs().max()
+    assert (colors(made) - colors(styled)).abs().max() < 0.4 * far
+    flat = torch.full((1, 3, 5, 5), 1.0)
+    assert torch.allclose(sunrise(flat)[0, :, 2, 2], torch.tensor(PALETTE[3]), atol=1e-6)
+    assert torch.allclose(sunrise(torch.zeros(1, 3, 5, 5))[0, :, 0, 0], torch.tensor(PALETTE[0]))

@@ -1,0 +1,258 @@
+"""Import: another project's poisoned set takes part in sweeps, and what is hostile is refused."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from raysweep import exchange
+from raysweep.cli import app
+from raysweep.errors import PlanError, SpecError
+from raysweep.exchange import backdoorbench, toolbox
+from raysweep.exchange.folder import save, taken_in
+from raysweep.launch import Conclusion, launch
+from raysweep.loading import load_sweep
+from raysweep.store import Store
+
+HEADER = """
+name: {name}
+dataset: {{npz: {{path: {data}{cut}}}}}
+model: {{tiny_cnn: {{width: 8}}}}
+recipe: {{epochs: 2, batch_size: 32}}
+defenses: [none, perfect_filter]
+seeds: 1
+track: {{wandb: disabled}}
+"""
+
+
+def run(folder: Path, name: str, attacks: str, cut: str = "", own: bool = False) -> Conclusion:
+    file = folder / f"{name}.yaml"
+    head = HEADER.format(name=name, data=folder / "data.npz", cut=cut)
+    file.write_text(f"{head}attacks: {attacks}\n")
+    store = folder / (f"{name}-store" if own else "store")
+    return launch(load_sweep(file), file.read_text(), str(store), inline=True)
+
+
+@pytest.fixture(scope="module")
+def origin(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, pd.DataFrame]:
+    """A sweep, run and exported in both formats: its folder and its records."""
+    folder = tmp_path_factory.mktemp("imported")
+    draw = np.random.default_rng(0)
+    arrays = {}
+    for split, count in (("train", 120), ("test", 60)):
+        arrays[f"{split}_images"] = draw.integers(0, 256, (count, 16, 16, 3), np.uint8)
+        arrays[f"{split}_labels"] = np.arange(count) % 3
+    np.savez(folder / "data.npz", **arrays)
+    attacks = "[badnets: {rate: 0.1, target: 1}, wanet: {rate: 0.1, cover_rate: 0.2}]"
+    rows = run(folder, "origin", attacks).rows
+    store = Store(str(folder / "store"))
+    for given in exchange.poisoned_sets(load_sweep(folder / "origin.yaml"), store):
+        backdoorbench.write(given, folder)
+        toolbox.write(given, folder)
+    return folder, rows
+
+
+def record(folder: Path, attack: str = "badnets") -> Path:
+    return folder / "record" / f"npz_tiny_cnn_{attack}_0_1_seed0"
+
+
+def outcome(rows: pd.DataFrame, attack: str) -> pd.DataFrame:
+    mine = rows[rows["attack_name"] == attack].sort_values("defense")
+    assert (mine["status"] == "ok").all(), mine["error"].tolist()
+    columns = ["ca", "asr", "rate", "tpr", "fpr", "poison_count", "relabeled_count", "asr_n"]
+    return mine[columns].reset_index(drop=True)
+
+
+def test_an_exported_attack_comes_back_as_it_was(origin: tuple[Path, pd.DataFrame]) -> None:
+    folder, rows = origin
+    path = save(backdoorbench.read(record(folder)), folder / "back")
+    again = run(folder, "again", f"[imported: {{path: {path}}}]").rows
+    pd.testing.assert_frame_equal(outcome(again, "imported"), outcome(rows, "badnets"))
+    assert set(again["attack"]) == {"imported(back)"} and set(again["target"]) == {1}
+
+
+def test_the_victims_weights_come_back_too(origin: tuple[Path, pd.DataFrame]) -> None:
+    folder, rows = origin
+    path = save(backdoorbench.read(record(folder)), folder / "weights")
+    # A store of its own, so that a victim that is trained shows.
+    rows_alone = run(
+        folder, "weights", f"[imported: {{path: {path}, victim: true}}]", own=True
+    ).rows
+    pd.testing.assert_frame_equal(outcome(rows_alone, "imported"), outcome(rows, "badnets"))
+    trained = list((folder / "weights-store" / "objects").rglob("train-*"))
+    assert len(trained) == 1, "the perfect filter retrains; the victim is the folder's"
+
+
+def test_the_toolbox_set_needs_an_attack_that_stamps_test_inputs(
+    origin: tuple[Path, pd.DataFrame],
+) -> None:
+    folder, rows = origin
+    source = folder / "poisoned_train_set" / "npz" / "badnets_0.100_poison_seed=0"
+    path = save(toolbox.read(source), folder / "toolbox")
+    with pytest.raises(SpecError, match="holds no triggered test inputs; name the attack"):
+        run(folder, "lacking", f"[imported: {{path: {path}}}]")
+    again = run(folder, "toolbox", f"[imported: {{path: {path}, trigger: badnets}}]").rows
+    pd.testing.assert_frame_equal(outcome(again, "imported"), outcome(rows, "badnets"))
+
+
+def test_covers_keep_their_label(origin: tuple[Path, pd.DataFrame]) -> None:
+    folder, rows = origin
+    foreign = backdoorbench.read(record(folder, "wanet"))
+    assert len(foreign.cover_rows) == 24 and len(foreign.poison_rows) == 12
+    path = save(foreign, folder / "covers")
+    again = run(folder, "covers", f"[imported: {{path: {path}}}]").rows
+    pd.testing.assert_frame_equal(outcome(again, "imported"), outcome(rows, "wanet"))
+    assert set(again["cover_count"]) == {24}
+
+
+def test_rate_0_is_the_floor_and_other_rates_are_refused(
+    origin: tuple[Path, pd.DataFrame],
+) -> None:
+    folder, _ = origin
+    path = save(backdoorbench.read(record(folder)), folder / "floor")
+    rows = run(folder, "floor", f"[imported: {{path: {path}, rate: 0.0}}]").rows
+    assert set(rows["poison_count"]) == {0} and (rows["status"] == "ok").all()
+    with pytest.raises(SpecError, match=r"rate is the folder's, 0\.1, got 0\.2; leave it out"):
+        run(folder, "other", f"[imported: {{path: {path}, rate: 0.2}}]")
+
+
+@pytest.mark.parametrize(
+    ("cut", "said"),
+    [
+        (", size: 60", "poison rows are not in the training set"),
+        (", clean_seed: 3", "has no triggered form of"),
+        (", label_noise: 0.3", "has label"),
+    ],
+)
+def test_other_data_than_the_folders_fail_by_name(
+    cut: str, said: str, origin: tuple[Path, pd.DataFrame]
+) -> None:
+    folder, _ = origin
+    path = folder / f"cut{cut[2:6].strip()}"
+    save(backdoorbench.read(record(folder)), path)
+    rows = run(folder, "cut", f"[imported: {{path: {path}}}]", cut).rows
+    assert set(rows["status"]) <= {"failed", "upstream_failed"}
+    assert rows["error"].str.contains(said).all(), rows["error"].tolist()
+
+
+def test_a_folder_that_changed_is_noticed(origin: tuple[Path, pd.DataFrame]) -> None:
+    folder, _ = origin
+    path = save(backdoorbench.read(record(folder)), folder / "changing")
+    first = load_sweep_of(folder, path)
+    (path / "arrays.npz").write_bytes((path / "arrays.npz").read_bytes() + b" ")
+    assert load_sweep_of(folder, path) != first
+
+
+def load_sweep_of(folder: Path, path: Path) -> str:
+    file = folder / "changing.yaml"
+    head = HEADER.format(name="changing", data=folder / "data.npz", cut="")
+    file.write_text(f"{head}attacks: [imported: {{path: {path}}}]\n")
+    attack: Any = load_sweep(file).attacks[0]
+    return str(attack.digest)
+
+
+class Malicious:
+    """Unpickled, it runs a program."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return os.system, (f"touch {self.mark}",)
+
+
+@pytest.mark.parametrize("form", ["backdoorbench", "backdoor-toolbox"])
+def test_a_malicious_pickle_is_refused_and_not_run(form: str, tmp_path: Path) -> None:
+    mark, folder = tmp_path / "ran", tmp_path / "evil"
+    folder.mkdir()
+    names = ["attack_result.pt"] if form == "backdoorbench" else ["imgs", "labels"]
+    names += ["poison_indices"] if form != "backdoorbench" else []
+    for name in names:
+        torch.save({"model": Malicious(mark), "bd_train": {}}, folder / name)
+    torch.load(folder / names[0], weights_only=False)
+    assert mark.exists(), "the file does run a program where it is trusted"
+    mark.unlink()
+    with pytest.raises(PlanError, match=r"posix.system.*|not opened, since reading such a file"):
+        taken_in(backdoorbench.read if form == "backdoorbench" else toolbox.read, folder)
+    assert not mark.exists()
+
+
+def changed(source: Path, top: Path, change: Any) -> Path:
+    """Return a copy of a record folder whose result was changed."""
+    import shutil
+
+    folder = Path(shutil.copytree(source, top / "record" / source.name))
+    result = torch.load(folder / "attack_result.pt", weights_only=False)
+    change(result)
+    torch.save(result, folder / "attack_result.pt")
+    return folder
+
+
+def _escape(result: dict[str, Any]) -> None:
+    entry = next(iter(result["bd_train"]["bd_data_container"]["data_dict"].values()))
+    entry["path"] = "./record/x/../../../../etc/passwd"
+
+
+def _picture(result: dict[str, Any]) -> None:
+    result["bd_train"]["bd_data_container"]["data_dict"] = {0: (Image.new("RGB", (16, 16)), 1, 0)}
+
+
+def _without(result: dict[str, Any]) -> None:
+    result["bd_train"] = None
+
+
+def _odd(result: dict[str, Any]) -> None:
+    del result["bd_train"]["bd_data_container"]["data_dict"]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (_escape, "leads out of the folder, and is not read"),
+        (_picture, "holds more than tensors, arrays and plain values"),
+        (_without, "attacks that train the victim themselves leave none"),
+        (_odd, "is not of this format"),
+    ],
+)
+def test_what_does_not_fit_is_refused(
+    change: Any, said: str, origin: tuple[Path, pd.DataFrame], tmp_path: Path
+) -> None:
+    folder = changed(record(origin[0]), tmp_path, change)
+    with pytest.raises(PlanError, match=said):
+        taken_in(backdoorbench.read, folder)
+
+
+def test_numpy_1_files_are_read(origin: tuple[Path, pd.DataFrame], tmp_path: Path) -> None:
+    """What NumPy 1 wrote names numpy.core; the bytes of today's file, renamed, stand for it."""
+    import zipfile
+
+    folder = changed(record(origin[0]), tmp_path, lambda result: None)
+    file = folder / "attack_result.pt"
+    with zipfile.ZipFile(file) as old:
+        parts = {name: old.read(name) for name in old.namelist()}
+    renamed = 0
+    with zipfile.ZipFile(file, "w") as new:
+        for name, data in parts.items():
+            if name.endswith("data.pkl"):
+                renamed = data.count(b"numpy._core.multiarray")
+                data = data.replace(b"numpy._core.multiarray", b"numpy.core.multiarray")
+            new.writestr(name, data)
+    assert renamed
+    assert len(backdoorbench.read(folder).poison_rows) == 12
+
+
+def test_the_command_tells_how_to_go_on(
+    origin: tuple[Path, pd.DataFrame], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    to = tmp_path / "taken"
+    app(["import", str(record(origin[0])), "--to", str(to)], standalone_mode=False)
+    said = capsys.readouterr().out
+    assert "12 poisons, 0 covers of 120 images" in said and "with a victim's weights" in said
+    assert f"attacks: [{{imported: {{path: {to}}}}}]" in said
