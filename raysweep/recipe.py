@@ -59,7 +59,7 @@ class Recipe(BaseModel):
 # `recipe: {base: ct, epochs: 20}`.
 RECIPES: Mapping[str, Recipe] = {
     "fast": Recipe(
-        epochs=6, batch_size=128, learning_rate=0.1, schedule="one_cycle", augment=("crop", "flip")
+        epochs=24, batch_size=128, learning_rate=0.2, schedule="one_cycle", augment=("crop", "flip")
     ),
     # Confusion Training, Qi et al., USENIX Security 2023: victims on CIFAR-10, and on GTSRB.
     "ct": Recipe(
