@@ -21,7 +21,14 @@ from tests import toy
 
 NAMES = list(methods.available("defenses"))
 # Cheaper than the defaults, where the toy does not need them; by field, not by method.
-SMALL = {"steps": 40, "overlays": 8, "epochs": 3, "unlearning_steps": 20, "tuning_epochs": 2}
+SMALL = {
+    "scale": 0.01,
+    "steps": 40,
+    "overlays": 8,
+    "epochs": 3,
+    "unlearning_steps": 20,
+    "tuning_epochs": 2,
+}
 OTHER = {float: lambda v: v * 0.9, int: lambda v: v + 1, str: lambda v: v}
 
 
