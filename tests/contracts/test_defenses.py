@@ -23,6 +23,7 @@ NAMES = list(methods.available("defenses"))
 # Cheaper than the defaults, where the toy does not need them; by field, not by method.
 SMALL = {
     "scale": 0.01,
+    "learning_rate": 0.05,
     "steps": 40,
     "overlays": 8,
     "epochs": 3,

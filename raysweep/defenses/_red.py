@@ -1,0 +1,101 @@
+"""RED's inference: which class, if any, is reached by suspiciously small perturbations.
+
+Z. Xiang, D. J. Miller, G. Kesidis: Reverse Engineering Imperceptible Backdoor Attacks on Deep
+Neural Networks for Detection and Training Set Cleansing, Computers & Security 2021,
+arXiv:2010.07489. Two-level order statistics over reciprocals of perturbation norms.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Literal
+
+import numpy as np
+from scipy import special, stats
+
+from raysweep.defenses import FloatArray
+
+Null = Literal["exclude_target", "drop_top", "mad"]
+
+
+def gamma_shape(log_mean: FloatArray, mean_log: FloatArray) -> FloatArray:
+    """Return the maximum-likelihood shape of Gamma distributions located at 0.
+
+    A free location can collapse onto the smallest value and hide an outlier.
+    """
+    s = np.maximum(np.asarray(log_mean) - np.asarray(mean_log), 1e-12)
+    shape = (3 - s + np.sqrt((s - 3) ** 2 + 24 * s)) / (12 * s)
+    for _ in range(6):
+        value = np.log(shape) - special.digamma(shape) - s
+        slope = 1 / shape - special.polygamma(1, shape)
+        shape = np.maximum(shape - value / slope, shape / 2)
+    result: FloatArray = shape
+    return result
+
+
+def p_values(reciprocals_KK: FloatArray, null: Null = "exclude_target") -> tuple[FloatArray, float]:
+    """Return (K,) p-values of classes as targets, and the p-value that there is no attack.
+
+    Args:
+        reciprocals_KK: 1 / norm from source (row) to target (column); 0 where the search failed,
+            and on the diagonal. Zeros are left out of null and evaluation.
+        null: `exclude_target`: for each class the pairs with another target; `drop_top`: the
+            (K - 1)^2 smallest of all.
+
+    Raises:
+        ValueError: if a null holds fewer than three pairs.
+    """
+    classes = len(reciprocals_KK)
+    used = reciprocals_KK > 0
+    logs = np.where(used, np.log(np.where(used, reciprocals_KK, 1)), 0)
+    if null == "drop_top":
+        smallest = np.sort(reciprocals_KK[used])[: (classes - 1) ** 2]
+        counts = np.full(classes, len(smallest))
+        sums, log_sums = (np.full(classes, v.sum()) for v in (smallest, np.log(smallest)))
+    else:
+        counts = used.sum() - used.sum(0)
+        sums = reciprocals_KK.sum() - reciprocals_KK.sum(0)
+        log_sums = logs.sum() - logs.sum(0)
+    if counts.min() < 3:
+        raise ValueError(
+            f"RED's null needs at least 3 pairs of classes that were reached, got {counts.min()} "
+            f"of {classes * (classes - 1)}; raise steps or learning_rate, or lower pi"
+        )
+    means = sums / counts
+    shape = gamma_shape(np.log(means), log_sums / counts)
+    highest = reciprocals_KK.max(0)
+    # Survival functions keep the small p-values that 1 - G loses.
+    tail = np.minimum(stats.gamma.sf(highest, shape, scale=means / shape), 1 - 1e-16)
+    own = np.where(highest > 0, -np.expm1((classes - 1) * np.log1p(-tail)), 1.0)
+    if null == "drop_top":
+        smallest_tail = float(tail[int(np.argmax(highest))])
+        return own, float(-np.expm1(classes * (classes - 1) * np.log1p(-smallest_tail)))
+    first = min(float(own.min()), 1 - 1e-16)
+    return own, float(-np.expm1(classes * np.log1p(-first)))
+
+
+def deviations(reciprocals_KK: FloatArray) -> FloatArray:
+    """Return (K,) how many MADs the largest reciprocal of each target lies above the median."""
+    used = reciprocals_KK[reciprocals_KK > 0]
+    if len(used) < 3:
+        raise ValueError(f"RED's null needs at least 3 pairs that were reached, got {len(used)}")
+    median = np.median(used)
+    spread = max(float(np.median(np.abs(used - median))), 1e-12)
+    result: FloatArray = (reciprocals_KK.max(0) - median) / spread
+    return result
+
+
+@cache
+def threshold(classes: int, theta: float, null: Null, trials: int = 4000) -> float:
+    """Return the p-value below which a share theta of attack-free sets of K classes lie.
+
+    Simulated, since the two levels are not independent: independent Gamma reciprocals of shape 20
+    for every pair.
+    """
+    draw = np.random.default_rng(0)
+    values = []
+    for _ in range(trials):
+        reciprocals = draw.gamma(20.0, 0.01, (classes, classes))
+        np.fill_diagonal(reciprocals, 0)
+        values.append(p_values(reciprocals, null)[1])
+    return float(np.quantile(values, theta))
