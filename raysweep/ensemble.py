@@ -34,7 +34,8 @@ from raysweep.recipe import Recipe
 from raysweep.streams import Batch
 
 # On a CPU of two cores, vmap was 2 to 4 times slower than one member after another at E = 2, 8, 32
-# (benchmarks/training.py); on a GPU a small network alone leaves most of the device idle.
+# (benchmarks/training.py) where there are convolutions; on a GPU a small network alone leaves most
+# of the device idle, and so do matrix products of a few rows on a CPU.
 Way = Literal["auto", "vmap", "one by one"]
 State = dict[str, torch.Tensor]
 _MATRIX_PRODUCTS = {torch.conv1d, torch.conv2d, torch.conv3d, F.linear, torch.matmul}
@@ -98,7 +99,7 @@ def fit_many(
         ctx: gives random streams, device and progress; member e's initialization is drawn from the
             stream ("initialization", "member", e).
         shape: of the data.
-        way: `vmap` trains all at once, `one by one` in a loop; `auto`: by the device.
+        way: `vmap` trains all at once, `one by one` in a loop; `auto`: by device and network.
 
     Returns:
         The state dict, every tensor with E in front, on the CPU.
@@ -116,7 +117,7 @@ def fit_many(
     networks = [training.build(model, shape, ctx, "member", e) for e in range(len(masks))]
     _refuse_batch_norm(model, networks[0])
     weights_NE = torch.from_numpy(masks.T.astype(np.float32)).to(ctx.device)
-    if _chosen(way, ctx.device) == "one by one":
+    if _chosen(way, ctx.device, networks[0]) == "one by one":
         for e, network in enumerate(networks):
             alone = dataclasses.replace(ctx, progress=_share(ctx, e, len(masks)))
             try:
@@ -161,7 +162,7 @@ def predict_many(
         batch_size: images at once.
     """
     network = training.build(model, shape, ctx, "unused")
-    if _chosen(way, ctx.device) == "one by one":
+    if _chosen(way, ctx.device, network) == "one by one":
         found = []
         for e in range(len(next(iter(state.values())))):
             network.load_state_dict({n: t[e] for n, t in state.items()})
@@ -217,8 +218,11 @@ def _refuse_batch_norm(model: Model, network: nn.Module) -> None:
             )
 
 
-def _chosen(way: Way, device: str) -> Way:
-    return way if way != "auto" else ("vmap" if device == "cuda" else "one by one")
+def _chosen(way: Way, device: str, network: nn.Module) -> Way:
+    if way != "auto":
+        return way
+    convolves = any(isinstance(layer, nn.Conv2d) for layer in network.modules())
+    return "one by one" if device == "cpu" and convolves else "vmap"
 
 
 def _share(ctx: Context, e: int, members: int) -> Callable[[float, str], None]:

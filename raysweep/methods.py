@@ -70,13 +70,26 @@ def decision(default: Any, **rules: Any) -> Any:
     return Field(default, json_schema_extra={"role": "decision"}, **rules)
 
 
+def reduction(default: Any, **rules: Any) -> Any:
+    """Declare a parameter that `run` reads but no `shard` does: changing it keeps the shards."""
+    return Field(default, json_schema_extra={"role": "reduction"}, **rules)
+
+
 def decision_fields(method: type[Method]) -> frozenset[str]:
     """Return the names of a method's decision parameters."""
+    return _fields(method, "decision")
+
+
+def reduction_fields(method: type[Method]) -> frozenset[str]:
+    """Return the names of the parameters that a method's shards never see."""
+    return _fields(method, "reduction")
+
+
+def _fields(method: type[Method], role: str) -> frozenset[str]:
     return frozenset(
         name
         for name, info in method.model_fields.items()
-        if isinstance(info.json_schema_extra, dict)
-        and info.json_schema_extra.get("role") == "decision"
+        if isinstance(info.json_schema_extra, dict) and info.json_schema_extra.get("role") == role
     )
 
 

@@ -24,7 +24,7 @@ from raysweep.datasets import Dataset
 from raysweep.errors import PlanError
 from raysweep.graph import STAGE_VERSIONS, Facts, Outcomes, Route, Setting, Stage
 from raysweep.identity import stage_key
-from raysweep.methods import Method, decision_fields
+from raysweep.methods import Method, decision_fields, reduction_fields
 from raysweep.recipe import Recipe
 from raysweep.spec import Resources, Sweep, Trial, trials
 
@@ -226,8 +226,10 @@ class Planner:
         params, inputs = self._defend(trial, setting)
         resource = "cpu" if defense.needs() <= LIGHT_NEEDS else "gpu"
         parts = defense.parts(self.facts(trial.dataset).num_classes)
+        unseen = decision_fields(type(defense)) | reduction_fields(type(defense))
+        alone = {**params, "defense": self._identity(defense, unseen)}
         for part in parts:
-            shard = self._add("shard", {**params, "part": part}, inputs, resource)
+            shard = self._add("shard", {**alone, "part": part}, inputs, resource)
             roles[f"shard {part}"] = shard
         shards = {f"shard {part}": roles[f"shard {part}"] for part in parts}
         roles["defend"] = self._add(

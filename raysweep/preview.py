@@ -41,9 +41,13 @@ class KindPreview:
 
 @dataclass(frozen=True, kw_only=True)
 class Preview:
-    """A plan at a glance; `undecided` trials grow at most `below` further stages."""
+    """A plan at a glance; `undecided` trials grow at most `below` further stages.
+
+    `forecasts` are what defenses say of the size of their work.
+    """
 
     trials: int
+    forecasts: tuple[str, ...] = ()
     kinds: list[KindPreview] = field(default_factory=list)
     undecided: int = 0
     below: int = 0
@@ -100,7 +104,15 @@ def preview(sweep: Sweep, store: Store) -> Preview:
                 guessed=sum(name not in recorded for name in names),
             )
         )
-    return Preview(trials=len(planner.trials), kinds=kinds, undecided=undecided, below=below)
+    said = {
+        f"{trial.defense.name} on {trial.dataset.name}: {text}"
+        for trial in planner.trials
+        if (text := trial.defense.forecast(len(planner.facts(trial.dataset).labels)))
+    }
+    return Preview(
+        trials=len(planner.trials), kinds=kinds, undecided=undecided, below=below,
+        forecasts=tuple(sorted(said)),
+    )  # fmt: skip
 
 
 def _outcome(store: Store, key: str) -> dict[str, object]:

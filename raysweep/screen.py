@@ -119,6 +119,8 @@ def print_preview(console: Console, sweep: Sweep, plan: Preview) -> None:
             f"below the decisions of {plan.undecided} trials: 0 to {plan.below} further stages "
             f"(trials whose decisions keep the same samples share them)"
         )
+    for text in plan.forecasts:
+        console.print(text)
     guessed = sum(kind.guessed for kind in plan.kinds)
     note = f"; {guessed} stages have no recorded seconds yet, theirs are guesses" if guessed else ""
     console.print(f"estimate: {duration(plan.seconds)} on one slot{note}")

@@ -21,6 +21,7 @@ from raysweep.attacks.wanet import WaNet
 from raysweep.datasets.digits import Digits
 from raysweep.defenses.abl import ABL
 from raysweep.defenses.activation_clustering import ActivationClustering
+from raysweep.defenses.datamodels import Datamodels
 from raysweep.defenses.fine_tuning import FineTuning
 from raysweep.defenses.neural_cleanse import NeuralCleanse
 from raysweep.defenses.none import NoDefense
@@ -190,6 +191,16 @@ def test_a_changed_threshold_changes_the_decision_alone() -> None:
     before, after = (only(sweep(defenses=[SpectralSignatures(fraction=f)])) for f in (0.1, 0.2))
     changed = {role for role in before.roles if before.roles[role] != after.roles[role]}
     assert changed == {"decide"}
+
+
+def test_what_shards_do_not_see_keeps_them() -> None:
+    base = Datamodels(models=100)
+    planner, _ = routes(
+        sweep(defenses=[base, Datamodels(models=150, restarts=7, blocks="labels", removed=0.2)])
+    )
+    assert len(kinds(planner, "shard")) == 3 and len(kinds(planner, "defend")) == 2
+    other, _ = routes(sweep(defenses=[base, Datamodels(models=100, epochs=3)]))
+    assert len(kinds(other, "shard")) == 4
 
 
 def test_shards_do_not_depend_on_their_number(monkeypatch: pytest.MonkeyPatch) -> None:

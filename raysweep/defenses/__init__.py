@@ -190,6 +190,11 @@ class Defense(Method):
         del num_classes
         return ()
 
+    def forecast(self, samples: int) -> str:
+        """Return what a user should know of the work on so many samples, before it; or ""."""
+        del samples
+        return ""
+
     def shard(self, part: str, inputs: Inputs, ctx: Context) -> Arrays:
         """Do one of `parts`; its key does not depend on how many there are."""
         raise NotImplementedError(f"{self.name} lists parts but defines no shard")

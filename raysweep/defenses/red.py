@@ -37,7 +37,7 @@ from raysweep.defenses import (
     Inputs,
     Need,
 )
-from raysweep.methods import decision
+from raysweep.methods import decision, reduction
 
 if TYPE_CHECKING:
     import torch
@@ -53,9 +53,9 @@ class RED(Defense):
     milestones: tuple[int, ...] = Field((150, 200, 250), description="steps that divide it by 10")
     momentum: float = Field(0.2, ge=0, lt=1, description="of SGD")
     pi: float = Field(0.8, gt=0, le=1, description="share of images that ends a search")
-    weight: float = Field(1.0, ge=0, description="lambda of the second term, for the target class")
+    weight: float = reduction(1.0, ge=0, description="lambda of the second term, for the target")
     scan_weight: float = Field(1.0, ge=0, description="lambda of the second term, for all pairs")
-    null: Literal["exclude_target", "drop_top", "mad"] = Field(
+    null: Literal["exclude_target", "drop_top", "mad"] = reduction(
         "exclude_target", description="pairs without an attack, for the test"
     )
     theta: float = decision(0.05, gt=0, lt=1, description="significance")

@@ -23,6 +23,10 @@ NAMES = list(methods.available("defenses"))
 # Cheaper than the defaults, where the toy does not need them; by field, not by method.
 SMALL = {
     "scale": 0.01,
+    "base": "linear",
+    "models": 300,
+    "per_shard": 100,
+    "restarts": 5,
     "learning_rate": 0.05,
     "steps": 40,
     "overlays": 8,

@@ -1,0 +1,209 @@
+"""Datamodels: poisoned samples are the set of training samples that supports itself most strongly.
+
+A. Khaddaj, G. Leclerc, A. Makelov, K. Georgiev, H. Salman, A. Ilyas, A. Madry: Rethinking Backdoor
+Attacks, ICML 2023, arXiv:2307.10163: train many models on random subsets, estimate how much each
+sample changes the output on every other (A. Ilyas et al.: Datamodels, ICML 2022, arXiv:2202.00622),
+search for sets of size k of the largest mean effect on themselves, from many starts and for many k,
+and score a sample by how often it is in them, weighted with 1/k.
+
+Where we differ: the effects are differences of means (`estimator: ridge` fits them together), where
+the paper's authors fit a sparse regression; the margin is not averaged over the mirrored image. The
+search corrects the released code's gains, which leave out the pair of a swap and the sign of the
+diagonal. `blocks: labels` searches among samples of one given label, which needs far fewer models
+but cannot find a trigger with several targets; it is ours, and badged. The subset models are those
+of `base`, since batch normalization would let left-out samples in. A sweep that asks for more
+models trains the difference only; the agreement of two halves of the models says whether they are
+enough.
+Reference: MadryLab/rethinking-backdoor-attacks.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from pydantic import Field
+
+from raysweep.context import Arrays, Context
+from raysweep.defenses import (
+    Decision,
+    Defense,
+    Evidence,
+    Findings,
+    Flags,
+    FloatArray,
+    Gift,
+    Inputs,
+    Need,
+)
+from raysweep.defenses._datamodels import (
+    Masks,
+    agreement,
+    difference_of_means,
+    membership,
+    models_needed,
+    ridge,
+    subset_masks,
+)
+from raysweep.methods import decision, load, reduction
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from raysweep.models import Model
+    from raysweep.recipe import Recipe
+
+
+class Datamodels(Defense):
+    """Scores are 1/k-weighted memberships in found sets; decisions remove the highest."""
+
+    models: int = reduction(1000, ge=2, le=1_000_000, description="subset models")
+    per_shard: int = Field(50, ge=1, le=10_000, description="models trained by one stage")
+    alpha: float = Field(0.5, gt=0, lt=1, description="share of the set in a subset")
+    base: str = Field(
+        "tiny_groupnorm", description="network of the subset models, without batch normalization"
+    )
+    width: int = Field(16, ge=4, le=512, description="of the network, where it has one")
+    epochs: int = Field(12, ge=1, le=10_000, description="of the subset models")
+    batch_size: int = Field(250, ge=1, le=65_536, description="of the subset models")
+    learning_rate: float = Field(0.1, gt=0, description="peak, of the subset models")
+    estimator: Literal["means", "ridge"] = reduction("means", description="see 'Where we differ'")
+    held_out: bool = reduction(False, description="row z from models without z")
+    penalty: float = reduction(0.01, gt=0, description="of ridge, per model")
+    sizes: tuple[int, ...] = reduction(
+        (10, 20, 40, 80, 160, 320, 640, 1280, 2560, 5120), description="sizes of searched sets"
+    )
+    restarts: int = reduction(100, ge=1, le=10_000, description="searches per size")
+    blocks: Literal["none", "labels"] = reduction("none", description="what is searched together")
+    removed: float = decision(0.1, gt=0, lt=1, description="share of the set that is removed")
+
+    def needs(self) -> frozenset[Need]:
+        """Return the training set, and nothing clean."""
+        return frozenset({"training_set"})
+
+    def gives(self) -> frozenset[Gift]:
+        """Return scores of training samples."""
+        return frozenset({"train_scores"})
+
+    def badges(self) -> tuple[str, ...]:
+        """Return the badges; the search within labels is an extension."""
+        own = ("extension: search within labels",) if self.blocks == "labels" else ()
+        return (*super().badges(), *own)
+
+    def parts(self, num_classes: int) -> tuple[str, ...]:
+        """Return blocks of models; a sweep with more of them shares these."""
+        del num_classes
+        starts = range(0, self.models, self.per_shard)
+        return tuple(f"{start}+{min(self.per_shard, self.models - start)}" for start in starts)
+
+    def forecast(self, samples: int) -> str:
+        """Return about how many models this many samples need, for the plan."""
+        needed = models_needed(samples, 5.2, 10.0)
+        return (
+            f"{self.models} models of {samples} samples; a strong trigger needs about {needed} "
+            f"(16 sigma^2 n / Delta^2 with sigma^2 = 5.2, Delta = 10)"
+        )
+
+    def _model(self) -> Model:
+        kind = load("models", self.base)
+        given = {"width": self.width} if "width" in kind.model_fields else {}
+        return kind.model_validate(given)  # type: ignore[return-value]
+
+    def _recipe(self, inputs: Inputs) -> Recipe:
+        return inputs.recipe.model_copy(
+            update={
+                "epochs": self.epochs, "batch_size": self.batch_size, "optimizer": "sgd",
+                "learning_rate": self.learning_rate, "schedule": "one_cycle", "momentum": 0.9,
+                "weight_decay": 5e-4, "label_smoothing": 0.0,
+            }
+        )  # fmt: skip
+
+    def _subsets(self, inputs: Inputs, ctx: Context, first: int, count: int) -> Masks:
+        return subset_masks(
+            ctx.stream("subsets"), first, count, len(inputs.training_set), self.alpha
+        )
+
+    def shard(self, part: str, inputs: Inputs, ctx: Context) -> Arrays:
+        """Train a block of models; return their margins (count, n), float16, and their masks."""
+        from raysweep import ensemble
+
+        first, count = (int(number) for number in part.split("+"))
+        data, shape, model = inputs.training_set, inputs.shape, self._model()
+        masks = self._subsets(inputs, ctx, first, count)
+        recipe = self._recipe(inputs)
+        state = ensemble.fit_many(model, data, masks, recipe, ctx, shape)
+        logits = ensemble.predict_many(model, state, data.images, recipe, ctx, shape)
+        margins = _margins(logits.numpy(), data.labels)
+        return {"margins": margins.astype(np.float16), "masks": np.packbits(masks, axis=1)}
+
+    def run(self, inputs: Inputs, ctx: Context) -> Findings:
+        """Estimate all effects and search."""
+        data = inputs.training_set
+        margins = np.concatenate([part["margins"] for part in inputs.shards])
+        masks = np.concatenate([part["masks"] for part in inputs.shards])
+        masks_MN = np.unpackbits(masks, axis=1, count=len(data)).astype(bool)
+        if not np.isfinite(margins).all():
+            raise ValueError("a subset model's margins are not finite; lower learning_rate")
+        scores, counts, best = self._scores(margins, masks_MN, data.labels, ctx)
+        even, odd = (
+            self._scores(margins[half::2], masks_MN[half::2], data.labels, ctx)[0]
+            for half in (0, 1)
+        )
+        return Findings(
+            train_scores=scores,
+            statistics={
+                "counts": counts, "values": best, "sizes": np.array(self.sizes),
+                "agreement": np.array(agreement(even, odd)),
+                "deviation": np.array(margins.std(0, dtype=np.float64).mean()),
+            },
+        )  # fmt: skip
+
+    def _scores(
+        self, margins: NDArray[np.floating], masks: Masks, labels: np.ndarray, ctx: Context
+    ) -> tuple[FloatArray, np.ndarray, np.ndarray]:
+        """Return scores (n,), memberships (sizes, n) and values (sizes,) of the found sets."""
+        if self.estimator == "ridge":
+            weights = ridge(margins, masks, self.penalty)
+        else:
+            weights = difference_of_means(margins, masks, held_out=self.held_out)
+        samples = len(labels)
+        counts = np.zeros((len(self.sizes), samples), np.int64)
+        best = np.full(len(self.sizes), -np.inf)
+        groups = [np.arange(samples)]
+        if self.blocks == "labels":
+            groups = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+        for number, rows in enumerate(groups):
+            at = [i for i, size in enumerate(self.sizes) if size <= len(rows) // 2]
+            if not at:
+                continue
+            found, values = membership(
+                weights[np.ix_(rows, rows)], tuple(self.sizes[i] for i in at), self.restarts,
+                partial(ctx.generator, "search", number),
+            )  # fmt: skip
+            counts[np.ix_(np.array(at), rows)] += found
+            best[at] = np.maximum(best[at], values)
+        if not np.isfinite(best).any():
+            raise ValueError(
+                f"sizes must hold one of at most half the samples searched together, got "
+                f"{list(self.sizes)} for {max(map(len, groups))}"
+            )
+        inverse = 1 / np.array(self.sizes, float)
+        return (inverse[:, None] * counts).sum(0), counts, best
+
+    def decide(self, evidence: Evidence) -> Decision:
+        """Flag the highest scores."""
+        scores = evidence.train_scores
+        flags: Flags = np.zeros(len(scores), bool)
+        flags[np.argsort(-scores, kind="stable")[: int(self.removed * len(scores))]] = True
+        return Decision(flags=flags & (scores > 0))
+
+
+def _margins(logits_ENK: FloatArray, labels: np.ndarray) -> FloatArray:
+    """Return given label's logit minus the largest other, (E, n)."""
+    rows = np.arange(len(labels))
+    given = logits_ENK[:, rows, labels]
+    others = logits_ENK.copy()
+    others[:, rows, labels] = -np.inf
+    margins: FloatArray = np.clip(given - others.max(-1), -60_000, 60_000)
+    return margins

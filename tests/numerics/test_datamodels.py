@@ -1,0 +1,205 @@
+"""Datamodels: identities of the objective, unbiased effects, searches for planted blocks."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import pytest
+
+from raysweep import metrics
+from raysweep.context import Context
+from raysweep.defenses._datamodels import (
+    agreement,
+    difference_of_means,
+    local_search,
+    membership,
+    models_needed,
+    objective_matrix,
+    ridge,
+    subset_masks,
+    value,
+)
+from raysweep.defenses.datamodels import Datamodels, _margins
+from tests import toy
+
+
+def block(seed: int, n: int = 300, k: int = 20, mean: float = 1.0) -> np.ndarray:
+    weights = np.random.default_rng(seed).normal(size=(n, n)).astype(np.float32)
+    weights[:k, :k] += mean
+    np.fill_diagonal(weights, 0)
+    return weights
+
+
+def effect(weights: np.ndarray, members: np.ndarray) -> float:
+    """Return (1/k) v^T W h(v), as it is defined."""
+    v = members.astype(float)
+    h = v / v.sum() - (1 - v) / (1 - v).sum()
+    return float(v @ weights.astype(float) @ h / v.sum())
+
+
+def test_the_matrix_form_is_the_definition() -> None:
+    weights, n, k = block(0), 300, 20
+    matrix = objective_matrix(weights, k)
+    for seed in range(5):
+        members = np.zeros(n, bool)
+        members[np.random.default_rng(seed).choice(n, k, replace=False)] = True
+        scaled = n / ((n - k) * k**2) * value(matrix, members)
+        assert scaled == pytest.approx(effect(weights, members), abs=1e-10)
+    # Orientation matters: rows are targets, columns what is trained on.
+    assert abs(effect(weights.T, members) - effect(weights, members)) > 1e-4
+
+
+def test_a_constant_added_to_all_effects_changes_nothing() -> None:
+    weights, k = block(1), 20
+    shifted = weights + 5.0
+    np.fill_diagonal(shifted, 0)
+    one, other = (
+        local_search(objective_matrix(w, k), k, np.random.default_rng(3))
+        for w in (weights, shifted)
+    )
+    assert (one == other).all()
+    raw = [w[np.ix_(one, one)].sum() for w in (weights, shifted)]
+    assert raw[1] - raw[0] > 1000, "the plain sum would not be left as it is"
+
+
+def test_every_gain_is_the_change_of_the_objective() -> None:
+    from raysweep.defenses._datamodels import _one_pass
+
+    matrix = objective_matrix(block(2, n=40, k=8), 8)
+    both, diagonal = matrix + matrix.T, np.diag(matrix)
+    members = np.zeros(40, bool)
+    members[np.random.default_rng(0).choice(40, 8, replace=False)] = True
+    gains, swaps, _ = _one_pass(both, diagonal, members, both[members].sum(0))
+    before, moved = value(matrix, members), members.copy()
+    for gain, (out, add) in zip(gains, swaps, strict=True):
+        assert moved[out] and not moved[add]
+        moved[out], moved[add] = False, True
+        assert value(matrix, moved) - before == pytest.approx(gain, abs=1e-8)
+
+
+def test_the_search_is_at_least_as_good_as_brute_force_swaps() -> None:
+    matrix = objective_matrix(block(5, n=30, k=5), 5)
+    found = local_search(matrix, 5, np.random.default_rng(0))
+    best = value(matrix, found)
+    for out in np.flatnonzero(found):
+        for add in np.flatnonzero(~found):
+            tried = found.copy()
+            tried[out], tried[add] = False, True
+            assert value(matrix, tried) <= best + 1e-9
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_planted_block_is_found(seed: int) -> None:
+    weights = block(seed)
+    matrix = objective_matrix(weights, 20)
+    exact = [local_search(matrix, 20, np.random.default_rng(r))[:20].all() for r in range(20)]
+    assert np.mean(exact) >= 0.3 and any(exact)
+    counts, best = membership(weights, (20,), 20, lambda size, r: np.random.default_rng(r))
+    members = np.arange(300) < 20
+    assert best[0] == pytest.approx(effect(weights, members), rel=1e-9)
+    assert metrics.ranking(counts[0].astype(float), members).auroc > 0.95
+
+
+def test_permuting_samples_permutes_the_search() -> None:
+    weights = block(4, n=60, k=10, mean=3.0)
+    order = np.random.default_rng(1).permutation(60)
+    one, other = (
+        membership(w, (10,), 8, lambda size, r: np.random.default_rng(r))[0][0]
+        for w in (weights, weights[np.ix_(order, order)])
+    )
+    found = np.arange(60) < 10
+    assert (one[found] >= 6).all() and (other[found[order]] >= 6).all()
+
+
+@functools.cache
+def linear(models: int, alpha: float = 0.5, seed: int = 0) -> tuple[np.ndarray, ...]:
+    """Return effects, masks and outputs of a linear model with noise of deviation 2."""
+    draw = np.random.default_rng(seed)
+    n = 80
+    weights = draw.normal(0, 0.3, (n, n))
+    masks = subset_masks(seed, 0, models, n, alpha)
+    outputs = masks @ weights.T + draw.normal(0, 2.0, (models, n))
+    return weights, masks, outputs
+
+
+@pytest.mark.parametrize("alpha", [0.2, 0.5])
+def test_differences_of_means_are_unbiased(alpha: float) -> None:
+    weights, masks, outputs = linear(4000, alpha)
+    off = ~np.eye(80, dtype=bool)
+    found = difference_of_means(outputs, masks)
+    assert (np.diag(found) == 0).all()
+    error = (found - weights)[off]
+    spread = np.sqrt((0.09 * 79 * alpha * (1 - alpha) + 4) / (alpha * (1 - alpha) * 4000))
+    assert abs(error.mean()) < 4 * spread / 80 and error.std() == pytest.approx(spread, rel=0.15)
+    # The same, written out for one pair.
+    inside = masks[:, 5]
+    expected = outputs[inside, 3].mean() - outputs[~inside, 3].mean()
+    assert found[3, 5] == pytest.approx(expected, rel=1e-4)
+    fitted = ridge(outputs, masks, 1e-6)
+    assert (fitted - weights)[off].std() < error.std()
+
+
+def test_held_out_rows_use_models_without_the_row() -> None:
+    _, masks, outputs = linear(500)
+    found = difference_of_means(outputs, masks, held_out=True)
+    out = ~masks[:, 7]
+    inside = masks[:, 2]
+    expected = outputs[out & inside, 7].mean() - outputs[out & ~inside, 7].mean()
+    assert found[7, 2] == pytest.approx(expected, rel=1e-4)
+
+
+def test_outputs_may_be_shifted_per_sample() -> None:
+    _, masks, outputs = linear(500)
+    shifted = outputs + 100 * np.arange(80)
+    np.testing.assert_allclose(
+        difference_of_means(shifted, masks), difference_of_means(outputs, masks), atol=2e-3
+    )
+
+
+def test_too_few_models_are_refused() -> None:
+    masks = np.ones((3, 5), bool)
+    masks[0, 1:] = False
+    with pytest.raises(ValueError, match="train more models"):
+        difference_of_means(np.zeros((3, 5)), masks)
+
+
+def test_masks_come_from_the_seed_alone() -> None:
+    whole = subset_masks(9, 0, 6, 1000, 0.3)
+    assert (subset_masks(9, 2, 2, 1000, 0.3) == whole[2:4]).all()
+    assert whole.mean() == pytest.approx(0.3, abs=0.03)
+    assert (subset_masks(10, 0, 6, 1000, 0.3) != whole).any()
+
+
+def test_margins_are_of_the_given_label() -> None:
+    logits = np.array([[[1.0, 4.0, 2.0], [3.0, 0.0, 9.0]]])
+    assert _margins(logits, np.array([1, 0])).tolist() == [[2.0, -6.0]]
+
+
+def test_the_prediction_of_models_grows_with_samples() -> None:
+    assert models_needed(2000, 5.2, 10.0) == 1664
+    assert models_needed(50_000, 5.2, 10.0) == 41_600
+    assert "a strong trigger needs about 832" in Datamodels().forecast(1000)
+
+
+def test_agreement_is_intersection_over_union() -> None:
+    scores = np.arange(100.0)
+    assert agreement(scores, scores) == 1 and agreement(scores, -scores) == 0
+
+
+def test_more_models_keep_the_shards() -> None:
+    few, many = Datamodels(models=100), Datamodels(models=130)
+    assert few.parts(10) == many.parts(10)[:2] and many.parts(10)[2] == "100+30"
+
+
+def test_a_patch_is_found_on_the_toy() -> None:
+    case = toy.toy(rate=0.1)
+    method = Datamodels(
+        models=400, per_shard=100, base="linear", epochs=6, batch_size=100, learning_rate=0.02,
+        sizes=(20, 40, 80), restarts=10,
+    )  # fmt: skip
+    found = toy.found(method, case)
+    assert metrics.ranking(np.asarray(found.train_scores), case.mask).auroc > 0.9
+    assert 0 < float(found.statistics["agreement"]) <= 1
+    shard = method.shard("0+2", toy.inputs(method, case), Context(seed=1))
+    assert shard["margins"].shape == (2, 600) and shard["margins"].dtype == np.float16
