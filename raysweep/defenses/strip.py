@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-import numpy as np
 from pydantic import Field
 
 from raysweep import rng
@@ -32,6 +31,7 @@ from raysweep.defenses import (
     Need,
     Scorer,
 )
+from raysweep.defenses import _scored as scored
 from raysweep.methods import decision
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 class Strip(Defense):
     """Scores are minus the mean entropy over overlays; decisions set the nominal FPR."""
 
-    on: Literal["inputs", "training_set"] = Field("inputs", description="what is scored")
+    on: scored.On = Field("inputs", description="what is scored")
     overlays: int = Field(64, ge=1, le=1000, description="clean images laid over each input")
     blend: Literal["add", "average"] = Field("add", description="x + strength * u, or their mean")
     strength: float = Field(1.0, gt=0, le=2, description="weight of the overlay, for add")
@@ -49,35 +49,18 @@ class Strip(Defense):
 
     def needs(self) -> frozenset[Need]:
         """Return victim and clean set; the training set if that is what is scored."""
-        base: frozenset[Need] = frozenset({"victim", "clean_set"})
-        return base | ({"training_set"} if self.on == "training_set" else frozenset())
+        return scored.needs(self.on)
 
     def gives(self) -> frozenset[Gift]:
         """Return scores of inputs, or of training samples."""
-        return frozenset({"input_scores" if self.on == "inputs" else "train_scores"})
+        return scored.gives(self.on)
 
     def run(self, inputs: Inputs, ctx: Context) -> Findings:
         """Make the scorer; apply it to the training set if that is asked for."""
-        clean = inputs.clean_set
-        if len(clean) < 4:
-            raise ValueError(f"STRIP needs at least 4 reserved clean images, got {len(clean)}")
-        order = ctx.generator("halves").permutation(len(clean))
-        pool, calibration = np.sort(order[::2]), np.sort(order[1::2])
+        pool, calibration = scored.halves("STRIP", inputs.clean_set, ctx)
+        data = inputs.training_set if self.on == "training_set" else None
         score = self._scorer(inputs, pool, ctx)
-        if self.on == "inputs":
-            return Findings(score_inputs=score, calibration=calibration)
-        images = inputs.training_set.images
-
-        def all_of(images: torch.Tensor, ids: IntArray) -> FloatArray:
-            cuts = range(0, len(images), 500)
-            parts = [score(as_floats(images[c : c + 500]), ids[c : c + 500]) for c in cuts]
-            return np.concatenate(parts)
-
-        reference = all_of(clean.take(calibration).images, calibration)
-        return Findings(
-            train_scores=all_of(images, np.arange(len(images))),
-            statistics={"reference": reference},
-        )
+        return scored.findings(self.on, data, inputs.clean_set, calibration, score)
 
     def _scorer(self, inputs: Inputs, pool: IntArray, ctx: Context) -> Scorer:
         import torch
@@ -110,10 +93,4 @@ class Strip(Defense):
 
     def decide(self, evidence: Evidence) -> Decision:
         """Reject, or flag, what scores above the clean calibration set's quantile."""
-        if self.on == "inputs":
-            return Decision(threshold=self._threshold(evidence.reference_scores))
-        threshold = self._threshold(evidence.statistics["reference"])
-        return Decision(flags=evidence.train_scores > threshold)
-
-    def _threshold(self, reference: FloatArray) -> float:
-        return float(np.quantile(reference, 1 - self.fpr, method="higher"))
+        return scored.decided(self.on, evidence, self.fpr)

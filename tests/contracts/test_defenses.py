@@ -33,6 +33,8 @@ SMALL = {
     "epochs": 3,
     "unlearning_steps": 20,
     "tuning_epochs": 2,
+    # Eight features and one dense layer: here mutation flips a trigger before it flips a bar.
+    "sign": "adversarial",
 }
 OTHER = {float: lambda v: v * 0.9, int: lambda v: v + 1, str: lambda v: v}
 

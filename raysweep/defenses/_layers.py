@@ -1,0 +1,62 @@
+"""The activations of all layers that a model names."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from raysweep.context import Context
+from raysweep.datasets import as_floats
+from raysweep.defenses import FloatArray, Inputs
+
+if TYPE_CHECKING:
+    import torch
+
+
+def layer_values(
+    inputs: Inputs, images_BCHW: torch.Tensor, ctx: Context, *, batch_size: int = 500
+) -> list[FloatArray]:
+    """Return (N, D) per layer of the victim, averaged over space; the head gives its input.
+
+    Raises:
+        ValueError: if an activation is not finite.
+    """
+    import torch
+
+    from raysweep import training
+
+    network, head = inputs.victim, inputs.model.HEAD
+    seen: dict[str, list[torch.Tensor]] = {name: [] for name in inputs.model.LAYERS}
+
+    def flat(values: torch.Tensor) -> torch.Tensor:
+        values = values.float().mean(dim=(2, 3)) if values.ndim == 4 else values.float().flatten(1)
+        return values.cpu()
+
+    handles = []
+    for name in seen:
+        module = network.get_submodule(name)
+        if name == head:
+            handles.append(
+                module.register_forward_pre_hook(
+                    lambda module, given, name=name: seen[name].append(flat(given[0]))
+                )
+            )
+        else:
+            handles.append(
+                module.register_forward_hook(
+                    lambda module, given, out, name=name: seen[name].append(flat(out))
+                )
+            )
+    try:
+        with torch.no_grad(), training.autocast(inputs.recipe, ctx.device):
+            for part in images_BCHW.split(batch_size):
+                network(as_floats(part.to(ctx.device)))
+    finally:
+        for handle in handles:
+            handle.remove()
+    values = [torch.cat(parts).numpy() for parts in seen.values()]
+    for name, value in zip(seen, values, strict=True):
+        if not np.isfinite(value).all():
+            raise ValueError(f"activations of layer {name} are not finite; the victim may diverge")
+    return values

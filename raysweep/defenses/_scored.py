@@ -1,0 +1,116 @@
+"""What detectors of inputs share that can also filter a training set.
+
+One half of the reserved clean set is what they are fitted on, the other calibrates the threshold,
+so that no sample does both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import numpy as np
+
+from raysweep.context import Context
+from raysweep.datasets import ImageSet, IntArray, as_floats
+from raysweep.defenses import Decision, Evidence, Findings, FloatArray, Gift, Need, Scorer
+
+On = Literal["inputs", "training_set"]
+Labeled = Callable[[ImageSet], FloatArray]
+
+
+def needs(on: On) -> frozenset[Need]:
+    """Return victim and clean set; the training set if that is what is scored."""
+    base: frozenset[Need] = frozenset({"victim", "clean_set"})
+    return base | ({"training_set"} if on == "training_set" else frozenset())
+
+
+def gives(on: On) -> frozenset[Gift]:
+    """Return scores of inputs, or of training samples."""
+    return frozenset({"input_scores" if on == "inputs" else "train_scores"})
+
+
+def halves(name: str, clean: ImageSet, ctx: Context, least: int = 4) -> tuple[IntArray, IntArray]:
+    """Return the rows of the clean set to fit on, and those to calibrate with.
+
+    Raises:
+        ValueError: if there are fewer than `least`.
+    """
+    if len(clean) < least:
+        raise ValueError(
+            f"{name} needs at least {least} reserved clean images, got {len(clean)}; raise "
+            f"clean_size of the dataset"
+        )
+    order = ctx.generator("halves").permutation(len(clean))
+    return np.sort(order[::2]), np.sort(order[1::2])
+
+
+def in_batches(score: Scorer, images: object, ids: IntArray, size: int = 500) -> FloatArray:
+    """Return the scores (N,) of images (N, C, H, W), a batch at a time."""
+    parts = [
+        score(as_floats(images[at : at + size]), ids[at : at + size])  # type: ignore[index]
+        for at in range(0, len(ids), size)
+    ]
+    return np.concatenate(parts)
+
+
+def findings(on: On, training_set: ImageSet | None, clean: ImageSet, rows: IntArray,
+             score: Scorer) -> Findings:  # fmt: skip
+    """Return the scorer for inputs, or the training set scored with it, and the calibration.
+
+    Args:
+        on: what is scored.
+        training_set: if that is what is scored.
+        clean: the reserved clean set.
+        rows: those that calibrate.
+        score: of inputs.
+    """
+    if on == "inputs":
+        return Findings(score_inputs=score, calibration=rows)
+    assert training_set is not None
+    scores = in_batches(score, training_set.images, np.arange(len(training_set)))
+    reference = in_batches(score, clean.take(rows).images, rows)
+    return Findings(train_scores=scores, statistics={"reference": reference})
+
+
+def against_labels(training_set: ImageSet, clean: ImageSet, rows: IntArray,
+                   score: Labeled) -> Findings:  # fmt: skip
+    """Return scores that refer to given labels, for filters; the clean ones calibrate."""
+    return Findings(
+        train_scores=score(training_set), statistics={"reference": score(clean.take(rows))}
+    )
+
+
+def decided(on: On, evidence: Evidence, fpr: float) -> Decision:
+    """Reject, or flag, what scores above the calibration scores' quantile."""
+    if on == "inputs":
+        return Decision(threshold=upper_quantile(evidence.reference_scores, fpr))
+    cut = upper_quantile(evidence.statistics["reference"], fpr)
+    return Decision(flags=evidence.train_scores > cut)
+
+
+def upper_quantile(reference: FloatArray, fpr: float) -> float:
+    """Return the least value that at most a share `fpr` of the reference lie above."""
+    return float(np.quantile(reference, 1 - fpr, method="higher"))
+
+
+def within_classes(scores: FloatArray, labels: IntArray, like: FloatArray,
+                   like_labels: IntArray) -> FloatArray:  # fmt: skip
+    """Return scores in units of the spread of their class: (score - median) / MAD.
+
+    Args:
+        scores: (N,).
+        labels: (N,) their classes.
+        like: (M,) scores whose medians and spreads are taken.
+        like_labels: (M,) their classes.
+    """
+    result = np.zeros(len(scores))
+    everywhere = max(float(np.median(np.abs(like - np.median(like)))), 1e-6)
+    for label in np.unique(labels):
+        peers = like[like_labels == label]
+        peers = peers if len(peers) else like
+        middle = np.median(peers)
+        spread = max(1.4826 * float(np.median(np.abs(peers - middle))), 0.1 * everywhere)
+        mine = labels == label
+        result[mine] = (scores[mine] - middle) / spread
+    return result

@@ -1,0 +1,200 @@
+"""Model mutation: a triggered input keeps its label when the dense layers are perturbed.
+
+K. Jin, T. Zhang, C. Shen, Y. Chen, M. Fan, C. Lin, T. Liu: Can We Mitigate Backdoor Attack Using
+Adversarial Detection Methods?, IEEE TDSC 2022, arXiv:2006.14871, after J. Wang et al., ICSE 2019,
+arXiv:1812.05793: mutants get noise N(mean(W), (vf max(W))^2) on every weight of their dense layers;
+the label change rate of an input over 100 mutants is high for adversarial inputs and low for
+backdoor inputs.
+
+Where we differ: the score is one minus the rate (`sign: adversarial`: the rate), compared with a
+clean quantile; `rule: sprt` gives the sequential test's log-likelihood ratio instead, which with
+the paper's constants is a fixed cut at about 16 changes of 100. Only trailing dense layers mutate;
+what they are given is computed once for all mutants. `on: training_set` counts changes from the
+given label, within its class, and is an extension. Reference: kaidi-jin/backdoor_samples_detection.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from pydantic import Field
+
+from raysweep.context import Context
+from raysweep.datasets import ImageSet, IntArray
+from raysweep.defenses import Decision, Defense, Evidence, Findings, FloatArray, Gift, Inputs, Need
+from raysweep.defenses import _scored as scored
+from raysweep.methods import decision
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+
+class ModelMutation(Defense):
+    """Scores are minus the label change rate over mutants; decisions set the nominal FPR."""
+
+    on: scored.On = Field("inputs", description="what is scored")
+    mutants: int = Field(100, ge=1, le=10_000, description="mutated copies of the dense layers")
+    variance: float = Field(0.65, ge=0, le=10, description="vf: noise in units of the largest W")
+    sign: Literal["backdoor", "adversarial"] = Field("backdoor", description="what low rates mean")
+    rule: Literal["rate", "sprt"] = Field("rate", description="form of the score")
+    kappa: float = Field(0.0124, gt=0, lt=1, description="sprt: the rate of normal inputs")
+    margin: float = Field(0.1, gt=0, lt=1, description="sprt: delta / kappa")
+    fpr: float = decision(0.05, gt=0, lt=1, description="nominal false positive rate")
+
+    def needs(self) -> frozenset[Need]:
+        """Return victim and clean set; the training set if that is what is scored."""
+        return scored.needs(self.on)
+
+    def gives(self) -> frozenset[Gift]:
+        """Return scores of inputs, or of training samples."""
+        return scored.gives(self.on)
+
+    def badges(self) -> tuple[str, ...]:
+        """Return the badges; as a filter it is an extension."""
+        own = ("extension: as a filter",) if self.on == "training_set" else ()
+        return (*super().badges(), *own)
+
+    def run(self, inputs: Inputs, ctx: Context) -> Findings:
+        """Mutate, and make the scorer or score the training set."""
+        clean = inputs.clean_set
+        _, calibration = scored.halves(self.name, clean, ctx)
+        mutants = Mutants(
+            inputs.victim, inputs.model.HEAD, self.mutants, self.variance,
+            ctx.torch_generator("noise"),
+        )  # fmt: skip
+
+        def predicted(images: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+            return mutants.labels(images.to(ctx.device))
+
+        def score(images: torch.Tensor, ids: IntArray) -> FloatArray:
+            del ids
+            own, changed = predicted(images)
+            return self._scores(changed != own[None])
+
+        if self.on == "inputs":
+            return Findings(score_inputs=score, calibration=calibration)
+
+        def against_given(data: ImageSet) -> FloatArray:
+            def rates(images: torch.Tensor, ids: IntArray) -> FloatArray:
+                return self._scores(predicted(images)[1] != data.labels[ids][None])
+
+            return scored.in_batches(rates, data.images, np.arange(len(data)))
+
+        raw = against_given(inputs.training_set)
+        held = clean.take(calibration)
+        labels = inputs.training_set.labels
+        return Findings(
+            train_scores=scored.within_classes(raw, labels, raw, labels),
+            statistics={
+                "reference": scored.within_classes(against_given(held), held.labels, raw, labels)
+            },
+        )
+
+    def _scores(self, changes_MB: np.ndarray) -> FloatArray:
+        rates = changes_MB.mean(0)
+        if self.rule == "sprt":
+            rates = sprt(changes_MB, self.kappa, self.margin)
+        result: FloatArray = rates if self.sign == "adversarial" else -rates
+        return result
+
+    def decide(self, evidence: Evidence) -> Decision:
+        """Reject, or flag, what scores above the clean calibration half's quantile."""
+        return scored.decided(self.on, evidence, self.fpr)
+
+
+def sprt(changes_MB: np.ndarray, kappa: float, margin: float, error: float = 0.05) -> FloatArray:
+    """Return each input's log-likelihood ratio when the sequential test stops, (B,).
+
+    It stops where the ratio of "changes at kappa + delta" to "at kappa - delta" leaves
+    (-log((1 - error) / error), log((1 - error) / error)), or after the last mutant.
+    """
+    high, low = kappa * (1 + margin), kappa * (1 - margin)
+    steps = np.where(changes_MB, np.log(high / low), np.log((1 - high) / (1 - low)))
+    ratios = np.cumsum(steps, 0)
+    bound = np.log((1 - error) / error)
+    stopped = np.abs(ratios) >= bound
+    stopped[-1] = True
+    first = stopped.argmax(0)
+    result: FloatArray = ratios[first, np.arange(changes_MB.shape[1])]
+    return result
+
+
+class Mutants:
+    """Copies of a network's trailing dense layers with noise on their weights."""
+
+    def __init__(
+        self, network: nn.Module, head: str, count: int, variance: float, noise: torch.Generator
+    ) -> None:
+        import torch
+        from torch import nn
+
+        self.network = network
+        self.first, self.layers = trailing_dense(network, head)
+        self.weights: list[list[torch.Tensor]] = []
+        for layer in self.layers:
+            if not isinstance(layer, nn.Linear):
+                self.weights.append([])
+                continue
+            given = layer.weight.detach().float()
+            mean, scale = given.mean(), variance * given.max().clamp(min=0)
+            mutated = []
+            for _ in range(count):
+                drawn = torch.randn(given.shape, generator=noise, device=given.device)
+                # Without noise there is no mutation at all, hence no shift of the mean either.
+                mutated.append(given + drawn * scale + mean if variance else given)
+            self.weights.append(mutated)
+        self.count = count
+
+    def labels(self, images_BCHW: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """Return the network's labels (B,) and the mutants', (M, B)."""
+        import torch
+        from torch import nn
+        from torch.nn import functional as F
+
+        seen: list[torch.Tensor] = []
+        handle = self.layers[0].register_forward_pre_hook(
+            lambda module, inputs: seen.append(inputs[0].float())
+        )
+        try:
+            with torch.no_grad():
+                own = self.network(images_BCHW).argmax(1)
+        finally:
+            handle.remove()
+        changed = []
+        with torch.no_grad():
+            for number in range(self.count):
+                x = seen[0]
+                for layer, weights in zip(self.layers, self.weights, strict=True):
+                    if isinstance(layer, nn.Linear):
+                        bias = None if layer.bias is None else layer.bias.float()
+                        x = F.linear(x, weights[number], bias)
+                    else:
+                        x = layer(x)
+                changed.append(x.argmax(1))
+        return own.cpu().numpy(), torch.stack(changed).cpu().numpy()
+
+
+def trailing_dense(network: nn.Module, head: str) -> tuple[str, list[nn.Module]]:
+    """Return the first of the dense layers that end a network, and all layers from it to the head.
+
+    Earlier dense layers count if they stand in the same sequence as the head, with nothing but
+    elementwise layers between.
+    """
+    from torch import nn
+
+    parent, _, last = head.rpartition(".")
+    holder = network.get_submodule(parent) if parent else network
+    if not isinstance(holder, nn.Sequential):
+        return head, [network.get_submodule(head)]
+    names = [name for name, _ in holder.named_children()]
+    at = first = names.index(last)
+    plain = (nn.Linear, nn.ReLU, nn.Dropout, nn.GELU, nn.Tanh, nn.Sigmoid, nn.Identity,
+             nn.BatchNorm1d, nn.LeakyReLU)  # fmt: skip
+    while at > 0 and isinstance(holder.get_submodule(names[at - 1]), plain):
+        at -= 1
+        if isinstance(holder.get_submodule(names[at]), nn.Linear):
+            first = at
+    layers = [holder.get_submodule(name) for name in names[first : names.index(last) + 1]]
+    return names[first], layers
