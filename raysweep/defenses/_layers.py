@@ -60,3 +60,48 @@ def layer_values(
         if not np.isfinite(value).all():
             raise ValueError(f"activations of layer {name} are not finite; the victim may diverge")
     return values
+
+
+def map_layers(inputs: Inputs, ctx: Context) -> list[str]:
+    """Return the layers that the model names whose output has a height and a width.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    import torch
+
+    shape = inputs.shape
+    blank = torch.zeros(1, shape.channels, shape.height, shape.width, device=ctx.device)
+    found: list[str] = []
+    handles = []
+    for name in inputs.model.LAYERS:
+
+        def look(module: object, given: object, out: object, name: str = name) -> None:
+            if isinstance(out, torch.Tensor) and out.ndim == 4 and out.shape[2] * out.shape[3] > 1:
+                found.append(name)
+
+        handles.append(inputs.victim.get_submodule(name).register_forward_hook(look))
+    try:
+        with torch.no_grad():
+            inputs.victim(blank)
+    finally:
+        for handle in handles:
+            handle.remove()
+    if not found:
+        raise ValueError(
+            f"model {inputs.model.name} names no layer with feature maps (its layers: "
+            f"{', '.join(inputs.model.LAYERS)}); take a convolutional model"
+        )
+    return found
+
+
+def last_map(
+    inputs: Inputs, images_BCHW: torch.Tensor, ctx: Context
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the last feature maps (B, C, H, W) and logits (B, K) of floats in [0, 1]."""
+    from raysweep import training
+
+    _, maps, logits = training.layer_inputs_and_outputs(
+        inputs.victim, images_BCHW, map_layers(inputs, ctx)[-1], inputs.recipe, ctx.device
+    )
+    return maps, logits

@@ -114,3 +114,16 @@ def within_classes(scores: FloatArray, labels: IntArray, like: FloatArray,
         mine = labels == label
         result[mine] = (scores[mine] - middle) / spread
     return result
+
+
+def split(values: FloatArray) -> float:
+    """Return the cut that leaves the least squared deviation within its two sides."""
+    ordered = np.sort(np.asarray(values, np.float64))
+    if len(ordered) < 2:
+        return float("inf")
+    counts = np.arange(1, len(ordered))
+    sums, squares = np.cumsum(ordered), np.cumsum(ordered**2)
+    below = squares[:-1] - sums[:-1] ** 2 / counts
+    above = squares[-1] - squares[:-1] - (sums[-1] - sums[:-1]) ** 2 / (len(ordered) - counts)
+    at = int(np.argmin(below + above))
+    return float((ordered[at] + ordered[at + 1]) / 2)

@@ -37,6 +37,7 @@ from raysweep.defenses import (
     Inputs,
     Need,
 )
+from raysweep.defenses._scored import split
 from raysweep.methods import decision, reduction
 
 if TYPE_CHECKING:
@@ -288,16 +289,3 @@ def _sources(reciprocals_KK: FloatArray, target: int) -> list[int]:
     middle = (column.max() + np.median(used)) / 2
     near = np.flatnonzero(column >= middle)
     return [int(s) for s in (near if len(near) else [column.argmax()])]
-
-
-def split(values: FloatArray) -> float:
-    """Return the cut that leaves the least squared deviation within its two sides."""
-    ordered = np.sort(np.asarray(values, np.float64))
-    if len(ordered) < 2:
-        return float("inf")
-    counts = np.arange(1, len(ordered))
-    sums, squares = np.cumsum(ordered), np.cumsum(ordered**2)
-    below = squares[:-1] - sums[:-1] ** 2 / counts
-    above = squares[-1] - squares[:-1] - (sums[-1] - sums[:-1]) ** 2 / (len(ordered) - counts)
-    at = int(np.argmin(below + above))
-    return float((ordered[at] + ordered[at + 1]) / 2)

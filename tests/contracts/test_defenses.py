@@ -33,6 +33,8 @@ SMALL = {
     "epochs": 3,
     "unlearning_steps": 20,
     "tuning_epochs": 2,
+    "width": 8,
+    "norm_weight": 0.05,
     # Eight features and one dense layer: here mutation flips a trigger before it flips a bar.
     "sign": "adversarial",
 }

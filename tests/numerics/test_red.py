@@ -15,7 +15,8 @@ from raysweep.context import Context
 from raysweep.datasets import ImageSet, Shape
 from raysweep.defenses import Decision, Evidence, Findings, Inputs
 from raysweep.defenses._red import deviations, gamma_shape, p_values, threshold
-from raysweep.defenses.red import RED, split
+from raysweep.defenses._scored import split
+from raysweep.defenses.red import RED
 from raysweep.models.tiny_cnn import TinyCNN
 from raysweep.recipe import Recipe
 
