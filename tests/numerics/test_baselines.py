@@ -169,7 +169,9 @@ def test_channels_are_pruned_until_accuracy_falls() -> None:
     assert pruned_count(dead, wide, bias, labels, order, 0.0, 0.5) == 3
 
 
-@pytest.mark.parametrize("method", [FinePruning(epochs=4), NAD(epochs=12, teacher_epochs=6, learning_rate=0.01)])
+@pytest.mark.parametrize(
+    "method", [FinePruning(epochs=4), NAD(epochs=12, teacher_epochs=6, learning_rate=0.01)]
+)
 def test_repairs_keep_the_clean_task(method: FinePruning | NAD) -> None:
     case = toy.toy()
     found = toy.found(method, case)
