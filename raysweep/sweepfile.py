@@ -12,6 +12,7 @@ from raysweep.errors import SpecError
 
 MOST_BYTES = 1 << 20
 MOST_NODES = 100_000
+BOOLEAN = "tag:yaml.org,2002:bool"
 Path_ = tuple[str | int, ...]
 
 
@@ -111,6 +112,9 @@ class _Reader:
         if not node.tag.startswith("tag:yaml.org,2002:") or "python" in node.tag:
             raise SpecError(f"{self.name}:{line}: tag {node.tag!r} is not allowed; remove it")
         if isinstance(node, yaml.ScalarNode):
+            # As in YAML 1.2: on, off, yes and no are words, and `on` is a parameter of detectors.
+            if node.tag == BOOLEAN and node.value.lower() not in ("true", "false"):
+                return node.value
             try:
                 return self.scalars.construct_object(node)
             except (yaml.YAMLError, ValueError, TypeError):

@@ -257,3 +257,15 @@ def test_the_json_schema_agrees_with_the_loader(old: str, new: str) -> None:
     jsonschema.validate(yaml.safe_load(GOOD), schema)
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(yaml.safe_load(GOOD.replace(old, new, 1)), schema)
+
+
+def test_on_is_a_word_and_no_boolean(tmp_path: Path) -> None:
+    file = tmp_path / "on.yaml"
+    file.write_text(
+        "name: on\ndataset: digits\nmodel: tiny_cnn\nattacks: [none]\nseeds: 1\n"
+        "defenses: [{strip: {on: training_set}}]\n"
+    )
+    (strip,) = load_sweep(file).defenses
+    assert strip.on == "training_set"  # type: ignore[attr-defined]
+    for word, value in (("on", "on"), ("No", "No"), ("true", True), ("False", False)):
+        assert parse("t.yaml", f"a: {word}").values == {"a": value}
