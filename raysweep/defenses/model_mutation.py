@@ -58,6 +58,8 @@ class ModelMutation(Defense):
 
     def run(self, inputs: Inputs, ctx: Context) -> Findings:
         """Mutate, and make the scorer or score the training set."""
+        from raysweep import training
+
         clean = inputs.clean_set
         _, calibration = scored.halves(self.name, clean, ctx)
         mutants = Mutants(
@@ -66,7 +68,8 @@ class ModelMutation(Defense):
         )  # fmt: skip
 
         def predicted(images: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
-            return mutants.labels(images.to(ctx.device))
+            with training.autocast(inputs.recipe, ctx.device):
+                return mutants.labels(images.to(ctx.device))
 
         def score(images: torch.Tensor, ids: IntArray) -> FloatArray:
             del ids
@@ -153,9 +156,12 @@ class Mutants:
         from torch import nn
         from torch.nn import functional as F
 
+        device = images_BCHW.device.type
+        lower = torch.is_autocast_enabled(device)
+        kind = torch.get_autocast_dtype(device) if lower else torch.float32
         seen: list[torch.Tensor] = []
         handle = self.layers[0].register_forward_pre_hook(
-            lambda module, inputs: seen.append(inputs[0].float())
+            lambda module, inputs: seen.append(inputs[0].to(kind))
         )
         try:
             with torch.no_grad():
@@ -168,8 +174,8 @@ class Mutants:
                 x = seen[0]
                 for layer, weights in zip(self.layers, self.weights, strict=True):
                     if isinstance(layer, nn.Linear):
-                        bias = None if layer.bias is None else layer.bias.float()
-                        x = F.linear(x, weights[number], bias)
+                        bias = None if layer.bias is None else layer.bias.to(kind)
+                        x = F.linear(x, weights[number].to(kind), bias)
                     else:
                         x = layer(x)
                 changed.append(x.argmax(1))
