@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+CPU_IMAGES = 64  # per step; benchmarks/defenses.py
+
 
 class RED(Defense):
     """Patterns per pair → target class → score of removal; decisions set significance and cut."""
@@ -106,7 +108,13 @@ class RED(Defense):
         size = min(len(group) for group in groups)
         images = torch.stack([group[:size] for group in groups]).to(ctx.device)
         removed = self._drawn(data, target, ctx).to(ctx.device)
-        found, done = self.smallest(inputs, images, removed, target, weight, ctx)
+        # On a CPU the activations of many images leave the caches: few sources at once are faster.
+        together = len(images) if ctx.device != "cpu" else max(CPU_IMAGES // size, 1)
+        searched = [
+            self.smallest(inputs, group, removed, target, weight, ctx)
+            for group in images.split(together)
+        ]
+        found, done = (torch.cat(part) for part in zip(*searched, strict=True))
         at = [sources.index(s) for s in present]
         patterns[at], reached[at] = found.cpu().numpy(), done.cpu().numpy()
         return patterns, reached
