@@ -7,27 +7,71 @@ so that no sample does both.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
+from pydantic import Field
 
 from raysweep.context import Context
 from raysweep.datasets import ImageSet, IntArray, as_floats
-from raysweep.defenses import Decision, Evidence, Findings, FloatArray, Gift, Need, Scorer
+from raysweep.defenses import (
+    Decision,
+    Defense,
+    Evidence,
+    Findings,
+    FloatArray,
+    Gift,
+    Inputs,
+    Need,
+    Scorer,
+)
+from raysweep.methods import decision
 
 On = Literal["inputs", "training_set"]
 Labeled = Callable[[ImageSet], FloatArray]
 
 
-def needs(on: On) -> frozenset[Need]:
-    """Return victim and clean set; the training set if that is what is scored."""
-    base: frozenset[Need] = frozenset({"victim", "clean_set"})
-    return base | ({"training_set"} if on == "training_set" else frozenset())
+class Scored(Defense):
+    """A detector of inputs whose score can also filter a training set.
 
+    `EXTENDED`: whether the paper scores inputs alone, so that the filter is ours, and badged.
+    """
 
-def gives(on: On) -> frozenset[Gift]:
-    """Return scores of inputs, or of training samples."""
-    return frozenset({"input_scores" if on == "inputs" else "train_scores"})
+    EXTENDED: ClassVar[bool] = False
+
+    on: On = Field("inputs", description="what is scored")
+    fpr: float = decision(0.05, gt=0, lt=1, description="nominal false positive rate")
+
+    def needs(self) -> frozenset[Need]:
+        """Return victim and clean set; the training set if that is what is scored."""
+        base: frozenset[Need] = frozenset({"victim", "clean_set"})
+        return base | ({"training_set"} if self.on == "training_set" else frozenset())
+
+    def gives(self) -> frozenset[Gift]:
+        """Return scores of inputs, or of training samples."""
+        return frozenset({"input_scores" if self.on == "inputs" else "train_scores"})
+
+    def badges(self) -> tuple[str, ...]:
+        """Return the badges; as a filter it may be an extension."""
+        ours = self.EXTENDED and self.on == "training_set"
+        return (*super().badges(), *(("extension: as a filter",) if ours else ()))
+
+    def found(self, inputs: Inputs, rows: IntArray, score: Scorer) -> Findings:
+        """Return the scorer, or the training set scored with it, calibrated by clean rows."""
+        if self.on == "inputs":
+            return Findings(score_inputs=score, calibration=rows)
+        data, clean = inputs.training_set, inputs.clean_set.take(rows)
+        return Findings(
+            train_scores=in_batches(score, data.images, np.arange(len(data))),
+            statistics={"reference": in_batches(score, clean.images, rows)},
+        )
+
+    def decide(self, evidence: Evidence) -> Decision:
+        """Reject, or flag, what scores above the clean calibration scores' quantile."""
+        if self.on == "inputs":
+            return Decision(threshold=upper_quantile(evidence.reference_scores, self.fpr))
+        cut = upper_quantile(evidence.statistics["reference"], self.fpr)
+        return Decision(flags=evidence.train_scores > cut)
 
 
 def halves(name: str, clean: ImageSet, ctx: Context, least: int = 4) -> tuple[IntArray, IntArray]:
@@ -54,39 +98,12 @@ def in_batches(score: Scorer, images: object, ids: IntArray, size: int = 500) ->
     return np.concatenate(parts)
 
 
-def findings(on: On, training_set: ImageSet | None, clean: ImageSet, rows: IntArray,
-             score: Scorer) -> Findings:  # fmt: skip
-    """Return the scorer for inputs, or the training set scored with it, and the calibration.
-
-    Args:
-        on: what is scored.
-        training_set: if that is what is scored.
-        clean: the reserved clean set.
-        rows: those that calibrate.
-        score: of inputs.
-    """
-    if on == "inputs":
-        return Findings(score_inputs=score, calibration=rows)
-    assert training_set is not None
-    scores = in_batches(score, training_set.images, np.arange(len(training_set)))
-    reference = in_batches(score, clean.take(rows).images, rows)
-    return Findings(train_scores=scores, statistics={"reference": reference})
-
-
 def against_labels(training_set: ImageSet, clean: ImageSet, rows: IntArray,
                    score: Labeled) -> Findings:  # fmt: skip
     """Return scores that refer to given labels, for filters; the clean ones calibrate."""
     return Findings(
         train_scores=score(training_set), statistics={"reference": score(clean.take(rows))}
     )
-
-
-def decided(on: On, evidence: Evidence, fpr: float) -> Decision:
-    """Reject, or flag, what scores above the calibration scores' quantile."""
-    if on == "inputs":
-        return Decision(threshold=upper_quantile(evidence.reference_scores, fpr))
-    cut = upper_quantile(evidence.statistics["reference"], fpr)
-    return Decision(flags=evidence.train_scores > cut)
 
 
 def upper_quantile(reference: FloatArray, fpr: float) -> float:

@@ -14,43 +14,29 @@ given label.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from pydantic import Field
 
 from raysweep.context import Context
 from raysweep.datasets import ImageSet, IntArray
-from raysweep.defenses import Decision, Defense, Evidence, Findings, FloatArray, Gift, Inputs, Need
+from raysweep.defenses import Findings, FloatArray, Inputs
 from raysweep.defenses import _scored as scored
 from raysweep.defenses._layers import layer_values
-from raysweep.methods import decision
 
 if TYPE_CHECKING:
     import torch
 
 
-class ActivationSequence(Defense):
+class ActivationSequence(scored.Scored):
     """Scores are minus the log likelihood of the switches; decisions set the nominal FPR."""
 
-    on: scored.On = Field("inputs", description="what is scored")
+    EXTENDED: ClassVar[bool] = True
+
     neighbors: int = Field(5, ge=1, le=1000, description="k of each layer's classifier")
     axes: int = Field(64, ge=1, le=4096, description="principal axes of a layer, at most")
     smoothing: float = Field(1.0, gt=0, description="added to the counts of switches")
-    fpr: float = decision(0.05, gt=0, lt=1, description="nominal false positive rate")
-
-    def needs(self) -> frozenset[Need]:
-        """Return victim and clean set; the training set if that is what is scored."""
-        return scored.needs(self.on)
-
-    def gives(self) -> frozenset[Gift]:
-        """Return scores of inputs, or of training samples."""
-        return scored.gives(self.on)
-
-    def badges(self) -> tuple[str, ...]:
-        """Return the badges; as a filter it is an extension."""
-        own = ("extension: as a filter",) if self.on == "training_set" else ()
-        return (*super().badges(), *own)
 
     def run(self, inputs: Inputs, ctx: Context) -> Findings:
         """Fit the layers' classifiers and the switching rates."""
@@ -100,10 +86,6 @@ class ActivationSequence(Defense):
             return surprise(switches(ended(data.images, data.labels)), likely)
 
         return scored.against_labels(inputs.training_set, clean, calibration, against_given)
-
-    def decide(self, evidence: Evidence) -> Decision:
-        """Reject, or flag, what scores above the clean calibration half's quantile."""
-        return scored.decided(self.on, evidence, self.fpr)
 
 
 def _predicted(inputs: Inputs, images: torch.Tensor, ctx: Context) -> np.ndarray:

@@ -19,30 +19,19 @@ from pydantic import Field
 
 from raysweep.context import Context
 from raysweep.datasets import ImageSet, IntArray, as_floats
-from raysweep.defenses import Decision, Defense, Evidence, Findings, FloatArray, Gift, Inputs, Need
+from raysweep.defenses import Findings, FloatArray, Inputs
 from raysweep.defenses import _scored as scored
 from raysweep.defenses._layers import last_map
-from raysweep.methods import decision
 
 if TYPE_CHECKING:
     import torch
 
 
-class Beatrix(Defense):
+class Beatrix(scored.Scored):
     """Scores are deviations of Gram entries; decisions set the nominal FPR."""
 
-    on: scored.On = Field("inputs", description="what is scored")
     orders: int = Field(9, ge=1, le=20, description="highest order p")
     width: float = Field(10.0, gt=0, description="half-width of the clean range, in MADs")
-    fpr: float = decision(0.05, gt=0, lt=1, description="nominal false positive rate")
-
-    def needs(self) -> frozenset[Need]:
-        """Return victim and clean set; the training set if that is what is scored."""
-        return scored.needs(self.on)
-
-    def gives(self) -> frozenset[Gift]:
-        """Return scores of inputs, or of training samples."""
-        return scored.gives(self.on)
 
     def run(self, inputs: Inputs, ctx: Context) -> Findings:
         """Measure the clean ranges."""
@@ -87,10 +76,6 @@ class Beatrix(Defense):
             entries.append(gram_entries(maps.numpy().astype(np.float64), self.orders))
             labels.append(logits.argmax(1).numpy())
         return np.concatenate(entries), np.concatenate(labels)
-
-    def decide(self, evidence: Evidence) -> Decision:
-        """Reject, or flag, what scores above the clean calibration half's quantile."""
-        return scored.decided(self.on, evidence, self.fpr)
 
 
 def gram_entries(maps_BCHW: FloatArray, orders: int) -> FloatArray:

@@ -18,15 +18,14 @@ from pydantic import Field
 
 from raysweep.context import Context
 from raysweep.datasets import IntArray
-from raysweep.defenses import Decision, Defense, Evidence, Findings, FloatArray, Gift, Inputs, Need
+from raysweep.defenses import Findings, FloatArray, Inputs
 from raysweep.defenses import _scored as scored
-from raysweep.methods import decision
 
 if TYPE_CHECKING:
     import torch
 
 
-class CognitiveDistillation(Defense):
+class CognitiveDistillation(scored.Scored):
     """Scores are minus the mean of the smallest mask; decisions set the nominal FPR."""
 
     on: scored.On = Field("training_set", description="what is scored")
@@ -34,15 +33,6 @@ class CognitiveDistillation(Defense):
     mask_rate: float = Field(0.1, gt=0, description="learning rate of Adam")
     norm_weight: float = Field(0.01, ge=0, description="alpha, of the mask's norm")
     variation_weight: float = Field(1.0, ge=0, description="beta, of its total variation")
-    fpr: float = decision(0.05, gt=0, lt=1, description="nominal false positive rate")
-
-    def needs(self) -> frozenset[Need]:
-        """Return victim and clean set; the training set if that is what is scored."""
-        return scored.needs(self.on)
-
-    def gives(self) -> frozenset[Gift]:
-        """Return scores of inputs, or of training samples."""
-        return scored.gives(self.on)
 
     def run(self, inputs: Inputs, ctx: Context) -> Findings:
         """Make the scorer; apply it to the training set if that is asked for."""
@@ -54,11 +44,10 @@ class CognitiveDistillation(Defense):
             result: FloatArray = -masks.mean((1, 2, 3)).cpu().numpy()
             return result
 
-        data = inputs.training_set if self.on == "training_set" else None
         rows = np.arange(len(inputs.clean_set))
         if not len(rows):
             raise ValueError("cognitive distillation needs reserved clean images; set clean_size")
-        return scored.findings(self.on, data, inputs.clean_set, rows, score)
+        return self.found(inputs, rows, score)
 
     def masks(self, inputs: Inputs, images: torch.Tensor, ctx: Context) -> torch.Tensor:
         """Return masks (B, 1, H, W) in [0, 1] of images in [0, 1]."""
@@ -86,7 +75,3 @@ class CognitiveDistillation(Defense):
             loss.backward()
             optimizer.step()
         return (free.detach().tanh() + 1) / 2
-
-    def decide(self, evidence: Evidence) -> Decision:
-        """Reject, or flag, what scores above the clean images' quantile."""
-        return scored.decided(self.on, evidence, self.fpr)

@@ -19,31 +19,24 @@ from pydantic import Field
 
 from raysweep.context import Context
 from raysweep.datasets import ImageSet, IntArray, Shape, as_floats
-from raysweep.defenses import Decision, Defense, Evidence, Findings, FloatArray, Gift, Inputs, Need
+from raysweep.defenses import Findings, FloatArray, Inputs, Need
 from raysweep.defenses import _scored as scored
-from raysweep.methods import decision
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
 
-class Frequency(Defense):
+class Frequency(scored.Scored):
     """Scores are the network's log odds of a perturbation; decisions set the nominal FPR."""
 
-    on: scored.On = Field("inputs", description="what is scored")
     network_epochs: int = Field(30, ge=1, le=10_000, description="of the network")
     width: int = Field(32, ge=4, le=512, description="channels of its first layers")
     copies: int = Field(8, ge=1, le=100, description="perturbed copies of each clean image")
-    fpr: float = decision(0.05, gt=0, lt=1, description="nominal false positive rate")
 
     def needs(self) -> frozenset[Need]:
         """Return the clean set; the training set if that is what is scored."""
-        return scored.needs(self.on) - {"victim"}
-
-    def gives(self) -> frozenset[Gift]:
-        """Return scores of inputs, or of training samples."""
-        return scored.gives(self.on)
+        return super().needs() - {"victim"}
 
     def run(self, inputs: Inputs, ctx: Context) -> Findings:
         """Train the network and make the scorer."""
@@ -68,8 +61,7 @@ class Frequency(Defense):
             odds: FloatArray = (logits[:, 1] - logits[:, 0]).numpy()
             return odds
 
-        given = inputs.training_set if self.on == "training_set" else None
-        return scored.findings(self.on, given, clean, calibration, score)
+        return self.found(inputs, calibration, score)
 
     def _examples(self, clean: ImageSet, ctx: Context) -> ImageSet:
         """Return clean images (label 0) as often as perturbed ones (label 1)."""
@@ -84,10 +76,6 @@ class Frequency(Defense):
         ]
         everything = torch.cat([clean.images.repeat(self.copies, 1, 1, 1), torch.stack(perturbed)])
         return ImageSet(images=everything, labels=np.repeat([0, 1], len(perturbed)))
-
-    def decide(self, evidence: Evidence) -> Decision:
-        """Reject, or flag, what scores above the clean calibration half's quantile."""
-        return scored.decided(self.on, evidence, self.fpr)
 
 
 def perturb(image_CHW: torch.Tensor, draw: np.random.Generator) -> torch.Tensor:

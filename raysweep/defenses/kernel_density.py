@@ -13,16 +13,15 @@ extension.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from pydantic import Field
 
 from raysweep.context import Context
 from raysweep.datasets import ImageSet, IntArray
-from raysweep.defenses import Decision, Defense, Evidence, Findings, FloatArray, Gift, Inputs, Need
+from raysweep.defenses import Findings, FloatArray, Inputs
 from raysweep.defenses import _scored as scored
-from raysweep.methods import decision
 
 if TYPE_CHECKING:
     import torch
@@ -30,25 +29,12 @@ if TYPE_CHECKING:
 BANDWIDTHS = tuple(float(h) for h in np.geomspace(0.05, 5, 15))
 
 
-class KernelDensity(Defense):
+class KernelDensity(scored.Scored):
     """Scores are minus the log density of the class; decisions set the nominal FPR."""
 
-    on: scored.On = Field("inputs", description="what is scored")
+    EXTENDED: ClassVar[bool] = True
+
     bandwidth: float | None = Field(None, gt=0, description="in units of the features' spread")
-    fpr: float = decision(0.05, gt=0, lt=1, description="nominal false positive rate")
-
-    def needs(self) -> frozenset[Need]:
-        """Return victim and clean set; the training set if that is what is scored."""
-        return scored.needs(self.on)
-
-    def gives(self) -> frozenset[Gift]:
-        """Return scores of inputs, or of training samples."""
-        return scored.gives(self.on)
-
-    def badges(self) -> tuple[str, ...]:
-        """Return the badges; as a filter it is an extension."""
-        own = ("extension: as a filter",) if self.on == "training_set" else ()
-        return (*super().badges(), *own)
 
     def run(self, inputs: Inputs, ctx: Context) -> Findings:
         """Fit one density per class."""
@@ -92,10 +78,6 @@ class KernelDensity(Defense):
             return -density(values(data.images)[0], data.labels)
 
         return scored.against_labels(inputs.training_set, clean, calibration, against_given)
-
-    def decide(self, evidence: Evidence) -> Decision:
-        """Reject, or flag, what scores above the clean calibration half's quantile."""
-        return scored.decided(self.on, evidence, self.fpr)
 
 
 def log_density(points_BD: FloatArray, group_ND: FloatArray, bandwidth: float) -> FloatArray:

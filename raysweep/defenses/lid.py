@@ -15,41 +15,27 @@ extension.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from pydantic import Field
 
 from raysweep.context import Context
 from raysweep.datasets import ImageSet, IntArray
-from raysweep.defenses import Decision, Defense, Evidence, Findings, FloatArray, Gift, Inputs, Need
+from raysweep.defenses import Findings, FloatArray, Inputs
 from raysweep.defenses import _scored as scored
 from raysweep.defenses._layers import layer_values
-from raysweep.methods import decision
 
 if TYPE_CHECKING:
     import torch
 
 
-class LID(Defense):
+class LID(scored.Scored):
     """Scores are Mahalanobis distances over layers; decisions set the nominal FPR."""
 
-    on: scored.On = Field("inputs", description="what is scored")
+    EXTENDED: ClassVar[bool] = True
+
     neighbors: int = Field(20, ge=2, le=10_000, description="k")
-    fpr: float = decision(0.05, gt=0, lt=1, description="nominal false positive rate")
-
-    def needs(self) -> frozenset[Need]:
-        """Return victim and clean set; the training set if that is what is scored."""
-        return scored.needs(self.on)
-
-    def gives(self) -> frozenset[Gift]:
-        """Return scores of inputs, or of training samples."""
-        return scored.gives(self.on)
-
-    def badges(self) -> tuple[str, ...]:
-        """Return the badges; as a filter it is an extension."""
-        own = ("extension: as a filter",) if self.on == "training_set" else ()
-        return (*super().badges(), *own)
 
     def run(self, inputs: Inputs, ctx: Context) -> Findings:
         """Measure the dimensionalities of clean inputs."""
@@ -94,10 +80,6 @@ class LID(Defense):
             return distance(dimensions(data.images, data.labels))
 
         return scored.against_labels(inputs.training_set, clean, calibration, against_given)
-
-    def decide(self, evidence: Evidence) -> Decision:
-        """Reject, or flag, what scores above the clean calibration half's quantile."""
-        return scored.decided(self.on, evidence, self.fpr)
 
 
 def local_dimension(points_BD: FloatArray, base_ND: FloatArray, neighbors: int) -> FloatArray:

@@ -15,46 +15,32 @@ given label, within its class, and is an extension. Reference: kaidi-jin/backdoo
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
 from raysweep.context import Context
 from raysweep.datasets import ImageSet, IntArray
-from raysweep.defenses import Decision, Defense, Evidence, Findings, FloatArray, Gift, Inputs, Need
+from raysweep.defenses import Findings, FloatArray, Inputs
 from raysweep.defenses import _scored as scored
-from raysweep.methods import decision
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
 
-class ModelMutation(Defense):
+class ModelMutation(scored.Scored):
     """Scores are minus the label change rate over mutants; decisions set the nominal FPR."""
 
-    on: scored.On = Field("inputs", description="what is scored")
+    EXTENDED: ClassVar[bool] = True
+
     mutants: int = Field(100, ge=1, le=10_000, description="mutated copies of the dense layers")
     variance: float = Field(0.65, ge=0, le=10, description="vf: noise in units of the largest W")
     sign: Literal["backdoor", "adversarial"] = Field("backdoor", description="what low rates mean")
     rule: Literal["rate", "sprt"] = Field("rate", description="form of the score")
     kappa: float = Field(0.0124, gt=0, lt=1, description="sprt: the rate of normal inputs")
     margin: float = Field(0.1, gt=0, lt=1, description="sprt: delta / kappa")
-    fpr: float = decision(0.05, gt=0, lt=1, description="nominal false positive rate")
-
-    def needs(self) -> frozenset[Need]:
-        """Return victim and clean set; the training set if that is what is scored."""
-        return scored.needs(self.on)
-
-    def gives(self) -> frozenset[Gift]:
-        """Return scores of inputs, or of training samples."""
-        return scored.gives(self.on)
-
-    def badges(self) -> tuple[str, ...]:
-        """Return the badges; as a filter it is an extension."""
-        own = ("extension: as a filter",) if self.on == "training_set" else ()
-        return (*super().badges(), *own)
 
     def run(self, inputs: Inputs, ctx: Context) -> Findings:
         """Mutate, and make the scorer or score the training set."""
@@ -101,10 +87,6 @@ class ModelMutation(Defense):
             rates = sprt(changes_MB, self.kappa, self.margin)
         result: FloatArray = rates if self.sign == "adversarial" else -rates
         return result
-
-    def decide(self, evidence: Evidence) -> Decision:
-        """Reject, or flag, what scores above the clean calibration half's quantile."""
-        return scored.decided(self.on, evidence, self.fpr)
 
 
 def sprt(changes_MB: np.ndarray, kappa: float, margin: float, error: float = 0.05) -> FloatArray:

@@ -22,40 +22,24 @@ from raysweep import rng
 from raysweep.context import Context
 from raysweep.datasets import IntArray, as_floats
 from raysweep.defenses import (
-    Decision,
-    Defense,
-    Evidence,
     Findings,
     FloatArray,
-    Gift,
     Inputs,
-    Need,
     Scorer,
 )
 from raysweep.defenses import _scored as scored
 from raysweep.defenses._layers import map_layers
-from raysweep.methods import decision
 
 if TYPE_CHECKING:
     import torch
 
 
-class SentiNet(Defense):
+class SentiNet(scored.Scored):
     """Scores are heights above the clean boundary; decisions set the nominal FPR."""
 
-    on: scored.On = Field("inputs", description="what is scored")
     region: float = Field(0.15, gt=0, lt=1, description="salient share of the image")
     overlays: int = Field(100, ge=1, le=10_000, description="clean images pasted on")
     bin_width: float = Field(0.02, gt=0, le=1, description="of confidence, for the boundary")
-    fpr: float = decision(0.05, gt=0, lt=1, description="nominal false positive rate")
-
-    def needs(self) -> frozenset[Need]:
-        """Return victim and clean set; the training set if that is what is scored."""
-        return scored.needs(self.on)
-
-    def gives(self) -> frozenset[Gift]:
-        """Return scores of inputs, or of training samples."""
-        return scored.gives(self.on)
 
     def run(self, inputs: Inputs, ctx: Context) -> Findings:
         """Fit the boundary on one half of the clean set and make the scorer."""
@@ -74,8 +58,7 @@ class SentiNet(Defense):
             confidence, fooled = _columns(measured(images.to(ctx.device), ids))
             return fooled - np.polyval(boundary, confidence)
 
-        data = inputs.training_set if self.on == "training_set" else None
-        return scored.findings(self.on, data, clean, calibration, score)
+        return self.found(inputs, calibration, score)
 
     def _measure(self, inputs: Inputs, layer: str, base: torch.Tensor, ctx: Context) -> Scorer:
         import torch
@@ -105,10 +88,6 @@ class SentiNet(Defense):
             return np.array(found).reshape(-1, 2)
 
         return measure
-
-    def decide(self, evidence: Evidence) -> Decision:
-        """Reject, or flag, what scores above the clean calibration half's quantile."""
-        return scored.decided(self.on, evidence, self.fpr)
 
 
 def _columns(values_B2: FloatArray) -> tuple[FloatArray, FloatArray]:

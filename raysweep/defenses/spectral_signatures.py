@@ -19,36 +19,18 @@ from pydantic import Field
 from raysweep.context import Context
 from raysweep.defenses import (
     Decision,
-    Defense,
     Evidence,
     Findings,
-    Flags,
     FloatArray,
-    Gift,
     Inputs,
-    Need,
 )
-from raysweep.methods import decision
+from raysweep.defenses._removal import RemovesPerClass
 
 
-class SpectralSignatures(Defense):
+class SpectralSignatures(RemovesPerClass):
     """Scores are squared projections; decisions remove the highest of each class."""
 
-    layer: str | None = Field(None, description="feature layer of the model; none: its head")
     variant: Literal["centered", "uncentered"] = Field("centered", description="see 'differ'")
-    removal: Literal["quantile", "rate"] = decision("quantile", description="rule of removal")
-    fraction: float = decision(0.15, gt=0, lt=1, description="share of each class, for quantile")
-    multiplier: float = decision(1.5, gt=0, le=100, description="times the true count, for rate")
-
-    def needs(self) -> frozenset[Need]:
-        """Return features; with `removal: rate` also the true poison rate."""
-        if self.removal == "rate":
-            return frozenset({"features", "poison_rate"})
-        return frozenset({"features"})
-
-    def gives(self) -> frozenset[Gift]:
-        """Return scores of training samples."""
-        return frozenset({"train_scores"})
 
     def run(self, inputs: Inputs, ctx: Context) -> Findings:
         """Score each sample within its class."""
@@ -61,17 +43,7 @@ class SpectralSignatures(Defense):
 
     def decide(self, evidence: Evidence) -> Decision:
         """Flag the highest scores of each class; never more than half of it by `rate`."""
-        scores, labels = evidence.train_scores, evidence.labels
-        flags: Flags = np.zeros(len(scores), bool)
-        for label in np.unique(labels):
-            rows = np.flatnonzero(labels == label)
-            count = int(self.fraction * len(rows))
-            if self.removal == "rate":
-                wanted = int(self.multiplier * evidence.poison_rate * len(labels))
-                count = min(wanted, len(rows) // 2)
-            order = np.argsort(-scores[rows], kind="stable")
-            flags[rows[order[:count]]] = True
-        return Decision(flags=flags)
+        return Decision(flags=self.highest(evidence, np.unique(evidence.labels)))
 
 
 def projections(features_ND: FloatArray, *, centered: bool) -> FloatArray:

@@ -22,40 +22,23 @@ from pydantic import Field
 from raysweep.context import Context
 from raysweep.defenses import (
     Decision,
-    Defense,
     Evidence,
     Findings,
-    Flags,
     FloatArray,
-    Gift,
     Inputs,
-    Need,
 )
+from raysweep.defenses._removal import RemovesPerClass
 from raysweep.methods import decision
 
 AXES = (1, 4, 9, 16, 25, 36, 49, 64)
 
 
-class SPECTRE(Defense):
+class SPECTRE(RemovesPerClass):
     """Scores are quantum entropies within the class; decisions say how many of which classes go."""
 
-    layer: str | None = Field(None, description="feature layer of the model; none: its head")
     contamination: float = Field(0.1, gt=0, lt=0.5, description="share the covariance leaves out")
     alpha: float = Field(4.0, gt=0, le=100, description="sharpness of the score")
-    removal: Literal["quantile", "rate"] = decision("quantile", description="rule of removal")
     classes: Literal["above_median", "all"] = decision("above_median", description="which lose")
-    fraction: float = decision(0.15, gt=0, lt=1, description="share of a class, for quantile")
-    multiplier: float = decision(1.5, gt=0, le=100, description="times the true count, for rate")
-
-    def needs(self) -> frozenset[Need]:
-        """Return features; with `removal: rate` also the true poison rate."""
-        if self.removal == "rate":
-            return frozenset({"features", "poison_rate"})
-        return frozenset({"features"})
-
-    def gives(self) -> frozenset[Gift]:
-        """Return scores of training samples."""
-        return frozenset({"train_scores"})
 
     def run(self, inputs: Inputs, ctx: Context) -> Findings:
         """Score each sample within its class."""
@@ -71,22 +54,11 @@ class SPECTRE(Defense):
         return Findings(train_scores=scores, statistics={"strength": strength})
 
     def decide(self, evidence: Evidence) -> Decision:
-        """Flag the highest scores of the chosen classes; by `rate` at most half of one."""
-        scores, labels = evidence.train_scores, evidence.labels
-        strength = evidence.statistics["strength"]
-        present = np.unique(labels)
-        middle = np.median(strength[present])
-        flags: Flags = np.zeros(len(scores), bool)
-        for label in present:
-            if self.classes == "above_median" and strength[label] <= middle:
-                continue
-            rows = np.flatnonzero(labels == label)
-            count = int(self.fraction * len(rows))
-            if self.removal == "rate":
-                wanted = int(self.multiplier * evidence.poison_rate * len(labels))
-                count = min(wanted, len(rows) // 2)
-            flags[rows[np.argsort(-scores[rows], kind="stable")[:count]]] = True
-        return Decision(flags=flags)
+        """Flag the highest scores of the chosen classes."""
+        strength, present = evidence.statistics["strength"], np.unique(evidence.labels)
+        if self.classes == "above_median":
+            present = present[strength[present] > np.median(strength[present])]
+        return Decision(flags=self.highest(evidence, present))
 
 
 def quantum_scores(

@@ -21,46 +21,29 @@ from raysweep import rng
 from raysweep.context import Context
 from raysweep.datasets import IntArray, as_floats
 from raysweep.defenses import (
-    Decision,
-    Defense,
-    Evidence,
     Findings,
     FloatArray,
-    Gift,
     Inputs,
-    Need,
     Scorer,
 )
 from raysweep.defenses import _scored as scored
-from raysweep.methods import decision
 
 if TYPE_CHECKING:
     import torch
 
 
-class Strip(Defense):
+class Strip(scored.Scored):
     """Scores are minus the mean entropy over overlays; decisions set the nominal FPR."""
 
-    on: scored.On = Field("inputs", description="what is scored")
     overlays: int = Field(64, ge=1, le=1000, description="clean images laid over each input")
     blend: Literal["add", "average"] = Field("add", description="x + strength * u, or their mean")
     strength: float = Field(1.0, gt=0, le=2, description="weight of the overlay, for add")
-    fpr: float = decision(0.05, gt=0, lt=1, description="nominal false positive rate")
-
-    def needs(self) -> frozenset[Need]:
-        """Return victim and clean set; the training set if that is what is scored."""
-        return scored.needs(self.on)
-
-    def gives(self) -> frozenset[Gift]:
-        """Return scores of inputs, or of training samples."""
-        return scored.gives(self.on)
 
     def run(self, inputs: Inputs, ctx: Context) -> Findings:
         """Make the scorer; apply it to the training set if that is asked for."""
         pool, calibration = scored.halves("STRIP", inputs.clean_set, ctx)
-        data = inputs.training_set if self.on == "training_set" else None
         score = self._scorer(inputs, pool, ctx)
-        return scored.findings(self.on, data, inputs.clean_set, calibration, score)
+        return self.found(inputs, calibration, score)
 
     def _scorer(self, inputs: Inputs, pool: IntArray, ctx: Context) -> Scorer:
         import torch
@@ -90,7 +73,3 @@ class Strip(Defense):
             return result
 
         return score
-
-    def decide(self, evidence: Evidence) -> Decision:
-        """Reject, or flag, what scores above the clean calibration set's quantile."""
-        return scored.decided(self.on, evidence, self.fpr)

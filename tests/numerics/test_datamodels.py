@@ -195,7 +195,7 @@ def test_more_models_keep_the_shards() -> None:
 def test_a_patch_is_found_on_the_toy() -> None:
     case = toy.toy(rate=0.1)
     method = Datamodels(
-        models=400, per_shard=100, base="linear", epochs=6, batch_size=100, learning_rate=0.02,
+        models=800, per_shard=100, base="linear", epochs=20, batch_size=100, learning_rate=0.01,
         sizes=(20, 40, 80), restarts=10,
     )  # fmt: skip
     found = toy.found(method, case)

@@ -1,0 +1,43 @@
+"""What filters share that remove the highest scores of every class."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+from pydantic import Field
+
+from raysweep.defenses import Defense, Evidence, Flags, Gift, Need
+from raysweep.methods import decision
+
+
+class RemovesPerClass(Defense):
+    """A filter on features; a share of each class goes, or 1.5 times what the oracle says."""
+
+    layer: str | None = Field(None, description="feature layer of the model; none: its head")
+    removal: Literal["quantile", "rate"] = decision("quantile", description="rule of removal")
+    fraction: float = decision(0.15, gt=0, lt=1, description="share of a class, for quantile")
+    multiplier: float = decision(1.5, gt=0, le=100, description="times the true count, for rate")
+
+    def needs(self) -> frozenset[Need]:
+        """Return features; with `removal: rate` also the true poison rate."""
+        if self.removal == "rate":
+            return frozenset({"features", "poison_rate"})
+        return frozenset({"features"})
+
+    def gives(self) -> frozenset[Gift]:
+        """Return scores of training samples."""
+        return frozenset({"train_scores"})
+
+    def highest(self, evidence: Evidence, classes: np.ndarray) -> Flags:
+        """Return the highest scores of the named classes; by `rate` at most half of one."""
+        scores, labels = evidence.train_scores, evidence.labels
+        flags: Flags = np.zeros(len(scores), bool)
+        for label in classes:
+            rows = np.flatnonzero(labels == label)
+            count = int(self.fraction * len(rows))
+            if self.removal == "rate":
+                wanted = int(self.multiplier * evidence.poison_rate * len(labels))
+                count = min(wanted, len(rows) // 2)
+            flags[rows[np.argsort(-scores[rows], kind="stable")[:count]]] = True
+        return flags
