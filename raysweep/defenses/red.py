@@ -183,9 +183,10 @@ class RED(Defense):
             p_class, p_value = _red.p_values(reciprocals, self.null)
             anomaly = -np.log10(np.maximum(p_class, 1e-300))
         target = int(np.argmax(anomaly))
-        sources = _sources(reciprocals, target)
-        pattern = self._refined(inputs, ctx, patterns, sources, target)
-        scores, flips, reference = self._removal(inputs, ctx, pattern, target, sources)
+        pattern, source = self._refined(
+            inputs, ctx, patterns[:, target], reached[:, target], target
+        )
+        scores, flips, reference = self._removal(inputs, ctx, pattern, target, source)
         best = patterns[reciprocals.argmax(0), np.arange(classes)]
         best[target] = pattern
         largest = np.abs(best).reshape(classes, -1).max(1).clip(1e-12)
@@ -196,32 +197,34 @@ class RED(Defense):
             statistics={
                 "reciprocals": reciprocals, "anomaly": anomaly, "p_class": p_class,
                 "p_value": np.array(p_value), "target": np.array(target), "flips": flips,
-                "reference": reference, "pattern": pattern, "sources": np.array(sources),
+                "reference": reference, "pattern": pattern, "source": np.array(source),
             },
         )  # fmt: skip
 
     def _refined(
-        self, inputs: Inputs, ctx: Context, patterns: np.ndarray, sources: list[int], target: int
-    ) -> np.ndarray:
-        """Return one pattern (C, H, W) for all detected sources together, with both terms."""
-        import torch
+        self, inputs: Inputs, ctx: Context, patterns: FloatArray, reached: np.ndarray, target: int
+    ) -> tuple[FloatArray, int]:
+        """Return the smallest pattern (C, H, W) into the target with both terms, and its source.
 
-        data = inputs.training_set
-        if len(sources) == 1 and self.weight == self.scan_weight:
-            single: np.ndarray = patterns[sources[0], target]
-            return single
-        groups = [self._drawn(data, label, ctx) for label in sources]
-        pooled = torch.cat(groups)[None].to(ctx.device)
-        removed = self._drawn(data, target, ctx).to(ctx.device)
-        found, done = self.smallest(inputs, pooled, removed, target, self.weight, ctx)
-        if bool(done[0]):
-            refined: np.ndarray = found[0].cpu().numpy()
-            return refined
-        fallback: np.ndarray = patterns[sources[0], target]
-        return fallback
+        Args:
+            inputs: as `run` was given them.
+            ctx: the stage's.
+            patterns: (S, C, H, W) of the scan.
+            reached: (S,) whether they reach pi.
+            target: the class.
+        """
+        if self.weight != self.scan_weight:
+            sources = [s for s in range(len(patterns)) if s != target]
+            again, done = self._search(inputs, ctx, sources, target, self.weight)
+            if done.any():
+                patterns, reached = patterns.copy(), np.zeros_like(reached)
+                patterns[sources], reached[sources] = again, done
+        norms = np.linalg.norm(patterns.reshape(len(patterns), -1), axis=1)
+        source = int(np.where(reached & (norms > 0), norms, np.inf).argmin())
+        return patterns[source], source
 
     def _removal(
-        self, inputs: Inputs, ctx: Context, pattern: np.ndarray, target: int, sources: list[int]
+        self, inputs: Inputs, ctx: Context, pattern: np.ndarray, target: int, source: int
     ) -> tuple[FloatArray, np.ndarray, FloatArray]:
         """Return scores (N,), which samples leave their class (N,), and other classes' scores."""
         import torch
@@ -245,7 +248,7 @@ class RED(Defense):
         if not np.isfinite(drops).all():
             raise ValueError("the victim's outputs are not finite; it may have diverged")
         inside = data.labels == target
-        apart = ~inside & ~np.isin(data.labels, sources)
+        apart = ~inside & (data.labels != source)
         scores = np.full(len(data), drops.min() - 1.0)
         scores[inside] = drops[inside]
         return scores, leaves & inside, drops[apart]
@@ -284,16 +287,3 @@ def _log_posterior(network: nn.Module, images: torch.Tensor) -> torch.Tensor:
     sources, count = images.shape[:2]
     logits: torch.Tensor = network(images.clamp(0, 1).flatten(0, 1))
     return logits.float().log_softmax(1).view(sources, count, -1)
-
-
-def _sources(reciprocals_KK: FloatArray, target: int) -> list[int]:
-    """Return the sources whose pattern into the target is about as small as the smallest.
-
-    They are nearer to it than to the median of all pairs.
-    """
-    column, used = reciprocals_KK[:, target], reciprocals_KK[reciprocals_KK > 0]
-    if not len(used) or column.max() <= 0:
-        return [0 if target else 1]
-    middle = (column.max() + np.median(used)) / 2
-    near = np.flatnonzero(column >= middle)
-    return [int(s) for s in (near if len(near) else [column.argmax()])]

@@ -206,7 +206,7 @@ def test_a_weak_pattern_is_found_and_its_samples_removed(seed: int) -> None:
     case = planted(60, seed)
     found, decided = red(60, seed)
     assert decided.classes == (1,) and decided.p_value is not None and decided.p_value < 1e-3
-    assert 0 in found.statistics["sources"]
+    assert int(found.statistics["source"]) == 0
     inside = case.train.labels == 1
     scores = np.asarray(found.train_scores)
     assert metrics.ranking(scores[inside], case.mask[inside]).auroc > 0.97
