@@ -7,20 +7,22 @@ search for sets of size k of the largest mean effect on themselves, from many st
 and score a sample by how often it is in them, weighted with 1/k.
 
 Where we differ: the effects are differences of means (`estimator: ridge` fits them together), where
-the paper's authors fit a sparse regression; the margin is not averaged over the mirrored image. The
-search corrects the released code's gains, which leave out the pair of a swap and the sign of the
-diagonal. `blocks: labels` searches among samples of one given label, which needs far fewer models
-but cannot find a trigger with several targets; it is ours, and badged. The subset models are those
-of `base`, since batch normalization would let left-out samples in. A sweep that asks for more
-models trains the difference only; the agreement of two halves of the models says whether they are
-enough.
+the paper's authors fit a sparse regression, and `keep: gradients` takes TRAK's attribution from a
+few models instead; its factor 1 - p is left out by default, since confidently fitted poison would
+count for nothing. The margin is not averaged over the mirrored image. The search corrects the
+released code's gains, which leave out the pair of a swap and the sign of the diagonal.
+`blocks: labels` searches among samples of one given label, which needs far fewer models but cannot
+find a trigger with several targets; it is ours, and badged. The subset models are those of `base`,
+since batch normalization would let left-out samples in. A sweep that asks for more models trains
+the difference only; the agreement of two halves of the models says whether they are enough.
 Reference: MadryLab/rethinking-backdoor-attacks.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from pydantic import Field
@@ -49,6 +51,7 @@ from raysweep.defenses._datamodels import (
 from raysweep.methods import decision, load, reduction
 
 if TYPE_CHECKING:
+    import torch
     from numpy.typing import NDArray
 
     from raysweep.models import Model
@@ -68,9 +71,14 @@ class Datamodels(Defense):
     epochs: int = Field(12, ge=1, le=10_000, description="of the subset models")
     batch_size: int = Field(250, ge=1, le=65_536, description="of the subset models")
     learning_rate: float = Field(0.1, gt=0, description="peak, of the subset models")
-    estimator: Literal["means", "ridge"] = reduction("means", description="see 'Where we differ'")
+    keep: Literal["margins", "gradients"] = Field(
+        "margins", description="of each model; gradients: TRAK, a few models instead of thousands"
+    )
+    dimensions: int = Field(512, ge=1, le=16_384, description="of a projected gradient")
+    estimator: Literal["means", "ridge"] = reduction("means", description="from margins")
+    weighted: bool = reduction(False, description="TRAK's factor 1 - p, see 'Where we differ'")
     held_out: bool = reduction(False, description="row z from models without z")
-    penalty: float = reduction(0.01, gt=0, description="of ridge, per model")
+    penalty: float = reduction(0.01, gt=0, description="of ridge, per model, and of TRAK")
     sizes: tuple[int, ...] = reduction(
         (10, 20, 40, 80, 160, 320, 640, 1280, 2560, 5120), description="sizes of searched sets"
     )
@@ -133,40 +141,72 @@ class Datamodels(Defense):
         masks = self._subsets(inputs, ctx, first, count)
         recipe = self._recipe(inputs)
         state = ensemble.fit_many(model, data, masks, recipe, ctx, shape)
+        packed = np.packbits(masks, axis=1)
+        if self.keep == "gradients":
+            return {**self._gradients(model, state, inputs, ctx), "masks": packed}
         logits = ensemble.predict_many(model, state, data.images, recipe, ctx, shape)
         margins = _margins(logits.numpy(), data.labels)
-        return {"margins": margins.astype(np.float16), "masks": np.packbits(masks, axis=1)}
+        return {"margins": margins.astype(np.float16), "masks": packed}
+
+    def _gradients(
+        self, model: Model, state: Mapping[str, torch.Tensor], inputs: Inputs, ctx: Context
+    ) -> Arrays:
+        """Return projected gradients (count, n, dimensions), float16, and 1 - p (count, n)."""
+        from raysweep import training
+        from raysweep.defenses._trak import projected_gradients
+
+        network = training.build(model, inputs.shape, ctx, "unused").eval()
+        found = []
+        for member in range(len(next(iter(state.values())))):
+            network.load_state_dict({name: t[member] for name, t in state.items()})
+            signs = ctx.torch_generator("projection", member)
+            found.append(projected_gradients(network, inputs.training_set, self.dimensions, signs))
+        phi = np.stack([phi for phi, _ in found])
+        # Products of gradients have no unit; of one size per model they fit into float16.
+        scale = np.maximum(np.abs(phi).max((1, 2), keepdims=True), 1e-12)
+        return {"phi": (phi / scale).astype(np.float16), "left": np.stack([q for _, q in found])}
 
     def run(self, inputs: Inputs, ctx: Context) -> Findings:
         """Estimate all effects and search."""
         data = inputs.training_set
-        margins = np.concatenate([part["margins"] for part in inputs.shards])
-        masks = np.concatenate([part["masks"] for part in inputs.shards])
-        masks_MN = np.unpackbits(masks, axis=1, count=len(data)).astype(bool)
-        if not np.isfinite(margins).all():
-            raise ValueError("a subset model's margins are not finite; lower learning_rate")
-        scores, counts, best = self._scores(margins, masks_MN, data.labels, ctx)
-        even, odd = (
-            self._scores(margins[half::2], masks_MN[half::2], data.labels, ctx)[0]
-            for half in (0, 1)
-        )
+        names = ("phi", "left") if self.keep == "gradients" else ("margins",)
+        kept = {n: np.concatenate([part[n] for part in inputs.shards]) for n in (*names, "masks")}
+        masks = np.unpackbits(kept.pop("masks"), axis=1, count=len(data)).astype(bool)
+        if not all(np.isfinite(array).all() for array in kept.values()):
+            raise ValueError("a subset model's outputs are not finite; lower learning_rate")
+
+        def scored(models: slice) -> tuple[FloatArray, np.ndarray, np.ndarray]:
+            some = {name: array[models] for name, array in kept.items()}
+            return self._scores(self._effects(some, masks[models]), data.labels, ctx)
+
+        scores, counts, best = scored(slice(None))
+        even, odd = (scored(slice(half, None, 2))[0] for half in (0, 1))
+        spread = kept[names[0]].std(0, dtype=np.float64).mean()
         return Findings(
             train_scores=scores,
             statistics={
                 "counts": counts, "values": best, "sizes": np.array(self.sizes),
                 "agreement": np.array(agreement(even, odd)),
-                "deviation": np.array(margins.std(0, dtype=np.float64).mean()),
+                "deviation": np.array(spread),
             },
         )  # fmt: skip
 
+    def _effects(self, kept: Mapping[str, NDArray[Any]], masks: Masks) -> NDArray[np.float32]:
+        """Return W from what the models gave."""
+        if self.keep == "gradients":
+            from raysweep.defenses._trak import attribution
+
+            return attribution(
+                kept["phi"], kept["left"], masks, weighted=self.weighted, penalty=self.penalty
+            )
+        if self.estimator == "ridge":
+            return ridge(kept["margins"], masks, self.penalty)
+        return difference_of_means(kept["margins"], masks, held_out=self.held_out)
+
     def _scores(
-        self, margins: NDArray[np.floating], masks: Masks, labels: np.ndarray, ctx: Context
+        self, weights: NDArray[np.float32], labels: np.ndarray, ctx: Context
     ) -> tuple[FloatArray, np.ndarray, np.ndarray]:
         """Return scores (n,), memberships (sizes, n) and values (sizes,) of the found sets."""
-        if self.estimator == "ridge":
-            weights = ridge(margins, masks, self.penalty)
-        else:
-            weights = difference_of_means(margins, masks, held_out=self.held_out)
         samples = len(labels)
         counts = np.zeros((len(self.sizes), samples), np.int64)
         best = np.full(len(self.sizes), -np.inf)

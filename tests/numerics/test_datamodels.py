@@ -6,6 +6,7 @@ import functools
 
 import numpy as np
 import pytest
+import torch
 
 from raysweep import metrics
 from raysweep.context import Context
@@ -203,3 +204,53 @@ def test_a_patch_is_found_on_the_toy() -> None:
     assert 0 < float(found.statistics["agreement"]) <= 1
     shard = method.shard("0+2", toy.inputs(method, case), Context(seed=1))
     assert shard["margins"].shape == (2, 600) and shard["margins"].dtype == np.float16
+
+
+def test_projected_gradients_are_those_of_the_log_odds() -> None:
+    from raysweep import training
+    from raysweep.defenses._trak import projected_gradients
+    from raysweep.models.linear import Linear
+
+    case = toy.toy()
+    data = case.train.take(np.arange(70))
+    network = training.build(Linear(), toy.SHAPE, Context(seed=0)).eval()
+    phi, left = projected_gradients(network, data, 64, torch.Generator().manual_seed(1))
+    generator = torch.Generator().manual_seed(1)
+    signs = {
+        name: torch.randint(0, 2, (p.numel(), 64), generator=generator) * 2.0 - 1
+        for name, p in network.named_parameters()
+    }
+    for i in (0, 69):
+        network.zero_grad()
+        p = network(data.images[i : i + 1].float() / 255)[0].softmax(0)[int(data.labels[i])]
+        (p / (1 - p)).log().backward()
+        expected = sum(
+            p.grad.flatten() @ signs[name]
+            for name, p in network.named_parameters()
+            if p.grad is not None
+        )
+        np.testing.assert_allclose(phi[i], expected.numpy() / 8, rtol=1e-3, atol=1e-4)
+        assert left[i] == pytest.approx(float(1 - p.detach()), rel=1e-3)
+
+
+def test_attribution_of_a_linear_model_is_leverage() -> None:
+    from raysweep.defenses._trak import attribution
+
+    draw = np.random.default_rng(0)
+    phi, masks = draw.normal(size=(1, 40, 6)), np.ones((1, 40), bool)
+    found = attribution(phi, np.ones((1, 40)), masks, weighted=True, penalty=1e-12)
+    hat = phi[0] @ np.linalg.inv(phi[0].T @ phi[0]) @ phi[0].T
+    off = ~np.eye(40, dtype=bool)
+    np.testing.assert_allclose(found[off], hat[off], atol=1e-5)
+    halved = attribution(phi, 0.5 * np.ones((1, 40)), masks, weighted=True, penalty=1e-12)
+    np.testing.assert_allclose(halved, 0.5 * found, atol=1e-6)
+
+
+def test_a_few_models_gradients_find_the_patch_on_the_toy() -> None:
+    case = toy.toy(rate=0.1)
+    method = Datamodels(
+        models=8, per_shard=8, keep="gradients", dimensions=128, base="linear", epochs=10,
+        batch_size=100, learning_rate=0.02, sizes=(20, 40, 80), restarts=10,
+    )  # fmt: skip
+    found = toy.found(method, case)
+    assert metrics.ranking(np.asarray(found.train_scores), case.mask).auroc > 0.8
