@@ -114,6 +114,43 @@ def _say(conclusion: Conclusion, name: str, command: str) -> None:
 
 
 @app.command()
+def tune(
+    file: SweepFile,
+    address: Annotated[str | None, typer.Option(help="A running Ray cluster.")] = None,
+    inline: Annotated[bool, typer.Option("--inline", help="Without Ray.")] = False,
+    storage: Storage = None,
+    write: Annotated[
+        Path | None, typer.Option(help="Write a sweep file with the tuned parameters.")
+    ] = None,
+) -> None:
+    """Tune decisions on stored scores: what is missing runs first, then nothing is trained."""
+    from raysweep import tune as tuning
+    from raysweep.launch import launch as run_sweep
+    from raysweep.loading import load_sweep
+    from raysweep.records import storage_uri
+    from raysweep.screen import Progress, print_tuned
+    from raysweep.spec import to_yaml
+    from raysweep.store import Store
+
+    sweep, uri = load_sweep(file), storage_uri(storage)
+    if write is not None and write.exists():
+        raise SpecError(f"--write: {str(write)!r} is there already; remove it, or name another")
+    with Progress(_console(error=True)) as progress:
+        run_sweep(
+            sweep, file.read_text(), uri, address=address, inline=inline, watch=progress.watch
+        )
+    store = Store(uri)
+    table = tuning.tune(sweep, store)
+    path = f"sweeps/{sweep.name}/tuned.json"
+    store.write(path, json.dumps(table.to_dict("records"), indent=2).encode())
+    print_tuned(_console(), table)
+    _console().print(f"table: {store.where(path)}")
+    if write is not None:
+        write.write_text(to_yaml(tuning.tuned_sweep(sweep, table)))
+        _console().print(f"tuned sweep file: {write}")
+
+
+@app.command()
 def status(name: SweepName, storage: Storage = None) -> None:
     """Show how a sweep stands, while it runs and afterwards."""
     from raysweep.records import describe, storage_uri

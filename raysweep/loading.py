@@ -19,7 +19,7 @@ from raysweep import methods
 from raysweep.errors import SpecError
 from raysweep.methods import Method
 from raysweep.recipe import Recipe, resolved
-from raysweep.spec import AXES, PLURAL, Resources, Sweep, Track, trials
+from raysweep.spec import AXES, PLURAL, Resources, Sweep, Track, Tune, trials
 from raysweep.sweepfile import Path_, SweepText, read_sweep_text
 
 FIELDS = (
@@ -144,7 +144,7 @@ class _Loader:
                 given[plural] = self._axis(axis, field)
             elif axis != "recipe":
                 self.fault((), f"{plural} must be given: one {axis} or a list")
-        for field in ("name", "question", "tune"):
+        for field in ("name", "question"):
             if field in values:
                 given[field] = values[field]
         given |= self._plain()
@@ -186,7 +186,7 @@ class _Loader:
             )
         else:
             given["seeds"] = seeds
-        for field, kind in (("resources", Resources), ("track", Track)):
+        for field, kind in (("resources", Resources), ("track", Track), ("tune", Tune)):
             if field in values:
                 given[field] = self._model(kind, values[field], (field,))
         exclude = values.get("exclude", [])

@@ -13,6 +13,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import importlib.metadata
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
@@ -65,9 +66,21 @@ class Method(BaseModel):
         return self.BADGES
 
 
-def decision(default: Any, **rules: Any) -> Any:
-    """Declare a decision parameter: it is read by `decide` alone and never changes a score."""
-    return Field(default, json_schema_extra={"role": "decision"}, **rules)
+def decision(default: Any, *, search: Mapping[str, Any] | None = None, **rules: Any) -> Any:
+    """Declare a decision parameter: it is read by `decide` alone and never changes a score.
+
+    `search` is the range that tuning takes if a sweep file names none, as in W&B's sweep files:
+    `{"min": 0.001, "max": 0.3, "distribution": "log_uniform_values"}`, or `{"values": [...]}`.
+    """
+    extra: dict[str, Any] = {"role": "decision"}
+    if search is not None:
+        extra["search"] = dict(search)
+    return Field(default, json_schema_extra=extra, **rules)
+
+
+def log_range(low: float, high: float) -> dict[str, Any]:
+    """Return a suggested range whose logarithm is searched evenly."""
+    return {"min": low, "max": high, "distribution": "log_uniform_values"}
 
 
 def reduction(default: Any, **rules: Any) -> Any:
@@ -83,6 +96,15 @@ def decision_fields(method: type[Method]) -> frozenset[str]:
 def reduction_fields(method: type[Method]) -> frozenset[str]:
     """Return the names of the parameters that a method's shards never see."""
     return _fields(method, "reduction")
+
+
+def search_ranges(method: type[Method]) -> dict[str, dict[str, Any]]:
+    """Return the ranges that a method suggests for its decision parameters."""
+    return {
+        name: dict(info.json_schema_extra["search"])  # type: ignore[arg-type]
+        for name, info in method.model_fields.items()
+        if isinstance(info.json_schema_extra, dict) and "search" in info.json_schema_extra
+    }
 
 
 def _fields(method: type[Method], role: str) -> frozenset[str]:

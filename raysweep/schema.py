@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from raysweep import methods
 from raysweep.loading import takes_list
 from raysweep.recipe import RECIPES, Recipe
-from raysweep.spec import AXES, PLURAL, Resources, Sweep, Track
+from raysweep.spec import AXES, PLURAL, Resources, Sweep, Track, Tune
 
 
 def json_schema() -> dict[str, Any]:
@@ -30,7 +30,7 @@ def json_schema() -> dict[str, Any]:
             "description": "3 means seeds 0, 1, 2",
         },
         "exclude": {"type": "array", "items": {"type": "object"}},
-        "tune": {"type": ["object", "null"], "description": "reserved for tuning"},
+        "tune": _plain(Tune, definitions),
         "resources": _plain(Resources, definitions),
         "track": _plain(Track, definitions),
     }

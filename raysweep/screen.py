@@ -139,6 +139,30 @@ def print_results(console: Console, rows: pd.DataFrame) -> None:
         console.print(table)
 
 
+def print_tuned(console: Console, table: pd.DataFrame) -> None:
+    """Print what tuning found: held-out metrics beside the method's own and the oracle's."""
+    shown = Table(box=None, pad_edge=False)
+    for head in ("defense", "labels", "held out", "parameters"):
+        shown.add_column(head, no_wrap=head != "parameters")
+    for head in ("TPR % tuned", "own", "oracle", "FPR % tuned", "own", "oracle"):
+        shown.add_column(head, justify="right")
+    for row in table.to_dict("records"):
+        values = [
+            percent(row[f"{who}_{metric}"])
+            for metric in ("tpr", "fpr") for who in ("tuned", "default", "oracle")
+        ]  # fmt: skip
+        parameters = ", ".join(f"{name}={_short(v)}" for name, v in row["parameters"].items())
+        note = f" ({row['note']})" if row["note"] else ""
+        shown.add_row(
+            row["defense"], row["labels"], row["held_out"], parameters + note, *values
+        )  # fmt: skip
+    console.print(shown)
+
+
+def _short(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
 def print_status(console: Console, store: Store, name: str) -> None:
     """Print how a sweep stands, from its ledger and its records."""
     start: dict[str, Any] = {}

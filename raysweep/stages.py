@@ -78,10 +78,8 @@ def poison(desk: Desk) -> Product:
         arrays[f"{part}_images"] = desk.stamp(data.train.take(rows).images, rows, part).numpy()
     arrays["poison_labels"] = attack.relabel(labels[chosen.poison], classes)
     relabeled = int((arrays["poison_labels"] != labels[chosen.poison]).sum())
-    outcome = {
-        "poison": len(chosen.poison), "cover": len(chosen.cover), "relabeled": relabeled
-    }  # fmt: skip
-    return Product(arrays=arrays, outcome=outcome)
+    counts = {"poison": len(chosen.poison), "cover": len(chosen.cover), "relabeled": relabeled}
+    return Product(arrays=arrays, outcome=counts)
 
 
 def train(desk: Desk) -> Product:
@@ -224,8 +222,8 @@ def _input_scores(desk: Desk, found: Findings) -> dict[str, Array]:
     return arrays
 
 
-def decide(desk: Desk) -> Product:
-    """Let a defense decide on its stored evidence; say what the decision produced."""
+def evidence(desk: Desk) -> Evidence:
+    """Return what a defense may decide on: stored scores and statistics, and declared truth."""
     defense, found = desk.defense, desk.read("defend")
     values: dict[str, Any] = {
         "labels": desk.training_set.labels.copy(),
@@ -238,8 +236,12 @@ def decide(desk: Desk) -> Product:
     values |= {n: found[n] for n in ("train_scores", "reference_scores") if n in found}
     if "removed_count" in defense.needs():
         values["removed_count"] = int(desk.outcome("reference")["removed"])
-    decision = defense.decide(Evidence(defense.name, defense.needs(), values))
-    return _decided(decision)
+    return Evidence(defense.name, defense.needs(), values)
+
+
+def decide(desk: Desk) -> Product:
+    """Let a defense decide on its stored evidence; say what the decision produced."""
+    return _decided(desk.defense.decide(evidence(desk)))
 
 
 def _decided(decision: Decision) -> Product:

@@ -20,7 +20,8 @@ METHOD_FILES = [f for f in FILES if f.parent.name in methods.ROLES and f.name[0]
 ONLY_IN = {"ray": {"execute.py"}, "wandb": {"track.py"}, "optuna": {"tune.py"}}
 # A module may import those of its own layer and of layers to its right.
 LAYERS = [
-    {"cli"}, {"launch", "screen"}, {"preview", "catalog", "exchange"}, {"track", "report"},
+    {"cli"}, {"launch", "screen", "tune"}, {"preview", "catalog", "exchange", "replay"},
+    {"track", "report"},
     {"records", "schema"},
     {"execute"}, {"driver"}, {"ledger", "stages"}, {"desk", "loading"}, {"schedule", "judging"},
     {"plan"}, {"graph", "spec", "store", "sweepfile", "metrics"},

@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import Field
 
 from raysweep.defenses import Defense, Evidence, Flags, Gift, Need
-from raysweep.methods import decision
+from raysweep.methods import decision, log_range
 
 
 class RemovesPerClass(Defense):
@@ -16,7 +16,13 @@ class RemovesPerClass(Defense):
 
     layer: str | None = Field(None, description="feature layer of the model; none: its head")
     removal: Literal["quantile", "rate"] = decision("quantile", description="rule of removal")
-    fraction: float = decision(0.15, gt=0, lt=1, description="share of a class, for quantile")
+    fraction: float = decision(
+        0.15,
+        gt=0,
+        lt=1,
+        description="share of a class, for quantile",
+        search=log_range(0.005, 0.5),
+    )
     multiplier: float = decision(1.5, gt=0, le=100, description="times the true count, for rate")
 
     def needs(self) -> frozenset[Need]:

@@ -25,7 +25,7 @@ from raysweep.defenses import (
     Need,
     Scorer,
 )
-from raysweep.methods import decision
+from raysweep.methods import decision, log_range
 
 On = Literal["inputs", "training_set"]
 Labeled = Callable[[ImageSet], FloatArray]
@@ -40,7 +40,13 @@ class Scored(Defense):
     EXTENDED: ClassVar[bool] = False
 
     on: On = Field("inputs", description="what is scored")
-    fpr: float = decision(0.05, gt=0, lt=1, description="nominal false positive rate")
+    fpr: float = decision(
+        0.05,
+        gt=0,
+        lt=1,
+        description="nominal false positive rate",
+        search=log_range(0.001, 0.3),
+    )
 
     def needs(self) -> frozenset[Need]:
         """Return victim and clean set; the training set if that is what is scored."""

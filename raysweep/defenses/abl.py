@@ -25,7 +25,7 @@ from pydantic import Field
 
 from raysweep.context import Context
 from raysweep.defenses import Decision, Defense, Evidence, Findings, Flags, Gift, Inputs, Need
-from raysweep.methods import decision
+from raysweep.methods import decision, log_range
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -51,7 +51,13 @@ class ABL(Defense):
     unlearning_steps: int = Field(100, ge=0, le=100_000, description="most steps of stage 2")
     unlearning_rate: float = Field(0.01, gt=0, le=10, description="learning rate of stage 2")
     cap: float = Field(100.0, gt=1, description="ascent ends at isolated loss log(cap)")
-    ratio: float = decision(0.01, gt=0, lt=1, description="share p that is isolated")
+    ratio: float = decision(
+        0.01,
+        gt=0,
+        lt=1,
+        description="share p that is isolated",
+        search=log_range(0.001, 0.2),
+    )
 
     def needs(self) -> frozenset[Need]:
         """Return the training set, and nothing clean."""

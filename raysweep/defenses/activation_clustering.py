@@ -40,7 +40,13 @@ class ActivationClustering(Defense):
     layer: str | None = Field(None, description="feature layer of the model; none: its head")
     dimensions: int = Field(10, ge=1, le=512, description="dimensions after reduction")
     reduction: Literal["pca", "ica"] = Field("pca", description="how features are reduced")
-    size: float = decision(0.35, gt=0, le=0.5, description="flag a cluster under this share")
+    size: float = decision(
+        0.35,
+        gt=0,
+        le=0.5,
+        description="flag a cluster under this share",
+        search={"min": 0.05, "max": 0.5},
+    )
     silhouette: float | None = decision(None, ge=-1, le=1, description="and a class above this")
 
     def needs(self) -> frozenset[Need]:

@@ -23,7 +23,7 @@ from pydantic import Field
 from raysweep.context import Context
 from raysweep.defenses import Decision, Defense, Evidence, Findings, Flags, Gift, Inputs, Need
 from raysweep.defenses._scored import split
-from raysweep.methods import decision
+from raysweep.methods import decision, log_range
 
 if TYPE_CHECKING:
     import torch
@@ -40,7 +40,13 @@ class ASSET(Defense):
     weight: float = Field(1.0, gt=0, description="of the training set's loss, which goes up")
     cap: float = Field(100.0, gt=1, description="losses count up to log(cap)")
     rule: Literal["split", "fraction"] = decision("split", description="what is flagged")
-    fraction: float = decision(0.1, gt=0, lt=1, description="share of the set, for fraction")
+    fraction: float = decision(
+        0.1,
+        gt=0,
+        lt=1,
+        description="share of the set, for fraction",
+        search=log_range(0.005, 0.5),
+    )
 
     def needs(self) -> frozenset[Need]:
         """Return training set, victim and clean set."""

@@ -49,7 +49,7 @@ from raysweep.defenses._confusion import (
     shifts,
     whitened,
 )
-from raysweep.methods import decision
+from raysweep.methods import decision, log_range
 
 if TYPE_CHECKING:
     import torch
@@ -72,7 +72,12 @@ class ConfusionTraining(Defense):
     learning_rate: float | None = Field(None, gt=0, description="of the confusion, all rounds")
     momentum: float | None = Field(None, ge=0, lt=1, description="of the confusion, all rounds")
     rule: Literal["gate", "mixture", "lowest"] = decision("gate", description="see 'differ'")
-    high: float | None = decision(None, gt=1, description="R of a class; gate: 2, mixture: 5")
+    high: float | None = decision(
+        None,
+        gt=1,
+        description="R of a class; gate: 2, mixture: 5",
+        search=log_range(1.05, 100.0),
+    )
     highest: float | None = decision(
         None, gt=1, description="R of the class with the largest; gate: 1.5, mixture: 2"
     )

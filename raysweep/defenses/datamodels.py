@@ -48,7 +48,7 @@ from raysweep.defenses._datamodels import (
     ridge,
     subset_masks,
 )
-from raysweep.methods import decision, load, reduction
+from raysweep.methods import decision, load, log_range, reduction
 
 if TYPE_CHECKING:
     import torch
@@ -84,7 +84,13 @@ class Datamodels(Defense):
     )
     restarts: int = reduction(100, ge=1, le=10_000, description="searches per size")
     blocks: Literal["none", "labels"] = reduction("none", description="what is searched together")
-    removed: float = decision(0.1, gt=0, lt=1, description="share of the set that is removed")
+    removed: float = decision(
+        0.1,
+        gt=0,
+        lt=1,
+        description="share of the set that is removed",
+        search=log_range(0.005, 0.3),
+    )
 
     def needs(self) -> frozenset[Need]:
         """Return the training set, and nothing clean."""

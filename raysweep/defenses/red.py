@@ -65,7 +65,13 @@ class RED(Defense):
     calibrated: bool = decision(True, description="whether theta is the share of false alarms")
     deviation: float = decision(7.0, gt=0, description="MADs, for null: mad")
     rule: Literal["quantile", "split", "flip"] = decision("quantile", description="what is flagged")
-    quantile: float = decision(0.95, gt=0, lt=1, description="of other classes' scores")
+    quantile: float = decision(
+        0.95,
+        gt=0,
+        lt=1,
+        description="of other classes' scores",
+        search={"min": 0.5, "max": 0.999},
+    )
 
     def needs(self) -> frozenset[Need]:
         """Return training set and victim, and nothing clean."""

@@ -20,7 +20,7 @@ from pydantic import Field
 
 from raysweep.context import Context
 from raysweep.defenses import Decision, Defense, Evidence, Findings, FloatArray, Gift, Inputs, Need
-from raysweep.methods import decision
+from raysweep.methods import decision, log_range
 
 if TYPE_CHECKING:
     import torch
@@ -31,7 +31,12 @@ class SCAn(Defense):
 
     layer: str | None = Field(None, description="feature layer of the model; none: its head")
     iterations: int = Field(100, ge=1, le=10_000, description="of expectation maximization")
-    cut: float = decision(2.718, gt=0, description="index above which a class is contaminated")
+    cut: float = decision(
+        2.718,
+        gt=0,
+        description="index above which a class is contaminated",
+        search=log_range(0.5, 30.0),
+    )
 
     def needs(self) -> frozenset[Need]:
         """Return training set, victim and clean set."""
