@@ -25,7 +25,7 @@ import resource
 import statistics
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -48,10 +48,13 @@ from raysweep.models.linear import Linear
 from raysweep.models.six_conv import SixConv
 from raysweep.models.tiny_cnn import TinyCNN
 from raysweep.models.tiny_groupnorm import TinyGroupNorm
+from raysweep.plan import bfloat16_is_fast
 from raysweep.recipe import Recipe
+from raysweep.spec import Resources
 
 SHAPE = Shape(channels=3, height=32, width=32, num_classes=10, mean=(0.5,) * 3, std=(0.25,) * 3)
-RECIPE = Recipe(epochs=1, batch_size=32, precision="bfloat16", nesterov=False, schedule="constant")
+PRECISION: Final = "bfloat16" if bfloat16_is_fast(Resources()) else "float32"
+RECIPE = Recipe(epochs=1, batch_size=32, precision=PRECISION, nesterov=False, schedule="constant")
 Part = Callable[[], dict[str, Any]]
 
 

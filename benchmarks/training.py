@@ -5,12 +5,13 @@
 All in one run, interleaved, each in a process of its own, each the median of several repetitions
 after a warm-up:
 
-    ours            training.fit: images stay on the device, batched augmentation, bfloat16
+    ours            training.fit: images stay on the device, batched augmentation, bfloat16 where
+                    the device does it fast (a GPU, AMX), else float32
     field           DataLoader (the better of 0 and 2 workers) over PIL images, torchvision's
                     RandomCrop, RandomHorizontalFlip, ToTensor, Normalize per image, float32, SGD
     field, tensors  the same loop over normalized tensors, without augmentation
 
-The ceiling is what bfloat16 matrix products reach in the same run. `members` compares E networks
+The ceiling is what matrix products of that type reach in the same run. `members` compares E models
 trained with vmap and one after another. With CUDA, or `--compile`, torch.compile is measured too
 (on CUDA with and without CUDA graphs), and the epochs of as many images after which compiling has
 paid. Random images; prints one JSON object.
@@ -24,7 +25,7 @@ import multiprocessing
 import statistics
 import time
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -42,13 +43,16 @@ from raysweep.models import Model
 from raysweep.models.resnet18 import ResNet18
 from raysweep.models.tiny_cnn import TinyCNN
 from raysweep.models.tiny_groupnorm import TinyGroupNorm
+from raysweep.plan import bfloat16_is_fast
 from raysweep.recipe import Recipe
+from raysweep.spec import Resources
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SHAPE = Shape(
     channels=3, height=32, width=32, num_classes=10, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25)
 )
-RECIPE = Recipe(epochs=1, batch_size=128, augment=("crop", "flip"), precision="bfloat16")
+PRECISION: Final = "bfloat16" if DEVICE == "cuda" or bfloat16_is_fast(Resources()) else "float32"
+RECIPE = Recipe(epochs=1, batch_size=128, augment=("crop", "flip"), precision=PRECISION)
 MODELS: dict[str, Model] = {
     "tiny_cnn, width 16": TinyCNN(width=16),
     "tiny_cnn, width 64": TinyCNN(width=64),
@@ -180,7 +184,7 @@ def medians(
 
 
 def product(side: int) -> Run:
-    a = torch.randn(side, side, dtype=torch.bfloat16, device=DEVICE)
+    a = torch.randn(side, side, dtype=getattr(torch, PRECISION), device=DEVICE)
     return lambda: a @ a
 
 
@@ -191,7 +195,7 @@ def many(size: int, images: int, way: ensemble.Way) -> Run:
 
 
 def ceiling(repetitions: int, threads: int) -> float:
-    """Return the FLOP per second of large bfloat16 matrix products."""
+    """Return the FLOP per second of large matrix products."""
     side = 8192 if DEVICE == "cuda" else 2048
     _, took = medians({"product": (product, side)}, 4 * repetitions, threads)
     return 2 * side**3 / took["product"]
@@ -276,6 +280,7 @@ def main() -> None:
     found: dict[str, Any] = {
         "device": torch.cuda.get_device_name() if DEVICE == "cuda" else "cpu",
         "threads": options.threads,
+        "precision": PRECISION,
         "ceiling_gflops": round(top / 1e9, 1),
         "models": {},
         "compile": {},

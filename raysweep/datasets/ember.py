@@ -4,6 +4,8 @@ H. Anderson, P. Roth: EMBER, An Open Dataset for Training Static PE Malware Mach
 2018, arXiv:1804.04637.
 
     path/X_train.dat  y_train.dat  X_test.dat  y_test.dat    float32 without a header, or .npy
+    path/train_ember_*.parquet  test_ember_*.parquet         a column Label beside the features,
+                                                             as the sets are republished
 
 Where we differ: unlabeled programs (label -1) are left out. Features stay as they are; the model
 standardizes them.
@@ -12,7 +14,7 @@ standardizes them.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +22,9 @@ from pydantic import Field
 
 from raysweep.datasets import Dataset, Domain, ImageSet, Labels
 from raysweep.errors import PlanError
+
+LABEL: Final = "Label"
+PART: Final = 4096  # rows read at a time
 
 
 class Ember(Dataset):
@@ -31,15 +36,23 @@ class Ember(Dataset):
     features: int = Field(2351, ge=1, description="features of a program; 2,351 in version 1")
 
     def files(self) -> list[Path]:
-        """Return the four files."""
+        """Return the four files of arrays, or the two of Parquet."""
         top = Path(self.path).expanduser()
+        tables = [sorted(top.glob(f"{split}_ember_*.parquet")) for split in ("train", "test")]
+        if any(tables):
+            if [len(found) for found in tables] != [1, 1]:
+                raise PlanError(
+                    f"dataset {self.name}: path must hold one train_ember_*.parquet and one "
+                    f"test_ember_*.parquet, {str(top)!r} has {[len(found) for found in tables]}"
+                )
+            return [file for (file,) in tables]
         found = []
         for name in ("X_train", "y_train", "X_test", "y_test"):
             there = [file for s in (".dat", ".npy") if (file := top / f"{name}{s}").is_file()]
             if not there:
                 raise PlanError(
-                    f"dataset {self.name}: path must hold {name}.dat or {name}.npy, {str(top)!r} "
-                    f"has neither; vectorize the features with the ember package"
+                    f"dataset {self.name}: path must hold {name}.dat, {name}.npy or Parquet files, "
+                    f"{str(top)!r} has none; vectorize the features with the ember package"
                 )
             found.append(there[0])
         return found
@@ -56,7 +69,9 @@ class Ember(Dataset):
         return values
 
     def _labels(self, file: Path) -> NDArray[np.int64]:
-        labels = np.asarray(self._values(file)).astype(np.int64)
+        """Return the labels (N,) of a file of labels, or of a table."""
+        raw = _column(file) if _is_table(file) else np.asarray(self._values(file))
+        labels = raw.astype(np.int64)
         wrong = sorted(set(np.unique(labels)) - {-1, 0, 1})
         if labels.ndim != 1 or wrong:
             raise PlanError(
@@ -65,26 +80,77 @@ class Ember(Dataset):
             )
         return labels
 
+    def _splits(self) -> list[tuple[Path, Path]]:
+        """Return the files of features and labels of each split."""
+        files = self.files()
+        return (
+            [(f, f) for f in files]
+            if len(files) == 2
+            else [(files[0], files[1]), (files[2], files[3])]
+        )
+
     def read_labels(self) -> Labels:
         """Return the labels of the labeled programs."""
-        _, train, _, test = self.files()
-        labels = [part[part >= 0] for part in (self._labels(train), self._labels(test))]
-        return Labels(train=labels[0], test=labels[1], classes=("benign", "malware"))
+        train, test = (self._labels(labels) for _, labels in self._splits())
+        return Labels(train=train[train >= 0], test=test[test >= 0], classes=("benign", "malware"))
 
     def decode(self) -> tuple[ImageSet, ImageSet]:
         """Return the features of the labeled programs."""
-        first, first_labels, second, second_labels = self.files()
-        return self._set(first, first_labels), self._set(second, second_labels)
+        train, test = (self._set(*split) for split in self._splits())
+        return train, test
 
     def _set(self, file: Path, labels_file: Path) -> ImageSet:
         import torch
 
-        labels, values = self._labels(labels_file), self._values(file)
-        if values.size != len(labels) * self.features:
+        labels = self._labels(labels_file)
+        labeled = labels >= 0
+        values = self._table(file, labeled) if _is_table(file) else self._array(file, labeled)
+        return ImageSet(images=torch.from_numpy(values)[:, :, None, None], labels=labels[labeled])
+
+    def _array(self, file: Path, labeled: NDArray[np.bool_]) -> NDArray[np.float32]:
+        values = self._values(file)
+        if values.size != len(labeled) * self.features:
             raise PlanError(
-                f"{file}: must hold {self.features} features for each of {len(labels)} labels, got "
-                f"{values.size} values; correct `features`"
+                f"{file}: must hold {self.features} features for each of {len(labeled)} labels, "
+                f"got {values.size} values; correct `features`"
             )
-        rows = np.flatnonzero(labels >= 0)
-        table = values.reshape(len(labels), self.features)[rows].astype(np.float32)
-        return ImageSet(images=torch.from_numpy(table)[:, :, None, None], labels=labels[rows])
+        return values.reshape(len(labeled), self.features)[labeled].astype(np.float32)
+
+    def _table(self, file: Path, labeled: NDArray[np.bool_]) -> NDArray[np.float32]:
+        """Read a table by parts: as columns, the whole would take several times its memory."""
+        from pyarrow import ArrowException
+        from pyarrow.parquet import ParquetFile
+
+        values = np.empty((labeled.sum(), self.features), np.float32)
+        try:
+            with ParquetFile(file) as table:
+                columns = [name for name in table.schema_arrow.names if name != LABEL]
+                if len(columns) != self.features:
+                    raise PlanError(
+                        f"{file}: must have {self.features} columns beside {LABEL}, got "
+                        f"{len(columns)}; correct `features`"
+                    )
+                seen = filled = 0
+                for part in table.iter_batches(batch_size=PART, columns=columns):
+                    rows = labeled[seen : seen + len(part)]
+                    kept = np.stack([column.to_numpy(zero_copy_only=False) for column in part], 1)
+                    values[filled : filled + rows.sum()] = kept[rows]
+                    seen, filled = seen + len(part), filled + rows.sum()
+        except (ArrowException, ValueError, TypeError) as error:
+            raise PlanError(f"{file}: cannot be read as a table of numbers ({error})") from None
+        return values
+
+
+def _is_table(file: Path) -> bool:
+    return file.suffix == ".parquet"
+
+
+def _column(file: Path) -> NDArray[np.generic]:
+    from pyarrow import ArrowException
+    from pyarrow.parquet import read_table
+
+    try:
+        labels: NDArray[np.generic] = read_table(file, columns=[LABEL])[LABEL].to_numpy()
+    except (ArrowException, KeyError) as error:
+        raise PlanError(f"{file}: must have a column {LABEL} ({error})") from None
+    return labels

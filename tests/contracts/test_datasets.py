@@ -571,5 +571,37 @@ def test_ember_leaves_unlabeled_programs_out(make: Any, tmp_path: Path) -> None:
     with pytest.raises(PlanError, match=r"y_test\.npy: labels must be -1, 0 or 1"):
         dataset.read_labels()
     (tmp_path / "ember" / "X_train.dat").unlink()
-    with pytest.raises(PlanError, match=r"path must hold X_train\.dat or X_train\.npy"):
+    with pytest.raises(PlanError, match=r"path must hold X_train\.dat, X_train\.npy or Parquet"):
         dataset.files()
+
+
+def test_ember_from_parquet_is_ember_from_arrays(make: Any, tmp_path: Path) -> None:
+    arrays = make("ember")
+    top = tmp_path / "tables"
+    top.mkdir()
+    for split in ("train", "test"):
+        values = np.fromfile(tmp_path / "ember" / f"X_{split}.dat", np.float32).reshape(-1, 7)
+        columns = {f"F{n + 1}": values[:, n] for n in range(7)}
+        columns["Label"] = np.fromfile(tmp_path / "ember" / f"y_{split}.dat", np.float32)
+        pq.write_table(pa.table(columns), top / f"{split}_ember_2018_v2_features.parquet")
+    tables = make("ember", path=str(top))
+    assert (tables.read_labels().train == arrays.read_labels().train).all()
+    for ours, theirs in zip(tables.decode(), arrays.decode(), strict=True):
+        assert (ours.images == theirs.images).all() and (ours.labels == theirs.labels).all()
+    with pytest.raises(PlanError, match="must have 8 columns beside Label, got 7"):
+        make("ember", path=str(top), features=8).decode()
+    file = top / "test_ember_2018_v2_features.parquet"
+    pq.write_table(pa.table({"F1": [0.0]}), file)
+    with pytest.raises(PlanError, match=r"features\.parquet: must have a column Label"):
+        tables.read_labels()
+    file.unlink()
+    with pytest.raises(PlanError, match=r"must hold one train_ember.* has \[1, 0\]"):
+        tables.files()
+
+
+def test_a_large_ember_table_is_read_by_parts(
+    make: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Parts smaller than the table, and not a multiple of it, give the same rows."""
+    monkeypatch.setattr("raysweep.datasets.ember.PART", 4)
+    test_ember_from_parquet_is_ember_from_arrays(make, tmp_path)
