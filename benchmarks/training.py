@@ -43,9 +43,8 @@ from raysweep.models import Model
 from raysweep.models.resnet18 import ResNet18
 from raysweep.models.tiny_cnn import TinyCNN
 from raysweep.models.tiny_groupnorm import TinyGroupNorm
-from raysweep.plan import bfloat16_is_fast
 from raysweep.recipe import Recipe
-from raysweep.spec import Resources
+from raysweep.spec import Resources, bfloat16_is_fast
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SHAPE = Shape(

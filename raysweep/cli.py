@@ -116,38 +116,55 @@ def _say(conclusion: Conclusion, name: str, command: str) -> None:
 @app.command()
 def tune(
     file: SweepFile,
-    address: Annotated[str | None, typer.Option(help="A running Ray cluster.")] = None,
-    inline: Annotated[bool, typer.Option("--inline", help="Without Ray.")] = False,
+    address: Annotated[
+        str | None, typer.Option(help="A running Ray cluster (`auto` on its head node).")
+    ] = None,
+    inline: Annotated[bool, typer.Option("--inline", help="In this process, without Ray.")] = False,
     storage: Storage = None,
+    max_concurrent: Annotated[
+        int | None, typer.Option(min=1, help="At most so many stages at once.")
+    ] = None,
+    studies: Annotated[
+        str | None,
+        typer.Option(
+            envvar="RAYSWEEP_STUDIES",
+            help="Database URL for Optuna's studies, for several drivers; else a journal file.",
+        ),
+    ] = None,
     write: Annotated[
         Path | None, typer.Option(help="Write a sweep file with the tuned parameters.")
     ] = None,
 ) -> None:
-    """Tune decisions on stored scores: what is missing runs first, then nothing is trained."""
-    from raysweep import tune as tuning
-    from raysweep.launch import launch as run_sweep
+    """Search better parameters for the defenses of a sweep; reported where they were not tuned."""
     from raysweep.loading import load_sweep
     from raysweep.records import storage_uri
     from raysweep.screen import Progress, print_tuned
     from raysweep.spec import to_yaml
-    from raysweep.store import Store
+    from raysweep.tune.conclude import tuned_sweep
+    from raysweep.tune.run import tune as search
 
-    sweep, uri = load_sweep(file), storage_uri(storage)
+    if inline and address:
+        raise SpecError("--inline runs in this process and --address on a cluster; give one")
+    sweep, console = load_sweep(file), _console()
     if write is not None and write.exists():
         raise SpecError(f"--write: {str(write)!r} is there already; remove it, or name another")
     with Progress(_console(error=True)) as progress:
-        run_sweep(
-            sweep, file.read_text(), uri, address=address, inline=inline, watch=progress.watch
-        )
-    store = Store(uri)
-    table = tuning.tune(sweep, store)
-    path = f"sweeps/{sweep.name}/tuned.json"
-    store.write(path, json.dumps(table.to_dict("records"), indent=2).encode())
-    print_tuned(_console(), table)
-    _console().print(f"table: {store.where(path)}")
+        tuning = search(
+            sweep, file.read_text(), storage_uri(storage), address=address, inline=inline,
+            most=max_concurrent, studies=studies, watch=progress.watch,
+        )  # fmt: skip
+    if tuning.interrupted:
+        console.print(f"interrupted; what finished is stored, go on with: raysweep tune {file}")
+        raise typer.Exit(130)
+    print_tuned(console, tuning.table)
+    console.print(f"{tuning.ran} stages ran, {tuning.cached} were stored already")
+    for warning in tuning.warnings:
+        console.print(f"warning: {warning}", style="yellow")
+    console.print(f"table: {tuning.where}")
+    console.print(f"report: {tuning.report}")
     if write is not None:
-        write.write_text(to_yaml(tuning.tuned_sweep(sweep, table)))
-        _console().print(f"tuned sweep file: {write}")
+        write.write_text(to_yaml(tuned_sweep(sweep, tuning.rows)))
+        console.print(f"tuned sweep file: {write}")
 
 
 @app.command()

@@ -9,7 +9,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from raysweep import __version__
 from raysweep.graph import Stage
@@ -72,6 +72,23 @@ def slots_of(cpus: float, gpus: float, sweep: Sweep, most: int | None) -> dict[s
     return slots
 
 
+class Supply(Protocol):
+    """Gives a run more trials while it runs; the searches of a tuning run are one."""
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether nothing more will come."""
+
+    def more(self, slots: int) -> bool:
+        """Give the planner more trials; False if there are none now."""
+
+    def entered(self, schedule: Schedule) -> list[dict[str, Any]]:
+        """Look at trials that were taken in, which may be stored already; lines for the ledger."""
+
+    def settled(self, keys: Iterable[str], schedule: Schedule) -> list[dict[str, Any]]:
+        """Take in that stages have ended; lines for the ledger."""
+
+
 class Run:
     """A sweep under way: hands stages to an executor and takes in what becomes of them."""
 
@@ -82,6 +99,7 @@ class Run:
         text: str,
         watch: Callable[[Run], None] = lambda run: None,
         planner: Planner | None = None,
+        supply: Supply | None = None,
     ) -> None:
         """Plan against the store and write down what is to be run.
 
@@ -91,10 +109,12 @@ class Run:
             text: the sweep file as written.
             watch: called whenever the state has changed, for progress.
             planner: makes the stages; by default those of the sweep.
+            supply: gives the planner more trials whenever slots would stay empty.
         """
         self.sweep = sweep
         self.store = store
         self.watch = watch
+        self.supply = supply
         self.started = time.time()
         self.planner = planner or Planner(sweep)
         self.planner.check_layers()
@@ -143,11 +163,35 @@ class Run:
 
     def take(self, slots: Mapping[str, int]) -> list[Stage]:
         """Return the next batch, written down durably before anybody works on it."""
+        self._replenish(slots)
         batch = self.schedule.take(slots)
         if batch:
             self.ledger.write({"event": "dispatch", "keys": [stage.key for stage in batch]})
             self.ledger.sync()
         return batch
+
+    def _replenish(self, slots: Mapping[str, int]) -> None:
+        """Ask the supply for trials until every slot has work that is ready."""
+        if self.supply is None or self.schedule.stopping:
+            return
+        self._extend()
+        while self.schedule.ready < sum(slots.values()) and self.supply.more(max(slots.values())):
+            self._extend()
+
+    def _extend(self) -> None:
+        """Take in what the supply has given; what of it is stored may make it give more."""
+        assert self.supply is not None
+        while True:
+            grown = self.schedule.extend()
+            if grown:
+                self.ledger.write({"event": "grow", "key": "", "stages": grown})
+            self._remember(self.supply.entered(self.schedule))
+            if not self.schedule.behind:
+                return
+
+    def _remember(self, lines: Iterable[dict[str, Any]]) -> None:
+        for line in lines:
+            self.ledger.write(line)
 
     def finished(self, results: Iterable[Result]) -> None:
         """Take in results, keep the traceback of each failure, tell the watcher."""
@@ -163,6 +207,7 @@ class Run:
             elif result.trace:
                 self.store.write(log_path(self.sweep.name, result.key), result.trace.encode())
             self.schedule.finished([result])
+            self._settled([result.key])
         self.watch(self)
 
     def lost(self, keys: Iterable[str], reason: str) -> None:
@@ -170,7 +215,12 @@ class Run:
         gone = list(keys)
         stored = [key for key in gone if self.store.manifest(key.partition("-")[0], key)]
         self.schedule.lost(gone, stored, reason)
+        self._settled(gone)
         self.watch(self)
+
+    def _settled(self, keys: Iterable[str]) -> None:
+        if self.supply is not None:
+            self._remember(self.supply.settled(keys, self.schedule))
 
     def close(self) -> None:
         """Write down how long things took, for the next plan's estimate."""
@@ -188,6 +238,12 @@ class Run:
             self.store.write("timings.json", json.dumps(known).encode())
 
     @property
+    def over(self) -> bool:
+        """Whether nothing can be handed out any more."""
+        exhausted = self.supply is None or self.schedule.stopping or self.supply.exhausted
+        return exhausted and self.schedule.finished_all
+
+    @property
     def complete(self) -> bool:
         """Whether every stage that can be run has been run."""
-        return self.schedule.finished_all and not self.schedule.stopping
+        return self.over and not self.schedule.stopping

@@ -13,6 +13,7 @@ import logging
 import os
 import socket
 import tempfile
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -29,6 +30,7 @@ from raysweep.store import Store
 
 Perform = Callable[[Stage, Store, Mapping[str, Any], float], Result]
 LOCAL_AHEAD = 2
+POLL_SECONDS = 0.5
 CLUSTER_AHEAD = 200
 
 
@@ -37,7 +39,10 @@ def run_inline(run: Run) -> None:
     from raysweep.stages import perform
 
     gpus = run.sweep.resources.gpu.gpu
-    while batch := run.take({"cpu": 1, "gpu": 1}):
+    while not run.over:
+        batch = run.take({"cpu": 1, "gpu": 1})
+        if not batch and not run.over:
+            time.sleep(POLL_SECONDS)  # candidates of a shared study are under way elsewhere
         for stage in batch:
             held = gpus if stage.resource == "gpu" else 0.0
             run.finished([perform(stage, run.store, run.provenance, held)])
@@ -158,7 +163,7 @@ def _tune(run: Run, *, cluster: bool, most: int | None, perform: Perform | None)
             ).fit()  # fmt: skip
     finally:
         del _RUNS[token]
-    if not run.schedule.finished_all:
+    if not run.over:
         run.schedule.stopping = True
 
 
@@ -191,7 +196,7 @@ def _searcher(token: str) -> Any:
 
         def suggest(self, trial_id: str) -> Any:
             feed = _feed(token)
-            if feed.run.schedule.finished_all:
+            if feed.run.over:
                 return Searcher.FINISHED
             batch = feed.run.take(feed.slots) if len(feed.held) < feed.ahead else []
             if not batch:

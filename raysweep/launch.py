@@ -52,24 +52,28 @@ def launch(
     Ctrl-C stops the run, not the conclusion: records and report are written from what there is.
     """
     run = Run(sweep, Store(storage), text, watch)
-    interrupted = False
+    interrupted = carry_out(run, address=address, inline=inline, most=most)
+    with second_interrupt_waits():
+        return _conclude(run, interrupted)
+
+
+def carry_out(run: Run, *, address: str | None, inline: bool, most: int | None) -> bool:
+    """Run everything that is missing; return whether it was stopped before the end."""
     try:
-        if not run.schedule.finished_all:
+        if not run.over:
             if inline:
                 execute.run_inline(run)
             else:
                 execute.run_on_ray(run, address=address, most=most)
     except KeyboardInterrupt:
-        interrupted = True
         run.schedule.stopping = True
     finally:
         run.close()
-    with _second_interrupt_waits():
-        return _conclude(run, interrupted or run.schedule.stopping)
+    return run.schedule.stopping
 
 
 @contextlib.contextmanager
-def _second_interrupt_waits() -> Iterator[None]:
+def second_interrupt_waits() -> Iterator[None]:
     """Let an impatient second Ctrl-C not tear the records that are being written."""
     import signal
     import threading

@@ -17,9 +17,10 @@ from pydantic import BaseModel, ValidationError
 
 from raysweep import methods
 from raysweep.errors import SpecError
+from raysweep.goals import Tune
 from raysweep.methods import Method
 from raysweep.recipe import Recipe, resolved
-from raysweep.spec import AXES, PLURAL, Resources, Sweep, Track, Tune, trials
+from raysweep.spec import AXES, PLURAL, Resources, Sweep, Track, trials
 from raysweep.sweepfile import Path_, SweepText, read_sweep_text
 
 FIELDS = (

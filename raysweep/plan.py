@@ -26,7 +26,7 @@ from raysweep.graph import STAGE_VERSIONS, Facts, Outcomes, Route, Setting, Stag
 from raysweep.identity import stage_key
 from raysweep.methods import Method, decision_fields, reduction_fields
 from raysweep.recipe import Recipe
-from raysweep.spec import Resources, Sweep, Trial, trials
+from raysweep.spec import Sweep, Trial, bfloat16_is_fast, trials
 
 RATES = frozenset({"rate", "cover_rate"})
 LIGHT_NEEDS = frozenset({"features", "poison_rate", "poison_mask", "target_class", "removed_count"})
@@ -245,6 +245,10 @@ class Planner:
             reads["reference"] = self._decide(reference, setting, {})
         return self._add("decide", {"defense": self._identity(defense)}, reads, "cpu")
 
+    def decision(self, trial: Trial) -> str:
+        """Return the stage that decides for a trial, planned with all that it needs."""
+        return self._decide(trial, self.setting(trial), {})
+
     def _reference(self, trial: Trial) -> Trial:
         like = getattr(trial.defense, "like", None)
         named = [d for d in self.sweep.defenses if d.name == like]
@@ -332,17 +336,3 @@ class Planner:
                         f"defense {defense.name}: layer must be one of model {model.name}'s "
                         f"named layers {', '.join(model.LAYERS)}, got {layer!r}"
                     )
-
-
-def bfloat16_is_fast(resources: Resources) -> bool:
-    """Return whether stages of the gpu class run where bfloat16 pays: on a GPU, or AMX.
-
-    Without a GPU request the driver's own processor is taken for the workers'.
-    """
-    if resources.gpu.gpu > 0:
-        return True
-    try:
-        with open("/proc/cpuinfo") as facts:  # noqa: PTH123
-            return any("amx_bf16" in line for line in facts)
-    except OSError:
-        return False

@@ -271,7 +271,10 @@ def _storable(frame: pd.DataFrame) -> pd.DataFrame:
 def gather(name: str, storage: str | None = None) -> Material:
     """Return everything that a report shows: rows, stages, curves, pictures, triggers."""
     store = Store(storage_uri(storage))
-    rows = load(name, storage)
+    tuning = json.loads(store.read(f"sweeps/{name}/tuned.json") or b"{}")
+    # A sweep may have been tuned without having been launched as a whole.
+    launched = not tuning or store.read(f"sweeps/{name}/records.parquet") is not None
+    rows = load(name, storage) if launched else pd.DataFrame({"status": []})
     curves: dict[tuple[str, str], tuple[np.ndarray, np.ndarray]] = {}
     pictures: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     triggers: dict[str, np.ndarray] = {}
@@ -292,10 +295,11 @@ def gather(name: str, storage: str | None = None) -> Material:
     return Material(
         sweep=describe(store, name),
         rows=rows,
-        stages=_frame(store, name, "stages"),
+        stages=_frame(store, name, "stages") if launched else pd.DataFrame(),
         curves=curves,
         pictures=pictures,
         triggers=triggers,
+        tuning=tuning,
     )
 
 

@@ -1,13 +1,14 @@
 """Decisions replayed on stored evidence: no training, no model, no stage.
 
-An `Instance` is what one defense found on one (dataset, attack, rate, seed). Its truth can be
-sealed: whatever tunes must not read it, and an attempt is an error.
+An `Instance` is what one defense found in one setting. Its truth can be sealed: whatever tunes must
+not read it, and an attempt is an error.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -16,12 +17,13 @@ from raysweep.context import Context
 from raysweep.defenses import Defense, Evidence
 from raysweep.desk import Desk
 from raysweep.errors import KnowledgeError, PlanError
+from raysweep.goals import EVALUATED
 from raysweep.judging import Array
-from raysweep.metrics import Bools, detection, share
+from raysweep.metrics import Bools, ranking
 from raysweep.plan import Planner
 from raysweep.spec import Trial
 from raysweep.stages import evidence
-from raysweep.store import Store
+from raysweep.store import Manifest, Store
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,22 +32,35 @@ class Instance:
 
     Attributes:
         where: dataset, attack, rate and seed.
-        evidence: what `decide` may read.
+        evidence: what `decide` may read; none if the defense decides nothing.
         inputs: clean and triggered scores of a detector of inputs, else empty.
+        key: of the stage that found it.
+        seconds: that the defense took here, without what it shares with others.
         sealed: whether reading the truth is an error.
     """
 
     where: Mapping[str, Any]
-    evidence: Evidence
+    evidence: Evidence | None
     inputs: Mapping[str, Array]
     key: str
+    seconds: float = 0.0
     sealed: bool
     _poison: Bools
     _cover: Bools
     _eligible: Bools
+    _judged: Mapping[str, Any]
 
     def truth(self) -> tuple[Bools, Bools, Bools]:
         """Return which training samples are poison, which covers, which test inputs count.
+
+        Raises:
+            KnowledgeError: if it is sealed.
+        """
+        self.check_open()
+        return self._poison, self._cover, self._eligible
+
+    def check_open(self) -> None:
+        """Make sure that the truth may be read.
 
         Raises:
             KnowledgeError: if it is sealed.
@@ -56,7 +71,6 @@ class Instance:
                 f"the truth of the held-out instance ({shown}) was read while tuning; it is opened "
                 f"for the final report alone"
             )
-        return self._poison, self._cover, self._eligible
 
     def closed(self) -> Instance:
         """Return the instance with its truth sealed."""
@@ -66,23 +80,82 @@ class Instance:
         """Return the instance with its truth, for the final report."""
         return replace(self, sealed=False)
 
+    @cached_property
+    def scores(self) -> tuple[Array, Bools] | None:
+        """Scores and which of them are malicious, as AUROC takes them; reads the truth."""
+        poison, _, eligible = self.truth()
+        if self.evidence is None:
+            return None
+        if self.inputs:
+            triggered = self.inputs["triggered"][eligible]
+            both = np.concatenate([self.inputs["clean"], triggered])
+            return both, np.arange(len(both)) >= len(self.inputs["clean"])
+        return self.evidence.train_scores, poison
+
+    @cached_property
+    def ranks(self) -> dict[str, float]:
+        """AUROC, AP and TPR at 1 % FPR: the same for every decision on these scores."""
+        scored = self.scores
+        if scored is None or np.isnan(scored[0]).any():
+            return {}
+        order = ranking(*scored)
+        return {"auroc": order.auroc, "ap": order.ap, "tpr_at_1fpr": order.tpr_at_1fpr}
+
+    @cached_property
+    def sorted_inputs(self) -> tuple[Array, Array]:
+        """Scores of triggered inputs that count and of clean ones, in order; reads the truth."""
+        _, _, eligible = self.truth()
+        triggered = self.inputs["triggered"][eligible]
+        return np.sort(triggered), np.sort(self.inputs["clean"])
+
+    @cached_property
+    def counts(self) -> tuple[int, int]:
+        """How many training samples are poison, and how many are not; reads the truth."""
+        poison, _, _ = self.truth()
+        return int(np.count_nonzero(poison)), int(np.count_nonzero(~poison))
+
 
 def measure(defense: Defense, instance: Instance) -> dict[str, float]:
-    """Return tpr, fpr and their difference of one decision; NaN where there is nothing to find.
+    """Return the metrics of one decision; NaN where there is nothing to measure on.
 
-    Of a detector's threshold these are of inputs: triggered ones that the ASR counts, and clean
-    ones.
+    TPR and FPR of a detector's threshold are of inputs: triggered ones that the ASR counts, and
+    clean ones. CA, ASR and RA are those of the model that was evaluated after the decision.
     """
-    poison, cover, eligible = instance.truth()
-    decided = defense.decide(instance.evidence)
-    if decided.flags is not None:
-        rates = detection(np.asarray(decided.flags, bool), poison, cover)
-        tpr, fpr = rates.tpr.value, rates.fpr.value
-    else:
+    instance.check_open()
+    nothing = {"tpr": np.nan, "fpr": np.nan, "youden": np.nan}
+    found = {**nothing, "auroc": np.nan, "ap": np.nan, "tpr_at_1fpr": np.nan, **instance.ranks}
+    found["seconds"] = instance.seconds
+    for name in EVALUATED:
+        value = instance._judged.get(name)
+        found[name] = np.nan if value is None else float(value)
+    if instance.evidence is not None:
+        tpr, fpr = _rates(defense, instance.evidence, instance)
+        found |= {"tpr": tpr, "fpr": fpr, "youden": tpr - fpr}
+    return found
+
+
+def _rates(defense: Defense, seen: Evidence, instance: Instance) -> tuple[float, float]:
+    decided = defense.decide(seen)
+    if decided.flags is None:
         threshold = np.inf if decided.threshold is None else decided.threshold
-        tpr = share((instance.inputs["triggered"] > threshold)[eligible]).value
-        fpr = share(instance.inputs["clean"] > threshold).value
-    return {"tpr": tpr, "fpr": fpr, "youden": tpr - fpr}
+        return _above(instance.sorted_inputs[0], threshold), _above(
+            instance.sorted_inputs[1], threshold
+        )
+    flags = np.asarray(decided.flags, bool)
+    positives, negatives = instance.counts
+    flagged = int(np.count_nonzero(flags))
+    true = int(np.count_nonzero(flags & instance._poison))
+    return _over(true, positives), _over(flagged - true, negatives)
+
+
+def _over(hits: int, n: int) -> float:
+    return hits / n if n else float("nan")
+
+
+def _above(ordered: Array, threshold: float) -> float:
+    """Return the share of sorted scores above a threshold; NaN scores, sorted last, are not."""
+    known = len(ordered) - int(np.isnan(ordered[-1:]).any() and np.isnan(ordered).sum())
+    return _over(known - int(np.searchsorted(ordered[:known], threshold, "right")), len(ordered))
 
 
 def false_alarms(defense: Defense, instance: Instance) -> float:
@@ -90,6 +163,8 @@ def false_alarms(defense: Defense, instance: Instance) -> float:
 
     It reads no truth of any attack. NaN where the defense scores no clean samples.
     """
+    if instance.evidence is None:
+        return float("nan")
     statistics = instance.evidence.statistics
     decided = defense.decide(instance.evidence)
     if decided.flags is None and decided.threshold is not None:
@@ -100,47 +175,69 @@ def false_alarms(defense: Defense, instance: Instance) -> float:
     return float((statistics["reference"] >= lowest).mean())
 
 
-def instances(planner: Planner, store: Store, trials: list[Trial]) -> list[Instance]:
-    """Return the instances of trials whose decisions have run, in their order.
+def instance_of(
+    planner: Planner, store: Store, trial: Trial, outcomes: Mapping[str, Any] | None = None
+) -> Instance:
+    """Return what is stored of one trial: its evidence, and its evaluation where it has one.
 
     Raises:
-        PlanError: if one has not; the message says what to launch.
+        PlanError: if it has not run; the message says what to launch.
     """
-    found = []
-    for trial in trials:
-        stage = _decision(planner, trial)
+    decides = bool(trial.defense.gives() & {"train_scores", "input_scores"})
+    if decides:
+        stage = planner.stages[planner.decision(trial)]
+        found = stage.inputs["defend"]
         for key in stage.needs:
-            if store.manifest(key.partition("-")[0], key) is None:
-                raise PlanError(
-                    f"{trial.attack.label} @ {trial.attack.rate:g}, {trial.defense.label}, seed "
-                    f"{trial.seed}: {key} is not stored; launch the sweep first"
-                )
-        desk = Desk(stage, store, Context(seed=0))
-        stored, test = desk.read("defend"), desk.data.test
-        found.append(
-            Instance(
-                where={
-                    "dataset": trial.dataset.label, "attack": trial.attack.label,
-                    "rate": trial.attack.rate, "seed": trial.seed,
-                },
-                evidence=evidence(desk),
-                inputs={
-                    name: stored[f"{name}_scores"]
-                    for name in ("clean", "triggered")
-                    if f"{name}_scores" in stored
-                },
-                key=stage.inputs.get("defend") or stage.reads["defend"],
-                sealed=False,
-                _poison=desk.mask("poison"),
-                _cover=desk.mask("cover"),
-                _eligible=trial.attack.eligible(test.labels, desk.data.shape.num_classes),
-            )
-        )  # fmt: skip
-    return found
+            _stored(store, key, trial)
+    else:
+        found = planner.route(trial, {}).roles["defend"]
+        stage = planner.stages[found]
+    desk = Desk(stage, store, Context(seed=0))
+    arrays = desk.read("defend") if decides else {}
+    manifest = _stored(store, found, trial)
+    spent = [manifest, *(_stored(store, k, trial) for k in _shards(planner, found))]
+    return Instance(
+        where={
+            "dataset": trial.dataset.label, "attack": trial.attack.label,
+            "rate": trial.attack.rate, "seed": trial.seed,
+        },
+        evidence=evidence(desk) if decides else None,
+        inputs={
+            name: arrays[f"{name}_scores"]
+            for name in ("clean", "triggered")
+            if f"{name}_scores" in arrays
+        },
+        key=found,
+        seconds=sum(float(one.info.get("seconds", 0.0)) for one in spent),
+        sealed=False,
+        _poison=desk.mask("poison"),
+        _cover=desk.mask("cover"),
+        _eligible=trial.attack.eligible(desk.data.test.labels, desk.data.shape.num_classes),
+        _judged=_judged(planner, store, trial, outcomes),
+    )  # fmt: skip
 
 
-def _decision(planner: Planner, trial: Trial) -> Any:
-    route = planner.route(trial, {})
-    if "decide" not in route.roles:
-        raise PlanError(f"defense {trial.defense.name} decides nothing that could be replayed")
-    return planner.stages[route.roles["decide"]]
+def _shards(planner: Planner, key: str) -> list[str]:
+    inputs = planner.stages[key].inputs
+    return [need for role, need in inputs.items() if role.startswith("shard ")]
+
+
+def _stored(store: Store, key: str, trial: Trial) -> Manifest:
+    manifest = store.manifest(key.partition("-")[0], key)
+    if manifest is None:
+        raise PlanError(
+            f"{trial.attack.label} @ {trial.attack.rate:g}, {trial.defense.label}, seed "
+            f"{trial.seed}: {key} is not stored; launch the sweep first"
+        )
+    return manifest
+
+
+def _judged(
+    planner: Planner, store: Store, trial: Trial, outcomes: Mapping[str, Any] | None
+) -> Mapping[str, Any]:
+    """Return the outcome of a trial's evaluation, if the plan goes that far."""
+    route = planner.route(trial, outcomes or {})
+    if route.evaluate is None:
+        return {}
+    manifest = store.manifest("evaluate", route.evaluate)
+    return manifest.outcome if manifest else {}

@@ -100,9 +100,22 @@ class Schedule:
         self._alone: set[str] = set()
         self._queued: set[str] = set()
         self._out: set[str] = set()
-        self._grow(range(len(planner.trials)))
+        self._routed = 0
+        self.extend()
 
     # Growing
+
+    def extend(self) -> int:
+        """Take in trials that the planner has gained; return how many stages came with them."""
+        before, known = len(self.wanted), self._routed
+        self._routed = len(self.planner.trials)
+        self._grow(range(known, self._routed))
+        return len(self.wanted) - before
+
+    @property
+    def behind(self) -> bool:
+        """Whether the planner has gained trials that were not taken in yet."""
+        return self._routed < len(self.planner.trials)
 
     def _grow(self, numbers: Iterable[int]) -> None:
         """Route trials again and take in the stages that are new."""

@@ -7,9 +7,10 @@ from typing import Any
 from pydantic import BaseModel
 
 from raysweep import methods
+from raysweep.goals import Tune
 from raysweep.loading import takes_list
 from raysweep.recipe import RECIPES, Recipe
-from raysweep.spec import AXES, PLURAL, Resources, Sweep, Track, Tune
+from raysweep.spec import AXES, PLURAL, Resources, Sweep, Track
 
 
 def json_schema() -> dict[str, Any]:

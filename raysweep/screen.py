@@ -141,15 +141,20 @@ def print_results(console: Console, rows: pd.DataFrame) -> None:
 
 def print_tuned(console: Console, table: pd.DataFrame) -> None:
     """Print what tuning found: held-out metrics beside the method's own and the oracle's."""
+    metrics = [str(name)[6:] for name in table.columns if str(name).startswith("tuned_")]
+    metrics = [name for name in metrics if not name.endswith(("_low", "_high"))]
     shown = Table(box=None, pad_edge=False)
     for head in ("defense", "labels", "held out", "parameters"):
         shown.add_column(head, no_wrap=head != "parameters")
-    for head in ("TPR % tuned", "own", "oracle", "FPR % tuned", "own", "oracle"):
-        shown.add_column(head, justify="right")
+    for metric in metrics:
+        unit = "s" if metric == "seconds" else "%"
+        for who in (f"{metric} {unit} tuned", "own", "oracle"):
+            shown.add_column(who, justify="right")
     for row in table.to_dict("records"):
         values = [
+            f"{row[f'{who}_{metric}']:.2f}" if metric == "seconds" else
             percent(row[f"{who}_{metric}"])
-            for metric in ("tpr", "fpr") for who in ("tuned", "default", "oracle")
+            for metric in metrics for who in ("tuned", "default", "oracle")
         ]  # fmt: skip
         parameters = ", ".join(f"{name}={_short(v)}" for name, v in row["parameters"].items())
         note = f" ({row['note']})" if row["note"] else ""
@@ -233,9 +238,8 @@ def print_doctor(console: Console, storage: str | None) -> bool:
 
     from raysweep.driver import versions
     from raysweep.errors import StoreError
-    from raysweep.plan import bfloat16_is_fast
     from raysweep.records import storage_uri
-    from raysweep.spec import Resources
+    from raysweep.spec import Resources, bfloat16_is_fast
 
     for package, version in versions().items():
         console.print(f"{package} {version}")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from raysweep.attacks import Attack
 from raysweep.datasets import Dataset
 from raysweep.defenses import Defense
 from raysweep.errors import SpecError
+from raysweep.goals import Tune
 from raysweep.methods import Method
 from raysweep.models import Model
 from raysweep.recipe import Recipe, resolved
@@ -72,6 +72,20 @@ class Resources(_Value):
     gpu: ResourceClass = Field(ResourceClass(), description="stages that train or run models")
 
 
+def bfloat16_is_fast(resources: Resources) -> bool:
+    """Return whether stages of the gpu class run where bfloat16 pays: on a GPU, or AMX.
+
+    Without a GPU request the driver's own processor is taken for the workers'.
+    """
+    if resources.gpu.gpu > 0:
+        return True
+    try:
+        with open("/proc/cpuinfo") as facts:  # noqa: PTH123
+            return any("amx_bf16" in line for line in facts)
+    except OSError:
+        return False
+
+
 class Track(_Value):
     """Where results are published beside the report."""
 
@@ -79,73 +93,6 @@ class Track(_Value):
     project: str = Field("raysweep", min_length=1, description="W&B project")
     entity: str | None = Field(None, description="W&B user or team")
     group: str | None = Field(None, description="W&B group; none: the sweep's name")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Constraint:
-    """A bound on a metric, such as `fpr <= 0.05`."""
-
-    metric: str
-    sign: Literal["<=", ">="]
-    bound: float
-
-    @classmethod
-    def parse(cls, text: str) -> Constraint:
-        """Read `metric <= number` or `metric >= number`.
-
-        Raises:
-            ValueError: if it is neither.
-        """
-        found = re.fullmatch(r"\s*(tpr|fpr|youden)\s*(<=|>=)\s*([0-9.eE+-]+)\s*", text)
-        if not found:
-            raise ValueError(
-                f"must be like 'fpr <= 0.05' (metrics: tpr, fpr, youden), got {text!r}"
-            )
-        return cls(metric=found[1], sign=found[2], bound=float(found[3]))  # type: ignore[arg-type]
-
-    def excess(self, values: Mapping[str, float]) -> float:
-        """Return by how much it is broken; at most 0 where it holds."""
-        value = values[self.metric]
-        if math.isnan(value):
-            return 0.0
-        return value - self.bound if self.sign == "<=" else self.bound - value
-
-
-class Tune(_Value):
-    """What is searched for better decisions, and which labels the search may see."""
-
-    parameters: dict[str, dict[str, dict[str, Any]]] = Field(
-        {}, description="defense → decision parameter → {min, max, distribution} or {values}"
-    )
-    metric: Literal["tpr", "fpr", "youden"] = Field("tpr", description="what is improved")
-    goal: Literal["maximize", "minimize"] = Field("maximize", description="direction of metric")
-    constraints: tuple[str, ...] = Field(("fpr <= 0.05",), description="such as fpr <= 0.05")
-    over: Literal["mean", "worst"] = Field("mean", description="of the instances")
-    labels: Literal["clean_only", "transfer", "oracle"] = Field(
-        "transfer", description="what the search may see"
-    )
-    hold_out: Literal["attack", "dataset", "rate", "seed"] = Field(
-        "attack", description="what is left out, one after the other"
-    )
-    sampler: Literal["tpe", "random", "cmaes", "nsga2"] = Field("tpe", description="Optuna's")
-    trials: int = Field(200, ge=1, le=1_000_000, description="of a search in several dimensions")
-    seed: int = Field(0, ge=0, description="of the sampler")
-
-    @field_validator("constraints", mode="before")
-    @classmethod
-    def _listed(cls, value: Any) -> Any:
-        return (value,) if isinstance(value, str) else tuple(value)
-
-    @model_validator(mode="after")
-    def _keeps_apart(self) -> Tune:
-        bounds = [Constraint.parse(text) for text in self.constraints]
-        budgets = [bound.metric == "fpr" and bound.sign == "<=" for bound in bounds]
-        if self.labels == "clean_only" and not all(budgets):
-            raise ValueError(
-                "constraints under labels: clean_only can only be a budget of false alarms, such "
-                "as fpr <= 0.05: other metrics need the labels of an attack"
-            )
-        return self
 
 
 class Sweep(_Value):

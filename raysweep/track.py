@@ -1,4 +1,4 @@
-"""Weights & Biases: one run per finished trial, written by the driver; the only user of wandb.
+"""Weights & Biases: a run per finished trial and one per tuning; the only user of wandb.
 
 A run's id is a hash of sweep and trial, so that a trial published twice is the same run. What was
 published is remembered, so that an unchanged row is not written again and an interrupted publishing
@@ -14,7 +14,7 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -55,9 +55,12 @@ class _Entry:
 
     run: str
     mark: str
-    row: Mapping[str, Any]
+    name: str
+    job: str
+    tags: tuple[str, ...]
     config: dict[str, Any]
     summary: dict[str, float]
+    tables: Mapping[str, pd.DataFrame]
 
 
 def publish(rows: pd.DataFrame, sweep: Mapping[str, Any], track: Track, folder: Path) -> Published:
@@ -75,10 +78,34 @@ def publish(rows: pd.DataFrame, sweep: Mapping[str, Any], track: Track, folder: 
     Returns:
         Counts and a warning. No exception of wandb or of the file system leaves this function.
     """
-    if track.wandb == "disabled" or rows.empty:
+    if rows.empty:
+        return Published(folder=folder)
+    finished = rows[rows["status"] == "ok"] if "status" in rows else rows
+    entries = (_entry(row, sweep, track) for row in finished.to_dict("records"))
+    return _published(entries, sweep, track, folder)
+
+
+def publish_tuning(
+    told: Mapping[str, Any], sweep: Mapping[str, Any], track: Track, folder: Path
+) -> Published:
+    """Write one run for a tuning: a table of what was tuned, and one of every candidate.
+
+    Args:
+        told: `rows` and `searches`, as `raysweep.tune.conclude` gives them.
+        sweep: its description.
+        track: mode, project, entity.
+        folder: as `publish` takes it.
+    """
+    return _published([_tuning_entry(told, sweep, track)], sweep, track, folder)
+
+
+def _published(
+    entries: Iterable[_Entry], sweep: Mapping[str, Any], track: Track, folder: Path
+) -> Published:
+    if track.wandb == "disabled":
         return Published(folder=folder)
     try:
-        return _publish(rows, sweep, track, folder)
+        return _publish(entries, sweep, track, folder)
     except Exception as error:  # noqa: BLE001  tracking never fails a sweep
         return Published(folder=folder, warning=_trouble(error))
 
@@ -94,13 +121,14 @@ def _trouble(error: Exception) -> str:
     )
 
 
-def _publish(rows: pd.DataFrame, sweep: Mapping[str, Any], track: Track, folder: Path) -> Published:
+def _publish(
+    entries: Iterable[_Entry], sweep: Mapping[str, Any], track: Track, folder: Path
+) -> Published:
     folder.mkdir(parents=True, exist_ok=True)
     memory = folder / MEMORY
     known = _known(memory)
     mode: Mode = "online" if track.wandb == "online" else "offline"
-    finished = rows[rows["status"] == "ok"] if "status" in rows else rows
-    queue = [_entry(row, sweep, track) for row in reversed(finished.to_dict("records"))]
+    queue = list(entries)[::-1]
     count, skipped, warning = 0, 0, ""
     while queue:
         entry = queue.pop()
@@ -137,7 +165,51 @@ def _entry(record: Mapping[Any, Any], sweep: Mapping[str, Any], track: Track) ->
     where = [track.project, track.entity, track.group]
     told = json.dumps([where, config, summary], sort_keys=True, default=str)
     run = digest(f"{sweep['name']}/{row['trial']}")[:16]
-    return _Entry(run=run, mark=digest(told), row=row, config=config, summary=summary)
+    tags = dict.fromkeys(str(row[t])[:TAG_CHARACTERS] for t in TAGS if row.get(t))
+    return _Entry(
+        run=run, mark=digest(told), config=config, summary=summary, tags=tuple(tags),
+        name=f"{row['attack']} · {row['defense']} · seed {row['seed']}"[:128],
+        job=str(row["kind"])[:TAG_CHARACTERS], tables={},
+    )  # fmt: skip
+
+
+def _tuning_entry(told: Mapping[str, Any], sweep: Mapping[str, Any], track: Track) -> _Entry:
+    rows = pd.DataFrame(told["rows"])
+    candidates = [
+        {
+            "defense": search["defense"], "held_out": search["held_out"],
+            "number": one["number"], "state": one["state"],
+            **{f"parameter.{name}": value for name, value in one["parameters"].items()},
+            **one["metrics"],
+        }
+        for search in told["searches"] for one in search.get("history", ())
+    ]  # fmt: skip
+    summary = {}
+    for column in rows.columns:
+        if str(column).startswith(("tuned_", "default_", "oracle_")):
+            for held, part in rows.groupby("held_out"):
+                value = float(pd.to_numeric(part[column]).mean())
+                if math.isfinite(value):
+                    summary[f"{column}/{held}"] = value
+    tables = {"tuned": _textual(rows)}
+    if candidates:
+        tables["candidates"] = _textual(pd.DataFrame(candidates))
+    where = [track.project, track.entity, track.group]
+    mark = digest(json.dumps([where, told], sort_keys=True, default=str))
+    return _Entry(
+        run=digest(f"{sweep['name']}/tune")[:16], mark=mark, name=f"tune · {sweep['name']}"[:128],
+        job="tune", tags=("tune",), config={"sweep": sweep["name"]}, summary=summary, tables=tables,
+    )  # fmt: skip
+
+
+def _textual(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return a table whose cells W&B takes: parameters as JSON text, columns of one kind."""
+    fixed = frame.copy()
+    for column in fixed.select_dtypes(object).columns:
+        fixed[column] = fixed[column].map(
+            lambda cell: cell if isinstance(cell, str) else json.dumps(cell, default=str)
+        )
+    return fixed
 
 
 def _known(file: Path) -> dict[str, set[tuple[str, str]]]:
@@ -163,26 +235,26 @@ def _remember(file: Path, entry: _Entry, mode: Mode) -> None:
 def _write(entry: _Entry, sweep: Mapping[str, Any], track: Track, folder: Path, mode: Mode) -> None:
     """Write one run, or raise."""
     before = set(_offline_runs(folder, entry.run))
-    row = entry.row
     with _unattended():
         import wandb
 
         started = wandb.init(
             id=entry.run,
-            name=f"{row['attack']} · {row['defense']} · seed {row['seed']}"[:128],
+            name=entry.name,
             mode=mode,
             project=track.project,
             entity=track.entity,
             group=track.group or str(sweep["name"]),
-            job_type=str(row["kind"])[:TAG_CHARACTERS],
+            job_type=entry.job,
             config=entry.config,
             dir=str(folder),
             settings=_settings(wandb),
-            tags=list(dict.fromkeys(str(row[t])[:TAG_CHARACTERS] for t in TAGS if row.get(t))),
+            tags=list(entry.tags),
             resume="allow" if mode == "online" else None,
             reinit="finish_previous",
         )
-        started.log(entry.summary)
+        tables = {name: wandb.Table(dataframe=table) for name, table in entry.tables.items()}
+        started.log({**entry.summary, **tables})
         started.finish()
     for stale in before:
         # The same run, said again: uploading both would mix them.

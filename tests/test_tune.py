@@ -2,35 +2,56 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import optuna
 import pandas as pd
 import pytest
 from pydantic import Field, ValidationError
 
-from raysweep import tune as tuning
+from raysweep import metrics as reference
+from raysweep.attacks.additive import Additive
+from raysweep.attacks.badnets import BadNets
+from raysweep.attacks.blend import Blend
+from raysweep.attacks.rotation import Rotation
+from raysweep.attacks.sig import SIG
+from raysweep.attacks.trojan import Trojan
 from raysweep.cli import app
+from raysweep.datasets.digits import Digits
 from raysweep.defenses import Decision, Defense, Evidence, Gift, Need
 from raysweep.defenses._scored import Scored
 from raysweep.defenses.strip import Strip
 from raysweep.errors import KnowledgeError, SpecError
+from raysweep.goals import Constraint, Objective, Tune
 from raysweep.loading import load_sweep
 from raysweep.methods import decision
+from raysweep.models.tiny_cnn import TinyCNN
+from raysweep.recipe import Recipe
 from raysweep.replay import Instance, false_alarms, measure
-from raysweep.spec import Constraint, Tune
+from raysweep.spec import Trial
+from raysweep.tune import conclude, merit, space
+from raysweep.tune.folds import Studies, _folds, part_of
+from raysweep.tune.search import Bench, Search
+from raysweep.tune.study import Study, every_trial, open_storage, told_lines
 
 N = 400
+ATTACKS = {
+    "badnets": BadNets(rate=0.1), "blend": Blend(rate=0.1), "trojan": Trojan(rate=0.1),
+    "sig": SIG(rate=0.05), "rotation": Rotation(rate=0.1), "additive": Additive(rate=0.1),
+}  # fmt: skip
 
 
 class Cut(Defense):
-    """Flags what scores above `low`, but not above `high`."""
+    """Flags what scores above `low`, but not above `high`; `blur` makes scores worse."""
 
     low: float = decision(0.9, ge=0, le=1)
     high: float = decision(1.0, ge=0, le=1)
-    unused: int = Field(0)
+    blur: float = Field(0.5, ge=0, le=1)
 
     def needs(self) -> frozenset[Need]:
         return frozenset({"features"})
@@ -43,126 +64,412 @@ class Cut(Defense):
         return Decision(flags=(scores > self.low) & (scores <= self.high))
 
 
-def instance(attack: str, band: tuple[float, float], seed: int = 0) -> Instance:
+def instance(attack: str, band: tuple[float, float], blur: float = 0.0) -> Instance:
     """Return an instance whose poison has scores in a band, and clean samples all others."""
-    draw = np.random.default_rng(seed)
+    draw = np.random.default_rng(0)
     poison = np.arange(N) < 40
     scores = draw.random(N)
     scores[poison] = draw.uniform(*band, 40)
     outside = (scores <= band[0]) | (scores > band[1]) | poison
     scores[~outside] = band[0] * draw.random((~outside).sum())
+    scores = np.where(draw.random(N) < blur, draw.random(N), scores)
     evidence = Evidence(
         "cut", Cut().needs(),
         {"labels": np.zeros(N, np.int64), "num_classes": 1, "train_scores": scores,
          "statistics": {}},
     )  # fmt: skip
     return Instance(
-        where={"dataset": "d", "attack": attack, "rate": 0.1, "seed": seed}, evidence=evidence,
-        inputs={}, key=f"{attack}-{seed}", sealed=False, _poison=poison,
-        _cover=np.zeros(N, bool), _eligible=np.zeros(0, bool),
+        where={"dataset": "d", "attack": attack, "rate": 0.1, "seed": 0}, evidence=evidence,
+        inputs={}, key=f"{attack}-{blur}", seconds=2.0, sealed=False, _poison=poison,
+        _cover=np.zeros(N, bool), _eligible=np.zeros(0, bool), _judged={},
     )  # fmt: skip
 
 
-def search(space: dict[str, Any], journal: Path | None = None, **given: Any) -> tuning.Search:
+class Planted(Bench):
+    """A bench whose instances are made, not read; poison of each attack has its own band."""
+
+    def __init__(self, **bands: tuple[float, float]) -> None:
+        self.bands = bands
+        self._measured = {}
+        self.opened: list[str] = []
+
+    def instance(self, trial: Trial) -> Instance:
+        name, defense = trial.attack.name, trial.defense
+        self.opened.append(name)
+        return instance(name, self.bands[name], getattr(defense, "blur", 0.0))
+
+
+def place(attack: str, defense: Defense | None = None) -> Trial:
+    return Trial(
+        dataset=Digits(), model=TinyCNN(), attack=ATTACKS[attack], defense=defense or Cut(blur=0.0),
+        recipe=Recipe(), seed=0,
+    )  # fmt: skip
+
+
+def search(
+    searched: space.Space,
+    attacks: list[str],
+    *,
+    outer: space.Space | None = None,
+    where: Path | None = None,
+    tied: str = "",
+    **given: Any,
+) -> Search:
     settings = Tune(**given)
-    return tuning.Search(
-        defense=Cut(),
-        space=space,
-        settings=settings,
-        journal=journal,
-        constraints=[Constraint.parse(text) for text in settings.constraints],
-    )
+    places = tuple(place(attack) for attack in attacks)
+
+    def studied(over: space.Space) -> Study:
+        return Study("s", over, settings, where=where, tied=tied, steps=len(places))
+
+    return Search(
+        defense=Cut(blur=0.0), outer=outer or {}, inner=searched, settings=settings, part="",
+        places=places, held=places, studied=studied,
+    )  # fmt: skip
 
 
-BOTH = {"low": {"min": 0.0, "max": 1.0}, "high": {"min": 0.0, "max": 1.0}}
+LOW = {"low": {"min": 0.0, "max": 1.0}}
+BOTH = {**LOW, "high": {"min": 0.0, "max": 1.0}}
+
+
+def best_of(found: Search, bench: Bench) -> dict[str, float]:
+    chosen = found.chosen(bench)[0]
+    return bench.joined(Cut(**{"blur": 0.0, **chosen}), found.open_instances(bench), found.settings)
+
+
+# Searching decisions
 
 
 def test_a_known_optimum_of_one_number_is_found_exactly() -> None:
-    mine = instance("a", (0.6, 1.0))
-    found = search({"low": {"min": 0.0, "max": 1.0}}, constraints=["fpr <= 0"])
-    best = found.best([mine])
-    assert measure(Cut(**best), mine) == {"tpr": 1.0, "fpr": 0.0, "youden": 1.0}
-    assert found.evaluations == tuning.POINTS
+    bench = Planted(badnets=(0.6, 1.0))
+    found = search(LOW, ["badnets"], constraints=["fpr <= 0"])
+    best = best_of(found, bench)
+    assert (best["tpr"], best["fpr"], best["youden"]) == (1.0, 0.0, 1.0)
+    assert len(found.tried(bench)) == space.POINTS
+    mine = instance("badnets", (0.6, 1.0))
+    assert mine.evidence is not None
     clean = np.sort(mine.evidence.train_scores[40:])[-1]
-    lowest = mine.evidence.train_scores[:40].min()
-    assert clean <= best["low"] < lowest
+    low = found.chosen(bench)[0]["low"]
+    assert clean <= low < mine.evidence.train_scores[:40].min()
 
 
 def test_a_known_optimum_of_two_numbers_is_found_by_optuna() -> None:
-    mine = instance("a", (0.4, 0.6))
-    found = search(BOTH, metric="youden", constraints=[], trials=200)
-    assert measure(Cut(**found.best([mine])), mine)["youden"] > 0.9
-    assert found.evaluations == 200
+    bench = Planted(badnets=(0.4, 0.6))
+    found = search(BOTH, ["badnets"], metric="youden", constraints=[], trials=200)
+    assert best_of(found, bench)["youden"] > 0.9
+    assert len(found.tried(bench)) == 200
 
 
-@pytest.mark.parametrize("space", [BOTH, {"low": BOTH["low"]}])
-def test_constraints_hold_where_they_can(space: dict[str, Any]) -> None:
-    mine = instance("a", (0.4, 0.6))
-    for bound in (0.02, 0.2, 0.45):
-        found = search(space, constraints=[f"fpr <= {bound}"], trials=150)
-        assert measure(Cut(**found.best([mine])), mine)["fpr"] <= bound
+@pytest.mark.parametrize("searched", [BOTH, LOW])
+@pytest.mark.parametrize("sampler", ["tpe", "random", "nsga2"])
+def test_constraints_hold_where_they_can(searched: dict[str, Any], sampler: str) -> None:
+    bench = Planted(badnets=(0.4, 0.6))
+    for bound in (0.02, 0.45):
+        limits = [f"fpr <= {bound}"]
+        found = search(searched, ["badnets"], constraints=limits, trials=120, sampler=sampler)
+        assert best_of(found, bench)["fpr"] <= bound
 
 
-def test_a_journal_goes_on_and_is_tied_to_its_evidence(tmp_path: Path) -> None:
-    mine, journal = instance("a", (0.4, 0.6)), tmp_path / "journal.log"
-    first = search(BOTH, journal, metric="youden", constraints=[], trials=60)
-    best = first.best([mine])
+def test_gaussian_processes_search_too() -> None:
+    bench = Planted(badnets=(0.4, 0.6))
+    found = search(BOTH, ["badnets"], metric="youden", constraints=[], trials=25, sampler="gp")
+    assert best_of(found, bench)["youden"] > 0.5
+
+
+def test_a_grid_is_gone_through_once() -> None:
+    listed = {"low": {"values": [0.1, 0.4, 0.7]}, "high": {"values": [0.6, 0.8]}}
+    settings = Tune(sampler="grid", metric="youden", constraints=())
+    study = Study("g", listed, settings)
+    seen: list[space.Values] = []
+    every_trial(study, lambda values: (seen.append(values), {"youden": values["low"]})[1])
+    assert sorted((v["low"], v["high"]) for v in seen) == sorted(
+        itertools.product([0.1, 0.4, 0.7], [0.6, 0.8])
+    )
+
+
+def test_fast_rates_are_those_of_the_definition() -> None:
+    """Of flags and of thresholds with ties and NaN: counted as metrics.py counts."""
+    mine = instance("badnets", (0.3, 0.9), blur=0.3)
+    for low in (0.0, 0.25, 0.5, 1.0):
+        flags = Cut(low=low).decide(mine.evidence).flags  # type: ignore[arg-type]
+        slow = reference.detection(np.asarray(flags), mine._poison, mine._cover)
+        fast = measure(Cut(low=low), mine)
+        assert (fast["tpr"], fast["fpr"]) == (slow.tpr.value, slow.fpr.value)
+    draw = np.random.default_rng(1)
+    scores = np.round(draw.random(200), 1)
+    scores[::17] = np.nan
+    eligible = draw.random(200) < 0.5
+    evidence = Evidence(
+        "strip", Strip().needs(), {"labels": np.zeros(9, np.int64), "num_classes": 1,
+                                   "reference_scores": draw.random(100), "statistics": {}},
+    )  # fmt: skip
+    seen = replace(
+        mine, evidence=evidence, inputs={"clean": scores, "triggered": scores}, _eligible=eligible
+    )
+    for fpr in (0.01, 0.2, 0.5):
+        threshold = Strip(fpr=fpr).decide(evidence).threshold
+        fast = measure(Strip(fpr=fpr), seen)
+        assert fast["tpr"] == reference.share((scores > threshold)[eligible]).value
+        assert fast["fpr"] == reference.share(scores > threshold).value
+
+
+# Several objectives
+
+
+def test_a_pareto_front_equals_brute_force() -> None:
+    draw = np.random.default_rng(0)
+    settings = Tune(metric=["tpr", "fpr", "seconds"], constraints=["fpr <= 0.8"])
+    tried = [
+        merit.Tried(
+            parameters={"n": n},
+            metrics=dict(zip(("tpr", "fpr", "seconds"), draw.integers(0, 8, 3) / 8, strict=True)),
+        )
+        for n in range(300)
+    ]
+    feasible = [one for one in tried if one.metrics["fpr"] <= 0.8]
+    points = np.array([merit.losses(one.metrics, settings) for one in feasible])
+    expected = {
+        tuple(p) for p in points
+        if not ((points <= p).all(axis=1) & (points < p).any(axis=1)).any()
+    }  # fmt: skip
+    found = merit.front(tried, settings)
+    assert [merit.losses(one.metrics, settings) for one in found] == sorted(
+        merit.losses(one.metrics, settings) for one in found
+    )
+    assert {merit.losses(one.metrics, settings) for one in found} == expected
+    assert len(found) == len(expected), "of equals one stands"
+
+
+def test_a_front_over_a_grid_is_found_through_optuna() -> None:
+    bench = Planted(badnets=(0.4, 0.9))
+    listed = {"low": {"values": [0.1, 0.3, 0.5, 0.7]}, "high": {"values": [0.6, 0.8, 1.0]}}
+    given = {"metric": ["tpr", "fpr"], "constraints": ()}
+    exact = search(listed, ["badnets"], **given)
+    through = search({}, ["badnets"], outer=listed, sampler="grid", **given)
+    run_all(through, bench)
+    assert exact.chosen(bench) == through.chosen(bench)
+    assert len(exact.chosen(bench)) > 2
+
+
+def run_all(found: Search, bench: Bench) -> list[dict[str, Any]]:
+    """Do what a supply does, without stages."""
+    lines = []
+    while (candidate := found.ask()) is not None:
+        seen, pruned = [], False
+        for trial in candidate.trials:
+            seen.append(bench.instance(trial))
+            if len(seen) < len(candidate.trials) and found.hopeless(candidate, seen, bench):
+                pruned = True
+                break
+        line = found.answered(candidate, seen, bench, pruned=pruned)
+        lines += [line] if line else []
+    return lines
+
+
+# Score-level parameters, with decisions replayed inside
+
+
+def test_a_mixed_space_searches_decisions_exactly_for_each_candidate() -> None:
+    bench = Planted(badnets=(0.6, 1.0), blend=(0.6, 1.0))
+    found = search(LOW, ["badnets", "blend"], outer={"blur": {"min": 0.0, "max": 1.0}}, trials=12)
+    run_all(found, bench)
+    assert found.finished and len(found.tried(bench)) == 12
+    first = found.study.history()[0]  # type: ignore[union-attr]
+    assert first["state"] == "complete"
+    best = found.chosen(bench)[0]
+    assert best["blur"] == min(one.parameters["blur"] for one in found.tried(bench))
+    again = Cut(**best)
+    here = [
+        instance("badnets", (0.6, 1.0), best["blur"]),
+        instance("blend", (0.6, 1.0), best["blur"]),
+    ]
+    for low in np.linspace(0, 1, 200):
+        other = bench.joined(again.model_copy(update={"low": low}), here, found.settings)
+        mine = bench.joined(again, here, found.settings)
+        assert merit.rank(mine, found.settings) <= merit.rank(other, found.settings)
+
+
+@pytest.mark.parametrize("pruner", ["median", "wilcoxon", "hyperband"])
+def test_a_bad_candidate_is_not_run_everywhere(pruner: str) -> None:
+    bands = dict.fromkeys(ATTACKS, (0.6, 1.0))  # Wilcoxon's test needs more than four instances
+    bench = Planted(**bands)
+    blurs = {"blur": {"values": [0.0, 0.02, 0.03, 0.05, 0.06, 0.9, 0.95, 1.0]}}
+    found = search(
+        LOW, list(bands), outer=blurs, pruner=pruner, sampler="random", trials=40, metric="youden",
+        constraints=(),
+    )  # fmt: skip
+    run_all(found, bench)
+    states = [one["state"] for one in found.study.history()]  # type: ignore[union-attr]
+    assert set(states) <= {"complete", "pruned"} and len(states) == 40
+    assert "pruned" in states
+    assert len(bench.opened) < len(bands) * 40
+    assert found.chosen(bench)[0]["blur"] == 0.0
+
+
+def test_a_candidate_that_fails_or_is_undefined_is_no_zombie() -> None:
+    study = Study("f", LOW, Tune(trials=3, constraints=()))
+    for outcome in (None, {"tpr": float("nan")}, {"tpr": 0.5}):
+        number, _ = study.ask()  # type: ignore[misc]
+        study.tell(number, outcome, why="out of memory")
+    assert study.ask() is None and study.finished
+    assert [one["state"] for one in study.history()] == ["fail", "fail", "complete"]
+
+
+def test_the_methods_own_values_are_the_first_to_be_tried() -> None:
+    study = Study("w", LOW, Tune(), own={"low": 0.75})
+    assert study.ask() == (0, {"low": 0.75})
+    outside = Study("w", LOW, Tune(), own={"low": 7.0})
+    assert 0 <= outside.ask()[1]["low"] <= 1  # type: ignore[index]
+
+
+# Studies outlive their process
+
+
+def test_a_journal_goes_on_after_a_kill(tmp_path: Path) -> None:
+    journal, settings = tmp_path / "journal.log", Tune(trials=6, constraints=())
+    first = Study("k", LOW, settings, where=journal, tied="a")
+    for _ in range(3):
+        number, values = first.ask()  # type: ignore[misc]
+        first.tell(number, {"tpr": values["low"]})
+    _, lost = first.ask()  # type: ignore[misc]
     with journal.open("ab") as torn:
         torn.write(b'{"op_code": 4, "wor')
-    again = search(BOTH, journal, metric="youden", constraints=[], trials=60)
-    assert again.best([mine]) == best and again.evaluations == 0
-    other = search(BOTH, journal, metric="youden", constraints=[], trials=60)
-    other.best([instance("b", (0.4, 0.6))])
-    assert other.evaluations == 60, "other evidence is another study"
+    open_storage.cache_clear()
+    again = Study("k", LOW, settings, where=journal, tied="a")
+    number, values = again.ask()  # type: ignore[misc]
+    assert values == lost, "what the dead driver had asked for is asked again"
+    again.tell(number, {"tpr": values["low"]})
+    every_trial(again, lambda values: {"tpr": values["low"]})
+    assert again.finished and len(again.tried()) == 6
+    open_storage.cache_clear()
+    third = Study("k", LOW, settings, where=journal, tied="a")
+    assert third.ask() is None and len(third.tried()) == 6
+
+
+def test_a_study_refuses_other_data(tmp_path: Path) -> None:
+    journal = tmp_path / "journal.log"
+    Study("d", LOW, Tune(), where=journal, tied="one")
+    with pytest.raises(SpecError, match=r"study 'd' was evaluated on other data.* another name"):
+        Study("d", LOW, Tune(), where=journal, tied="two")
+
+
+def test_a_lost_journal_is_made_from_the_ledger(tmp_path: Path) -> None:
+    settings = Tune(trials=5, metric=["tpr", "fpr"])
+    first = Study("l", LOW, settings, where=tmp_path / "a.log", tied="x")
+    lines: list[dict[str, Any]] = [{"event": "done"}]
+    for n in range(5):
+        number, values = first.ask()  # type: ignore[misc]
+        bad = n == 2
+        found = None if bad else {"tpr": values["low"], "fpr": values["low"] / 4}
+        lines.append(json.loads(json.dumps(first.tell(number, found, replayed={"high": 0.5}))))
+    assert told_lines(lines, "l", "y") == []
+    told = told_lines(lines, "l", "x")
+    again = Study("l", LOW, settings, where=tmp_path / "b.log", tied="x", told=told)
+    assert again.finished and again.tried() == first.tried()
+    assert again._study.best_trials == [] or len(again._study.best_trials) == len(
+        first._study.best_trials
+    )
+
+
+def test_a_journal_opens_in_optuna_itself(tmp_path: Path) -> None:
+    """What optuna-dashboard and optuna's own command read: names, values, constraints."""
+    journal = tmp_path / "journal.log"
+    study = Study("sweep/cut/all", LOW, Tune(trials=4, constraints=["fpr <= 0.1"]), where=journal)
+    every_trial(study, lambda values: {"tpr": values["low"], "fpr": values["low"] / 5})
+    backend = optuna.storages.journal.JournalFileBackend(str(journal))
+    opened = optuna.load_study(
+        study_name="sweep/cut/all", storage=optuna.storages.JournalStorage(backend)
+    )
+    assert opened.metric_names == ["tpr"] and len(opened.trials) == 4
+    assert all(
+        (trial.constraints["fpr <= 0.1"] <= 0) == (trial.params["low"] <= 0.5)
+        for trial in opened.trials
+    )
+
+
+# Held-out labels
 
 
 def test_held_out_labels_cannot_be_reached() -> None:
-    sealed = instance("b", (0.2, 0.3)).closed()
-    with pytest.raises(KnowledgeError, match=r"held-out instance .*attack=b.* while tuning"):
+    sealed = instance("blend", (0.2, 0.3)).closed()
+    with pytest.raises(KnowledgeError, match=r"held-out instance .*attack=blend.* while tuning"):
         measure(Cut(), sealed)
-    found = search({"low": BOTH["low"]})
-    with pytest.raises(KnowledgeError):
-        found.best([instance("a", (0.6, 1.0)), sealed])
-    # A value that is remembered from another fold is no way around the seal.
-    found.best([sealed.opened()])
-    with pytest.raises(KnowledgeError):
-        found.best([sealed])
+    for attribute in ("scores", "ranks", "counts", "sorted_inputs"):
+        with pytest.raises(KnowledgeError):
+            getattr(instance("blend", (0.2, 0.3)).closed(), attribute)
+    bench = Planted(blend=(0.2, 0.3))
+    bench.measured(Cut(), sealed.opened())
+    with pytest.raises(KnowledgeError):  # a remembered value is no way around the seal
+        bench.measured(Cut(), sealed)
 
 
 def test_a_planted_leak_fails() -> None:
     """A search that is given the held-out part itself, sealed as it is, fails."""
 
-    class Leaky(tuning.Search):
-        def best(self, over: Any) -> tuning.Values:
-            return super().best([*over, *self.leaked])  # type: ignore[attr-defined]
+    class Leaky(Planted):
+        def instance(self, trial: Trial) -> Instance:
+            found = super().instance(trial)
+            return found.closed() if trial.attack.name == "blend" else found
 
-    parts = [instance("a", (0.6, 1.0)), instance("b", (0.1, 0.2))]
-    settings = Tune(constraints=())
-    leaky = Leaky(defense=Cut(), space={"low": BOTH["low"]}, settings=settings, constraints=[])
-    leaky.leaked = [parts[0].closed()]  # type: ignore[attr-defined]
+    bench = Leaky(badnets=(0.6, 1.0), blend=(0.1, 0.2))
     with pytest.raises(KnowledgeError):
-        list(tuning._studied(leaky, parts))
+        search(LOW, ["badnets", "blend"]).chosen(bench)
+    mixed = search(LOW, ["badnets", "blend"], outer={"blur": {"min": 0.0, "max": 1.0}})
+    with pytest.raises(KnowledgeError):
+        run_all(mixed, bench)
+
+
+def folds(defense: Defense, planted: Planted, **given: Any) -> list[Search]:
+    settings = Tune(**given)
+    outer, inner = space.spaces_of(defense, settings)
+    trials = [place(attack, defense) for attack in planted.bands]
+
+    class Open(Studies):
+        def open(self, defense: Any, part: str, places: Any, space: Any) -> Study:
+            return Study(part or "all", space, settings, steps=len(places))
+
+    studies = Open(None, None)  # type: ignore[arg-type]
+    return _folds(settings, trials, (outer, inner), studies)
+
+
+MINE = {"test_tune": LOW}
+
+
+def test_transfer_never_looks_at_what_it_leaves_out() -> None:
+    bench = Planted(badnets=(0.6, 1.0), blend=(0.5, 1.0), trojan=(0.8, 1.0))
+    for one in folds(Cut(blur=0.0), bench, parameters=MINE):
+        bench.opened.clear()
+        one.chosen(bench)
+        assert one.part not in bench.opened
+        assert set(bench.opened) == set(bench.bands) - {one.part}
 
 
 def test_transfer_reports_on_the_attack_that_was_left_out() -> None:
-    parts = [instance("a", (0.6, 1.0)), instance("b", (0.5, 1.0)), instance("c", (0.8, 1.0))]
-    rows = list(tuning._studied(search({"low": BOTH["low"]}, constraints=["fpr <= 0.05"]), parts))
-    assert [row.held_out for row in rows] == ["a", "b", "c", tuning.NOTHING]
-    by = {row.held_out: row for row in rows}
+    bench = Planted(badnets=(0.6, 1.0), blend=(0.5, 1.0), trojan=(0.8, 1.0))
+    searches = folds(Cut(blur=0.0), bench, parameters=MINE)
+    rows = conclude.rows(searches, bench)
+    assert [row["held_out"] for row in rows] == ["badnets", "blend", "trojan", conclude.NOTHING]
+    by = {row["held_out"]: row for row in rows}
     for row in rows[:3]:
-        assert row.labels == "transfer" and row.tuned["tpr"] > 0.5
-        assert row.oracle["tpr"] >= row.tuned["tpr"] - 1e-9 and row.oracle["fpr"] <= 0.05
-    # Tuned on a and c, the threshold lies above the weakest poison of b.
-    assert by["b"].tuned["tpr"] < by["b"].oracle["tpr"] and by["b"].parameters["low"] > 0.5
+        assert row["labels"] == "transfer" and row["tuned_tpr"] > 0.5
+        assert row["oracle_tpr"] >= row["tuned_tpr"] - 1e-9 and row["oracle_fpr"] <= 0.05
+        assert row["tuned_tpr_low"] <= row["tuned_tpr"] <= row["tuned_tpr_high"]
+    # Tuned on the others, the threshold lies above the weakest poison of blend.
+    assert by["blend"]["tuned_tpr"] < by["blend"]["oracle_tpr"]
     with pytest.raises(SpecError, match="at least two values of attack"):
-        list(tuning._studied(search({"low": BOTH["low"]}), parts[:1]))
+        folds(Cut(blur=0.0), Planted(badnets=(0.6, 1.0)), parameters=MINE)
+
+
+def test_forms_of_one_attack_are_held_out_together() -> None:
+    one, other = place("blend"), replace(place("blend"), attack=Blend(rate=0.2, alpha=0.4))
+    assert part_of(one, "attack") == part_of(other, "attack") == "blend"
+    assert part_of(one, "rate") != part_of(other, "rate")
 
 
 def test_worst_case_and_mean_differ() -> None:
-    parts = [instance("a", (0.6, 1.0)), instance("b", (0.3, 1.0))]
-    space = {"low": BOTH["low"]}
-    mean = search(space, constraints=["fpr <= 0.2"]).metrics({"low": 0.6}, parts)
-    worst = search(space, over="worst", constraints=["fpr <= 0.2"]).metrics({"low": 0.6}, parts)
+    bench = Planted(badnets=(0.6, 1.0), blend=(0.3, 1.0))
+    over = [bench.instance(place(a)) for a in bench.bands]
+    mean = bench.joined(Cut(low=0.6), over, Tune())
+    worst = bench.joined(Cut(low=0.6), over, Tune(over="worst"))
     assert worst["tpr"] < mean["tpr"] and worst["fpr"] >= mean["fpr"]
 
 
@@ -170,51 +477,75 @@ class Reference(Scored):
     """A filter with clean reference scores."""
 
 
-def with_reference(seed: int) -> Instance:
-    base = instance("a", (0.6, 1.0), seed)
-    reference = np.random.default_rng(seed + 9).random(500)
-    evidence = Evidence(
-        "reference", Reference().needs(),
-        {"labels": np.zeros(N, np.int64), "num_classes": 1, "statistics": {"reference": reference},
-         "train_scores": base.evidence.train_scores},
-    )  # fmt: skip
-    from dataclasses import replace
-
-    return replace(base, evidence=evidence).closed()
+class WithReference(Planted):
+    def instance(self, trial: Trial) -> Instance:
+        base = super().instance(trial)
+        assert base.evidence is not None
+        reference = np.random.default_rng(9).random(500)
+        evidence = Evidence(
+            "reference", Reference().needs(),
+            {"labels": np.zeros(N, np.int64), "num_classes": 1,
+             "statistics": {"reference": reference},
+             "train_scores": base.evidence.train_scores},
+        )  # fmt: skip
+        return replace(base, evidence=evidence, sealed=True)
 
 
 def test_clean_only_uses_its_budget_and_reads_no_truth() -> None:
-    sealed = with_reference(0)
-    found = tuning.Search(
-        defense=Reference(on="training_set"),
-        constraints=[],
-        settings=Tune(labels="clean_only"),
-        space={"fpr": {"min": 0.001, "max": 0.5, "distribution": "log_uniform_values"}},
-    )
-    chosen = found.blind([sealed], 0.1)
-    assert chosen is not None
+    bench = WithReference(badnets=(0.6, 1.0))
+    fpr = {"fpr": {"min": 0.001, "max": 0.5, "distribution": "log_uniform_values"}}
+    found = search(fpr, ["badnets"], labels="clean_only", constraints=["fpr <= 0.1"])
+    found.defense = Reference(on="training_set")
+    (chosen,) = found.chosen(bench)
+    sealed = bench.instance(place("badnets"))
     rate = false_alarms(Reference(on="training_set", fpr=chosen["fpr"]), sealed)
     assert 0.07 < rate <= 0.1
-    assert search({"low": BOTH["low"]}).blind([instance("a", (0.6, 1.0)).closed()], 0.1) is None
+    blind = search(LOW, ["badnets"], labels="clean_only")
+    assert blind.chosen(Planted(badnets=(0.6, 1.0))) == []
     with pytest.raises(ValidationError, match="can only be a budget of false alarms"):
         Tune(labels="clean_only", constraints=("tpr >= 0.9",))
+
+
+# Spaces and settings
 
 
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"strip": {"overlays": {"min": 1, "max": 5}}}, "'overlays' is no decision parameter"),
+        ({"strip": {"overlay": {"min": 1, "max": 5}}}, "'overlay' is no parameter of it"),
         ({"strip": {"fpr": {"min": 0.5, "max": 2.0}}}, r"strip\.fpr: 2\.0 is not allowed"),
+        ({"strip": {"fpr": {"min": 0.5, "max": 0.1}}}, "min below max"),
+        ({"strip": {"on": {}}}, "suggests no range"),
     ],
 )
 def test_spaces_are_checked(given: dict[str, Any], said: str) -> None:
     with pytest.raises(SpecError, match=said):
-        tuning.space_of(Strip(), given)
-    assert tuning.space_of(Strip(), {})["fpr"]["min"] == 0.001
-    with pytest.raises(SpecError, match="min below max"):
-        tuning.distribution({"min": 2, "max": 1})
-    with pytest.raises(ValidationError, match="must be like"):
-        Tune(constraints=("asr < 1",))
+        space.spaces_of(Strip(), Tune(parameters=given))
+
+
+def test_what_is_replayed_depends_on_what_is_wanted() -> None:
+    given = {"strip": {"overlays": {"min": 2, "max": 9}, "fpr": {}}}
+    outer, inner = space.spaces_of(Strip(), Tune(parameters=given))
+    assert set(outer) == {"overlays"} and set(inner) == {"fpr"} and inner["fpr"]["min"] == 0.001
+    outer, inner = space.spaces_of(Strip(), Tune(parameters=given, metric="ca"))
+    assert set(outer) == {"overlays", "fpr"} and not inner
+    assert space.spaces_of(Strip(), Tune())[1].keys() == {"fpr"}
+
+
+def test_settings_read_as_they_are_written() -> None:
+    assert Tune(metric="asr").metric == (Objective(name="asr", goal="minimize"),)
+    both = Tune(metric=["tpr", {"name": "seconds"}])
+    assert [one.goal for one in both.metric] == ["maximize", "minimize"]
+    assert Tune(metric={"name": "fpr", "goal": "maximize"}).metric[0].goal == "maximize"
+    assert Constraint.parse("seconds <= 3").excess({"seconds": 5.0}) == 2.0
+    for wrong, said in (
+        ({"constraints": ("asr < 1",)}, "must be like"),
+        ({"constraints": ("tpr <= 1.2.3",)}, "must be like"),
+        ({"metric": ["tpr", "fpr"], "pruner": "median"}, "pruner works on one metric"),
+        ({"sampler": "cmaes"}, "cmaes takes one metric and no constraints"),
+    ):
+        with pytest.raises(ValidationError, match=said):
+            Tune(**wrong)
 
 
 SWEEP = """
@@ -238,19 +569,86 @@ def test_a_sweep_is_tuned_without_a_stage(
     command = ["tune", str(file), "--inline", "--storage", store]
     app([*command, "--write", str(to)], standalone_mode=False)
     said = capsys.readouterr().out
-    table = pd.DataFrame(json.loads((tmp_path / "store/sweeps/tuned/tuned.json").read_text()))
+    told = json.loads((tmp_path / "store/sweeps/tuned/tuned.json").read_text())
+    table = pd.DataFrame(told["rows"])
     assert set(table["defense"]) == {"spectral_signatures", "strip(overlays=8)"}
-    assert set(table["held_out"]) == {"badnets", "blend", tuning.NOTHING}
+    assert set(table["held_out"]) == {"badnets", "blend", conclude.NOTHING}
     assert (table["labels"] == "transfer").all() and "transfer" in said
     before = sorted((tmp_path / "store/objects").rglob("*.safetensors"))
     app(command, standalone_mode=False)
+    assert "0 stages ran" in capsys.readouterr().out
     assert sorted((tmp_path / "store/objects").rglob("*.safetensors")) == before
+    page = (tmp_path / "store/sweeps/tuned/report.html").read_text()
+    assert "Tuned parameters, reported where they were held out" in page and "rates by fpr" in page
     better = load_sweep(to)
     assert better.tune is None
     strip = next(d for d in better.defenses if d.name == "strip")
     final = table[
-        (table["held_out"] == tuning.NOTHING) & (table["defense"] != "spectral_signatures")
+        (table["held_out"] == conclude.NOTHING) & (table["defense"] != "spectral_signatures")
     ]
     assert strip.fpr == final["parameters"].iloc[0]["fpr"]  # type: ignore[attr-defined]
     with pytest.raises(SpecError, match="is there already"):
         app([*command, "--write", str(to)], standalone_mode=False)
+
+
+MIXED = (
+    SWEEP.replace(
+        "tune: {constraints: [fpr <= 0.1]}",
+        """
+tune:
+  trials: 3
+  metric: tpr
+  parameters:
+    strip: {overlays: {min: 2, max: 30}, fpr: {}}
+""",
+    )
+    .replace("name: tuned", "name: mixed")
+    .replace("spectral_signatures, ", "")
+)
+
+
+def test_score_level_parameters_run_stages_and_share_everything_upstream(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, store = tmp_path / "m.yaml", tmp_path / "store"
+    file.write_text(MIXED)
+    command = ["tune", str(file), "--inline", "--storage", str(store)]
+    app(command, standalone_mode=False)
+    capsys.readouterr()
+    told = json.loads((store / "sweeps/mixed/tuned.json").read_text())
+    assert len(told["rows"]) == 3 and all(row["tried"] == 3 for row in told["rows"])
+    kinds = [path.name.partition("-")[0] for path in (store / "objects").rglob("*.safetensors")]
+    assert kinds.count("train") == 2, "a victim for each attack, whatever was tried"
+    assert "evaluate" not in kinds and "decide" not in kinds
+    tried = {
+        one["parameters"]["overlays"] for search in told["searches"] for one in search["history"]
+    }
+    assert len(tried) >= 3 and kinds.count("defend") <= 2 * (len(tried) + 1)
+    # The journal is lost: the ledger remembers, and nothing runs again.
+    (store / "sweeps/mixed/tune/journal.log").unlink()
+    open_storage.cache_clear()
+    app(command, standalone_mode=False)
+    assert "0 stages ran" in capsys.readouterr().out
+    again = json.loads((store / "sweeps/mixed/tuned.json").read_text())
+    assert [r["parameters"] for r in again["rows"]] == [r["parameters"] for r in told["rows"]]
+
+
+def test_metrics_of_models_need_whole_trials(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """CA and ASR cannot be replayed: the decision itself is asked for, and models are trained."""
+    file, store = tmp_path / "w.yaml", tmp_path / "store"
+    section = "{trials: 2, metric: asr, constraints: [ca >= 0.2], hold_out: attack}"
+    text = SWEEP.replace("{constraints: [fpr <= 0.1]}", section).replace("name: tuned", "name: w")
+    file.write_text(text.replace(", strip: {overlays: 8}", ", fine_tuning").replace(
+        "hold_out: attack}",
+        "hold_out: attack, parameters: {fine_tuning: {learning_rate: {min: 0.001, max: 0.1}},"
+        " spectral_signatures: {fraction: {}}}}",
+    ))  # fmt: skip
+    app(["tune", str(file), "--inline", "--storage", str(store)], standalone_mode=False)
+    capsys.readouterr()
+    told = json.loads((store / "sweeps/w/tuned.json").read_text())
+    assert {row["defense"] for row in told["rows"]} == {"spectral_signatures", "fine_tuning"}
+    for row in told["rows"]:
+        assert 0 <= row["tuned_asr"] <= 1 and 0 <= row["tuned_ca"] <= 1 and not row["note"]
+        assert row["tried"] == 2

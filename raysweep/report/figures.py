@@ -32,12 +32,13 @@ DASHES = ("solid", "dash", "dot", "dashdot")
 Titled = list[tuple[str, go.Figure]]
 
 
-def _label(name: object) -> str:
-    """Plotly reads pseudo-HTML in names; data must not become a link in a figure."""
+def label(name: object) -> str:
+    """Return a name as text: Plotly reads pseudo-HTML, and data must not become a link."""
     return html.escape(str(name), quote=False)
 
 
-def _plain(figure: go.Figure, height: int, least_width: int = 300) -> go.Figure:
+def plain(figure: go.Figure, height: int, least_width: int = 300) -> go.Figure:
+    """Give a figure the page's look, its height, and the width below which it scrolls."""
     figure.update_layout(
         height=height,
         margin={"l": 8, "r": 8, "t": 34, "b": 8},
@@ -51,7 +52,7 @@ def _plain(figure: go.Figure, height: int, least_width: int = 300) -> go.Figure:
     return figure
 
 
-def _legend(names: list[str]) -> int:
+def legend_height(names: list[str]) -> int:
     """Return the height that a legend of these names needs on a phone."""
     return 22 * len(names) + 60 if len(names) < 4 else 22 * math.ceil(len(names) / 2) + 70
 
@@ -87,7 +88,7 @@ def _heat_map(means: pd.DataFrame, metric: str) -> go.Figure:
     defenses = list(dict.fromkeys(means["defense"]))
     table = means.pivot_table(index="defense", columns="attack", values=metric, dropna=False)
     values = table.reindex(index=defenses, columns=attacks).to_numpy(float)
-    x, y = [_label(a) for a in attacks], [_label(d) for d in defenses]
+    x, y = [label(a) for a in attacks], [label(d) for d in defenses]
     undefined = go.Heatmap(
         z=np.where(np.isnan(values), 0.0, np.nan),
         x=x, y=y, xgap=2, ygap=2, showscale=False,
@@ -107,7 +108,7 @@ def _heat_map(means: pd.DataFrame, metric: str) -> go.Figure:
     figure.update_yaxes(autorange="reversed", showgrid=False)
     figure.update_xaxes(showgrid=False)
     longest = max(map(len, defenses))
-    return _plain(figure, 150 + 34 * len(defenses), 90 + 7 * longest + 64 * len(attacks))
+    return plain(figure, 150 + 34 * len(defenses), 90 + 7 * longest + 64 * len(attacks))
 
 
 def rate_lines(rows: pd.DataFrame) -> Titled:
@@ -143,7 +144,7 @@ def _rate_lines(part: pd.DataFrame, metric: str) -> go.Figure:
             x=100 * ordered["rate"],
             y=100 * ordered[metric],
             error_y={"array": 100 * high, "arrayminus": 100 * low, "visible": bool(enough.any())},
-            name=_label(defense), legendgroup=str(turn), mode="lines+markers",
+            name=label(defense), legendgroup=str(turn), mode="lines+markers",
             line={"color": color, "dash": DASHES[turn // len(COLORS) % len(DASHES)]},
             marker={"symbol": symbol, "size": 8},
         )  # fmt: skip
@@ -151,7 +152,7 @@ def _rate_lines(part: pd.DataFrame, metric: str) -> go.Figure:
         figure.add_scatter(
             x=100 * points["rate"],
             y=100 * pd.to_numeric(points[metric], errors="coerce"),
-            hovertext=[f"{_label(defense)}, seed {s}" for s in points["seed"]],
+            hovertext=[f"{label(defense)}, seed {s}" for s in points["seed"]],
             legendgroup=str(turn), showlegend=False, mode="markers", opacity=0.5,
             marker={"symbol": f"{symbol}-open", "color": color, "size": 6},
         )  # fmt: skip
@@ -159,7 +160,7 @@ def _rate_lines(part: pd.DataFrame, metric: str) -> go.Figure:
     far = (part["rate"] > 0).all() and rates.max() / rates.min() >= 20
     figure.update_xaxes(title="poison rate, %", type="log" if far else "linear")
     figure.update_yaxes(title=f"{NAMES[metric]}, %", range=[-4, 104])
-    return _plain(figure, 300 + _legend(names))
+    return plain(figure, 300 + legend_height(names))
 
 
 def roc_curves(material: Material) -> Titled:
@@ -193,9 +194,9 @@ def _roc(rows: pd.DataFrame, what: str, entries: list[tuple[str, Curve]]) -> go.
         first = defense not in numbers
         turn = numbers.setdefault(defense, len(numbers))
         color = COLORS[turn % len(COLORS)]
-        who = f"{_label(defense)}, seed {row['seed']}"
+        who = f"{label(defense)}, seed {row['seed']}"
         figure.add_scatter(
-            x=fpr, y=tpr, name=_label(defense), legendgroup=str(turn), showlegend=first,
+            x=fpr, y=tpr, name=label(defense), legendgroup=str(turn), showlegend=first,
             mode="lines", hovertext=who,
             line={"color": color, "width": 1.7,
                   "dash": DASHES[turn // len(COLORS) % len(DASHES)]},
@@ -213,7 +214,7 @@ def _roc(rows: pd.DataFrame, what: str, entries: list[tuple[str, Curve]]) -> go.
     )  # fmt: skip
     figure.update_xaxes(title="FPR", range=[-0.02, 1.02])
     figure.update_yaxes(title="TPR", range=[-0.02, 1.02])
-    return _plain(figure, 340 + _legend([*numbers, "chance"]))
+    return plain(figure, 340 + legend_height([*numbers, "chance"]))
 
 
 def cost_bars(material: Material) -> Titled:
@@ -221,7 +222,7 @@ def cost_bars(material: Material) -> Titled:
     stages = material.stages
     alone = (stages["seconds"] * stages["trials"]).groupby(stages["kind"], sort=False).sum()
     once = stages["seconds"].groupby(stages["kind"], sort=False).sum()
-    kinds = [_label(kind) for kind in once.index]
+    kinds = [label(kind) for kind in once.index]
     figure = go.Figure(
         [
             go.Bar(x=kinds, y=once, name="once, shared", marker_color=COLORS[0]),
@@ -230,4 +231,4 @@ def cost_bars(material: Material) -> Titled:
     )
     figure.update_layout(barmode="group")
     figure.update_yaxes(title="seconds")
-    return [("Seconds by stage kind: shared, and if every trial did its own", _plain(figure, 380))]
+    return [("Seconds by stage kind: shared, and if every trial did its own", plain(figure, 380))]

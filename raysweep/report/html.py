@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pandas as pd
 
-from raysweep.report import accounts, evidence, figures, results
+from raysweep.report import accounts, evidence, figures, results, tuning
 from raysweep.report.elements import note, plots
 from raysweep.report.material import Material
 from raysweep.report.tables import finished, words
@@ -38,6 +38,7 @@ def render(material: Material) -> str:
         ("rates", "Metrics against poison rate", _drawn(figures.rate_lines, rows)),
         ("roc", "ROC curves", plots(figures.roc_curves(material)) if material.curves else ""),
         ("verdicts", "Verdicts", evidence.verdicts(material)),
+        ("tuning", "Tuning", tuning.section(material)),
         ("pictures", "What the attacks look like", evidence.pictures(material)),
         ("cost", "Cost and reuse", accounts.cost(material)),
         ("failures", "Failures", accounts.failures(material)),

@@ -22,6 +22,7 @@ class Material:
         curves: (trial id, `train` or `input`) → (fpr, tpr).
         pictures: attack label → (clean, triggered), uint8 (P, C, H, W).
         triggers: trial id → estimated trigger per class, (K, C, H, W) floats in [0, 1].
+        tuning: what a tuning of the sweep left: `settings`, `rows`, `searches`; empty if none.
     """
 
     sweep: dict[str, Any]
@@ -30,3 +31,4 @@ class Material:
     curves: dict[tuple[str, str], Curve] = field(default_factory=dict)
     pictures: dict[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
     triggers: dict[str, np.ndarray] = field(default_factory=dict)
+    tuning: dict[str, Any] = field(default_factory=dict)
