@@ -120,7 +120,7 @@ class Study:
                 first = grid(space)[: settings.trials]
             if not self._study.trials:
                 for values in first:
-                    self._study.enqueue_trial(values)
+                    self._study.enqueue_trial(values, skip_if_exists=True)
             if not self._shared:
                 self._revive()
         self.trials = len(first) if settings.sampler == "grid" else settings.trials
@@ -162,8 +162,7 @@ class Study:
 
     def _beat(self) -> None:
         """Tell the database every so often which candidates are still being worked on."""
-        storage = self._study._storage
-        assert isinstance(storage, optuna.storages.RDBStorage)
+        storage: Any = self._study._storage
         self._stop = threading.Event()
 
         def beat() -> None:

@@ -1,0 +1,158 @@
+"""Several drivers on one study in PostgreSQL, one of them killed."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+
+pytest.importorskip("psycopg", reason="pip install 'raysweep[postgresql]'")
+
+SWEEP = """
+name: shared
+dataset: digits
+model: {tiny_cnn: {width: 8}}
+recipe: {epochs: 4, batch_size: 64}
+attacks: [badnets: {rate: 0.1}, blend: {rate: 0.1}]
+defenses: [strip]
+track: {wandb: disabled}
+tune:
+  trials: 14
+  parameters: {strip: {overlays: {min: 2, max: 200}, fpr: {}}}
+"""
+DRIVER = """
+import sys
+from raysweep.tune import study
+study.HEARTBEAT_SECONDS = 1
+from raysweep.cli import main
+main()
+"""
+
+
+def programs() -> Path | None:
+    """Return the folder of PostgreSQL's programs: Debian keeps them off the PATH."""
+    folders = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+    found = shutil.which("initdb")
+    return folders[-1] if folders else Path(found).parent if found else None
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+@pytest.fixture
+def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Start a PostgreSQL server of our own; yield the URL of a database."""
+    folder = programs()
+    if folder is None:
+        pytest.skip("PostgreSQL is not installed")
+    # The server refuses to run as root.
+    user = "postgres" if os.geteuid() == 0 else getpass.getuser()
+    place = Path("/tmp") / f"raysweep-pg-{os.getpid()}"  # a socket's path must be short
+    place.mkdir(mode=0o700)
+    shutil.chown(place, user)
+    given: dict[str, Any] = {"user": user, "cwd": place, "check": True, "capture_output": True}
+    port = free_port()
+    try:
+        subprocess.run(
+            [folder / "initdb", "-D", place / "d", "-A", "trust", "-U", "tuner"], **given
+        )
+        options = f"-p {port} -k {place} -c fsync=off -c listen_addresses=127.0.0.1"
+        start = [folder / "pg_ctl", "-D", place / "d", "-w", "-l", place / "log", "-o", options]
+        subprocess.run([*start, "start"], **given)
+        try:
+            yield f"postgresql+psycopg://tuner@127.0.0.1:{port}/postgres"
+        finally:
+            subprocess.run(
+                [folder / "pg_ctl", "-D", place / "d", "-m", "immediate", "stop"], **given
+            )
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def states(url: str) -> dict[str, Counter[str]]:
+    """Return study → how many of its candidates are in each state."""
+    storage = optuna.storages.RDBStorage(url)
+    try:
+        return {
+            study.study_name: Counter(
+                trial.state.name for trial in storage.get_all_trials(study._study_id)
+            )
+            for study in storage.get_all_studies()
+        }
+    finally:
+        storage.engine.dispose()
+
+
+def until(condition: Callable[[], bool], seconds: float) -> None:
+    limit = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < limit, "took too long"
+        time.sleep(0.2)
+
+
+def drive(file: Path, url: str, log: Path) -> subprocess.Popen[bytes]:
+    command = [
+        sys.executable, "-c", DRIVER, "tune", str(file), "--inline", "--storage",
+        str(file.parent / "store"),
+    ]  # fmt: skip
+    with log.open("wb") as out:
+        return subprocess.Popen(
+            command, stdout=out, stderr=out, env={**os.environ, "RAYSWEEP_STUDIES": url}
+        )
+
+
+@pytest.mark.slow
+def test_two_drivers_work_on_one_study_and_one_is_killed(database: str, tmp_path: Path) -> None:
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    file = tmp_path / "shared.yaml"
+    file.write_text(SWEEP)
+    first = drive(file, database, tmp_path / "first.log")
+
+    def told(least: int) -> Callable[[], bool]:
+        def reached() -> bool:
+            assert first.poll() is None, (tmp_path / "first.log").read_text()
+            return sum(c["COMPLETE"] for c in states(database).values()) >= least
+
+        return reached
+
+    until(told(3), 180)
+    second = drive(file, database, tmp_path / "second.log")
+    try:
+        before = sum(c["COMPLETE"] for c in states(database).values())
+        until(told(before + 4), 120)
+        until(lambda: any(c["RUNNING"] for c in states(database).values()), 30)
+        first.send_signal(signal.SIGKILL)
+        first.wait()
+        assert second.wait(timeout=400) == 0, (tmp_path / "second.log").read_text()
+    finally:
+        for driver in (first, second):
+            if driver.poll() is None:
+                driver.kill()
+    found = states(database)
+    assert len(found) == 3
+    for counts in found.values():
+        assert counts["COMPLETE"] >= 14 and not counts["RUNNING"], counts
+        assert counts["COMPLETE"] <= 14 + 4, "no more than what was out at once"
+    assert any(counts["FAIL"] for counts in found.values()), "the dead driver was found out"
+    rows = json.loads((tmp_path / "store/sweeps/shared/tuned.json").read_text())["rows"]
+    assert {row["held_out"] for row in rows} == {"badnets", "blend", "(nothing)"}
+    assert all(row["tried"] >= 14 for row in rows)
+    # Both drivers told candidates: each keeps a ledger of its own.
+    ledgers = list((tmp_path / "store/sweeps/shared/ledger").iterdir())
+    assert len(ledgers) == 2
+    assert all('"event":"told"' in ledger.read_text() for ledger in ledgers)
