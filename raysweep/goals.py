@@ -19,6 +19,7 @@ from pydantic import (
 
 # What stored scores answer for, what needs a model that was trained after the decision, and costs.
 REPLAYED = ("tpr", "fpr", "youden", "auroc", "ap", "tpr_at_1fpr")
+RANKED = frozenset({"auroc", "ap", "tpr_at_1fpr"})  # of these, the same for every decision
 EVALUATED = ("ca", "asr", "ra")
 COSTS = ("seconds",)
 METRICS = (*REPLAYED, *EVALUATED, *COSTS)

@@ -6,7 +6,7 @@ not read it, and an attempt is an error.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -17,7 +17,7 @@ from raysweep.context import Context
 from raysweep.defenses import Defense, Evidence
 from raysweep.desk import Desk
 from raysweep.errors import KnowledgeError, PlanError
-from raysweep.goals import EVALUATED
+from raysweep.goals import EVALUATED, RANKED, REPLAYED
 from raysweep.judging import Array
 from raysweep.metrics import Bools, ranking
 from raysweep.plan import Planner
@@ -115,16 +115,20 @@ class Instance:
         return int(np.count_nonzero(poison)), int(np.count_nonzero(~poison))
 
 
-def measure(defense: Defense, instance: Instance) -> dict[str, float]:
+def measure(
+    defense: Defense, instance: Instance, wanted: Collection[str] = RANKED
+) -> dict[str, float]:
     """Return the metrics of one decision; NaN where there is nothing to measure on.
+
+    Those of scores without a threshold are computed only if one is among the wanted.
 
     TPR and FPR of a detector's threshold are of inputs: triggered ones that the ASR counts, and
     clean ones. CA, ASR and RA are those of the model that was evaluated after the decision.
     """
     instance.check_open()
-    nothing = {"tpr": np.nan, "fpr": np.nan, "youden": np.nan}
-    found = {**nothing, "auroc": np.nan, "ap": np.nan, "tpr_at_1fpr": np.nan, **instance.ranks}
-    found["seconds"] = instance.seconds
+    found = {**dict.fromkeys(REPLAYED, np.nan), "seconds": instance.seconds}
+    if not RANKED.isdisjoint(wanted):
+        found |= instance.ranks
     for name in EVALUATED:
         value = instance._judged.get(name)
         found[name] = np.nan if value is None else float(value)

@@ -88,8 +88,9 @@ def instance(attack: str, band: tuple[float, float], blur: float = 0.0) -> Insta
 class Planted(Bench):
     """A bench whose instances are made, not read; poison of each attack has its own band."""
 
-    def __init__(self, **bands: tuple[float, float]) -> None:
+    def __init__(self, over: str = "mean", **bands: tuple[float, float]) -> None:
         self.bands = bands
+        self.settings = Tune(metric="auroc", over=over)  # type: ignore[arg-type]
         self._measured = {}
         self.opened: list[str] = []
 
@@ -133,7 +134,7 @@ BOTH = {**LOW, "high": {"min": 0.0, "max": 1.0}}
 
 def best_of(found: Search, bench: Bench) -> dict[str, float]:
     chosen = found.chosen(bench)[0]
-    return bench.joined(Cut(**{"blur": 0.0, **chosen}), found.open_instances(bench), found.settings)
+    return bench.joined(Cut(**{"blur": 0.0, **chosen}), found.open_instances(bench))
 
 
 # Searching decisions
@@ -283,8 +284,8 @@ def test_a_mixed_space_searches_decisions_exactly_for_each_candidate() -> None:
         instance("blend", (0.6, 1.0), best["blur"]),
     ]
     for low in np.linspace(0, 1, 200):
-        other = bench.joined(again.model_copy(update={"low": low}), here, found.settings)
-        mine = bench.joined(again, here, found.settings)
+        other = bench.joined(again.model_copy(update={"low": low}), here)
+        mine = bench.joined(again, here)
         assert merit.rank(mine, found.settings) <= merit.rank(other, found.settings)
 
 
@@ -468,8 +469,8 @@ def test_forms_of_one_attack_are_held_out_together() -> None:
 def test_worst_case_and_mean_differ() -> None:
     bench = Planted(badnets=(0.6, 1.0), blend=(0.3, 1.0))
     over = [bench.instance(place(a)) for a in bench.bands]
-    mean = bench.joined(Cut(low=0.6), over, Tune())
-    worst = bench.joined(Cut(low=0.6), over, Tune(over="worst"))
+    mean = bench.joined(Cut(low=0.6), over)
+    worst = Planted("worst", **bench.bands).joined(Cut(low=0.6), over)
     assert worst["tpr"] < mean["tpr"] and worst["fpr"] >= mean["fpr"]
 
 

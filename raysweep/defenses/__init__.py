@@ -17,6 +17,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
@@ -103,6 +104,14 @@ class Evidence(_Declared):
         poison_rate: float
         poison_mask: Flags
         removed_count: int
+
+    @cached_property
+    def highest_first(self) -> dict[int, IntArray]:
+        """Class → its rows, the highest train score first; sorted once for many decisions."""
+        classes = {int(label): np.flatnonzero(self.labels == label)
+                   for label in np.unique(self.labels)}  # fmt: skip
+        scores = self.train_scores
+        return {c: rows[np.argsort(-scores[rows], kind="stable")] for c, rows in classes.items()}
 
 
 @dataclass(frozen=True, kw_only=True)

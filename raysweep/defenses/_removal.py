@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal
 
 import numpy as np
@@ -35,15 +36,15 @@ class RemovesPerClass(Defense):
         """Return scores of training samples."""
         return frozenset({"train_scores"})
 
-    def highest(self, evidence: Evidence, classes: np.ndarray) -> Flags:
+    def highest(self, evidence: Evidence, classes: Iterable[int]) -> Flags:
         """Return the highest scores of the named classes; by `rate` at most half of one."""
-        scores, labels = evidence.train_scores, evidence.labels
-        flags: Flags = np.zeros(len(scores), bool)
+        total = len(evidence.labels)
+        flags: Flags = np.zeros(total, bool)
         for label in classes:
-            rows = np.flatnonzero(labels == label)
+            rows = evidence.highest_first[int(label)]
             count = int(self.fraction * len(rows))
             if self.removal == "rate":
-                wanted = int(self.multiplier * evidence.poison_rate * len(labels))
+                wanted = int(self.multiplier * evidence.poison_rate * total)
                 count = min(wanted, len(rows) // 2)
-            flags[rows[np.argsort(-scores[rows], kind="stable")[:count]]] = True
+            flags[rows[:count]] = True
         return flags

@@ -6,6 +6,7 @@ so that no sample does both.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import ClassVar, Literal
 
@@ -113,8 +114,14 @@ def against_labels(training_set: ImageSet, clean: ImageSet, rows: IntArray,
 
 
 def upper_quantile(reference: FloatArray, fpr: float) -> float:
-    """Return the least value that at most a share `fpr` of the reference lie above."""
-    return float(np.quantile(reference, 1 - fpr, method="higher"))
+    """Return the least value that at most a share `fpr` of the reference lie above.
+
+    It is NumPy's quantile by the method `higher`, a tenth of the time; NaN if a value is.
+    """
+    if np.isnan(reference).any():
+        return float("nan")
+    place = math.ceil((len(reference) - 1) * (1 - fpr))
+    return float(np.partition(reference, place)[place])
 
 
 def within_classes(scores: FloatArray, labels: IntArray, like: FloatArray,

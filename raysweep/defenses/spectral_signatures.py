@@ -43,7 +43,7 @@ class SpectralSignatures(RemovesPerClass):
 
     def decide(self, evidence: Evidence) -> Decision:
         """Flag the highest scores of each class; never more than half of it by `rate`."""
-        return Decision(flags=self.highest(evidence, np.unique(evidence.labels)))
+        return Decision(flags=self.highest(evidence, evidence.highest_first))
 
 
 def projections(features_ND: FloatArray, *, centered: bool) -> FloatArray:

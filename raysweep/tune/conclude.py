@@ -172,7 +172,7 @@ def _curve(search: Search, bench: Bench) -> Row | None:
     curve = []
     for values in thinned:
         defense = with_parameters(search.defense, {**outer, **values})
-        mean = bench.joined(defense, instances, search.settings)
+        mean = bench.joined(defense, instances)
         curve.append({name: values[name], "tpr": mean["tpr"], "fpr": mean["fpr"]})
     return {"parameter": name, "chosen": chosen[0][name], "points": curve}
 

@@ -76,7 +76,7 @@ def tune(
     settings = sweep.tune or Tune()
     store = Store(storage)
     planner = EvidencePlanner(sweep, whole=settings.whole)
-    bench = Bench(planner, store)
+    bench = Bench(planner, store, settings)
     searches = searches_of(sweep, planner, Studies(planner, store, studies))
     supply = Supply(planner, searches, bench)
     run = Run(sweep, store, text, watch, planner, supply)

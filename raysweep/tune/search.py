@@ -31,15 +31,15 @@ REMEMBERED = 64  # instances in memory
 class Bench:
     """Measures defenses on stored instances, and remembers what it has measured."""
 
-    def __init__(self, planner: Planner, store: Store) -> None:
-        self.planner, self.store = planner, store
+    def __init__(self, planner: Planner, store: Store, settings: Tune) -> None:
+        self.planner, self.store, self.settings = planner, store, settings
         self.outcomes: Mapping[str, Any] = {}
-        self._instances: OrderedDict[tuple[str, str], Instance] = OrderedDict()
+        self._instances: OrderedDict[str, Instance] = OrderedDict()
         self._measured: dict[tuple[str, str, str], dict[str, float]] = {}
 
     def instance(self, trial: Trial) -> Instance:
         """Return what is stored of a trial, open."""
-        memo = (repr(trial), "")
+        memo = repr(trial)
         if memo not in self._instances:
             found = instance_of(self.planner, self.store, trial, self.outcomes)
             self._instances[memo] = found
@@ -54,14 +54,12 @@ class Bench:
         where = canonical(dict(instance.where))
         memo = (canonical(defense.identity()), instance.key, where)
         if memo not in self._measured:
-            self._measured[memo] = measure(defense, instance)
+            self._measured[memo] = measure(defense, instance, self.settings.wanted)
         return self._measured[memo]
 
-    def joined(
-        self, defense: Defense, over: Sequence[Instance], settings: Tune
-    ) -> dict[str, float]:
+    def joined(self, defense: Defense, over: Sequence[Instance]) -> dict[str, float]:
         """Return the mean, or worst, metrics over open instances."""
-        return joined([self.measured(defense, one) for one in over], settings.over)
+        return joined([self.measured(defense, one) for one in over], self.settings.over)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,7 +166,7 @@ class Search:
 
     def _tried_at(self, values: Values, found: Sequence[Instance], bench: Bench) -> Tried:
         chosen = with_parameters(self.defense, values)
-        return Tried(parameters=values, metrics=bench.joined(chosen, found, self.settings))
+        return Tried(parameters=values, metrics=bench.joined(chosen, found))
 
     def open_instances(self, bench: Bench) -> list[Instance]:
         """Return what the defense itself found in the places that may be seen."""
