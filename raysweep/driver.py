@@ -166,7 +166,8 @@ class Run:
         self._replenish(slots)
         batch = self.schedule.take(slots)
         if batch:
-            self.ledger.write({"event": "dispatch", "keys": [stage.key for stage in batch]})
+            keys = [stage.key for stage in batch]
+            self.ledger.write({"event": "dispatch", "keys": keys, "ready": self.schedule.ready})
             self.ledger.sync()
         return batch
 

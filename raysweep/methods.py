@@ -78,6 +78,11 @@ def decision(default: Any, *, search: Mapping[str, Any] | None = None, **rules: 
     return Field(default, json_schema_extra=extra, **rules)
 
 
+def searched(default: Any, search: Mapping[str, Any], **rules: Any) -> Any:
+    """Declare a parameter that changes scores or models, with the range that tuning may take."""
+    return Field(default, json_schema_extra={"search": dict(search)}, **rules)
+
+
 def log_range(low: float, high: float) -> dict[str, Any]:
     """Return a suggested range whose logarithm is searched evenly."""
     return {"min": low, "max": high, "distribution": "log_uniform_values"}
@@ -99,7 +104,7 @@ def reduction_fields(method: type[Method]) -> frozenset[str]:
 
 
 def search_ranges(method: type[Method]) -> dict[str, dict[str, Any]]:
-    """Return the ranges that a method suggests for its decision parameters."""
+    """Return the ranges that a method suggests for its parameters."""
     return {
         name: dict(info.json_schema_extra["search"])  # type: ignore[arg-type]
         for name, info in method.model_fields.items()

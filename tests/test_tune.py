@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 from pydantic import Field, ValidationError
 
+from raysweep import methods
 from raysweep import metrics as reference
 from raysweep.attacks.additive import Additive
 from raysweep.attacks.badnets import BadNets
@@ -524,8 +525,20 @@ def test_spaces_are_checked(given: dict[str, Any], said: str) -> None:
         space.spaces_of(Strip(), Tune(parameters=given))
 
 
+@pytest.mark.parametrize("name", sorted(methods.available("defenses")))
+def test_suggested_ranges_are_allowed_and_hold_the_methods_own_values(name: str) -> None:
+    kind = methods.load("defenses", name)
+    required = {"like": "strip"} if "like" in kind.model_fields else {}
+    defense = kind.model_validate(required)
+    own = methods.search_ranges(kind)
+    outer, inner = space.spaces_of(defense, Tune(parameters={name: {field: {} for field in own}}))  # type: ignore[arg-type]
+    for field, rule in {**outer, **inner}.items():
+        value = getattr(defense, field)
+        assert value is None or space.inside({field: rule}, {field: value}), field
+
+
 def test_what_is_replayed_depends_on_what_is_wanted() -> None:
-    given = {"strip": {"overlays": {"min": 2, "max": 9}, "fpr": {}}}
+    given = {"strip": {"overlays": {}, "fpr": {}}}
     outer, inner = space.spaces_of(Strip(), Tune(parameters=given))
     assert set(outer) == {"overlays"} and set(inner) == {"fpr"} and inner["fpr"]["min"] == 0.001
     outer, inner = space.spaces_of(Strip(), Tune(parameters=given, metric="ca"))

@@ -27,7 +27,7 @@ from pydantic import Field
 
 from raysweep.context import Context
 from raysweep.defenses import Decision, Defense, Evidence, Findings, Flags, Gift, Inputs, Need
-from raysweep.methods import decision, log_range
+from raysweep.methods import decision, log_range, searched
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -53,7 +53,9 @@ class ABL(Defense):
     ascent: Literal["joint", "separate"] = Field("joint", description="form of stage 2")
     isolated_batch: int = Field(8, ge=1, le=65_536, description="isolated samples per joint step")
     unlearning_steps: int = Field(120, ge=0, le=100_000, description="most steps of stage 2")
-    unlearning_rate: float = Field(0.01, gt=0, le=10, description="learning rate of stage 2")
+    unlearning_rate: float = searched(
+        0.01, log_range(1e-4, 0.05), gt=0, le=10, description="learning rate of stage 2"
+    )
     cap: float = Field(100.0, gt=1, description="ascent ends at isolated loss log(cap)")
     ratio: float = decision(
         0.01,

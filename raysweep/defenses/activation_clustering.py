@@ -31,14 +31,16 @@ from raysweep.defenses import (
     Inputs,
     Need,
 )
-from raysweep.methods import decision
+from raysweep.methods import decision, searched
 
 
 class ActivationClustering(Defense):
     """Scores are margins toward the smaller cluster; decisions test cluster size and shape."""
 
     layer: str | None = Field(None, description="feature layer of the model; none: its head")
-    dimensions: int = Field(10, ge=1, le=512, description="dimensions after reduction")
+    dimensions: int = searched(
+        10, {"min": 2, "max": 30}, ge=1, le=512, description="dimensions after reduction"
+    )
     reduction: Literal["pca", "ica"] = Field("pca", description="how features are reduced")
     size: float = decision(
         0.35,

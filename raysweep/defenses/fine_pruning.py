@@ -20,6 +20,7 @@ from pydantic import Field
 from raysweep.context import Context
 from raysweep.defenses import Defense, Findings, Gift, Inputs, Need
 from raysweep.defenses._scored import halves
+from raysweep.methods import searched
 
 if TYPE_CHECKING:
     import torch
@@ -29,7 +30,9 @@ if TYPE_CHECKING:
 class FinePruning(Defense):
     """Gives the pruned and fine-tuned victim."""
 
-    accuracy_drop: float = Field(0.1, ge=0, lt=1, description="accuracy that pruning may cost")
+    accuracy_drop: float = searched(
+        0.1, {"min": 0.01, "max": 0.3}, ge=0, lt=1, description="accuracy that pruning may cost"
+    )
     most: float = Field(0.99, gt=0, lt=1, description="share of channels that may be pruned")
     epochs: int = Field(10, ge=0, le=1000, description="of the fine-tuning")
     learning_rate: float = Field(0.01, gt=0, le=10, description="peak, of the fine-tuning")

@@ -13,13 +13,16 @@ from pydantic import Field
 from raysweep import recipe
 from raysweep.context import Context
 from raysweep.defenses import Defense, Findings, Gift, Inputs, Need
+from raysweep.methods import log_range, searched
 
 
 class FineTuning(Defense):
     """Plain training on clean images, from the victim's weights."""
 
     epochs: int = Field(20, ge=1, le=1000, description="passes over the clean set")
-    learning_rate: float = Field(0.05, gt=0, le=10, description="peak learning rate")
+    learning_rate: float = searched(
+        0.05, log_range(0.001, 0.2), gt=0, le=10, description="peak learning rate"
+    )
     batch_size: int = Field(64, ge=1, le=4096, description="images per step")
 
     def needs(self) -> frozenset[Need]:

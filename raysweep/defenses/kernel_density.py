@@ -16,12 +16,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
-from pydantic import Field
 
 from raysweep.context import Context
 from raysweep.datasets import ImageSet, IntArray
 from raysweep.defenses import Findings, FloatArray, Inputs
 from raysweep.defenses import _scored as scored
+from raysweep.methods import log_range, searched
 
 if TYPE_CHECKING:
     import torch
@@ -34,7 +34,9 @@ class KernelDensity(scored.Scored):
 
     EXTENDED: ClassVar[bool] = True
 
-    bandwidth: float | None = Field(None, gt=0, description="in units of the features' spread")
+    bandwidth: float | None = searched(
+        None, log_range(0.05, 5.0), gt=0, description="in units of the features' spread"
+    )
 
     def run(self, inputs: Inputs, ctx: Context) -> Findings:
         """Fit one density per class."""

@@ -18,13 +18,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
-from pydantic import Field
 
 from raysweep.context import Context
 from raysweep.datasets import ImageSet, IntArray
 from raysweep.defenses import Findings, FloatArray, Inputs
 from raysweep.defenses import _scored as scored
 from raysweep.defenses._layers import layer_values
+from raysweep.methods import searched
 
 if TYPE_CHECKING:
     import torch
@@ -35,7 +35,7 @@ class LID(scored.Scored):
 
     EXTENDED: ClassVar[bool] = True
 
-    neighbors: int = Field(20, ge=2, le=10_000, description="k")
+    neighbors: int = searched(20, {"min": 5, "max": 100}, ge=2, le=10_000, description="k")
 
     def run(self, inputs: Inputs, ctx: Context) -> Findings:
         """Measure the dimensionalities of clean inputs."""

@@ -24,6 +24,7 @@ from raysweep.context import Context
 from raysweep.datasets import ImageSet, IntArray
 from raysweep.defenses import Findings, FloatArray, Inputs
 from raysweep.defenses import _scored as scored
+from raysweep.methods import searched
 
 if TYPE_CHECKING:
     import torch
@@ -36,7 +37,13 @@ class ModelMutation(scored.Scored):
     EXTENDED: ClassVar[bool] = True
 
     mutants: int = Field(100, ge=1, le=10_000, description="mutated copies of the dense layers")
-    variance: float = Field(0.65, ge=0, le=10, description="vf: noise in units of the largest W")
+    variance: float = searched(
+        0.65,
+        {"min": 0.1, "max": 1.5},
+        ge=0,
+        le=10,
+        description="vf: noise in units of the largest W",
+    )
     sign: Literal["backdoor", "adversarial"] = Field("backdoor", description="what low rates mean")
     rule: Literal["rate", "sprt"] = Field("rate", description="form of the score")
     kappa: float = Field(0.0124, gt=0, lt=1, description="sprt: the rate of normal inputs")

@@ -20,6 +20,7 @@ from pydantic import Field
 from raysweep.context import Context
 from raysweep.defenses import Defense, Findings, Gift, Inputs, Need
 from raysweep.defenses._layers import map_layers
+from raysweep.methods import log_range, searched
 
 if TYPE_CHECKING:
     import torch
@@ -33,9 +34,13 @@ class NAD(Defense):
 
     teacher_epochs: int = Field(10, ge=1, le=1000, description="of the teacher's fine-tuning")
     epochs: int = Field(20, ge=1, le=1000, description="of the distillation")
-    learning_rate: float = Field(0.05, gt=0, le=10, description="peak, of both")
+    learning_rate: float = searched(
+        0.05, log_range(0.001, 0.2), gt=0, le=10, description="peak, of both"
+    )
     batch_size: int = Field(64, ge=1, le=4096, description="images per step")
-    beta: float = Field(1000.0, ge=0, description="weight of each layer's attention loss")
+    beta: float = searched(
+        1000.0, log_range(10.0, 1e4), ge=0, description="weight of each layer's attention loss"
+    )
     power: float = Field(2.0, gt=0, le=10, description="p")
 
     def needs(self) -> frozenset[Need]:

@@ -27,6 +27,7 @@ from raysweep.defenses import (
     Scorer,
 )
 from raysweep.defenses import _scored as scored
+from raysweep.methods import searched
 
 if TYPE_CHECKING:
     import torch
@@ -35,7 +36,9 @@ if TYPE_CHECKING:
 class Strip(scored.Scored):
     """Scores are minus the mean entropy over overlays; decisions set the nominal FPR."""
 
-    overlays: int = Field(64, ge=1, le=1000, description="clean images laid over each input")
+    overlays: int = searched(
+        64, {"min": 4, "max": 200}, ge=1, le=1000, description="clean images laid over each input"
+    )
     blend: Literal["add", "average"] = Field("add", description="x + strength * u, or their mean")
     strength: float = Field(1.0, gt=0, le=2, description="weight of the overlay, for add")
 

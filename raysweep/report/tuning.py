@@ -18,7 +18,6 @@ SEEN = {
     "transfer": "transfer: tuned on the labels of other attacks alone",
     "clean_only": "clean only: tuned on the reserved clean set, without labels of any attack",
 }
-SMALLER = frozenset({"fpr", "asr", "seconds"})
 MOST_CURVES = 60
 
 
@@ -92,17 +91,18 @@ def _gaps(rows: list[Row], settings: Row) -> Titled:
     for turn, part in enumerate(parts):
         mine = [row for row in first if row["held_out"] == part]
         gains = [
-            sign * (number(r[f"tuned_{metric}"]) - number(r[f"default_{metric}"])) for r in mine
+            sign * _drawn(metric, number(r[f"tuned_{metric}"]) - number(r[f"default_{metric}"]))
+            for r in mine
         ]
         figure.add_bar(
             x=[label(row["defense"]) for row in mine],
-            y=[100 * gain for gain in gains],
+            y=gains,
             name=label(part),
             marker={"color": COLORS[turn % len(COLORS)],
                     "pattern": {"shape": ("", "/", "x", ".")[turn // len(COLORS) % 4]}},
         )  # fmt: skip
     figure.update_layout(barmode="group")
-    figure.update_yaxes(title="points")
+    figure.update_yaxes(title="seconds" if metric == "seconds" else "points")
     title = f"Gain in {metric.upper()} over the method's own parameters, by what was held out"
     return [(title, plain(figure, 340 + legend_height(parts), 300 + 40 * len(first)))]
 
@@ -114,7 +114,7 @@ def _curves(tuning: Row) -> Titled:
     for search in with_curve[:MOST_CURVES]:
         curve = search["curve"]
         name, points = curve["parameter"], curve["points"]
-        values = [point[name] for point in points]
+        values = [point["value"] for point in points]
         figure = go.Figure()
         for turn, metric in enumerate(("tpr", "fpr")):
             figure.add_scatter(
@@ -134,15 +134,19 @@ def _curves(tuning: Row) -> Titled:
     return figures
 
 
-def _objective(settings: Row, one: Row) -> float:
-    return number(one["metrics"].get(settings["metric"][0]["name"]))
+def _drawn(metric: str, value: object) -> float:
+    """Return a metric as figures show it: shares in percent, seconds as they are."""
+    return number(value) * (1 if metric == "seconds" else 100)
+
+
+def _axis(metric: str) -> str:
+    return "seconds" if metric == "seconds" else f"{metric.upper()}, %"
 
 
 def _histories(tuning: Row) -> Titled:
     """Return every candidate's first objective in the order of asking, a figure a defense."""
     settings, figures = tuning["settings"], []
     metric = settings["metric"][0]["name"]
-    scale = 1 if metric == "seconds" else 100
     studied = [one for one in tuning["searches"] if one.get("history")]
     for defense in dict.fromkeys(one["defense"] for one in studied):
         figure, names = go.Figure(), []
@@ -150,7 +154,7 @@ def _histories(tuning: Row) -> Titled:
             names.append(search["held_out"])
             figure.add_scatter(
                 x=[one["number"] for one in search["history"]],
-                y=[scale * _objective(settings, one) for one in search["history"]],
+                y=[_drawn(metric, one["metrics"].get(metric)) for one in search["history"]],
                 hovertext=[
                     f"{label(_said(one['parameters']))} ({one['state']})"
                     for one in search["history"]
@@ -160,7 +164,7 @@ def _histories(tuning: Row) -> Titled:
                         "symbol": SYMBOLS[turn % len(SYMBOLS)]},
             )  # fmt: skip
         figure.update_xaxes(title="candidate")
-        figure.update_yaxes(title=metric if metric == "seconds" else f"{metric.upper()}, %")
+        figure.update_yaxes(title=_axis(metric))
         title = f"{defense}: candidates in the order of asking, by what was held out"
         figures.append((title, plain(figure, 320 + legend_height(names))))
     return figures
@@ -202,8 +206,8 @@ def _pareto(tuning: Row) -> Titled:
         cloud = [one["metrics"] for one in search.get("history", ())]
         if cloud:
             figure.add_scatter(
-                x=[100 * number(one.get(x)) for one in cloud],
-                y=[100 * number(one.get(y)) for one in cloud],
+                x=[_drawn(x, one.get(x)) for one in cloud],
+                y=[_drawn(y, one.get(y)) for one in cloud],
                 mode="markers", name="tried, where tuned", marker={"color": COLORS[6], "size": 6},
             )  # fmt: skip
         held = [
@@ -211,14 +215,14 @@ def _pareto(tuning: Row) -> Titled:
             if (row["defense"], row["held_out"]) == (search["defense"], search["held_out"])
         ]  # fmt: skip
         figure.add_scatter(
-            x=[100 * number(row.get(f"tuned_{x}")) for row in held],
-            y=[100 * number(row.get(f"tuned_{y}")) for row in held],
+            x=[_drawn(x, row.get(f"tuned_{x}")) for row in held],
+            y=[_drawn(y, row.get(f"tuned_{y}")) for row in held],
             hovertext=[label(_said(row["parameters"])) for row in held],
             mode="markers", name="front, where held out",
             marker={"color": COLORS[0], "size": 9, "symbol": "diamond"},
         )  # fmt: skip
-        figure.update_xaxes(title=f"{x.upper()}, %")
-        figure.update_yaxes(title=f"{y.upper()}, %")
-        title = f"{search['defense']}, {search['held_out']} held out: {x.upper()} and {y.upper()}"
+        figure.update_xaxes(title=_axis(x))
+        figure.update_yaxes(title=_axis(y))
+        title = f"{search['defense']}, {search['held_out']} held out: {_axis(x)} and {_axis(y)}"
         figures.append((title, plain(figure, 380)))
     return figures

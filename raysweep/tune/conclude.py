@@ -17,9 +17,9 @@ from raysweep.replay import Instance
 from raysweep.spec import Sweep
 from raysweep.tune.merit import Metrics, Tried, best, joined
 from raysweep.tune.search import Bench, Search
-from raysweep.tune.space import Values, with_parameters
+from raysweep.tune.space import Values, points, with_parameters
 
-NOTHING = "(nothing)"
+NOTHING = "nothing"
 CURVE_POINTS = 80
 FEW = 5  # values under which a range says more than an interval
 Row = dict[str, Any]
@@ -165,15 +165,13 @@ def _curve(search: Search, bench: Bench) -> Row | None:
     (name,) = ranges
     outer = {key: value for key, value in chosen[0].items() if key in search.outer}
     instances = _instances(search, outer, bench)
-    from raysweep.tune.space import points
-
     every = points(search.inner) or []
     thinned = every[:: max(1, len(every) // CURVE_POINTS)]
     curve = []
     for values in thinned:
         defense = with_parameters(search.defense, {**outer, **values})
         mean = bench.joined(defense, instances)
-        curve.append({name: values[name], "tpr": mean["tpr"], "fpr": mean["fpr"]})
+        curve.append({"value": values[name], "tpr": mean["tpr"], "fpr": mean["fpr"]})
     return {"parameter": name, "chosen": chosen[0][name], "points": curve}
 
 
