@@ -135,4 +135,38 @@ def generated(seeds: int = 3, seed: int = 0) -> Material:
         curves=_curves(rows),
         pictures={"badnets": _images(rng, 3), "blend": _images(rng, 1)},
         triggers={t: rng.random((10, 3, 16, 16)) for t in inspected["trial"]},
+        tuning=_tuning(),
     )  # fmt: skip
+
+
+def _tuning() -> dict[str, Any]:
+    """Return what a tuning of two objectives leaves: a front of two points, for each part."""
+    rows, searches = [], []
+    for part in ("badnets", "<b>blend</b>", "nothing"):
+        history = [
+            {"number": n, "state": ("complete", "pruned", "fail")[n % 3],
+             "parameters": {"overlays": 4 + n, "fpr": 0.01}, "seconds": 1.0,
+             "metrics": {"tpr": 0.5 + n / 20, "seconds": 1.0 + n} if n % 3 < 2 else {}}
+            for n in range(9)
+        ]  # fmt: skip
+        points = [{"value": v, "tpr": v**0.5, "fpr": v} for v in np.geomspace(0.001, 0.3, 20)]
+        searches.append(
+            {"defense": "strip", "held_out": part, "history": history,
+             "importance": {"overlays": 0.75, "fpr": 0.25},
+             "curve": {"parameter": "fpr", "chosen": 0.02, "points": points}}
+        )  # fmt: skip
+        for point in range(2):
+            row: dict[str, Any] = {
+                "defense": "strip", "labels": "transfer", "held_out": part, "point": point,
+                "parameters": {"overlays": 12 - point, "fpr": 0.02}, "tried": 9, "seconds": 40.5,
+                "note": "",
+            }  # fmt: skip
+            for metric, value in (("tpr", 0.8 - 0.1 * point), ("seconds", 3.0 - point)):
+                row |= {f"tuned_{metric}": value, f"tuned_{metric}_low": 0.9 * value,
+                        f"tuned_{metric}_high": 1.1 * value, f"default_{metric}": 0.9 * value,
+                        f"oracle_{metric}": 1.2 * value}  # fmt: skip
+            rows.append(row)
+    metric = [{"name": "tpr", "goal": "maximize"}, {"name": "seconds", "goal": "minimize"}]
+    settings = {"labels": "transfer", "metric": metric, "constraints": ["fpr <= 0.05"],
+                "over": "mean"}  # fmt: skip
+    return {"settings": settings, "rows": rows, "searches": searches}

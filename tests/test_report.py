@@ -9,6 +9,7 @@ import math
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from PIL import Image
 from raysweep import records
 from raysweep.launch import launch
 from raysweep.loading import from_text
+from raysweep.report import tuning
 from raysweep.report.elements import picture, table
 from raysweep.report.evidence import factor, magnified
 from raysweep.report.figures import heat_maps, rate_lines
@@ -272,6 +274,19 @@ def test_the_page_names_no_address_but_those_of_the_library() -> None:
     library = max(re.findall(r"<script>.*?</script>", page, flags=re.S), key=len)
     assert "plotly.js" in library[:200]
     assert "http" not in page.replace(library, "").replace('http-equiv="Content-Security', "")
+
+
+def test_tuning_is_shown_with_what_it_saw() -> None:
+    shown = tuning.section(generated())
+    assert "transfer: tuned on the labels of other attacks alone" in shown
+    assert "80.0 [72.0–88.0]" in shown and "72.0" in shown and "96.0" in shown
+    assert "3.0 [2.7–3.3]" in shown and "300.0" not in shown, "seconds are no shares"
+    assert "<b>blend" not in shown
+    figures = re.findall(r"<figcaption>(.*?)</figcaption>", shown)
+    assert len(figures) == 1 + 3 + 1 + 1 + 3, figures
+    assert tuning.section(replace(generated(), tuning={})) == ""
+    blind = generated().tuning | {"settings": generated().tuning["settings"] | {"labels": "oracle"}}
+    assert "the labels of the very attack" in tuning.section(replace(generated(), tuning=blind))
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ import pytest
 
 from raysweep import track
 from raysweep.spec import Track
-from tests.material import row
+from tests.material import generated, row
 
 SWEEP = {"name": "s"}
 OFFLINE = Track(wandb="offline", project="p")
@@ -95,6 +95,21 @@ def test_only_finished_trials_are_published(tmp_path: Path) -> None:
     mixed = rows()
     mixed.loc[1, "status"] = "failed"
     assert track.publish(mixed, SWEEP, OFFLINE, tmp_path).count == 1
+
+
+@pytest.mark.slow
+def test_a_tuning_is_one_run_with_its_tables(tmp_path: Path) -> None:
+    told = generated().tuning
+    first = track.publish_tuning(told, SWEEP, OFFLINE, tmp_path)
+    assert (first.count, first.warning) == (1, "")
+    assert track.publish_tuning(told, SWEEP, OFFLINE, tmp_path).skipped == 1
+    (found,) = map(read, runs(tmp_path))
+    assert found["name"] == "tune · s" and "tune" in found["tags"]
+    assert found["summary"]["tuned_tpr/badnets"] == pytest.approx(0.75)
+    tables = {file.name.split("_")[0]: json.loads(file.read_text())
+              for file in (runs(tmp_path)[0] / "files").rglob("*.table.json")}  # fmt: skip
+    assert len(tables["tuned"]["data"]) == 6 and len(tables["candidates"]["data"]) == 27
+    assert "parameter.overlays" in tables["candidates"]["columns"]
 
 
 def test_disabled_writes_nothing(tmp_path: Path) -> None:
