@@ -175,6 +175,12 @@ class Desk:
             stamped.append(triggered.cpu())
         return torch.cat(stamped) if stamped else images
 
+    def added(self) -> NDArray[np.float32]:
+        """Return what the trigger adds to a gray image at test time, (C, H, W)."""
+        gray = torch.full((1, *self.data.test.images.shape[1:]), 0.5)
+        added: NDArray[np.float32] = self.stamp(gray, self.data.test_rows[:1], "test")[0].numpy()
+        return added - 0.5
+
     def triggered_test(self) -> torch.Tensor:
         """Return the whole evaluation set, triggered.
 

@@ -161,6 +161,8 @@ def _oracles(desk: Desk) -> dict[str, Any]:
         oracles["poison_rate"] = float(desk.mask("poison").mean())
     if "target_class" in needs and "attack" in desk.params:
         oracles["target_class"] = desk.attack.target
+    if "trigger" in needs and "attack" in desk.params:
+        oracles["trigger"] = desk.added()
     return oracles
 
 

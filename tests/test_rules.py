@@ -152,7 +152,7 @@ def test_house_rules(file: Path) -> None:
 def test_method_files_open_with_idea_citation_and_differences(file: Path) -> None:
     doc = ast.get_docstring(ast.parse(file.read_text())) or ""
     assert "Where we differ" in doc
-    control = file.stem in ("none", "perfect_filter", "random_filter")
+    control = file.stem in ("none", "matched_filter", "perfect_filter", "random_filter")
     layout = file.stem in ("parquet", "imagefolder", "npz")
     assert control or layout or re.search(r"\b(19|20)\d\d\b", doc), "no citation with a year"
 

@@ -97,6 +97,7 @@ def inputs(defense: Defense, case: Toy, **more: Any) -> Inputs:
         "poison_rate": float(case.mask.mean()),
         "poison_mask": case.mask,
         "target_class": TARGET,
+        "trigger": stamped(torch.zeros(1, 1, SIDE, SIDE)).numpy()[0] * np.float32(0.5 / 255),
     }
     values: dict[str, Any] = {name: value for name, value in known.items() if name in needs}
     if needs & {"training_set", "features", "poison_mask"}:

@@ -46,9 +46,11 @@ Need = Literal[
     "poison_rate",  # oracle: realized poisoned / all
     "poison_mask",  # oracle: which training samples are poisoned
     "target_class",  # oracle: the attack's target
+    "trigger",  # oracle: (C, H, W), what the attack adds to a gray image at test time
     "removed_count",  # how many samples another defense of the sweep removed
 ]
 Gift = Literal["train_scores", "input_scores", "model", "verdict"]
+ORACLES: tuple[Need, ...] = ("poison_rate", "poison_mask", "target_class", "trigger")
 Scorer = Callable[["torch.Tensor", IntArray], FloatArray]
 
 
@@ -83,6 +85,7 @@ class Inputs(_Declared):
         poison_rate: float
         poison_mask: Flags  # (N,)
         target_class: int
+        trigger: NDArray[np.float32]  # (C, H, W)
         model: Model  # the architecture
         shape: Shape
         recipe: Recipe
@@ -175,7 +178,7 @@ class Defense(Method):
 
     def badges(self) -> tuple[str, ...]:
         """Return the badges, among them one for each oracle that is declared."""
-        oracles = [n for n in ("poison_rate", "poison_mask", "target_class") if n in self.needs()]
+        oracles = [name for name in ORACLES if name in self.needs()]
         return (*self.BADGES, *(f"oracle: {name.replace('_', ' ')}" for name in oracles))
 
     @property

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from raysweep import methods, metrics
 from raysweep.context import Context
-from raysweep.defenses import Defense, Findings, Inputs
+from raysweep.defenses import ORACLES, Defense, Findings, Inputs
 from raysweep.errors import KnowledgeError
 from tests import toy
 
@@ -34,6 +34,9 @@ SMALL = {
     "unlearning_steps": 20,
     "tuning_epochs": 2,
     "width": 8,
+    "repeats": 1,
+    "rounds": 3,
+    "weak_epochs": 20,
     "norm_weight": 0.05,
     # Eight features and one dense layer: here mutation flips a trigger before it flips a bar.
     "sign": "adversarial",
@@ -166,13 +169,13 @@ def test_scores_beat_chance(name: str, case: toy.Toy) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_knowledge_is_enforced(name: str, case: toy.Toy) -> None:
     defense = make(name)
-    oracles = {"poison_mask", "poison_rate", "target_class", "clean_set", "victim"}
+    oracles = {*ORACLES, "clean_set", "victim"}
     seen = toy.inputs(defense, case)
     for secret in oracles - defense.needs():
         with pytest.raises(KnowledgeError, match=f"{name} read '{secret}'"):
             getattr(seen, secret)
     badges = defense.badges()
-    for secret in {"poison_mask", "poison_rate", "target_class"} & defense.needs():
+    for secret in set(ORACLES) & defense.needs():
         assert f"oracle: {secret.replace('_', ' ')}" in badges
 
 
