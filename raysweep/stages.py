@@ -153,17 +153,13 @@ def _inputs(desk: Desk) -> Inputs:
 
 def _oracles(desk: Desk) -> dict[str, Any]:
     """Return the truth that the defense declares, and no more."""
-    needs = desk.defense.needs()
-    oracles: dict[str, Any] = {}
-    if "poison_mask" in needs:
-        oracles["poison_mask"] = desk.mask("poison")
-    if "poison_rate" in needs:
-        oracles["poison_rate"] = float(desk.mask("poison").mean())
-    if "target_class" in needs and "attack" in desk.params:
-        oracles["target_class"] = desk.attack.target
-    if "trigger" in needs and "attack" in desk.params:
-        oracles["trigger"] = desk.added()
-    return oracles
+    oracles: dict[str, Callable[[], Any]] = {
+        "poison_mask": lambda: desk.mask("poison"),
+        "poison_rate": lambda: float(desk.mask("poison").mean()),
+    }
+    if "attack" in desk.params:
+        oracles |= {"target_class": lambda: desk.attack.target, "trigger": desk.added}
+    return {name: oracles[name]() for name in oracles.keys() & desk.defense.needs()}
 
 
 def _decision(desk: Desk) -> Decision:

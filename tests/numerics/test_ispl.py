@@ -62,6 +62,7 @@ def test_samples_have_their_exact_size_and_at_least_two_rows() -> None:
     assert sampled(draw, rows, 1.0).tolist() == rows.tolist()
 
 
+@pytest.mark.slow
 def test_planted_poison_is_outvoted() -> None:
     case = toy.toy()
     method = ISPL(repeats=2, weak_epochs=15, rounds=3, expansion=0.5)
@@ -77,6 +78,7 @@ def test_planted_poison_is_outvoted() -> None:
     assert held[:2].sum() > 0.8 * case.mask.sum()
 
 
+@pytest.mark.slow
 def test_nothing_is_flagged_where_all_is_compatible() -> None:
     case = toy.toy(rate=0.0)
     method = ISPL(repeats=1, weak_epochs=20, rounds=2)

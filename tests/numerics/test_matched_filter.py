@@ -16,7 +16,6 @@ from raysweep.defenses import Inputs
 from raysweep.defenses.matched_filter import MatchedFilter, high_pass, multiples
 from raysweep.launch import launch
 from raysweep.loading import load_sweep
-from raysweep.store import Store
 from tests import toy
 
 SWEEP = """
@@ -100,6 +99,5 @@ def test_the_plan_hands_it_the_pattern_of_the_trial(tmp_path: Path) -> None:
     assert (rows["status"] == "ok").all(), rows[["status", "error"]]
     assert (rows["badges"] == "oracle: trigger").all()
     poisoned = rows[rows["rate"] == 0.05].iloc[0]
-    assert poisoned["train_auroc"] > 0.9
-    store = Store(str(tmp_path / "store"))
-    assert store is not None
+    assert poisoned["auroc"] > 0.99 and poisoned["tpr"] > 0.8
+    assert (rows["fpr"] == 0).all() and (rows[rows["rate"] == 0]["removed"] == 0).all()
