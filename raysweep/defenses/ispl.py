@@ -12,10 +12,11 @@ authors' released code (charlesjin/compatibility_clustering at c9dfff5). Not ver
 paper weights votes by the size of a subset, casts them on whole subsets, or leaves out a learner's
 own subset; here, as in the code, each learner has one vote on every sample. Ours are subsamples of
 exact size, ties that keep a sample (the code draws), the sweep's recipe for every learner, at a
-constant rate while subsets are grown, and an end of the search when 4 % of the set are left (the
-code: 2,000 images). The score is the share of votes against the label. The code decides after
-`rounds` of self-paced training on what the vote kept (`rule: rounds`), which forgives hard clean
-samples, but learns again whatever poison outlived the vote; `rule: vote` decides by the score.
+constant rate while subsets are grown and in smaller batches on small sets, where an epoch would be
+a step or two, and an end of the search when 4 % of the set are left (the code: 2,000 images). The
+score is the share of votes against the label. The code decides after `rounds` of self-paced
+training on what the vote kept (`rule: rounds`), which forgives hard clean samples, but learns again
+whatever poison outlived the vote; `rule: vote` decides by the score.
 """
 
 from __future__ import annotations
@@ -41,10 +42,12 @@ from raysweep.defenses import (
     Need,
 )
 from raysweep.methods import decision, reduction
+from raysweep.recipe import Recipe
 
 LEFT = 0.04  # share of the set at which no further subset is searched
 PER_CLASS = 1 / 8  # of the share, that every class contributes at least
 FINAL = 2  # further selections once the share is no longer annealed
+LEAST_BATCH = 16
 MEMORY = 0.8  # weight of earlier rounds in whether a sample is predicted right
 
 
@@ -61,6 +64,9 @@ class ISPL(Defense):
     warm_up: int = Field(8, ge=1, le=1000, description="epochs before the first selection")
     epochs: int = Field(4, ge=1, le=1000, description="epochs before each further selection")
     weak_epochs: int = Field(40, ge=1, le=1000, description="epochs of a weak learner")
+    least_steps: int = Field(
+        8, ge=1, le=1000, description="of an epoch; below, batches shrink, down to 16"
+    )
     repeats: int = reduction(3, ge=1, le=100, description="searches of the whole set")
     rounds: int = reduction(20, ge=0, le=1000, description="of training on what is kept")
     round_epochs: int = reduction(5, ge=1, le=1000, description="epochs of such a round")
@@ -86,6 +92,11 @@ class ISPL(Defense):
         del num_classes
         return tuple(str(number) for number in range(self.repeats))
 
+    def recipe(self, base: Recipe, samples: int, epochs: int) -> Recipe:
+        """Return the sweep's recipe for a subset, in smaller batches if an epoch were too short."""
+        batch = min(base.batch_size, max(LEAST_BATCH, samples // self.least_steps))
+        return base.model_copy(update={"epochs": epochs, "batch_size": batch})
+
     def shard(self, part: str, inputs: Inputs, ctx: Context) -> Arrays:
         """Find subsets; return who is in each and what its learner predicts, both (M, N)."""
         from raysweep import training
@@ -104,11 +115,9 @@ class ISPL(Defense):
             number = len(found["members"])
             members = self.grown(np.flatnonzero(left), part, number, inputs, ctx)
             network = training.build(inputs.model, inputs.shape, ctx, "weak", part, number)
-            training.fit(
-                network, data.take(np.flatnonzero(members)),
-                recipe.model_copy(update={"epochs": self.weak_epochs}), ctx,
-                phase=f"weak {part} {number}",
-            )  # fmt: skip
+            mine = data.take(np.flatnonzero(members))
+            tuned = self.recipe(recipe, len(mine), self.weak_epochs)
+            training.fit(network, mine, tuned, ctx, phase=f"weak {part} {number}")
             logits = training.predict(network, data.images, recipe, ctx.device)
             found["members"].append(members)
             found["predicted"].append(logits.argmax(1).numpy().astype(np.int32))
@@ -136,9 +145,9 @@ class ISPL(Defense):
         losses: FloatArray = np.zeros(len(rows))
         kept: Flags = np.ones(len(rows), bool)
         for step, wanted in enumerate(annealed(share, self.start)):
+            tuned = self.recipe(recipe, len(sample), self.epochs if step else self.warm_up)
             training.fit(
-                network, data.take(sample),
-                recipe.model_copy(update={"epochs": self.epochs if step else self.warm_up}), ctx,
+                network, data.take(sample), tuned, ctx,
                 phase=f"grow {part} {number} {step}", optimizer=optimizer,
             )  # fmt: skip
             fresh = training.per_sample_losses(network, data, recipe, ctx.device).numpy()

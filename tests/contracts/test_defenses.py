@@ -36,7 +36,7 @@ SMALL = {
     "width": 8,
     "repeats": 1,
     "rounds": 3,
-    "weak_epochs": 20,
+    "weak_epochs": 8,
     "norm_weight": 0.05,
     # Eight features and one dense layer: here mutation flips a trigger before it flips a bar.
     "sign": "adversarial",
