@@ -92,7 +92,7 @@ def test_rounds_forget_what_the_vote_dropped_and_learn_what_it_kept() -> None:
 @pytest.mark.slow
 def test_nothing_is_flagged_where_all_is_compatible() -> None:
     case = toy.toy(rate=0.0)
-    method = ISPL(repeats=1, weak_epochs=10, rounds=2)
+    method = ISPL(repeats=1, weak_epochs=8, epochs=3, rounds=2, expansion=0.5)
     found = toy.found(method, case)
     for rule in ("rounds", "vote"):
         chosen = method.model_copy(update={"rule": rule})
