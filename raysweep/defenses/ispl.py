@@ -16,7 +16,9 @@ constant rate while subsets are grown and in smaller batches on small sets, wher
 a step or two, and an end of the search when 4 % of the set are left (the code: 2,000 images). The
 score is the share of votes against the label. The code decides after `rounds` of self-paced
 training on what the vote kept (`rule: rounds`), which forgives hard clean samples, but learns again
-whatever poison outlived the vote; `rule: vote` decides by the score.
+whatever poison outlived the vote; `rule: vote` decides by the score. The paper's numbers are not
+reached so far: on 1,297 digits, with a fifth of one class poisoned, the score has AUROC 0.84 and
+the rounds learn the poison again; larger sets were not tried.
 """
 
 from __future__ import annotations
