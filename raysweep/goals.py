@@ -21,11 +21,23 @@ from pydantic import (
 REPLAYED = ("tpr", "fpr", "youden", "auroc", "ap", "tpr_at_1fpr")
 RANKED = frozenset({"auroc", "ap", "tpr_at_1fpr"})  # of these, the same for every decision
 EVALUATED = ("ca", "asr", "ra")
-COSTS = ("seconds",)
+COSTS = ("seconds", "gpu_seconds")
 METRICS = (*REPLAYED, *EVALUATED, *COSTS)
-SMALLER_IS_BETTER = frozenset({"fpr", "asr", "seconds"})
+SMALLER_IS_BETTER = frozenset({"fpr", "asr", *COSTS})
 
-Metric = Literal["tpr", "fpr", "youden", "auroc", "ap", "tpr_at_1fpr", "ca", "asr", "ra", "seconds"]
+Metric = Literal[
+    "tpr",
+    "fpr",
+    "youden",
+    "auroc",
+    "ap",
+    "tpr_at_1fpr",
+    "ca",
+    "asr",
+    "ra",
+    "seconds",
+    "gpu_seconds",
+]
 Goal = Literal["maximize", "minimize"]
 
 

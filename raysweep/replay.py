@@ -36,6 +36,7 @@ class Instance:
         inputs: clean and triggered scores of a detector of inputs, else empty.
         key: of the stage that found it.
         seconds: that the defense took here, without what it shares with others.
+        gpu_seconds: the same in GPUs times seconds.
         sealed: whether reading the truth is an error.
     """
 
@@ -44,6 +45,7 @@ class Instance:
     inputs: Mapping[str, Array]
     key: str
     seconds: float = 0.0
+    gpu_seconds: float = 0.0
     sealed: bool
     _poison: Bools
     _cover: Bools
@@ -126,7 +128,8 @@ def measure(
     clean ones. CA, ASR and RA are those of the model that was evaluated after the decision.
     """
     instance.check_open()
-    found = {**dict.fromkeys(REPLAYED, np.nan), "seconds": instance.seconds}
+    found = dict.fromkeys(REPLAYED, np.nan)
+    found |= {"seconds": instance.seconds, "gpu_seconds": instance.gpu_seconds}
     if not RANKED.isdisjoint(wanted):
         found |= instance.ranks
     for name in EVALUATED:
@@ -213,6 +216,7 @@ def instance_of(
         },
         key=found,
         seconds=sum(float(one.info.get("seconds", 0.0)) for one in spent),
+        gpu_seconds=sum(float(one.info.get("gpu_seconds", 0.0)) for one in spent),
         sealed=False,
         _poison=desk.mask("poison"),
         _cover=desk.mask("cover"),

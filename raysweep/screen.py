@@ -147,12 +147,12 @@ def print_tuned(console: Console, table: pd.DataFrame) -> None:
     for head in ("defense", "labels", "held out", "parameters"):
         shown.add_column(head, no_wrap=head != "parameters")
     for metric in metrics:
-        unit = "s" if metric == "seconds" else "%"
+        unit = "s" if metric.endswith("seconds") else "%"
         for who in (f"{metric} {unit} tuned", "own", "oracle"):
             shown.add_column(who, justify="right")
     for row in table.to_dict("records"):
         values = [
-            f"{row[f'{who}_{metric}']:.2f}" if metric == "seconds" else
+            f"{row[f'{who}_{metric}']:.2f}" if metric.endswith("seconds") else
             percent(row[f"{who}_{metric}"])
             for metric in metrics for who in ("tuned", "default", "oracle")
         ]  # fmt: skip

@@ -18,6 +18,7 @@ SEEN = {
     "transfer": "transfer: tuned on the labels of other attacks alone",
     "clean_only": "clean only: tuned on the reserved clean set, without labels of any attack",
 }
+COSTS = ("seconds", "gpu_seconds")
 MOST_CURVES = 60
 
 
@@ -50,14 +51,14 @@ def _metrics(rows: list[Row]) -> list[str]:
 
 
 def _value(metric: str, value: object) -> str:
-    return seconds(value) if metric == "seconds" else percent(number(value))
+    return seconds(value) if metric in COSTS else percent(number(value))
 
 
 def _table(rows: list[Row]) -> str:
     metrics = _metrics(rows)
     headers = ["held out", "defense", "badges", "parameters"]
     for metric in metrics:
-        shown = metric.upper() if metric != "seconds" else metric
+        shown = metric.upper() if metric not in COSTS else metric
         headers += [f"{shown} tuned", "own", "oracle"]
     lines = []
     for row in rows:
@@ -71,8 +72,8 @@ def _table(rows: list[Row]) -> str:
             )  # fmt: skip
             line.append(_value(metric, row.get(f"tuned_{metric}")) + interval)
             line += [_value(metric, row.get(f"{who}_{metric}")) for who in ("default", "oracle")]
-        lines.append([*line, text(row["tried"]), seconds(row["seconds"])])
-    headers += ["tried", "seconds"]
+        lines.append([*line, text(row["tried"]), *(seconds(row[cost]) for cost in COSTS)])
+    headers += ["tried", "seconds spent", "GPU seconds spent"]
     return table("Tuned parameters, reported where they were held out", headers, lines,
                  words_first=4)  # fmt: skip
 
@@ -102,7 +103,7 @@ def _gaps(rows: list[Row], settings: Row) -> Titled:
                     "pattern": {"shape": ("", "/", "x", ".")[turn // len(COLORS) % 4]}},
         )  # fmt: skip
     figure.update_layout(barmode="group")
-    figure.update_yaxes(title="seconds" if metric == "seconds" else "points")
+    figure.update_yaxes(title=metric if metric in COSTS else "points")
     title = f"Gain in {metric.upper()} over the method's own parameters, by what was held out"
     return [(title, plain(figure, 340 + legend_height(parts), 300 + 40 * len(first)))]
 
@@ -136,11 +137,11 @@ def _curves(tuning: Row) -> Titled:
 
 def _drawn(metric: str, value: object) -> float:
     """Return a metric as figures show it: shares in percent, seconds as they are."""
-    return number(value) * (1 if metric == "seconds" else 100)
+    return number(value) * (1 if metric in COSTS else 100)
 
 
 def _axis(metric: str) -> str:
-    return "seconds" if metric == "seconds" else f"{metric.upper()}, %"
+    return metric if metric in COSTS else f"{metric.upper()}, %"
 
 
 def _histories(tuning: Row) -> Titled:

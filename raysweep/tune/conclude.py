@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from raysweep.errors import PlanError
-from raysweep.goals import Tune
+from raysweep.goals import COSTS, Tune
 from raysweep.identity import canonical
 from raysweep.metrics import t_interval, wilson
 from raysweep.replay import Instance
@@ -45,17 +45,17 @@ def _rows(search: Search, searches: Sequence[Search], bench: Bench) -> Iterable[
         default = _held(search, own, bench)
     except PlanError as error:
         note = search.failures[0] if search.failures else str(error)
-        yield {**about, "point": 0, "parameters": own, "tried": 0, "seconds": 0.0, "note": note}
+        nothing = {"tried": 0, "seconds": 0.0, "gpu_seconds": 0.0}
+        yield {**about, "point": 0, "parameters": own, **nothing, "note": note}
         return
     chosen = search.chosen(bench)
     note = _note(search, chosen)
     ideal = _oracle(search, searches, bench)
-    spent = _seconds(search, bench)
+    spent = {cost: _spent(search, bench, cost) for cost in COSTS}
     tried = 0 if settings.labels == "clean_only" else len(search.tried(bench))
     for point, values in enumerate(chosen or [own]):
         held = _held(search, values, bench)
-        row = {**about, "point": point, "parameters": values, "tried": tried, "note": note}
-        row["seconds"] = spent
+        row = {**about, "point": point, "parameters": values, "tried": tried, **spent, "note": note}
         for who, found in (("tuned", held), ("default", default), ("oracle", ideal)):
             mean = joined(found, settings.over)
             row |= {f"{who}_{name}": mean[name] for name in _shown(settings)}
@@ -113,11 +113,11 @@ def _oracle(search: Search, searches: Sequence[Search], bench: Bench) -> list[Me
     return next(held for one, held in evaluated if one is ideal)
 
 
-def _seconds(search: Search, bench: Bench) -> float:
-    """Return the seconds of the stages that a search asked for."""
+def _spent(search: Search, bench: Bench, cost: str) -> float:
+    """Return the seconds, or GPU seconds, of the stages that a search asked for."""
     if search.study is None:
         return 0.0
-    spent = [one.metrics.get("seconds", math.nan) for one in search.tried(bench)]
+    spent = [one.metrics.get(cost, math.nan) for one in search.tried(bench)]
     return float(np.nansum(spent)) * len(search.places)
 
 

@@ -1,4 +1,4 @@
-"""Several drivers on one study in PostgreSQL, one of them killed."""
+"""Studies outlive their drivers: from a journal, and in PostgreSQL with several at once."""
 
 from __future__ import annotations
 
@@ -18,8 +18,6 @@ from typing import Any
 
 import optuna
 import pytest
-
-pytest.importorskip("psycopg", reason="pip install 'raysweep[postgresql]'")
 
 SWEEP = """
 name: shared
@@ -57,6 +55,7 @@ def free_port() -> int:
 @pytest.fixture
 def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Start a PostgreSQL server of our own; yield the URL of a database."""
+    pytest.importorskip("psycopg", reason="pip install 'raysweep[postgresql]'")
     folder = programs()
     if folder is None:
         pytest.skip("PostgreSQL is not installed")
@@ -105,15 +104,41 @@ def until(condition: Callable[[], bool], seconds: float) -> None:
         time.sleep(0.2)
 
 
-def drive(file: Path, url: str, log: Path) -> subprocess.Popen[bytes]:
+def drive(file: Path, url: str | None, log: Path) -> subprocess.Popen[bytes]:
     command = [
         sys.executable, "-c", DRIVER, "tune", str(file), "--inline", "--storage",
         str(file.parent / "store"),
     ]  # fmt: skip
     with log.open("wb") as out:
-        return subprocess.Popen(
-            command, stdout=out, stderr=out, env={**os.environ, "RAYSWEEP_STUDIES": url}
-        )
+        given = {"RAYSWEEP_STUDIES": url} if url else {}
+        return subprocess.Popen(command, stdout=out, stderr=out, env={**os.environ, **given})
+
+
+@pytest.mark.slow
+def test_a_killed_driver_goes_on_from_its_journal(tmp_path: Path) -> None:
+    file, log = tmp_path / "shared.yaml", tmp_path / "first.log"
+    file.write_text(SWEEP.replace("trials: 14", "trials: 5"))
+    ledgers = tmp_path / "store/sweeps/shared/ledger"
+
+    def told() -> int:
+        return sum(text.read_text().count('"event":"told"') for text in ledgers.glob("*"))
+
+    first = drive(file, None, log)
+    try:
+        until(lambda: first.poll() is not None or told() >= 4, 180)
+        assert first.poll() is None, log.read_text()
+    finally:
+        first.kill()
+        first.wait()
+    before = told()
+    assert before < 15
+    second = drive(file, None, tmp_path / "second.log")
+    assert second.wait(timeout=300) == 0, (tmp_path / "second.log").read_text()
+    assert told() <= 15, "what the dead driver had told is not told again"
+    written = json.loads((tmp_path / "store/sweeps/shared/tuned.json").read_text())
+    for search in written["searches"]:
+        states = Counter(one["state"] for one in search["history"])
+        assert states["complete"] == 5 and not states["running"]
 
 
 @pytest.mark.slow
