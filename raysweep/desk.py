@@ -20,6 +20,7 @@ from raysweep.datasets import ImageSet, IntArray, Shape, as_floats
 from raysweep.defenses import Defense
 from raysweep.errors import DamagedArtifact, StageError
 from raysweep.graph import Stage
+from raysweep.metrics import attack_success
 from raysweep.models import Model
 from raysweep.recipe import Recipe
 from raysweep.store import Store
@@ -180,6 +181,19 @@ class Desk:
         gray = torch.full((1, *self.data.test.images.shape[1:]), 0.5)
         added: NDArray[np.float32] = self.stamp(gray, self.data.test_rows[:1], "test")[0].numpy()
         return added - 0.5
+
+    def success(self, network: nn.Module) -> float:
+        """Return a network's ASR on the evaluation set; it is left in eval mode."""
+        labels, shape = self.data.test.labels, self.data.shape
+        logits = training.predict(network, self._triggered, self.recipe, self.device)
+        return attack_success(
+            logits.argmax(1).numpy(), self.attack.relabel(labels, shape.num_classes),
+            self.attack.eligible(labels, shape.num_classes),
+        ).value  # fmt: skip
+
+    @functools.cached_property
+    def _triggered(self) -> torch.Tensor:
+        return self.triggered_test()
 
     def triggered_test(self) -> torch.Tensor:
         """Return the whole evaluation set, triggered.

@@ -215,7 +215,7 @@ class Planner:
         if "features" in needs:
             layer = getattr(defense, "layer", None) or trial.model.HEAD
             inputs["features"] = self._features(trial, setting, layer)
-        if "input_scores" in gives or needs & {"target_class", "trigger"}:
+        if "input_scores" in gives or needs & {"target_class", "test_success", "trigger"}:
             params["attack"] = self._identity(trial.attack, RATES)
             inputs |= setting.stamp
         return params, inputs

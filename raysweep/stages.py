@@ -159,6 +159,7 @@ def _oracles(desk: Desk) -> dict[str, Any]:
     }
     if "attack" in desk.params:
         oracles |= {"target_class": lambda: desk.attack.target, "trigger": desk.added}
+        oracles |= {"test_success": lambda: desk.success}
     return {name: oracles[name]() for name in oracles.keys() & desk.defense.needs()}
 
 

@@ -46,11 +46,14 @@ Need = Literal[
     "poison_rate",  # oracle: realized poisoned / all
     "poison_mask",  # oracle: which training samples are poisoned
     "target_class",  # oracle: the attack's target
+    "test_success",  # oracle: a network → its ASR, on the very inputs that it is reported on
     "trigger",  # oracle: (C, H, W), what the attack adds to a gray image at test time
     "removed_count",  # how many samples another defense of the sweep removed
 ]
 Gift = Literal["train_scores", "input_scores", "model", "verdict"]
-ORACLES: tuple[Need, ...] = ("poison_rate", "poison_mask", "target_class", "trigger")
+ORACLES: tuple[Need, ...] = (
+    "poison_rate", "poison_mask", "target_class", "test_success", "trigger",
+)  # fmt: skip
 Scorer = Callable[["torch.Tensor", IntArray], FloatArray]
 
 
@@ -85,6 +88,7 @@ class Inputs(_Declared):
         poison_rate: float
         poison_mask: Flags  # (N,)
         target_class: int
+        test_success: Callable[[nn.Module], float]
         trigger: NDArray[np.float32]  # (C, H, W)
         model: Model  # the architecture
         shape: Shape

@@ -14,11 +14,13 @@ paper's second stage with the isolated samples' loss capped, for all of `unlearn
 cap is met the rest alone pulls, and accuracy comes back. Few isolated samples are in each batch
 (`isolated_batch`), since more of them would own its batch statistics. `separate` ascends on the
 isolated samples alone, as the code does, and ends when their mean loss reaches the cap. Neither
-looks at the trigger, which a defender does not have.
+looks at the trigger, which a defender does not have; `selection: test_asr`, an oracle, gives the
+unlearning epoch of lowest test ASR, as results of the released code are chosen.
 """
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -65,8 +67,14 @@ class ABL(Defense):
         search=log_range(0.001, 0.2),
     )
 
+    selection: Literal["last", "test_asr"] = Field(
+        "last", description="unlearning epoch that is given; test_asr: of lowest ASR, an oracle"
+    )
+
     def needs(self) -> frozenset[Need]:
-        """Return the training set, and nothing clean."""
+        """Return the training set, and nothing clean; with `selection: test_asr` the ASR."""
+        if self.selection == "test_asr":
+            return frozenset({"training_set", "test_success"})
         return frozenset({"training_set"})
 
     def gives(self) -> frozenset[Gift]:
@@ -126,11 +134,20 @@ class ABL(Defense):
             }
         )
         ascent = Ascent(math.log(self.cap), self.unlearning_steps)
+        lowest, given = math.inf, None
+
+        def after(epoch: int, model: nn.Module) -> bool:
+            nonlocal lowest, given
+            del epoch
+            if self.selection == "test_asr" and (asr := inputs.test_success(model)) < lowest:
+                lowest, given = asr, copy.deepcopy(model.state_dict())
+            model.train()
+            return ascent.finished()
+
         training.fit(
-            network, streams, recipe, ctx, objective=ascent, phase="unlearn",
-            on_epoch=lambda epoch, model: ascent.finished(),
-        )  # fmt: skip
-        return dict(network.state_dict())
+            network, streams, recipe, ctx, objective=ascent, phase="unlearn", on_epoch=after
+        )
+        return dict(given or network.state_dict())
 
     def _unlearning_epochs(self, isolated: int, batch_size: int) -> int:
         return math.ceil(self.unlearning_steps / math.ceil(isolated / batch_size))

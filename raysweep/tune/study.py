@@ -179,15 +179,14 @@ class Study:
 
     # Asking and telling
 
-    def _states(self) -> tuple[int, int, int]:
-        """Return how many candidates are done, out (here or elsewhere) and waiting."""
-        done = out = waiting = 0
+    def _states(self) -> tuple[int, int]:
+        """Return how many candidates are done, and how many are out, here or elsewhere."""
+        done = out = 0
         for trial in self._study.get_trials(deepcopy=False):
             ended = trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
             done += ended or (trial.state == TrialState.FAIL and FAILED in trial.user_attrs)
             out += trial.state == TrialState.RUNNING
-            waiting += trial.state == TrialState.WAITING
-        return done, out, waiting
+        return done, out
 
     @property
     def finished(self) -> bool:
@@ -199,7 +198,7 @@ class Study:
         with _quiet():
             if self._shared:
                 optuna.storages.fail_stale_trials(self._study)
-            done, out, _ = self._states()
+            done, out = self._states()
             if done + out >= self.trials:
                 return None
             trial = self._study.ask(self._spread)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +18,9 @@ from raysweep.defenses.fine_tuning import FineTuning
 from raysweep.defenses.neural_cleanse import NeuralCleanse, anomaly_index
 from raysweep.defenses.spectral_signatures import SpectralSignatures, projections
 from raysweep.defenses.strip import Strip
+from raysweep.launch import launch
+from raysweep.loading import from_text
+from raysweep.sweepfile import parse
 from raysweep.training import Batch
 from tests import toy
 
@@ -207,3 +211,44 @@ def test_fine_tuning_trains_a_copy_on_clean_images() -> None:
 
     assert loss(found.model) < loss(case.weights)
     assert toy.accuracy(found.model, case) > 0.9
+
+
+ORACLE = """
+name: selected
+dataset: {digits: {size: 400}}
+model: {tiny_cnn: {width: 8}}
+recipe: {epochs: 4}
+attacks: [badnets: {rate: 0.1}]
+defenses:
+  - abl: {isolation_epochs: 3, tuning_epochs: 3, unlearning_steps: 40, ratio: 0.05}
+  - abl: {isolation_epochs: 3, tuning_epochs: 3, unlearning_steps: 40, ratio: 0.05,
+          selection: test_asr}
+track: {wandb: disabled}
+"""
+
+
+def test_abl_by_test_asr_gives_the_lowest_epoch_and_says_that_it_looked(tmp_path: Path) -> None:
+    """Of several epochs of unlearning, through the plan; the ASR it reads is that of the record."""
+    rows = launch(from_text(parse("f", ORACLE)), ORACLE, str(tmp_path), inline=True).rows
+    assert (rows["status"] == "ok").all(), rows["error"].tolist()
+    own, oracle = rows["asr"]
+    assert oracle <= own
+    assert list(rows["badges"]) == ["", "oracle: test success"]
+    case = toy.toy()
+    defense = ABL(isolation_epochs=1, tuning_epochs=1, unlearning_steps=20, selection="test_asr")
+    found = toy.found(defense, case)
+    decision = defense.decide(toy.evidence(defense, case, found))
+    read: list[float] = []
+
+    def success(model: torch.nn.Module) -> float:
+        read.append([0.4, 0.1, 0.3][min(len(read), 2)])
+        states.append({n: t.clone() for n, t in model.state_dict().items()})
+        return read[-1]
+
+    states: list[dict[str, torch.Tensor]] = []
+    seen = toy.inputs(
+        defense, case, found=dict(found.kept), decision=decision, test_success=success
+    )
+    weights = defense.repair(seen, Context(seed=5))
+    assert len(read) >= 3
+    assert all((weights[name] == states[1][name]).all() for name in weights)
