@@ -347,6 +347,16 @@ def test_a_journal_goes_on_after_a_kill(tmp_path: Path) -> None:
     assert third.ask() is None and len(third.tried()) == 6
 
 
+def test_a_study_that_goes_on_does_not_repeat_its_draws(tmp_path: Path) -> None:
+    journal = tmp_path / "journal.log"
+    for trials in (4, 8):
+        open_storage.cache_clear()
+        settings = Tune(trials=trials, sampler="random", constraints=())
+        study = Study("r", LOW, settings, where=journal)
+        every_trial(study, lambda values: {"tpr": values["low"]})
+    assert len({one.parameters["low"] for one in study.tried()}) == 8
+
+
 def test_a_study_refuses_other_data(tmp_path: Path) -> None:
     journal = tmp_path / "journal.log"
     Study("d", LOW, Tune(), where=journal, tied="one")

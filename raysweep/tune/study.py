@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -107,11 +108,13 @@ class Study:
                 study_name=name,
                 load_if_exists=True,
                 storage=open_storage(where) if where else None,
-                sampler=SAMPLERS[settings.sampler](settings.seed),
                 pruner=PRUNERS[settings.pruner](steps),
                 directions=[objective.goal for objective in settings.metric],
             )
             self._tie(tied)
+            # A sampler that went on from its first draw would repeat what was tried before.
+            seed = settings.seed + len(self._study.trials) + (os.getpid() if self._shared else 0)
+            self._study.sampler = SAMPLERS[settings.sampler](seed)
             self._study.set_metric_names([objective.name for objective in settings.metric])
             if not self._study.trials:
                 self._recover(told)
