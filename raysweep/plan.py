@@ -42,7 +42,7 @@ class Planner:
         self._precision = bfloat16_is_fast(sweep.resources)
         self._facts: dict[Dataset, Facts] = {}
         self._settings: dict[tuple[Any, ...], Setting] = {}
-        self._identities: dict[tuple[int, frozenset[str]], dict[str, Any]] = {}
+        self._identities: dict[tuple[int, frozenset[str]], tuple[Method, dict[str, Any]]] = {}
         self._recipes: dict[Recipe, dict[str, Any]] = {}
 
     # Building blocks
@@ -74,8 +74,9 @@ class Planner:
     def _identity(self, method: Method, leave_out: frozenset[str] = frozenset()) -> dict[str, Any]:
         memo = (id(method), leave_out)
         if memo not in self._identities:
-            self._identities[memo] = method.identity(leave_out=leave_out)
-        return self._identities[memo]
+            # The method is kept, lest another one come to have its id.
+            self._identities[memo] = method, method.identity(leave_out=leave_out)
+        return self._identities[memo][1]
 
     def _add(
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,17 @@ def test_everything_that_changes_bytes_is_identity(change: dict[str, Any]) -> No
 )
 def test_where_and_how_it_runs_is_no_identity(change: dict[str, Any]) -> None:
     assert only(sweep(**change)).roles["victim"] == only(sweep()).roles["victim"]
+
+
+def test_methods_that_come_and_go_keep_their_identities() -> None:
+    """A search makes thousands; one that has gone must not lend its identity to the next."""
+    planner = Planner(sweep())
+    for overlays in range(1, 200):
+        trial = replace(planner.trials[0], defense=Strip(overlays=overlays))
+        decided = planner.stages[planner.decision(trial)]
+        found = planner.stages[decided.inputs["defend"]]
+        assert found.params["defense"]["overlays"] == overlays
+        del trial
 
 
 def test_a_raised_version_changes_keys(monkeypatch: pytest.MonkeyPatch) -> None:
