@@ -46,7 +46,7 @@ def main() -> None:
     file = Path(folder) / "timeline.yaml"
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(SWEEP.format(trials=given.trials))
-    tune(load_sweep(file), file.read_text(), folder, most=2)
+    tune(load_sweep(file), file.read_text(), folder)
     lines = list(ledger.read(Store(folder), "timeline"))
     done = [line for line in lines if line["event"] == "done"]
     start = min(line["t"] - line["seconds"] for line in done)

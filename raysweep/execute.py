@@ -31,6 +31,7 @@ from raysweep.store import Store
 Perform = Callable[[Stage, Store, Mapping[str, Any], float], Result]
 LOCAL_AHEAD = 2
 POLL_SECONDS = 0.5
+START_SECONDS = 20.0
 CLUSTER_AHEAD = 200
 
 
@@ -202,9 +203,12 @@ def _searcher(token: str) -> Any:
             if not batch:
                 return None
             feed.held[trial_id] = [stage.key for stage in batch]
-            size = getattr(feed.run.sweep.resources, batch[0].resource)
+            resource = batch[0].resource
+            size = getattr(feed.run.sweep.resources, resource)
             return {
-                "class": batch[0].resource,
+                "class": resource,
+                "workers": f"raysweep/{feed.run.ledger.run}/{size.model_dump_json()}/",
+                "beside": min(feed.slots[resource], len(feed.held)),
                 "gpus": size.gpu,
                 "store": feed.run.store.uri,
                 "provenance": feed.run.provenance,
@@ -241,6 +245,7 @@ def _worker(perform: Perform | None) -> Any:
 
         def setup(self, config: dict[str, Any]) -> None:
             self.batch = config
+            self.crew = _Crew(config["workers"])
 
         def reset_config(self, new_config: dict[str, Any]) -> bool:
             import torch
@@ -254,7 +259,11 @@ def _worker(perform: Perform | None) -> Any:
 
         def step(self) -> dict[str, Any]:
             results = [asdict(result) for result in _perform(self.batch, perform)]
+            self.crew.wait(self.batch["beside"])
             return {"done": True, "stages": len(results), "results": json.dumps(results)}
+
+        def cleanup(self) -> None:
+            self.crew.leave()
 
         def save_checkpoint(self, checkpoint_dir: str) -> None:
             del checkpoint_dir
@@ -263,6 +272,35 @@ def _worker(perform: Perform | None) -> Any:
             del checkpoint
 
     return StageWorker
+
+
+class _Crew:
+    """The workers of one kind that are up.
+
+    Tune gives a waiting batch to whatever worker is free and then drops the one that is starting
+    for it: where stages are shorter than a start, a second worker would never come up. So a worker
+    that has finished lets the others start before it says so.
+    """
+
+    def __init__(self, prefix: str) -> None:
+        from ray.experimental import internal_kv
+
+        self._kv, self._prefix = internal_kv, prefix
+        self._mine = f"{prefix}{socket.gethostname()}-{os.getpid()}"
+        self._patient = True
+        self._kv._internal_kv_put(self._mine, b"up", overwrite=True)
+
+    def wait(self, count: int) -> None:
+        """Wait until so many are up; in vain but once, where the cluster has no room for them."""
+        limit = time.monotonic() + START_SECONDS
+        while self._patient and len(self._kv._internal_kv_list(self._prefix)) < count:
+            if time.monotonic() > limit:
+                self._patient = False
+            time.sleep(0.05)
+
+    def leave(self) -> None:
+        """Say that this one is up no longer."""
+        self._kv._internal_kv_del(self._mine)
 
 
 _STORES: dict[str, Store] = {}
