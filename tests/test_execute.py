@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from raysweep import records
+from raysweep import ledger, records
 from raysweep.launch import Conclusion, launch
 from raysweep.loading import load_sweep
 from raysweep.store import Store
@@ -256,6 +257,33 @@ def test_ray_gives_the_same_bytes_as_inline_even_after_kill_9(
     repeated = [f for f, at in modified.items() if f.stat().st_mtime_ns != at]
     assert repeated == [], "no finished stage repeats"
     assert_same(records.load("small", str(store)), before)
+
+
+SHORT = """
+name: short
+dataset: {digits: {size: 300}}
+model: {tiny_cnn: {width: 8}}
+recipe: {epochs: 2}
+attacks: [badnets: {rate: [0.05, 0.1]}, blend: {rate: [0.05, 0.1]}]
+defenses: [strip: {overlays: [20, 40, 60, 80]}]
+seeds: 3
+track: {wandb: disabled}
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="one slot has one worker")
+def test_stages_shorter_than_a_workers_start_still_fill_every_slot(tmp_path: Path) -> None:
+    """One stage comes first, alone; those after it take a fraction of a worker's start."""
+    file = tmp_path / "short.yaml"
+    file.write_text(SHORT)
+    process = driver(file, tmp_path / "store")
+    said, _ = process.communicate(timeout=400)
+    assert process.returncode == 0, said.decode()
+    done = [e for e in ledger.read(Store(str(tmp_path / "store")), "short") if e["event"] == "done"]
+    workers = Counter(line["pid"] for line in done)
+    assert len(workers) >= 2 and min(workers.values()) >= len(done) / 8, workers
 
 
 @pytest.mark.slow
