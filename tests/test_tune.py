@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ from raysweep.replay import Instance, false_alarms, measure
 from raysweep.spec import Trial
 from raysweep.tune import conclude, merit, space
 from raysweep.tune.folds import Studies, _folds, part_of
-from raysweep.tune.search import Bench, Search
+from raysweep.tune.search import Bench, Candidate, Search
 from raysweep.tune.study import Study, every_trial, open_storage, told_lines
 
 N = 400
@@ -135,7 +135,7 @@ BOTH = {**LOW, "high": {"min": 0.0, "max": 1.0}}
 
 def best_of(found: Search, bench: Bench) -> dict[str, float]:
     chosen = found.chosen(bench)[0]
-    return bench.joined(Cut(**{"blur": 0.0, **chosen}), found.open_instances(bench))
+    return bench.joined(Cut(**{"blur": 0.0, **chosen}), found.instances(bench))
 
 
 # Searching decisions
@@ -258,7 +258,7 @@ def run_all(found: Search, bench: Bench) -> list[dict[str, Any]]:
     while (candidate := found.ask()) is not None:
         seen, pruned = [], False
         for trial in candidate.trials:
-            seen.append(bench.instance(trial))
+            seen.append(found.instance(trial, bench))
             if len(seen) < len(candidate.trials) and found.hopeless(candidate, seen, bench):
                 pruned = True
                 break
@@ -415,19 +415,27 @@ def test_held_out_labels_cannot_be_reached() -> None:
 
 
 def test_a_planted_leak_fails() -> None:
-    """A search that is given the held-out part itself, sealed as it is, fails."""
+    """A search that looks at what it is reported on fails, for decisions and for stages."""
 
-    class Leaky(Planted):
-        def instance(self, trial: Trial) -> Instance:
-            found = super().instance(trial)
-            return found.closed() if trial.attack.name == "blend" else found
+    class Leaky(Search):
+        def instances(self, bench: Bench) -> list[Instance]:
+            return [self.instance(one, bench) for one in (*self.places, *self.held)]
 
-    bench = Leaky(badnets=(0.6, 1.0), blend=(0.1, 0.2))
-    with pytest.raises(KnowledgeError):
-        search(LOW, ["badnets", "blend"]).chosen(bench)
-    mixed = search(LOW, ["badnets", "blend"], outer={"blur": {"min": 0.0, "max": 1.0}})
-    with pytest.raises(KnowledgeError):
-        run_all(mixed, bench)
+        def _candidate(self, number: int, outer: space.Values) -> Candidate:
+            made = super()._candidate(number, outer)
+            leaked = tuple(replace(one, defense=made.defense) for one in self.held)
+            return replace(made, trials=made.trials + leaked)
+
+    bench = Planted(badnets=(0.6, 1.0), blend=(0.1, 0.2))
+    for outer in ({}, {"blur": {"min": 0.0, "max": 1.0}}):
+        honest = search(LOW, ["badnets"], outer=outer, trials=3)
+        given = {field.name: getattr(honest, field.name) for field in fields(Search)}
+        given |= {"held": (place("blend"),), "study": None}
+        public = {name: value for name, value in given.items() if name[0] != "_"}
+        leaky = Leaky(**public)
+        with pytest.raises(KnowledgeError, match="attack=blend"):
+            run_all(leaky, bench)
+            leaky.chosen(bench)
 
 
 def folds(defense: Defense, planted: Planted, **given: Any) -> list[Search]:

@@ -132,11 +132,9 @@ def _interval(
         return (float(known.min()), float(known.max())) if len(known) else (math.nan, math.nan)
     if metric not in ("tpr", "fpr"):
         return math.nan, math.nan
-    (instance,) = [bench.instance(place) for place in search.held][:1]
-    poison, clean = instance.counts
-    if instance.inputs:
-        poison, clean = map(len, instance.sorted_inputs)
-    n = poison if metric == "tpr" else clean
+    instance = bench.instance(search.held[0])
+    counts = [len(one) for one in instance.sorted_inputs] if instance.inputs else instance.counts
+    n = counts[0] if metric == "tpr" else counts[1]
     return wilson(round(known[0] * n), n) if n else (math.nan, math.nan)
 
 

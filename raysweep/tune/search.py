@@ -74,7 +74,7 @@ class Candidate:
 
 @dataclass(kw_only=True)
 class Search:
-    """One search of one defense; `places` is all that it may ever read the truth of.
+    """One search of one defense; `places` is all that it can ever read the truth of.
 
     Attributes:
         part: what is held out, empty if nothing is.
@@ -168,9 +168,15 @@ class Search:
         chosen = with_parameters(self.defense, values)
         return Tried(parameters=values, metrics=bench.joined(chosen, found))
 
-    def open_instances(self, bench: Bench) -> list[Instance]:
-        """Return what the defense itself found in the places that may be seen."""
-        return [bench.instance(place) for place in self.places]
+    def instance(self, trial: Trial, bench: Bench) -> Instance:
+        """Return what is stored of a trial; its truth is sealed unless this search may see it."""
+        found = bench.instance(trial)
+        open_to_it = replace(trial, defense=self.defense) in self.places
+        return found if open_to_it and self.settings.labels != "clean_only" else found.closed()
+
+    def instances(self, bench: Bench) -> list[Instance]:
+        """Return what the defense itself found in the places of this search."""
+        return [self.instance(place, bench) for place in self.places]
 
     def tried(self, bench: Bench) -> list[Tried]:
         """Return everything that was tried, once all stages have run."""
@@ -178,7 +184,7 @@ class Search:
             if self.study is not None:
                 self._tried = self.study.tried()
             else:
-                self._tried = self._decisions(self.open_instances(bench), bench)
+                self._tried = self._decisions(self.instances(bench), bench)
         return self._tried
 
     def _decisions(self, found: Sequence[Instance], bench: Bench) -> list[Tried]:
@@ -194,7 +200,7 @@ class Search:
     def chosen(self, bench: Bench) -> list[Values]:
         """Return the parameters to use: one set, or the Pareto front; none if nothing worked."""
         if self.settings.labels == "clean_only":
-            blind = self.blind([one.closed() for one in self.open_instances(bench)])
+            blind = self.blind(self.instances(bench))
             return [blind] if blind else []
         tried = self.tried(bench)
         return [one.parameters for one in front(tried, self.settings)] if tried else []

@@ -152,7 +152,7 @@ class Supply:
             return [line] if line else []
         if search.study is not None:
             for trial in candidate.trials[len(pending.found) : pending.issued]:
-                pending.found.append(self.bench.instance(trial))
+                pending.found.append(search.instance(trial, self.bench))
         rest = pending.issued < len(pending.trials)
         pruned = rest and search.hopeless(candidate, pending.found, self.bench)
         if rest and not pruned:
