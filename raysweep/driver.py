@@ -183,9 +183,13 @@ class Run:
         """Take in what the supply has given; what of it is stored may make it give more."""
         assert self.supply is not None
         while True:
-            grown = self.schedule.extend()
-            if grown:
-                self.ledger.write({"event": "grow", "key": "", "stages": grown})
+            stored, trials = len(self.schedule.done), self.schedule.routed
+            if grown := self.schedule.extend():
+                self.ledger.write(
+                    {"event": "grow", "key": "", "stages": grown,
+                     "cached": len(self.schedule.done) - stored,
+                     "trials": self.schedule.routed - trials}
+                )  # fmt: skip
             self._remember(self.supply.entered(self.schedule))
             if not self.schedule.behind:
                 return

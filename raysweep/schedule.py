@@ -75,6 +75,8 @@ class Schedule:
             attempts: how often a stage may die or fail for a passing reason.
             discard: removes a damaged artifact from the store.
             log: receives one line per growth and failure.
+
+        `routed` counts the trials of the planner that were taken in.
         """
         self.planner = planner
         self.seconds = seconds or {}
@@ -100,22 +102,22 @@ class Schedule:
         self._alone: set[str] = set()
         self._queued: set[str] = set()
         self._out: set[str] = set()
-        self._routed = 0
+        self.routed = 0
         self.extend()
 
     # Growing
 
     def extend(self) -> int:
         """Take in trials that the planner has gained; return how many stages came with them."""
-        before, known = len(self.wanted), self._routed
-        self._routed = len(self.planner.trials)
-        self._grow(range(known, self._routed))
+        before, known = len(self.wanted), self.routed
+        self.routed = len(self.planner.trials)
+        self._grow(range(known, self.routed))
         return len(self.wanted) - before
 
     @property
     def behind(self) -> bool:
         """Whether the planner has gained trials that were not taken in yet."""
-        return self._routed < len(self.planner.trials)
+        return self.routed < len(self.planner.trials)
 
     def _grow(self, numbers: Iterable[int]) -> None:
         """Route trials again and take in the stages that are new."""

@@ -175,11 +175,12 @@ def print_status(console: Console, store: Store, name: str) -> None:
     failed: dict[str, str] = {}
     upstream: set[str] = set()
     out: set[str] = set()
-    grown, ended = 0, False
+    grown, cached, trials, ended = 0, 0, 0, False
     for line in ledger.read(store, name):
         event = line["event"]
         if event == "start":
             start, grown, ended = line, 0, False
+            cached, trials = line["cached"], line["trials"]
             done, failed, out, upstream = set(), {}, set(), set()
         elif event == "dispatch":
             out.update(line["keys"])
@@ -194,16 +195,17 @@ def print_status(console: Console, store: Store, name: str) -> None:
             upstream.add(line["key"])
         elif event == "grow":
             grown += line["stages"]
+            cached, trials = cached + line.get("cached", 0), trials + line.get("trials", 0)
         elif event == "end":
             ended = True
     if not start:
         console.print(f"{name}: launched, nothing handed out yet")
         return
     total = start["stages"] + grown
-    settled = start["cached"] + len(done)
+    settled = cached + len(done)
     state = "ended" if ended else f"running or killed since {time.ctime(start['t'])}"
     console.print(
-        f"{name}: {start['trials']} trials; {settled} of {total} stages stored, {len(out)} handed "
+        f"{name}: {trials} trials; {settled} of {total} stages stored, {len(out)} handed "
         f"out, {len(failed)} failed, {len(upstream)} wait for a failed one; {state}"
     )
     for key, error in failed.items():
