@@ -34,9 +34,9 @@ def section(material: Material) -> str:
     said = note(
         f"{badges(labels)} {text(SEEN[labels])}. Sought: {text(goals)}, {text(bounds)}, "
         f"{text(settings['over'])} of the instances. “own”: the method’s own parameters; "
-        "“oracle”: the best for the held-out instances of all that was tried, an upper bound that "
-        "no defender can reach. Brackets: 95 % interval of five instances or more, range of "
-        "fewer, Wilson’s of one."
+        "“oracle”: the best, within the constraints, for the held-out instances of all that was "
+        "tried, which no defender can know. Brackets: 95 % interval of five instances or more, "
+        "range of fewer, Wilson’s of one."
     )
     figures = [
         *_gaps(rows, settings), *_pareto(tuning), *_histories(tuning), *_importances(tuning),
@@ -58,8 +58,7 @@ def _table(rows: list[Row]) -> str:
     metrics = _metrics(rows)
     headers = ["held out", "defense", "badges", "parameters"]
     for metric in metrics:
-        shown = metric.upper() if metric not in COSTS else metric
-        headers += [f"{shown} tuned", "own", "oracle"]
+        headers += [f"{_named(metric)} tuned", "own", "oracle"]
     lines = []
     for row in rows:
         values = ", ".join(f"{k}={_short(v)}" for k, v in row["parameters"].items())
@@ -104,7 +103,7 @@ def _gaps(rows: list[Row], settings: Row) -> Titled:
         )  # fmt: skip
     figure.update_layout(barmode="group")
     figure.update_yaxes(title=metric if metric in COSTS else "points")
-    title = f"Gain in {metric.upper()} over the method's own parameters, by what was held out"
+    title = f"Gain in {_named(metric)} over the method's own parameters, by what was held out"
     return [(title, plain(figure, 340 + legend_height(parts), 300 + 40 * len(first)))]
 
 
@@ -141,7 +140,14 @@ def _drawn(metric: str, value: object) -> float:
 
 
 def _axis(metric: str) -> str:
-    return metric if metric in COSTS else f"{metric.upper()}, %"
+    return metric if metric in COSTS else f"{_named(metric)}, %"
+
+
+def _named(metric: str) -> str:
+    """Return a metric as people write it."""
+    if metric in COSTS:
+        return metric
+    return {"youden": "TPR − FPR", "tpr_at_1fpr": "TPR at 1 % FPR"}.get(metric, metric.upper())
 
 
 def _histories(tuning: Row) -> Titled:
