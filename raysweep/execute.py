@@ -25,7 +25,7 @@ from raysweep.driver import Run, slots_of
 from raysweep.errors import PlanError
 from raysweep.graph import Stage
 from raysweep.schedule import Result
-from raysweep.spec import Sweep
+from raysweep.spec import ResourceClass, Sweep
 from raysweep.store import Store
 
 Perform = Callable[[Stage, Store, Mapping[str, Any], float], Result]
@@ -177,6 +177,12 @@ class _Feed:
         self.ahead = ahead
         self.held: dict[str, list[str]] = {}
 
+    def size(self, key: str) -> ResourceClass:
+        """Return what a stage asks of the cluster; classes that ask the same share workers."""
+        resource = self.run.planner.stages[key].resource
+        found: ResourceClass = getattr(self.run.sweep.resources, resource)
+        return found
+
 
 _RUNS: dict[str, _Feed] = {}
 
@@ -204,11 +210,14 @@ def _searcher(token: str) -> Any:
                 return None
             feed.held[trial_id] = [stage.key for stage in batch]
             resource = batch[0].resource
-            size = getattr(feed.run.sweep.resources, resource)
+            size = feed.size(batch[0].key)
             return {
                 "class": resource,
                 "workers": f"raysweep/{feed.run.ledger.run}/{size.model_dump_json()}/",
-                "beside": min(feed.slots[resource], len(feed.held)),
+                "beside": min(
+                    feed.slots[resource],
+                    sum(feed.size(keys[0]) == size for keys in feed.held.values()),
+                ),
                 "gpus": size.gpu,
                 "store": feed.run.store.uri,
                 "provenance": feed.run.provenance,

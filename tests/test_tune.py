@@ -639,6 +639,26 @@ tune:
 )
 
 
+def test_a_setting_that_fails_is_a_note_and_costs_nothing_else(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*given: Any, **more: Any) -> Any:
+        raise ValueError("no such picture")
+
+    monkeypatch.setattr(Blend, "stamp", broken)
+    file, store = tmp_path / "t.yaml", tmp_path / "store"
+    three = "badnets: {rate: 0.1}, trojan: {rate: 0.1},"
+    file.write_text(SWEEP.replace("badnets: {rate: 0.1},", three))
+    app(["tune", str(file), "--inline", "--storage", str(store)], standalone_mode=False)
+    assert "no such picture" in capsys.readouterr().out
+    rows = json.loads((store / "sweeps/tuned/tuned.json").read_text())["rows"]
+    by = {row["held_out"]: row for row in rows if row["defense"] == "spectral_signatures"}
+    # Only where the broken attack is held out can anything be searched; it cannot be reported on.
+    assert all("no such picture" in by[part]["note"] for part in ("badnets", "trojan", "nothing"))
+    assert "tuned_tpr" not in by["blend"] and "not stored" in by["blend"]["note"]
+    assert by["badnets"]["tuned_tpr"] == by["badnets"]["default_tpr"]
+
+
 def test_score_level_parameters_run_stages_and_share_everything_upstream(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

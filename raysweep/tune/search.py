@@ -183,6 +183,8 @@ class Search:
         if self._tried is None:
             if self.study is not None:
                 self._tried = self.study.tried()
+            elif self.failures:
+                self._tried = []
             else:
                 self._tried = self._decisions(self.instances(bench), bench)
         return self._tried
@@ -199,7 +201,7 @@ class Search:
 
     def chosen(self, bench: Bench) -> list[Values]:
         """Return the parameters to use: one set, or the Pareto front; none if nothing worked."""
-        if self.settings.labels == "clean_only":
+        if self.settings.labels == "clean_only" and not self.failures:
             blind = self.blind(self.instances(bench))
             return [blind] if blind else []
         tried = self.tried(bench)

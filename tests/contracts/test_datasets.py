@@ -575,7 +575,11 @@ def test_ember_leaves_unlabeled_programs_out(make: Any, tmp_path: Path) -> None:
         dataset.files()
 
 
-def test_ember_from_parquet_is_ember_from_arrays(make: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("part", [4, 4096])  # of 45 rows: in parts, and at once
+def test_ember_from_parquet_is_ember_from_arrays(
+    make: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: int
+) -> None:
+    monkeypatch.setattr("raysweep.datasets.ember.PART", part)
     arrays = make("ember")
     top = tmp_path / "tables"
     top.mkdir()
@@ -597,11 +601,3 @@ def test_ember_from_parquet_is_ember_from_arrays(make: Any, tmp_path: Path) -> N
     file.unlink()
     with pytest.raises(PlanError, match=r"must hold one train_ember.* has \[1, 0\]"):
         tables.files()
-
-
-def test_a_large_ember_table_is_read_by_parts(
-    make: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Parts smaller than the table, and not a multiple of it, give the same rows."""
-    monkeypatch.setattr("raysweep.datasets.ember.PART", 4)
-    test_ember_from_parquet_is_ember_from_arrays(make, tmp_path)
