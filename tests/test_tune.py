@@ -473,6 +473,12 @@ def test_transfer_reports_on_the_attack_that_was_left_out() -> None:
         assert row["labels"] == "transfer" and row["tuned_tpr"] > 0.5
         assert row["oracle_tpr"] >= row["tuned_tpr"] - 1e-9 and row["oracle_fpr"] <= 0.05
         assert row["tuned_tpr_low"] <= row["tuned_tpr"] <= row["tuned_tpr_high"]
+    (mean,) = conclude.means(rows, searches[0].settings)
+    assert mean["held_out"] == "mean of 3" and mean["tuned_tpr"] == pytest.approx(
+        np.mean([row["tuned_tpr"] for row in rows[:3]])
+    )
+    kept = [sum(row[f"{who}_fpr"] <= 0.05 for row in rows[:3]) for who in ("tuned", "default")]
+    assert mean["note"] == f"constraints hold: tuned {kept[0]}, own {kept[1]}"
     # Tuned on the others, the threshold lies above the weakest poison of blend.
     assert by["blend"]["tuned_tpr"] < by["blend"]["oracle_tpr"]
     with pytest.raises(SpecError, match="at least two values of attack"):

@@ -42,7 +42,7 @@ def section(material: Material) -> str:
         *_gaps(rows, settings), *_pareto(tuning), *_histories(tuning), *_importances(tuning),
         *_curves(tuning),
     ]  # fmt: skip
-    return said + _table(rows) + plots(figures)
+    return said + _table([*rows, *tuning.get("means", ())]) + plots(figures)
 
 
 def _metrics(rows: list[Row]) -> list[str]:

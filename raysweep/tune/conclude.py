@@ -66,6 +66,42 @@ def _rows(search: Search, searches: Sequence[Search], bench: Bench) -> Iterable[
         yield row
 
 
+def means(table: Sequence[Row], settings: Tune) -> list[Row]:
+    """Return a row for each defense: means over what was held out, and how often bounds held.
+
+    Of a Pareto front, its first point; searches without metrics there are left out.
+    """
+    found = []
+    for defense in dict.fromkeys(row["defense"] for row in table):
+        held = [
+            row for row in table
+            if row["defense"] == defense and row["held_out"] != NOTHING and row["point"] == 0
+            and f"tuned_{_shown(settings)[0]}" in row
+        ]  # fmt: skip
+        if len(held) < 2:
+            continue
+        kept = {
+            who: sum(
+                all(b.excess({b.metric: row[f"{who}_{b.metric}"]}) <= 0 for b in settings.bounds)
+                for row in held
+            )
+            for who in ("tuned", "default")
+        }
+        merged: Row = {
+            "defense": defense, "labels": settings.labels, "held_out": f"mean of {len(held)}",
+            "point": 0, "parameters": {}, "tried": sum(row["tried"] for row in held),
+            **{cost: math.fsum(row[cost] for row in held) for cost in COSTS},
+            "note": f"constraints hold: tuned {kept['tuned']}, own {kept['default']}",
+        }  # fmt: skip
+        for name in _shown(settings):
+            for who in ("tuned", "default", "oracle"):
+                known = [row[f"{who}_{name}"] for row in held]
+                known = [value for value in known if not math.isnan(value)]
+                merged[f"{who}_{name}"] = math.fsum(known) / len(known) if known else math.nan
+        found.append(merged)
+    return found
+
+
 def _shown(settings: Tune) -> tuple[str, ...]:
     """Return the metrics of a table: those that are wanted, and always TPR and FPR."""
     return tuple(dict.fromkeys((*settings.wanted, "tpr", "fpr")))

@@ -28,7 +28,8 @@ class Tuning:
     """What a tuning run leaves.
 
     Attributes:
-        table: one row per defense, held-out part and point of its front; empty if interrupted.
+        table: one row per defense, held-out part and point of its front, and one of means;
+            empty if interrupted.
         ran: how many stages it ran.
         cached: how many were stored before it.
         interrupted: whether it was stopped before the end.
@@ -87,14 +88,18 @@ def tune(
 
 def _concluded(run: Run, searches: Sequence[Search], bench: Bench, interrupted: bool) -> Tuning:
     path = f"sweeps/{run.sweep.name}/tuned.json"
+    settings = run.sweep.tune or Tune()
     found: list[conclude.Row] = []
+    means: list[conclude.Row] = []
     report, warnings = "", []
     if not interrupted:
         bench.outcomes = run.schedule.outcomes
         found = conclude.rows(searches, bench)
+        means = conclude.means(found, settings)
         told = {
-            "settings": (run.sweep.tune or Tune()).model_dump(mode="json"),
+            "settings": settings.model_dump(mode="json"),
             "rows": found,
+            "means": means,
             "searches": conclude.accounts(searches, bench),
         }
         run.store.write(path, json.dumps(told, indent=1).encode())
@@ -106,7 +111,7 @@ def _concluded(run: Run, searches: Sequence[Search], bench: Bench, interrupted: 
         if search.study is not None:
             search.study.close()
     return Tuning(
-        table=pd.DataFrame(found), rows=found, ran=len(run.schedule.ran),
+        table=pd.DataFrame(found + means), rows=found, ran=len(run.schedule.ran),
         cached=len(run.schedule.done) - len(run.schedule.ran),
         interrupted=interrupted, where=run.store.where(path), report=report, warnings=warnings,
     )  # fmt: skip
