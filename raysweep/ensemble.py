@@ -89,7 +89,7 @@ def fit_many(
     *,
     way: Way = "auto",
 ) -> State:
-    """Train E members; both ways give the same up to the rounding of sums.
+    """Train E members; both ways give the same up to the rounding of sums, and dropout's draws.
 
     Args:
         model: without batch normalization, through which samples outside a mask would leak in.
@@ -121,7 +121,7 @@ def fit_many(
         for e, network in enumerate(networks):
             alone = dataclasses.replace(ctx, progress=_share(ctx, e, len(masks)))
             try:
-                objective = _Weighted(weights_NE[:, e : e + 1], recipe)
+                objective = _Alone(weights_NE[:, e] > 0, recipe)
                 training.fit(network, data, recipe, alone, objective=objective)
             except NonFiniteLoss as error:
                 raise NonFiniteLoss(f"member {e}: {error}") from None
@@ -130,11 +130,11 @@ def fit_many(
     parameters, buffers = stack_module_state(networks)
     many = _Many(copy.deepcopy(networks[0]), parameters, buffers)
     optimizer = training.make_optimizer(parameters.values(), recipe)
-    objective = _Weighted(weights_NE, recipe)
+    weighted = _Weighted(weights_NE, recipe)
     try:
-        training.fit(many, data, recipe, ctx, objective=objective, optimizer=optimizer)
+        training.fit(many, data, recipe, ctx, objective=weighted, optimizer=optimizer)
     except NonFiniteLoss as error:
-        raise NonFiniteLoss(f"member {objective.first_non_finite()}: {error}") from None
+        raise NonFiniteLoss(f"member {weighted.first_non_finite()}: {error}") from None
     return {n: t.detach().cpu().contiguous() for n, t in {**parameters, **buffers}.items()}
 
 
@@ -179,6 +179,26 @@ def predict_many(
     )
     logits_NEK = training.predict(many, images, recipe, ctx.device, batch_size=batch_size)
     return logits_NEK.transpose(0, 1).contiguous()
+
+
+class _Alone:
+    """One member's loss: the cross-entropy of its samples, or 0 where it has none.
+
+    Only they go through the network, in which samples do not meet.
+    """
+
+    def __init__(self, chosen_N: torch.Tensor, recipe: Recipe) -> None:
+        self.chosen_N = chosen_N
+        self.smoothing = recipe.label_smoothing
+
+    def __call__(self, model: nn.Module, batches: Mapping[str, Batch]) -> torch.Tensor:
+        (batch,) = batches.values()
+        own = self.chosen_N[batch.rows].nonzero().flatten()
+        if not len(own):
+            # Weight decay and momentum still act, as on the members of `_Weighted`.
+            return 0 * model(batch.images[:1]).float().sum()
+        logits, labels = model(batch.images[own]).float(), batch.labels[own]
+        return F.cross_entropy(logits, labels, label_smoothing=self.smoothing)
 
 
 class _Weighted:
