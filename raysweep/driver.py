@@ -16,7 +16,7 @@ from raysweep.graph import Stage
 from raysweep.ledger import Ledger, log_path
 from raysweep.plan import Planner
 from raysweep.schedule import Result, Schedule
-from raysweep.spec import Sweep, canonical
+from raysweep.spec import Sweep, canonical, check_layers
 from raysweep.store import Store
 
 PACKAGES = ("torch", "torchvision", "ray", "numpy", "scikit-learn", "optuna", "wandb")
@@ -117,14 +117,14 @@ class Run:
         self.supply = supply
         self.started = time.time()
         self.planner = planner or Planner(sweep)
-        self.planner.check_layers()
+        check_layers(sweep)
         store.check()
         self.ledger = Ledger(store, sweep.name)
         self.provenance = {"commit": git_commit(), "run": self.ledger.run}
         self.schedule = Schedule(
             self.planner,
             set(store.done()),
-            self._outcome,
+            lambda key: store.outcome(key) or {},
             seconds=timings(store),
             discard=lambda key: store.discard(key.partition("-")[0], key),
             log=self.ledger.write,
@@ -132,10 +132,6 @@ class Run:
         self.cached = len(self.schedule.done)
         self._spent: dict[str, list[float]] = {}
         self._describe(text)
-
-    def _outcome(self, key: str) -> Mapping[str, Any]:
-        manifest = self.store.manifest(key.partition("-")[0], key)
-        return manifest.outcome if manifest else {}
 
     def _describe(self, text: str) -> None:
         described = {

@@ -196,7 +196,8 @@ class _Alone:
         own = self.chosen_N[batch.rows].nonzero().flatten()
         if not len(own):
             # Weight decay and momentum still act, as on the members of `_Weighted`.
-            return 0 * model(batch.images[:1]).float().sum()
+            nothing: torch.Tensor = 0 * model(batch.images[:1]).float().sum()
+            return nothing
         logits, labels = model(batch.images[own]).float(), batch.labels[own]
         return F.cross_entropy(logits, labels, label_smoothing=self.smoothing)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -94,6 +94,23 @@ class Route:
 
 
 Outcomes = Mapping[str, Mapping[str, Any]]
+
+
+def followed(
+    route: Callable[[Outcomes], Route], outcome_of: Callable[[str], Mapping[str, Any] | None]
+) -> Route:
+    """Return a trial's route as far as the outcomes that are there lead.
+
+    Args:
+        route: gives it from the outcomes that it has waited for so far.
+        outcome_of: reads one; None if that stage has not run.
+    """
+    outcomes: dict[str, Mapping[str, Any]] = {}
+    found = route(outcomes)
+    while found.waiting is not None and (known := outcome_of(found.waiting)) is not None:
+        outcomes[found.waiting] = known
+        found = route(outcomes)
+    return found
 
 
 class Plan(Protocol):

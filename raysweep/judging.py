@@ -88,6 +88,8 @@ def judge(
         metrics["cover_removal"] = _number(rates.cover_removal.value)
     if "train_scores" in found:
         _rank(metrics, curves, "", "train", found["train_scores"], truth.poison)
+    if "losses" in found:
+        curves |= _apart(found["losses"], truth.poison)
     if rejected:
         _judge_inputs(metrics, curves, truth, found, rejected)
     if decision.get("classes") is not None:
@@ -120,6 +122,15 @@ def _rank(
     if len(fpr):
         curves[f"{curve}_roc_fpr"] = fpr.astype(np.float32)
         curves[f"{curve}_roc_tpr"] = tpr.astype(np.float32)
+
+
+def _apart(losses_TN: Array, poison: Bools) -> dict[str, Array]:
+    """Return the quartiles of the loss of poison and of the rest, (3, T), where there are any."""
+    return {
+        f"losses_{name}": np.percentile(losses_TN[:, who], (25, 50, 75), axis=1).astype(np.float32)
+        for name, who in (("poison", poison), ("rest", ~poison))
+        if who.any()
+    }
 
 
 def _rejected(found: Mapping[str, Array], decision: Mapping[str, Any]) -> dict[str, Bools]:

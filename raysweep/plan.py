@@ -17,6 +17,7 @@ trial and of the outcomes so far, so that it can be asked again, in any order.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from raysweep import rng
@@ -169,13 +170,8 @@ class Planner:
 
     def _surrogate(self, trial: Trial, data: str) -> str:
         """Return the training of an attacker's own clean network, on another seed's streams."""
-        params = {
-            "model": self._identity(trial.model),
-            "recipe": self._recipe(trial.recipe),
-            "seed": rng.derive(trial.seed, "surrogate"),
-            "kept": "all",
-        }
-        return self._add("train", params, {"data": data}, "gpu")
+        own = replace(trial, seed=rng.derive(trial.seed, "surrogate"))
+        return self._train(own, data, None)
 
     def _features(self, trial: Trial, setting: Setting, layer: str) -> str:
         params = {
@@ -221,34 +217,63 @@ class Planner:
             inputs |= setting.stamp
         return params, inputs
 
-    def _decide(self, trial: Trial, setting: Setting, roles: dict[str, str]) -> str:
-        """Add the stages down to a trial's decision, entered into `roles`; return its key."""
-        defense = trial.defense
+    def _find(
+        self, trial: Trial, setting: Setting, roles: dict[str, str], outcomes: Outcomes
+    ) -> tuple[str, bool]:
+        """Add shards and a `run` over them, entered into `roles`; return it, and if it is final."""
+        defense, classes = trial.defense, self.facts(trial.dataset).num_classes
         params, inputs = self._defend(trial, setting)
         resource = "cpu" if defense.needs() <= LIGHT_NEEDS else "gpu"
-        parts = defense.parts(self.facts(trial.dataset).num_classes)
+        parts = defense.parts(classes)
         unseen = decision_fields(type(defense)) | reduction_fields(type(defense))
         alone = {**params, "defense": self._identity(defense, unseen)}
-        for part in parts:
-            shard = self._add("shard", {**alone, "part": part}, inputs, resource)
-            roles[f"shard {part}"] = shard
-        shards = {f"shard {part}": roles[f"shard {part}"] for part in parts}
-        roles["defend"] = self._add(
-            "defend", {**params, "part": "run"}, {**inputs, **shards}, resource
-        )
-        if not defense.gives() - {"model"}:
-            return roles["defend"]
-        reads = {"data": setting.data, "defend": roles["defend"]}
+        shards: dict[str, str] = {}
+        for count in (*defense.pauses(classes), len(parts)):
+            for part in parts[len(shards) : count]:
+                shard = self._add("shard", {**alone, "part": part}, inputs, resource)
+                shards[f"shard {part}"] = shard
+            roles |= shards
+            roles["defend"] = key = self._add(
+                "defend", {**params, "part": "run"}, {**inputs, **shards}, resource
+            )
+            final = count == len(parts)
+            if final or key not in outcomes or outcomes[key]["enough"]:
+                break
+        return key, final or key in outcomes
+
+    def _decide(
+        self, trial: Trial, setting: Setting, roles: dict[str, str], outcomes: Outcomes
+    ) -> tuple[str, bool]:
+        """Add the stages down to a decision, entered into `roles`.
+
+        Returns the last of them, and whether it is the decision: else its outcome is waited for.
+        """
+        defense = trial.defense
+        found, final = self._find(trial, setting, roles, outcomes)
+        if not final or not defense.gives() - {"model"}:
+            return found, final
+        reads = {"data": setting.data, "defend": found}
         if setting.poison:
             reads["poison"] = setting.poison
         if "removed_count" in defense.needs():
-            reference = self._reference(trial)
-            reads["reference"] = self._decide(reference, setting, {})
-        return self._add("decide", {"defense": self._identity(defense)}, reads, "cpu")
+            reference, final = self._decide(self._reference(trial), setting, {}, outcomes)
+            roles["reference"] = reads["reference"] = reference
+            if not final:
+                return reference, False
+        return self._add("decide", {"defense": self._identity(defense)}, reads, "cpu"), True
 
-    def decision(self, trial: Trial) -> str:
-        """Return the stage that decides for a trial, planned with all that it needs."""
-        return self._decide(trial, self.setting(trial), {})
+    def evidence(self, trial: Trial, outcomes: Outcomes) -> Route:
+        """Return the route of a trial down to its decision, or to the outcome that it waits for."""
+        setting = self.setting(trial)
+        roles = {"data": setting.data, "victim": setting.victim}
+        if setting.poison:
+            roles["poison"] = setting.poison
+        if not trial.defense.gives():
+            return Route(roles=roles, evaluate=None, waiting=None)
+        last, final = self._decide(trial, setting, roles, outcomes)
+        if final and last != roles["defend"]:
+            roles["decide"] = last
+        return Route(roles=roles, evaluate=None, waiting=None if final else last)
 
     def _reference(self, trial: Trial) -> Trial:
         like = getattr(trial.defense, "like", None)
@@ -259,32 +284,24 @@ class Planner:
                 f"{like!r}, which names {len(named)}; "
                 f"one of: {', '.join(sorted({d.name for d in self.sweep.defenses}))}"
             )
-        return Trial(
-            dataset=trial.dataset, model=trial.model, attack=trial.attack, defense=named[0],
-            recipe=trial.recipe, seed=trial.seed,
-        )  # fmt: skip
+        return replace(trial, defense=named[0])
 
     def route(self, trial: Trial, outcomes: Outcomes) -> Route:
         """Add all stages of a trial that are known, given the outcomes of decisions so far."""
-        setting = self.setting(trial)
-        roles = {"data": setting.data, "victim": setting.victim}
-        if setting.poison:
-            roles["poison"] = setting.poison
-        gives = trial.defense.gives()
+        route = self.evidence(trial, outcomes)
+        if route.waiting is not None:
+            return route
+        setting, gives, roles = self.setting(trial), trial.defense.gives(), route.roles
         model = setting.victim
-        if gives:
-            last = self._decide(trial, setting, roles)
-            if "model" in gives and not trial.defense.REPAIRS:
-                model = roles["defend"]
-            if gives != {"model"}:
-                roles["decide"] = last
-                branches = trial.defense.REPAIRS or (
-                    "train_scores" in gives and "model" not in gives
-                )
-                if branches and last not in outcomes:
-                    return Route(roles=roles, evaluate=None, waiting=last)
-                if branches:
-                    model = self._after(trial, setting, roles, outcomes[last])
+        if "model" in gives and not trial.defense.REPAIRS:
+            model = roles["defend"]
+        if "decide" in roles and (
+            trial.defense.REPAIRS or ("train_scores" in gives and "model" not in gives)
+        ):
+            decided = roles["decide"]
+            if decided not in outcomes:
+                return Route(roles=roles, evaluate=None, waiting=decided)
+            model = self._after(trial, setting, roles, outcomes[decided])
         roles["model"] = model
         roles["evaluate"] = self._evaluate(trial, setting, roles)
         return Route(roles=roles, evaluate=roles["evaluate"], waiting=None)
@@ -326,14 +343,3 @@ class Planner:
         inputs |= {role: roles[role] for role in ("poison", "defend", "decide") if role in roles}
         params = {"attack": attacking, "rate": trial.attack.rate}
         return self._add("evaluate", params, inputs, "cpu")
-
-    def check_layers(self) -> None:
-        """Refuse feature layers that a model does not name, before any work."""
-        for defense in self.sweep.defenses:
-            layer = getattr(defense, "layer", None)
-            for model in self.sweep.models:
-                if layer is not None and layer not in model.LAYERS:
-                    raise PlanError(
-                        f"defense {defense.name}: layer must be one of model {model.name}'s "
-                        f"named layers {', '.join(model.LAYERS)}, got {layer!r}"
-                    )

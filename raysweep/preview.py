@@ -10,7 +10,7 @@ from raysweep.driver import timings
 from raysweep.graph import STAGE_VERSIONS
 from raysweep.plan import Planner
 from raysweep.schedule import GUESS_SECONDS, Schedule
-from raysweep.spec import Sweep
+from raysweep.spec import Sweep, check_layers
 from raysweep.store import Store
 
 
@@ -66,14 +66,14 @@ def preview(sweep: Sweep, store: Store) -> Preview:
         StoreError: if the store cannot be written.
     """
     planner = Planner(sweep)
-    planner.check_layers()
+    check_layers(sweep)
     store.check()
     recorded = timings(store)
     failed = {
         line["key"] for line in ledger.read(store, sweep.name) if line.get("event") == "failed"
     }
     schedule = Schedule(
-        planner, set(store.done()), lambda key: _outcome(store, key), seconds=recorded
+        planner, set(store.done()), lambda key: store.outcome(key) or {}, seconds=recorded
     )
     naive, undecided, below = _naive(planner, schedule)
     kinds = []
@@ -113,11 +113,6 @@ def preview(sweep: Sweep, store: Store) -> Preview:
         trials=len(planner.trials), kinds=kinds, undecided=undecided, below=below,
         forecasts=tuple(sorted(said)),
     )  # fmt: skip
-
-
-def _outcome(store: Store, key: str) -> dict[str, object]:
-    manifest = store.manifest(key.partition("-")[0], key)
-    return dict(manifest.outcome) if manifest else {}
 
 
 def _naive(planner: Planner, schedule: Schedule) -> tuple[Counter[str], int, int]:

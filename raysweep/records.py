@@ -13,6 +13,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ import pandas as pd
 
 from raysweep import ledger
 from raysweep.errors import StoreError
-from raysweep.graph import Route
+from raysweep.graph import Route, followed
 from raysweep.plan import Planner
 from raysweep.report.material import Material
 from raysweep.spec import Trial
@@ -111,13 +112,11 @@ class Collector:
         return self.manifests.get(key)
 
     def _route(self, trial: Trial) -> Route:
-        route = self.planner.route(trial, {})
-        while route.waiting is not None:
-            decided = self.manifest(route.waiting)
-            if decided is None:
-                break
-            route = self.planner.route(trial, {route.waiting: decided.outcome})
-        return route
+        def outcome_of(key: str) -> Mapping[str, Any] | None:
+            manifest = self.manifest(key)
+            return manifest.outcome if manifest else None
+
+        return followed(partial(self.planner.route, trial), outcome_of)
 
     def _closure(self, route: Route) -> set[str]:
         found: set[str] = set()
@@ -145,6 +144,9 @@ class Collector:
             row["host"] = evaluated.info.get("host", "")
             row["git_commit"] = evaluated.info.get("commit", "")
             row["finished_at"] = evaluated.info.get("finished_at")
+        found = self.manifest(route.roles.get("defend", ""))
+        facts = found.outcome.get("facts", {}) if found is not None else {}
+        row |= {f"found.{name}": value for name, value in facts.items()}
         own = sum(self._seconds(key) for key in closure if self.users[key] == 1)
         row["own_seconds"] = own
         row["shared_seconds"] = sum(
@@ -278,6 +280,7 @@ def gather(name: str, storage: str | None = None) -> Material:
     curves: dict[tuple[str, str], tuple[np.ndarray, np.ndarray]] = {}
     pictures: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     triggers: dict[str, np.ndarray] = {}
+    losses: dict[str, dict[str, np.ndarray]] = {}
     finished = rows[rows["status"] == "ok"]
     for row in finished.head(CURVES_AT_MOST).to_dict("records"):
         evaluated = _arrays(store, row.get("key_evaluate"))
@@ -285,6 +288,12 @@ def gather(name: str, storage: str | None = None) -> Material:
             if f"{what}_roc_fpr" in evaluated:
                 curve = (evaluated[f"{what}_roc_fpr"], evaluated[f"{what}_roc_tpr"])
                 curves[(str(row["trial"]), what)] = curve
+        if "losses_rest" in evaluated:
+            losses[str(row["trial"])] = {
+                name.removeprefix("losses_"): quartiles
+                for name, quartiles in evaluated.items()
+                if name.startswith("losses_")
+            }
         if row["attack"] not in pictures:
             shown = _arrays(store, row.get("key_tested"), "pictures_clean", "pictures_triggered")
             if shown and len(shown["pictures_clean"]):
@@ -299,6 +308,7 @@ def gather(name: str, storage: str | None = None) -> Material:
         curves=curves,
         pictures=pictures,
         triggers=triggers,
+        losses=losses,
         tuning=tuning,
     )
 

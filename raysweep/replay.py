@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -18,11 +18,12 @@ from raysweep.defenses import Defense, Evidence
 from raysweep.desk import Desk
 from raysweep.errors import KnowledgeError, PlanError
 from raysweep.goals import EVALUATED, RANKED, REPLAYED
+from raysweep.graph import Route, followed
 from raysweep.judging import Array
+from raysweep.knowledge import evidence
 from raysweep.metrics import Bools, ranking
 from raysweep.plan import Planner
 from raysweep.spec import Trial
-from raysweep.stages import evidence
 from raysweep.store import Manifest, Store
 
 
@@ -182,22 +183,23 @@ def false_alarms(defense: Defense, instance: Instance) -> float:
     return float((statistics["reference"] >= lowest).mean())
 
 
-def instance_of(
-    planner: Planner, store: Store, trial: Trial, outcomes: Mapping[str, Any] | None = None
-) -> Instance:
+def instance_of(planner: Planner, store: Store, trial: Trial) -> Instance:
     """Return what is stored of one trial: its evidence, and its evaluation where it has one.
 
     Raises:
         PlanError: if it has not run; the message says what to launch.
     """
+    route = followed(partial(planner.evidence, trial), store.outcome)
+    if route.waiting is not None:
+        _stored(store, route.waiting, trial)
     decides = bool(trial.defense.gives() & {"train_scores", "input_scores"})
     if decides:
-        stage = planner.stages[planner.decision(trial)]
+        stage = planner.stages[route.roles["decide"]]
         found = stage.inputs["defend"]
         for key in stage.needs:
             _stored(store, key, trial)
     else:
-        found = planner.route(trial, {}).roles["defend"]
+        found = route.roles["defend"]
         stage = planner.stages[found]
     desk = Desk(stage, store, Context(seed=0))
     arrays = desk.read("defend") if decides else {}
@@ -221,7 +223,7 @@ def instance_of(
         _poison=desk.mask("poison"),
         _cover=desk.mask("cover"),
         _eligible=trial.attack.eligible(desk.data.test.labels, desk.data.shape.num_classes),
-        _judged=_judged(planner, store, trial, outcomes),
+        _judged=_judged(store, followed(partial(planner.route, trial), store.outcome)),
     )  # fmt: skip
 
 
@@ -240,12 +242,8 @@ def _stored(store: Store, key: str, trial: Trial) -> Manifest:
     return manifest
 
 
-def _judged(
-    planner: Planner, store: Store, trial: Trial, outcomes: Mapping[str, Any] | None
-) -> Mapping[str, Any]:
+def _judged(store: Store, route: Route) -> Mapping[str, Any]:
     """Return the outcome of a trial's evaluation, if the plan goes that far."""
-    route = planner.route(trial, outcomes or {})
     if route.evaluate is None:
         return {}
-    manifest = store.manifest("evaluate", route.evaluate)
-    return manifest.outcome if manifest else {}
+    return store.outcome(route.evaluate) or {}

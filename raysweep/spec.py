@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from raysweep.attacks import Attack
 from raysweep.datasets import Dataset
 from raysweep.defenses import Defense
-from raysweep.errors import SpecError
+from raysweep.errors import PlanError, SpecError
 from raysweep.goals import Tune
 from raysweep.methods import Method
 from raysweep.models import Model
@@ -281,6 +281,22 @@ def canonical(sweep: Sweep) -> dict[str, Any]:
         "track": sweep.track.model_dump(mode="json"),
         "tune": sweep.tune.model_dump(mode="json") if sweep.tune else None,
     }
+
+
+def check_layers(sweep: Sweep) -> None:
+    """Refuse feature layers that a model of the sweep does not name, before any work.
+
+    Raises:
+        PlanError: names defense, model and layer.
+    """
+    for defense in sweep.defenses:
+        layer = getattr(defense, "layer", None)
+        for model in sweep.models:
+            if layer is not None and layer not in model.LAYERS:
+                raise PlanError(
+                    f"defense {defense.name}: layer must be one of model {model.name}'s named "
+                    f"layers {', '.join(model.LAYERS)}, got {layer!r}"
+                )
 
 
 def to_yaml(sweep: Sweep) -> str:

@@ -1,7 +1,6 @@
 """What each stage does, as a function of its inputs: read artifacts, run a method, write one.
 
-The functions here are the only place where truth and method meet, and they pass a method what it
-declares and nothing else (design decision 5).
+The functions here and in `knowledge` are the only place where truth and method meet.
 """
 
 from __future__ import annotations
@@ -17,11 +16,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from raysweep import rng, training
+from raysweep import knowledge, rng, training
 from raysweep.attacks import AttackInputs, Part
 from raysweep.context import Context
 from raysweep.datasets import Dataset, ImageSet, IntArray, Shape, as_floats
-from raysweep.defenses import Decision, Evidence, Findings, Inputs
+from raysweep.defenses import Decision, Findings
 from raysweep.desk import Array, Desk, Product, method, state_arrays
 from raysweep.errors import DamagedArtifact, StoreError
 from raysweep.graph import Stage
@@ -119,71 +118,17 @@ def features(desk: Desk) -> Product:
     return Product(arrays=arrays)
 
 
-def _inputs(desk: Desk) -> Inputs:
-    """Return what the defense declares, and the setting that every defender knows."""
-    needs, data = desk.defense.needs(), desk.data
-    values: dict[str, Any] = {
-        "model": desk.model,
-        "shape": data.shape,
-        "recipe": desk.recipe,
-        "shards": [
-            desk.read(f"shard {part}") for part in desk.defense.parts(data.shape.num_classes)
-        ],
-    }
-    if needs & {"training_set", "features"}:
-        values["labels"] = desk.training_set.labels.copy()
-    if "training_set" in needs:
-        mine = desk.training_set
-        values["training_set"] = ImageSet(images=mine.images.clone(), labels=mine.labels.copy())
-    if "victim" in needs:
-        values["victim"] = desk.network(desk.read("weights"))
-    if "features" in needs:
-        values["features"] = np.array(desk.read("features")["features"])
-    if "clean_set" in needs:
-        values["clean_set"] = ImageSet(
-            images=data.clean.images.clone(), labels=data.clean.labels.copy()
-        )
-    values |= _oracles(desk)
-    if desk.params.get("part") == "repair":
-        found = desk.read("found")
-        values["found"] = {n.removeprefix("kept."): a for n, a in found.items() if n[:5] == "kept."}
-        values["decision"] = _decision(desk)
-    return Inputs(desk.defense.name, needs, values)
-
-
-def _oracles(desk: Desk) -> dict[str, Any]:
-    """Return the truth that the defense declares, and no more."""
-    oracles: dict[str, Callable[[], Any]] = {
-        "poison_mask": lambda: desk.mask("poison"),
-        "poison_rate": lambda: float(desk.mask("poison").mean()),
-    }
-    if "attack" in desk.params:
-        oracles |= {"target_class": lambda: desk.attack.target, "trigger": desk.added}
-        oracles |= {"test_success": lambda: desk.success}
-    return {name: oracles[name]() for name in oracles.keys() & desk.defense.needs()}
-
-
-def _decision(desk: Desk) -> Decision:
-    arrays, outcome = desk.read("decision"), desk.outcome("decision")
-    return Decision(
-        flags=np.array(arrays["flags"]) if "flags" in arrays else None,
-        threshold=outcome["threshold"],
-        classes=tuple(outcome["classes"]) if outcome["classes"] is not None else None,
-        class_scores=arrays.get("class_scores"),
-        p_value=outcome["p_value"],
-    )
-
-
 def shard(desk: Desk) -> Product:
     """Do one part of a defense's work."""
-    return Product(arrays=dict(desk.defense.shard(desk.params["part"], _inputs(desk), desk.ctx)))
+    given = knowledge.inputs(desk)
+    return Product(arrays=dict(desk.defense.shard(desk.params["part"], given, desk.ctx)))
 
 
 def defend(desk: Desk) -> Product:
     """Run a defense, or repair a model after its decision."""
     if desk.params["part"] == "repair":
-        return Product(arrays=state_arrays(desk.defense.repair(_inputs(desk), desk.ctx)))
-    found = desk.defense.run(_inputs(desk), desk.ctx)
+        return Product(arrays=state_arrays(desk.defense.repair(knowledge.inputs(desk), desk.ctx)))
+    found = desk.defense.run(knowledge.inputs(desk), desk.ctx)
     arrays: dict[str, Array] = {
         f"statistics.{n}": np.asarray(a) for n, a in found.statistics.items()
     }
@@ -194,9 +139,12 @@ def defend(desk: Desk) -> Product:
         arrays |= state_arrays(found.model)
     if found.trigger is not None:
         arrays["trigger"] = np.asarray(found.trigger, np.float32)
+    if found.losses is not None:
+        arrays["losses"] = np.asarray(found.losses, np.float32)
     if found.score_inputs is not None:
         arrays |= _input_scores(desk, found)
-    return Product(arrays=arrays)
+    facts = {name: finite_or_none(value) for name, value in found.facts.items()}
+    return Product(arrays=arrays, outcome={"enough": found.enough, "facts": facts})
 
 
 def _input_scores(desk: Desk, found: Findings) -> dict[str, Array]:
@@ -221,26 +169,9 @@ def _input_scores(desk: Desk, found: Findings) -> dict[str, Array]:
     return arrays
 
 
-def evidence(desk: Desk) -> Evidence:
-    """Return what a defense may decide on: stored scores and statistics, and declared truth."""
-    defense, found = desk.defense, desk.read("defend")
-    values: dict[str, Any] = {
-        "labels": desk.training_set.labels.copy(),
-        "num_classes": desk.data.shape.num_classes,
-        "statistics": {
-            n.removeprefix("statistics."): a for n, a in found.items() if n[:11] == "statistics."
-        },
-        **_oracles(desk),
-    }
-    values |= {n: found[n] for n in ("train_scores", "reference_scores") if n in found}
-    if "removed_count" in defense.needs():
-        values["removed_count"] = int(desk.outcome("reference")["removed"])
-    return Evidence(defense.name, defense.needs(), values)
-
-
 def decide(desk: Desk) -> Product:
     """Let a defense decide on its stored evidence; say what the decision produced."""
-    return _decided(desk.defense.decide(evidence(desk)))
+    return _decided(desk.defense.decide(knowledge.evidence(desk)))
 
 
 def _decided(decision: Decision) -> Product:

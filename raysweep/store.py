@@ -182,6 +182,11 @@ class Store:
         raw = self.read(_manifest_path(kind, key))
         return None if raw is None else unseal(kind, key, raw)
 
+    def outcome(self, key: str) -> Mapping[str, Any] | None:
+        """Return the outcome of a stage, or None if it is not done."""
+        manifest = self.manifest(key.partition("-")[0], key)
+        return None if manifest is None else manifest.outcome
+
     def arrays(self, kind: str, key: str, names: Sequence[str] | None = None) -> dict[str, Array]:
         """Return the arrays of a stage, or those of some names; they are read-only.
 

@@ -37,7 +37,7 @@ from raysweep.models.ember_mlp import EmberMLP
 from raysweep.models.tiny_cnn import TinyCNN
 from raysweep.plan import Planner
 from raysweep.recipe import Recipe
-from raysweep.spec import Sweep
+from raysweep.spec import Sweep, check_layers
 
 FAST = Recipe(epochs=1, precision="float32")
 
@@ -116,7 +116,7 @@ def test_methods_that_come_and_go_keep_their_identities() -> None:
     planner = Planner(sweep())
     for overlays in range(1, 200):
         trial = replace(planner.trials[0], defense=Strip(overlays=overlays))
-        decided = planner.stages[planner.decision(trial)]
+        decided = planner.stages[planner.evidence(trial, {}).roles["decide"]]
         found = planner.stages[decided.inputs["defend"]]
         assert found.params["defense"]["overlays"] == overlays
         del trial
@@ -272,9 +272,8 @@ def test_impossible_sweeps_are_refused_before_any_work(given: dict[str, Any], wo
 
 
 def test_an_unknown_layer_is_refused() -> None:
-    planner = Planner(sweep(defenses=[SpectralSignatures(layer="block9")]))
     with pytest.raises(PlanError, match=r"named layers block1, .*got 'block9'"):
-        planner.check_layers()
+        check_layers(sweep(defenses=[SpectralSignatures(layer="block9")]))
 
 
 def test_an_attack_that_trains_the_victim(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,8 +14,8 @@ from raysweep.graph import STAGE_VERSIONS
 ROOT = Path(__file__).parent.parent / "raysweep"
 PINS = Path(__file__).with_name("versions.json")
 # What stages of every method compute with; base classes among them.
-SHARED = ("stages", "desk", "judging", "metrics", "training", "streams", "augmentation")
-SHARED += ("resume", "ensemble", "rng")
+SHARED = ("stages", "knowledge", "desk", "judging", "metrics", "training", "streams")
+SHARED += ("augmentation", "resume", "ensemble", "rng")
 SHARED += methods.ROLES
 
 

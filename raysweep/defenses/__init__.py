@@ -94,7 +94,7 @@ class Inputs(_Declared):
         shape: Shape
         recipe: Recipe
         labels: IntArray  # (N,) given labels of the training set
-        shards: Sequence[Arrays]  # what `shard` gave, in the order of `parts`
+        shards: Sequence[Arrays]  # what `shard` gave, in the order of `parts`, as far as done
         decision: Decision  # for `repair`
         found: Arrays  # for `repair`: `Findings.kept` of `run`
 
@@ -136,6 +136,10 @@ class Findings:
             `score_inputs` was not fitted on them; none: all.
         trigger: (K, C, H, W) floats in [0, 1], an estimated trigger per class, for the report.
         kept: arrays that `repair` is given as `found`.
+        facts: named numbers about the run itself (agreement of halves, models needed), shown in
+            the report and never judged.
+        losses: (T, N) of each training sample after each of T steps of the method, for the report.
+        enough: whether the parts so far suffice; read at `pauses` alone.
     """
 
     train_scores: FloatArray | None = None
@@ -145,6 +149,9 @@ class Findings:
     calibration: IntArray | None = None
     trigger: NDArray[np.float32] | None = None
     kept: Arrays = field(default_factory=dict)
+    facts: Mapping[str, float] = field(default_factory=dict)
+    losses: FloatArray | None = None
+    enough: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,6 +210,14 @@ class Defense(Method):
 
     def parts(self, num_classes: int) -> tuple[str, ...]:
         """Return the names of the independent parts of `run`'s work; none: it is not cut."""
+        del num_classes
+        return ()
+
+    def pauses(self, num_classes: int) -> tuple[int, ...]:
+        """Return after how many of `parts` `run` is asked whether they are enough; ascending.
+
+        None: all parts are done. The parts after a pause are planned once `run` has said no.
+        """
         del num_classes
         return ()
 

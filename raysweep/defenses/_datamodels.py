@@ -185,6 +185,34 @@ def membership(
     return counts, best
 
 
+def mean_effect(weights: NDArray[np.float32], rows: NDArray[np.integer]) -> float:
+    """Return the mean effect of one sample of a set on the output of another of it."""
+    inside = weights[np.ix_(rows, rows)].astype(np.float64)
+    return float((inside.sum() - np.trace(inside)) / (len(rows) * (len(rows) - 1)))
+
+
+def held_out_correlation(
+    weights: NDArray[np.float32], margins_MN: NDArray[np.floating], masks_MN: Masks
+) -> float:
+    """Return the mean over samples of the correlation of predicted with true outputs.
+
+    Args:
+        weights: W, estimated without these models.
+        margins_MN: what the models left out gave, (m, n).
+        masks_MN: what they were trained on, (m, n).
+
+    Returns:
+        Pearson's, in [-1, 1]; NaN with fewer than three models. How Ilyas et al. judge datamodels.
+    """
+    if len(masks_MN) < 3:
+        return float("nan")
+    predicted = (masks_MN - masks_MN.mean(0)).astype(np.float32) @ weights.T
+    true = margins_MN.astype(np.float32)
+    predicted, true = (x - x.mean(0) for x in (predicted, true))
+    scale = np.sqrt((predicted**2).sum(0) * (true**2).sum(0))
+    return float(((predicted * true).sum(0) / np.maximum(scale, 1e-12)).mean())
+
+
 def agreement(one: FloatArray, other: FloatArray, share: float = 0.1) -> float:
     """Return how many of two rankings' top samples are the same, intersection over union."""
     top = max(int(share * len(one)), 1)

@@ -91,10 +91,13 @@ class ABL(Defense):
         network = training.build(inputs.model, inputs.shape, ctx)
         data = inputs.training_set
         objective = isolation_objective(self.isolation_loss, self.gamma)
-        training.fit(network, data, recipe, ctx, objective=objective, phase="isolate")
-        losses = training.per_sample_losses(network, data, recipe, ctx.device)
+        dynamics = training.Dynamics(data, recipe, ctx.device)
+        training.fit(
+            network, data, recipe, ctx, objective=objective, phase="isolate", on_epoch=dynamics
+        )
         weights = {name: t.detach().cpu().numpy() for name, t in network.state_dict().items()}
-        return Findings(train_scores=(-losses).numpy(), kept=weights)
+        losses = dynamics.losses.numpy()
+        return Findings(train_scores=-losses[-1], kept=weights, losses=losses)
 
     def decide(self, evidence: Evidence) -> Decision:
         """Isolate int(p * N) samples, at least one."""

@@ -180,8 +180,9 @@ class ConfusionTraining(Defense):
             train_scores=-losses[-1],
             statistics={
                 "predicted": logits.argmax(1).numpy(), "axes": axes, "whitened": white,
-                "chunklet": chunklet, "losses": losses,
+                "chunklet": chunklet,
             },
+            losses=losses,
         )  # fmt: skip
 
     def decide(self, evidence: Evidence) -> Decision:

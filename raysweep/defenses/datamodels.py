@@ -14,7 +14,8 @@ released code's gains, which leave out the pair of a swap and the sign of the di
 `blocks: labels` searches among samples of one given label, which needs far fewer models but cannot
 find a trigger with several targets; it is ours, and badged. The subset models are those of `base`,
 since batch normalization would let left-out samples in. A sweep that asks for more models trains
-the difference only; the agreement of two halves of the models says whether they are enough.
+the difference only; the agreement of two halves of the models says whether they are enough, and
+with `until` more are trained until they agree.
 Reference: MadryLab/rethinking-backdoor-attacks.
 """
 
@@ -43,6 +44,8 @@ from raysweep.defenses._datamodels import (
     Masks,
     agreement,
     difference_of_means,
+    held_out_correlation,
+    mean_effect,
     membership,
     models_needed,
     ridge,
@@ -63,6 +66,13 @@ class Datamodels(Defense):
 
     models: int = reduction(1000, ge=2, le=1_000_000, description="subset models")
     per_shard: int = Field(50, ge=1, le=10_000, description="models trained by one stage")
+    until: float | None = reduction(
+        None,
+        gt=0,
+        le=1,
+        description="agreement of two halves of the models at which no more are trained",
+    )
+    first: int = reduction(250, ge=2, le=1_000_000, description="models before that is asked first")
     alpha: float = Field(0.5, gt=0, lt=1, description="share of the set in a subset")
     base: str = Field(
         "tiny_groupnorm", description="network of the subset models, without batch normalization"
@@ -111,12 +121,24 @@ class Datamodels(Defense):
         starts = range(0, self.models, self.per_shard)
         return tuple(f"{start}+{min(self.per_shard, self.models - start)}" for start in starts)
 
+    def pauses(self, num_classes: int) -> tuple[int, ...]:
+        """Return the first number of parts, doubled as long as more are left; none without until.
+
+        Twice as many models are worth twice the signal to noise, fewer would not tell.
+        """
+        every, at, found = len(self.parts(num_classes)), -(-self.first // self.per_shard), []
+        while self.until is not None and at < every:
+            found.append(at)
+            at *= 2
+        return tuple(found)
+
     def forecast(self, samples: int) -> str:
         """Return about how many models this many samples need, for the plan."""
         needed = models_needed(samples, 5.2, 10.0)
+        most = "" if self.until is None else f" at most, fewer if halves agree by {self.until:g}"
         return (
-            f"{self.models} models of {samples} samples; a strong trigger needs about {needed} "
-            f"(16 sigma^2 n / Delta^2 with sigma^2 = 5.2, Delta = 10)"
+            f"{self.models} models of {samples} samples{most}; a strong trigger needs about "
+            f"{needed} (16 sigma^2 n / Delta^2 with sigma^2 = 5.2, Delta = 10)"
         )
 
     def _model(self) -> Model:
@@ -186,16 +208,47 @@ class Datamodels(Defense):
             return self._scores(self._effects(some, masks[models]), data.labels, ctx)
 
         scores, counts, best = scored(slice(None))
-        even, odd = (scored(slice(half, None, 2))[0] for half in (0, 1))
-        spread = kept[names[0]].std(0, dtype=np.float64).mean()
+        even, odd = (scored(slice(half, None, 2)) for half in (0, 1))
+        alike = agreement(even[0], odd[0])
+        facts = {"models": float(len(masks)), "agreement of halves": alike}
+        if self.keep == "margins":
+            facts |= self._measured(kept["margins"], masks, even[1])
         return Findings(
             train_scores=scores,
-            statistics={
-                "counts": counts, "values": best, "sizes": np.array(self.sizes),
-                "agreement": np.array(agreement(even, odd)),
-                "deviation": np.array(spread),
-            },
-        )  # fmt: skip
+            statistics={"counts": counts, "values": best, "sizes": np.array(self.sizes)},
+            facts=facts,
+            enough=self.until is None or alike >= self.until,
+        )
+
+    def _measured(
+        self, margins: NDArray[np.float16], masks: Masks, counts: np.ndarray
+    ) -> dict[str, float]:
+        """Return how well the effects predict models left out, and how many models are needed.
+
+        Args:
+            margins: (m, n) of all models.
+            masks: (m, n) what they were trained on.
+            counts: (sizes, n) memberships found with the even models.
+        """
+        variance = float(margins.var(0, dtype=np.float64).mean())
+        other = self._effects({"margins": margins[1::2]}, masks[1::2])
+        # Sets found in one half have their effect measured in the other, where chance is not kind.
+        total = [
+            len(rows) * mean_effect(other, rows)
+            for size, count in zip(self.sizes, counts, strict=True)
+            if count.any() and len(rows := np.argsort(-count, kind="stable")[:size]) > 1
+        ]
+        effect = max(total, default=0.0)
+        cut = int(0.8 * len(masks))
+        weights = self._effects({"margins": margins[:cut]}, masks[:cut])
+        return {
+            "variance of a margin": variance,
+            "effect of the strongest set": effect,
+            "models needed": float(models_needed(len(masks.T), variance, effect)),
+            "correlation with left-out models": held_out_correlation(
+                weights, margins[cut:], masks[cut:]
+            ),
+        }
 
     def _effects(self, kept: Mapping[str, NDArray[Any]], masks: Masks) -> NDArray[np.float32]:
         """Return W from what the models gave."""

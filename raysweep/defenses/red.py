@@ -290,6 +290,9 @@ class RED(Defense):
 
 def _log_posterior(network: nn.Module, images: torch.Tensor) -> torch.Tensor:
     """Return log posteriors (S, n, K) of clipped images (S, n, C, H, W)."""
+    import torch
+
     sources, count = images.shape[:2]
-    logits: torch.Tensor = network(images.clamp(0, 1).flatten(0, 1))
+    clipped = images.clamp(0, 1).flatten(0, 1)
+    logits: torch.Tensor = network(clipped.contiguous(memory_format=torch.channels_last))
     return logits.float().log_softmax(1).view(sources, count, -1)

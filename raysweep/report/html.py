@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pandas as pd
 
-from raysweep.report import accounts, evidence, figures, results, tuning
+from raysweep.report import accounts, evidence, figures, insides, results, tuning
 from raysweep.report.elements import note, plots
 from raysweep.report.material import Material
 from raysweep.report.tables import finished, words
@@ -37,6 +37,7 @@ def render(material: Material) -> str:
         ("maps", "Attack × defense", _drawn(figures.heat_maps, rows, wide=True)),
         ("rates", "Metrics against poison rate", _drawn(figures.rate_lines, rows)),
         ("roc", "ROC curves", plots(figures.roc_curves(material)) if material.curves else ""),
+        ("insides", "Inside the defenses", insides.section(material)),
         ("verdicts", "Verdicts", evidence.verdicts(material)),
         ("tuning", "Tuning", tuning.section(material)),
         ("pictures", "What the attacks look like", evidence.pictures(material)),

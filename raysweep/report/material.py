@@ -22,6 +22,7 @@ class Material:
         curves: (trial id, `train` or `input`) → (fpr, tpr).
         pictures: attack label → (clean, triggered), uint8 (P, C, H, W).
         triggers: trial id → estimated trigger per class, (K, C, H, W) floats in [0, 1].
+        losses: trial id → {`poison`, `rest`: quartiles of the loss after each step, (3, T)}.
         tuning: what a tuning of the sweep left: `settings`, `rows`, `searches`; empty if none.
     """
 
@@ -31,4 +32,5 @@ class Material:
     curves: dict[tuple[str, str], Curve] = field(default_factory=dict)
     pictures: dict[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
     triggers: dict[str, np.ndarray] = field(default_factory=dict)
+    losses: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
     tuning: dict[str, Any] = field(default_factory=dict)

@@ -93,7 +93,6 @@ def _concluded(run: Run, searches: Sequence[Search], bench: Bench, interrupted: 
     means: list[conclude.Row] = []
     report, warnings = "", []
     if not interrupted:
-        bench.outcomes = run.schedule.outcomes
         found = conclude.rows(searches, bench)
         means = conclude.means(found, settings)
         told = {

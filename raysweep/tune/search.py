@@ -8,7 +8,7 @@ one candidate is the defense itself. Places that are held out are not among its 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -33,7 +33,6 @@ class Bench:
 
     def __init__(self, planner: Planner, store: Store, settings: Tune) -> None:
         self.planner, self.store, self.settings = planner, store, settings
-        self.outcomes: Mapping[str, Any] = {}
         self._instances: OrderedDict[str, Instance] = OrderedDict()
         self._measured: dict[tuple[str, str, str], dict[str, float]] = {}
 
@@ -41,7 +40,7 @@ class Bench:
         """Return what is stored of a trial, open."""
         memo = repr(trial)
         if memo not in self._instances:
-            found = instance_of(self.planner, self.store, trial, self.outcomes)
+            found = instance_of(self.planner, self.store, trial)
             self._instances[memo] = found
             if len(self._instances) > REMEMBERED:
                 self._instances.popitem(last=False)

@@ -34,10 +34,9 @@ class EvidencePlanner(Planner):
         """Add a trial's stages down to its evidence, or all of them."""
         if self.whole or not trial.defense.gives() - {"model"}:
             return super().route(trial, outcomes)
-        setting = self.setting(trial)
-        roles = {"data": setting.data, "victim": setting.victim}
-        self._decide(trial, setting, roles)
-        return Route(roles=roles, evaluate=None, waiting=None)
+        route = self.evidence(trial, outcomes)
+        route.roles.pop("decide", None)
+        return route
 
 
 @dataclass(kw_only=True, eq=False)
@@ -118,7 +117,6 @@ class Supply:
 
     def settled(self, keys: Iterable[str], schedule: Schedule) -> list[dict[str, Any]]:
         """Take in that stages ended, and tell the searches. Returns ledger lines."""
-        self.bench.outcomes = schedule.outcomes
         ended = list(keys)
         if any(key in schedule.failed for key in ended):
             touched = list(self._pending)

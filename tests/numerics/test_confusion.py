@@ -184,7 +184,9 @@ def rounds() -> tuple[toy.Toy, dict[str, np.ndarray], np.ndarray]:
     case = toy.toy(rate=0.04)
     found = toy.found(SMALL, case)
     assert found.train_scores is not None
-    return case, dict(found.statistics), np.asarray(found.train_scores)
+    assert found.losses is not None
+    told = {**found.statistics, "losses": found.losses}
+    return case, told, np.asarray(found.train_scores)
 
 
 def test_rounds_concentrate_the_poison(

@@ -201,7 +201,7 @@ def test_a_patch_is_found_on_the_toy() -> None:
     )  # fmt: skip
     found = toy.found(method, case)
     assert metrics.ranking(np.asarray(found.train_scores), case.mask).auroc > 0.9
-    assert 0 < float(found.statistics["agreement"]) <= 1
+    assert 0 < found.facts["agreement of halves"] <= 1
     shard = method.shard("0+2", toy.inputs(method, case), Context(seed=1))
     assert shard["margins"].shape == (2, 600) and shard["margins"].dtype == np.float16
 

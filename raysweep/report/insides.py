@@ -1,0 +1,83 @@
+"""What defenses say of their own runs: named numbers, and losses step by step; pure."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from raysweep.report.elements import note, plots, table, text
+from raysweep.report.figures import COLORS, Titled, label, legend_height, plain
+from raysweep.report.material import Material
+from raysweep.report.tables import arena_column, attack_column, finished, number
+
+FACT = "found."
+GROUPS = {"poison": "poisoned", "rest": "not poisoned"}
+
+
+def section(material: Material) -> str:
+    """Return the table of facts and the figures of losses, where there are any."""
+    drawn = plots(loss_lines(material)) if material.losses else ""
+    said = note(
+        "Medians over training samples; the band is from the first to the third quartile. Which "
+        "samples are poisoned the defense does not know."
+    )
+    return _facts(material.rows) + (drawn and said + drawn)
+
+
+def _facts(rows: pd.DataFrame) -> str:
+    names = [str(c) for c in rows.columns if str(c).startswith(FACT)]
+    done = finished(rows) if names else rows
+    if not names or done.empty:
+        return ""
+    told = done.assign(attack=attack_column(done), arena=arena_column(done))
+    lines = []
+    for (defense, attack, arena), part in told.groupby(["defense", "attack", "arena"], sort=False):
+        for name in names:
+            values = pd.to_numeric(part[name], errors="coerce").dropna()
+            if len(values):
+                lines.append(
+                    [text(defense), text(attack), text(arena), text(name.removeprefix(FACT)),
+                     f"{values.mean():.3g}", f"{values.min():.3g} to {values.max():.3g}",
+                     str(len(values))]
+                )  # fmt: skip
+    headers = ["defense", "attack", "trained on", "what", "mean", "range", "n"]
+    return table("What defenses measured of themselves", headers, lines, words_first=4)
+
+
+def loss_lines(material: Material) -> Titled:
+    """Return the losses of poison and of the rest against steps, for each defense and attack."""
+    rows = material.rows.drop_duplicates("trial").set_index("trial")
+    attacks, arenas = attack_column(rows), arena_column(rows)
+    several = arenas.nunique() > 1
+    groups: dict[str, list[str]] = {}
+    for trial in material.losses:
+        if trial in rows.index:
+            among = f" · {arenas[trial]}" if several else ""
+            title = f"{rows['defense'][trial]}, {attacks[trial]}: loss by step{among}"
+            groups.setdefault(title, []).append(trial)
+    return [(title, _losses(material, rows, trials)) for title, trials in groups.items()]
+
+
+def _losses(material: Material, rows: pd.DataFrame, trials: list[str]) -> go.Figure:
+    figure, shown = go.Figure(), set()
+    for trial in trials:
+        for turn, (group, quartiles) in enumerate(material.losses[trial].items()):
+            low, middle, high = np.maximum(quartiles, 1e-6)
+            steps = np.arange(1, len(middle) + 1)
+            who = f"{GROUPS[group]}, seed {number(rows['seed'][trial]):g}"
+            color = COLORS[1 - turn]
+            figure.add_scatter(
+                x=np.concatenate([steps, steps[::-1]]), y=np.concatenate([high, low[::-1]]),
+                fill="toself", fillcolor=color, opacity=0.12, line={"width": 0},
+                legendgroup=group, showlegend=False, hoverinfo="skip",
+            )  # fmt: skip
+            figure.add_scatter(
+                x=steps, y=middle, name=label(GROUPS[group]), legendgroup=group,
+                showlegend=group not in shown, hovertext=label(who), mode="lines+markers",
+                line={"color": color, "dash": "solid" if group == "poison" else "dash"},
+            )  # fmt: skip
+            shown.add(group)
+    figure.update_xaxes(title="step of the method", dtick=1 if len(steps) < 25 else None)
+    figure.update_yaxes(title="cross-entropy", type="log")
+    return plain(figure, 320 + legend_height(sorted(shown)))
