@@ -68,7 +68,17 @@ def _trial(
         own |= {"verdict": poisoned, "verdict_classes": "0" if poisoned else "",
                 "verdict_correct": True, "target_found": True if poisoned else None,
                 "anomaly": 3.1, "p_value": None}  # fmt: skip
+    if defense == "spectral_signatures":
+        own |= {"found.<i>models</i>": 500.0, "found.agreement": near(0.4)}
     return row(**own)
+
+
+def _losses(rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Return quartiles of losses over 8 steps: poison falls, the rest stays at 0.5."""
+    steps = np.arange(8)
+    poison = 2.3 * 0.4**steps + rng.normal(0, 1e-3, 8)
+    spread = np.array([0.8, 1.0, 1.2])[:, None]
+    return {"poison": spread * poison, "rest": spread * np.maximum(2.3 * 0.8**steps, 0.5)}
 
 
 def _stages(trials: int) -> pd.DataFrame:
@@ -122,6 +132,7 @@ def generated(seeds: int = 3, seed: int = 0) -> Material:
         ["upstream_failed", "NonFiniteLoss: step 7", "train-3", "/logs/train-3.txt"],
     ]
     rows.loc[bad, ["ca", "asr", "ra", "tpr", "fpr", "auroc", "verdict"]] = None
+    trained = rows[(rows["defense_name"] == "abl") & (rows["rate"] == 0.05)]
     inspected = rows[(rows["defense_name"] == "neural_cleanse") & (rows["seed"] == 0)]
     return Material(
         sweep={
@@ -135,6 +146,7 @@ def generated(seeds: int = 3, seed: int = 0) -> Material:
         curves=_curves(rows),
         pictures={"badnets": _images(rng, 3), "blend": _images(rng, 1)},
         triggers={t: rng.random((10, 3, 16, 16)) for t in inspected["trial"]},
+        losses={trial: _losses(rng) for trial in trained["trial"]},
         tuning=_tuning(),
     )  # fmt: skip
 

@@ -22,7 +22,7 @@ from PIL import Image
 from raysweep import records
 from raysweep.launch import launch
 from raysweep.loading import from_text
-from raysweep.report import tuning
+from raysweep.report import insides, tuning
 from raysweep.report.elements import picture, table
 from raysweep.report.evidence import factor, magnified
 from raysweep.report.figures import heat_maps, rate_lines
@@ -44,6 +44,7 @@ defenses:
   - perfect_filter
   - {strip: {overlays: 4}}
   - {neural_cleanse: {steps: 12}}
+  - {abl: {isolation_epochs: 3, tuning_epochs: 1, unlearning_steps: 4}}
 seeds: 2
 track: {wandb: disabled}
 """
@@ -77,8 +78,12 @@ def test_undefined_values_do_not_count() -> None:
     assert entry["tpr_low"] == pytest.approx(0.1176, abs=1e-4), "Wilson of 2 of 5"
 
 
+def page_material(rows: pd.DataFrame, **sweep: Any) -> Material:
+    return Material(sweep={"name": "s", **sweep}, rows=rows, stages=pd.DataFrame())
+
+
 def page_of(rows: pd.DataFrame, **sweep: Any) -> str:
-    return render(Material(sweep={"name": "s", **sweep}, rows=rows, stages=pd.DataFrame()))
+    return render(page_material(rows, **sweep))
 
 
 def test_attacks_that_fail_are_said_and_left_out() -> None:
@@ -266,6 +271,11 @@ def test_the_page_of_a_real_sweep_holds_everything(tmp_path: Path) -> None:
     assert "what a trigger achieves on the clean model" in text
     assert text.count("data:image/png;base64,") >= 3 * 3 + 10
     material = records.gather("shown", str(tmp_path))
+    assert '<section id="insides"' in text
+    assert len(material.losses) == 6, "ABL, at three rates and two seeds"
+    poisoned = [told for told in material.losses.values() if "poison" in told]
+    assert len(poisoned) == 4 and all(told["poison"].shape == (3, 3) for told in poisoned)
+    assert all((np.diff(told["rest"], axis=0) >= 0).all() for told in material.losses.values())
     assert render(material) == render(material), "pure"
 
 
@@ -274,6 +284,22 @@ def test_the_page_names_no_address_but_those_of_the_library() -> None:
     library = max(re.findall(r"<script>.*?</script>", page, flags=re.S), key=len)
     assert "plotly.js" in library[:200]
     assert "http" not in page.replace(library, "").replace('http-equiv="Content-Security', "")
+
+
+def test_what_defenses_say_of_themselves_is_shown() -> None:
+    shown = insides.section(generated())
+    assert "&lt;i&gt;models&lt;/i&gt;" in shown and "<i>models" not in shown
+    assert shown.count("500 to 500") == 9, "each attack at each rate"
+    figures = re.findall(r"<figcaption>(.*?)</figcaption>", shown)
+    assert figures == [
+        f"abl, {attack} @ 5 %: loss by step" for attack in ("badnets", "blend", "sig")
+    ]
+    ((_, figure), *_) = insides.loss_lines(generated())
+    lines = {(trace.legendgroup, trace.showlegend): trace for trace in figure.data}
+    assert {name for name, _ in lines} == {"poison", "rest"}
+    poison = lines["poison", True]
+    assert poison.name == "poisoned" and poison.y[-1] < 0.01 and len(poison.x) == 8
+    assert insides.section(page_material(pd.DataFrame([row()]))) == ""
 
 
 def test_tuning_is_shown_with_what_it_saw() -> None:
