@@ -64,6 +64,8 @@ def _kind(method: type[methods.Method]) -> str:
         return method().kind
     if not issubclass(method, Attack):
         return ""
+    if method.EVADES:
+        return "evasion"
     if method.model_fields["rate"].default == 0:
         return "control"
     if method.TRAINS:

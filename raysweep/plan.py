@@ -141,6 +141,8 @@ class Planner:
             given = {"data": data}
             if attack.SURROGATE:
                 given["surrogate"] = self._surrogate(trial, data)
+            if attack.EVADES:
+                given["victim"] = self._train(trial, data, None)
             stamp["artifact"] = self._add("prepare", params, given, "gpu")
         poison = None
         if counts.poison or counts.cover:
@@ -191,12 +193,15 @@ class Planner:
         """Return the params and inputs of a defense's `run`, from what it declares."""
         defense = trial.defense
         needs, gives = defense.needs(), defense.gives()
+        name, why = trial.attack.name, ""
         if trial.attack.TRAINS and ("train_scores" in gives or "training_set" in needs):
+            why = f"the training set, but attack {name} trains the victim itself and leaves none"
+        elif trial.attack.EVADES and "trigger" in needs:
+            why = f"the trigger, but attack {name} has none"
+        if why:
             raise PlanError(
-                f"defense {defense.name} works on the training set, but attack "
-                f"{trial.attack.name} trains the victim itself and leaves none; "
-                f"exclude this combination: {{attack: {trial.attack.name}, "
-                f"defense: {defense.name}}}"
+                f"defense {defense.name} works on {why}; exclude this combination: "
+                f"{{attack: {name}, defense: {defense.name}}}"
             )
         params: dict[str, Any] = {
             "defense": self._identity(defense, decision_fields(type(defense))),

@@ -228,6 +228,7 @@ def _who(trial: Trial, sweep: str, planner: Planner) -> dict[str, Any]:
         "attack": attack.label,
         "attack_name": attack.name,
         "rate": attack.rate,
+        "evades": attack.EVADES,
         "target": attack.target,
         "defense": defense.label,
         "defense_name": defense.name,

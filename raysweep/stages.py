@@ -35,13 +35,15 @@ PICTURES = 6
 def prepare(desk: Desk) -> Product:
     """Decode and cut a dataset, or run an attack's `prepare`."""
     if "attack" in desk.params:
-        data = desk.data
+        attack, data = desk.attack, desk.data
+        roles = [role for role in ("surrogate", "victim") if desk.key(role)]
+        declared: dict[str, Any] = {role: desk.network(desk.read(role)) for role in roles}
+        declared |= {"test": data.test, "test_rows": data.test_rows} if attack.EVADES else {}
         inputs = AttackInputs(
             data=data.train, rows=data.train_rows, shape=data.shape,
-            model=desk.model, recipe=desk.recipe,
-            surrogate=desk.network(desk.read("surrogate")) if desk.key("surrogate") else None,
+            model=desk.model, recipe=desk.recipe, **declared,
         )  # fmt: skip
-        return Product(arrays=dict(desk.attack.prepare(inputs, desk.ctx)))
+        return Product(arrays=dict(attack.prepare(inputs, desk.ctx)))
     dataset: Dataset = method("datasets", desk.params["dataset"])
     labels = dataset.read_labels()
     dataset.check_source(labels, desk.params["source"])

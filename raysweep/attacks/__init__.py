@@ -10,6 +10,10 @@ The plan runs an attack in up to three steps, each a stage or part of one:
 
 An attack that controls the training itself (`TRAINS`) gives the victim and the artifact that its
 `stamp` uses; it has no poisoned set, and the plan refuses training-set filters against it.
+
+An attack that evades (`EVADES`) changes no training data: its rate is 0, its victim is the clean
+model that every attack shares at rate 0, and its `prepare` is given that victim and the test
+inputs. What it prepares are changed test inputs, which its `stamp` looks up by their ids.
 """
 
 from __future__ import annotations
@@ -71,6 +75,10 @@ class AttackInputs:
         model, shape, recipe: how victims of this trial are built and trained.
         surrogate: a network trained on `data` in just that way, from another seed than the
             victim's; only if `SURROGATE`.
+        victim: the victim itself, in eval mode on the stage's device; only if `EVADES`.
+        test: the evaluation set, with its true labels; only if `EVADES`.
+        test_rows: (E,) where its images stand in the source's test files, ascending: the ids that
+            `stamp` will be given for them; only if `EVADES`.
     """
 
     data: ImageSet
@@ -79,6 +87,9 @@ class AttackInputs:
     shape: Shape
     recipe: Recipe
     surrogate: nn.Module | None = None
+    victim: nn.Module | None = None
+    test: ImageSet | None = None
+    test_rows: IntArray | None = None
 
     @property
     def trained(self) -> nn.Module:
@@ -88,11 +99,12 @@ class AttackInputs:
 
 
 class Attack(Method):
-    """A backdoor attack. Poisoned samples replace their originals.
+    """A backdoor attack, or an evasion. Poisoned samples replace their originals.
 
     `rate` is stamped images over the whole training set (clean-label attacks too). With rate 0
     nothing is stamped, no cover either, and the victim is the clean model: its ASR is the floor of
-    the trigger.
+    the trigger. An evasion (`EVADES`) has no other rate; `target`, `label_map` and `sources` say
+    which class each test input is to be given.
     """
 
     rate: float = Field(0.05, ge=0, le=1, description="poisoned images / training images")
@@ -115,6 +127,7 @@ class Attack(Method):
     PREPARES: ClassVar[bool] = False
     SURROGATE: ClassVar[bool] = False
     TRAINS: ClassVar[bool] = False
+    EVADES: ClassVar[bool] = False
 
     def brings_victim(self) -> bool:
         """Return whether `prepare` gives the victim's weights, as arrays `model.*`."""
@@ -122,6 +135,12 @@ class Attack(Method):
 
     @model_validator(mode="after")
     def _can_be_combined(self) -> Self:
+        for field in ("rate", "cover_rate"):
+            if self.EVADES and getattr(self, field):
+                raise ValueError(
+                    f"{field} must be 0, got {getattr(self, field):g}: {self.name} changes test "
+                    f"inputs and no training data; leave {field} out"
+                )
         if self.CLEAN_LABEL and self.label_map != "all_to_one":
             raise ValueError(
                 f"label_map must be all_to_one, got {self.label_map}: {self.name} poisons images "

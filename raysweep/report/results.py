@@ -13,6 +13,7 @@ from raysweep.report.tables import (
     aggregate,
     arena_column,
     attack_column,
+    attacked,
     count,
     failed_attacks,
     failed_mask,
@@ -50,9 +51,9 @@ def _prepared(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _averaged(merged: pd.DataFrame) -> pd.DataFrame:
-    """Return what averages are over: finished, poisoned, by attacks that worked."""
+    """Return what averages are over: finished, attacked, by attacks that worked."""
     done = finished(merged)
-    return done[~done["failed"] & (pd.to_numeric(done["rate"]) > 0)]
+    return done[~done["failed"] & attacked(done)]
 
 
 def _ranked(rows: pd.DataFrame) -> pd.DataFrame:

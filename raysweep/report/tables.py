@@ -89,23 +89,38 @@ def finished(rows: pd.DataFrame) -> pd.DataFrame:
 
 def attack_column(rows: pd.DataFrame) -> pd.Series[str]:
     """Return how an attack is called in a table: its label, and its rate unless it has none."""
+    columns = rows["attack"], rows["attack_name"], rows["rate"], evasions(rows)
     names = [
-        label if name == "none" else f"{label} @ {100 * float(rate):g} %"
-        for label, name, rate in zip(rows["attack"], rows["attack_name"], rows["rate"], strict=True)
+        label if name == "none" or evades else f"{label} @ {100 * float(rate):g} %"
+        for label, name, rate, evades in zip(*columns, strict=True)
     ]
     return pd.Series(names, index=rows.index, dtype="str")
+
+
+def evasions(rows: pd.DataFrame) -> pd.Series[bool]:
+    """Return which rows are of attacks on test inputs alone; records without the column: none."""
+    if "evades" not in rows:
+        return pd.Series(False, index=rows.index)
+    return rows["evades"].map(lambda value: words(value) == "True").astype(bool)
+
+
+def attacked(rows: pd.DataFrame) -> pd.Series[bool]:
+    """Return which rows are of an attack that was made: with poison, or by evasion."""
+    return (_numbers(rows, "rate") > 0) | evasions(rows)
 
 
 def arena_column(rows: pd.DataFrame) -> pd.Series[str]:
     """Return what a row must share with another to be averaged with it, attack and defense apart.
 
     Dataset, model, and every training parameter in which the rows differ: only seeds are averaged.
+    Evasions are apart from backdoors: a detector may hold against the one and not the other.
     """
     parts = [rows[name].map(words) for name in ARENA]
     for name in (column for column in rows if str(column).startswith("recipe.")):
         if rows[name].map(words).nunique() > 1:
             parts.append(rows[name].map(lambda v, n=str(name)[7:]: f"{n} {words(v)}"))
-    names = [" · ".join(line) for line in zip(*parts, strict=True)]
+    parts.append(evasions(rows).map({True: "adversarial examples", False: ""}))
+    names = [" · ".join(filter(None, line)) for line in zip(*parts, strict=True)]
     return pd.Series(names, index=rows.index, dtype="str")
 
 
@@ -118,7 +133,7 @@ def failed_mask(rows: pd.DataFrame) -> pd.Series[bool]:
         return pd.Series([], index=rows.index, dtype=bool)
     cell = arena_column(rows) + "\0" + attack_column(rows)
     alone = finished(rows)
-    alone = alone[(alone["defense_name"] == "none") & (_numbers(alone, "rate") > 0)]
+    alone = alone[(alone["defense_name"] == "none") & attacked(alone)]
     means = _numbers(alone, "asr").groupby(cell[alone.index]).mean()
     return cell.isin(list(means.index[means < FAILED_BELOW]))
 
@@ -135,7 +150,8 @@ def floors(rows: pd.DataFrame) -> dict[tuple[str, str], float]:
     """Return (arena, attack label) → ASR of its trigger on the clean model: trials at rate 0."""
     done = finished(rows)
     arenas = arena_column(rows)
-    zero = done[(_numbers(done, "rate") == 0) & (done["defense_name"] == "none")]
+    at_zero = (_numbers(done, "rate") == 0) & ~evasions(done)
+    zero = done[at_zero & (done["defense_name"] == "none")]
     means = _numbers(zero, "asr").groupby([arenas[zero.index], zero["attack"]]).mean().dropna()
     named = means.reset_index().itertuples(index=False)
     return {(str(arena), str(attack)): float(value) for arena, attack, value in named}

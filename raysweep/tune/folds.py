@@ -68,7 +68,7 @@ def searches_of(sweep: Sweep, planner: EvidencePlanner, studies: Studies) -> lis
     found: list[Search] = []
     for defense in sweep.defenses:
         outer, inner = spaces_of(defense, settings)
-        trials = [t for t in planner.every if t.defense == defense and t.attack.rate > 0]
+        trials = [t for t in planner.every if t.defense == defense and _has_positives(t)]
         if not trials or not (outer or inner):
             continue
         if outer and settings.labels == "clean_only":
@@ -83,6 +83,12 @@ def searches_of(sweep: Sweep, planner: EvidencePlanner, studies: Studies) -> lis
             "tune.parameters"
         )
     return found
+
+
+def _has_positives(trial: Trial) -> bool:
+    """Return whether a trial has something to detect: poison, or inputs that evade."""
+    evading = trial.attack.EVADES and "input_scores" in trial.defense.gives()
+    return trial.attack.rate > 0 or evading
 
 
 def part_of(trial: Trial, hold_out: str) -> str:

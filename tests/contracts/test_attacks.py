@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,6 +34,8 @@ NAMES = [
 ]
 # Told by what they do: a control has no trigger, so no input is eligible.
 TRIGGERS = [n for n in NAMES if methods.load("attacks", n)().eligible(LABELS, 10).any()]  # type: ignore[attr-defined]
+EVADING = [n for n in NAMES if methods.load("attacks", n).EVADES]  # type: ignore[attr-defined]
+POISONING = [n for n in TRIGGERS if n not in EVADING]
 
 
 # What makes a preparation short, where an attack has a field of that name.
@@ -41,7 +44,7 @@ SHORTER = {"steps": 2, "epochs": 1, "mask_epochs": 1, "width": 4, "partner": 0}
 
 def make(name: str, **given: object) -> Attack:
     kind = methods.load("attacks", name)
-    if name not in TRIGGERS:
+    if name not in POISONING:
         given.pop("rate", None)
     given |= {f: v for f, v in SHORTER.items() if f in kind.model_fields}
     return kind.model_validate(given)  # type: ignore[return-value]
@@ -68,15 +71,13 @@ def artifact(attack: Attack, shape: tuple[int, int, int]) -> Arrays:
     )  # fmt: skip
     ctx = Context(seed=3)
     recipe = Recipe(epochs=1, batch_size=20, precision="float32")
-    surrogate = training.build(model, facts, ctx).eval() if attack.SURROGATE else None
+    trained = training.build(model, facts, ctx).eval()
+    given: dict[str, Any] = {"surrogate": trained} if attack.SURROGATE else {}
+    if attack.EVADES:
+        given = {"victim": trained, "test": data, "test_rows": np.arange(count)}
     return attack.prepare(
         AttackInputs(
-            data=data,
-            rows=np.arange(count),
-            model=model,
-            shape=facts,
-            recipe=recipe,
-            surrogate=surrogate,
+            data=data, rows=np.arange(count), model=model, shape=facts, recipe=recipe, **given
         ),
         ctx,
     )
@@ -113,7 +114,7 @@ def test_choices_are_counted_sorted_disjoint_and_in_the_pool(name: str, rate: fl
     assert (again.poison == one.poison).all() and (again.cover == one.cover).all()
 
 
-@pytest.mark.parametrize("name", TRIGGERS)
+@pytest.mark.parametrize("name", POISONING)
 def test_a_smaller_rate_poisons_a_part_of_what_a_larger_one_does(name: str) -> None:
     small, large = (chosen(make(name, rate=rate)).poison for rate in (0.02, 0.06))
     assert set(small) < set(large)
@@ -142,7 +143,7 @@ def test_at_rate_0_the_victim_is_the_clean_model(name: str) -> None:
     assert floor["evaluate"] != clean["evaluate"]
 
 
-@pytest.mark.parametrize("name", TRIGGERS)
+@pytest.mark.parametrize("name", POISONING)
 @pytest.mark.parametrize("total", [500, 50_000])
 def test_an_impossible_rate_names_the_highest_possible_one(name: str, total: int) -> None:
     # Two thirds of class 1: a share that would be rounded up to more than there are.
@@ -164,7 +165,7 @@ def test_an_impossible_rate_names_the_highest_possible_one(name: str, total: int
         make(name, rate=0.02, cover_rate=1.0).counts(LABELS, 10)
 
 
-@pytest.mark.parametrize("name", TRIGGERS)
+@pytest.mark.parametrize("name", POISONING)
 def test_covers_come_from_their_pool(name: str) -> None:
     attack = make(name, rate=0.02, cover_rate=0.05)
     choice = chosen(attack)
@@ -198,7 +199,29 @@ def test_stamping_is_pure_bounded_and_blind_to_batches(
     again = attack.stamp(images, ids=ids, part=part, artifact=made, seed=7)
     assert torch.equal(again, stamped)
     changed = (stamped != images).flatten(1).any(1)
-    assert changed.all() if name in TRIGGERS else not changed.any()
+    stamps = name in POISONING or (name in EVADING and part == "test")
+    assert changed.all() if stamps else not changed.any()
+
+
+@pytest.mark.parametrize("name", EVADING)
+def test_an_evasion_touches_no_training_data_and_knows_the_test_inputs(name: str) -> None:
+    attack, shape, count = make(name, target=1), (1, 16, 16), 40
+    assert attack.PREPARES and not (attack.SURROGATE or attack.TRAINS or attack.CLEAN_LABEL)
+    assert attack.rate == 0 and attack.counts(LABELS, 10) == Counts(poison=0, cover=0)
+    for field in ("rate", "cover_rate"):
+        with pytest.raises(ValidationError, match=f"{field} must be 0, got 0.1.*leave {field} out"):
+            methods.load("attacks", name).model_validate({field: 0.1})
+    made, ids = artifact(attack, shape), np.arange(count)
+    assert attack.triggers(ids, made).all(), "inputs that are not attacked have an entry too"
+    assert not attack.triggers(np.array([count]), made).any()
+    given = pixels(shape, count).mul(255).round().div(255)
+    stamped = attack.stamp(given, ids=ids, part="test", artifact=made, seed=7)
+    wanted = torch.from_numpy(np.arange(count) % 2 == 1)
+    torch.testing.assert_close(stamped[wanted], given[wanted], msg="they have the label already")
+    levels = stamped.mul(255)
+    torch.testing.assert_close(levels, levels.round(), atol=1e-4, rtol=0)
+    with pytest.raises(ValueError, match=f"has no form of row {count} of the test files"):
+        attack.stamp(given[:1], ids=np.array([count]), part="test", artifact=made, seed=7)
 
 
 @pytest.mark.parametrize("name", TRIGGERS)
