@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from PIL import Image
 from pydantic import ValidationError
 
@@ -113,7 +114,7 @@ PLACES = {
 @pytest.fixture
 def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Return a maker of small instances of every dataset, by what its fields and files ask for."""
-    for name in ("cifar10", "cifar100", "gtsrb", "user"):
+    for name in ("cifar10", "cifar100", "gtsrb", "mnist", "user"):
         write_parquet(tmp_path / f"{name}-train.parquet", 30, first=0)
         write_parquet(tmp_path / f"{name}-test.parquet", 20, first=1000)
     write_folder(tmp_path)
@@ -383,6 +384,48 @@ def write_gtsrb(top: Path) -> np.ndarray:
     return np.repeat([0, 1], [2, 3])
 
 
+def write_mnist(top: Path) -> dict[str, np.ndarray]:
+    """Write IDX files as LeCun's page defines them, in torchvision's place; return the arrays.
+
+    Magic number: two zero bytes, the type (8: unsigned byte), the number of axes; then each
+    length as a big-endian 32-bit integer, then the bytes in C order.
+    """
+    folder, draw, written = top / "MNIST" / "raw", np.random.default_rng(0), {}
+    folder.mkdir(parents=True)
+    for prefix, count in (("train", 9), ("t10k", 6)):
+        parts = {
+            "images-idx3": draw.integers(0, 256, (count, 28, 28), np.uint8),
+            "labels-idx1": draw.integers(0, 10, count).astype(np.uint8),
+        }
+        for kind, values in parts.items():
+            head = bytes([0, 0, 8, values.ndim]) + np.array(values.shape, ">i4").tobytes()
+            (folder / f"{prefix}-{kind}-ubyte").write_bytes(head + values.tobytes())
+            written[f"{prefix} {kind[:6]}"] = values
+    return written
+
+
+def test_mnist_reads_the_original_files_in_one_channel(
+    make: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parquet = make("mnist")
+    assert parquet.label == "mnist [parquet of png]"
+    assert parquet.decode()[0].images.shape[1:] == (1, 12, 12), "colors become one channel"
+    first = identity(parquet)
+    written = write_mnist(tmp_path / "cache" / "torchvision" / "mnist")
+    monkeypatch.delenv("RAYSWEEP_DATA")
+    dataset = make("mnist")
+    assert dataset.label == "mnist [torchvision]" and identity(dataset) != first
+    assert len(dataset.files()) == 4
+    labels = dataset.read_labels()
+    assert labels.classes == tuple("0123456789")
+    given = (labels.train, labels.test)
+    for part, mine, prefix in zip(dataset.decode(), given, ("train", "t10k"), strict=True):
+        assert part.images.dtype == torch.uint8
+        assert (part.images.numpy() == written[f"{prefix} images"][:, None]).all()
+        assert (part.labels == written[f"{prefix} labels"]).all() and (mine == part.labels).all()
+        assert mine.dtype == part.labels.dtype == np.int64
+
+
 @pytest.mark.parametrize("name", ["cifar10", "cifar100", "gtsrb"])
 def test_torchvisions_copy_is_another_data_set(
     name: str, make: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -407,7 +450,7 @@ def test_torchvisions_copy_is_another_data_set(
         assert (train.images[:4].numpy() == pixels).all()
 
 
-@pytest.mark.parametrize("name", ["cifar10", "gtsrb"])
+@pytest.mark.parametrize("name", ["cifar10", "gtsrb", "mnist"])
 def test_missing_published_data_say_where_they_were_looked_for(
     name: str, make: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
