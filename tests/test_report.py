@@ -128,6 +128,24 @@ def test_the_floor_of_a_trigger_is_shown() -> None:
     assert "(rate 0): badnets 12.5 %" in page and "; ASR₀ 12.5 %" in page
 
 
+def test_evasions_are_attacks_of_their_own_kind_and_no_floors() -> None:
+    evading = {"attack": "pgd", "attack_name": "pgd", "rate": 0.0, "evades": True}
+    backdoor = row(asr=0.9, evades=False)
+    rows = pd.DataFrame([
+        backdoor, row(trial="u", rate=0.0, asr=0.125, evades=False),
+        row(trial="v", asr=0.75, **evading),
+    ])  # fmt: skip
+    assert floors(rows) == {("digits · tiny_cnn", "badnets"): 0.125}
+    titles = [title for title, _, _ in text_table(rows)]
+    assert titles[-1] == "pgd · digits · tiny_cnn · adversarial examples"
+    page = page_of(rows)
+    assert "attacks succeed on 90.0" in page and "attacks succeed on 75.0" in page
+    weak = pd.DataFrame([backdoor, row(trial="v", asr=0.25, **evading)])
+    assert failed_attacks(weak) == {"pgd (digits · tiny_cnn · adversarial examples)"}
+    older = pd.DataFrame([row(asr=0.9)])
+    assert "evades" not in older and "attacks succeed on 90.0" in page_of(older)
+
+
 def defended(name: str, **given: Any) -> dict[str, Any]:
     return row(trial=name, defense=name, defense_name=name, kind="filter", **given)
 
