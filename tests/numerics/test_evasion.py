@@ -164,6 +164,19 @@ def test_a_constant_that_is_too_small_is_raised_and_one_too_large_lowered() -> N
         assert (lengths > 0.999 * nearest).all() and (lengths < 1.05 * nearest).all()
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_success_is_one_in_the_precision_of_the_victims_predictions(precision: Any) -> None:
+    net, _ = linear(0.3, -12.0)
+    with torch.no_grad():  # where bfloat16 has steps of 0.5
+        net[1].bias += 100  # type: ignore[index,operator]
+    recipe, images = RECIPE.model_copy(update={"precision": precision}), shown(40, 80, 170)
+    inputs = given(net, images, np.zeros(40, np.int64), np.arange(40), LINEAR, recipe)
+    attack = CarliniWagner(target=1, steps=80, learning_rate=0.02)
+    ends = torch.from_numpy(np.array(attack.prepare(inputs, Context(seed=1))["test_images"]))
+    assert (training.predict(net, images, recipe, "cpu").argmax(1) == 0).all()
+    assert (training.predict(net, ends, recipe, "cpu").argmax(1) == 1).all()
+
+
 # On a network that was trained
 
 
