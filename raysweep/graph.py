@@ -85,7 +85,8 @@ class Route:
     Attributes:
         roles: role → key, in the order of work.
         evaluate: the last stage, once it is known.
-        waiting: the decision whose outcome is needed to go on, else None.
+        waiting: the stage whose outcome is needed to go on, a decision or a `run` at one of its
+            pauses; else None.
     """
 
     roles: dict[str, str]
@@ -123,4 +124,4 @@ class Plan(Protocol):
         """All trials, in the order of the sweep."""
 
     def route(self, trial: Any, outcomes: Outcomes) -> Route:
-        """Add to `stages` what is known of a trial, given decisions' outcomes; pure otherwise."""
+        """Add to `stages` what is known of a trial, given outcomes; pure otherwise."""

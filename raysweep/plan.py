@@ -10,8 +10,8 @@ What each trial needs follows from what its attack and defense declare, never fr
                                    ▼
                                 evaluate
 
-What lies below a decision is known only when it has run: `Planner.trial` is a pure function of the
-trial and of the outcomes so far, so that it can be asked again, in any order.
+What lies below a decision, or after a pause of a defense's parts, is known only when it has run:
+`Planner.route` is a pure function of the trial and the outcomes so far, to be asked in any order.
 """
 
 from __future__ import annotations
@@ -292,7 +292,7 @@ class Planner:
         return replace(trial, defense=named[0])
 
     def route(self, trial: Trial, outcomes: Outcomes) -> Route:
-        """Add all stages of a trial that are known, given the outcomes of decisions so far."""
+        """Add all stages of a trial that are known, given the outcomes so far."""
         route = self.evidence(trial, outcomes)
         if route.waiting is not None:
             return route

@@ -1,8 +1,8 @@
 """The state of a running sweep: what is ready, what is out, what failed, what has grown.
 
 Pure bookkeeping, with no Ray and no clock: executors ask `take` for work and report with
-`finished` and `lost`. Ready stages go out by the longest remaining path. A decision's outcome
-lets its trials grow new stages; growing asks the planner again and does not depend on the order
+`finished` and `lost`. Ready stages go out by the longest remaining path. An outcome that trials
+wait for lets them grow new stages; growing asks the planner again and does not depend on the order
 in which stages finish.
 """
 
@@ -70,7 +70,7 @@ class Schedule:
         Args:
             planner: gives stages and grows trials.
             done: keys with a stored manifest; other sweeps' count.
-            outcome_of: reads the outcome of a finished decision.
+            outcome_of: reads the outcome of a finished stage that routes wait for.
             seconds: expected seconds by (kind, method).
             attempts: how often a stage may die or fail for a passing reason.
             discard: removes a damaged artifact from the store.
