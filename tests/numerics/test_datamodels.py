@@ -95,7 +95,7 @@ def test_a_planted_block_is_found(seed: int) -> None:
     weights = block(seed)
     matrix = objective_matrix(weights, 20)
     exact = [local_search(matrix, 20, np.random.default_rng(r))[:20].all() for r in range(20)]
-    assert np.mean(exact) >= 0.3 and any(exact)
+    assert np.mean(exact) >= 0.4
     counts, best = membership(weights, (20,), 20, lambda size, r: np.random.default_rng(r))
     members = np.arange(300) < 20
     assert best[0] == pytest.approx(effect(weights, members), rel=1e-9)
@@ -111,6 +111,18 @@ def test_permuting_samples_permutes_the_search() -> None:
     )
     found = np.arange(60) < 10
     assert (one[found] >= 6).all() and (other[found[order]] >= 6).all()
+
+
+def test_permuting_samples_permutes_effects() -> None:
+    _, masks, outputs = linear(500)
+    order = np.random.default_rng(1).permutation(80)
+    for estimate in (
+        difference_of_means, lambda f, m: ridge(f, m, 0.01),
+        lambda f, m: difference_of_means(f, m, held_out=True),
+    ):  # fmt: skip
+        whole = estimate(outputs, masks)
+        moved = estimate(outputs[:, order], masks[:, order])
+        np.testing.assert_allclose(moved, whole[np.ix_(order, order)], atol=1e-4)
 
 
 @functools.cache
