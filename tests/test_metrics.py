@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as reference
 
+from raysweep.judging import Truth, judge
 from raysweep.metrics import (
     Share,
     accuracy,
@@ -50,6 +51,22 @@ def test_attack_success_leaves_out_the_target_class() -> None:
     mapped = np.zeros(200, int)
     assert attack_success(labels, mapped, labels != mapped) == Share(value=0.0, n=180)
     assert attack_success(labels, mapped, np.ones(200, bool)).value == pytest.approx(0.1)
+
+
+def test_clean_accuracy_is_of_all_classes_and_success_of_those_without_the_target() -> None:
+    """10,000 and 9,000 of CIFAR-10; ABL's own accuracy is of the latter."""
+    labels, none = np.arange(10_000) % 10, np.zeros(10_000, bool)
+    mapped = np.zeros(10_000, int)
+    truth = Truth(
+        labels=labels, mapped=mapped, eligible=labels != mapped, poison=none, cover=none,
+        targets=(0,),
+    )  # fmt: skip
+    predicted = np.where(labels == 0, 1, labels)
+    tested = {"clean_predicted": predicted, "triggered_predicted": mapped}
+    found, _ = judge(truth=truth, tested=tested, found={}, decided={}, decision={})
+    assert (found["ca"], found["ca_n"]) == (0.9, 10_000)
+    assert (found["asr"], found["asr_n"]) == (1.0, 9000)
+    assert accuracy(predicted[labels != 0], labels[labels != 0]) == Share(value=1.0, n=9000)
 
 
 def test_rejected_triggered_inputs_are_neither_successes_nor_robust() -> None:

@@ -208,6 +208,8 @@ def test_the_gate_ignores_rotation_and_scale() -> None:
     assert log_ratio(points * 7, isolated, 1e-12, "ridge") == pytest.approx(base, rel=1e-6)
     # A constant in every entry is no ridge: it does not keep its value under rotation.
     big = 5.0
+    kept = log_ratio(points, isolated, big, "ridge")
+    assert log_ratio(points @ turn, isolated, big, "ridge") == pytest.approx(kept, rel=1e-9)
     assert (
         abs(
             log_ratio(points @ turn, isolated, big, "constant")

@@ -126,11 +126,11 @@ RECIPE = Recipe(epochs=8, batch_size=128, learning_rate=0.1, precision="float32"
 
 def blobs(labels: np.ndarray, seed: int) -> torch.Tensor:
     """Return noisy images with one blob each, at the place of the class."""
-    draw = np.random.default_rng(seed)
+    draw, down = np.random.default_rng(seed), np.random.default_rng(7).random(CLASSES)
     y, x = np.mgrid[:SIDE, :SIDE]
     pixels = draw.normal(70, 22, (len(labels), 1, SIDE, SIDE))
     for image, label in zip(pixels, labels, strict=True):
-        row, column = 1.4 + 4 * (label // 5), 0.5 + 1.6 * (label % 5)
+        row, column = 1 + 4 * (label // 5) + down[label], 1.6 * (label % 5) + 0.5
         image += 90 * np.exp(-((y - row) ** 2 + (x - column) ** 2) / 3)
     return torch.from_numpy(pixels.clip(0, 200).astype(np.uint8))
 
@@ -174,7 +174,7 @@ def outcome(poisons: int, reserved: int, weight: float | None = None) -> Outcome
     model, ctx = TinyCNN(width=8), Context(seed=0)
     victim = training.build(model, SHAPE, ctx)
     training.fit(victim, train, RECIPE, ctx)
-    method = Watched(schedule="small", scale=0.5, learning_rate=0.03, weight=weight)
+    method = Watched(schedule="small", scale=0.5, learning_rate=0.05, weight=weight)
     values = {
         "training_set": train, "labels": train.labels, "victim": victim, "shards": [],
         "clean_set": ImageSet(images=blobs(some, 1), labels=some),
@@ -211,7 +211,10 @@ def outcome(poisons: int, reserved: int, weight: float | None = None) -> Outcome
 
 @pytest.mark.slow
 def test_the_confused_model_remembers_the_trigger_alone() -> None:
-    """Ten classes of 500 images, 2 % with one pixel, 200 reserved images."""
+    """Ten classes of 500 images, 2 % with one pixel, 200 reserved images.
+
+    On this toy; where confusion is weaker, a class without poison can pass the gate.
+    """
     found = outcome(100, 200)
     assert found.accuracy <= 1 / CLASSES + 0.03 and found.success >= 0.9
     assert found.areas[-1] > 0.98 and (np.diff(found.areas) > -0.005).all()

@@ -60,8 +60,16 @@ def test_a_constant_added_to_all_effects_changes_nothing() -> None:
         for w in (weights, shifted)
     )
     assert (one == other).all()
-    raw = [w[np.ix_(one, one)].sum() for w in (weights, shifted)]
-    assert raw[1] - raw[0] > 1000, "the plain sum would not be left as it is"
+    # Of every size: h sums to 0, so what is left is the diagonal that was not shifted.
+    for size in (5, 20, 60):
+        members = np.arange(300) < size
+        scale = 300 / ((300 - size) * size**2)
+        before, after = (
+            scale * value(objective_matrix(w, size), members) for w in (weights, shifted)
+        )
+        assert after - before == pytest.approx(-5 / size, abs=1e-6)
+        plain = [w[:size, :size].sum(dtype=float) / size**2 for w in (weights, shifted)]
+        assert plain[1] - plain[0] > 3.9, "the plain mean grows with the constant"
 
 
 def test_every_gain_is_the_change_of_the_objective() -> None:
@@ -100,6 +108,7 @@ def test_a_planted_block_is_found(seed: int) -> None:
     members = np.arange(300) < 20
     assert best[0] == pytest.approx(effect(weights, members), rel=1e-9)
     assert metrics.ranking(counts[0].astype(float), members).auroc > 0.95
+    assert ((counts[0] > 0) & (counts[0] < 20)).any(), "restarts differ"
 
 
 def test_permuting_samples_permutes_the_search() -> None:

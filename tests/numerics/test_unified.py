@@ -37,6 +37,9 @@ def test_mutants_have_the_noise_of_the_definition() -> None:
     first, layers = trailing_dense(network, "3")
     assert first == "1" and len(layers) == 3
     weight = network[3].weight.detach()
+    # The mean is far from 0, and the largest weight is not the largest magnitude.
+    weight.mul_(2).sub_(0.2)
+    assert float(weight.mean()) < -0.1 and float(weight.abs().max()) > 1.3 * float(weight.max())
     made = torch.stack(mutants(network, 0.65, 3000).weights[2])
     noise = made - weight
     assert float(noise.mean()) == pytest.approx(float(weight.mean()), abs=0.01)
@@ -64,7 +67,9 @@ def test_without_noise_or_with_one_class_nothing_changes() -> None:
     with torch.random.fork_rng():
         network = dense()
     images = torch.rand(20, 1, 3, 3, generator=NOISE().manual_seed(3))
-    own, changed = mutants(network, 0.0).labels(images)
+    made = mutants(network, 0.0)
+    assert all(torch.equal(m, network[3].weight) for m in made.weights[2])
+    own, changed = made.labels(images)
     assert (changed == own).all()
     with torch.no_grad():
         network[3].bias[2] = 1e6

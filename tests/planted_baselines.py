@@ -1,0 +1,239 @@
+"""Faults of baselines, metrics, RED and the unified detectors, for `python -m tests.faults`."""
+
+from __future__ import annotations
+
+from tests.faults import Fault
+
+METRICS = "metrics.py"
+RED, PATTERNS = "defenses/_red.py", "defenses/red.py"
+MUTATION = "defenses/model_mutation.py"
+DEFENSES = "numerics/test_defenses.py::test_"
+BASELINES = "numerics/test_baselines.py::test_"
+MEASURES = "test_metrics.py::test_"
+SEARCH = "numerics/test_red.py::test_"
+UNIFIED = "numerics/test_unified.py::test_"
+
+COMPARED = (
+    Fault(
+        "no cap at half a class", "defenses/_removal.py",
+        "count = min(wanted, len(rows) // 2)", "count = wanted",
+        (DEFENSES + "spectral_removals_are_those_of_the_rules",),
+    ),
+    Fault(
+        "rate of the class instead of the set", "defenses/_removal.py",
+        "evidence.poison_rate * total)", "evidence.poison_rate * len(rows))",
+        (DEFENSES + "spectral_removals_are_those_of_the_rules",),
+    ),
+    Fault(
+        "spectral features not centered", "defenses/spectral_signatures.py",
+        "    if centered:\n", "    if not centered:\n",
+        (DEFENSES + "projections_on_planted_rank_one_features",),
+    ),
+    Fault(
+        "threshold at the wrong end", "defenses/_scored.py",
+        "(len(reference) - 1) * (1 - fpr)", "(len(reference) - 1) * fpr",
+        (DEFENSES + "strip_rejects_its_nominal_share_of_fresh_inputs",
+         DEFENSES + "strip_rejects_its_nominal_share_of_clean_inputs",
+         BASELINES + "random_scores_flag_poison_as_often_as_the_rest"),
+    ),
+    Fault(
+        "threshold at twice the rate", "defenses/_scored.py",
+        "(len(reference) - 1) * (1 - fpr)", "(len(reference) - 1) * (1 - 2 * fpr)",
+        (DEFENSES + "strip_rejects_its_nominal_share_of_fresh_inputs",),
+    ),
+    Fault(
+        "balanced clusters flagged", "defenses/activation_clustering.py",
+        "chosen = share < self.size", "chosen = share >= self.size",
+        (DEFENSES + "activation_clustering_flags_small_clusters_alone",),
+    ),
+    Fault(
+        "the larger cluster flagged", "defenses/activation_clustering.py",
+        "smaller = int(members.mean() <= 0.5)", "smaller = int(members.mean() > 0.5)",
+        (DEFENSES + "activation_clustering_flags_small_clusters_alone",),
+    ),
+    Fault(
+        "index of unusually even classes", "defenses/scan.py",
+        "index[present] = (found - middle)", "index[present] = (middle - found)",
+        (BASELINES + "only_the_class_of_two_groups_stands_out",),
+    ),
+    Fault(
+        "area of both halves", METRICS,
+        "auroc=doubled / (2 * negatives * positives)", "auroc=doubled / (negatives * positives)",
+        (BASELINES + "random_scores_flag_poison_as_often_as_the_rest",
+         BASELINES + "noise_has_no_poisoned_samples_for_filters_of_features"),
+    ),
+    Fault(
+        "covers left out of the false positives", METRICS,
+        "        fpr=share(flags[~poison]),", "        fpr=share(flags[~poison & ~cover]),",
+        (MEASURES + "covers_are_negatives_and_counted_apart",),
+    ),
+    Fault(
+        "false positives of all samples", METRICS,
+        "        fpr=share(flags[~poison]),", "        fpr=share(flags & ~poison),",
+        (MEASURES + "all_flagged_and_none_flagged",),
+    ),
+    Fault(
+        "covers are hits", METRICS,
+        "tpr=share(flags[poison]),", "tpr=share(flags[poison | cover]),",
+        (MEASURES + "covers_are_negatives_and_counted_apart",),
+    ),
+    Fault(
+        "what is kept counts as removed", METRICS,
+        "tpr=share(flags[poison]),", "tpr=share(~flags[poison]),",
+        (MEASURES + "all_flagged_and_none_flagged",),
+    ),
+    Fault(
+        "undefined rates are 0", METRICS,
+        "float(hits.sum()) / n if n else math.nan", "float(hits.sum()) / max(n, 1)",
+        (MEASURES + "without_poison_tpr_is_undefined",),
+    ),
+)  # fmt: skip
+
+REVERSED = (
+    Fault(
+        "K - 1 exponent dropped", RED,
+        "-np.expm1((classes - 1) * np.log1p(-tail))", "-np.expm1(np.log1p(-tail))",
+        (SEARCH + "p_values_are_the_two_level_order_statistic",),
+    ),
+    Fault(
+        "upper level dropped", RED,
+        "return own, float(-np.expm1(classes * np.log1p(-first)))", "return own, first",
+        (SEARCH + "p_values_are_the_two_level_order_statistic",
+         SEARCH + "calibrated_false_alarms_are_as_many_as_asked_for"),
+    ),
+    Fault(
+        "location of the Gamma left free", RED,
+        "    tail = np.minimum(stats.gamma.sf(highest, shape, scale=means / shape), 1 - 1e-16)",
+        "    others = ~np.eye(classes, dtype=bool)\n"
+        "    fits = [stats.gamma.fit((v := reciprocals_KK[:, o])[v > 0]) for o in others]\n"
+        "    tail = [stats.gamma.sf(h, *fit) for h, fit in zip(highest, fits, strict=True)]\n"
+        "    tail = np.minimum(tail, 1 - 1e-16)",
+        (SEARCH + "p_values_are_the_two_level_order_statistic",),
+    ),
+    Fault(
+        "shape by the first guess", RED, "for _ in range(6):", "for _ in range(0):",
+        (SEARCH + "gamma_shapes_are_those_of_the_likelihood",),
+    ),
+    Fault(
+        "null of the target's own pairs", RED,
+        "sums = reciprocals_KK.sum() - reciprocals_KK.sum(0)",
+        "sums = reciprocals_KK.sum() - reciprocals_KK.sum(1)",
+        (SEARCH + "p_values_are_the_two_level_order_statistic",),
+    ),
+    Fault(
+        "sources for targets", RED, "highest = reciprocals_KK.max(0)",
+        "highest = reciprocals_KK.max(1)",
+        (SEARCH + "a_planted_pair_is_found_with_its_target",),
+    ),
+    Fault(
+        "calibration at the wrong end", RED,
+        "np.quantile(values, theta)", "np.quantile(values, 1 - theta)",
+        (SEARCH + "calibrated_false_alarms_are_as_many_as_asked_for",),
+    ),
+    Fault(
+        "theta not calibrated", PATTERNS, "            if self.calibrated:",
+        "            if not self.calibrated:",
+        (SEARCH + "calibrated_false_alarms_are_as_many_as_asked_for",),
+    ),
+    Fault(
+        "pattern subtracted from the sources", PATTERNS,
+        "images[active] + tried[:, None])", "images[active] - tried[:, None])",
+        (SEARCH + "the_search_on_a_linear_model_goes_along_the_weights",),
+    ),
+    Fault(
+        "search ends when half are sent", PATTERNS,
+        ".float().mean(1) >= self.pi", ".float().mean(1) >= self.pi / 2",
+        (SEARCH + "the_search_on_a_linear_model_goes_along_the_weights",),
+    ),
+    Fault(
+        "norms instead of their reciprocals", PATTERNS,
+        "1 / np.maximum(norms, 1e-12), 0.0)", "norms, 0.0)",
+        (SEARCH + "a_weak_pattern_is_found_and_its_samples_removed",
+         SEARCH + "a_pattern_of_norm_two_is_beyond_doubt_and_none_is_not"),
+    ),
+    Fault(
+        "pattern added where it should be removed", PATTERNS,
+        "(images - v).clamp(0, 1)", "(images + v).clamp(0, 1)",
+        (SEARCH + "a_weak_pattern_is_found_and_its_samples_removed",
+         SEARCH + "a_pattern_of_norm_two_is_beyond_doubt_and_none_is_not"),
+    ),
+    Fault(
+        "removal without significance", PATTERNS, "        if significant:\n",
+        "        if significant or True:\n",
+        (SEARCH + "without_a_pattern_nothing_is_flagged",),
+    ),
+)  # fmt: skip
+
+DETECTORS = (
+    Fault(
+        "sign of the label change rate", MUTATION,
+        'rates if self.sign == "adversarial" else -rates',
+        '-rates if self.sign == "adversarial" else rates',
+        (UNIFIED + "low_rates_mean_a_backdoor_and_high_rates_an_adversary",),
+    ),
+    Fault(
+        "largest magnitude instead of largest weight", MUTATION,
+        "given.max().clamp(min=0)", "given.abs().max()",
+        (UNIFIED + "mutants_have_the_noise_of_the_definition",),
+    ),
+    Fault(
+        "noise without the mean of the weights", MUTATION,
+        "given + drawn * scale + mean if variance", "given + drawn * scale if variance",
+        (UNIFIED + "mutants_have_the_noise_of_the_definition",),
+    ),
+    Fault(
+        "mutation at a variance of 0", MUTATION,
+        "given + drawn * scale + mean if variance else given", "given + drawn * scale + mean",
+        (UNIFIED + "without_noise_or_with_one_class_nothing_changes",),
+    ),
+    Fault(
+        "mutants without biases", MUTATION,
+        "bias = None if layer.bias is None else layer.bias.to(kind)", "bias = None",
+        (UNIFIED + "without_noise_or_with_one_class_nothing_changes",
+         UNIFIED + "cached_features_give_what_a_whole_forward_gives"),
+    ),
+    Fault(
+        "sequential test looks before it counts", MUTATION,
+        "ratios = np.cumsum(steps, 0)", "ratios = np.cumsum(steps, 0) - steps",
+        (UNIFIED + "the_sequential_test_is_a_fixed_cut",
+         UNIFIED + "the_operating_curve_is_binomial"),
+    ),
+    Fault(
+        "margin of the sequential test on one side", MUTATION,
+        "kappa * (1 + margin), kappa * (1 - margin)", "kappa * (1 + margin), kappa",
+        (UNIFIED + "the_sequential_test_is_a_fixed_cut",
+         UNIFIED + "the_operating_curve_is_binomial"),
+    ),
+    Fault(
+        "dimension by binary logarithms", "defenses/lid.py",
+        "logs = np.log(safe /", "logs = np.log2(safe /", (UNIFIED + "balls_have_their_dimension",),
+    ),
+    Fault(
+        "duplicates are neighbors", "defenses/lid.py",
+        "distances[distances <= 1e-12] = np.inf", "distances[distances < 0] = np.inf",
+        (UNIFIED + "duplicates_and_small_bases_are_met",),
+    ),
+    Fault(
+        "bandwidth not squared", "defenses/kernel_density.py",
+        '"sqeuclidean") / bandwidth**2', '"sqeuclidean") / bandwidth',
+        (UNIFIED + "densities_are_kernel_means",),
+    ),
+    Fault(
+        "density of the nearest alone", "defenses/kernel_density.py",
+        'cdist(points_BD, group_ND, "sqeuclidean") / bandwidth**2',
+        'cdist(points_BD, group_ND, "sqeuclidean") / min(bandwidth, 1.2) ** 2',
+        (UNIFIED + "densities_are_kernel_means",),
+    ),
+    Fault(
+        "samples are their own neighbors", "defenses/kernel_density.py",
+        "np.fill_diagonal(squares, np.inf)", "np.fill_diagonal(squares, 0)",
+        (UNIFIED + "the_bandwidth_of_a_normal_sample_is_near_the_best",),
+    ),
+    Fault(
+        "usual switches surprise", "defenses/activation_sequence.py",
+        "np.log(rates), np.log(1 - rates)", "np.log(1 - rates), np.log(rates)",
+        (UNIFIED + "rare_switches_surprise",),
+    ),
+)  # fmt: skip
+
+FAULTS = (*COMPARED, *REVERSED, *DETECTORS)

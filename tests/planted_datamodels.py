@@ -1,0 +1,106 @@
+"""Faults of datamodels and of the search on them, for `python -m tests.faults`."""
+
+from __future__ import annotations
+
+from tests.faults import Fault
+
+SEARCH = "defenses/_datamodels.py"
+TESTS = "numerics/test_datamodels.py::test_"
+LAST = "    np.fill_diagonal(weights, 0)\n    return weights\n\n\ndef ridge"
+
+FAULTS = (
+    Fault(
+        "sign of the diagonal", SEARCH,
+        "matrix, -size / len(matrix) *", "matrix, size / len(matrix) *",
+        (TESTS + "the_matrix_form_is_the_definition",
+         TESTS + "a_constant_added_to_all_effects_changes_nothing"),
+    ),
+    Fault(
+        "diagonal left out", SEARCH,
+        "np.fill_diagonal(matrix, -size / len(matrix) * matrix.sum(1))", "pass",
+        (TESTS + "the_matrix_form_is_the_definition",
+         TESTS + "a_constant_added_to_all_effects_changes_nothing"),
+    ),
+    Fault(
+        "column sums on the diagonal", SEARCH, "* matrix.sum(1))", "* matrix.sum(0))",
+        (TESTS + "the_matrix_form_is_the_definition",),
+    ),
+    Fault(
+        "values not scaled by the size", SEARCH,
+        "samples / ((samples - size) * size**2)", "samples / ((samples - size) * size)",
+        (TESTS + "a_planted_block_is_found",),
+    ),
+    Fault(
+        "pair of a swap left out", SEARCH, " + diagonal[add] - both[out, add]", " + diagonal[add]",
+        (TESTS + "every_gain_is_the_change_of_the_objective",),
+    ),
+    Fault(
+        "diagonal of what is added subtracted", SEARCH,
+        "sums[add] + diagonal[add] - both[out, add]", "sums[add] - diagonal[add] - both[out, add]",
+        (TESTS + "every_gain_is_the_change_of_the_objective",),
+    ),
+    Fault(
+        "sums not updated after a swap", SEARCH, "        sums += both[add] - both[out]\n", "",
+        (TESTS + "every_gain_is_the_change_of_the_objective",),
+    ),
+    Fault(
+        "search stops at its start", SEARCH,
+        "if not gains or gains[best] <= 1e-9:", "if not gains or gains[best] <= 1e9:",
+        (TESTS + "the_search_is_at_least_as_good_as_brute_force_swaps",
+         TESTS + "a_planted_block_is_found"),
+    ),
+    Fault(
+        "passes of one swap", SEARCH, "PASSES, SWAPS = 100, 100", "PASSES, SWAPS = 3, 1",
+        (TESTS + "a_planted_block_is_found",),
+    ),
+    Fault(
+        "one start for all searches", SEARCH,
+        "local_search(matrix, size, generator(size, restart))",
+        "local_search(matrix, size, generator(size, 5))",
+        (TESTS + "a_planted_block_is_found",),
+    ),
+    Fault(
+        "first sample never added", SEARCH,
+        "    total, gains, swaps = 0.0, [], []\n",
+        "    total, gains, swaps = 0.0, [], []\n    entering[0] = -np.inf\n",
+        (TESTS + "permuting_samples_permutes_the_search",),
+    ),
+    Fault(
+        "effects of the first sample left out", SEARCH, LAST,
+        LAST.replace("    return", "    weights[:, 0] = 0\n    return"),
+        (TESTS + "permuting_samples_permutes_effects",),
+    ),
+    Fault(
+        "rows are what is trained on", SEARCH, LAST,
+        LAST.replace("return weights", "return np.ascontiguousarray(weights.T)"),
+        (TESTS + "differences_of_means_are_unbiased",),
+    ),
+    Fault(
+        "mean of all instead of those without", SEARCH,
+        "        weights[cut] += np.divide(", "        weights[cut] -= 0 * np.divide(",
+        (TESTS + "differences_of_means_are_unbiased",),
+    ),
+    Fault(
+        "half of the models", SEARCH,
+        "    models, samples = margins_MN.shape\n",
+        "    margins_MN, masks_MN = margins_MN[::2], masks_MN[::2]\n"
+        "    models, samples = margins_MN.shape\n",
+        (TESTS + "differences_of_means_are_unbiased",),
+    ),
+    Fault(
+        "outputs not centered", SEARCH,
+        "((exact - mean) * used)", "(exact * used)",
+        (TESTS + "differences_of_means_are_unbiased",
+         TESTS + "outputs_may_be_shifted_per_sample"),
+    ),
+    Fault(
+        "held-out rows of models with the row", SEARCH,
+        "used = (1 - masks[:, cut]) if held_out", "used = masks[:, cut] if held_out",
+        (TESTS + "held_out_rows_use_models_without_the_row",),
+    ),
+    Fault(
+        "margin over all labels", "defenses/datamodels.py",
+        "    others[:, rows, labels] = -np.inf\n", "",
+        (TESTS + "margins_are_of_the_given_label",),
+    ),
+)  # fmt: skip

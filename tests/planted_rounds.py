@@ -1,0 +1,214 @@
+"""Faults of Confusion Training and of Anti-Backdoor Learning, for `python -m tests.faults`."""
+
+from __future__ import annotations
+
+from tests.faults import Fault
+
+GATES, CT, ABL = (
+    "defenses/_confusion.py",
+    "defenses/confusion_training.py",
+    "defenses/abl.py",
+)
+UNIT = "numerics/test_confusion.py::test_"
+ROUNDS = "numerics/test_confusion_rounds.py::test_"
+DEFENSES = "numerics/test_defenses.py::test_"
+
+CONFUSION = (
+    Fault(
+        "shift may be 0", GATES,
+        "        if count % num_classes:\n            yield", "        yield",
+        (UNIT + "shifts_take_every_wrong_label_in_turn",
+         UNIT + "no_confusing_label_is_what_the_victim_says"),
+    ),
+    Fault(
+        "confusing labels of other rows", CT,
+        "self.guessed[clean.rows] +", "self.guessed[: len(clean.rows)] +",
+        (UNIT + "no_confusing_label_is_what_the_victim_says",),
+    ),
+    Fault(
+        "lambda on the wrong loss", CT,
+        "((self.weight - 1) * confusing + inspected)",
+        "(confusing + (self.weight - 1) * inspected)",
+        (UNIT + "the_loss_weighs_confusion_against_inspection",),
+    ),
+    Fault(
+        "loss not divided by lambda", CT,
+        "confusing + inspected) / self.weight", "confusing + inspected)",
+        (UNIT + "the_loss_weighs_confusion_against_inspection",),
+    ),
+    Fault(
+        "inspected loss without class weights", CT,
+        "seen.labels, weight=self.class_weights)", "seen.labels)",
+        (UNIT + "the_loss_weighs_confusion_against_inspection",),
+    ),
+    Fault(
+        "inspected data in every step", CT,
+        "training.Stream(data=distilled_set, every=schedule.every[number])",
+        "training.Stream(data=distilled_set)",
+        (UNIT + "inspected_data_take_part_in_every_so_manieth_step",),
+    ),
+    Fault(
+        "f_c without root", GATES, "1 / np.sqrt(share + 0.001)", "1 / (share + 0.001)",
+        (UNIT + "class_weights_are_inverse_roots_of_frequency",),
+    ),
+    Fault(
+        "f_c without 0.001", GATES, "np.sqrt(share + 0.001)", "np.sqrt(np.maximum(share, 1e-9))",
+        (UNIT + "class_weights_are_inverse_roots_of_frequency",),
+    ),
+    Fault(
+        "f_c in the last round", CT,
+        "frequency_weights and not self.last:", "frequency_weights:",
+        (UNIT + "rare_classes_weigh_more_in_all_rounds_but_the_last",),
+    ),
+    Fault(
+        "distilled without what classes lack", GATES,
+        "if lacking > 0:", "if lacking > len(losses):",
+        (UNIT + "distillation_keeps_the_lowest_and_tops_up_classes",
+         UNIT + "distilled_sets_have_the_sizes_of_the_schedule"),
+    ),
+    Fault(
+        "highest losses distilled", GATES,
+        'order = np.argsort(losses, kind="stable")\n    kept',
+        'order = np.argsort(-losses, kind="stable")\n    kept',
+        (UNIT + "distillation_keeps_the_lowest_and_tops_up_classes",
+         ROUNDS + "each_round_distils_its_share_by_the_losses_of_that_round"),
+    ),
+    Fault(
+        "a fiftieth of each class in all rounds", CT,
+        "share = 50 if number <= schedule.rounds - 3 else 100", "share = 50",
+        (ROUNDS + "each_round_distils_its_share_by_the_losses_of_that_round",),
+    ),
+    Fault(
+        "own Gaussian for the single group", GATES,
+        "for group in (inside, points_ND[~isolated])", "for group in (inside, inside)",
+        (UNIT + "the_gate_measures_what_was_simulated",),
+    ),
+    Fault(
+        "single group of all samples", GATES,
+        "for group in (inside, points_ND[~isolated])", "for group in (inside, points_ND)",
+        (UNIT + "the_gate_measures_what_was_simulated",),
+    ),
+    Fault(
+        "mean gain of the isolated alone", GATES,
+        "(own - others).sum() / len(points_ND))", "(own - others).mean())",
+        (UNIT + "the_gate_measures_what_was_simulated",),
+    ),
+    Fault(
+        "gain of the isolated doubled", GATES,
+        "(own - others).sum() / len(points_ND))", "2 * (own - others).sum() / len(points_ND))",
+        (UNIT + "the_gate_measures_what_was_simulated",),
+    ),
+    Fault(
+        "density of a small group is its own", GATES,
+        "(moved**2 / values[used]).sum(1)", "(moved**2 / values[used].clip(1.5)).sum(1)",
+        (UNIT + "no_class_passes_where_there_is_no_structure",),
+    ),
+    Fault(
+        "a side of one sample has a Gaussian", GATES,
+        "int((~isolated).sum())) < 2:", "int((~isolated).sum())) < 1:",
+        (UNIT + "no_class_passes_where_there_is_no_structure",),
+    ),
+    Fault(
+        "ridge is a constant in every entry", GATES,
+        'np.eye(size) if form == "ridge" else', 'np.ones((size, size)) if form == "ridge" else',
+        (UNIT + "the_gate_ignores_rotation_and_scale",),
+    ),
+    Fault(
+        "directions by absolute spread", GATES,
+        "1e-10 * max(float(values.max()), 1e-30)", "20.0",
+        (UNIT + "the_gate_ignores_rotation_and_scale",),
+    ),
+    Fault(
+        "first features instead of principal axes", GATES,
+        "values @ vectors[:, ::-1][:, :rank]", "values[:, :rank]",
+        (UNIT + "features_of_a_class_may_be_turned",),
+    ),
+    Fault(
+        "R compared with the logarithm's limit", GATES,
+        "over: Flags = ratios > np.log(high)", "over: Flags = ratios > high",
+        (UNIT + "which_classes_pass",),
+    ),
+    Fault(
+        "points of another class in the gate", CT,
+        'found["axes"][rows][:, : self.rank]', 'found["axes"][: len(rows)][:, : self.rank]',
+        (UNIT + "permuting_samples_permutes_what_is_flagged",),
+    ),
+    Fault(
+        "confusion with the victim's labels", CT,
+        "+ next(self.shifts)) % self.num_classes", ") % self.num_classes",
+        (ROUNDS + "rounds_concentrate_the_poison",
+         ROUNDS + "the_confused_model_remembers_the_trigger_alone"),
+    ),
+    Fault(
+        "distilled by the wrong end in every round", CT,
+        "losses[-1], data.labels, schedule.ratios[number]",
+        "-losses[-1], data.labels, schedule.ratios[number]",
+        (ROUNDS + "the_confused_model_remembers_the_trigger_alone",),
+    ),
+    Fault(
+        "no gate", CT, "Decision(flags=isolated & over[labels])", "Decision(flags=isolated)",
+        (ROUNDS + "without_poison_no_class_passes",),
+    ),
+    Fault(
+        "lambda of the schedule whatever is asked", CT,
+        '"weights": self.weight,', '"weights": None,',
+        (ROUNDS + "without_confusion_the_clean_task_stays",
+         ROUNDS + "without_confusion_or_with_ten_clean_images_the_rounds_fail"),
+    ),
+)  # fmt: skip
+
+UNLEARNING = (
+    Fault(
+        "ascent above gamma", ABL,
+        "((value - gamma).detach().sign()", "((gamma - value).detach().sign()",
+        (DEFENSES + "isolation_losses_turn_the_gradient_around_below_gamma",),
+    ),
+    Fault(
+        "flooding without its magnitude", ABL,
+        "return (value - gamma).abs() + gamma", "return (value - gamma) + gamma",
+        (DEFENSES + "isolation_losses_turn_the_gradient_around_below_gamma[flooding]",),
+    ),
+    Fault(
+        "gradient ascent on the batch mean only", ABL,
+        'reduction = "none" if loss == "lga_sample" else "mean"', 'reduction = "mean"',
+        (DEFENSES + "lga_per_sample_and_per_batch_differ_on_a_mixed_batch",),
+    ),
+    Fault(
+        "gradient ascent on samples only", ABL,
+        'reduction = "none" if loss == "lga_sample" else "mean"',
+        'reduction = "none" if loss.startswith("lga") else "mean"',
+        (DEFENSES + "lga_per_sample_and_per_batch_differ_on_a_mixed_batch",),
+    ),
+    Fault(
+        "highest losses isolated", ABL,
+        'np.argsort(-scores, kind="stable")[:count]', 'np.argsort(scores, kind="stable")[:count]',
+        (DEFENSES + "isolation_takes_exactly_the_lowest_losses",
+         DEFENSES + "abl_isolates_and_unlearns_the_toy"),
+    ),
+    Fault(
+        "one sample too many isolated", ABL,
+        "max(1, int(self.ratio * len(scores)))", "1 + int(self.ratio * len(scores))",
+        (DEFENSES + "isolation_takes_exactly_the_lowest_losses",
+         DEFENSES + "isolation_by_random_scores_is_as_pure_as_the_set"),
+    ),
+    Fault(
+        "isolated samples are learned", ABL,
+        "loss = -bad.clamp(max=self.cap).mean()", "loss = bad.clamp(max=self.cap).mean()",
+        (DEFENSES + "unlearning_raises_the_isolated_loss_at_every_step",
+         DEFENSES + "abl_isolates_and_unlearns_the_toy"),
+    ),
+    Fault(
+        "the rest is unlearned too", ABL,
+        "loss = loss + F.cross_entropy(parts", "loss = loss - F.cross_entropy(parts",
+        (DEFENSES + "abl_isolates_and_unlearns_the_toy",),
+    ),
+    Fault(
+        "clean accuracy without the target class", "judging.py",
+        'accuracy(clean, truth.labels, rejected.get("clean"))',
+        "accuracy(clean[truth.eligible], truth.labels[truth.eligible])",
+        ("test_metrics.py::test_clean_accuracy_is_of_all_classes_and_success_of_those_without_"
+         "the_target",),
+    ),
+)  # fmt: skip
+
+FAULTS = (*CONFUSION, *UNLEARNING)
