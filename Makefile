@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup quickstart test check
+.PHONY: setup quickstart test check faults
 
 setup: $(READY)
 
@@ -24,3 +24,6 @@ check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
+
+faults: setup
+	$(BIN)/python -m tests.faults

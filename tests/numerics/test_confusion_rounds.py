@@ -25,7 +25,7 @@ SMALL = ConfusionTraining(schedule="small", scale=0.3)
 
 @pytest.fixture(scope="module")
 def rounds() -> tuple[toy.Toy, dict[str, np.ndarray], np.ndarray]:
-    """Six rounds on the toy with 2 % poison."""
+    """Six rounds on the toy with 4 % poison."""
     case = toy.toy(rate=0.04)
     found = toy.found(SMALL, case)
     assert found.train_scores is not None and found.losses is not None
