@@ -91,17 +91,13 @@ CONFUSION = (
     Fault(
         "mean gain of the isolated alone", GATES,
         "(own - others).sum() / len(points_ND))", "(own - others).mean())",
-        (UNIT + "the_gate_measures_what_was_simulated",),
+        (UNIT + "the_gate_measures_what_was_simulated",
+         UNIT + "no_class_passes_where_there_is_no_structure"),
     ),
     Fault(
         "gain of the isolated doubled", GATES,
         "(own - others).sum() / len(points_ND))", "2 * (own - others).sum() / len(points_ND))",
         (UNIT + "the_gate_measures_what_was_simulated",),
-    ),
-    Fault(
-        "density of a small group is its own", GATES,
-        "(moved**2 / values[used]).sum(1)", "(moved**2 / values[used].clip(1.5)).sum(1)",
-        (UNIT + "no_class_passes_where_there_is_no_structure",),
     ),
     Fault(
         "a side of one sample has a Gaussian", GATES,

@@ -257,6 +257,7 @@ def test_permuting_samples_permutes_what_is_flagged() -> None:
 def test_which_classes_pass() -> None:
     ratios = np.log([1.0, 1.6, 2.5, 1.4])
     assert passed(ratios, 2.0, 1.5).tolist() == [False, False, True, False]
+    assert passed(np.log([1.0, 2.2, 2.5, 1.9]), 2.0, 1.5).tolist() == [False, True, True, False]
     assert passed(np.log([1.0, 1.6, 1.55]), 2.0, 1.5).tolist() == [False, True, False]
     assert not passed(np.array([np.nan, 0.1]), 2.0, 1.5).any()
     assert not passed(np.zeros(4), 2.0, 1.5).any()

@@ -115,12 +115,12 @@ def test_the_search_on_a_linear_model_goes_along_the_weights() -> None:
     # Two classes matter: the others are far below.
     with torch.no_grad():
         network[1].bias[2:] = -1000
-    images = 0.5 + 0.001 * torch.randn(1, 20, 1, SIDE, SIDE, generator=generator)
+    images = 0.5 + 0.02 * torch.randn(1, 20, 1, SIDE, SIDE, generator=generator)
     with torch.no_grad():
         logits = network(images[0])
         network[1].bias[0] += float((logits[:, 1] - logits[:, 0]).max()) + 2.0
     inputs = Inputs("red", frozenset({"victim"}), {"victim": network, "recipe": RECIPE})
-    method = SMALL.model_copy(update={"learning_rate": 0.002, "steps": 500, "pi": 1.0})
+    method = SMALL.model_copy(update={"learning_rate": 1e-4, "steps": 500, "pi": 1.0})
     found, reached = method.smallest(inputs, images, images[0], 1, 0.0, Context(seed=0))
     assert bool(reached[0])
     direction = (network[1].weight[1] - network[1].weight[0]).detach()
@@ -130,7 +130,7 @@ def test_the_search_on_a_linear_model_goes_along_the_weights() -> None:
         margin = float((logits[:, 0] - logits[:, 1]).max())
     assert float(cosine) > 0.999
     assert margin / float(direction.norm()) <= float(found.norm()) + 1e-6
-    assert float(found.norm()) < 1.3 * margin / float(direction.norm())
+    assert float(found.norm()) < 1.1 * margin / float(direction.norm())
 
 
 def test_sources_together_are_sources_alone() -> None:
