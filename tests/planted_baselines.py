@@ -219,7 +219,7 @@ DETECTORS = (
         (UNIFIED + "densities_are_kernel_means",),
     ),
     Fault(
-        "density of the nearest alone", "defenses/kernel_density.py",
+        "bandwidth bounded", "defenses/kernel_density.py",
         'cdist(points_BD, group_ND, "sqeuclidean") / bandwidth**2',
         'cdist(points_BD, group_ND, "sqeuclidean") / min(bandwidth, 1.2) ** 2',
         (UNIFIED + "densities_are_kernel_means",),
