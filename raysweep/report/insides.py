@@ -12,7 +12,7 @@ from raysweep.report.material import Material
 from raysweep.report.tables import arena_column, attack_column, finished, number
 
 FACT = "found."
-GROUPS = {"poison": "poisoned", "rest": "not poisoned"}
+GROUPS = {"poison": ("poisoned", COLORS[1], "solid"), "rest": ("not poisoned", COLORS[0], "dash")}
 
 
 def section(material: Material) -> str:
@@ -62,20 +62,20 @@ def loss_lines(material: Material) -> Titled:
 def _losses(material: Material, rows: pd.DataFrame, trials: list[str]) -> go.Figure:
     figure, shown = go.Figure(), set()
     for trial in trials:
-        for turn, (group, quartiles) in enumerate(material.losses[trial].items()):
+        for group, quartiles in material.losses[trial].items():
+            name, color, dash = GROUPS[group]
             low, middle, high = np.maximum(quartiles, 1e-6)
             steps = np.arange(1, len(middle) + 1)
-            who = f"{GROUPS[group]}, seed {number(rows['seed'][trial]):g}"
-            color = COLORS[1 - turn]
+            who = f"{name}, seed {number(rows['seed'][trial]):g}"
             figure.add_scatter(
                 x=np.concatenate([steps, steps[::-1]]), y=np.concatenate([high, low[::-1]]),
-                fill="toself", fillcolor=color, opacity=0.12, line={"width": 0},
+                mode="lines", fill="toself", fillcolor=color, opacity=0.12, line={"width": 0},
                 legendgroup=group, showlegend=False, hoverinfo="skip",
             )  # fmt: skip
             figure.add_scatter(
-                x=steps, y=middle, name=label(GROUPS[group]), legendgroup=group,
+                x=steps, y=middle, name=name, legendgroup=group,
                 showlegend=group not in shown, hovertext=label(who), mode="lines+markers",
-                line={"color": color, "dash": "solid" if group == "poison" else "dash"},
+                line={"color": color, "dash": dash},
             )  # fmt: skip
             shown.add(group)
     figure.update_xaxes(title="step of the method", dtick=1 if len(steps) < 25 else None)
