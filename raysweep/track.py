@@ -316,8 +316,13 @@ def _defined(value: Any) -> bool:
 
 def _config(row: Mapping[str, Any]) -> dict[str, Any]:
     """Return parameters with flat keys: filters and groups of W&B disagree on nested ones."""
-    chosen = {k: _plain(v) for k, v in row.items() if k in CONFIG or "." in k}
+    chosen = {k: _plain(v) for k, v in row.items() if k in CONFIG or _parameter(k)}
     return {k: v for k, v in chosen.items() if _defined(v)}
+
+
+def _parameter(column: str) -> bool:
+    """Return whether a column is a parameter; `found.*` are what a defense measured."""
+    return "." in column and not column.startswith("found.")
 
 
 def _summary(row: Mapping[str, Any]) -> dict[str, float]:
@@ -325,7 +330,7 @@ def _summary(row: Mapping[str, Any]) -> dict[str, float]:
     numbers = {}
     for name, value in row.items():
         plain = _plain(value)
-        outside = "." in name or name in CONFIG or name in UNSTABLE
+        outside = _parameter(name) or name in CONFIG or name in UNSTABLE
         if not outside and isinstance(plain, int | float) and _defined(plain):
             numbers[name] = float(plain)
     return numbers

@@ -53,6 +53,9 @@ def read(run: Path) -> dict[str, Any]:
 
 def test_config_and_summary_are_flat_and_defined() -> None:
     first, second = ({str(k): v for k, v in r.items()} for r in rows().to_dict("records"))
+    measured = {**first, "found.models": 250.0}
+    assert track._summary(measured)["found.models"] == 250
+    assert "found.models" not in track._config(measured)
     assert track._config(second)["attack.alpha"] == 0.2
     assert "attack.alpha" not in track._config(first)
     shared = {"ca_n": 100, "asr": 0.9, "asr_n": 90}
