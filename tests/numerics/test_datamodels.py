@@ -13,7 +13,9 @@ from raysweep.context import Context
 from raysweep.defenses._datamodels import (
     agreement,
     difference_of_means,
+    held_out_correlation,
     local_search,
+    mean_effect,
     membership,
     models_needed,
     objective_matrix,
@@ -169,6 +171,26 @@ def test_held_out_rows_use_models_without_the_row() -> None:
     inside = masks[:, 2]
     expected = outputs[out & inside, 7].mean() - outputs[out & ~inside, 7].mean()
     assert found[7, 2] == pytest.approx(expected, rel=1e-4)
+
+
+def test_correlation_with_models_left_out_is_that_of_signal_and_noise() -> None:
+    weights, masks, outputs = linear(4000)
+    signal = 0.25 * (weights**2).sum(1)
+    expected = np.sqrt(signal / (signal + 4)).mean()
+    found = held_out_correlation(weights.astype(np.float32), outputs, masks)
+    assert found == pytest.approx(expected, abs=0.01)
+    half = difference_of_means(outputs[:2000], masks[:2000])
+    np.fill_diagonal(half, np.diag(weights))
+    estimated = held_out_correlation(half, outputs[2000:], masks[2000:])
+    assert 0.9 * expected < estimated < expected
+    turned = held_out_correlation(half.T.copy(), outputs[2000:], masks[2000:])
+    assert abs(turned) < 0.1, "rows are targets"
+    assert np.isnan(held_out_correlation(half, outputs[:2], masks[:2]))
+
+
+def test_mean_effects_leave_the_diagonal_out() -> None:
+    weights = np.arange(16, dtype=np.float32).reshape(4, 4)
+    assert mean_effect(weights, np.array([1, 3])) == (7 + 13) / 2
 
 
 def test_outputs_may_be_shifted_per_sample() -> None:
