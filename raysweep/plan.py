@@ -172,8 +172,7 @@ class Planner:
 
     def _surrogate(self, trial: Trial, data: str) -> str:
         """Return the training of an attacker's own clean network, on another seed's streams."""
-        own = replace(trial, seed=rng.derive(trial.seed, "surrogate"))
-        return self._train(own, data, None)
+        return self._train(replace(trial, seed=rng.derive(trial.seed, "surrogate")), data, None)
 
     def _features(self, trial: Trial, setting: Setting, layer: str) -> str:
         params = {
@@ -235,8 +234,8 @@ class Planner:
         shards: dict[str, str] = {}
         for count in (*defense.pauses(classes), len(parts)):
             for part in parts[len(shards) : count]:
-                shard = self._add("shard", {**alone, "part": part}, inputs, resource)
-                shards[f"shard {part}"] = shard
+                own = {**alone, "part": part}
+                shards[f"shard {part}"] = self._add("shard", own, inputs, resource)
             roles |= shards
             roles["defend"] = key = self._add(
                 "defend", {**params, "part": "run"}, {**inputs, **shards}, resource

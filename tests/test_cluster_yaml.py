@@ -66,7 +66,8 @@ def tokens(given: dict[str, Any]) -> list[str]:
 
 
 def test_the_file_is_valid_by_the_installed_schema() -> None:
-    jsonschema.validate(config(), schema())
+    validator = jsonschema.validators.validator_for(schema())(schema())
+    assert [error.message for error in validator.iter_errors(config())] == []
 
 
 @pytest.mark.parametrize("change", [{"cluster_name": 3}, {"max_workers": -1}, {"workers": 2}])
@@ -129,9 +130,11 @@ def test_a_head_without_a_token_would_not_start(tmp_path: Path) -> None:
 
 
 def test_commands_are_valid_shell() -> None:
-    for name in (*COMMANDS, *STARTS):
-        for line in config().get(name, []):
-            subprocess.run(["bash", "-n", "-c", line], check=True)
+    lines = [line for name in (*COMMANDS, *STARTS) for line in config().get(name, [])]
+    assert lines
+    for line in lines:
+        parsed = subprocess.run(["bash", "-n", "-c", line], capture_output=True, text=True)
+        assert parsed.returncode == 0, parsed.stderr
 
 
 def test_mounted_folders_hold_the_package_and_not_the_store() -> None:

@@ -124,7 +124,7 @@ class Datamodels(Defense):
     def pauses(self, num_classes: int) -> tuple[int, ...]:
         """Return the first number of parts, doubled as long as more are left; none without until.
 
-        Twice as many models are worth twice the signal to noise, fewer would not tell.
+        By doubling, all reductions together cost about twice the last of them.
         """
         every, at, found = len(self.parts(num_classes)), -(-self.first // self.per_shard), []
         while self.until is not None and at < every:
