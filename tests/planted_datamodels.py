@@ -99,6 +99,21 @@ FAULTS = (
         (TESTS + "held_out_rows_use_models_without_the_row",),
     ),
     Fault(
+        "the mean of chance's finds instead of the best", SEARCH,
+        "chance.max(1, keepdims=True)", "chance.mean(1, keepdims=True)",
+        (TESTS + "a_set_counts_by_how_far_it_exceeds_chance",),
+    ),
+    Fault(
+        "chance that is not shuffled", "defenses/datamodels.py",
+        ".permutation(len(masks))]", ".permutation(len(masks)) * 0 + np.arange(len(masks))]",
+        (TESTS + "small_chance_finds_do_not_hide_a_larger_group",),
+    ),
+    Fault(
+        "sets weighed by size whatever is asked", "defenses/datamodels.py",
+        "            if by_chance is not None:\n", "            if not len(at):\n",
+        (TESTS + "small_chance_finds_do_not_hide_a_larger_group",),
+    ),
+    Fault(
         "margin over all labels", "defenses/datamodels.py",
         "    others[:, rows, labels] = -np.inf\n", "",
         (TESTS + "margins_are_of_the_given_label",),

@@ -162,27 +162,38 @@ def _one_pass(
     return gains, swaps, sums
 
 
-def membership(
+def found_sets(
     weights: NDArray[np.float32],
     sizes: tuple[int, ...],
     restarts: int,
     generator: Callable[[int, int], np.random.Generator],
-) -> tuple[NDArray[np.int64], FloatArray]:
-    """Return how often each sample is in a found set, (sizes, n), and the best values, (sizes,).
+) -> tuple[NDArray[np.bool_], FloatArray]:
+    """Return the sets that searches end in, (sizes, restarts, n), and their values.
 
-    Values are (1/k) v^T W h(v), the mean effect of the set on itself.
+    Values, (sizes, restarts), are (1/k) v^T W h(v), the mean effect of the set on itself.
     """
     samples = len(weights)
-    counts = np.zeros((len(sizes), samples), np.int64)
-    best = np.full(len(sizes), -np.inf)
+    sets = np.zeros((len(sizes), restarts, samples), bool)
+    values = np.empty((len(sizes), restarts))
     for at, size in enumerate(sizes):
         matrix = objective_matrix(weights, size)
+        scale = samples / ((samples - size) * size**2)
         for restart in range(restarts):
-            members = local_search(matrix, size, generator(size, restart))
-            counts[at] += members
-            scaled = samples / ((samples - size) * size**2) * value(matrix, members)
-            best[at] = max(best[at], scaled)
-    return counts, best
+            sets[at, restart] = local_search(matrix, size, generator(size, restart))
+            values[at, restart] = scale * value(matrix, sets[at, restart])
+    return sets, values
+
+
+def beyond_chance(values: FloatArray, chance: FloatArray) -> FloatArray:
+    """Return by what share values exceed the best that chance finds, (sizes, restarts), at least 0.
+
+    Args:
+        values: (sizes, restarts) of found sets.
+        chance: (sizes, restarts) of sets found where no sample has an effect.
+    """
+    most = np.maximum(chance.max(1, keepdims=True), 1e-12)
+    beyond: FloatArray = np.maximum(values / most - 1, 0)
+    return beyond
 
 
 def mean_effect(weights: NDArray[np.float32], rows: NDArray[np.integer]) -> float:

@@ -12,7 +12,9 @@ few models instead; its factor 1 - p is left out by default, since confidently f
 count for nothing. The margin is not averaged over the mirrored image. The search corrects the
 released code's gains, which leave out the pair of a swap and the sign of the diagonal.
 `blocks: labels` searches among samples of one given label, which needs far fewer models but cannot
-find a trigger with several targets; it is ours, and badged. The subset models are those of `base`,
+find a trigger with several targets. `weigh: chance` lets a found set count by how much its value
+exceeds the best that the same search finds in shuffled models, since 1/k favors small sets, which
+chance finds. Both are ours, and badged. The subset models are those of `base`,
 since batch normalization would let left-out samples in. A sweep that asks for more models trains
 the difference only; the agreement of two halves of the models says whether they are enough, and
 with `until` more are trained until they agree.
@@ -26,7 +28,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from raysweep.context import Arrays, Context
 from raysweep.defenses import (
@@ -43,10 +45,11 @@ from raysweep.defenses import (
 from raysweep.defenses._datamodels import (
     Masks,
     agreement,
+    beyond_chance,
     difference_of_means,
+    found_sets,
     held_out_correlation,
     mean_effect,
-    membership,
     models_needed,
     ridge,
     subset_masks,
@@ -93,6 +96,10 @@ class Datamodels(Defense):
         (10, 20, 40, 80, 160, 320, 640, 1280, 2560, 5120), description="sizes of searched sets"
     )
     restarts: int = reduction(100, ge=1, le=10_000, description="searches per size")
+    weigh: Literal["size", "chance"] = reduction(
+        "size",
+        description="a found set counts 1/k, or by how much its value exceeds chance's best",
+    )
     blocks: Literal["none", "labels"] = reduction("none", description="what is searched together")
     removed: float = decision(
         0.1,
@@ -111,9 +118,16 @@ class Datamodels(Defense):
         return frozenset({"train_scores"})
 
     def badges(self) -> tuple[str, ...]:
-        """Return the badges; the search within labels is an extension."""
+        """Return the badges; the search within labels is an extension, and so is the weighing."""
         own = ("extension: search within labels",) if self.blocks == "labels" else ()
-        return (*super().badges(), *own)
+        weighed = ("extension: sets weighed by chance",) if self.weigh == "chance" else ()
+        return (*super().badges(), *own, *weighed)
+
+    @model_validator(mode="after")
+    def _margins_alone(self) -> Datamodels:
+        if self.weigh == "chance" and self.keep == "gradients":
+            raise ValueError("weigh: chance shuffles subset models, which keep: gradients has not")
+        return self
 
     def parts(self, num_classes: int) -> tuple[str, ...]:
         """Return blocks of models; a sweep with more of them shares these."""
@@ -205,7 +219,7 @@ class Datamodels(Defense):
 
         def scored(models: slice) -> tuple[FloatArray, np.ndarray, np.ndarray]:
             some = {name: array[models] for name, array in kept.items()}
-            return self._scores(self._effects(some, masks[models]), data.labels, ctx)
+            return self._scores(some, masks[models], data.labels, ctx)
 
         scores, counts, best = scored(slice(None))
         even, odd = (scored(slice(half, None, 2)) for half in (0, 1))
@@ -263,32 +277,43 @@ class Datamodels(Defense):
         return difference_of_means(kept["margins"], masks, held_out=self.held_out)
 
     def _scores(
-        self, weights: NDArray[np.float32], labels: np.ndarray, ctx: Context
+        self, kept: Mapping[str, NDArray[Any]], masks: Masks, labels: np.ndarray, ctx: Context
     ) -> tuple[FloatArray, np.ndarray, np.ndarray]:
         """Return scores (n,), memberships (sizes, n) and values (sizes,) of the found sets."""
-        samples = len(labels)
+        weights, samples = self._effects(kept, masks), len(labels)
+        scores: FloatArray = np.zeros(samples)
         counts = np.zeros((len(self.sizes), samples), np.int64)
         best = np.full(len(self.sizes), -np.inf)
+        # Subsets dealt to other models: the same outputs, and no sample with an effect.
+        shuffled = masks[ctx.generator("chance").permutation(len(masks))]
+        by_chance = self._effects(kept, shuffled) if self.weigh == "chance" else None
         groups = [np.arange(samples)]
         if self.blocks == "labels":
             groups = [np.flatnonzero(labels == label) for label in np.unique(labels)]
         for number, rows in enumerate(groups):
-            at = [i for i, size in enumerate(self.sizes) if size <= len(rows) // 2]
-            if not at:
+            at = np.flatnonzero(np.array(self.sizes) <= len(rows) // 2)
+            if not len(at):
                 continue
-            found, values = membership(
-                weights[np.ix_(rows, rows)], tuple(self.sizes[i] for i in at), self.restarts,
-                partial(ctx.generator, "search", number),
-            )  # fmt: skip
-            counts[np.ix_(np.array(at), rows)] += found
-            best[at] = np.maximum(best[at], values)
+            search = partial(
+                found_sets, sizes=tuple(self.sizes[i] for i in at), restarts=self.restarts
+            )
+            within, draw = np.ix_(rows, rows), partial(ctx.generator, "search", number)
+            sets, values = search(weights[within], generator=draw)
+            counted: FloatArray = np.repeat(
+                1 / np.array(self.sizes, float)[at, None], self.restarts, 1
+            )
+            if by_chance is not None:
+                draw = partial(ctx.generator, "search by chance", number)
+                counted = beyond_chance(values, search(by_chance[within], generator=draw)[1])
+            scores[rows] += sum(c @ found for c, found in zip(counted, sets, strict=True))
+            counts[np.ix_(at, rows)] += sets.sum(1)
+            best[at] = np.maximum(best[at], values.max(1))
         if not np.isfinite(best).any():
             raise ValueError(
                 f"sizes must hold one of at most half the samples searched together, got "
                 f"{list(self.sizes)} for {max(map(len, groups))}"
             )
-        inverse = 1 / np.array(self.sizes, float)
-        return (inverse[:, None] * counts).sum(0), counts, best
+        return scores, counts, best
 
     def decide(self, evidence: Evidence) -> Decision:
         """Flag the highest scores."""

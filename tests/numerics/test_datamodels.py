@@ -12,11 +12,12 @@ from raysweep import metrics
 from raysweep.context import Context
 from raysweep.defenses._datamodels import (
     agreement,
+    beyond_chance,
     difference_of_means,
+    found_sets,
     held_out_correlation,
     local_search,
     mean_effect,
-    membership,
     models_needed,
     objective_matrix,
     ridge,
@@ -106,18 +107,18 @@ def test_a_planted_block_is_found(seed: int) -> None:
     matrix = objective_matrix(weights, 20)
     exact = [local_search(matrix, 20, np.random.default_rng(r))[:20].all() for r in range(20)]
     assert np.mean(exact) >= 0.4
-    counts, best = membership(weights, (20,), 20, lambda size, r: np.random.default_rng(r))
-    members = np.arange(300) < 20
-    assert best[0] == pytest.approx(effect(weights, members), rel=1e-9)
-    assert metrics.ranking(counts[0].astype(float), members).auroc > 0.95
-    assert ((counts[0] > 0) & (counts[0] < 20)).any(), "restarts differ"
+    sets, values = found_sets(weights, (20,), 20, lambda size, r: np.random.default_rng(r))
+    members, counts = np.arange(300) < 20, sets[0].sum(0)
+    assert values.max() == pytest.approx(effect(weights, members), rel=1e-9)
+    assert metrics.ranking(counts.astype(float), members).auroc > 0.95
+    assert ((counts > 0) & (counts < 20)).any(), "restarts differ"
 
 
 def test_permuting_samples_permutes_the_search() -> None:
     weights = block(4, n=60, k=10, mean=3.0)
     order = np.random.default_rng(1).permutation(60)
     one, other = (
-        membership(w, (10,), 8, lambda size, r: np.random.default_rng(r))[0][0]
+        found_sets(w, (10,), 8, lambda size, r: np.random.default_rng(r))[0][0].sum(0)
         for w in (weights, weights[np.ix_(order, order)])
     )
     found = np.arange(60) < 10
@@ -234,6 +235,43 @@ def test_agreement_is_intersection_over_union() -> None:
 def test_more_models_keep_the_shards() -> None:
     few, many = Datamodels(models=100), Datamodels(models=130)
     assert few.parts(10) == many.parts(10)[:2] and many.parts(10)[2] == "100+30"
+
+
+def test_a_set_counts_by_how_far_it_exceeds_chance() -> None:
+    values, chance = (
+        np.array([[3.0, 1.0, 2.0], [1.0, 4.0, 0.5]]),
+        np.array([[1.0, 2.0], [4.0, 1.0]]),
+    )
+    np.testing.assert_allclose(beyond_chance(values, chance), [[0.5, 0, 0], [0, 0, 0]])
+    assert (beyond_chance(np.zeros((1, 2)), np.zeros((1, 2))) == 0).all(), "constant margins"
+
+
+def scored(seed: int, effect: float, **given: object) -> np.ndarray:
+    """Return scores of 120 samples, the first 30 of which have `effect` together on each other."""
+    draw, masks = np.random.default_rng(seed), subset_masks(seed, 0, 300, 120, 0.5)
+    outputs = draw.normal(0, 1, (300, 120))
+    outputs[:, :30] += effect / 30 * (masks[:, :30].sum(1, keepdims=True) - 15)
+    method = Datamodels.model_validate({"sizes": (3, 6, 12, 30), "restarts": 10, **given})
+    return method._scores({"margins": outputs}, masks, np.arange(120) % 2, Context(seed=seed))[0]
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("blocks", ["none", "labels"])
+def test_small_chance_finds_do_not_hide_a_larger_group(seed: int, blocks: str) -> None:
+    planted = np.arange(120) < 30
+    by_size = scored(seed, 8.0, blocks=blocks)
+    by_chance = scored(seed, 8.0, blocks=blocks, weigh="chance")
+    one, other = (metrics.ranking(x, planted).auroc for x in (by_size, by_chance))
+    assert other > 0.95 and other > one
+    nothing = scored(seed, 0.0, blocks=blocks, weigh="chance")
+    assert nothing.max() < 0.25 * by_chance.max(), "without an effect little exceeds chance"
+
+
+def test_weighing_by_chance_is_badged_and_needs_margins() -> None:
+    assert "extension: sets weighed by chance" in Datamodels(weigh="chance").badges()
+    assert not Datamodels().badges()
+    with pytest.raises(ValueError, match="weigh: chance shuffles subset models"):
+        Datamodels(weigh="chance", keep="gradients")
 
 
 def test_a_patch_is_found_on_the_toy() -> None:
