@@ -1,16 +1,96 @@
-"""Published datasets: Parquet from RAYSWEEP_DATA if it is there, else torchvision's download."""
+"""What published datasets share: Parquet from RAYSWEEP_DATA if it is there, else torchvision's."""
 
 from __future__ import annotations
 
 import functools
 import os
+from abc import abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from raysweep.datasets import ImageSet, Labels
+from raysweep.datasets import Dataset, ImageSet, Labels
 from raysweep.datasets._decode import encoding, parquet_images, split_labels
 from raysweep.errors import PlanError
 from raysweep.identity import cache_folder
+
+
+class Published(Dataset):
+    """A dataset that is read from its own pair of Parquet files, else from torchvision's download.
+
+    Class variables:
+        TORCHVISION: torchvision's class of it.
+        SPLITS: how that class is asked for the training and the test set.
+        GREY: whether images have one channel.
+    """
+
+    TORCHVISION: ClassVar[str]
+    SPLITS: ClassVar[tuple[Mapping[str, Any], ...]] = ({"train": True}, {"train": False})
+    GREY: ClassVar[bool] = False
+
+    @abstractmethod
+    def downloaded_labels(self) -> Labels:
+        """Return the labels of `sets`."""
+
+    @abstractmethod
+    def downloaded_images(self) -> tuple[ImageSet, ImageSet]:
+        """Return the decoded images of `sets`."""
+
+    def source(self) -> str:
+        """Return the kind of copy: Parquet and how its images are encoded, or torchvision."""
+        pair = parquet_pair(self.name)
+        if not pair:
+            return "torchvision"
+        return f"parquet of {_encoding(pair[0], pair[0].stat().st_mtime_ns)}"
+
+    def files(self) -> list[Path]:
+        """Return the Parquet pair, else the files of torchvision's download, made now if need be.
+
+        Raises:
+            PlanError: if there is neither; the message says where they were looked for.
+        """
+        pair = parquet_pair(self.name)
+        if pair:
+            return list(pair)
+        self.sets()
+        # Archives are left out: what was unpacked from them is the data.
+        kept = (p for p in _downloads(self.name).rglob("*") if p.suffix not in (".gz", ".zip"))
+        return sorted(p for p in kept if p.is_file())
+
+    def read_labels(self) -> Labels:
+        """Return the labels."""
+        pair = parquet_pair(self.name)
+        return split_labels([pair[0]], [pair[1]], None) if pair else self.downloaded_labels()
+
+    def decode(self) -> tuple[ImageSet, ImageSet]:
+        """Return the decoded sets."""
+        pair = parquet_pair(self.name)
+        if not pair:
+            return self.downloaded_images()
+        train, test = (parquet_images([file], None, None, grey=self.GREY) for file in pair)
+        return train, test
+
+    def sets(self) -> list[Any]:
+        """Return torchvision's training and test sets, downloaded once.
+
+        Raises:
+            PlanError: if there is no network and no earlier download.
+        """
+        import torchvision.datasets
+
+        root = _downloads(self.name)
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            kind = getattr(torchvision.datasets, self.TORCHVISION)
+            return [kind(root=str(root), download=True, **split) for split in self.SPLITS]
+        except (OSError, RuntimeError) as error:
+            looked = os.environ.get("RAYSWEEP_DATA") or "not set"
+            raise PlanError(
+                f"dataset {self.name}: neither {self.name}-train.parquet and "
+                f"{self.name}-test.parquet in RAYSWEEP_DATA ({looked}) nor torchvision's download "
+                f"to {root} ({error}); set RAYSWEEP_DATA to a folder that holds the files, or "
+                f"download on a host with internet"
+            ) from None
 
 
 def parquet_pair(name: str) -> tuple[Path, Path] | None:
@@ -39,53 +119,11 @@ def parquet_pair(name: str) -> tuple[Path, Path] | None:
     return pair if there else None
 
 
-def source(name: str) -> str:
-    """Return which copy of a published dataset would be used."""
-    pair = parquet_pair(name)
-    return f"parquet of {_encoding(pair[0], pair[0].stat().st_mtime_ns)}" if pair else "torchvision"
-
-
 @functools.cache
 def _encoding(file: Path, changed: int) -> str:
     del changed  # only a part of the cache's key
     return encoding(file)
 
 
-def labels_of(pair: tuple[Path, Path]) -> Labels:
-    """Return labels and class names of a pair of Parquet files."""
-    return split_labels([pair[0]], [pair[1]], None)
-
-
-def decode_pair(pair: tuple[Path, Path]) -> tuple[ImageSet, ImageSet]:
-    """Return the decoded pair."""
-    train, test = (parquet_images([file], None, None, grey=False) for file in pair)
-    return train, test
-
-
-def torchvision_sets(name: str, cls: str, splits: list[dict[str, Any]]) -> list[Any]:
-    """Return torchvision's sets, downloaded once.
-
-    Raises:
-        PlanError: if there is no network and no earlier download.
-    """
-    import torchvision.datasets
-
-    root = cache_folder() / "torchvision" / name
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        kind = getattr(torchvision.datasets, cls)
-        return [kind(root=str(root), download=True, **split) for split in splits]
-    except (OSError, RuntimeError) as error:
-        looked = os.environ.get("RAYSWEEP_DATA") or "not set"
-        raise PlanError(
-            f"dataset {name}: neither {name}-train.parquet and {name}-test.parquet in "
-            f"RAYSWEEP_DATA ({looked}) nor torchvision's download to {root} ({error}); set "
-            f"RAYSWEEP_DATA to a folder that holds the files, or download on a host with internet"
-        ) from None
-
-
-def files_below(name: str) -> list[Path]:
-    """Return the files of an earlier torchvision download, archives left out."""
-    root = cache_folder() / "torchvision" / name
-    kept = (p for p in root.rglob("*") if p.is_file() and p.suffix not in (".gz", ".zip"))
-    return sorted(kept)
+def _downloads(name: str) -> Path:
+    return cache_folder() / "torchvision" / name

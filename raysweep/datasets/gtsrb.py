@@ -11,53 +11,33 @@ of the source files. Training images are sorted by class.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
-from raysweep.datasets import Dataset, ImageSet, Labels
-from raysweep.datasets import _published as published
+from raysweep.datasets import ImageSet, Labels
 from raysweep.datasets._decode import decoded
+from raysweep.datasets._published import Published
 
 
-class GTSRB(Dataset):
+class GTSRB(Published):
     """Training and test images, (N, 3, 32, 32)."""
 
-    def source(self) -> str:
-        """Return the kind of copy: Parquet and how its images are encoded, or torchvision."""
-        return published.source(self.name)
-
-    def files(self) -> list[Path]:
-        """Return the Parquet pair, else the files of torchvision's download, made now if need be.
-
-        Raises:
-            PlanError: if there is neither; the message says where they were looked for.
-        """
-        pair = published.parquet_pair(self.name)
-        if pair:
-            return list(pair)
-        self._samples()
-        return published.files_below(self.name)
+    TORCHVISION: ClassVar[str] = "GTSRB"
+    SPLITS: ClassVar[tuple[Mapping[str, Any], ...]] = ({"split": "train"}, {"split": "test"})
 
     def _samples(self) -> list[list[tuple[str, int]]]:
-        splits: list[dict[str, Any]] = [{"split": "train"}, {"split": "test"}]
-        sets = published.torchvision_sets(self.name, "GTSRB", splits)
-        return [list(part._samples) for part in sets]
+        return [list(part._samples) for part in self.sets()]
 
-    def read_labels(self) -> Labels:
-        """Return the labels."""
-        pair = published.parquet_pair(self.name)
-        if pair:
-            return published.labels_of(pair)
+    def downloaded_labels(self) -> Labels:
+        """Return the numbers of the signs."""
         train, test = (np.array([label for _, label in part]) for part in self._samples())
         return Labels(train=train, test=test, classes=tuple(f"{c:02d}" for c in range(43)))
 
-    def decode(self) -> tuple[ImageSet, ImageSet]:
-        """Return the decoded sets."""
-        pair = published.parquet_pair(self.name)
-        if pair:
-            return published.decode_pair(pair)
+    def downloaded_images(self) -> tuple[ImageSet, ImageSet]:
+        """Return the photographs, resized to 32 x 32."""
         train, test = (
             ImageSet(
                 images=decoded(
