@@ -133,12 +133,19 @@ class Desk:
         base = self.data.train
         if not self.poison:
             return base
-        images, labels = base.images.clone(), base.labels.copy()
+        images = base.images.clone()
         for part in ("poison", "cover"):
             rows = torch.from_numpy(self.poison[f"{part}_rows"].copy())
             images[rows] = torch.from_numpy(self.poison[f"{part}_images"].copy())
-        labels[self.poison["poison_rows"]] = self.poison["poison_labels"]
-        return ImageSet(images=images, labels=labels)
+        return ImageSet(images=images, labels=self.given_labels)
+
+    @property
+    def given_labels(self) -> IntArray:
+        """The labels of the poisoned training set, (N,)."""
+        labels = self.data.train.labels.copy()
+        if self.poison:
+            labels[self.poison["poison_rows"]] = self.poison["poison_labels"]
+        return labels
 
     def mask(self, part: Part) -> NDArray[np.bool_]:
         """Return which training samples are poisoned, or covers, (N,)."""

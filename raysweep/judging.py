@@ -19,6 +19,7 @@ from raysweep.metrics import (
     ranking,
     robust_accuracy,
     roc,
+    separability,
     share,
 )
 
@@ -33,6 +34,7 @@ class Truth:
         labels: (E,) true labels of the test inputs.
         mapped: (E,) labels that the attacker wants.
         eligible: (E,) which inputs the ASR is measured on.
+        given: (N,) labels of the training samples as the attack left them.
         poison: (N,) which training samples are poisoned.
         cover: (N,) which are covers.
         targets: the classes that are backdoor targets; none if nothing is poisoned.
@@ -41,6 +43,7 @@ class Truth:
     labels: Ints
     mapped: Ints
     eligible: Bools
+    given: Ints
     poison: Bools
     cover: Bools
     targets: tuple[int, ...]
@@ -90,6 +93,9 @@ def judge(
         _rank(metrics, curves, "", "train", found["train_scores"], truth.poison)
     if "losses" in found:
         curves |= _apart(found["losses"], truth.poison)
+    for name in (n for n in found if n.startswith("spaces.")):
+        apart = separability(found[name], truth.given, truth.poison)
+        metrics[f"separability_{name.removeprefix('spaces.')}"] = _number(apart)
     if rejected:
         _judge_inputs(metrics, curves, truth, found, rejected)
     if decision.get("classes") is not None:

@@ -148,6 +148,36 @@ def ranking(scores: Floats, positive: Bools) -> Ranking:
     )
 
 
+def separability(points_ND: Floats, labels: Ints, poison: Bools) -> float:
+    """Return how far apart poison lies from other samples of its given labels, in [0.5, 1].
+
+    The AUROC along Fisher's linear discriminant of each label, fitted on the same samples, weighted
+    with their poison; NaN where no label holds two samples of both. The covariance gets a ridge of
+    a thousandth of its mean variance.
+
+    Args:
+        points_ND: representations, (N, d), with d far below the number of samples of a label.
+        labels: (N,) given labels.
+        poison: (N,).
+    """
+    _same_cases(len(points_ND), poison)
+    found, weights = [], []
+    for label in np.unique(labels[poison]):
+        mine = labels == label
+        points, bad = points_ND[mine].astype(np.float64), poison[mine]
+        if min(bad.sum(), (~bad).sum()) < 2:
+            continue
+        one, other = (np.atleast_2d(np.cov(points[who], rowvar=False)) for who in (bad, ~bad))
+        spread = one + other
+        ridge = 1e-3 * np.trace(spread) / len(spread) + 1e-12
+        between = points[bad].mean(0) - points[~bad].mean(0)
+        direction = np.linalg.solve(spread + ridge * np.eye(len(spread)), between)
+        area = ranking(points @ direction, bad).auroc
+        found.append(max(area, 1 - area))
+        weights.append(int(bad.sum()))
+    return float(np.average(found, weights=weights)) if found else math.nan
+
+
 def roc(scores: Floats, positive: Bools, points: int = 200) -> tuple[Floats, Floats]:
     """Return the ROC curve (fpr, tpr), thinned to at most about `points` points.
 

@@ -135,6 +135,7 @@ def defend(desk: Desk) -> Product:
         f"statistics.{n}": np.asarray(a) for n, a in found.statistics.items()
     }
     arrays |= {f"kept.{n}": np.asarray(a) for n, a in found.kept.items()}
+    arrays |= {f"spaces.{n}": np.asarray(a, np.float32) for n, a in found.spaces.items()}
     if found.train_scores is not None:
         arrays["train_scores"] = np.asarray(found.train_scores, np.float32)
     if found.model is not None:
@@ -212,6 +213,7 @@ def evaluate(desk: Desk) -> Product:
             labels=test.labels,
             mapped=mapped,
             eligible=eligible,
+            given=desk.given_labels,
             poison=desk.mask("poison"),
             cover=desk.mask("cover"),
             targets=tuple(np.unique(mapped[eligible]).tolist()) if poisoned_any else (),

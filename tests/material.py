@@ -69,7 +69,11 @@ def _trial(
                 "verdict_correct": True, "target_found": True if poisoned else None,
                 "anomaly": 3.1, "p_value": None}  # fmt: skip
     if defense == "spectral_signatures":
-        own |= {"found.<i>models</i>": 500.0, "found.agreement": near(0.4)}
+        own |= {
+            "found.<i>models</i>": 500.0,
+            "found.agreement": near(0.4),
+            "separability_features": near(0.8) if poisoned else None,
+        }
     return row(**own)
 
 

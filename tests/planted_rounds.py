@@ -205,6 +205,22 @@ UNLEARNING = (
         ("test_metrics.py::test_clean_accuracy_is_of_all_classes_and_success_of_those_without_"
          "the_target",),
     ),
+    Fault(
+        "separability from samples of every label", "metrics.py",
+        "        mine = labels == label\n        points, bad",
+        "        mine = labels == labels\n        points, bad",
+        ("test_metrics.py::test_separability_neither_sees_rotation_nor_scale_nor_other_labels",),
+    ),
+    Fault(
+        "difference of means for Fisher's direction", "metrics.py",
+        "np.linalg.solve(spread + ridge * np.eye(len(spread)), between)", "between",
+        ("test_metrics.py::test_separability_is_the_auroc_along_fishers_direction",),
+    ),
+    Fault(
+        "the confused model's space is shown for the victim's",
+        "defenses/confusion_training.py", "seen(inputs.victim)[0]", "values",
+        (ROUNDS + "confusion_moves_poison_apart",),
+    ),
 )  # fmt: skip
 
 FAULTS = (*CONFUSION, *UNLEARNING)

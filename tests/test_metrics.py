@@ -18,6 +18,7 @@ from raysweep.metrics import (
     ranking,
     robust_accuracy,
     roc,
+    separability,
     share,
     t_interval,
     wilson,
@@ -58,8 +59,8 @@ def test_clean_accuracy_is_of_all_classes_and_success_of_those_without_the_targe
     labels, none = np.arange(10_000) % 10, np.zeros(10_000, bool)
     mapped = np.zeros(10_000, int)
     truth = Truth(
-        labels=labels, mapped=mapped, eligible=labels != mapped, poison=none, cover=none,
-        targets=(0,),
+        labels=labels, mapped=mapped, eligible=labels != mapped, given=labels, poison=none,
+        cover=none, targets=(0,),
     )  # fmt: skip
     predicted = np.where(labels == 0, 1, labels)
     tested = {"clean_predicted": predicted, "triggered_predicted": mapped}
@@ -95,6 +96,64 @@ def test_a_mask_that_is_no_mask_is_refused(eligible: np.ndarray) -> None:
 def test_predictions_and_labels_of_different_length_are_refused() -> None:
     with pytest.raises(ValueError, match=r"must both be \(N,\)"):
         accuracy(np.zeros(3, int), np.zeros(1, int))
+
+
+# Separability
+
+
+def spread_out(apart: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return points of two labels, 100 of the first's 300 poisoned and moved along (1, 1)."""
+    points = np.random.default_rng(seed).normal(size=(500, 2)) * (1, 30)
+    poison, labels = np.arange(500) < 100, (np.arange(500) >= 300).astype(int)
+    points[poison] += apart
+    return points, labels, poison
+
+
+def test_separability_is_the_auroc_along_fishers_direction() -> None:
+    # Of unit normals d apart the AUROC is Phi(d / sqrt 2); the wide axis adds next to none.
+    assert separability(*spread_out(2.0)) == pytest.approx(0.921, abs=0.02)
+    assert separability(*spread_out(40.0)) == 1.0
+    assert 0.5 <= separability(*spread_out(0.0)) < 0.57
+
+
+def test_separability_neither_sees_rotation_nor_scale_nor_other_labels() -> None:
+    points, labels, poison = spread_out(1.5)
+    turn = np.linalg.qr(np.random.default_rng(1).normal(size=(2, 2)))[0]
+    plain = separability(points, labels, poison)
+    assert separability(7 * points @ turn + 5, labels, poison) == pytest.approx(plain, abs=2e-3)
+    moved = points + 1000 * (labels == 1)[:, None]
+    assert separability(moved, labels, poison) == plain
+
+
+def test_separability_weighs_labels_with_their_poison() -> None:
+    far, near = spread_out(40.0), spread_out(2.0)
+    keep = np.arange(500) < 75
+    keep |= np.arange(500) >= 100  # 75 of the far poison, against 25 of the near
+    points = np.concatenate([far[0][keep], near[0][75:]])
+    labels = np.concatenate([far[1][keep], near[1][75:] + 2])
+    poison = np.concatenate([far[2][keep], near[2][75:]])
+    alone = separability(*(part[75:] for part in near))
+    assert separability(points, labels, poison) == pytest.approx(0.75 + 0.25 * alone)
+
+
+def test_separability_of_nothing_is_undefined() -> None:
+    points, labels, poison = spread_out(2.0)
+    assert math.isnan(separability(points, labels, poison & False))
+    assert math.isnan(separability(points, labels, np.arange(500) < 1))
+    assert math.isnan(separability(points, labels, labels == 0)), "a label of poison alone"
+
+
+def test_spaces_of_a_defense_are_judged_by_name() -> None:
+    points, labels, poison = spread_out(40.0)
+    none = np.zeros(4, int)
+    truth = Truth(
+        labels=none, mapped=none, eligible=none > 0, given=labels, poison=poison,
+        cover=poison & False, targets=(0,),
+    )  # fmt: skip
+    tested = {"clean_predicted": none, "triggered_predicted": none}
+    spaces = {"spaces.before": points * 0, "spaces.after": points}
+    told, _ = judge(truth=truth, tested=tested, found=spaces, decided={}, decision={})
+    assert (told["separability_before"], told["separability_after"]) == (0.5, 1.0)
 
 
 # Flags

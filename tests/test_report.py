@@ -308,6 +308,7 @@ def test_what_defenses_say_of_themselves_is_shown() -> None:
     shown = insides.section(generated())
     assert "&lt;i&gt;models&lt;/i&gt;" in shown and "<i>models" not in shown
     assert shown.count("500 to 500") == 9, "each attack at each rate"
+    assert shown.count(">features<") == 6, "where poison lies, and where there is some"
     figures = re.findall(r"<figcaption>(.*?)</figcaption>", shown)
     assert figures == [
         f"abl, {attack} @ 5 %: loss by step" for attack in ("badnets", "blend", "sig")

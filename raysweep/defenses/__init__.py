@@ -139,6 +139,8 @@ class Findings:
         facts: named numbers about the run itself (agreement of halves, models needed), shown in
             the report and never judged.
         losses: (T, N) of each training sample after each of T steps of the method, for the report.
+        spaces: named representations of the training samples, (N, d), of which the report tells how
+            far apart poison lies in each; d stays small (principal axes).
         enough: whether the parts so far suffice; read at `pauses` alone.
     """
 
@@ -151,6 +153,7 @@ class Findings:
     kept: Arrays = field(default_factory=dict)
     facts: Mapping[str, float] = field(default_factory=dict)
     losses: FloatArray | None = None
+    spaces: Mapping[str, FloatArray] = field(default_factory=dict)
     enough: bool = True
 
 

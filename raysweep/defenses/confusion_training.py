@@ -159,30 +159,35 @@ class ConfusionTraining(Defense):
         from raysweep import training
 
         head = inputs.model.HEAD
-        features, logits = training.features(
-            confused, data.images, head, head, inputs.recipe, ctx.device
-        )
-        values = features.numpy().astype(np.float64)
+
+        def seen(network: nn.Module) -> tuple[FloatArray, torch.Tensor]:
+            features, logits = training.features(
+                network, data.images, head, head, inputs.recipe, ctx.device
+            )
+            return features.numpy().astype(np.float64), logits
+
+        values, logits = seen(confused)
         if not np.isfinite(values).all():
             raise ValueError(
                 "the confused model's features are not finite; lower learning_rate, or set "
                 "precision: float32 in the recipe"
             )
-        axes = np.zeros((len(data), AXES))
+        before, axes = seen(inputs.victim)[0], np.zeros((2, len(data), AXES))
         white, chunklet = np.zeros((len(data), 2)), np.zeros(len(data), bool)
         for label in np.unique(data.labels):
             rows = np.flatnonzero(data.labels == label)
-            axes[rows] = principal(values[rows], AXES)
+            axes[:, rows] = [principal(space[rows], AXES) for space in (before, values)]
             if len(rows) > 1:
                 chunklet[rows] = median_chunklet(losses[-1][rows])
                 white[rows] = whitened(values[rows], chunklet[rows])
         return Findings(
             train_scores=-losses[-1],
             statistics={
-                "predicted": logits.argmax(1).numpy(), "axes": axes, "whitened": white,
+                "predicted": logits.argmax(1).numpy(), "axes": axes[1], "whitened": white,
                 "chunklet": chunklet,
             },
             losses=losses,
+            spaces={"victim": axes[0], "confused": axes[1]},
         )  # fmt: skip
 
     def decide(self, evidence: Evidence) -> Decision:

@@ -1,4 +1,4 @@
-"""What defenses say of their own runs: named numbers, and losses step by step; pure."""
+"""What happens inside defenses: named numbers, where poison lies, losses step by step; pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from raysweep.report.figures import COLORS, Titled, label, legend_height, plain
 from raysweep.report.material import Material
 from raysweep.report.tables import arena_column, attack_column, finished, number
 
-FACT = "found."
+FACT, SEPARABILITY = "found.", "separability_"
 GROUPS = {"poison": ("poisoned", COLORS[1], "solid"), "rest": ("not poisoned", COLORS[0], "dash")}
 
 
@@ -22,11 +22,16 @@ def section(material: Material) -> str:
         "Medians over training samples; the band is from the first to the third quartile. Which "
         "samples are poisoned the defense does not know."
     )
-    return _facts(material.rows) + (drawn and said + drawn)
+    facts = _named(material.rows, FACT, "What defenses measured of themselves")
+    apart = _named(
+        material.rows, SEPARABILITY, "How far apart poison lies: AUROC of a linear discriminant in"
+    )
+    return facts + apart + (drawn and said + drawn)
 
 
-def _facts(rows: pd.DataFrame) -> str:
-    names = [str(c) for c in rows.columns if str(c).startswith(FACT)]
+def _named(rows: pd.DataFrame, prefix: str, title: str) -> str:
+    """Return a table of the columns with a prefix, or nothing."""
+    names = [str(c) for c in rows.columns if str(c).startswith(prefix)]
     done = finished(rows) if names else rows
     if not names or done.empty:
         return ""
@@ -37,12 +42,12 @@ def _facts(rows: pd.DataFrame) -> str:
             values = pd.to_numeric(part[name], errors="coerce").dropna()
             if len(values):
                 lines.append(
-                    [text(defense), text(attack), text(arena), text(name.removeprefix(FACT)),
+                    [text(defense), text(attack), text(arena), text(name.removeprefix(prefix)),
                      f"{values.mean():.3g}", f"{values.min():.3g} to {values.max():.3g}",
                      str(len(values))]
                 )  # fmt: skip
     headers = ["defense", "attack", "trained on", "what", "mean", "range", "n"]
-    return table("What defenses measured of themselves", headers, lines, words_first=4)
+    return table(title, headers, lines, words_first=4) if lines else ""
 
 
 def loss_lines(material: Material) -> Titled:

@@ -14,7 +14,7 @@ from raysweep import metrics, training
 from raysweep.context import Arrays, Context
 from raysweep.datasets import ImageSet, Shape
 from raysweep.defenses import Evidence, Findings, Inputs
-from raysweep.defenses._confusion import SCHEDULES, log_ratio
+from raysweep.defenses._confusion import SCHEDULES, log_ratio, principal
 from raysweep.defenses.confusion_training import ConfusionTraining, _Round
 from raysweep.models.tiny_cnn import TinyCNN
 from raysweep.recipe import Recipe
@@ -29,7 +29,7 @@ def rounds() -> tuple[toy.Toy, dict[str, np.ndarray], np.ndarray]:
     case = toy.toy(rate=0.04)
     found = toy.found(SMALL, case)
     assert found.train_scores is not None and found.losses is not None
-    told = {**found.statistics, "losses": found.losses}
+    told = {**found.statistics, **found.spaces, "losses": found.losses}
     return case, told, np.asarray(found.train_scores)
 
 
@@ -44,6 +44,24 @@ def test_rounds_concentrate_the_poison(
     assert clean.mean() < 0.35, "the clean task is forgotten"
     assert (found["predicted"][case.mask] == toy.TARGET).mean() > 0.9
     assert (scores == -found["losses"][-1]).all()
+
+
+def test_confusion_moves_poison_apart(
+    rounds: tuple[toy.Toy, dict[str, np.ndarray], np.ndarray],
+) -> None:
+    case, found, _ = rounds
+    before, after = (
+        metrics.separability(found[space], case.train.labels, case.mask)
+        for space in ("victim", "confused")
+    )
+    assert after > 0.98 and after >= before
+    victim = toy.inputs(SMALL, case).victim
+    features, _ = training.features(
+        victim, case.train.images, toy.MODEL.HEAD, toy.MODEL.HEAD, toy.RECIPE, "cpu"
+    )
+    mine = case.train.labels == 0
+    expected = principal(features.numpy()[mine], 8)
+    np.testing.assert_allclose(found["victim"][mine], expected, rtol=1e-5, atol=1e-5)
 
 
 def test_without_confusion_the_clean_task_stays(
