@@ -1,4 +1,4 @@
-"""Faults of datamodels and of the search on them, for `python -m tests.faults`."""
+"""Faults of datamodels, their search, strengths and controls, for `python -m tests.faults`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from tests.faults import Fault
 
 SEARCH = "defenses/_datamodels.py"
 TESTS = "numerics/test_datamodels.py::test_"
+BENIGN = "attacks/planted_feature.py"
+PLANTED = "numerics/test_triggers.py::test_the_planted_feature_is_"
 LAST = "    np.fill_diagonal(weights, 0)\n    return weights\n\n\ndef ridge"
 
 FAULTS = (
@@ -117,5 +119,20 @@ FAULTS = (
         "margin over all labels", "defenses/datamodels.py",
         "    others[:, rows, labels] = -np.inf\n", "",
         (TESTS + "margins_are_of_the_given_label",),
+    ),
+    Fault(
+        "covers wear the trigger", BENIGN,
+        'patch("corner_left" if part == "cover" else "corner_right"', 'patch("corner_right"',
+        (PLANTED + "another_corner_of_the_same_size_and_keeps_its_label",),
+    ),
+    Fault(
+        "test inputs wear the benign feature", BENIGN,
+        'part == "cover" else', 'part != "poison" else',
+        (PLANTED + "another_corner_of_the_same_size_and_keeps_its_label",),
+    ),
+    Fault(
+        "any class bears the feature", BENIGN,
+        "return np.equal(labels, bearer)", "return np.not_equal(labels, self.target)",
+        (PLANTED + "another_corner_of_the_same_size_and_keeps_its_label",),
     ),
 )  # fmt: skip

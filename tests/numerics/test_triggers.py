@@ -23,11 +23,13 @@ from raysweep.attacks.feature_collision import FeatureCollision
 from raysweep.attacks.issba import ISSBA, _decoder
 from raysweep.attacks.label_consistent import LabelConsistent
 from raysweep.attacks.latent_backdoor import LatentBackdoor
+from raysweep.attacks.planted_feature import PlantedFeature
 from raysweep.attacks.rotation import Rotation
 from raysweep.attacks.tact import TaCT
 from raysweep.attacks.trojan import Trojan
 from raysweep.context import Arrays, Context
 from raysweep.datasets import ImageSet, Shape, as_floats
+from raysweep.errors import PlanError
 from raysweep.models.ember_mlp import EmberMLP
 from raysweep.models.tiny_cnn import TinyCNN
 from raysweep.recipe import Recipe
@@ -67,6 +69,28 @@ def test_tact_attacks_one_class_and_covers_others() -> None:
     choice = attack.choose(labels, 10, {}, np.random.default_rng(0))
     assert set(labels[choice.poison]) == {1} and set(labels[choice.cover]) == {5, 7}
     assert (attack.eligible(labels, 10) == (labels == 1)).all()
+
+
+def test_the_planted_feature_is_another_corner_of_the_same_size_and_keeps_its_label() -> None:
+    attack = PlantedFeature(target=3)
+    benign, poison, test = (
+        stamped(attack, GREY, part) != GREY for part in ("cover", "poison", "test")
+    )  # type: ignore[arg-type]
+    assert torch.equal(poison, test), "test inputs wear the backdoor's patch"
+    assert benign[0].any(0).sum() == poison[0].any(0).sum() == 25 and not (benign & poison).any()
+    assert benign.any(1)[0].nonzero().min(0).values.tolist() == [27, 0]
+    assert poison.any(1)[0].nonzero().min(0).values.tolist() == [27, 27]
+    labels = np.arange(1000) % 10
+    choice = attack.choose(labels, 10, {}, np.random.default_rng(0))
+    assert len(choice.poison) == len(choice.cover) == 20
+    assert set(labels[choice.cover]) == {4} and 3 not in labels[choice.poison]
+    for target, bearer in ((9, None), (3, 7)):
+        other = PlantedFeature(target=target, feature_class=bearer)
+        assert set(labels[other.cover_pool(labels, 10)]) == {bearer or 0}
+    with pytest.raises(ValueError, match="feature_class must be another class than target, got 3"):
+        PlantedFeature(target=3, feature_class=3)
+    with pytest.raises(PlanError, match="feature_class must be a class from 0 to 9, got 10"):
+        PlantedFeature(feature_class=10).counts(labels, 10)
 
 
 def test_the_clean_label_patch_is_badnets_patch_on_the_target_class() -> None:
