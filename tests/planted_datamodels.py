@@ -116,7 +116,7 @@ FAULTS = (
         (TESTS + "small_chance_finds_do_not_hide_a_larger_group",),
     ),
     Fault(
-        "margin over all labels", "defenses/datamodels.py",
+        "margin over all labels", "defenses/_subset_models.py",
         "    others[:, rows, labels] = -np.inf\n", "",
         (TESTS + "margins_are_of_the_given_label",),
     ),

@@ -33,7 +33,6 @@ from pydantic import Field, model_validator
 from raysweep.context import Arrays, Context
 from raysweep.defenses import (
     Decision,
-    Defense,
     Evidence,
     Findings,
     Flags,
@@ -52,23 +51,20 @@ from raysweep.defenses._datamodels import (
     mean_effect,
     models_needed,
     ridge,
-    subset_masks,
 )
-from raysweep.methods import decision, load, log_range, reduction
+from raysweep.defenses._subset_models import SubsetModels, gathered
+from raysweep.methods import decision, log_range, reduction
 
 if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
     from raysweep.models import Model
-    from raysweep.recipe import Recipe
 
 
-class Datamodels(Defense):
+class Datamodels(SubsetModels):
     """Scores are 1/k-weighted memberships in found sets; decisions remove the highest."""
 
-    models: int = reduction(1000, ge=2, le=1_000_000, description="subset models")
-    per_shard: int = Field(50, ge=1, le=10_000, description="models trained by one stage")
     until: float | None = reduction(
         None,
         gt=0,
@@ -76,14 +72,6 @@ class Datamodels(Defense):
         description="agreement of two halves of the models at which no more are trained",
     )
     first: int = reduction(250, ge=2, le=1_000_000, description="models before that is asked first")
-    alpha: float = Field(0.5, gt=0, lt=1, description="share of the set in a subset")
-    base: str = Field(
-        "tiny_groupnorm", description="network of the subset models, without batch normalization"
-    )
-    width: int = Field(16, ge=4, le=512, description="of the network, where it has one")
-    epochs: int = Field(12, ge=1, le=10_000, description="of the subset models")
-    batch_size: int = Field(250, ge=1, le=65_536, description="of the subset models")
-    learning_rate: float = Field(0.1, gt=0, description="peak, of the subset models")
     keep: Literal["margins", "gradients"] = Field(
         "margins", description="of each model; gradients: TRAK, a few models instead of thousands"
     )
@@ -129,12 +117,6 @@ class Datamodels(Defense):
             raise ValueError("weigh: chance shuffles subset models, which keep: gradients has not")
         return self
 
-    def parts(self, num_classes: int) -> tuple[str, ...]:
-        """Return blocks of models; a sweep with more of them shares these."""
-        del num_classes
-        starts = range(0, self.models, self.per_shard)
-        return tuple(f"{start}+{min(self.per_shard, self.models - start)}" for start in starts)
-
     def pauses(self, num_classes: int) -> tuple[int, ...]:
         """Return the first number of parts, doubled as long as more are left; none without until.
 
@@ -155,48 +137,15 @@ class Datamodels(Defense):
             f"{needed} (16 sigma^2 n / Delta^2 with sigma^2 = 5.2, Delta = 10)"
         )
 
-    def _model(self) -> Model:
-        kind = load("models", self.base)
-        given = {"width": self.width} if "width" in kind.model_fields else {}
-        return kind.model_validate(given)  # type: ignore[return-value]
-
-    def _recipe(self, inputs: Inputs) -> Recipe:
-        return inputs.recipe.model_copy(
-            update={
-                "epochs": self.epochs, "batch_size": self.batch_size, "optimizer": "sgd",
-                "learning_rate": self.learning_rate, "schedule": "one_cycle", "momentum": 0.9,
-                "weight_decay": 5e-4, "label_smoothing": 0.0,
-            }
-        )  # fmt: skip
-
-    def _subsets(self, inputs: Inputs, ctx: Context, first: int, count: int) -> Masks:
-        return subset_masks(
-            ctx.stream("subsets"), first, count, len(inputs.training_set), self.alpha
-        )
-
-    def shard(self, part: str, inputs: Inputs, ctx: Context) -> Arrays:
-        """Train a block of models; return their margins (count, n), float16, and their masks."""
-        from raysweep import ensemble
-
-        first, count = (int(number) for number in part.split("+"))
-        data, shape, model = inputs.training_set, inputs.shape, self._model()
-        masks = self._subsets(inputs, ctx, first, count)
-        recipe = self._recipe(inputs)
-        state = ensemble.fit_many(model, data, masks, recipe, ctx, shape)
-        packed = np.packbits(masks, axis=1)
-        if self.keep == "gradients":
-            return {**self._gradients(model, state, inputs, ctx), "masks": packed}
-        logits = ensemble.predict_many(model, state, data.images, recipe, ctx, shape)
-        margins = _margins(logits.numpy(), data.labels)
-        return {"margins": margins.astype(np.float16), "masks": packed}
-
-    def _gradients(
+    def _outputs(
         self, model: Model, state: Mapping[str, torch.Tensor], inputs: Inputs, ctx: Context
     ) -> Arrays:
-        """Return projected gradients (count, n, dimensions), float16, and 1 - p (count, n)."""
+        """Return margins, or gradients: (E, n, dimensions), float16, and 1 - p (E, n)."""
         from raysweep import training
         from raysweep.defenses._trak import projected_gradients
 
+        if self.keep == "margins":
+            return super()._outputs(model, state, inputs, ctx)
         network = training.build(model, inputs.shape, ctx, "unused").eval()
         found = []
         for member in range(len(next(iter(state.values())))):
@@ -212,10 +161,7 @@ class Datamodels(Defense):
         """Estimate all effects and search."""
         data = inputs.training_set
         names = ("phi", "left") if self.keep == "gradients" else ("margins",)
-        kept = {n: np.concatenate([part[n] for part in inputs.shards]) for n in (*names, "masks")}
-        masks = np.unpackbits(kept.pop("masks"), axis=1, count=len(data)).astype(bool)
-        if not all(np.isfinite(array).all() for array in kept.values()):
-            raise ValueError("a subset model's outputs are not finite; lower learning_rate")
+        kept, masks = gathered(inputs, *names)
 
         def scored(models: slice) -> tuple[FloatArray, np.ndarray, np.ndarray]:
             some = {name: array[models] for name, array in kept.items()}
@@ -321,13 +267,3 @@ class Datamodels(Defense):
         flags: Flags = np.zeros(len(scores), bool)
         flags[np.argsort(-scores, kind="stable")[: int(self.removed * len(scores))]] = True
         return Decision(flags=flags & (scores > 0))
-
-
-def _margins(logits_ENK: FloatArray, labels: np.ndarray) -> FloatArray:
-    """Return given label's logit minus the largest other, (E, n)."""
-    rows = np.arange(len(labels))
-    given = logits_ENK[:, rows, labels]
-    others = logits_ENK.copy()
-    others[:, rows, labels] = -np.inf
-    margins: FloatArray = np.clip(given - others.max(-1), -60_000, 60_000)
-    return margins

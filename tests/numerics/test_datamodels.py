@@ -24,7 +24,8 @@ from raysweep.defenses._datamodels import (
     subset_masks,
     value,
 )
-from raysweep.defenses.datamodels import Datamodels, _margins
+from raysweep.defenses._subset_models import margins
+from raysweep.defenses.datamodels import Datamodels
 from tests import toy
 
 
@@ -218,7 +219,7 @@ def test_masks_come_from_the_seed_alone() -> None:
 
 def test_margins_are_of_the_given_label() -> None:
     logits = np.array([[[1.0, 4.0, 2.0], [3.0, 0.0, 9.0]]])
-    assert _margins(logits, np.array([1, 0])).tolist() == [[2.0, -6.0]]
+    assert margins(logits, np.array([1, 0])).tolist() == [[2.0, -6.0]]
 
 
 def test_the_prediction_of_models_grows_with_samples() -> None:

@@ -1,0 +1,109 @@
+"""Many small models, each trained on a part of the training set, in shards.
+
+A. Ilyas, S. M. Park, L. Engstrom, G. Leclerc, A. Madry: Datamodels, ICML 2022, arXiv:2202.00622.
+Which samples a model is trained on is drawn for its number alone, so that more models share the
+shards of fewer. E: models of a shard, m: of all shards, n: training samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from raysweep.context import Arrays, Context
+from raysweep.defenses import Defense, FloatArray, Inputs
+from raysweep.defenses._datamodels import Masks, subset_masks
+from raysweep.methods import load, reduction
+
+if TYPE_CHECKING:
+    import torch
+
+    from raysweep.models import Model
+    from raysweep.recipe import Recipe
+
+
+class SubsetModels(Defense):
+    """Trains `models` models on subsets and keeps the margins of all samples."""
+
+    models: int = reduction(1000, ge=2, le=1_000_000, description="subset models")
+    per_shard: int = Field(50, ge=1, le=10_000, description="models trained by one stage")
+    alpha: float = Field(0.5, gt=0, lt=1, description="share of the set in a subset")
+    base: str = Field(
+        "tiny_groupnorm", description="network of the subset models, without batch normalization"
+    )
+    width: int = Field(16, ge=4, le=512, description="of the network, where it has one")
+    epochs: int = Field(12, ge=1, le=10_000, description="of the subset models")
+    batch_size: int = Field(250, ge=1, le=65_536, description="of the subset models")
+    learning_rate: float = Field(0.1, gt=0, description="peak, of the subset models")
+
+    def parts(self, num_classes: int) -> tuple[str, ...]:
+        """Return blocks of models; a sweep with more of them shares these."""
+        del num_classes
+        starts = range(0, self.models, self.per_shard)
+        return tuple(f"{start}+{min(self.per_shard, self.models - start)}" for start in starts)
+
+    def shard(self, part: str, inputs: Inputs, ctx: Context) -> Arrays:
+        """Train a block of models; return their masks, packed, and `_outputs`."""
+        from raysweep import ensemble
+
+        first, count = (int(number) for number in part.split("+"))
+        masks = self._subsets(inputs, ctx, first, count)
+        model, recipe = self._model(), self._recipe(inputs)
+        state = ensemble.fit_many(model, inputs.training_set, masks, recipe, ctx, inputs.shape)
+        return {**self._outputs(model, state, inputs, ctx), "masks": np.packbits(masks, axis=1)}
+
+    def _subsets(self, inputs: Inputs, ctx: Context, first: int, count: int) -> Masks:
+        return subset_masks(
+            ctx.stream("subsets"), first, count, len(inputs.training_set), self.alpha
+        )
+
+    def _outputs(
+        self, model: Model, state: Mapping[str, torch.Tensor], inputs: Inputs, ctx: Context
+    ) -> Arrays:
+        """Return what is kept of each model: `margins` (E, n), float16."""
+        from raysweep import ensemble
+
+        data, recipe = inputs.training_set, self._recipe(inputs)
+        logits = ensemble.predict_many(model, state, data.images, recipe, ctx, inputs.shape)
+        return {"margins": margins(logits.numpy(), data.labels).astype(np.float16)}
+
+    def _model(self) -> Model:
+        kind = load("models", self.base)
+        given = {"width": self.width} if "width" in kind.model_fields else {}
+        return kind.model_validate(given)  # type: ignore[return-value]
+
+    def _recipe(self, inputs: Inputs) -> Recipe:
+        return inputs.recipe.model_copy(
+            update={
+                "epochs": self.epochs, "batch_size": self.batch_size, "optimizer": "sgd",
+                "learning_rate": self.learning_rate, "schedule": "one_cycle", "momentum": 0.9,
+                "weight_decay": 5e-4, "label_smoothing": 0.0,
+            }
+        )  # fmt: skip
+
+
+def gathered(inputs: Inputs, *names: str) -> tuple[dict[str, NDArray[Any]], Masks]:
+    """Return arrays of all shards, a row for each of the m models, and the masks (m, n).
+
+    Raises:
+        ValueError: if some value is not finite.
+    """
+    kept = {n: np.concatenate([part[n] for part in inputs.shards]) for n in (*names, "masks")}
+    masks = np.unpackbits(kept.pop("masks"), axis=1, count=len(inputs.training_set)).astype(bool)
+    if not all(np.isfinite(array).all() for array in kept.values()):
+        raise ValueError("a subset model's outputs are not finite; lower learning_rate")
+    return kept, masks
+
+
+def margins(logits_ENK: FloatArray, labels: NDArray[np.integer]) -> FloatArray:
+    """Return given label's logit minus the largest other, (E, n)."""
+    rows = np.arange(len(labels))
+    given = logits_ENK[:, rows, labels]
+    others = logits_ENK.copy()
+    others[:, rows, labels] = -np.inf
+    found: FloatArray = np.clip(given - others.max(-1), -60_000, 60_000)
+    return found
