@@ -272,7 +272,7 @@ class Planner:
         roles = {"data": setting.data, "victim": setting.victim}
         if setting.poison:
             roles["poison"] = setting.poison
-        if not trial.defense.gives():
+        if not trial.defense.gives() | trial.defense.needs():
             return Route(roles=roles, evaluate=None, waiting=None)
         last, final = self._decide(trial, setting, roles, outcomes)
         if final and last != roles["defend"]:

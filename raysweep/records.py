@@ -20,6 +20,7 @@ import numpy as np
 import pandas as pd
 
 from raysweep import ledger
+from raysweep.defenses import Curve
 from raysweep.errors import StoreError
 from raysweep.graph import Route, followed
 from raysweep.plan import Planner
@@ -282,6 +283,7 @@ def gather(name: str, storage: str | None = None) -> Material:
     pictures: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     triggers: dict[str, np.ndarray] = {}
     losses: dict[str, dict[str, np.ndarray]] = {}
+    measured: dict[str, dict[str, Curve]] = {}
     finished = rows[rows["status"] == "ok"]
     for row in finished.head(CURVES_AT_MOST).to_dict("records"):
         evaluated = _arrays(store, row.get("key_evaluate"))
@@ -295,6 +297,8 @@ def gather(name: str, storage: str | None = None) -> Material:
                 for name, quartiles in evaluated.items()
                 if name.startswith("losses_")
             }
+        if drawn := _drawn(store, row.get("key_defend")):
+            measured[str(row["trial"])] = drawn
         if row["attack"] not in pictures:
             shown = _arrays(store, row.get("key_tested"), "pictures_clean", "pictures_triggered")
             if shown and len(shown["pictures_clean"]):
@@ -310,8 +314,25 @@ def gather(name: str, storage: str | None = None) -> Material:
         pictures=pictures,
         triggers=triggers,
         losses=losses,
+        measured=measured,
         tuning=tuning,
     )
+
+
+def _drawn(store: Store, key: Any) -> dict[str, Curve]:
+    """Return the curves that a defense drew of its own run, or nothing where they are gone."""
+    if not isinstance(key, str):
+        return {}
+    try:
+        titles = (store.outcome(key) or {}).get("curves", {})
+    except StoreError:
+        return {}
+    found = _arrays(store, key, *(f"curve.{name}" for name in titles)) if titles else {}
+    return {
+        name: Curve(x=found[at][0], y=found[at][1], x_title=x_title, y_title=y_title)
+        for name, (x_title, y_title) in titles.items()
+        if (at := f"curve.{name}") in found
+    }
 
 
 def _arrays(store: Store, key: Any, *names: str) -> dict[str, np.ndarray]:

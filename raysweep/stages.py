@@ -144,10 +144,15 @@ def defend(desk: Desk) -> Product:
         arrays["trigger"] = np.asarray(found.trigger, np.float32)
     if found.losses is not None:
         arrays["losses"] = np.asarray(found.losses, np.float32)
+    arrays |= {
+        f"curve.{n}": np.stack([c.x, c.y], dtype=np.float32) for n, c in found.curves.items()
+    }
     if found.score_inputs is not None:
         arrays |= _input_scores(desk, found)
     facts = {name: finite_or_none(value) for name, value in found.facts.items()}
-    return Product(arrays=arrays, outcome={"enough": found.enough, "facts": facts})
+    titles = {name: [curve.x_title, curve.y_title] for name, curve in found.curves.items()}
+    outcome = {"enough": found.enough, "facts": facts, "curves": titles}
+    return Product(arrays=arrays, outcome=outcome)
 
 
 def _input_scores(desk: Desk, found: Findings) -> dict[str, Array]:

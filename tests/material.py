@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from raysweep.defenses import Curve
 from raysweep.report.material import Material
 
 # name, label, kind, badges, ASR left of the victim's, CA lost, TPR, FPR
@@ -85,6 +86,15 @@ def _losses(rng: np.random.Generator) -> dict[str, np.ndarray]:
     return {"poison": spread * poison, "rest": spread * np.maximum(2.3 * 0.8**steps, 0.5)}
 
 
+def _measured(seed: int) -> dict[str, Curve]:
+    """Return two curves of one pair of axes and one of another."""
+    x = np.arange(5.0)
+    axes = {"x_title": "k, samples", "y_title": "g(k), <i>margin</i>"}
+    strength = Curve(x=x, y=2 / (1 + x), x_title="k, samples", y_title="s(k), per sample")
+    levels = {"g of poison": x + seed, "g of <b>bird</b>": x / 2}
+    return {n: Curve(x=x, y=y, **axes) for n, y in levels.items()} | {"s of poison": strength}
+
+
 def _stages(trials: int) -> pd.DataFrame:
     lines = [("prepare", "done", 2.0, trials), ("poison", "cached", 0.3, trials // 3),
              ("train", "done", 12.0, trials // 9), ("train", "failed", 0.0, 1),
@@ -138,6 +148,7 @@ def generated(seeds: int = 3, seed: int = 0) -> Material:
     rows.loc[bad, ["ca", "asr", "ra", "tpr", "fpr", "auroc", "verdict"]] = None
     trained = rows[(rows["defense_name"] == "abl") & (rows["rate"] == 0.05)]
     inspected = rows[(rows["defense_name"] == "neural_cleanse") & (rows["seed"] == 0)]
+    drawn = trained[trained["attack"] == "blend"].set_index("trial")["seed"]
     return Material(
         sweep={
             "name": "generated", "question": "Which defenses hold against three triggers?",
@@ -151,6 +162,7 @@ def generated(seeds: int = 3, seed: int = 0) -> Material:
         pictures={"badnets": _images(rng, 3), "blend": _images(rng, 1)},
         triggers={t: rng.random((10, 3, 16, 16)) for t in inspected["trial"]},
         losses={trial: _losses(rng) for trial in trained["trial"]},
+        measured={trial: _measured(seed) for trial, seed in drawn.items()},
         tuning=_tuning(),
     )  # fmt: skip
 

@@ -311,7 +311,9 @@ def test_what_defenses_say_of_themselves_is_shown() -> None:
     assert shown.count(">features<") == 6, "where poison lies, and where there is some"
     figures = re.findall(r"<figcaption>(.*?)</figcaption>", shown)
     assert figures == [
-        f"abl, {attack} @ 5 %: loss by step" for attack in ("badnets", "blend", "sig")
+        *(f"abl, {attack} @ 5 %: loss by step" for attack in ("badnets", "blend", "sig")),
+        "abl, blend @ 5 %: g(k), &lt;i&gt;margin&lt;/i&gt;",
+        "abl, blend @ 5 %: s(k), per sample",
     ]
     ((_, figure), *_) = insides.loss_lines(generated())
     lines = {(trace.legendgroup, trace.showlegend): trace for trace in figure.data}
@@ -319,6 +321,21 @@ def test_what_defenses_say_of_themselves_is_shown() -> None:
     poison = lines["poison", True]
     assert poison.name == "poisoned" and poison.y[-1] < 0.01 and len(poison.x) == 8
     assert insides.section(page_material(pd.DataFrame([row()]))) == ""
+
+
+def test_curves_of_the_same_axes_are_drawn_together_a_line_for_each_name_and_seed() -> None:
+    (_, levels), (_, strengths) = insides.curve_lines(generated())
+    assert len(levels.data) == 2 * 3 and len(strengths.data) == 3
+    assert levels.layout.xaxis.title.text == "k, samples"
+    assert levels.layout.yaxis.title.text == "g(k), &lt;i&gt;margin&lt;/i&gt;"
+    assert strengths.layout.yaxis.title.text == "s(k), per sample"
+    poison = [line for line in levels.data if line.name == "g of poison"]
+    assert [line.showlegend for line in poison] == [True, False, False]
+    assert [line.hovertext for line in poison] == [f"g of poison, seed {s}" for s in range(3)]
+    assert [list(line.y) for line in poison] == [[s, s + 1, s + 2, s + 3, s + 4] for s in range(3)]
+    assert len({line.line.color for line in levels.data}) == 2
+    alone = replace(generated(), measured={"unknown": generated().measured.popitem()[1]})
+    assert insides.curve_lines(alone) == []
 
 
 def test_tuning_is_shown_with_what_it_saw() -> None:

@@ -122,6 +122,19 @@ class Evidence(_Declared):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Curve:
+    """A line that a defense draws of its own run, (T,) and (T,); titles of axes name their units.
+
+    The report draws curves of the same titles together.
+    """
+
+    x: FloatArray
+    y: FloatArray
+    x_title: str
+    y_title: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Findings:
     """What `run` found. Scores: one float per sample, higher = more suspicious.
 
@@ -141,6 +154,7 @@ class Findings:
         losses: (T, N) of each training sample after each of T steps of the method, for the report.
         spaces: named representations of the training samples, (N, d), of which the report tells how
             far apart poison lies in each; d stays small (principal axes).
+        curves: named curves about the run itself, for the report; never judged.
         enough: whether the parts so far suffice; read at `pauses` alone.
     """
 
@@ -154,6 +168,7 @@ class Findings:
     facts: Mapping[str, float] = field(default_factory=dict)
     losses: FloatArray | None = None
     spaces: Mapping[str, FloatArray] = field(default_factory=dict)
+    curves: Mapping[str, Curve] = field(default_factory=dict)
     enough: bool = True
 
 
@@ -187,7 +202,11 @@ class Defense(Method):
         """Return everything that this defense may know, with these parameters."""
 
     def gives(self) -> frozenset[Gift]:
-        """Return everything that this defense gives, with these parameters."""
+        """Return everything that this defense gives, with these parameters.
+
+        One that gives nothing but needs something measures: `run` finds facts and curves, and the
+        victim is evaluated as it is.
+        """
         return frozenset()
 
     def badges(self) -> tuple[str, ...]:

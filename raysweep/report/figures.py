@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from raysweep.report.material import Curve, Material
+from raysweep.report.material import Material, Roc
 from raysweep.report.tables import (
     FEW,
     METRICS,
@@ -171,7 +171,7 @@ def roc_curves(material: Material) -> Titled:
     rows = material.rows.drop_duplicates("trial").set_index("trial")
     attacks, arenas = attack_column(rows), arena_column(rows)
     several = arenas.nunique() > 1
-    groups: dict[tuple[str, str, str], list[tuple[str, Curve]]] = {}
+    groups: dict[tuple[str, str, str], list[tuple[str, Roc]]] = {}
     for (trial, what), curve in material.curves.items():
         if trial in rows.index:
             key = (str(arenas[trial]), str(attacks[trial]), what)
@@ -184,7 +184,7 @@ def roc_curves(material: Material) -> Titled:
     return figures
 
 
-def _roc(rows: pd.DataFrame, what: str, entries: list[tuple[str, Curve]]) -> go.Figure:
+def _roc(rows: pd.DataFrame, what: str, entries: list[tuple[str, Roc]]) -> go.Figure:
     figure = go.Figure()
     numbers: dict[str, int] = {}
     prefix = "" if what == "train" else "input_"

@@ -1,13 +1,16 @@
-"""What happens inside defenses: named numbers, where poison lies, losses step by step; pure."""
+"""What happens inside defenses: named numbers and curves, where poison lies, losses; pure."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from raysweep.defenses import Curve
 from raysweep.report.elements import note, plots, table, text
-from raysweep.report.figures import COLORS, Titled, label, legend_height, plain
+from raysweep.report.figures import COLORS, DASHES, Titled, label, legend_height, plain
 from raysweep.report.material import Material
 from raysweep.report.tables import arena_column, attack_column, finished, number
 
@@ -16,7 +19,7 @@ GROUPS = {"poison": ("poisoned", COLORS[1], "solid"), "rest": ("not poisoned", C
 
 
 def section(material: Material) -> str:
-    """Return the table of facts and the figures of losses, where there are any."""
+    """Return the table of facts and the figures of losses and curves, where there are any."""
     drawn = plots(loss_lines(material)) if material.losses else ""
     said = note(
         "Medians over training samples; the band is from the first to the third quartile. Which "
@@ -26,7 +29,7 @@ def section(material: Material) -> str:
     apart = _named(
         material.rows, SEPARABILITY, "How far apart poison lies: AUROC of a linear discriminant in"
     )
-    return facts + apart + (drawn and said + drawn)
+    return facts + apart + (drawn and said + drawn) + plots(curve_lines(material))
 
 
 def _named(rows: pd.DataFrame, prefix: str, title: str) -> str:
@@ -52,26 +55,31 @@ def _named(rows: pd.DataFrame, prefix: str, title: str) -> str:
 
 def loss_lines(material: Material) -> Titled:
     """Return the losses of poison and of the rest against steps, for each defense and attack."""
+    groups: dict[str, list[tuple[str, str]]] = {}
+    for trial, who, among, seed in _trials(material, material.losses):
+        groups.setdefault(f"{who}: loss by step{among}", []).append((trial, seed))
+    return [(title, _losses(material, trials)) for title, trials in groups.items()]
+
+
+def _trials(material: Material, told: Iterable[str]) -> Iterator[tuple[str, str, str, str]]:
+    """Yield trial, defense and attack, where trained if trials differ in it, and seed."""
     rows = material.rows.drop_duplicates("trial").set_index("trial")
     attacks, arenas = attack_column(rows), arena_column(rows)
     several = arenas.nunique() > 1
-    groups: dict[str, list[str]] = {}
-    for trial in material.losses:
+    for trial in told:
         if trial in rows.index:
             among = f" · {arenas[trial]}" if several else ""
-            title = f"{rows['defense'][trial]}, {attacks[trial]}: loss by step{among}"
-            groups.setdefault(title, []).append(trial)
-    return [(title, _losses(material, rows, trials)) for title, trials in groups.items()]
+            who, seed = f"{rows['defense'][trial]}, {attacks[trial]}", number(rows["seed"][trial])
+            yield trial, who, among, f"seed {seed:g}"
 
 
-def _losses(material: Material, rows: pd.DataFrame, trials: list[str]) -> go.Figure:
+def _losses(material: Material, trials: list[tuple[str, str]]) -> go.Figure:
     figure, shown = go.Figure(), set()
-    for trial in trials:
+    for trial, seed in trials:
         for group, quartiles in material.losses[trial].items():
             name, color, dash = GROUPS[group]
             low, middle, high = np.maximum(quartiles, 1e-6)
             steps = np.arange(1, len(middle) + 1)
-            who = f"{name}, seed {number(rows['seed'][trial]):g}"
             figure.add_scatter(
                 x=np.concatenate([steps, steps[::-1]]), y=np.concatenate([high, low[::-1]]),
                 mode="lines", fill="toself", fillcolor=color, opacity=0.12, line={"width": 0},
@@ -79,10 +87,36 @@ def _losses(material: Material, rows: pd.DataFrame, trials: list[str]) -> go.Fig
             )  # fmt: skip
             figure.add_scatter(
                 x=steps, y=middle, name=name, legendgroup=group,
-                showlegend=group not in shown, hovertext=label(who), mode="lines+markers",
+                showlegend=group not in shown, hovertext=f"{name}, {seed}", mode="lines+markers",
                 line={"color": color, "dash": dash},
             )  # fmt: skip
             shown.add(group)
     figure.update_xaxes(title="step of the method", dtick=1 if len(steps) < 25 else None)
     figure.update_yaxes(title="cross-entropy", type="log")
     return plain(figure, 320 + legend_height(sorted(shown)))
+
+
+def curve_lines(material: Material) -> Titled:
+    """Return curves of the same axes together, for each defense and attack; a line per seed."""
+    groups: dict[tuple[str, str, str], list[tuple[str, str, Curve]]] = {}
+    for trial, who, among, seed in _trials(material, material.measured):
+        for name, curve in material.measured[trial].items():
+            axes = (f"{who}: {curve.y_title}{among}", curve.x_title, curve.y_title)
+            groups.setdefault(axes, []).append((name, seed, curve))
+    return [(axes[0], _curves(*axes[1:], lines)) for axes, lines in groups.items()]
+
+
+def _curves(x_title: str, y_title: str, lines: list[tuple[str, str, Curve]]) -> go.Figure:
+    figure, turns = go.Figure(), dict[str, int]()
+    for name, seed, curve in lines:
+        first = name not in turns
+        turn = turns.setdefault(name, len(turns))
+        figure.add_scatter(
+            x=curve.x, y=curve.y, name=label(name), legendgroup=str(turn), showlegend=first,
+            mode="lines", hovertext=label(f"{name}, {seed}"),
+            line={"color": COLORS[turn % len(COLORS)],
+                  "dash": DASHES[turn // len(COLORS) % len(DASHES)]},
+        )  # fmt: skip
+    figure.update_xaxes(title=label(x_title))
+    figure.update_yaxes(title=label(y_title))
+    return plain(figure, 320 + legend_height(list(turns)))

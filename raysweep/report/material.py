@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-Curve = tuple[np.ndarray, np.ndarray]
+from raysweep.defenses import Curve
+
+Roc = tuple[np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,14 +25,16 @@ class Material:
         pictures: attack label → (clean, triggered), uint8 (P, C, H, W).
         triggers: trial id → estimated trigger per class, (K, C, H, W) floats in [0, 1].
         losses: trial id → {`poison`, `rest`: quartiles of the loss after each step, (3, T)}.
+        measured: trial id → {name: a curve that its defense drew of its own run}.
         tuning: what a tuning of the sweep left: `settings`, `rows`, `searches`; empty if none.
     """
 
     sweep: dict[str, Any]
     rows: pd.DataFrame
     stages: pd.DataFrame
-    curves: dict[tuple[str, str], Curve] = field(default_factory=dict)
+    curves: dict[tuple[str, str], Roc] = field(default_factory=dict)
     pictures: dict[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
     triggers: dict[str, np.ndarray] = field(default_factory=dict)
     losses: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
+    measured: dict[str, dict[str, Curve]] = field(default_factory=dict)
     tuning: dict[str, Any] = field(default_factory=dict)

@@ -73,6 +73,7 @@ def test_is_a_frozen_value(name: str) -> None:
 def outputs(findings: Findings) -> dict[str, np.ndarray]:
     found = {f"s.{k}": np.asarray(v) for k, v in findings.statistics.items()}
     found |= {f"k.{k}": np.asarray(v) for k, v in findings.kept.items()}
+    found |= {f"c.{k}": np.stack([v.x, v.y]) for k, v in findings.curves.items()}
     if findings.train_scores is not None:
         found["train"] = np.asarray(findings.train_scores)
     if findings.model is not None:
