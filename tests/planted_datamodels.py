@@ -6,6 +6,8 @@ from tests.faults import Fault
 
 SEARCH = "defenses/_datamodels.py"
 TESTS = "numerics/test_datamodels.py::test_"
+CURVES = "defenses/feature_strength.py"
+STRENGTH = "numerics/test_strength.py::test_"
 BENIGN = "attacks/planted_feature.py"
 PLANTED = "numerics/test_triggers.py::test_the_planted_feature_is_"
 LAST = "    np.fill_diagonal(weights, 0)\n    return weights\n\n\ndef ridge"
@@ -134,5 +136,49 @@ FAULTS = (
         "any class bears the feature", BENIGN,
         "return np.equal(labels, bearer)", "return np.not_equal(labels, self.target)",
         (PLANTED + "another_corner_of_the_same_size_and_keeps_its_label",),
+    ),
+    Fault(
+        "k drawn around the middle", CURVES,
+        "[: draw.integers(len(rows))]", "[: draw.binomial(len(rows) - 1, 0.5)]",
+        (STRENGTH + "every_k_from_none_to_all_but_one_is_drawn_as_often_and_any_sample",),
+    ),
+    Fault(
+        "one k for all groups", CURVES, "        draw = generator(name)\n",
+        '        draw = generator("poison")\n',
+        (STRENGTH + "every_k_from_none_to_all_but_one_is_drawn_as_often_and_any_sample",),
+    ),
+    Fault(
+        "margins of samples that were trained on", CURVES,
+        ".astype(np.float64) * out).sum(1)", ".astype(np.float64)).sum(1)",
+        (STRENGTH + "means_are_of_held_out_samples_of_the_group",
+         STRENGTH + "a_planted_line_is_recovered_with_its_slope"),
+    ),
+    Fault(
+        "k counts what is held out", CURVES,
+        "return len(rows) - out.sum(1), means", "return out.sum(1), means",
+        (STRENGTH + "means_are_of_held_out_samples_of_the_group",
+         STRENGTH + "a_planted_line_is_recovered_with_its_slope"),
+    ),
+    Fault(
+        "level at the middle of the window", CURVES,
+        "values.mean() - slope * away.mean(), slope, error", "values.mean(), slope, error",
+        (STRENGTH + "a_planted_line_is_recovered_with_its_slope",),
+    ),
+    Fault(
+        "poison among the natural groups", CURVES,
+        "np.flatnonzero((data.labels == label) & ~poison)",
+        "np.flatnonzero(data.labels == label)",
+        (STRENGTH + "natural_groups_are_the_clean_images_nearest_to_their_class_mean",),
+    ),
+    Fault(
+        "what gives nothing is not run", "plan.py",
+        "if not trial.defense.gives() | trial.defense.needs():", "if not trial.defense.gives():",
+        (STRENGTH + "a_sweep_stores_the_curves_and_evaluates_the_victim",),
+    ),
+    Fault(
+        "curves of one name alone", "report/insides.py",
+        "            groups.setdefault(axes, []).append((name, seed, curve))",
+        "            groups[axes] = [(name, seed, curve)]",
+        ("test_report.py::test_curves_of_the_same_axes_are_drawn_together_a_line_for_each_name_and_seed",),
     ),
 )  # fmt: skip
