@@ -243,6 +243,7 @@ class Planner:
             final = count == len(parts)
             if final or key not in outcomes or outcomes[key]["enough"]:
                 break
+            roles[f"defend at {count}"] = key  # it is part of the trial's cost
         return key, final or key in outcomes
 
     def _decide(

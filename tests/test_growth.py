@@ -79,6 +79,8 @@ def test_a_route_waits_at_each_pause_until_it_is_enough() -> None:
         outcomes[found.waiting] = {"enough": False}
     last = route(outcomes)
     assert shards(last) == 8 and last.waiting == last.roles["decide"]
+    asked = [key for role, key in last.roles.items() if role.startswith("defend at ")]
+    assert asked == list(outcomes), "what was not enough is part of the trial"
 
 
 def test_shards_are_those_of_a_sweep_that_never_pauses() -> None:
@@ -116,6 +118,9 @@ def test_a_sweep_trains_models_until_they_agree(tmp_path: Path) -> None:
     assert models(hard.rows) == 200, "all of them, and no more"
     kinds = records.gather("grown", str(tmp_path / "store")).stages
     assert (kinds[kinds["kind"] == "shard"]["status"] == "cached").sum() == 2
+    assert (kinds["kind"] == "defend").sum() == 3, "at 50, 100 and 200 models"
+    cost = hard.rows["own_seconds"].sum() + hard.rows["shared_seconds"].sum()
+    assert cost == pytest.approx(kinds["seconds"].sum())
     again = launch(load_sweep(file), file.read_text(), str(tmp_path / "store"), inline=True)
     assert again.ran == 0 and models(again.rows) == 200
     facts = hard.rows.filter(like="found.").dropna(how="all").iloc[0]
