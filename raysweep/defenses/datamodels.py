@@ -24,6 +24,7 @@ Reference: MadryLab/rethinking-backdoor-attacks.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -32,6 +33,7 @@ from pydantic import Field, model_validator
 
 from raysweep.context import Arrays, Context
 from raysweep.defenses import (
+    Curve,
     Decision,
     Evidence,
     Findings,
@@ -60,6 +62,27 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from raysweep.models import Model
+
+
+SIZE = "k, samples of the set"
+VALUE = "mean effect of the set on itself (difference of logits)"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Searched:
+    """What all searches found.
+
+    Attributes:
+        scores: (n,).
+        counts: (sizes, n), in how many found sets a sample is.
+        best: (sizes,), largest value; -inf where no search was possible.
+        chance: (sizes,), the same in shuffled models; -inf where none was searched.
+    """
+
+    scores: FloatArray
+    counts: NDArray[np.int64]
+    best: FloatArray
+    chance: FloatArray
 
 
 class Datamodels(SubsetModels):
@@ -163,22 +186,35 @@ class Datamodels(SubsetModels):
         names = ("phi", "left") if self.keep == "gradients" else ("margins",)
         kept, masks = gathered(inputs, *names)
 
-        def scored(models: slice) -> tuple[FloatArray, np.ndarray, np.ndarray]:
+        def scored(models: slice) -> Searched:
             some = {name: array[models] for name, array in kept.items()}
             return self._scores(some, masks[models], data.labels, ctx)
 
-        scores, counts, best = scored(slice(None))
+        found = scored(slice(None))
         even, odd = (scored(slice(half, None, 2)) for half in (0, 1))
-        alike = agreement(even[0], odd[0])
+        alike = agreement(even.scores, odd.scores)
         facts = {"models": float(len(masks)), "agreement of halves": alike}
         if self.keep == "margins":
-            facts |= self._measured(kept["margins"], masks, even[1])
+            facts |= self._measured(kept["margins"], masks, even.counts)
         return Findings(
-            train_scores=scores,
-            statistics={"counts": counts, "values": best, "sizes": np.array(self.sizes)},
+            train_scores=found.scores,
+            statistics={
+                "counts": found.counts, "values": found.best, "sizes": np.array(self.sizes)
+            },
             facts=facts,
+            curves=self._curves(found),
             enough=self.until is None or alike >= self.until,
-        )
+        )  # fmt: skip
+
+    def _curves(self, found: Searched) -> dict[str, Curve]:
+        """Return the value of the best set of each size, and of chance's, where that is known."""
+        lines = {"best set": found.best, "best by chance": found.chance}
+        sizes = np.array(self.sizes, float)
+        return {
+            name: Curve(x=sizes[known], y=values[known], x_title=SIZE, y_title=VALUE)
+            for name, values in lines.items()
+            if (known := np.isfinite(values)).any()
+        }
 
     def _measured(
         self, margins: NDArray[np.float16], masks: Masks, counts: np.ndarray
@@ -224,12 +260,12 @@ class Datamodels(SubsetModels):
 
     def _scores(
         self, kept: Mapping[str, NDArray[Any]], masks: Masks, labels: np.ndarray, ctx: Context
-    ) -> tuple[FloatArray, np.ndarray, np.ndarray]:
-        """Return scores (n,), memberships (sizes, n) and values (sizes,) of the found sets."""
+    ) -> Searched:
+        """Search all sizes, whole or within labels."""
         weights, samples = self._effects(kept, masks), len(labels)
         scores: FloatArray = np.zeros(samples)
         counts = np.zeros((len(self.sizes), samples), np.int64)
-        best = np.full(len(self.sizes), -np.inf)
+        best, chance = np.full((2, len(self.sizes)), -np.inf)
         # Subsets dealt to other models: the same outputs, and no sample with an effect.
         shuffled = masks[ctx.generator("chance").permutation(len(masks))]
         by_chance = self._effects(kept, shuffled) if self.weigh == "chance" else None
@@ -250,7 +286,9 @@ class Datamodels(SubsetModels):
             )
             if by_chance is not None:
                 draw = partial(ctx.generator, "search by chance", number)
-                counted = beyond_chance(values, search(by_chance[within], generator=draw)[1])
+                blind = search(by_chance[within], generator=draw)[1]
+                counted = beyond_chance(values, blind)
+                chance[at] = np.maximum(chance[at], blind.max(1))
             scores[rows] += sum(c @ found for c, found in zip(counted, sets, strict=True))
             counts[np.ix_(at, rows)] += sets.sum(1)
             best[at] = np.maximum(best[at], values.max(1))
@@ -259,7 +297,7 @@ class Datamodels(SubsetModels):
                 f"sizes must hold one of at most half the samples searched together, got "
                 f"{list(self.sizes)} for {max(map(len, groups))}"
             )
-        return scores, counts, best
+        return Searched(scores=scores, counts=counts, best=best, chance=chance)
 
     def decide(self, evidence: Evidence) -> Decision:
         """Flag the highest scores."""

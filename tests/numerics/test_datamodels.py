@@ -253,7 +253,9 @@ def scored(seed: int, effect: float, **given: object) -> np.ndarray:
     outputs = draw.normal(0, 1, (300, 120))
     outputs[:, :30] += effect / 30 * (masks[:, :30].sum(1, keepdims=True) - 15)
     method = Datamodels.model_validate({"sizes": (3, 6, 12, 30), "restarts": 10, **given})
-    return method._scores({"margins": outputs}, masks, np.arange(120) % 2, Context(seed=seed))[0]
+    return method._scores(
+        {"margins": outputs}, masks, np.arange(120) % 2, Context(seed=seed)
+    ).scores
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -284,6 +286,12 @@ def test_a_patch_is_found_on_the_toy() -> None:
     found = toy.found(method, case)
     assert metrics.ranking(np.asarray(found.train_scores), case.mask).auroc > 0.9
     assert 0 < found.facts["agreement of halves"] <= 1
+    assert set(found.curves) == {"best set"}
+    weighed = method.model_copy(update={"weigh": "chance"})
+    drawn = toy.found(weighed, case).curves
+    best, chance = drawn["best set"], drawn["best by chance"]
+    np.testing.assert_array_equal(best.y, found.curves["best set"].y)
+    assert best.x.tolist() == chance.x.tolist() == [20, 40, 80] and (best.y > chance.y).all()
     shard = method.shard("0+2", toy.inputs(method, case), Context(seed=1))
     assert shard["margins"].shape == (2, 600) and shard["margins"].dtype == np.float16
 
