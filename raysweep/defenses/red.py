@@ -27,6 +27,7 @@ from pydantic import Field
 from raysweep.context import Arrays, Context
 from raysweep.datasets import ImageSet, as_floats
 from raysweep.defenses import (
+    Curve,
     Decision,
     Defense,
     Evidence,
@@ -44,6 +45,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+PAIRS = "pairs of classes, smallest pattern first"
+SMALLNESS = "1 / L2 norm of a pair's pattern"
 CPU_IMAGES = 64  # per step; benchmarks/defenses.py
 
 
@@ -200,6 +203,7 @@ class RED(Defense):
         return Findings(
             train_scores=scores,
             trigger=shown.astype(np.float32),
+            curves=_ranked(reciprocals, target),
             statistics={
                 "reciprocals": reciprocals, "anomaly": anomaly, "p_class": p_class,
                 "p_value": np.array(p_value), "target": np.array(target), "flips": flips,
@@ -286,6 +290,18 @@ class RED(Defense):
             class_scores=np.asarray(found["anomaly"], np.float64),
             p_value=None if np.isnan(p_value) else p_value,
         )
+
+
+def _ranked(reciprocals_KK: FloatArray, target: int) -> dict[str, Curve]:
+    """Return the reciprocals of pairs into the target and into all others, largest first."""
+    others = np.delete(reciprocals_KK, target, 1)
+    parts = {"into the suspected class": reciprocals_KK[:, target], "into other classes": others}
+    ranked = {name: np.sort(part[part > 0])[::-1] for name, part in parts.items()}
+    return {
+        name: Curve(x=np.arange(1.0, len(values) + 1), y=values, x_title=PAIRS, y_title=SMALLNESS)
+        for name, values in ranked.items()
+        if len(values)
+    }
 
 
 def _log_posterior(network: nn.Module, images: torch.Tensor) -> torch.Tensor:

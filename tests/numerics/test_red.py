@@ -236,6 +236,11 @@ def test_a_weak_pattern_is_found_and_its_samples_removed(seed: int) -> None:
     assert scores[~inside].max() < scores[inside].min()
     cosine = np.corrcoef(found.statistics["pattern"].reshape(-1), case.pattern)[0, 1]
     assert cosine > 0.3, "the estimate looks like the chessboard"
+    into, others = (
+        found.curves[f"into {name}"] for name in ("the suspected class", "other classes")
+    )
+    assert into.y.tolist() == sorted(found.statistics["reciprocals"][[0, 2, 3, 4, 5], 1])[::-1]
+    assert others.x[-1] == len(others.y) <= 25 and into.y[0] > others.y[0], "the pair stands out"
 
 
 @pytest.mark.slow
