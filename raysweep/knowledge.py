@@ -50,6 +50,7 @@ def _oracles(desk: Desk) -> dict[str, Any]:
     """Return the truth that the defense declares, and no more."""
     oracles: dict[str, Callable[[], Any]] = {
         "poison_mask": lambda: desk.mask("poison"),
+        "cover_mask": lambda: desk.mask("cover"),
         "poison_rate": lambda: float(desk.mask("poison").mean()),
     }
     if "attack" in desk.params:

@@ -204,7 +204,8 @@ def instance_of(planner: Planner, store: Store, trial: Trial) -> Instance:
     desk = Desk(stage, store, Context(seed=0))
     arrays = desk.read("defend") if decides else {}
     manifest = _stored(store, found, trial)
-    spent = [manifest, *(_stored(store, k, trial) for k in _shards(planner, found))]
+    paused = [key for role, key in route.roles.items() if role.startswith("defend at ")]
+    spent = [manifest, *(_stored(store, k, trial) for k in (*_shards(planner, found), *paused))]
     return Instance(
         where={
             "dataset": trial.dataset.label, "attack": trial.attack.label,

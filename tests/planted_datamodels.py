@@ -108,9 +108,21 @@ FAULTS = (
         (TESTS + "a_set_counts_by_how_far_it_exceeds_chance",),
     ),
     Fault(
-        "chance that is not shuffled", "defenses/datamodels.py",
-        ".permutation(len(masks))]", ".permutation(len(masks)) * 0 + np.arange(len(masks))]",
-        (TESTS + "small_chance_finds_do_not_hide_a_larger_group",),
+        "chance that is not shuffled", SEARCH,
+        "(outputs - own)[order]", "(outputs - own)",
+        (TESTS + "small_chance_finds_do_not_hide_a_larger_group",
+         TESTS + "effects_are_taken_from_outputs_but_those_of_samples_on_themselves"),
+    ),
+    Fault(
+        "chance without samples' effects on themselves", SEARCH,
+        "own + (outputs - own)[order]", "outputs[order]",
+        (TESTS + "small_chance_finds_do_not_hide_a_larger_group",
+         TESTS + "effects_are_taken_from_outputs_but_those_of_samples_on_themselves"),
+    ),
+    Fault(
+        "samples that score nothing agree", SEARCH,
+        "if scores[i] > 0}", "if scores[i] >= 0}",
+        (TESTS + "agreement_is_intersection_over_union",),
     ),
     Fault(
         "sets weighed by size whatever is asked", "defenses/datamodels.py",
@@ -124,12 +136,12 @@ FAULTS = (
     ),
     Fault(
         "covers wear the trigger", BENIGN,
-        'patch("corner_left" if part == "cover" else "corner_right"', 'patch("corner_right"',
+        'if part == "cover":', 'if part == "nothing":',
         (PLANTED + "another_corner_of_the_same_size_and_keeps_its_label",),
     ),
     Fault(
         "test inputs wear the benign feature", BENIGN,
-        'part == "cover" else', 'part != "poison" else',
+        'if part == "cover":', 'if part != "poison":',
         (PLANTED + "another_corner_of_the_same_size_and_keeps_its_label",),
     ),
     Fault(
@@ -166,7 +178,7 @@ FAULTS = (
     ),
     Fault(
         "poison among the natural groups", CURVES,
-        "np.flatnonzero((data.labels == label) & ~poison)",
+        "np.flatnonzero((data.labels == label) & ~stamped)",
         "np.flatnonzero(data.labels == label)",
         (STRENGTH + "natural_groups_are_the_clean_images_nearest_to_their_class_mean",),
     ),

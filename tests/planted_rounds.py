@@ -207,18 +207,24 @@ UNLEARNING = (
     ),
     Fault(
         "separability from samples of every label", "metrics.py",
-        "        mine = labels == label\n        points, bad",
-        "        mine = labels == labels\n        points, bad",
+        "points_ND[(labels == label) & who]", "points_ND[(labels == labels) & who]",
         ("test_metrics.py::test_separability_neither_sees_rotation_nor_scale_nor_other_labels",),
     ),
     Fault(
+        "separability on the samples that it is fitted on", "metrics.py",
+        "_apart(one, other) + _apart(other, one)", "_apart(one, one) + _apart(other, other)",
+        ("test_metrics.py::test_separability_of_noise_is_half_however_few_are_poisoned",),
+    ),
+    Fault(
         "difference of means for Fisher's direction", "metrics.py",
-        "np.linalg.solve(spread + ridge * np.eye(len(spread)), between)", "between",
+        "np.linalg.solve(spread + ridge, fitted[0].mean(0) - fitted[1].mean(0))",
+        "fitted[0].mean(0) - fitted[1].mean(0)",
         ("test_metrics.py::test_separability_is_the_auroc_along_fishers_direction",),
     ),
     Fault(
         "the confused model's space is shown for the victim's",
-        "defenses/confusion_training.py", "seen(inputs.victim)[0]", "values",
+        "defenses/confusion_training.py",
+        "for space in (before, after)]", "for space in (after, after)]",
         (ROUNDS + "confusion_moves_poison_apart",),
     ),
 )  # fmt: skip

@@ -113,7 +113,15 @@ def test_separability_is_the_auroc_along_fishers_direction() -> None:
     # Of unit normals d apart the AUROC is Phi(d / sqrt 2); the wide axis adds next to none.
     assert separability(*spread_out(2.0)) == pytest.approx(0.921, abs=0.02)
     assert separability(*spread_out(40.0)) == 1.0
-    assert 0.5 <= separability(*spread_out(0.0)) < 0.57
+    assert separability(*spread_out(0.0)) == pytest.approx(0.5, abs=0.07)
+
+
+@pytest.mark.parametrize("poisoned", [8, 25])
+def test_separability_of_noise_is_half_however_few_are_poisoned(poisoned: int) -> None:
+    draw = np.random.default_rng(0)
+    poison, one = np.arange(500) < poisoned, np.zeros(500, int)
+    found = [separability(draw.normal(size=(500, 8)), one, poison) for _ in range(300)]
+    assert np.mean(found) == pytest.approx(0.5, abs=0.05)
 
 
 def test_separability_neither_sees_rotation_nor_scale_nor_other_labels() -> None:
@@ -139,7 +147,8 @@ def test_separability_weighs_labels_with_their_poison() -> None:
 def test_separability_of_nothing_is_undefined() -> None:
     points, labels, poison = spread_out(2.0)
     assert math.isnan(separability(points, labels, poison & False))
-    assert math.isnan(separability(points, labels, np.arange(500) < 1))
+    assert math.isnan(separability(points, labels, np.arange(500) < 3))
+    assert math.isnan(separability(points * np.nan, labels, poison))
     assert math.isnan(separability(points, labels, labels == 0)), "a label of poison alone"
 
 

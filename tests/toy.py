@@ -96,6 +96,7 @@ def inputs(defense: Defense, case: Toy, **more: Any) -> Inputs:
         "clean_set": case.clean,
         "poison_rate": float(case.mask.mean()),
         "poison_mask": case.mask,
+        "cover_mask": np.zeros_like(case.mask),
         "target_class": TARGET,
         "trigger": stamped(torch.zeros(1, 1, SIDE, SIDE)).numpy()[0] * np.float32(0.5 / 255),
     }

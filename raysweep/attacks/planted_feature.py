@@ -7,13 +7,12 @@ target's label; the covers, images of one other class, wear one in the left corn
 FPR with and without covers and the cover-removal rate say how often a filter mistakes the benign
 feature for poison; test inputs wear the backdoor's patch alone.
 
-Where we differ: a control after the paper's argument, not one of its settings. Equal are the
-patches' size, contrast and texture and, as long as `cover_rate` is set with `rate`, the counts.
-What the patches do is not: the poison's speaks against the rest of the image, the feature's with
-it, so that less of the margin rests on it. On 1,297 digits at 4 % each, with 300 linear networks
-and alpha 0.2, s(alpha p) of `feature_strength` was 0.42 for the poison, 0.21 for the feature and
-0.10 for the strongest natural group (one seed). Rates of 2 % leave room for both in one class. The
-patches are those of the adaptive attacks' experiments, drawn by code.
+Where we differ: a control after the paper's argument, not one of its settings. One patch is the
+other's mirror image and, as long as `cover_rate` is set with `rate`, the counts are equal. What the
+patches do is not: the poison's speaks against the rest of the image, the feature's with it, so that
+less of the margin rests on it; `feature_strength` tells how much. The feature's class must hold its
+covers beside the poison that is drawn from it. The patch is that of the adaptive attacks'
+experiments, drawn by code.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from raysweep.attacks import Attack, Part
-from raysweep.attacks._drawn import patch
+from raysweep.attacks._drawn import Patch, patch
 from raysweep.context import Arrays
 from raysweep.datasets import IntArray
 from raysweep.errors import PlanError
@@ -74,5 +73,7 @@ class PlantedFeature(Attack):
     ) -> torch.Tensor:
         """Lay the benign patch over covers, the trigger over poison and test inputs."""
         del ids, artifact, seed
-        corner = patch("corner_left" if part == "cover" else "corner_right", *images_BCHW.shape[1:])
+        corner = patch("corner_right", *images_BCHW.shape[1:])
+        if part == "cover":
+            corner = Patch(picture=corner.picture.flip(2), mask=corner.mask.flip(2))
         return corner.on(images_BCHW, 1.0)

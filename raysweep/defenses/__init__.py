@@ -45,6 +45,7 @@ Need = Literal[
     "clean_set",  # the reserved clean set with true labels
     "poison_rate",  # oracle: realized poisoned / all
     "poison_mask",  # oracle: which training samples are poisoned
+    "cover_mask",  # oracle: which training samples are covers
     "target_class",  # oracle: the attack's target
     "test_success",  # oracle: a network → its ASR, on the very inputs that it is reported on
     "trigger",  # oracle: (C, H, W), what the attack adds to a gray image at test time
@@ -52,7 +53,7 @@ Need = Literal[
 ]
 Gift = Literal["train_scores", "input_scores", "model", "verdict"]
 ORACLES: tuple[Need, ...] = (
-    "poison_rate", "poison_mask", "target_class", "test_success", "trigger",
+    "poison_rate", "poison_mask", "cover_mask", "target_class", "test_success", "trigger",
 )  # fmt: skip
 Scorer = Callable[["torch.Tensor", IntArray], FloatArray]
 
@@ -87,6 +88,7 @@ class Inputs(_Declared):
         clean_set: ImageSet
         poison_rate: float
         poison_mask: Flags  # (N,)
+        cover_mask: Flags  # (N,)
         target_class: int
         test_success: Callable[[nn.Module], float]
         trigger: NDArray[np.float32]  # (C, H, W)

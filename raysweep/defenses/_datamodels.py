@@ -184,6 +184,29 @@ def found_sets(
     return sets, values
 
 
+def without_effects(
+    margins_MN: NDArray[np.floating], masks_MN: Masks, order: NDArray[np.integer]
+) -> NDArray[np.float32]:
+    """Return outputs in which no sample has an effect on another, (m, n).
+
+    What is left of an output after the mean of those with its own sample in the subset, or of those
+    without, is dealt to other models; a sample's effect on itself stays, since it adds to the noise
+    of all estimates.
+
+    Args:
+        margins_MN: (m, n).
+        masks_MN: (m, n).
+        order: permutation of the models, (m,).
+    """
+    outputs = margins_MN.astype(np.float32)
+    own = np.empty_like(outputs)
+    for chosen in (masks_MN, ~masks_MN):
+        mean = (outputs * chosen).sum(0) / np.maximum(chosen.sum(0), 1)
+        np.copyto(own, mean, where=chosen)
+    dealt: NDArray[np.float32] = own + (outputs - own)[order]
+    return dealt
+
+
 def beyond_chance(values: FloatArray, chance: FloatArray) -> FloatArray:
     """Return by what share values exceed the best that chance finds, (sizes, restarts), at least 0.
 
@@ -225,10 +248,16 @@ def held_out_correlation(
 
 
 def agreement(one: FloatArray, other: FloatArray, share: float = 0.1) -> float:
-    """Return how many of two rankings' top samples are the same, intersection over union."""
+    """Return how many of two rankings' top samples are the same, intersection over union.
+
+    Samples that score 0 are in no ranking; two empty rankings agree on nothing.
+    """
     top = max(int(share * len(one)), 1)
-    first, second = (set(np.argsort(-scores, kind="stable")[:top]) for scores in (one, other))
-    return len(first & second) / len(first | second)
+    first, second = (
+        {i for i in np.argsort(-scores, kind="stable")[:top] if scores[i] > 0}
+        for scores in (one, other)
+    )
+    return len(first & second) / max(len(first | second), 1)
 
 
 def models_needed(samples: int, variance: float, effect: float) -> int:

@@ -1,8 +1,9 @@
 """Many small models, each trained on a part of the training set, in shards.
 
 A. Ilyas, S. M. Park, L. Engstrom, G. Leclerc, A. Madry: Datamodels, ICML 2022, arXiv:2202.00622.
-Which samples a model is trained on is drawn for its number alone, so that more models share the
-shards of fewer. E: models of a shard, m: of all shards, n: training samples.
+Which samples a model is trained on is drawn for its shard and its number, so that a sweep with more
+models shares the whole shards of one with fewer. E: models of a shard, m: of all shards, n:
+training samples.
 """
 
 from __future__ import annotations

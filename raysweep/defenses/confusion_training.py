@@ -12,7 +12,8 @@ ridge instead of a constant in every entry (`covariance: constant` is the releas
 splits by the released simplified gate, or by the older constrained mixture (`rule: mixture`).
 `rule: lowest` flags the 4 % of lowest loss, as the code does on Ember, whose sigmoid is here a
 network with two outputs. `schedule: small` is ours, for two cores. The confusing labels come from
-the sweep's victim. Reference: Unispac/Fight-Poison-With-Poison at f2f02c2.
+the sweep's victim. `spaces` are the first eight principal axes of each class, before and after, of
+which the gate takes two. Reference: Unispac/Fight-Poison-With-Poison at f2f02c2.
 """
 
 from __future__ import annotations
@@ -126,6 +127,7 @@ class ConfusionTraining(Defense):
         logits = training.predict(inputs.victim, clean.images, inputs.recipe, ctx.device)
         guessed = logits.argmax(1).to(ctx.device)
         network = training.build(inputs.model, inputs.shape, ctx)
+        before = _seen(inputs.victim, inputs, ctx, "victim's")[0]
         kept, losses, first = np.arange(len(data)), [], 0
         if ctx.restored:
             first, kept = int(ctx.restored["round"]) + 1, np.array(ctx.restored["kept"])
@@ -151,43 +153,31 @@ class ConfusionTraining(Defense):
                     {"round": np.array(number), "kept": kept, "losses": np.stack(losses), **state}
                 )
             ctx.progress((number + 1) / schedule.rounds, f"round {number + 1}")
-        return self._found(confused, data, np.stack(losses).astype(np.float32), inputs, ctx)
+        return self._found(confused, before, np.stack(losses), inputs, ctx)
 
     def _found(
-        self, confused: nn.Module, data: ImageSet, losses: FloatArray, inputs: Inputs, ctx: Context
-    ) -> Findings:
-        from raysweep import training
-
-        head = inputs.model.HEAD
-
-        def seen(network: nn.Module) -> tuple[FloatArray, torch.Tensor]:
-            features, logits = training.features(
-                network, data.images, head, head, inputs.recipe, ctx.device
-            )
-            return features.numpy().astype(np.float64), logits
-
-        values, logits = seen(confused)
-        if not np.isfinite(values).all():
-            raise ValueError(
-                "the confused model's features are not finite; lower learning_rate, or set "
-                "precision: float32 in the recipe"
-            )
-        before, axes = seen(inputs.victim)[0], np.zeros((2, len(data), AXES))
-        white, chunklet = np.zeros((len(data), 2)), np.zeros(len(data), bool)
-        for label in np.unique(data.labels):
-            rows = np.flatnonzero(data.labels == label)
-            axes[:, rows] = [principal(space[rows], AXES) for space in (before, values)]
+        self, confused: nn.Module, before: FloatArray, losses: FloatArray, inputs: Inputs,
+        ctx: Context,
+    ) -> Findings:  # fmt: skip
+        """Return what `decide` reads; `before`: features in the victim, (N, D)."""
+        after, logits = _seen(confused, inputs, ctx, "confused model's")
+        labels = inputs.training_set.labels
+        axes = np.zeros((2, len(labels), AXES))
+        white, chunklet = np.zeros((len(labels), 2)), np.zeros(len(labels), bool)
+        for label in np.unique(labels):
+            rows = np.flatnonzero(labels == label)
+            axes[:, rows] = [principal(space[rows], AXES) for space in (before, after)]
             if len(rows) > 1:
                 chunklet[rows] = median_chunklet(losses[-1][rows])
-                white[rows] = whitened(values[rows], chunklet[rows])
+                white[rows] = whitened(after[rows], chunklet[rows])
         return Findings(
             train_scores=-losses[-1],
             statistics={
                 "predicted": logits.argmax(1).numpy(), "axes": axes[1], "whitened": white,
                 "chunklet": chunklet,
             },
-            losses=losses,
-            spaces={"victim": axes[0], "confused": axes[1]},
+            losses=losses.astype(np.float32),
+            spaces={"victim_axes": axes[0], "confused_axes": axes[1]},
         )  # fmt: skip
 
     def decide(self, evidence: Evidence) -> Decision:
@@ -318,6 +308,25 @@ class Confusion:
         # cross_entropy divides by the sum of the weights.
         inspected = F.cross_entropy(theirs, seen.labels, weight=self.class_weights)
         return ((self.weight - 1) * confusing + inspected) / self.weight
+
+
+def _seen(
+    network: nn.Module, inputs: Inputs, ctx: Context, whose: str
+) -> tuple[FloatArray, torch.Tensor]:
+    """Return what the head is given for the training samples, (N, D), and what it makes of it."""
+    from raysweep import training
+
+    head = inputs.model.HEAD
+    features, logits = training.features(
+        network, inputs.training_set.images, head, head, inputs.recipe, ctx.device
+    )
+    values = features.numpy().astype(np.float64)
+    if not np.isfinite(values).all():
+        raise ValueError(
+            f"the {whose} features are not finite; lower learning_rate, or set precision: float32 "
+            f"in the recipe"
+        )
+    return values, logits
 
 
 def _state(arrays: Mapping[str, Any]) -> dict[str, torch.Tensor]:

@@ -13,8 +13,8 @@ count for nothing. The margin is not averaged over the mirrored image. The searc
 released code's gains, which leave out the pair of a swap and the sign of the diagonal.
 `blocks: labels` searches among samples of one given label, which needs far fewer models but cannot
 find a trigger with several targets. `weigh: chance` lets a found set count by how much its value
-exceeds the best that the same search finds in shuffled models, since 1/k favors small sets, which
-chance finds. Both are ours, and badged. The subset models are those of `base`,
+exceeds the best that the same search finds where no sample has an effect, since 1/k favors small
+sets, which chance finds. Both are ours, and badged. The subset models are those of `base`,
 since batch normalization would let left-out samples in. A sweep that asks for more models trains
 the difference only; the agreement of two halves of the models says whether they are enough, and
 with `until` more are trained until they agree.
@@ -53,6 +53,7 @@ from raysweep.defenses._datamodels import (
     mean_effect,
     models_needed,
     ridge,
+    without_effects,
 )
 from raysweep.defenses._subset_models import SubsetModels, gathered
 from raysweep.methods import decision, log_range, reduction
@@ -76,7 +77,7 @@ class Searched:
         scores: (n,).
         counts: (sizes, n), in how many found sets a sample is.
         best: (sizes,), largest value; -inf where no search was possible.
-        chance: (sizes,), the same in shuffled models; -inf where none was searched.
+        chance: (sizes,), the same where no sample has an effect; -inf where none was searched.
     """
 
     scores: FloatArray
@@ -86,7 +87,7 @@ class Searched:
 
 
 class Datamodels(SubsetModels):
-    """Scores are 1/k-weighted memberships in found sets; decisions remove the highest."""
+    """Scores are weighted memberships in found sets; decisions remove the highest."""
 
     until: float | None = reduction(
         None,
@@ -137,7 +138,7 @@ class Datamodels(SubsetModels):
     @model_validator(mode="after")
     def _margins_alone(self) -> Datamodels:
         if self.weigh == "chance" and self.keep == "gradients":
-            raise ValueError("weigh: chance shuffles subset models, which keep: gradients has not")
+            raise ValueError("weigh: chance needs margins, which keep: gradients does not keep")
         return self
 
     def pauses(self, num_classes: int) -> tuple[int, ...]:
@@ -266,9 +267,11 @@ class Datamodels(SubsetModels):
         scores: FloatArray = np.zeros(samples)
         counts = np.zeros((len(self.sizes), samples), np.int64)
         best, chance = np.full((2, len(self.sizes)), -np.inf)
-        # Subsets dealt to other models: the same outputs, and no sample with an effect.
-        shuffled = masks[ctx.generator("chance").permutation(len(masks))]
-        by_chance = self._effects(kept, shuffled) if self.weigh == "chance" else None
+        by_chance = None
+        if self.weigh == "chance":
+            order = ctx.generator("chance").permutation(len(masks))
+            nothing = without_effects(kept["margins"], masks, order)
+            by_chance = self._effects({"margins": nothing}, masks)
         groups = [np.arange(samples)]
         if self.blocks == "labels":
             groups = [np.flatnonzero(labels == label) for label in np.unique(labels)]

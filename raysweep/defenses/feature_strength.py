@@ -6,15 +6,16 @@ mean margin of one of them that is held out of a random subset of which k others
 strength s(k) is g(k + 1) - g(k). Assumption 1, on which the paper's detection rests: for some share
 alpha, the trigger's s(alpha p) is the largest of all features of p samples.
 
-Where we differ: a control that knows the poison; it flags nothing. In random subsets k hardly
-leaves alpha p; here each model draws a k of its own for each group, evenly from 0 to p - 1, and
+Where we differ: a control that knows poison and covers; it flags nothing. In random subsets k stays
+near alpha p; here each model draws a k of its own for each group, evenly from 0 to p - 1, and
 keeps all samples outside the groups with probability alpha, so that the other groups are on average
-half there. g and s are level and slope of lines fitted to the models near each k. Of all natural
-features one per class is measured: the p samples, none poisoned, that are nearest to the mean of
-those of their label, pixel by pixel; so that Assumption 1 can be refuted here, not proven. A class
-with fewer gives all that it has and is measured at alpha of these. Margins are those of
-`datamodels`. The strongest of several natural groups is overrated by noise, which the standard
-error tells.
+half there. g and s are level and slope of lines fitted to the models near each k. Covers, the
+benign feature of `planted_feature`, have curves of their own. Of all natural features one per class
+is measured: the p samples, neither poison nor covers, that are nearest to the mean of those of
+their label, pixel by pixel; so that Assumption 1 can be refuted here, not proven. A class with
+fewer gives all that it has, and its curves are drawn but not compared, since the assumption is on
+equal sizes. Margins are those of `datamodels`. The strongest of several natural groups is overrated
+by noise, by about its standard error.
 """
 
 from __future__ import annotations
@@ -53,8 +54,8 @@ class FeatureStrength(SubsetModels):
     )
 
     def needs(self) -> frozenset[Need]:
-        """Return the training set, and the poison mask: an oracle."""
-        return frozenset({"training_set", "poison_mask"})
+        """Return the training set, and which samples are poison or covers: oracles."""
+        return frozenset({"training_set", "poison_mask", "cover_mask"})
 
     def _groups(self, inputs: Inputs) -> dict[str, IntArray]:
         poison = np.flatnonzero(inputs.poison_mask)
@@ -64,8 +65,11 @@ class FeatureStrength(SubsetModels):
                 f"{len(poison)}; raise the attack's rate, or exclude defense {self.name} where "
                 f"nothing is poisoned"
             )
-        natural = natural_groups(inputs.training_set, inputs.poison_mask, len(poison))
-        return {"poison": poison, **natural}
+        covers = np.flatnonzero(inputs.cover_mask)
+        planted = {"covers": covers} if len(covers) >= LEAST else {}
+        stamped = inputs.poison_mask | inputs.cover_mask
+        natural = natural_groups(inputs.training_set, stamped, len(poison))
+        return {"poison": poison, **planted, **natural}
 
     def _subsets(self, inputs: Inputs, ctx: Context, first: int, count: int) -> Masks:
         masks = super()._subsets(inputs, ctx, first, count)
@@ -80,7 +84,7 @@ class FeatureStrength(SubsetModels):
         kept, masks = gathered(inputs, "margins")
         groups = self._groups(inputs)
         curves: dict[str, Curve] = {}
-        strength: dict[str, float] = {}
+        strength: dict[str, tuple[float, float]] = {}
         facts = {"models": float(len(masks)), "samples of the poison": float(len(groups["poison"]))}
         for name, rows in groups.items():
             last = len(rows) - 1
@@ -91,28 +95,40 @@ class FeatureStrength(SubsetModels):
             curves[f"g of {name}"] = Curve(x=at, y=level, x_title=COUNT, y_title=LEVEL)
             curves[f"s of {name}"] = Curve(x=at, y=slope, x_title=COUNT, y_title=SLOPE)
             near = np.array([min(self.alpha * len(rows), last)])
-            _, (strength[name],), (error,) = local_lines(counts, means, near, width)
+            _, (steep,), (error,) = local_lines(counts, means, near, width)
+            if len(rows) == len(groups["poison"]):
+                strength[name] = (float(steep), float(error))
             if name == "poison":
                 facts |= {"g(0) of the poison": level[0], "g(p - 1) of the poison": level[-1]}
-                facts["standard error of s(alpha p) of the poison"] = float(error)
         return Findings(facts=facts | _compared(strength), curves=curves)
 
 
-def _compared(strength: Mapping[str, float]) -> dict[str, float]:
-    """Return the strengths of the poison and of the strongest natural group, and their ratio."""
-    facts = {"s(alpha p) of the poison": float(strength["poison"])}
-    natural = max((s for name, s in strength.items() if name != "poison"), default=float("nan"))
-    facts["s(alpha p) of the strongest natural group"] = float(natural)
-    # Above 1, Assumption 1 holds among these groups; without a natural strength there is no ratio.
-    ratio = facts["s(alpha p) of the poison"] / natural if natural > 0 else float("nan")
-    return {**facts, "s of the poison / s of the strongest natural group": ratio}
+def _compared(strength: Mapping[str, tuple[float, float]]) -> dict[str, float]:
+    """Return s(alpha p) with its standard error of groups of p samples, and how they compare.
+
+    Args:
+        strength: group → s(alpha p) and its standard error; of poison, and of others of its size.
+    """
+    told = {f"the {name}": strength[name] for name in ("poison", "covers") if name in strength}
+    natural = [pair for name, pair in strength.items() if f"the {name}" not in told]
+    if natural:
+        told["the strongest natural group"] = max(natural)
+    facts = {}
+    for name, (steep, error) in told.items():
+        facts[f"s(alpha p) of {name}"] = steep
+        facts[f"standard error of s(alpha p) of {name}"] = error
+    if natural and max(natural)[0] > 0:
+        # Above 1, Assumption 1 holds among these groups.
+        ratio = strength["poison"][0] / max(natural)[0]
+        facts["s of the poison / s of the strongest natural group"] = ratio
+    return facts
 
 
-def natural_groups(data: ImageSet, poison: Flags, size: int) -> dict[str, IntArray]:
+def natural_groups(data: ImageSet, stamped: Flags, size: int) -> dict[str, IntArray]:
     """Return for each label the rows, at most `size`, nearest to the mean of its clean images."""
     groups = {}
     for label in np.unique(data.labels):
-        rows = np.flatnonzero((data.labels == label) & ~poison)
+        rows = np.flatnonzero((data.labels == label) & ~stamped)
         if len(rows) < LEAST:
             continue
         pixels = as_floats(data.take(rows).images).flatten(1)

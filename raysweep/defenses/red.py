@@ -293,7 +293,10 @@ class RED(Defense):
 
 
 def _ranked(reciprocals_KK: FloatArray, target: int) -> dict[str, Curve]:
-    """Return the reciprocals of pairs into the target and into all others, largest first."""
+    """Return the reciprocals of pairs into the target and into all others, largest first.
+
+    Pairs that never reach pi are left out.
+    """
     others = np.delete(reciprocals_KK, target, 1)
     parts = {"into the suspected class": reciprocals_KK[:, target], "into other classes": others}
     ranked = {name: np.sort(part[part > 0])[::-1] for name, part in parts.items()}

@@ -27,7 +27,9 @@ def section(material: Material) -> str:
     )
     facts = _named(material.rows, FACT, "What defenses measured of themselves")
     apart = _named(
-        material.rows, SEPARABILITY, "How far apart poison lies: AUROC of a linear discriminant in"
+        material.rows,
+        SEPARABILITY,
+        "Separability: AUROC of a linear discriminant between poison and others of its label",
     )
     return facts + apart + (drawn and said + drawn) + plots(curve_lines(material))
 

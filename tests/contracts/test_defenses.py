@@ -74,6 +74,9 @@ def outputs(findings: Findings) -> dict[str, np.ndarray]:
     found = {f"s.{k}": np.asarray(v) for k, v in findings.statistics.items()}
     found |= {f"k.{k}": np.asarray(v) for k, v in findings.kept.items()}
     found |= {f"c.{k}": np.stack([v.x, v.y]) for k, v in findings.curves.items()}
+    found |= {f"sp.{k}": np.asarray(v) for k, v in findings.spaces.items()}
+    if findings.losses is not None:
+        found["losses"] = np.asarray(findings.losses)
     if findings.train_scores is not None:
         found["train"] = np.asarray(findings.train_scores)
     if findings.model is not None:

@@ -52,7 +52,7 @@ def test_confusion_moves_poison_apart(
     case, found, _ = rounds
     before, after = (
         metrics.separability(found[space], case.train.labels, case.mask)
-        for space in ("victim", "confused")
+        for space in ("victim_axes", "confused_axes")
     )
     assert after > 0.98 and after >= before
     victim = toy.inputs(SMALL, case).victim
@@ -61,7 +61,7 @@ def test_confusion_moves_poison_apart(
     )
     mine = case.train.labels == 0
     expected = principal(features.numpy()[mine], 8)
-    np.testing.assert_allclose(found["victim"][mine], expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(found["victim_axes"][mine], expected, rtol=1e-5, atol=1e-5)
 
 
 def test_without_confusion_the_clean_task_stays(

@@ -23,6 +23,7 @@ from raysweep.defenses._datamodels import (
     ridge,
     subset_masks,
     value,
+    without_effects,
 )
 from raysweep.defenses._subset_models import margins
 from raysweep.defenses.datamodels import Datamodels
@@ -230,7 +231,8 @@ def test_the_prediction_of_models_grows_with_samples() -> None:
 
 def test_agreement_is_intersection_over_union() -> None:
     scores = np.arange(100.0)
-    assert agreement(scores, scores) == 1 and agreement(scores, -scores) == 0
+    assert agreement(scores, scores) == 1 and agreement(scores, 99 - scores) == 0
+    assert agreement(0 * scores, 0 * scores) == 0, "nothing found is no agreement"
 
 
 def test_more_models_keep_the_shards() -> None:
@@ -248,9 +250,12 @@ def test_a_set_counts_by_how_far_it_exceeds_chance() -> None:
 
 
 def scored(seed: int, effect: float, **given: object) -> np.ndarray:
-    """Return scores of 120 samples, the first 30 of which have `effect` together on each other."""
+    """Return scores of 120 samples, the first 30 of which have `effect` together on each other.
+
+    Each sample has a large effect on itself.
+    """
     draw, masks = np.random.default_rng(seed), subset_masks(seed, 0, 300, 120, 0.5)
-    outputs = draw.normal(0, 1, (300, 120))
+    outputs = draw.normal(0, 1, (300, 120)) + 4 * masks
     outputs[:, :30] += effect / 30 * (masks[:, :30].sum(1, keepdims=True) - 15)
     method = Datamodels.model_validate({"sizes": (3, 6, 12, 30), "restarts": 10, **given})
     return method._scores(
@@ -259,21 +264,36 @@ def scored(seed: int, effect: float, **given: object) -> np.ndarray:
 
 
 @pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("blocks", ["none", "labels"])
-def test_small_chance_finds_do_not_hide_a_larger_group(seed: int, blocks: str) -> None:
+@pytest.mark.parametrize("given", [{}, {"blocks": "labels"}, {"held_out": True}], ids=str)
+def test_small_chance_finds_do_not_hide_a_larger_group(seed: int, given: dict[str, object]) -> None:
     planted = np.arange(120) < 30
-    by_size = scored(seed, 8.0, blocks=blocks)
-    by_chance = scored(seed, 8.0, blocks=blocks, weigh="chance")
+    by_size, by_chance = (scored(seed, 12.0, **given, weigh=how) for how in ("size", "chance"))
     one, other = (metrics.ranking(x, planted).auroc for x in (by_size, by_chance))
-    assert other > 0.95 and other > one
-    nothing = scored(seed, 0.0, blocks=blocks, weigh="chance")
+    assert other > 0.93 and other > one
+    nothing = scored(seed, 0.0, **given, weigh="chance")
     assert nothing.max() < 0.25 * by_chance.max(), "without an effect little exceeds chance"
+
+
+def test_effects_are_taken_from_outputs_but_those_of_samples_on_themselves() -> None:
+    weights, masks, outputs = linear(4000)
+    outputs = outputs + 5 * masks
+    nothing = without_effects(outputs, masks, np.random.default_rng(0).permutation(4000))
+    gap = [(x * masks).sum(0) / masks.sum(0) - (x * ~masks).sum(0) / (~masks).sum(0)
+           for x in (outputs, nothing)]  # fmt: skip
+    np.testing.assert_allclose(gap[1], gap[0], atol=0.3)
+    assert gap[0].mean() > 4
+    noise = difference_of_means(nothing, masks)
+    assert (
+        np.abs(np.corrcoef(noise.ravel(), (weights - np.diag(np.diag(weights))).ravel())[0, 1])
+        < 0.05
+    )
+    assert nothing.std() == pytest.approx(outputs.std(), rel=0.02)
 
 
 def test_weighing_by_chance_is_badged_and_needs_margins() -> None:
     assert "extension: sets weighed by chance" in Datamodels(weigh="chance").badges()
     assert not Datamodels().badges()
-    with pytest.raises(ValueError, match="weigh: chance shuffles subset models"):
+    with pytest.raises(ValueError, match="weigh: chance needs margins"):
         Datamodels(weigh="chance", keep="gradients")
 
 

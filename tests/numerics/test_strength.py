@@ -15,6 +15,7 @@ from raysweep.datasets import ImageSet
 from raysweep.defenses import Findings, Inputs
 from raysweep.defenses.feature_strength import (
     FeatureStrength,
+    _compared,
     held_out_means,
     local_lines,
     natural_groups,
@@ -33,6 +34,7 @@ SLOPES = {"poison": 0.25, "class 0": 0.125, "class 1": 0.0625, "class 2": 0.0625
 
 
 def given(order: np.ndarray | None = None, poison: np.ndarray = POISON, **more: Any) -> Inputs:
+    more.setdefault("cover_mask", np.zeros(N, bool))
     order = np.arange(N) if order is None else order
     images = torch.randint(0, 256, (N, 1, 6, 6), generator=torch.Generator().manual_seed(0))
     data = ImageSet(images=images.to(torch.uint8), labels=LABELS).take(order)
@@ -78,6 +80,7 @@ def test_a_planted_line_is_recovered_with_its_slope() -> None:
          "g(p - 1) of the poison": 0.25 * 39 - 2, "s(alpha p) of the poison": 0.25,
          "standard error of s(alpha p) of the poison": 0,
          "s(alpha p) of the strongest natural group": 0.125,
+         "standard error of s(alpha p) of the strongest natural group": 0,
          "s of the poison / s of the strongest natural group": 2}, abs=1e-9
     )  # fmt: skip
 
@@ -147,6 +150,26 @@ def test_natural_groups_are_the_clean_images_nearest_to_their_class_mean() -> No
     assert few["class 1"].tolist() == list(range(30, 44)), "all that there are"
 
 
+def test_covers_have_a_curve_of_their_own_and_only_equal_groups_are_compared() -> None:
+    covers = (LABELS == 2) & (np.arange(N) < 3 * P)
+    groups = FeatureStrength()._groups(given(cover_mask=covers))
+    assert groups["covers"].tolist() == np.flatnonzero(covers).tolist()
+    assert not covers[groups["class 2"]].any() and not POISON[groups["class 1"]].any()
+    facts = _compared({"poison": (0.5, 0.1), "covers": (0.9, 0.2), "class 0": (0.25, 0.3)})
+    assert facts["s(alpha p) of the covers"] == 0.9, "told, and no natural group"
+    assert facts["s of the poison / s of the strongest natural group"] == 2
+    assert not any("natural" in name for name in _compared({"poison": (0.5, 0.1)}))
+    # Twenty more poisoned samples than class 1 has clean ones: its curve is drawn alone.
+    many = POISON | ((LABELS == 1) & (np.arange(N) < 3 * 50))
+    method = FeatureStrength()
+    shards = [{"margins": np.zeros((300, N)), "masks": np.packbits(
+        method._subsets(given(poison=many), Context(seed=1), 0, 300), axis=1)}]  # fmt: skip
+    found = method.run(given(poison=many, shards=shards), Context(seed=1))
+    assert (
+        "g of class 1" in found.curves and len(method._groups(given(poison=many))["class 1"]) < 50
+    )
+
+
 def test_without_poison_it_says_so_before_any_training() -> None:
     method = FeatureStrength()
     with pytest.raises(ValueError, match=r"poison_mask must mark at least 10 .* got 0; raise .*"):
@@ -193,7 +216,9 @@ def test_a_sweep_stores_the_curves_and_evaluates_the_victim(tmp_path: Path) -> N
     measured, plain, perfect = (
         rows.loc["planted_feature", name] for name in ("feature_strength", "none", "perfect_filter")
     )
-    assert (measured["kind"], measured["badges"]) == ("control", "oracle: poison mask")
+    assert (measured["kind"], measured["badges"]) == (
+        "control", "oracle: poison mask, oracle: cover mask",
+    )  # fmt: skip
     assert measured["status"] == "ok" and measured["key_model"] == plain["key_model"]
     assert (measured["ca"], measured["asr"]) == (plain["ca"], plain["asr"])
     assert measured["found.samples of the poison"] == measured["cover_count"] == 24
@@ -201,7 +226,7 @@ def test_a_sweep_stores_the_curves_and_evaluates_the_victim(tmp_path: Path) -> N
     material = records.gather("strengths", str(tmp_path))
     assert list(material.measured) == [measured["trial"]]
     curves = material.measured[measured["trial"]]
-    assert {"g of poison", "s of poison", "g of class 9"} < set(curves)
+    assert {"g of poison", "s of covers", "g of class 9"} < set(curves)
     assert all(c.x.shape == c.y.shape == (5,) for c in curves.values())
     titles = [title for title, _ in insides.curve_lines(material)]
     assert len(titles) == 2 and ": g(k), margin of held-out samples" in titles[0]

@@ -78,6 +78,7 @@ def test_the_planted_feature_is_another_corner_of_the_same_size_and_keeps_its_la
     )  # type: ignore[arg-type]
     assert torch.equal(poison, test), "test inputs wear the backdoor's patch"
     assert benign[0].any(0).sum() == poison[0].any(0).sum() == 25 and not (benign & poison).any()
+    assert torch.equal(stamped(attack, GREY, "cover"), stamped(attack, GREY).flip(-1)), "mirrored"
     assert benign.any(1)[0].nonzero().min(0).values.tolist() == [27, 0]
     assert poison.any(1)[0].nonzero().min(0).values.tolist() == [27, 27]
     labels = np.arange(1000) % 10
