@@ -116,8 +116,7 @@ FAULTS = (
     Fault(
         "chance without samples' effects on themselves", SEARCH,
         "own + (outputs - own)[order]", "outputs[order]",
-        (TESTS + "small_chance_finds_do_not_hide_a_larger_group",
-         TESTS + "effects_are_taken_from_outputs_but_those_of_samples_on_themselves"),
+        (TESTS + "effects_are_taken_from_outputs_but_those_of_samples_on_themselves",),
     ),
     Fault(
         "samples that score nothing agree", SEARCH,
