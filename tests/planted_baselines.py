@@ -91,6 +91,17 @@ COMPARED = (
 
 REVERSED = (
     Fault(
+        "rises of the posterior count as falls", PATTERNS,
+        "(before[:, target] - after[:, target]).clamp(min=0)",
+        "(before[:, target] - after[:, target]).abs()",
+        (SEARCH + "the_cut_may_come_from_the_targets_posterior_in_other_classes",),
+    ),
+    Fault(
+        "the cut from each sample's own posterior whatever is asked", PATTERNS,
+        'drops if self.reference == "own" else falls', "drops",
+        (SEARCH + "the_cut_may_come_from_the_targets_posterior_in_other_classes",),
+    ),
+    Fault(
         "K - 1 exponent dropped", RED,
         "-np.expm1((classes - 1) * np.log1p(-tail))", "-np.expm1(np.log1p(-tail))",
         (SEARCH + "p_values_are_the_two_level_order_statistic",),

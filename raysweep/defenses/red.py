@@ -12,7 +12,9 @@ objective, its null and its steps are those of the authors' scripts (the objecti
 both terms). Gammas are located at 0 and the significance is calibrated for the number of classes
 (`calibrated: false` compares p itself). The score is by how much removal of the pattern lowers the
 class's log posterior; the default rule flags what lies above the quantile of the same score in
-classes that are neither target nor source, since the plain flip, `rule: flip`, misses poison;
+classes that are neither target nor source, since the plain flip, `rule: flip`, misses poison. There
+`reference: own` takes the fall of a sample's own class, of which other classes have more to lose
+than the target's clean samples, and `target` that of the target's posterior, a rise counting 0.
 `rule: split` flags the upper of the two groups into which the scores of the class fall. `weight`
 and `scan_weight` are lambda in the final estimate and in the scan of all pairs.
 """
@@ -63,6 +65,9 @@ class RED(Defense):
     scan_weight: float = Field(1.0, ge=0, description="lambda of the second term, for all pairs")
     null: Literal["exclude_target", "drop_top", "mad"] = reduction(
         "exclude_target", description="pairs without an attack, for the test"
+    )
+    reference: Literal["own", "target"] = reduction(
+        "own", description="whose posterior's fall gives the cut, in other classes"
     )
     theta: float = decision(0.05, gt=0, lt=1, description="significance")
     calibrated: bool = decision(True, description="whether theta is the share of false alarms")
@@ -245,6 +250,7 @@ class RED(Defense):
         v = torch.from_numpy(pattern)
         rows = np.arange(len(data))
         drops, leaves = np.zeros(len(data)), np.zeros(len(data), bool)
+        falls = np.zeros(len(data))  # of the target's posterior
         for start in range(0, len(data), 1000):
             cut = rows[start : start + 1000]
             images = as_floats(data.images[start : start + 1000])
@@ -254,6 +260,7 @@ class RED(Defense):
             )
             given = torch.from_numpy(data.labels[cut])[:, None]
             drops[cut] = (before.gather(1, given) - after.gather(1, given))[:, 0].numpy()
+            falls[cut] = (before[:, target] - after[:, target]).clamp(min=0).numpy()
             leaves[cut] = (after.argmax(1) != given[:, 0]).numpy()
         if not np.isfinite(drops).all():
             raise ValueError("the victim's outputs are not finite; it may have diverged")
@@ -261,7 +268,8 @@ class RED(Defense):
         apart = ~inside & (data.labels != source)
         scores = np.full(len(data), drops.min() - 1.0)
         scores[inside] = drops[inside]
-        return scores, leaves & inside, drops[apart]
+        compared = drops if self.reference == "own" else falls
+        return scores, leaves & inside, compared[apart]
 
     def decide(self, evidence: Evidence) -> Decision:
         """Name the target class if the test is significant, and flag in it."""

@@ -205,6 +205,25 @@ def evidence(case: Planted, found: Findings) -> Evidence:
     )  # fmt: skip
 
 
+def test_the_cut_may_come_from_the_targets_posterior_in_other_classes() -> None:
+    case, ctx = planted(60, 0), Context(seed=1)
+    pattern = case.pattern.reshape(1, SIDE, SIDE).astype(np.float32)
+    theirs = SMALL.model_copy(update={"reference": "target"})
+    scores, leaves, own = SMALL._removal(case.inputs(), ctx, pattern, 1, 0)
+    same, still, falls = theirs._removal(case.inputs(), ctx, pattern, 1, 0)
+    assert (same == scores).all() and (still == leaves).all()
+    images = case.train.images[torch.from_numpy(case.train.labels > 1)].float() / 255
+    with torch.no_grad():
+        before, after = (
+            case.network(x).log_softmax(1)
+            for x in (images, (images - torch.from_numpy(pattern)).clamp(0, 1))
+        )
+    np.testing.assert_allclose(falls, (before - after)[:, 1].clamp(min=0), atol=1e-5)
+    assert falls.min() > 0 and not np.allclose(own, falls)
+    _, _, rises = theirs._removal(case.inputs(), ctx, -pattern, 1, 0)
+    assert (rises == 0).mean() > 0.9, "what rises is no fall"
+
+
 def test_a_split_is_the_best_of_all_cuts() -> None:
     values = np.random.default_rng(0).normal(size=40)
     values[:10] += 6
