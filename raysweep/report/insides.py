@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
 
 import numpy as np
 import pandas as pd
@@ -20,7 +20,7 @@ GROUPS = {"poison": ("poisoned", COLORS[1], "solid"), "rest": ("not poisoned", C
 
 def section(material: Material) -> str:
     """Return the table of facts and the figures of losses and curves, where there are any."""
-    drawn = plots(loss_lines(material)) if material.losses else ""
+    drawn = plots(loss_lines(material))
     said = note(
         "Medians over training samples; the band is from the first to the third quartile. Which "
         "samples are poisoned the defense does not know."
@@ -63,8 +63,10 @@ def loss_lines(material: Material) -> Titled:
     return [(title, _losses(material, trials)) for title, trials in groups.items()]
 
 
-def _trials(material: Material, told: Iterable[str]) -> Iterator[tuple[str, str, str, str]]:
+def _trials(material: Material, told: Collection[str]) -> Iterator[tuple[str, str, str, str]]:
     """Yield trial, defense and attack, where trained if trials differ in it, and seed."""
+    if not told:  # a sweep that was only tuned has no rows
+        return
     rows = material.rows.drop_duplicates("trial").set_index("trial")
     attacks, arenas = attack_column(rows), arena_column(rows)
     several = arenas.nunique() > 1

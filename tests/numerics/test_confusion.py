@@ -242,7 +242,8 @@ def test_permuting_samples_permutes_what_is_flagged() -> None:
         data = ImageSet(images=case.train.images[torch.from_numpy(rows)], labels=labels[rows])
         ctx, network = Context(seed=0), toy.network(case.weights)
         losses = training.per_sample_losses(network, data, toy.RECIPE, "cpu").numpy()
-        found = SMALL._found(network, data, losses[None], toy.inputs(SMALL, case), ctx)
+        inputs = toy.inputs(SMALL, case, training_set=data)
+        found = SMALL._found(network, np.zeros((600, 4)), losses[None], inputs, ctx)
         values = {
             "labels": data.labels, "num_classes": toy.CLASSES, "statistics": found.statistics,
             "train_scores": found.train_scores,
