@@ -342,9 +342,8 @@ class Planner:
         return self._add("features", params, {**setting.stamp, "weights": model}, "gpu")
 
     def _evaluate(self, trial: Trial, setting: Setting, roles: dict[str, str]) -> str:
-        attacking = self._identity(trial.attack, RATES)
         roles["tested"] = tested = self.tested(trial, setting, roles["model"])
         inputs = {"data": setting.data, "tested": tested}
         inputs |= {role: roles[role] for role in ("poison", "defend", "decide") if role in roles}
-        params = {"attack": attacking, "rate": trial.attack.rate}
+        params = {"attack": self._identity(trial.attack, RATES), "rate": trial.attack.rate}
         return self._add("evaluate", params, inputs, "cpu")
