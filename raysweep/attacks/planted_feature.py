@@ -49,7 +49,7 @@ class PlantedFeature(Attack):
 
     @model_validator(mode="after")
     def _feature_is_benign(self) -> Self:
-        if self.feature_class == self.target:
+        if self.label_map == "all_to_one" and self.feature_class == self.target:
             raise ValueError(
                 f"feature_class must be another class than target, got {self.feature_class} for "
                 f"both: a patch that speaks for the target is a backdoor; leave feature_class out"

@@ -90,6 +90,8 @@ def test_the_planted_feature_is_another_corner_of_the_same_size_and_keeps_its_la
         assert set(labels[other.cover_pool(labels, 10)]) == {bearer or 0}
     with pytest.raises(ValueError, match="feature_class must be another class than target, got 3"):
         PlantedFeature(target=3, feature_class=3)
+    no_target = PlantedFeature(label_map="all_to_all", feature_class=0)
+    assert set(labels[no_target.cover_pool(labels, 10)]) == {0}
     with pytest.raises(PlanError, match="feature_class must be a class from 0 to 9, got 10"):
         PlantedFeature(feature_class=10).counts(labels, 10)
 
