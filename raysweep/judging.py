@@ -71,6 +71,9 @@ def judge(
     rejected = _rejected(found, decision)
     clean, triggered = tested["clean_predicted"], tested["triggered_predicted"]
     _enter(metrics, "ca", accuracy(clean, truth.labels, rejected.get("clean")))
+    # With one target: without its class, as Anti-Backdoor Learning's code reports it.
+    among = accuracy(clean, truth.labels, rejected.get("clean"), truth.eligible)
+    _enter(metrics, "ca_eligible", among)
     _enter(
         metrics,
         "asr",

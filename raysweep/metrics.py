@@ -74,9 +74,12 @@ def _right(predicted: Ints, wanted: Ints, rejected: Bools | None) -> Bools:
     return right if rejected is None else right & ~rejected
 
 
-def accuracy(predicted: Ints, labels: Ints, rejected: Bools | None = None) -> Share:
-    """Return the clean accuracy of predictions (N,); rejected inputs are errors."""
-    return share(_right(predicted, labels, rejected))
+def accuracy(
+    predicted: Ints, labels: Ints, rejected: Bools | None = None, among: Bools | None = None
+) -> Share:
+    """Return the clean accuracy of predictions (N,), or of some; rejected inputs are errors."""
+    right = _right(predicted, labels, rejected)
+    return share(right if among is None else right[among])
 
 
 def attack_success(

@@ -126,6 +126,7 @@ def fit(
     *,
     objective: Objective | None = None,
     phase: str = "fit",
+    steps: int | None = None,
     optimizer: torch.optim.Optimizer | None = None,
     on_epoch: Callable[[int, nn.Module], bool | None] | None = None,
     checkpoint: bool = False,
@@ -140,6 +141,7 @@ def fit(
         objective: maps the model and the batches of this step to a scalar loss; by default
             cross-entropy with the recipe's label smoothing.
         phase: tells the random streams of several `fit` calls of one stage apart.
+        steps: how many, instead of the recipe's epochs; the last epoch may then be a part of one.
         optimizer: to carry its state over from an earlier phase; by default a new one.
         on_epoch: called after each epoch with its number from 1 and the model in train mode;
             training ends early if it returns True.
@@ -163,20 +165,30 @@ def fit(
     sources = {name: Source(name, stream, recipe, ctx) for name, stream in streams.items()}
     optimizer = optimizer or make_optimizer(model, recipe)
     name, kept = f"fit.{phase}.{ctx.device}", time.monotonic()
+    epochs = _epochs(recipe, next(iter(sources.values())).batches, steps)
     model.train()
     with global_seed(ctx.stream("dropout")):
         kept_state = stage.restored if checkpoint else {}
         means = resume.restored(kept_state, model, optimizer, sources, name)
-        for epoch in range(len(means), recipe.epochs):
-            means.append(_epoch(model, optimizer, sources, objective, recipe, ctx.device, epoch))
-            ctx.progress((epoch + 1) / recipe.epochs, f"{phase}: epoch {epoch + 1}")
-            if on_epoch is not None and on_epoch(epoch + 1, model):
+        for epoch, rates in enumerate(epochs[len(means) :], len(means) + 1):
+            means.append(_epoch(model, optimizer, sources, objective, recipe, ctx.device, rates))
+            ctx.progress(epoch / len(epochs), f"{phase}: epoch {epoch}")
+            if on_epoch is not None and on_epoch(epoch, model):
                 break
             if checkpoint and time.monotonic() - kept >= CHECKPOINT_SECONDS:
                 stage.checkpoint(resume.captured(model, optimizer, sources, means, name))
                 kept = time.monotonic()
     model.eval()
     return means
+
+
+def _epochs(recipe: Recipe, per_epoch: int, steps: int | None) -> list[dict[int, float]]:
+    """Return the learning rate of every step, epoch by epoch."""
+    total = per_epoch * recipe.epochs if steps is None else steps
+    return [
+        {n: learning_rate(recipe, n, total) for n in range(first, min(first + per_epoch, total))}
+        for first in range(0, total, per_epoch)
+    ]
 
 
 def _epoch(
@@ -186,14 +198,13 @@ def _epoch(
     objective: Objective,
     recipe: Recipe,
     device: str,
-    epoch: int,
+    rates: Mapping[int, float],
 ) -> float:
-    """Train for one epoch, counted from 0; return the mean of its losses."""
-    per_epoch = next(iter(sources.values())).batches
+    """Train for the steps that have `rates`; return the mean of the losses."""
     losses = []
-    for step in range(epoch * per_epoch, (epoch + 1) * per_epoch):
+    for step, rate in rates.items():
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(recipe, step, per_epoch * recipe.epochs)
+            group["lr"] = rate
         batches = {n: s.next() for n, s in sources.items() if step % s.stream.every == 0}
         with autocast(recipe, device):
             loss = objective(model, batches)
@@ -201,7 +212,7 @@ def _epoch(
         loss.backward()
         optimizer.step()
         losses.append(loss.detach())
-    return _checked_mean(torch.stack(losses), epoch * per_epoch)
+    return _checked_mean(torch.stack(losses), min(rates))
 
 
 def _checked_mean(losses: torch.Tensor, first_step: int) -> float:

@@ -62,12 +62,14 @@ def test_clean_accuracy_is_of_all_classes_and_success_of_those_without_the_targe
         labels=labels, mapped=mapped, eligible=labels != mapped, given=labels, poison=none,
         cover=none, targets=(0,),
     )  # fmt: skip
-    predicted = np.where(labels == 0, 1, labels)
+    predicted = np.where((labels == 0) | (labels == 1), 1, labels)
+    predicted[labels == 2] = 3
     tested = {"clean_predicted": predicted, "triggered_predicted": mapped}
     found, _ = judge(truth=truth, tested=tested, found={}, decided={}, decision={})
-    assert (found["ca"], found["ca_n"]) == (0.9, 10_000)
+    assert (found["ca"], found["ca_n"]) == (0.8, 10_000)
+    assert (found["ca_eligible"], found["ca_eligible_n"]) == (pytest.approx(8 / 9), 9000)
     assert (found["asr"], found["asr_n"]) == (1.0, 9000)
-    assert accuracy(predicted[labels != 0], labels[labels != 0]) == Share(value=1.0, n=9000)
+    assert accuracy(predicted[labels != 0], labels[labels != 0]) == Share(value=8 / 9, n=9000)
 
 
 def test_rejected_triggered_inputs_are_neither_successes_nor_robust() -> None:

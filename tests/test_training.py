@@ -93,6 +93,27 @@ def test_phases_have_their_own_order_and_carry_an_optimizer() -> None:
     assert optimizer.state
 
 
+@pytest.mark.parametrize(("steps", "epochs"), [(0, 0), (7, 2), (12, 2), (13, 3)])
+def test_training_takes_the_steps_it_is_given(steps: int, epochs: int) -> None:
+    """Of six steps a pass; the last epoch is a part, and the schedule ends with the last step."""
+    recipe = FAST.model_copy(update={"epochs": 50, "schedule": "cosine"})
+    network = training.build(toy.MODEL, toy.SHAPE, Context(seed=1))
+    optimizer = training.make_optimizer(network, recipe)
+    rates: list[float] = []
+    seen: list[int] = []
+
+    def objective(model: nn.Module, batches: Mapping[str, Batch]) -> torch.Tensor:
+        rates.append(optimizer.param_groups[0]["lr"])
+        return training.cross_entropy(model, batches)
+
+    means = training.fit(
+        network, toy.toy().train, recipe, Context(seed=1), objective=objective, steps=steps,
+        optimizer=optimizer, on_epoch=lambda epoch, _: seen.append(epoch),
+    )  # fmt: skip
+    assert len(rates) == steps and len(means) == epochs and seen == list(range(1, epochs + 1))
+    assert rates == [training.learning_rate(recipe, step, steps) for step in range(steps)]
+
+
 def test_training_stops_when_asked() -> None:
     network = training.build(toy.MODEL, toy.SHAPE, Context(seed=1))
     losses = training.fit(

@@ -52,7 +52,7 @@ class Model(Method):
 
 def is_small(shape: Shape) -> bool:
     """Return whether the field gives images of this size a stem that does not shrink them."""
-    return min(shape.height, shape.width) < 64
+    return min(shape.height, shape.width) <= 64
 
 
 def normalized(shape: Shape, net: nn.Module) -> nn.Module:

@@ -3,7 +3,7 @@
 Z. Liu, H. Mao, C.-Y. Wu, C. Feichtenhofer, T. Darrell, S. Xie: A ConvNet for the 2020s, CVPR 2022,
 arXiv:2201.03545.
 
-Where we differ: torchvision's network; on images of less than 64 pixels a side the stem cuts
+Where we differ: torchvision's network; on images of at most 64 pixels a side the stem cuts
 patches of 2 instead of 4 pixels.
 """
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 class ConvNeXtTiny(Model):
     """torchvision's ConvNeXt-T; features are the head's 768 inputs."""
 
+    VERSION = 2
     LAYERS: ClassVar[tuple[str, ...]] = (
         "net.features.1", "net.features.3", "net.features.5", "net.features.7", "net.avgpool",
         "net.classifier.2",

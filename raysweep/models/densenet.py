@@ -3,7 +3,7 @@
 G. Huang, Z. Liu, L. van der Maaten, K. Weinberger: Densely Connected Convolutional Networks,
 CVPR 2017, arXiv:1608.06993.
 
-Where we differ: torchvision's networks; on images of less than 64 pixels a side the stem is a
+Where we differ: torchvision's networks; on images of at most 64 pixels a side the stem is a
 3 x 3 convolution without stride and pooling.
 """
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 class DenseNet(Model):
     """torchvision's DenseNet; features are the head's inputs, 1,024 at depth 121."""
 
+    VERSION = 2
     LAYERS: ClassVar[tuple[str, ...]] = (
         "net.features.denseblock1", "net.features.denseblock2", "net.features.denseblock3",
         "net.features.denseblock4", "net.features", "net.classifier",

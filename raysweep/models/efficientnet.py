@@ -3,7 +3,7 @@
 M. Tan, Q. Le: EfficientNet, Rethinking Model Scaling for Convolutional Neural Networks, ICML 2019,
 arXiv:1905.11946.
 
-Where we differ: torchvision's networks; on images of less than 64 pixels a side the first
+Where we differ: torchvision's networks; on images of at most 64 pixels a side the first
 convolution does not stride.
 """
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 class EfficientNet(Model):
     """torchvision's EfficientNet; features are the head's inputs, 1,280 for b0."""
 
+    VERSION = 2
     LAYERS: ClassVar[tuple[str, ...]] = (
         "net.features.2", "net.features.4", "net.features.6", "net.features", "net.classifier.1",
     )  # fmt: skip

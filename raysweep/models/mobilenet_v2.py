@@ -3,7 +3,7 @@
 M. Sandler, A. Howard, M. Zhu, A. Zhmoginov, L.-C. Chen: MobileNetV2, Inverted Residuals and Linear
 Bottlenecks, CVPR 2018, arXiv:1801.04381.
 
-Where we differ: torchvision's network; on images of less than 64 pixels a side the first
+Where we differ: torchvision's network; on images of at most 64 pixels a side the first
 convolution and the second stage do not stride, as the field does on CIFAR.
 """
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 class MobileNetV2(Model):
     """torchvision's MobileNetV2; features are the head's 1,280 inputs (dropout before it)."""
 
+    VERSION = 2
     LAYERS: ClassVar[tuple[str, ...]] = (
         "net.features.3", "net.features.6", "net.features.13", "net.features", "net.classifier.1",
     )  # fmt: skip

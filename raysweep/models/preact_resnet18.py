@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 class PreActResNet18(Model):
     """Four stages of two blocks, 64 to 512 channels; features are the head's 512 inputs."""
 
+    VERSION = 2
     LAYERS: ClassVar[tuple[str, ...]] = (
         "net.layer1", "net.layer2", "net.layer3", "net.layer4", "net.avgpool", "net.linear",
     )  # fmt: skip

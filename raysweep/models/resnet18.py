@@ -4,7 +4,7 @@ K. He, X. Zhang, S. Ren, J. Sun: Deep Residual Learning for Image Recognition, C
 arXiv:1512.03385.
 
 Where we differ: torchvision's network, with the 3 x 3 stem without pooling that the field uses on
-small images, wherever the image side is under 64 pixels.
+small images, wherever the image side is at most 64 pixels.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 class ResNet18(Model):
     """torchvision's ResNet-18; features are the 512 inputs of the dense head."""
 
+    VERSION = 2
     LAYERS: ClassVar[tuple[str, ...]] = (
         "net.layer1", "net.layer2", "net.layer3", "net.layer4", "net.avgpool", "net.fc",
     )  # fmt: skip

@@ -3,7 +3,7 @@
 K. Simonyan, A. Zisserman: Very Deep Convolutional Networks for Large-Scale Image Recognition,
 ICLR 2015, arXiv:1409.1556; S. Ioffe, C. Szegedy, ICML 2015, for batch normalization.
 
-Where we differ: torchvision's network; on images of less than 64 pixels a side, global average
+Where we differ: torchvision's network; on images of at most 64 pixels a side, global average
 pooling and one dense layer stand in for the three dense layers, as in the field's toolboxes.
 """
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 class VGG16BN(VGG):
     """torchvision's VGG-16."""
+
+    VERSION = 2
 
     def build(self, shape: Shape) -> nn.Module:
         """Return a fresh network."""

@@ -4,7 +4,7 @@ A. Dosovitskiy et al.: An Image is Worth 16 x 16 Words, ICLR 2021, arXiv:2010.11
 that of H. Touvron et al.: Training Data-Efficient Image Transformers, ICML 2021, arXiv:2012.12877.
 
 Where we differ: torchvision's transformer with these sizes. Patches are 4 pixels wide on images of
-less than 64 pixels a side, else 16; the image is resized to a multiple of them where it must be.
+at most 64 pixels a side, else 16; the image is resized to a multiple of them where it must be.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 class ViTTiny(ViT):
     """192 wide, 3 heads, 12 blocks."""
 
+    VERSION = 2
     LAYERS: ClassVar[tuple[str, ...]] = ("net.vit.encoder.ln", "net.vit.heads.head")
 
     blocks: int = Field(12, ge=1, le=48, description="encoder blocks")

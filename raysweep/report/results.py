@@ -26,11 +26,11 @@ from raysweep.report.tables import (
     words,
 )
 
-EXTRA = ("ra", "auroc", "ap", "tpr_at_1fpr", "fpr_no_cover", "cover_removal")
+EXTRA = ("ca_eligible", "ra", "auroc", "ap", "tpr_at_1fpr", "fpr_no_cover", "cover_removal")
 TITLES = {
-    "ca": "CA", "asr": "ASR", "ra": "RA", "tpr": "TPR", "fpr": "FPR", "auroc": "AUROC",
-    "ap": "AP", "tpr_at_1fpr": "TPR@1%FPR", "fpr_no_cover": "FPR without covers",
-    "cover_removal": "covers removed",
+    "ca": "CA", "ca_eligible": "CA of eligible", "asr": "ASR", "ra": "RA", "tpr": "TPR",
+    "fpr": "FPR", "auroc": "AUROC", "ap": "AP", "tpr_at_1fpr": "TPR@1%FPR",
+    "fpr_no_cover": "FPR without covers", "cover_removal": "covers removed",
 }  # fmt: skip
 # Differences that do not count as one: the project's equivalence margins.
 CA_MARGIN = 0.02

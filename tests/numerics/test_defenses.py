@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,8 +23,9 @@ from raysweep.defenses.spectral_signatures import SpectralSignatures, projection
 from raysweep.defenses.strip import Strip
 from raysweep.launch import launch
 from raysweep.loading import from_text
+from raysweep.recipe import Recipe
 from raysweep.sweepfile import parse
-from raysweep.training import Batch, Stream, fit
+from raysweep.training import Batch, Stream, fit, learning_rate
 from tests import toy
 
 
@@ -165,7 +168,7 @@ def test_isolation_takes_exactly_the_lowest_losses() -> None:
 
 
 def test_ascent_stops_at_what_a_defender_can_see() -> None:
-    ascent = Ascent(cap=math.log(100), most=3)
+    ascent = Ascent(cap=math.log(100))
     labels = torch.tensor([0, 0])
     easy = torch.tensor([[9.0, 0.0], [9.0, 0.0]])
 
@@ -178,8 +181,6 @@ def test_ascent_stops_at_what_a_defender_can_see() -> None:
     assert not ascent.finished()
     step(-easy)
     assert ascent.finished(), "the isolated samples are forgotten"
-    step(easy)
-    assert ascent.steps == 3 and ascent.finished()
 
 
 def test_abl_isolates_and_unlearns_the_toy() -> None:
@@ -212,21 +213,82 @@ def test_isolation_by_random_scores_is_as_pure_as_the_set() -> None:
 def test_unlearning_raises_the_isolated_loss_at_every_step() -> None:
     """At a small learning rate, one batch of all the poison."""
     case = toy.toy()
-    ascent, losses = Ascent(math.log(100), 10), []
+    ascent, losses = Ascent(math.log(100)), []
 
-    def after(epoch: int, model: torch.nn.Module) -> bool:
-        del epoch
+    def after(epoch: int, model: torch.nn.Module) -> None:
+        del epoch, model
         losses.append(float(ascent.latest))
-        model.train()
-        return ascent.finished()
 
-    recipe = toy.RECIPE.model_copy(
-        update={"epochs": 20, "learning_rate": 1e-3, "schedule": "constant"}
-    )
+    recipe = toy.RECIPE.model_copy(update={"learning_rate": 1e-3, "schedule": "constant"})
     poison = {"isolated": Stream(data=case.train.take(np.flatnonzero(case.mask)))}
     network = toy.network(case.weights)
-    fit(network, poison, recipe, Context(seed=0), objective=ascent, on_epoch=after)
+    fit(network, poison, recipe, Context(seed=0), objective=ascent, steps=10, on_epoch=after)
     assert len(losses) == 10 and (np.diff(losses) > 0.01).all()
+
+
+@pytest.mark.parametrize("isolated", [3, 40])
+def test_unlearning_takes_its_steps_however_many_samples_are_isolated(
+    isolated: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = []
+
+    class Counted(Ascent):
+        def __call__(self, model: torch.nn.Module, batches: Mapping[str, Batch]) -> torch.Tensor:
+            steps.append(len(batches["isolated"].labels))
+            return super().__call__(model, batches)
+
+    monkeypatch.setattr("raysweep.defenses.abl.Ascent", Counted)
+    case = toy.toy()
+    defense = ABL(tuning_epochs=0, unlearning_steps=7)
+    kept = {name: t.numpy() for name, t in case.weights.items()}
+    flags = np.arange(len(case.train)) < isolated
+    seen = toy.inputs(defense, case, found=kept, decision=Decision(flags=flags))
+    defense.repair(seen, Context(seed=5))
+    assert len(steps) == 7 and max(steps) <= 8
+
+
+def test_three_passes_of_ascent_alone_forget_the_trigger() -> None:
+    """The released code's second stage: ASR below 5 %, at less than 2 points of accuracy."""
+    case = toy.toy()
+    defense = ABL(tuning_epochs=0, ascent="separate", unlearning_rate=0.03, unlearning_steps=3)
+    kept = {name: t.numpy() for name, t in case.weights.items()}
+    half = np.isin(np.arange(len(case.train)), np.flatnonzero(case.mask)[::2])
+    seen = toy.inputs(defense, case, found=kept, decision=Decision(flags=half))
+    weights = defense.repair(seen, Context(seed=5))
+    assert toy.asr(weights, case) < 0.05 < 0.9 < toy.asr(case.weights, case)
+    assert toy.accuracy(weights, case) > toy.accuracy(case.weights, case) - 0.02
+
+
+@pytest.mark.parametrize("loss", ["flooding", "lga_batch"])
+def test_after_twelve_epochs_what_is_isolated_is_poison(loss: Any) -> None:
+    case = toy.toy()
+    defense = ABL(isolation_epochs=12, isolation_loss=loss, ratio=0.05)
+    flags = defense.decide(toy.evidence(defense, case, toy.found(defense, case))).flags
+    assert flags is not None and case.mask[flags].mean() >= 0.95
+
+
+def test_tuning_follows_the_released_milestone_not_the_victims(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of 60 epochs 40 at the full rate; the victim's own recipe falls elsewhere."""
+    rates = []
+
+    def seen_rate(recipe: Recipe, step: int, steps: int) -> float:
+        rates.append(learning_rate(recipe, step, steps))
+        return rates[-1]
+
+    monkeypatch.setattr("raysweep.training.learning_rate", seen_rate)
+    case = toy.toy()
+    victims = toy.RECIPE.model_copy(
+        update={"schedule": "multistep", "milestones": (0.2, 0.7), "learning_rate": 0.1}
+    )
+    defense = ABL(tuning_epochs=3, unlearning_steps=0)
+    kept = {name: t.numpy() for name, t in case.weights.items()}
+    flags = np.arange(len(case.train)) < 5
+    given = {"found": kept, "decision": Decision(flags=flags), "recipe": victims}
+    defense.repair(toy.inputs(defense, case, **given), Context(seed=5))
+    third = len(rates) // 3
+    assert rates == pytest.approx([0.1] * 2 * third + [0.01] * third)
 
 
 def test_anomaly_index_on_hand_made_norms() -> None:
