@@ -145,10 +145,9 @@ def fit(
         optimizer: to carry its state over from an earlier phase; by default a new one.
         on_epoch: called after each epoch with its number from 1 and the model in train mode;
             training ends early if it returns True.
-        checkpoint: keep the whole state through `ctx.checkpoint` every so often, and continue from
-            `ctx.restored`, to the same bytes; `on_epoch` then sees the remaining epochs alone. For
-            the only `fit` of a stage, with an objective that remembers nothing: a second one would
-            replace what the first has kept.
+        checkpoint: keep the whole state every so often, and continue from `ctx.restored`, to the
+            same bytes; `on_epoch` then sees the remaining epochs alone. For the only `fit` of a
+            stage, which would replace what another has kept; the objective must remember nothing.
 
     Returns:
         The mean loss of each epoch.
@@ -157,9 +156,7 @@ def fit(
         NonFiniteLoss: names the first step whose loss is NaN or infinite.
     """
     streams = {"data": Stream(data=data)} if isinstance(data, ImageSet) else data
-    stage = ctx
-    # The phase's own streams.
-    ctx = Context(seed=ctx.stream(phase), device=ctx.device, progress=ctx.progress)
+    stage, ctx = ctx, Context(seed=ctx.stream(phase), device=ctx.device, progress=ctx.progress)
     keep_memory()
     objective = objective or partial(cross_entropy, label_smoothing=recipe.label_smoothing)
     sources = {name: Source(name, stream, recipe, ctx) for name, stream in streams.items()}
