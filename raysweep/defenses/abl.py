@@ -16,8 +16,10 @@ alone pulls, and accuracy comes back. Few isolated samples are in each batch (`i
 since more of them would own its batch statistics. `separate` ascends on the isolated samples alone,
 as the code does, and ends after a pass whose last batch has a mean loss at the cap. Neither looks
 at the trigger, which a defender does not have; `selection: test_asr`, an oracle, gives the model
-after that pass over the isolated samples whose test ASR is lowest, as results of the released code
-are chosen. The isolation's batches are shuffled, and each stage begins with a new optimizer.
+after the pass over the isolated samples that leaves the lowest test ASR, as results of the released
+code are chosen. The isolation's batches are shuffled, each stage begins with a new optimizer, and
+the statistics of batch normalization move in all, which Confusion Training's port freezes in the
+last.
 """
 
 from __future__ import annotations

@@ -9,7 +9,8 @@ of their own in feature space are held to be poisoned, and that group is flagged
 Where we differ: loops run for whole passes over the clean set, so that iterations are rounded up
 (by less than a pass); all randomness is seeded; principal axes are exact; the covariances get a
 ridge instead of a constant in every entry (`covariance: constant` is the released code's). A class
-splits by the released simplified gate, or by the older constrained mixture (`rule: mixture`).
+splits by the released simplified gate, or by the older constrained mixture (`rule: mixture`), which
+passes no class of fewer than 20 samples.
 `rule: lowest` flags the 4 % of lowest loss, as the code does on Ember, whose sigmoid is here a
 network with two outputs. `schedule: small` is ours, for two cores. The confusing labels come from
 the sweep's victim, whose architecture all rounds train, where the authors take narrow networks on
