@@ -16,12 +16,17 @@ UNIFIED = "numerics/test_unified.py::test_"
 COMPARED = (
     Fault(
         "no cap at half a class", "defenses/_removal.py",
-        "count = min(wanted, len(rows) // 2)", "count = wanted",
+        "min(int(self.multiplier * assumed), len(rows) // 2)", "int(self.multiplier * assumed)",
         (DEFENSES + "spectral_removals_are_those_of_the_rules",),
     ),
     Fault(
         "rate of the class instead of the set", "defenses/_removal.py",
-        "evidence.poison_rate * total)", "evidence.poison_rate * len(rows))",
+        "del size\n        return round(rate * total)", "return round(rate * size)",
+        (DEFENSES + "spectral_removals_are_those_of_the_rules",),
+    ),
+    Fault(
+        "nothing assumed without poison", "defenses/_removal.py",
+        " or 0.01 * total", "",
         (DEFENSES + "spectral_removals_are_those_of_the_rules",),
     ),
     Fault(

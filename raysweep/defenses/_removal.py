@@ -36,6 +36,17 @@ class RemovesPerClass(Defense):
         """Return scores of training samples."""
         return frozenset({"train_scores"})
 
+    def assumed(self, rate: float, total: int, size: int) -> float:
+        """Return how many samples of a class are held to be poisoned, for `rate`.
+
+        Args:
+            rate: share of the set that is; if none is, 1 % is assumed, as in released code.
+            total: samples of the set.
+            size: samples of the class.
+        """
+        del size
+        return round(rate * total) or 0.01 * total
+
     def highest(self, evidence: Evidence, classes: Iterable[int]) -> Flags:
         """Return the highest scores of the named classes; by `rate` at most half of one."""
         total = len(evidence.labels)
@@ -44,7 +55,7 @@ class RemovesPerClass(Defense):
             rows = evidence.highest_first[int(label)]
             count = int(self.fraction * len(rows))
             if self.removal == "rate":
-                wanted = int(self.multiplier * evidence.poison_rate * total)
-                count = min(wanted, len(rows) // 2)
+                assumed = self.assumed(evidence.poison_rate, total, len(rows))
+                count = min(int(self.multiplier * assumed), len(rows) // 2)
             flags[rows[:count]] = True
         return flags

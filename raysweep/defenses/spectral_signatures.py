@@ -5,8 +5,9 @@ algorithm 1: per class, center the features, take the top right singular vector 
 with <h - mean, v>^2.
 
 Where we differ: the paper removes 1.5 times the number of poisoned samples, which a defender does
-not know; that rule is `removal: rate` and badged. By default the top 15 % of every class are
-removed. `variant: uncentered` projects raw features, as several toolboxes do; it ranks differently.
+not know; that rule is `removal: rate` and badged, and without poison assumes 1 %, as Confusion
+Training's code does. By default the top 15 % of every class are removed. `variant: uncentered`
+projects raw features, as several toolboxes do; it ranks differently.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ from raysweep.defenses._removal import RemovesPerClass
 
 class SpectralSignatures(RemovesPerClass):
     """Scores are squared projections; decisions remove the highest of each class."""
+
+    VERSION = 2
 
     variant: Literal["centered", "uncentered"] = Field("centered", description="see 'differ'")
 

@@ -60,6 +60,9 @@ def test_spectral_removals_are_those_of_the_rules() -> None:
     cifar = {"train_scores": rng.random(50_000), "labels": np.arange(50_000) % 10}
     flags = by_rate.decide(Evidence("x", by_rate.needs(), {**cifar, "poison_rate": 0.003})).flags
     assert flags is not None and flags.sum() == 2250
+    # Without poison 1 % of the set is assumed.
+    flags = by_rate.decide(Evidence("x", by_rate.needs(), {**cifar, "poison_rate": 0.0})).flags
+    assert flags is not None and np.bincount(cifar["labels"][flags]).tolist() == [750] * 10
     assert by_rate.badges() == ("oracle: poison rate",) and by_share.badges() == ()
 
 
