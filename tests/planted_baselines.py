@@ -30,6 +30,16 @@ COMPARED = (
         (DEFENSES + "spectral_removals_are_those_of_the_rules",),
     ),
     Fault(
+        "no cap for small classes", "defenses/spectre.py",
+        "(0.1 if size < 500 else 0.33) * size", "0.33 * size",
+        (BASELINES + "spectre_by_the_rate_follows_the_caps_of_the_released_code",),
+    ),
+    Fault(
+        "a covariance that is not told the rate", "defenses/spectre.py",
+        'if self.removal == "rate":', "if False:",
+        (BASELINES + "spectre_by_the_rate_follows_the_caps_of_the_released_code",),
+    ),
+    Fault(
         "spectral features not centered", "defenses/spectral_signatures.py",
         "    if centered:\n", "    if not centered:\n",
         (DEFENSES + "projections_on_planted_rank_one_features",),

@@ -6,10 +6,11 @@ covariance that contamination does not move, score with x^T M x, M = exp(alpha (
 S the covariance of the whitened data; the k with the largest mean score is taken.
 
 Where we differ: the robust covariance is of minimum determinant, by concentration steps, instead of
-the filter of I. Diakonikolas et al.; the assumed contamination is a parameter, since a defender
-does not know the rate (`removal: rate` is the oracle form, and badged). Classes whose score is
-above the median of all lose samples, as the released code decides; `classes: all` removes from
-every one.
+the filter of I. Diakonikolas et al., and leaves out `contamination`, since a defender does not know
+the rate. `removal: rate` is the oracle form, and badged: contamination is the number of poisoned
+samples by the class, at most a third of it, a tenth below 500 samples or without poison, and 1.5
+times as many are removed. Classes whose score is above the median of all lose samples, as the
+released code decides; `classes: all` removes from every one.
 """
 
 from __future__ import annotations
@@ -36,9 +37,20 @@ AXES = (1, 4, 9, 16, 25, 36, 49, 64)
 class SPECTRE(RemovesPerClass):
     """Scores are quantum entropies within the class; decisions say how many of which classes go."""
 
-    contamination: float = Field(0.1, gt=0, lt=0.5, description="share the covariance leaves out")
+    VERSION = 2
+
+    # No decision parameter here: the oracle's rate changes the scores.
+    removal: Literal["quantile", "rate"] = Field("quantile", description="rule of removal")
+    contamination: float = Field(
+        0.1, gt=0, lt=0.5, description="share the covariance leaves out, for quantile"
+    )
     alpha: float = Field(4.0, gt=0, le=100, description="sharpness of the score")
     classes: Literal["above_median", "all"] = decision("above_median", description="which lose")
+
+    def assumed(self, rate: float, total: int, size: int) -> float:
+        """Return how many samples of a class are held to be poisoned, for `rate`."""
+        count = round(rate * total) or 0.1 * size
+        return min(count, (0.1 if size < 500 else 0.33) * size)
 
     def run(self, inputs: Inputs, ctx: Context) -> Findings:
         """Score each sample within its class."""
@@ -48,9 +60,10 @@ class SPECTRE(RemovesPerClass):
         strength = np.zeros(inputs.shape.num_classes)
         for label in np.unique(labels):
             rows = np.flatnonzero(labels == label)
-            scores[rows], strength[label] = quantum_scores(
-                inputs.features[rows], self.contamination, self.alpha
-            )
+            share = self.contamination
+            if self.removal == "rate":
+                share = self.assumed(inputs.poison_rate, len(labels), len(rows)) / len(rows)
+            scores[rows], strength[label] = quantum_scores(inputs.features[rows], share, self.alpha)
         return Findings(train_scores=scores, statistics={"strength": strength})
 
     def decide(self, evidence: Evidence) -> Decision:

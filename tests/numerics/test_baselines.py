@@ -27,6 +27,7 @@ from raysweep.defenses.sentinet import SentiNet, fit_boundary, salient
 from raysweep.defenses.spectral_signatures import SpectralSignatures
 from raysweep.defenses.spectre import SPECTRE, quantum_scores, robust_covariance
 from raysweep.defenses.strip import Strip
+from raysweep.methods import decision_fields
 from raysweep.streams import Batch
 from tests import toy
 
@@ -108,7 +109,33 @@ def test_spectre_removes_from_classes_above_the_median() -> None:
     everywhere = method.model_copy(update={"classes": "all"})
     all_flags = everywhere.decide(toy.evidence(everywhere, case, found)).flags
     assert all_flags is not None and len(np.unique(case.train.labels[all_flags])) == 4
-    assert "oracle: poison rate" in SPECTRE(removal="rate").badges()
+
+
+@pytest.mark.parametrize(
+    ("rate", "assumed"), [(0.1, [200, 198, 40]), (0.01, [20] * 3), (0.0, [100, 60, 40])]
+)
+def test_spectre_by_the_rate_follows_the_caps_of_the_released_code(
+    rate: float, assumed: list[int]
+) -> None:
+    """In what the covariance leaves out, and 1.5 times in what is removed."""
+    draw, sizes = np.random.default_rng(6), [1000, 600, 400]
+    labels = np.repeat(np.arange(3), sizes)
+    features = draw.normal(size=(2000, 6)).astype(np.float32)
+    method = SPECTRE(removal="rate", classes="all")
+    given = {"features": features, "labels": labels, "poison_rate": rate}
+    found = method.run(toy.inputs(method, toy.toy(), **given), Context(seed=0))
+    scores = np.asarray(found.train_scores)
+    for label, size in enumerate(sizes):
+        rows = labels == label
+        expected, strength = quantum_scores(features[rows], assumed[label] / size, 4.0)
+        np.testing.assert_array_equal(scores[rows], expected)
+        assert found.statistics["strength"][label] == strength
+    values = {**given, "train_scores": scores, "statistics": found.statistics}
+    flags = method.decide(Evidence("x", method.needs(), values)).flags
+    assert flags is not None
+    assert np.bincount(labels[flags]).tolist() == [int(1.5 * count) for count in assumed]
+    assert "removal" not in decision_fields(SPECTRE), "its scores depend on it"
+    assert method.badges() == ("oracle: poison rate",) and SPECTRE().badges() == ()
 
 
 def test_gram_entries_are_those_of_the_definition() -> None:
