@@ -9,6 +9,7 @@ RED, PATTERNS = "defenses/_red.py", "defenses/red.py"
 MUTATION = "defenses/model_mutation.py"
 DEFENSES = "numerics/test_defenses.py::test_"
 BASELINES = "numerics/test_baselines.py::test_"
+NOISE = "numerics/test_noise.py::test_"
 MEASURES = "test_metrics.py::test_"
 SEARCH = "numerics/test_red.py::test_"
 UNIFIED = "numerics/test_unified.py::test_"
@@ -49,17 +50,19 @@ COMPARED = (
         "(len(reference) - 1) * (1 - fpr)", "(len(reference) - 1) * fpr",
         (DEFENSES + "strip_rejects_its_nominal_share_of_fresh_inputs",
          DEFENSES + "strip_rejects_its_nominal_share_of_clean_inputs",
-         BASELINES + "random_scores_flag_poison_as_often_as_the_rest"),
+         NOISE + "random_scores_flag_poison_as_often_as_the_rest"),
     ),
     Fault(
         "threshold at twice the rate", "defenses/_scored.py",
         "(len(reference) - 1) * (1 - fpr)", "(len(reference) - 1) * (1 - 2 * fpr)",
-        (DEFENSES + "strip_rejects_its_nominal_share_of_fresh_inputs",),
+        (DEFENSES + "strip_rejects_its_nominal_share_of_fresh_inputs",
+         NOISE + "of_random_images_the_nominal_share_is_flagged"),
     ),
     Fault(
         "balanced clusters flagged", "defenses/activation_clustering.py",
         "chosen = share < self.size", "chosen = share >= self.size",
-        (DEFENSES + "activation_clustering_flags_small_clusters_alone",),
+        (DEFENSES + "activation_clustering_flags_small_clusters_alone",
+         NOISE + "noise_has_no_poisoned_samples_for_filters_of_features"),
     ),
     Fault(
         "the larger cluster flagged", "defenses/activation_clustering.py",
@@ -72,10 +75,26 @@ COMPARED = (
         (BASELINES + "only_the_class_of_two_groups_stands_out",),
     ),
     Fault(
+        "classes without a second group flagged", "defenses/scan.py",
+        'evidence.statistics["index"] > self.cut', 'evidence.statistics["index"] < self.cut',
+        (NOISE + "noise_has_no_poisoned_samples_for_filters_of_features",),
+    ),
+    Fault(
+        "the lower side of the split flagged", "defenses/asset.py",
+        "flags=scores > split(scores)", "flags=scores < split(scores)",
+        (NOISE + "asset_cuts_between_two_groups_of_losses",),
+    ),
+    Fault(
+        "calibrated by what it is not scored with", "defenses/_scored.py",
+        '"reference": in_batches(score, clean.images, rows)}',
+        '"reference": in_batches(score, clean.images // 2, rows)}',
+        (NOISE + "of_random_images_the_nominal_share_is_flagged",),
+    ),
+    Fault(
         "area of both halves", METRICS,
         "auroc=doubled / (2 * negatives * positives)", "auroc=doubled / (negatives * positives)",
-        (BASELINES + "random_scores_flag_poison_as_often_as_the_rest",
-         BASELINES + "noise_has_no_poisoned_samples_for_filters_of_features"),
+        (NOISE + "random_scores_flag_poison_as_often_as_the_rest",
+         NOISE + "noise_has_no_poisoned_samples_for_filters_of_features"),
     ),
     Fault(
         "covers left out of the false positives", METRICS,
