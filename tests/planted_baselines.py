@@ -77,7 +77,13 @@ COMPARED = (
     Fault(
         "classes without a second group flagged", "defenses/scan.py",
         'evidence.statistics["index"] > self.cut', 'evidence.statistics["index"] < self.cut',
-        (NOISE + "noise_has_no_poisoned_samples_for_filters_of_features",),
+        (NOISE + "noise_has_no_poisoned_samples_for_filters_of_features",
+         NOISE + "scan_flags_the_second_group_of_the_only_class_that_has_two"),
+    ),
+    Fault(
+        "the group that clean samples are in flagged", "defenses/scan.py",
+        "    if flipped:\n", "    if not flipped:\n",
+        (NOISE + "scan_flags_the_second_group_of_the_only_class_that_has_two",),
     ),
     Fault(
         "the lower side of the split flagged", "defenses/asset.py",

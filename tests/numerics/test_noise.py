@@ -131,6 +131,22 @@ def test_noise_has_no_poisoned_samples_for_filters_of_features(
     assert not leaks(scores, poison, 0.06) and not leaks(flags, poison, 0.03)
 
 
+def test_scan_flags_the_second_group_of_the_only_class_that_has_two() -> None:
+    draw = np.random.default_rng(7)
+    labels, clean_labels = np.repeat(np.arange(10), 300), np.repeat(np.arange(10), 40)
+    centers = 6 * draw.normal(size=(10, 6))
+    features, clean = (
+        centers[of] + draw.normal(size=(len(of), 6)) for of in (labels, clean_labels)
+    )
+    truth = np.isin(np.arange(3000), 7 * 300 + draw.choice(300, 60, replace=False))
+    features[truth] += 9 * np.linalg.qr(draw.normal(size=(6, 6)))[0][0]
+    found, flags = on_features(SCAn(), features, labels, clean, clean_labels)
+    assert (flags == truth).all()
+    assert metrics.ranking(np.asarray(found.train_scores), truth).auroc == 1
+    _, none = on_features(SCAn(cut=1e6), features, labels, clean, clean_labels)
+    assert not none.any()
+
+
 IMAGES = [
     Strip(on="training_set", fpr=0.1, overlays=4), Beatrix(on="training_set", fpr=0.1, orders=3),
     CognitiveDistillation(fpr=0.1, mask_steps=5),
