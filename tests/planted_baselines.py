@@ -5,10 +5,14 @@ from __future__ import annotations
 from tests.faults import Fault
 
 METRICS = "metrics.py"
+PRUNING, CLEANSE, NAD = (
+    f"defenses/{name}.py" for name in ("fine_pruning", "neural_cleanse", "nad")
+)
 RED, PATTERNS = "defenses/_red.py", "defenses/red.py"
 MUTATION = "defenses/model_mutation.py"
 DEFENSES = "numerics/test_defenses.py::test_"
 BASELINES = "numerics/test_baselines.py::test_"
+REPAIRS = "numerics/test_repairs.py::test_"
 NOISE = "numerics/test_noise.py::test_"
 MEASURES = "test_metrics.py::test_"
 SEARCH = "numerics/test_red.py::test_"
@@ -287,4 +291,15 @@ DETECTORS = (
     ),
 )  # fmt: skip
 
-FAULTS = (*COMPARED, *REVERSED, *DETECTORS)
+REPAIRED = (
+    Fault(
+        "pruned channels regrow", PRUNING, "lambda gradient: gradient * mask", "lambda _: None",
+        (REPAIRS + "pruned_channels_are_zero_in_every_step_of_the_fine_tuning",),
+    ),
+    Fault(
+        "nothing pruned", PRUNING, "mask[order[:count]] = 0", "mask[order[:0]] = 0",
+        (REPAIRS + "pruned_channels_are_zero_in_every_step_of_the_fine_tuning",),
+    ),
+)  # fmt: skip
+
+FAULTS = (*COMPARED, *REPAIRED, *REVERSED, *DETECTORS)

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 class FinePruning(Defense):
     """Gives the pruned and fine-tuned victim."""
 
+    VERSION = 2
+
     accuracy_drop: float = searched(
         0.1, {"min": 0.01, "max": 0.3}, ge=0, lt=1, description="accuracy that pruning may cost"
     )
@@ -68,7 +70,7 @@ class FinePruning(Defense):
         count = pruned_count(seen, weight, bias, labels, order, floor, self.most)
         mask = torch.ones(len(order))
         mask[order[:count]] = 0
-        silence(layer, mask.to(ctx.device))
+        silence(layer, mask := mask.to(ctx.device))
         if self.epochs:
             recipe = inputs.recipe.model_copy(
                 update={
@@ -76,11 +78,12 @@ class FinePruning(Defense):
                     "batch_size": self.batch_size, "optimizer": "sgd", "schedule": "one_cycle",
                 }
             )  # fmt: skip
-            training.fit(
-                network, used, recipe, ctx,
-                on_epoch=lambda epoch, model: silence(layer, mask.to(ctx.device)),
-            )  # fmt: skip
-        pruned = np.flatnonzero(mask.numpy() == 0)
+            # Without gradients a weight of zero has neither momentum nor decay.
+            weights: torch.Tensor = layer.weight  # type: ignore[assignment]
+            held = weights.register_hook(lambda gradient: gradient * mask)
+            training.fit(network, used, recipe, ctx)
+            held.remove()
+        pruned = np.flatnonzero(mask.cpu().numpy() == 0)
         return Findings(model=network.state_dict(), statistics={"pruned": pruned})
 
 

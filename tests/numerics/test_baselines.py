@@ -197,19 +197,6 @@ def test_channels_are_pruned_until_accuracy_falls() -> None:
     assert pruned_count(dead, wide, bias, labels, order, 0.0, 0.5) == 3
 
 
-@pytest.mark.parametrize(
-    "method", [FinePruning(epochs=4), NAD(epochs=12, teacher_epochs=6, learning_rate=0.01)]
-)
-def test_repairs_keep_the_clean_task(method: FinePruning | NAD) -> None:
-    case = toy.toy()
-    found = toy.found(method, case)
-    assert found.model is not None
-    assert toy.accuracy(found.model, case) > 0.85
-    if isinstance(method, FinePruning):
-        head = found.model["head.weight"]
-        assert float(head[:, torch.from_numpy(found.statistics["pruned"])].abs().sum()) == 0
-
-
 def test_attention_maps_are_normalized_sums_of_powers() -> None:
     maps = torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
     found = attention(maps, 2.0)
