@@ -300,6 +300,15 @@ REPAIRED = (
         "nothing pruned", PRUNING, "mask[order[:count]] = 0", "mask[order[:0]] = 0",
         (REPAIRS + "pruned_channels_are_zero_in_every_step_of_the_fine_tuning",),
     ),
+    Fault(
+        "no distillation", NAD, "loss + self.beta *", "loss + 0 *",
+        (REPAIRS + "distillation_brings_the_students_attention_to_the_teachers",
+         REPAIRS + "distillation_forgets_the_trigger_that_fine_tuning_keeps"),
+    ),
+    Fault(
+        "attention driven apart", NAD, "loss + self.beta *", "loss - self.beta *",
+        (REPAIRS + "distillation_brings_the_students_attention_to_the_teachers",),
+    ),
 )  # fmt: skip
 
 FAULTS = (*COMPARED, *REPAIRED, *REVERSED, *DETECTORS)
