@@ -309,6 +309,11 @@ REPAIRED = (
         "attention driven apart", NAD, "loss + self.beta *", "loss - self.beta *",
         (REPAIRS + "distillation_brings_the_students_attention_to_the_teachers",),
     ),
+    Fault(
+        "unlearning by the recipe's optimizer", CLEANSE,
+        '                "optimizer": "sgd",\n', "",
+        (REPAIRS + "unlearning_is_by_sgd_whatever_trained_the_victim",),
+    ),
 )  # fmt: skip
 
 FAULTS = (*COMPARED, *REPAIRED, *REVERSED, *DETECTORS)

@@ -36,6 +36,7 @@ class NeuralCleanse(Defense):
     """One part per class; the verdict is the mask norms' outliers."""
 
     REPAIRS = True
+    VERSION = 2
 
     steps: int = Field(300, ge=10, le=1_000_000, description="optimization steps per class")
     batch_size: int = Field(64, ge=1, le=4096, description="clean images per step")
@@ -151,6 +152,7 @@ class NeuralCleanse(Defense):
                 "epochs": self.unlearning_epochs,
                 "learning_rate": self.unlearning_rate,
                 "batch_size": self.batch_size,
+                "optimizer": "sgd",
                 "augment": (),
             }
         )

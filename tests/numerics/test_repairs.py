@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from raysweep.context import Context
-from raysweep.defenses import nad
+from raysweep.defenses import Decision, nad
 from raysweep.defenses._layers import map_layers
 from raysweep.defenses.fine_pruning import FinePruning
 from raysweep.defenses.nad import NAD, Attention, _with_maps, attention
+from raysweep.defenses.neural_cleanse import NeuralCleanse
 from tests import toy
 
 
@@ -78,3 +80,19 @@ def test_distillation_forgets_the_trigger_that_fine_tuning_keeps() -> None:
     assert distilled is not None and plain is not None
     assert toy.asr(distilled, case) < 0.6 < 0.95 < toy.asr(plain, case)
     assert toy.accuracy(distilled, case) > 0.85
+
+
+def test_unlearning_is_by_sgd_whatever_trained_the_victim() -> None:
+    case = toy.toy()
+    method = NeuralCleanse(unlearning_epochs=2)
+    masks = np.zeros((toy.CLASSES, toy.SIDE, toy.SIDE), np.float32)
+    masks[:, -3:, -3:] = 1
+    found = {"masks": masks, "patterns": np.ones_like(masks)[:, None]}
+    decision = Decision(classes=(toy.TARGET,), class_scores=np.eye(toy.CLASSES)[toy.TARGET])
+    repaired = []
+    for optimizer in ("sgd", "adam"):
+        recipe = toy.RECIPE.model_copy(update={"optimizer": optimizer})
+        seen = toy.inputs(method, case, found=found, decision=decision, recipe=recipe)
+        repaired.append(method.repair(seen, Context(seed=5)))
+    assert all(torch.equal(repaired[0][name], repaired[1][name]) for name in repaired[0])
+    assert not torch.equal(repaired[0]["head.weight"], case.weights["head.weight"])
