@@ -6,9 +6,10 @@ arXiv:1811.03728: per class, reduce features to 10 dimensions, 2-means, then a t
 
 Where we differ: reduction by PCA, as most toolboxes do (the paper: ICA, `reduction: ica`). The
 relative-size test flags a smaller cluster under 35 % of its class; the silhouette test is off by
-default and can be added. The paper's exclusionary reclassification is not offered. k-means starts
-from the two halves of a class along each reduced dimension, and the best of these is kept: it needs
-no randomness and does not depend on the order of samples.
+default and can be added; it looks at 2,000 points of a class at most. The paper's exclusionary
+reclassification is not offered. k-means starts from the two halves of a class along each reduced
+dimension, and the best of these is kept: it needs no randomness and does not depend on the order of
+samples.
 """
 
 from __future__ import annotations

@@ -5,9 +5,10 @@ Detection via Gram Matrices, NDSS 2023, arXiv:2209.11715: Gram matrices of order
 layer's feature maps; how far their entries lie outside median +- MAD of clean inputs of the
 predicted class.
 
-Where we differ: the entries are summed over rows, one number per channel and order; the paper's
-second step, a kernel two-sample test per class that names the target, is left out. With
-`on: training_set` the given label stands for the predicted one.
+Where we differ: the entries are summed over rows, one number per channel and order; an entry counts
+as log(1 + x), x the MADs beyond the range, plus a thousandth of its distance within it; ranges are
+of the clean images' true class; the paper's second step, a kernel two-sample test per class that
+names the target, is left out. With `on: training_set` the given label stands for the predicted one.
 """
 
 from __future__ import annotations

@@ -5,8 +5,10 @@ Networks, RAID 2018, arXiv:1805.12185: prune the last convolutional layer's chan
 their mean activation on clean data until accuracy falls, then fine-tune.
 
 Where we differ: accuracy is watched on one half of the reserved clean set, the other half orders
-channels and fine-tunes, where released code watches the test set; the step that cost too much
-is undone. A channel is pruned by a mask on the features that the head is given, whose channels
+channels and fine-tunes, where released code watches the test set; the step that cost too much is
+undone. Every step is checked and the first that fails ends the pruning; Confusion Training's code
+removes int(512 * ratio) - 100 of 512 channels unchecked, then at most 100 singly, and does not
+fine-tune. A channel is pruned by a mask on the features that the head is given, whose channels
 those of the last convolution are in the networks here.
 """
 
@@ -68,9 +70,9 @@ class FinePruning(Defense):
         labels = torch.from_numpy(watched.labels)
         floor = float((logits.argmax(1) == labels).float().mean()) - self.accuracy_drop
         count = pruned_count(seen, weight, bias, labels, order, floor, self.most)
-        mask = torch.ones(len(order))
+        mask = torch.ones(len(order), device=ctx.device)
         mask[order[:count]] = 0
-        silence(layer, mask := mask.to(ctx.device))
+        silence(layer, mask)
         if self.epochs:
             recipe = inputs.recipe.model_copy(
                 update={

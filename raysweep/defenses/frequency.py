@@ -6,8 +6,9 @@ of images, trained on clean images against images with synthetic perturbations.
 
 Where we differ: the network is trained here, on one half of the reserved clean set and perturbed
 copies of it (patches, blended pictures, noise, stripes and warps, all drawn by code), for images of
-any size; the released weights are for 32 pixels. Coefficients are in logarithmic magnitude. The
-victim is not looked at.
+any size; the released weights are for 32 pixels. Coefficients are in logarithmic magnitude. Average
+pooling stands before the last layer, instead of flattened 4 x 4 maps, and the threshold is a
+quantile of clean images' scores instead of the larger logit. The victim is not looked at.
 """
 
 from __future__ import annotations

@@ -6,8 +6,9 @@ for a teacher; train the victim on them with cross-entropy and the distance of n
 maps, the sum over channels of |F|^p, to the teacher's.
 
 Where we differ: clean data are the reserved clean set, where the paper takes 5 % of the clean
-training set; layers are the last three with feature maps that the model names, all of one weight;
-the last epoch is taken, since the released code's choice of the best looks at test data.
+training set; layers are the last three with feature maps that the model names, all of one weight
+(1,000; released: 500 on the first); rates follow one cycle for teacher and student, not steps of a
+tenth; the last epoch is taken, since the released code's choice of the best looks at test data.
 """
 
 from __future__ import annotations

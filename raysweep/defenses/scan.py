@@ -6,9 +6,11 @@ identity per class plus a variation that all classes share, estimated on clean d
 likelihood ratio of two identities against one stands out is contaminated.
 
 Where we differ: each class is split by 2-means in units of the shared variation, from its first
-principal axis instead of a random start; the index counts classes that stand out upwards only; the
-group with the smaller share of clean samples is flagged. Scores put flagged groups first, by the
-index of their class. Toolboxes take abnormally low classes too.
+principal axis instead of a random start; split and statistic are of the suspect set alone, not of
+its union with the clean set, which here names the side only; classes of under 4 samples enter the
+median as 0; the index counts classes that stand out upwards only; the group with the smaller share
+of clean samples is flagged. Scores put flagged groups first, by the index of their class. Toolboxes
+take abnormally low classes too.
 """
 
 from __future__ import annotations

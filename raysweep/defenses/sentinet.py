@@ -7,8 +7,10 @@ confidence; inputs above the boundary of clean ones in (confidence, fooled) are 
 
 Where we differ: the region is the top `region` of one Grad-CAM map; the score is the height above
 the boundary and its threshold a quantile of clean images, without the true trigger's place and the
-true labels that a released reimplementation uses. Clean images are pasted on by the input's id, so
-that batches do not matter. Regions come from the last layer that has feature maps.
+true labels that a released reimplementation uses. An image is fooled if it is given the label
+predicted for the input, for a filter too; the given label is not read. Clean images are pasted on
+by the input's id, so that batches do not matter. Regions come from the last layer that has feature
+maps.
 """
 
 from __future__ import annotations

@@ -7,10 +7,11 @@ S the covariance of the whitened data; the k with the largest mean score is take
 
 Where we differ: the robust covariance is of minimum determinant, by concentration steps, instead of
 the filter of I. Diakonikolas et al., and leaves out `contamination`, since a defender does not know
-the rate. `removal: rate` is the oracle form, and badged: contamination is the number of poisoned
-samples by the class, at most a third of it, a tenth below 500 samples or without poison, and 1.5
-times as many are removed. Classes whose score is above the median of all lose samples, as the
-released code decides; `classes: all` removes from every one.
+the rate. The k is chosen by the mean score under that same covariance; released code removes 1.5
+times the contamination and whitens by the rest first. `removal: rate` is the oracle form, and
+badged: contamination is the number of poisoned samples by the class, at most a third of it, a tenth
+below 500 samples or without poison, and 1.5 times as many are removed. Classes whose score is above
+the median of all lose samples, as the released code decides; `classes: all` removes from every one.
 """
 
 from __future__ import annotations

@@ -8,7 +8,8 @@ Where we differ: scores are minus the mean entropy, so that higher is more suspi
 fits a normal distribution to clean entropies; here the threshold is their empirical quantile.
 Overlays come from one half of the reserved clean set and the threshold from the other, so that no
 sample does both. `on: training_set` uses it as a filter of the training set, as backdoor toolboxes
-do. Overlays of an input are drawn by its id, so that batches do not matter.
+do. `blend: add` sums pixels and clips to [0, 1], where Confusion Training's code sums normalized
+inputs, unclipped. Overlays of an input are drawn by its id, so that batches do not matter.
 """
 
 from __future__ import annotations
