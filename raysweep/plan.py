@@ -231,15 +231,16 @@ class Planner:
         parts = defense.parts(classes)
         unseen = decision_fields(type(defense)) | reduction_fields(type(defense))
         alone = {**params, "defense": self._identity(defense, unseen)}
+        run = {**params, "part": "run"}
+        if defense.RUN_VERSION > 1:
+            run["run_version"] = defense.RUN_VERSION
         shards: dict[str, str] = {}
         for count in (*defense.pauses(classes), len(parts)):
             for part in parts[len(shards) : count]:
                 own = {**alone, "part": part}
                 shards[f"shard {part}"] = self._add("shard", own, inputs, resource)
             roles |= shards
-            roles["defend"] = key = self._add(
-                "defend", {**params, "part": "run"}, {**inputs, **shards}, resource
-            )
+            roles["defend"] = key = self._add("defend", run, {**inputs, **shards}, resource)
             final = count == len(parts)
             if final or key not in outcomes or outcomes[key]["enough"]:
                 break

@@ -10,7 +10,8 @@ CURVES = "defenses/feature_strength.py"
 STRENGTH = "numerics/test_strength.py::test_"
 BENIGN = "attacks/planted_feature.py"
 PLANTED = "numerics/test_triggers.py::test_the_planted_feature_is_"
-LAST = "    np.fill_diagonal(weights, 0)\n    return weights\n\n\ndef ridge"
+LAST = "    return weights\n\n\ndef ridge"
+MEASURED = "defenses/datamodels.py"
 
 FAULTS = (
     Fault(
@@ -24,6 +25,40 @@ FAULTS = (
         "np.fill_diagonal(matrix, -size / len(matrix) * matrix.sum(1))", "pass",
         (TESTS + "the_matrix_form_is_the_definition",
          TESTS + "a_constant_added_to_all_effects_changes_nothing"),
+    ),
+    Fault(
+        "effects of samples on themselves in the search", SEARCH,
+        "    np.fill_diagonal(matrix, 0)\n", "",
+        (TESTS + "the_matrix_form_is_the_definition",),
+    ),
+    Fault(
+        "predictions without a sample's effect on itself", SEARCH,
+        "masks_MN.mean(0)).astype(np.float32) @ weights.T",
+        "masks_MN.mean(0)).astype(np.float32) @ (weights - np.diag(np.diag(weights))).T",
+        (TESTS + "a_run_tells_how_well_models_left_out_are_predicted",),
+    ),
+    Fault(
+        "own effects of models without the sample", SEARCH,
+        "weights[rows, rows] = seen - unseen", "weights[rows, rows] = 0",
+        (TESTS + "held_out_rows_use_models_without_the_row",
+         TESTS + "a_run_tells_how_well_models_left_out_are_predicted"),
+    ),
+    Fault(
+        "correlation over all models instead of those without the sample", SEARCH,
+        "(~masks_MN if unseen else", "(~masks_MN if False else",
+        (TESTS + "a_run_tells_how_well_models_left_out_are_predicted",),
+    ),
+    Fault(
+        "effects of the models that they are judged on", MEASURED,
+        'self._effects({"margins": margins[:cut]}, masks[:cut])',
+        'self._effects({"margins": margins}, masks)',
+        (TESTS + "a_run_that_has_only_noise_says_so",),
+    ),
+    Fault(
+        "the strongest set measured where it was found", MEASURED,
+        'self._effects({"margins": margins[1::2]}, masks[1::2])',
+        'self._effects({"margins": margins[::2]}, masks[::2])',
+        (TESTS + "a_run_that_has_only_noise_says_so",),
     ),
     Fault(
         "column sums on the diagonal", SEARCH, "* matrix.sum(1))", "* matrix.sum(0))",
@@ -71,7 +106,7 @@ FAULTS = (
     ),
     Fault(
         "effects of the first sample left out", SEARCH, LAST,
-        LAST.replace("    return", "    weights[:, 0] = 0\n    return"),
+        "    weights[:, 0] = 0\n" + LAST,
         (TESTS + "permuting_samples_permutes_effects",),
     ),
     Fault(
@@ -185,6 +220,11 @@ FAULTS = (
         "what gives nothing is not run", "plan.py",
         "if not trial.defense.gives() | trial.defense.needs():", "if not trial.defense.gives():",
         (STRENGTH + "a_sweep_stores_the_curves_and_evaluates_the_victim",),
+    ),
+    Fault(
+        "a changed run that finds its old results", "plan.py",
+        "if defense.RUN_VERSION > 1:", "if defense.RUN_VERSION > 9:",
+        ("test_plan.py::test_a_changed_run_keeps_its_shards",),
     ),
     Fault(
         "curves of one name alone", "report/insides.py",

@@ -38,6 +38,7 @@ from raysweep.models.tiny_cnn import TinyCNN
 from raysweep.plan import Planner
 from raysweep.recipe import Recipe
 from raysweep.spec import Sweep, check_layers
+from tests import versions
 
 FAST = Recipe(epochs=1, precision="float32")
 
@@ -213,6 +214,17 @@ def test_what_shards_do_not_see_keeps_them() -> None:
     assert len(kinds(planner, "shard")) == 3 and len(kinds(planner, "defend")) == 2
     other, _ = routes(sweep(defenses=[base, Datamodels(models=100, epochs=3)]))
     assert len(kinds(other, "shard")) == 4
+
+
+def test_a_changed_run_keeps_its_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = only(sweep(defenses=[Datamodels(models=100)])).roles
+    monkeypatch.setattr(Datamodels, "RUN_VERSION", Datamodels.RUN_VERSION + 1)
+    after = only(sweep(defenses=[Datamodels(models=100)])).roles
+    changed = {role for role in before if before[role] != after[role]}
+    assert {"defend", "decide"} <= changed
+    assert not any(role.startswith("shard") for role in changed)
+    pinned = versions.current()["defenses/datamodels"]["version"]
+    assert pinned == [Datamodels.VERSION, Datamodels.RUN_VERSION]
 
 
 def test_shards_do_not_depend_on_their_number(monkeypatch: pytest.MonkeyPatch) -> None:

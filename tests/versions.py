@@ -47,8 +47,11 @@ def current() -> dict[str, dict[str, Any]]:
     for role in methods.ROLES:
         for name in methods.available(role):
             text = (ROOT / role / f"{name}.py").read_text()
-            version = methods.load(role, name).VERSION
-            found[f"{role}/{name}"] = {"version": version, "digest": source_digest(text)}
+            method = methods.load(role, name)
+            entry = {"version": method.VERSION, "digest": source_digest(text)}
+            if (of_run := getattr(method, "RUN_VERSION", 1)) > 1:
+                entry["version"] = [method.VERSION, of_run]
+            found[f"{role}/{name}"] = entry
         for file in sorted((ROOT / role).glob("_[!_]*.py")):
             digest = source_digest(file.read_text())
             found[f"{role}/{file.stem}"] = {"version": dict(STAGE_VERSIONS), "digest": digest}

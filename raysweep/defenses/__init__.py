@@ -194,10 +194,16 @@ class Decision:
 
 
 class Defense(Method):
-    """A defense; its kind in the tables follows from what it needs and gives."""
+    """A defense; its kind in the tables follows from what it needs and gives.
+
+    Class variables:
+        RUN_VERSION: raised instead of `VERSION` where results of `run` change and those of shards
+            do not, so that stored shards are kept.
+    """
 
     REPAIRS: ClassVar[bool] = False
     CONTROL: ClassVar[bool] = False
+    RUN_VERSION: ClassVar[int] = 1
 
     @abstractmethod
     def needs(self) -> frozenset[Need]:

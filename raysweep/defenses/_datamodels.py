@@ -35,13 +35,13 @@ def subset_masks(root: int, first: int, count: int, samples: int, alpha: float) 
 def difference_of_means(
     margins_MN: NDArray[np.floating], masks_MN: Masks, *, held_out: bool = False
 ) -> NDArray[np.float32]:
-    """Return W: mean output with a sample in the subset minus the mean without it; diagonal 0.
+    """Return W: mean output with a sample in the subset minus the mean without it.
 
     Args:
         margins_MN: output of each model on each sample, (m, n).
         masks_MN: which samples each model was trained on, (m, n).
         held_out: use for row z only the models that were not trained on z, as the definition of a
-            feature's strength does.
+            feature's strength does; its effect on itself, on the diagonal, is of all models.
 
     Raises:
         ValueError: if some sample is in all subsets, or in none.
@@ -66,17 +66,20 @@ def difference_of_means(
         empty = (inside == 0) | (outside == 0)
         rows = np.arange(start, min(start + BLOCK, samples))
         empty[rows - start, rows] = False
+        if held_out:
+            own = masks[:, cut]
+            seen, unseen = ((exact * x).sum(0) / np.maximum(x.sum(0), 1) for x in (own, 1 - own))
+            weights[rows, rows] = seen - unseen
         if empty.any():
             raise ValueError(
                 f"{int(empty.sum())} pairs of samples have no model with, or none without, the "
                 f"other among {models}; train more models, or bring alpha nearer to 0.5"
             )
-    np.fill_diagonal(weights, 0)
     return weights
 
 
 def ridge(margins_MN: NDArray[np.floating], masks_MN: Masks, penalty: float) -> NDArray[np.float32]:
-    """Return W of the least squares fit of outputs by masks with an L2 penalty; diagonal 0.
+    """Return W of the least squares fit of outputs by masks with an L2 penalty.
 
     Args:
         margins_MN: (m, n).
@@ -93,7 +96,6 @@ def ridge(margins_MN: NDArray[np.floating], masks_MN: Masks, penalty: float) -> 
         gram = masks @ masks.T + penalty * models * np.eye(models)
         fitted = masks.T @ np.linalg.solve(gram, outputs)
     weights: NDArray[np.float32] = np.ascontiguousarray(fitted.T, np.float32)
-    np.fill_diagonal(weights, 0)
     return weights
 
 
@@ -101,6 +103,7 @@ def objective_matrix(weights: NDArray[np.float32], size: int) -> NDArray[np.floa
     """Return A with v^T A v proportional to (1/k) v^T W h(v) for every v of k ones.
 
     h(v) = v / |v| - (1 - v) / |1 - v|: A is W with -(k / n) times its row sums on the diagonal.
+    The diagonal of W, effects of samples on themselves, takes no part.
     """
     matrix = weights.astype(np.float64)
     np.fill_diagonal(matrix, 0)
@@ -226,14 +229,19 @@ def mean_effect(weights: NDArray[np.float32], rows: NDArray[np.integer]) -> floa
 
 
 def held_out_correlation(
-    weights: NDArray[np.float32], margins_MN: NDArray[np.floating], masks_MN: Masks
+    weights: NDArray[np.float32],
+    margins_MN: NDArray[np.floating],
+    masks_MN: Masks,
+    *,
+    unseen: bool = False,
 ) -> float:
     """Return the mean over samples of the correlation of predicted with true outputs.
 
     Args:
-        weights: W, estimated without these models.
+        weights: W, estimated without these models, with samples' effects on themselves.
         margins_MN: what the models left out gave, (m, n).
         masks_MN: what they were trained on, (m, n).
+        unseen: of each sample, only over models that were not trained on it.
 
     Returns:
         Pearson's, in [-1, 1]; NaN with fewer than three models. How Ilyas et al. judge datamodels.
@@ -242,7 +250,9 @@ def held_out_correlation(
         return float("nan")
     predicted = (masks_MN - masks_MN.mean(0)).astype(np.float32) @ weights.T
     true = margins_MN.astype(np.float32)
-    predicted, true = (x - x.mean(0) for x in (predicted, true))
+    used = (~masks_MN if unseen else np.ones_like(masks_MN)).astype(np.float32)
+    counts = np.maximum(used.sum(0), 1)
+    predicted, true = (used * (x - (used * x).sum(0) / counts) for x in (predicted, true))
     scale = np.sqrt((predicted**2).sum(0) * (true**2).sum(0))
     return float(((predicted * true).sum(0) / np.maximum(scale, 1e-12)).mean())
 

@@ -26,7 +26,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -88,6 +88,8 @@ class Searched:
 
 class Datamodels(SubsetModels):
     """Scores are weighted memberships in found sets; decisions remove the highest."""
+
+    RUN_VERSION: ClassVar[int] = 2
 
     until: float | None = reduction(
         None,
@@ -222,6 +224,9 @@ class Datamodels(SubsetModels):
     ) -> dict[str, float]:
         """Return how well the effects predict models left out, and how many models are needed.
 
+        As a datamodel does, they predict a margin from all that is in the subset, its own sample
+        included.
+
         Args:
             margins: (m, n) of all models.
             masks: (m, n) what they were trained on.
@@ -244,6 +249,10 @@ class Datamodels(SubsetModels):
             "models needed": float(models_needed(len(masks.T), variance, effect)),
             "correlation with left-out models": held_out_correlation(
                 weights, margins[cut:], masks[cut:]
+            ),
+            # What the search sees of it: effects on others.
+            "correlation with left-out models without the sample": held_out_correlation(
+                weights, margins[cut:], masks[cut:], unseen=True
             ),
         }
 

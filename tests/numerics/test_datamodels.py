@@ -10,6 +10,8 @@ import torch
 
 from raysweep import metrics
 from raysweep.context import Context
+from raysweep.datasets import ImageSet
+from raysweep.defenses import Findings, Inputs
 from raysweep.defenses._datamodels import (
     agreement,
     beyond_chance,
@@ -52,6 +54,8 @@ def test_the_matrix_form_is_the_definition() -> None:
         members[np.random.default_rng(seed).choice(n, k, replace=False)] = True
         scaled = n / ((n - k) * k**2) * value(matrix, members)
         assert scaled == pytest.approx(effect(weights, members), abs=1e-10)
+    own = weights + 7 * np.eye(n, dtype=np.float32)
+    assert (objective_matrix(own, k) == matrix).all(), "effects on themselves take no part"
     # Orientation matters: rows are targets, columns what is trained on.
     assert abs(effect(weights.T, members) - effect(weights, members)) > 1e-4
 
@@ -155,7 +159,6 @@ def test_differences_of_means_are_unbiased(alpha: float) -> None:
     weights, masks, outputs = linear(4000, alpha)
     off = ~np.eye(80, dtype=bool)
     found = difference_of_means(outputs, masks)
-    assert (np.diag(found) == 0).all()
     error = (found - weights)[off]
     spread = np.sqrt((0.09 * 79 * alpha * (1 - alpha) + 4) / (alpha * (1 - alpha) * 4000))
     assert abs(error.mean()) < 4 * spread / 80 and error.std() == pytest.approx(spread, rel=0.15)
@@ -165,6 +168,8 @@ def test_differences_of_means_are_unbiased(alpha: float) -> None:
     assert found[3, 5] == pytest.approx(expected, rel=1e-4)
     fitted = ridge(outputs, masks, 1e-6)
     assert (fitted - weights)[off].std() < error.std()
+    for estimate in (found, fitted):
+        assert np.abs(np.diag(estimate - weights)).max() < 4 * spread, "effects on themselves"
 
 
 def test_held_out_rows_use_models_without_the_row() -> None:
@@ -174,6 +179,8 @@ def test_held_out_rows_use_models_without_the_row() -> None:
     inside = masks[:, 2]
     expected = outputs[out & inside, 7].mean() - outputs[out & ~inside, 7].mean()
     assert found[7, 2] == pytest.approx(expected, rel=1e-4)
+    expected = outputs[~out, 7].mean() - outputs[out, 7].mean()
+    assert found[7, 7] == pytest.approx(expected, rel=1e-4), "its own effect is of all models"
 
 
 def test_correlation_with_models_left_out_is_that_of_signal_and_noise() -> None:
@@ -183,12 +190,57 @@ def test_correlation_with_models_left_out_is_that_of_signal_and_noise() -> None:
     found = held_out_correlation(weights.astype(np.float32), outputs, masks)
     assert found == pytest.approx(expected, abs=0.01)
     half = difference_of_means(outputs[:2000], masks[:2000])
-    np.fill_diagonal(half, np.diag(weights))
     estimated = held_out_correlation(half, outputs[2000:], masks[2000:])
     assert 0.9 * expected < estimated < expected
     turned = held_out_correlation(half.T.copy(), outputs[2000:], masks[2000:])
     assert abs(turned) < 0.1, "rows are targets"
     assert np.isnan(held_out_correlation(half, outputs[:2], masks[:2]))
+
+
+def reduced(outputs: np.ndarray, masks: np.ndarray, **given: object) -> Findings:
+    """Return what a run makes of two shards with these outputs."""
+    labels = np.arange(masks.shape[1]) % 2
+    images = torch.zeros(len(labels), 1, 2, 2, dtype=torch.uint8)
+    shards = [
+        {"margins": outputs[half].astype(np.float16), "masks": np.packbits(masks[half], axis=1)}
+        for half in (slice(0, len(masks) // 2), slice(len(masks) // 2, None))
+    ]
+    method = Datamodels.model_validate({"sizes": (5, 10), "restarts": 5, **given})
+    data = ImageSet(images=images, labels=labels)
+    known = {"training_set": data, "shards": shards}
+    return method.run(Inputs(method.name, method.needs(), known), Context(seed=2))
+
+
+LEFT_OUT = "correlation with left-out models"
+
+
+@pytest.mark.parametrize("given", [{}, {"held_out": True}, {"estimator": "ridge"}], ids=str)
+def test_a_run_tells_how_well_models_left_out_are_predicted(given: dict[str, object]) -> None:
+    weights, masks, outputs = linear(4000)
+    outputs = outputs + 4 * masks
+    own = np.diag(weights) + 4
+    others = 0.25 * ((weights**2).sum(1) - np.diag(weights) ** 2)
+    facts = reduced(outputs, masks, **given).facts
+    ceiling = np.sqrt((others + own**2 / 4) / (others + own**2 / 4 + 4)).mean()
+    assert 0.96 * ceiling < facts[LEFT_OUT] < 1.01 * ceiling
+    ceiling = np.sqrt(others / (others + 4)).mean()
+    assert 0.9 * ceiling < facts[LEFT_OUT + " without the sample"] < 1.03 * ceiling
+    assert facts["variance of a margin"] == pytest.approx(outputs.var(0).mean(), rel=1e-2)
+
+
+@pytest.mark.parametrize("given", [{}, {"held_out": True}, {"estimator": "ridge"}], ids=str)
+def test_a_run_that_has_only_noise_says_so(given: dict[str, object]) -> None:
+    masks = subset_masks(3, 0, 600, 80, 0.5)
+    noise = np.random.default_rng(3).normal(0, 2, (600, 80))
+    found = reduced(noise, masks, **given)
+    # In the models that they were estimated from: 0.3 and more.
+    assert abs(found.facts[LEFT_OUT]) < 0.05
+    assert abs(found.facts[LEFT_OUT + " without the sample"]) < 0.05
+    # Of the half that it was found in: 1.5 and more.
+    assert found.facts["effect of the strongest set"] < 0.6
+    noise[:, :10] += 0.6 * (masks[:, :10].sum(1, keepdims=True) - 5)
+    told = reduced(noise, masks, **given).facts["effect of the strongest set"]
+    assert told == pytest.approx(6, abs=1.2)
 
 
 def test_mean_effects_leave_the_diagonal_out() -> None:
