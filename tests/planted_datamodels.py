@@ -61,6 +61,16 @@ FAULTS = (
         (TESTS + "a_run_that_has_only_noise_says_so",),
     ),
     Fault(
+        "sizes of whole blocks", MEASURED,
+        "<= len(rows) // 2)", "< len(rows))",
+        (TESTS + "sizes_above_half_of_a_block_are_left_out_and_the_facts_say_so",),
+    ),
+    Fault(
+        "the largest size given instead of searched", MEASURED,
+        "float(searched.max())", "float(max(self.sizes))",
+        (TESTS + "sizes_above_half_of_a_block_are_left_out_and_the_facts_say_so",),
+    ),
+    Fault(
         "column sums on the diagonal", SEARCH, "* matrix.sum(1))", "* matrix.sum(0))",
         (TESTS + "the_matrix_form_is_the_definition",),
     ),

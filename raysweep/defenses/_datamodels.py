@@ -48,7 +48,7 @@ def difference_of_means(
     """
     models, samples = margins_MN.shape
     masks = masks_MN.astype(np.float32)
-    weights = np.empty((samples, samples), np.float32)
+    weights = np.zeros((samples, samples), np.float32)
     for start in range(0, samples, BLOCK):
         cut = slice(start, start + BLOCK)
         exact = margins_MN[:, cut].astype(np.float64)

@@ -14,10 +14,11 @@ released code's gains, which leave out the pair of a swap and the sign of the di
 `blocks: labels` searches among samples of one given label, which needs far fewer models but cannot
 find a trigger with several targets. `weigh: chance` lets a found set count by how much its value
 exceeds the best that the same search finds where no sample has an effect, since 1/k favors small
-sets, which chance finds. Both are ours, and badged. The subset models are those of `base`,
-since batch normalization would let left-out samples in. A sweep that asks for more models trains
-the difference only; the agreement of two halves of the models says whether they are enough, and
-with `until` more are trained until they agree.
+sets, which chance finds. Both are ours, and badged. A size above half of what is searched together
+is left out (within CIFAR-10's labels 2,560 and 5,120); the fact `largest set searched` tells it.
+The subset models are those of `base`, since batch normalization would let left-out samples in. A
+sweep that asks for more models trains the difference only; the agreement of two halves of the
+models says whether they are enough, and with `until` more are trained until they agree.
 Reference: MadryLab/rethinking-backdoor-attacks.
 """
 
@@ -107,7 +108,8 @@ class Datamodels(SubsetModels):
     held_out: bool = reduction(False, description="row z from models without z")
     penalty: float = reduction(0.01, gt=0, description="of ridge, per model, and of TRAK")
     sizes: tuple[int, ...] = reduction(
-        (10, 20, 40, 80, 160, 320, 640, 1280, 2560, 5120), description="sizes of searched sets"
+        (10, 20, 40, 80, 160, 320, 640, 1280, 2560, 5120),
+        description="of searched sets; those above half of a block are left out",
     )
     restarts: int = reduction(100, ge=1, le=10_000, description="searches per size")
     weigh: Literal["size", "chance"] = reduction(
@@ -196,7 +198,12 @@ class Datamodels(SubsetModels):
         found = scored(slice(None))
         even, odd = (scored(slice(half, None, 2)) for half in (0, 1))
         alike = agreement(even.scores, odd.scores)
-        facts = {"models": float(len(masks)), "agreement of halves": alike}
+        searched = np.array(self.sizes)[np.isfinite(found.best)]
+        facts = {
+            "models": float(len(masks)),
+            "agreement of halves": alike,
+            "largest set searched": float(searched.max()),
+        }
         if self.keep == "margins":
             facts |= self._measured(kept["margins"], masks, even.counts)
         return Findings(

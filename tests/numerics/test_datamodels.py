@@ -228,6 +228,20 @@ def test_a_run_tells_how_well_models_left_out_are_predicted(given: dict[str, obj
     assert facts["variance of a margin"] == pytest.approx(outputs.var(0).mean(), rel=1e-2)
 
 
+def test_sizes_above_half_of_a_block_are_left_out_and_the_facts_say_so() -> None:
+    masks = subset_masks(3, 0, 100, 80, 0.5)
+    noise = np.random.default_rng(3).normal(0, 2, (100, 80))
+    sizes = (10, 20, 21, 40, 41)
+    whole, within = (reduced(noise, masks, sizes=sizes, blocks=b) for b in ("none", "labels"))
+    assert whole.facts["largest set searched"] == 40
+    assert within.facts["largest set searched"] == 20, "two labels of 40 samples"
+    assert within.curves["best set"].x.tolist() == [10, 20]
+    assert (within.statistics["counts"].sum(1) > 0).tolist() == [True, True, False, False, False]
+    expected = r"sizes must hold one of at most half .* got \[21, 41\] for 40"
+    with pytest.raises(ValueError, match=expected):
+        reduced(noise, masks, sizes=(21, 41), blocks="labels")
+
+
 @pytest.mark.parametrize("given", [{}, {"held_out": True}, {"estimator": "ridge"}], ids=str)
 def test_a_run_that_has_only_noise_says_so(given: dict[str, object]) -> None:
     masks = subset_masks(3, 0, 600, 80, 0.5)
