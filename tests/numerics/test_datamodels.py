@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -107,12 +109,20 @@ def test_the_search_is_at_least_as_good_as_brute_force_swaps() -> None:
             assert value(matrix, tried) <= best + 1e-9
 
 
+def test_of_all_starts_sixty_percent_find_a_planted_block_and_of_twenty_always_one() -> None:
+    exact = []
+    for seed in range(100, 112):
+        matrix = objective_matrix(block(seed), 20)
+        draws = (np.random.default_rng((seed, start)) for start in range(20))
+        exact.append([local_search(matrix, 20, draw)[:20].all() for draw in draws])
+    # Of twelve blocks 0.5 to 0.9 each: only their mean, with a standard error of 0.03, is 0.6.
+    assert np.mean(exact) >= 0.55
+    assert np.any(exact, axis=1).all()
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_a_planted_block_is_found(seed: int) -> None:
     weights = block(seed)
-    matrix = objective_matrix(weights, 20)
-    exact = [local_search(matrix, 20, np.random.default_rng(r))[:20].all() for r in range(20)]
-    assert np.mean(exact) >= 0.4
     sets, values = found_sets(weights, (20,), 20, lambda size, r: np.random.default_rng(r))
     members, counts = np.arange(300) < 20, sets[0].sum(0)
     assert values.max() == pytest.approx(effect(weights, members), rel=1e-9)
@@ -120,15 +130,66 @@ def test_a_planted_block_is_found(seed: int) -> None:
     assert ((counts > 0) & (counts < 20)).any(), "restarts differ"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Starts:
+    """A generator, or a context of them, that draws the same samples after a permutation."""
+
+    order: np.ndarray
+    key: tuple[object, ...] = ()
+
+    def generator(self, *names: object) -> Starts:
+        return Starts(order=self.order, key=names)
+
+    def choice(self, samples: int, size: int, *, replace: bool) -> np.ndarray:
+        drawn = self.drawn().choice(samples, size, replace=replace)
+        return np.flatnonzero(np.isin(self.order, drawn))
+
+    def permutation(self, models: int) -> np.ndarray:
+        return self.drawn().permutation(models)
+
+    def drawn(self) -> np.random.Generator:
+        return Context(seed=0).generator(*self.key)
+
+
 def test_permuting_samples_permutes_the_search() -> None:
-    weights = block(4, n=60, k=10, mean=3.0)
+    weights = block(4, n=60, k=10)
     order = np.random.default_rng(1).permutation(60)
-    one, other = (
-        found_sets(w, (10,), 8, lambda size, r: np.random.default_rng(r))[0][0].sum(0)
-        for w in (weights, weights[np.ix_(order, order)])
+    (one, best), (other, moved) = (
+        found_sets(w, (5, 10, 20), 8, Starts(order=o).generator)
+        for w, o in ((weights, np.arange(60)), (weights[np.ix_(order, order)], order))
     )
-    found = np.arange(60) < 10
-    assert (one[found] >= 6).all() and (other[found[order]] >= 6).all()
+    assert (other == one[:, :, order]).all()
+    np.testing.assert_allclose(moved, best, rtol=1e-9)
+    assert len(np.unique(one[1], axis=0)) > 1, "from other starts other sets"
+
+
+@pytest.mark.parametrize(
+    "given", [{}, {"weigh": "chance"}, {"held_out": True}, {"estimator": "ridge"}], ids=str
+)
+def test_permuting_samples_permutes_scores(given: dict[str, object]) -> None:
+    _, masks, outputs = linear(500)
+    order = np.random.default_rng(1).permutation(80)
+    method = Datamodels.model_validate({"sizes": (5, 10, 20), "restarts": 8, **given})
+    whole, moved = (
+        method._scores({"margins": outputs[:, o]}, masks[:, o], np.zeros(80, int), Starts(order=o))
+        for o in (np.arange(80), order)
+    )
+    assert len(np.unique(whole.scores)) > 10
+    np.testing.assert_allclose(moved.scores, whole.scores[order], rtol=1e-3, atol=1e-6)
+    assert (moved.counts == whole.counts[:, order]).all()
+
+
+def test_more_restarts_keep_the_first_and_never_lower_the_best() -> None:
+    _, masks, outputs = linear(500)
+    found = [
+        Datamodels(sizes=(5, 10, 20), restarts=restarts)._scores(
+            {"margins": outputs}, masks, np.zeros(80, int), Context(seed=6)
+        )
+        for restarts in (1, 2, 4, 8, 16)
+    ]
+    best = np.stack([some.best for some in found])
+    assert (np.diff(best, axis=0) >= 0).all() and (best[-1] > best[0]).any()
+    assert all((np.diff([a.counts, b.counts], axis=0) >= 0).all() for a, b in pairwise(found))
 
 
 def test_permuting_samples_permutes_effects() -> None:
