@@ -71,6 +71,18 @@ FAULTS = (
         (TESTS + "sizes_above_half_of_a_block_are_left_out_and_the_facts_say_so",),
     ),
     Fault(
+        "models needed as if subsets were halves", MEASURED,
+        "models_needed(together, variance, effect, self.alpha)",
+        "models_needed(together, variance, effect)",
+        (TESTS + "the_models_needed_grow_with_what_is_searched_together",),
+    ),
+    Fault(
+        "models needed as if all were searched together", MEASURED,
+        "models_needed(together, variance, effect, self.alpha)",
+        "models_needed(len(masks.T), variance, effect, self.alpha)",
+        (TESTS + "the_models_needed_grow_with_what_is_searched_together",),
+    ),
+    Fault(
         "column sums on the diagonal", SEARCH, "* matrix.sum(1))", "* matrix.sum(0))",
         (TESTS + "the_matrix_form_is_the_definition",),
     ),

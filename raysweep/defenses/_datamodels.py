@@ -270,10 +270,19 @@ def agreement(one: FloatArray, other: FloatArray, share: float = 0.1) -> float:
     return len(first & second) / max(len(first | second), 1)
 
 
-def models_needed(samples: int, variance: float, effect: float) -> int:
-    """Return about how many models find a trigger: 16 sigma^2 n / Delta^2.
+def models_needed(samples: int, variance: float, effect: float, alpha: float = 0.5) -> float:
+    """Return about how many models find a trigger: 16 sigma^2 n / Delta^2 where alpha is a half.
 
-    A heuristic, checked by simulation: the trigger's total effect Delta on a margin against the
-    noise of n estimates of deviation 2 sigma / sqrt(m).
+    A heuristic, checked by simulation at one half: the trigger's total effect Delta on a margin
+    against the noise of n estimates of deviation sigma / sqrt(m alpha (1 - alpha)). NaN if there is
+    no effect.
+
+    Args:
+        samples: searched together.
+        variance: of a margin over models.
+        effect: the trigger's.
+        alpha: share of the set in a subset.
     """
-    return int(np.ceil(16 * variance * samples / max(effect, 1e-9) ** 2))
+    if effect <= 0:
+        return float("nan")
+    return float(np.ceil(4 * variance * samples / (alpha * (1 - alpha) * effect**2)))

@@ -158,11 +158,12 @@ class Datamodels(SubsetModels):
 
     def forecast(self, samples: int) -> str:
         """Return about how many models this many samples need, for the plan."""
-        needed = models_needed(samples, 5.2, 10.0)
+        needed = models_needed(samples, 5.2, 10.0, self.alpha)
+        per_sample = 4 / (self.alpha * (1 - self.alpha))
         most = "" if self.until is None else f" at most, fewer if halves agree by {self.until:g}"
         return (
             f"{self.models} models of {samples} samples{most}; a strong trigger needs about "
-            f"{needed} (16 sigma^2 n / Delta^2 with sigma^2 = 5.2, Delta = 10)"
+            f"{needed:.0f} ({per_sample:.3g} sigma^2 n / Delta^2 with sigma^2 = 5.2, Delta = 10)"
         )
 
     def _outputs(
@@ -205,7 +206,7 @@ class Datamodels(SubsetModels):
             "largest set searched": float(searched.max()),
         }
         if self.keep == "margins":
-            facts |= self._measured(kept["margins"], masks, even.counts)
+            facts |= self._measured(kept["margins"], masks, even.counts, data.labels)
         return Findings(
             train_scores=found.scores,
             statistics={
@@ -227,7 +228,7 @@ class Datamodels(SubsetModels):
         }
 
     def _measured(
-        self, margins: NDArray[np.float16], masks: Masks, counts: np.ndarray
+        self, margins: NDArray[np.float16], masks: Masks, counts: np.ndarray, labels: np.ndarray
     ) -> dict[str, float]:
         """Return how well the effects predict models left out, and how many models are needed.
 
@@ -238,6 +239,7 @@ class Datamodels(SubsetModels):
             margins: (m, n) of all models.
             masks: (m, n) what they were trained on.
             counts: (sizes, n) memberships found with the even models.
+            labels: (n,).
         """
         variance = float(margins.var(0, dtype=np.float64).mean())
         other = self._effects({"margins": margins[1::2]}, masks[1::2])
@@ -247,13 +249,13 @@ class Datamodels(SubsetModels):
             for size, count in zip(self.sizes, counts, strict=True)
             if count.any() and len(rows := np.argsort(-count, kind="stable")[:size]) > 1
         ]
-        effect = max(total, default=0.0)
+        effect, together = max(total, default=0.0), max(map(len, self._blocks(labels)))
         cut = int(0.8 * len(masks))
         weights = self._effects({"margins": margins[:cut]}, masks[:cut])
         return {
             "variance of a margin": variance,
             "effect of the strongest set": effect,
-            "models needed": float(models_needed(len(masks.T), variance, effect)),
+            "models needed": models_needed(together, variance, effect, self.alpha),
             "correlation with left-out models": held_out_correlation(
                 weights, margins[cut:], masks[cut:]
             ),
@@ -275,6 +277,12 @@ class Datamodels(SubsetModels):
             return ridge(kept["margins"], masks, self.penalty)
         return difference_of_means(kept["margins"], masks, held_out=self.held_out)
 
+    def _blocks(self, labels: np.ndarray) -> list[NDArray[np.intp]]:
+        """Return the rows that are searched together."""
+        if self.blocks == "labels":
+            return [np.flatnonzero(labels == label) for label in np.unique(labels)]
+        return [np.arange(len(labels))]
+
     def _scores(
         self, kept: Mapping[str, NDArray[Any]], masks: Masks, labels: np.ndarray, ctx: Context
     ) -> Searched:
@@ -288,9 +296,7 @@ class Datamodels(SubsetModels):
             order = ctx.generator("chance").permutation(len(masks))
             nothing = without_effects(kept["margins"], masks, order)
             by_chance = self._effects({"margins": nothing}, masks)
-        groups = [np.arange(samples)]
-        if self.blocks == "labels":
-            groups = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+        groups = self._blocks(labels)
         for number, rows in enumerate(groups):
             at = np.flatnonzero(np.array(self.sizes) <= len(rows) // 2)
             if not len(at):
