@@ -126,7 +126,7 @@ FAULTS = (
     Fault(
         "starts that depend on how many there are", SEARCH,
         "local_search(matrix, size, generator(size, restart))",
-        "local_search(matrix, size, generator(size, restarts - restart))",
+        "local_search(matrix, size, generator(size, 100 * restarts + restart))",
         (TESTS + "more_restarts_keep_the_first_and_never_lower_the_best",),
     ),
     Fault(

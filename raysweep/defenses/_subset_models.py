@@ -2,8 +2,9 @@
 
 A. Ilyas, S. M. Park, L. Engstrom, G. Leclerc, A. Madry: Datamodels, ICML 2022, arXiv:2202.00622.
 Which samples a model is trained on is drawn for its shard and its number, so that a sweep with more
-models shares the whole shards of one with fewer. E: models of a shard, m: of all shards, n:
-training samples.
+models shares the whole shards of one with fewer. The recipe is the sweep's but for what is set
+here: augmentation, precision and Nesterov's momentum are its own. E: models of a shard, m: of all
+shards, n: training samples.
 """
 
 from __future__ import annotations

@@ -16,9 +16,14 @@ find a trigger with several targets. `weigh: chance` lets a found set count by h
 exceeds the best that the same search finds where no sample has an effect, since 1/k favors small
 sets, which chance finds. Both are ours, and badged. A size above half of what is searched together
 is left out (within CIFAR-10's labels 2,560 and 5,120); the fact `largest set searched` tells it.
-The subset models are those of `base`, since batch normalization would let left-out samples in. A
-sweep that asks for more models trains the difference only; the agreement of two halves of the
-models says whether they are enough, and with `until` more are trained until they agree.
+The subset models are those of `base`, since batch normalization would let left-out samples in, and
+are trained without label smoothing (the authors' code: 0.1), with Nesterov's momentum and the
+augmentation if the sweep's recipe has them, on batches of the whole set, of which each model takes
+its own samples: a share alpha of `batch_size`, in 1 / alpha times as many steps. A sweep that asks
+for more models trains the difference only; the agreement of the highest tenths of two halves of the
+models says whether they are enough, and with `until` more are trained until they agree. Not so the
+values of their best sets: on 150 models of 1,000 images those of halves in which no sample has an
+effect were alike to 0.93 and more.
 Reference: MadryLab/rethinking-backdoor-attacks.
 """
 
