@@ -16,6 +16,7 @@ REPAIRS = "numerics/test_repairs.py::test_"
 NOISE = "numerics/test_noise.py::test_"
 MEASURES = "test_metrics.py::test_"
 SEARCH = "numerics/test_red.py::test_"
+JOINT = "numerics/test_red_search.py::test_"
 UNIFIED = "numerics/test_unified.py::test_"
 
 COMPARED = (
@@ -194,6 +195,33 @@ REVERSED = (
         "pattern subtracted from the sources", PATTERNS,
         "images[active] + tried[:, None])", "images[active] - tried[:, None])",
         (SEARCH + "the_search_on_a_linear_model_goes_along_the_weights",),
+    ),
+    Fault(
+        "second term keeps the target's images", PATTERNS,
+        "loss = loss - weight * others", "loss = loss + weight * others",
+        (JOINT + "the_search_descends_the_objective_of_both_terms",),
+    ),
+    Fault(
+        "pattern added to the target's images", PATTERNS,
+        "removed[None] - tried[:, None])", "removed[None] + tried[:, None])",
+        (JOINT + "the_search_descends_the_objective_of_both_terms",),
+    ),
+    Fault(
+        "milestones of the search ignored", PATTERNS,
+        "rate = self.learning_rate * 0.1 ** sum(step >= m for m in self.milestones)",
+        "rate = self.learning_rate",
+        (JOINT + "the_search_descends_the_objective_of_both_terms",),
+    ),
+    Fault(
+        "search without momentum", PATTERNS,
+        "velocity[active] = self.momentum * velocity[active] + gradient",
+        "velocity[active] = gradient",
+        (JOINT + "the_search_descends_the_objective_of_both_terms",),
+    ),
+    Fault(
+        "final estimate with the scan's weight", PATTERNS,
+        "sources, target, self.weight)", "sources, target, self.scan_weight)",
+        (JOINT + "the_final_estimate_has_its_own_weight",),
     ),
     Fault(
         "search ends when half are sent", PATTERNS,

@@ -1,0 +1,92 @@
+"""RED's search: the objective of both terms in closed form, the final estimate."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from raysweep import metrics
+from raysweep.context import Context
+from raysweep.defenses import Inputs
+from raysweep.defenses.red import RED
+from tests.numerics.test_red import CLASSES, RECIPE, SIDE, SMALL, evidence, planted
+
+PIXELS = SIDE * SIDE
+JOINT = RED(
+    images=20, steps=6, learning_rate=0.03, milestones=(2, 4), momentum=0.5, pi=1.0, weight=0.7
+)
+
+
+def linear(seed: int) -> tuple[nn.Module, np.ndarray]:
+    """Return a linear network that is undecided between its classes, and its weights (K, D)."""
+    weights = np.random.default_rng(seed).normal(0, 0.1, (CLASSES, PIXELS))
+    network = nn.Sequential(nn.Flatten(), nn.Linear(PIXELS, CLASSES, bias=False))
+    with torch.no_grad():
+        network[1].weight.copy_(torch.from_numpy(weights))  # type: ignore[arg-type]
+    return network, weights
+
+
+def posterior(images: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    logits = images @ weights.T
+    raised = np.exp(logits - logits.max(1, keepdims=True))
+    result: np.ndarray = raised / raised.sum(1, keepdims=True)
+    return result
+
+
+def descended(
+    images: np.ndarray, removed: np.ndarray, weights: np.ndarray, target: int, method: RED
+) -> np.ndarray:
+    """Return the pattern after SGD along the gradient in closed form; nothing is clipped.
+
+    With a = w_t - sum_c p_c w_c, the gradient of log p_t(y), that of log(1 - p_t(y)) is
+    -p_t / (1 - p_t) a.
+    """
+    v, velocity = np.zeros(PIXELS), np.zeros(PIXELS)
+    for step in range(method.steps):
+        p, q = posterior(images + v, weights), posterior(removed - v, weights)
+        first = -(weights[target] - p @ weights).mean(0)
+        odds = q[:, target] / (1 - q[:, target])
+        second = -(odds[:, None] * (weights[target] - q @ weights)).mean(0)
+        velocity = method.momentum * velocity + first + method.weight * second
+        v -= method.learning_rate * 0.1 ** sum(step >= m for m in method.milestones) * velocity
+    return v
+
+
+@pytest.mark.parametrize("target", [1, 4])
+def test_the_search_descends_the_objective_of_both_terms(target: int) -> None:
+    network, weights = linear(target)
+    draw = np.random.default_rng(target)
+    images, removed = (0.5 + 0.02 * draw.normal(size=(n, PIXELS)) for n in (12, 20))
+    # Images of the target that are held to be the target's, with p_t neither 0 nor 1.
+    removed += 0.3 * (weights[target] - weights.mean(0))
+    assert 0.1 < posterior(removed, weights)[:, target].mean() < 0.95
+    inputs = Inputs("red", frozenset({"victim"}), {"victim": network, "recipe": RECIPE})
+    ours = [torch.from_numpy(part).float().reshape(-1, 1, SIDE, SIDE) for part in (images, removed)]
+    for method in (JOINT, JOINT.model_copy(update={"weight": 0.0})):
+        found, reached = method.smallest(
+            inputs, ours[0][None], ours[1], target, method.weight, Context(seed=0)
+        )
+        expected = descended(images, removed, weights, target, method)
+        assert not reached.any(), "all steps are taken"
+        assert 0.02 < np.abs(expected).max() < 0.2, "nothing is clipped"
+        np.testing.assert_allclose(found.numpy().reshape(-1), expected, rtol=1e-3, atol=1e-5)
+
+
+def test_the_final_estimate_has_its_own_weight() -> None:
+    """The scan with the first term alone, the estimate with both."""
+    case, ctx = planted(60, 0, 80, 2.0), Context(seed=1)
+    method = SMALL.model_copy(update={"weight": 1.0, "images": 20})
+    assert method.scan_weight == 0 != method.weight
+    shards = [method.shard(part, case.inputs(), ctx) for part in method.parts(CLASSES)]
+    found = method.run(case.inputs(shards=shards), ctx)
+    decided = method.decide(evidence(case, found))
+    assert decided.classes == (1,) and int(found.statistics["source"]) == 0
+    inside = case.train.labels == 1
+    scores = np.asarray(found.train_scores)
+    assert metrics.ranking(scores[inside], case.mask[inside]).auroc > 0.97
+    pattern = found.statistics["pattern"]
+    for weight, same in ((1.0, True), (0.0, False)):
+        searched, _ = method._search(case.inputs(), ctx, [0], 1, weight)
+        assert np.allclose(pattern, searched[0], atol=1e-6) == same
