@@ -182,6 +182,16 @@ REVERSED = (
         (SEARCH + "a_planted_pair_is_found_with_its_target",),
     ),
     Fault(
+        "as many smallest pairs whatever was reached", RED,
+        "[: -(classes - 1)]", "[: (classes - 1) ** 2]",
+        (SEARCH + "the_largest_are_dropped_however_many_pairs_were_reached",),
+    ),
+    Fault(
+        "calibration of another null", RED,
+        "p_values(reciprocals, null)[1]", "p_values(reciprocals)[1]",
+        (SEARCH + "calibrated_false_alarms_are_as_many_as_asked_for",),
+    ),
+    Fault(
         "calibration at the wrong end", RED,
         "np.quantile(values, theta)", "np.quantile(values, 1 - theta)",
         (SEARCH + "calibrated_false_alarms_are_as_many_as_asked_for",),

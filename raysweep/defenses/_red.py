@@ -39,8 +39,8 @@ def p_values(reciprocals_KK: FloatArray, null: Null = "exclude_target") -> tuple
     Args:
         reciprocals_KK: 1 / norm from source (row) to target (column); 0 where the search failed,
             and on the diagonal. Zeros are left out of null and evaluation.
-        null: `exclude_target`: for each class the pairs with another target; `drop_top`: the
-            (K - 1)^2 smallest of all.
+        null: `exclude_target`: for each class the pairs with another target; `drop_top`: all but
+            the K - 1 largest, (K - 1)^2 if every pair was reached.
 
     Raises:
         ValueError: if a null holds fewer than three pairs.
@@ -49,7 +49,7 @@ def p_values(reciprocals_KK: FloatArray, null: Null = "exclude_target") -> tuple
     used = reciprocals_KK > 0
     logs = np.where(used, np.log(np.where(used, reciprocals_KK, 1)), 0)
     if null == "drop_top":
-        smallest = np.sort(reciprocals_KK[used])[: (classes - 1) ** 2]
+        smallest = np.sort(reciprocals_KK[used])[: -(classes - 1)]
         counts = np.full(classes, len(smallest))
         sums, log_sums = (np.full(classes, v.sum()) for v in (smallest, np.log(smallest)))
     else:

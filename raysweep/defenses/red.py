@@ -55,6 +55,8 @@ CPU_IMAGES = 64  # per step; benchmarks/defenses.py
 class RED(Defense):
     """Patterns per pair → target class → score of removal; decisions set significance and cut."""
 
+    VERSION = 2
+
     images: int = Field(200, ge=1, le=100_000, description="images of a class in the search")
     steps: int = Field(300, ge=1, le=100_000, description="steps of a search, at most")
     learning_rate: float = Field(1e-3, gt=0, description="of SGD on the pattern, in pixel units")

@@ -14,7 +14,7 @@ from raysweep import metrics, training
 from raysweep.context import Context
 from raysweep.datasets import ImageSet, Shape
 from raysweep.defenses import Decision, Evidence, Findings, Inputs
-from raysweep.defenses._red import deviations, gamma_shape, p_values, threshold
+from raysweep.defenses._red import Null, deviations, gamma_shape, p_values, threshold
 from raysweep.defenses._scored import split
 from raysweep.defenses.red import RED
 from raysweep.models.tiny_cnn import TinyCNN
@@ -70,16 +70,23 @@ def test_a_planted_pair_is_found_with_its_target(null: str) -> None:
     assert int(deviations(matrix(0, planted=(3, 7))).argmax()) == 7
 
 
-@pytest.mark.parametrize(("classes", "actual"), [(6, 0.155), (10, 0.08), (43, 0.045)])
-def test_calibrated_false_alarms_are_as_many_as_asked_for(classes: int, actual: float) -> None:
-    """And the share of false alarms of a p-value of .05 as it stands."""
-    limit = threshold(classes, 0.05, "exclude_target", trials=1500)
-    values = np.array([p_values(matrix(seed, classes))[1] for seed in range(10_000, 11_500)])
+@pytest.mark.parametrize(
+    ("classes", "null", "actual"),
+    [(6, "exclude_target", 0.138), (10, "exclude_target", 0.08), (43, "exclude_target", 0.048),
+     (6, "drop_top", 0.522), (10, "drop_top", 0.398)],
+)  # fmt: skip
+def test_calibrated_false_alarms_are_as_many_as_asked_for(
+    classes: int, null: Null, actual: float
+) -> None:
+    """And the share of false alarms of a p-value of .05 as it stands, of 10,000 or 20,000 sets."""
+    limit = threshold(classes, 0.05, null, trials=1500)
+    values = np.array([p_values(matrix(seed, classes), null)[1] for seed in range(10_000, 11_500)])
     assert np.mean(values <= limit) == pytest.approx(0.05, abs=0.02)
-    assert np.mean(values <= 0.05) == pytest.approx(actual, abs=0.02)
-    method = RED(calibrated=False)
+    error = 3 * (actual * (1 - actual) / len(values)) ** 0.5
+    assert np.mean(values <= 0.05) == pytest.approx(actual, abs=error)
+    method = RED(calibrated=False, null=null)
     assert method.decide(found_p(classes, 0.05)).classes == (0,)
-    calibrated = RED().decide(found_p(classes, 0.05)).classes
+    calibrated = RED(null=null).decide(found_p(classes, 0.05)).classes
     assert calibrated == ((0,) if limit >= 0.05 else ())
 
 
@@ -104,6 +111,30 @@ def test_unreached_pairs_are_left_out() -> None:
     assert p_values(values)[0][3] == 1
     with pytest.raises(ValueError, match="at least 3 pairs of classes that were reached, got 0"):
         p_values(np.zeros((5, 5)))
+
+
+def test_the_largest_are_dropped_however_many_pairs_were_reached() -> None:
+    hits = 0
+    for seed in range(20):
+        values = matrix(seed, planted=(3, 7))
+        failed = np.random.default_rng(seed).permutation(
+            [(s, t) for s in range(10) for t in range(10) if s != t and (s, t) != (3, 7)]
+        )[:15]
+        values[tuple(failed.T)] = 0
+        null = np.sort(values[values > 0])[:-9]
+        assert len(null) == 66 and null.max() < values[3, 7]
+        shape, _, scale = stats.gamma.fit(null, floc=0)
+        own, p = p_values(values, "drop_top")
+        tail = stats.gamma.sf(values.max(0), shape, scale=scale)
+        np.testing.assert_allclose(own, -np.expm1(9 * np.log1p(-tail)), rtol=1e-2)
+        hits += p <= threshold(10, 0.05, "drop_top", trials=500) and int(own.argmin()) == 7
+    assert hits == 20
+    few = np.zeros((10, 10))
+    few[0, 1:], few[1:4, 0] = np.linspace(1, 2, 9), 0.9
+    p_values(few, "drop_top")
+    few[3, 0] = 0
+    with pytest.raises(ValueError, match="at least 3 pairs of classes that were reached, got 2"):
+        p_values(few, "drop_top")
 
 
 def test_the_search_on_a_linear_model_goes_along_the_weights() -> None:
