@@ -193,8 +193,17 @@ REVERSED = (
     ),
     Fault(
         "calibration at the wrong end", RED,
-        "np.quantile(values, theta)", "np.quantile(values, 1 - theta)",
+        "null, enough), theta)", "null, enough), 1 - theta)",
         (SEARCH + "calibrated_false_alarms_are_as_many_as_asked_for",),
+    ),
+    Fault(
+        "a simulation for every theta", RED,
+        "@cache\ndef _simulated", "def _simulated",
+        (SEARCH + "another_theta_simulates_nothing",),
+    ),
+    Fault(
+        "few trials for a small theta", RED, "else 5 * trials", "else trials",
+        (SEARCH + "another_theta_simulates_nothing",),
     ),
     Fault(
         "theta not calibrated", PATTERNS, "            if self.calibrated:",

@@ -13,7 +13,7 @@ from torch import nn
 from raysweep import metrics, training
 from raysweep.context import Context
 from raysweep.datasets import ImageSet, Shape
-from raysweep.defenses import Decision, Evidence, Findings, Inputs
+from raysweep.defenses import Decision, Evidence, Findings, Inputs, _red
 from raysweep.defenses._red import Null, deviations, gamma_shape, p_values, threshold
 from raysweep.defenses._scored import split
 from raysweep.defenses.red import RED
@@ -88,6 +88,30 @@ def test_calibrated_false_alarms_are_as_many_as_asked_for(
     assert method.decide(found_p(classes, 0.05)).classes == (0,)
     calibrated = RED(null=null).decide(found_p(classes, 0.05)).classes
     assert calibrated == ((0,) if limit >= 0.05 else ())
+
+
+def test_another_theta_simulates_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = []
+
+    def counted(reciprocals: np.ndarray, null: Null) -> tuple[np.ndarray, float]:
+        drawn.append(p_values(reciprocals, null))
+        return drawn[-1]
+
+    monkeypatch.setattr(_red, "p_values", counted)
+    limits = [threshold(7, theta, "exclude_target", trials=300) for theta in (0.2, 0.1, 0.07)]
+    values = [p for _, p in drawn]
+    assert len(values) == 300
+    assert limits == [float(np.quantile(values, theta)) for theta in (0.2, 0.1, 0.07)]
+    small = threshold(7, 0.05, "exclude_target", trials=300)
+    values = [p for _, p in drawn[300:]]
+    assert len(values) == 1500 and small == float(np.quantile(values, 0.05))
+    threshold(7, 0.07, "drop_top", trials=300)
+    threshold(5, 0.07, "drop_top", trials=300)
+    assert len(drawn) == 300 + 1500 + 300 + 300
+
+
+def test_the_limit_of_ten_classes_is_the_published_one() -> None:
+    assert threshold(10, 0.05, "exclude_target") == pytest.approx(0.02856980440548992, rel=1e-9)
 
 
 def found_p(classes: int, p_value: float) -> Evidence:
