@@ -243,6 +243,14 @@ REVERSED = (
         (JOINT + "the_final_estimate_has_its_own_weight",),
     ),
     Fault(
+        "as many images of each source as the scarcest has", PATTERNS,
+        "        removed = self._drawn(data, target, ctx)",
+        "        least = min(len(group) for group in groups.values())\n"
+        "        groups = {source: group[:least] for source, group in groups.items()}\n"
+        "        removed = self._drawn(data, target, ctx)",
+        (JOINT + "a_scarce_class_leaves_the_other_sources_their_images",),
+    ),
+    Fault(
         "search ends when half are sent", PATTERNS,
         ".float().mean(1) >= self.pi", ".float().mean(1) >= self.pi / 2",
         (SEARCH + "the_search_on_a_linear_model_goes_along_the_weights",),

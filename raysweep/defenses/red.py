@@ -120,19 +120,22 @@ class RED(Defense):
         reached = np.zeros(len(sources), bool)
         if not present or not (data.labels == target).any():
             return patterns, reached
-        groups = [self._drawn(data, label, ctx) for label in present]
-        size = min(len(group) for group in groups)
-        images = torch.stack([group[:size] for group in groups]).to(ctx.device)
+        groups = {source: self._drawn(data, source, ctx) for source in present}
         removed = self._drawn(data, target, ctx).to(ctx.device)
-        # On a CPU the activations of many images leave the caches: few sources at once are faster.
-        together = len(images) if ctx.device != "cpu" else max(CPU_IMAGES // size, 1)
-        searched = [
-            self.smallest(inputs, group, removed, target, weight, ctx)
-            for group in images.split(together)
-        ]
-        found, done = (torch.cat(part) for part in zip(*searched, strict=True))
-        at = [sources.index(s) for s in present]
-        patterns[at], reached[at] = found.cpu().numpy(), done.cpu().numpy()
+        # Together are searched sources of one size: a scarce class does not cut the others' images.
+        for size in sorted({len(group) for group in groups.values()}):
+            alike = [source for source in present if len(groups[source]) == size]
+            images = torch.stack([groups[source] for source in alike]).to(ctx.device)
+            # On a CPU the activations of many images leave the caches: few sources at once are
+            # faster.
+            together = len(images) if ctx.device != "cpu" else max(CPU_IMAGES // size, 1)
+            searched = [
+                self.smallest(inputs, group, removed, target, weight, ctx)
+                for group in images.split(together)
+            ]
+            found, done = (torch.cat(part) for part in zip(*searched, strict=True))
+            at = [sources.index(source) for source in alike]
+            patterns[at], reached[at] = found.cpu().numpy(), done.cpu().numpy()
         return patterns, reached
 
     def _drawn(self, data: ImageSet, label: int, ctx: Context) -> torch.Tensor:

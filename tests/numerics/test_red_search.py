@@ -90,3 +90,24 @@ def test_the_final_estimate_has_its_own_weight() -> None:
     for weight, same in ((1.0, True), (0.0, False)):
         searched, _ = method._search(case.inputs(), ctx, [0], 1, weight)
         assert np.allclose(pattern, searched[0], atol=1e-6) == same
+
+
+def test_a_scarce_class_leaves_the_other_sources_their_images() -> None:
+    case, ctx = planted(60, 0, 80, 2.0), Context(seed=1)
+    method = SMALL.model_copy(update={"images": 30, "weight": 1.0})
+    sources = [2, 3, 4]
+    everything, reached = method._search(case.inputs(), ctx, sources, 1, 1.0)
+    kept = np.flatnonzero(case.train.labels != 3)
+    two = np.flatnonzero(case.train.labels == 3)[:2]
+    scarce = case.train.take(np.sort(np.concatenate([kept, two])))
+    inputs = case.inputs(training_set=scarce, labels=scarce.labels)
+    patterns, again = method._search(inputs, ctx, sources, 1, 1.0)
+    for at in (0, 2):
+        np.testing.assert_allclose(patterns[at], everything[at], rtol=1e-4, atol=1e-6)
+        assert again[at] == reached[at]
+    rows = torch.from_numpy(two)
+    images = case.train.images[rows].float()[None] / 255
+    removed = method._drawn(case.train, 1, ctx)
+    alone, _ = method.smallest(inputs, images, removed, 1, 1.0, ctx)
+    np.testing.assert_allclose(patterns[1], alone[0], rtol=1e-4, atol=1e-6)
+    assert not np.allclose(patterns[1], everything[1], atol=1e-3)
