@@ -16,6 +16,7 @@ REPAIRS = "numerics/test_repairs.py::test_"
 NOISE = "numerics/test_noise.py::test_"
 MEASURES = "test_metrics.py::test_"
 SEARCH = "numerics/test_red.py::test_"
+TRIGGERS = "numerics/test_triggers.py::test_"
 JOINT = "numerics/test_red_search.py::test_"
 UNIFIED = "numerics/test_unified.py::test_"
 
@@ -266,6 +267,36 @@ REVERSED = (
         "(images - v).clamp(0, 1)", "(images + v).clamp(0, 1)",
         (SEARCH + "a_weak_pattern_is_found_and_its_samples_removed",
          SEARCH + "a_pattern_of_norm_two_is_beyond_doubt_and_none_is_not"),
+    ),
+    Fault(
+        "patterns that do not reach pi count", PATTERNS,
+        "np.where(reached & (norms > 0), 1 / np", "np.where(norms > 0, 1 / np",
+        (JOINT + "patterns_that_do_not_reach_pi_count_for_nothing",),
+    ),
+    Fault(
+        "an estimate that does not reach pi", PATTERNS,
+        "np.where(reached & (norms > 0), norms, np.inf)", "np.where(norms > 0, norms, np.inf)",
+        (JOINT + "patterns_that_do_not_reach_pi_count_for_nothing",),
+    ),
+    Fault(
+        "target of the smallest pattern", PATTERNS,
+        "target = int(np.argmax(anomaly))", "target = int(np.argmax(reciprocals.max(0)))",
+        (JOINT + "the_target_is_that_of_the_smallest_p_not_of_the_smallest_pattern",),
+    ),
+    Fault(
+        "no verdict where the fit is not finite", PATTERNS,
+        "        if not np.isnan(p_value):\n", '        if self.null != "mad":\n',
+        (JOINT + "fits_are_finite_and_deviations_stand_in_for_one_that_is_not",),
+    ),
+    Fault(
+        "the plain flip whatever is asked", PATTERNS,
+        'if self.rule == "quantile" and len', 'if self.rule == "flip" and len',
+        (JOINT + "each_rule_flags_its_own_samples",),
+    ),
+    Fault(
+        "saturated pixels wrap", "attacks/additive.py",
+        "(images_BCHW + v).clamp(0, 1)", "((images_BCHW + v) * 255).round() % 256 / 255",
+        (TRIGGERS + "additive_patterns_are_clipped_before_they_are_rounded",),
     ),
     Fault(
         "removal without significance", PATTERNS, "        if significant:\n",

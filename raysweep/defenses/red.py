@@ -194,13 +194,13 @@ class RED(Defense):
         reached = np.stack([part["reached"] for part in inputs.shards], 1)
         norms = np.linalg.norm(patterns.reshape(classes, classes, -1), axis=2)
         reciprocals = np.where(reached & (norms > 0), 1 / np.maximum(norms, 1e-12), 0.0)
-        anomaly: FloatArray
-        if self.null == "mad":
-            anomaly, p_value = _red.deviations(reciprocals), np.nan
-            p_class = np.full_like(anomaly, np.nan)
-        else:
+        p_class, p_value = np.full(classes, np.nan), np.nan
+        if self.null != "mad":
             p_class, p_value = _red.p_values(reciprocals, self.null)
+        if np.isfinite(p_class).all() and np.isfinite(p_value):
             anomaly = -np.log10(np.maximum(p_class, 1e-300))
+        else:
+            anomaly, p_value = _red.deviations(reciprocals), np.nan
         target = int(np.argmax(anomaly))
         pattern, source = self._refined(
             inputs, ctx, patterns[:, target], reached[:, target], target
@@ -281,7 +281,7 @@ class RED(Defense):
         found, labels = evidence.statistics, evidence.labels
         target, p_value = int(found["target"]), float(found["p_value"])
         significant = float(found["anomaly"].max()) > self.deviation
-        if self.null != "mad":
+        if not np.isnan(p_value):
             from raysweep.defenses import _red
 
             limit = self.theta

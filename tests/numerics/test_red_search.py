@@ -1,4 +1,4 @@
-"""RED's search: the objective of both terms in closed form, the final estimate."""
+"""RED: the objective of both terms in closed form, the final estimate, the verdict."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from torch import nn
 
 from raysweep import metrics
 from raysweep.context import Context
-from raysweep.defenses import Inputs
+from raysweep.defenses import Decision, Evidence, Findings, Inputs, _red
+from raysweep.defenses._red import p_values, threshold
 from raysweep.defenses.red import RED
-from tests.numerics.test_red import CLASSES, RECIPE, SIDE, SMALL, evidence, planted
+from tests.numerics.test_red import CLASSES, RECIPE, SIDE, SMALL, evidence, found_p, matrix, planted
 
 PIXELS = SIDE * SIDE
 JOINT = RED(
@@ -111,3 +112,89 @@ def test_a_scarce_class_leaves_the_other_sources_their_images() -> None:
     alone, _ = method.smallest(inputs, images, removed, 1, 1.0, ctx)
     np.testing.assert_allclose(patterns[1], alone[0], rtol=1e-4, atol=1e-6)
     assert not np.allclose(patterns[1], everything[1], atol=1e-3)
+
+
+def concluded(
+    values: np.ndarray, reached: np.ndarray | None = None, method: RED = SMALL
+) -> tuple[Findings, Decision]:
+    """Return what `run` and `decide` make of a scan that found patterns of norm 1 / value."""
+    case = planted(60, 0, 80, 2.0)
+    norms = 1 / np.where(values > 0, values, np.inf)
+    patterns = np.broadcast_to((norms / SIDE)[..., None, None, None], (*norms.shape, 1, SIDE, SIDE))
+    hit = values > 0 if reached is None else reached
+    shards = [
+        {"patterns": patterns[:, t].astype(np.float32), "reached": hit[:, t]}
+        for t in range(CLASSES)
+    ]
+    found = method.run(case.inputs(shards=shards), Context(seed=1))
+    return found, method.decide(evidence(case, found))
+
+
+def test_patterns_that_do_not_reach_pi_count_for_nothing() -> None:
+    values = matrix(0, CLASSES, planted=(0, 1))
+    reached = values > 0
+    for pair in ((2, 4), (5, 1)):
+        values[pair], reached[pair] = 100.0, False
+    found, decided = concluded(values, reached)
+    assert decided.classes == (1,) and int(found.statistics["source"]) == 0
+    assert found.statistics["reciprocals"][2, 4] == found.statistics["reciprocals"][5, 1] == 0
+    without = np.where(reached, values, 0)
+    np.testing.assert_allclose(found.statistics["reciprocals"], without, rtol=1e-5)
+    assert decided.p_value == pytest.approx(p_values(without)[1], rel=1e-3)
+
+
+def test_the_target_is_that_of_the_smallest_p_not_of_the_smallest_pattern() -> None:
+    """The reverse pair is small as well: poison lies near its source."""
+    values = matrix(0, CLASSES)
+    values[:, 1] *= 3
+    values[1, 0] = 1.1 * values.max()
+    found, decided = concluded(values)
+    assert int(values.max(0).argmax()) == 0
+    assert int(found.statistics["target"]) == 1 and decided.classes == (1,)
+    hits = 0
+    for seed in range(50):
+        reverse = matrix(seed, planted=(3, 7))
+        reverse[7, 3] = 0.36 / 0.22 * reverse[7, 3]
+        own, p = p_values(reverse)
+        hits += p <= threshold(10, 0.05, "exclude_target") and int(own.argmin()) == 7
+    assert hits >= 49
+
+
+def test_fits_are_finite_and_deviations_stand_in_for_one_that_is_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    draw = np.random.default_rng(0)
+    off = ~np.eye(CLASSES, dtype=bool)
+    alike, nulls = np.where(off, 0.2, 0.0), ("exclude_target", "drop_top")
+    spread = 10 ** draw.uniform(-12, 12, alike.shape)
+    almost = 1 + draw.normal(size=alike.shape) * 1e-9
+    for values in (alike, alike * 5e12, alike * almost, alike * spread):
+        for null in nulls:
+            own, p = p_values(values, null)  # type: ignore[arg-type]
+            assert np.isfinite(own).all() and 0 <= p <= 1
+    monkeypatch.setattr(_red, "gamma_shape", lambda mean, _: np.full_like(mean, np.nan))
+    values = matrix(0, CLASSES)
+    for factor, classes in ((10, (1,)), (1, ())):
+        values[0, 1] = factor * np.median(values)
+        found, decided = concluded(values)
+        by_mad, same = concluded(values, method=SMALL.model_copy(update={"null": "mad"}))
+        assert decided.classes == same.classes == classes and decided.p_value is None
+        np.testing.assert_array_equal(found.statistics["anomaly"], by_mad.statistics["anomaly"])
+
+
+def test_each_rule_flags_its_own_samples() -> None:
+    """Scores of the class and of others, and flips, of which no two rules make the same."""
+    scores = np.array([0.0, 1.0, 5.0, 6.0, -9.0, -9.0])
+    labels = np.array([0, 0, 0, 0, 1, 1])
+    flips = np.array([True, False, False, True, False, False])
+    given = found_p(6, 1e-6)
+    statistics = {**given.statistics, "flips": flips, "reference": np.linspace(-1, 0.6, 101)}
+    values = {
+        "labels": labels, "num_classes": 6, "train_scores": scores, "statistics": statistics,
+    }  # fmt: skip
+    wanted = {"quantile": [1, 2, 3], "split": [2, 3], "flip": [0, 3]}
+    for rule, rows in wanted.items():
+        method = RED.model_validate({"rule": rule})
+        flags = method.decide(Evidence("red", method.needs(), values)).flags
+        assert flags is not None and np.flatnonzero(flags).tolist() == rows
+    assert RED().rule == "quantile" and RED().quantile == 0.95

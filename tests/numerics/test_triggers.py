@@ -141,6 +141,17 @@ def test_additive_patterns_have_the_published_norms(pattern: str, norm: float) -
     assert v.unique().tolist() == pytest.approx([0.0, 3 / 255])
 
 
+def test_additive_patterns_are_clipped_before_they_are_rounded() -> None:
+    """Saturated pixels would wrap: 254 + 3 is 1 in 8 bits."""
+    levels = torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16).expand(2, 3, -1, -1)
+    attack = Additive(amplitude=3.0)
+    lit = attack.perturbation(3, 16, 16, seed=0) > 0
+    added = stamped(attack, as_floats(levels))
+    assert float(added.min()) >= 0 and float(added.max()) == 1
+    ours = added.mul(255).round().to(torch.uint8).int()
+    assert torch.equal(ours, (levels.int() + 3 * lit.int()).clamp(0, 255))
+
+
 @pytest.mark.parametrize(
     ("pattern", "pixels"),
     [("cross", 15), ("four_pixel", 12), ("single_pixel", 1), ("l_shape", 4), ("square", 4),
