@@ -88,9 +88,12 @@ def log_range(low: float, high: float) -> dict[str, Any]:
     return {"min": low, "max": high, "distribution": "log_uniform_values"}
 
 
-def reduction(default: Any, **rules: Any) -> Any:
+def reduction(default: Any, *, search: Mapping[str, Any] | None = None, **rules: Any) -> Any:
     """Declare a parameter that `run` reads but no `shard` does: changing it keeps the shards."""
-    return Field(default, json_schema_extra={"role": "reduction"}, **rules)
+    extra: dict[str, Any] = {"role": "reduction"}
+    if search is not None:
+        extra["search"] = dict(search)
+    return Field(default, json_schema_extra=extra, **rules)
 
 
 def decision_fields(method: type[Method]) -> frozenset[str]:

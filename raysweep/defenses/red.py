@@ -41,7 +41,7 @@ from raysweep.defenses import (
     Need,
 )
 from raysweep.defenses._scored import split
-from raysweep.methods import decision, reduction
+from raysweep.methods import decision, log_range, reduction, searched
 
 if TYPE_CHECKING:
     import torch
@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 
 PAIRS = "pairs of classes, smallest pattern first"
 SMALLNESS = "1 / L2 norm of a pair's pattern"
+LAMBDA = {"min": 0.0, "max": 2.0}  # searched
 CPU_IMAGES = 64  # per step; benchmarks/defenses.py
 
 
@@ -57,21 +58,37 @@ class RED(Defense):
 
     VERSION = 2
 
-    images: int = Field(200, ge=1, le=100_000, description="images of a class in the search")
+    images: int = searched(
+        200,
+        {"min": 10, "max": 1000},
+        ge=1,
+        le=100_000,
+        description="images of a class in the search",
+    )
     steps: int = Field(300, ge=1, le=100_000, description="steps of a search, at most")
-    learning_rate: float = Field(1e-3, gt=0, description="of SGD on the pattern, in pixel units")
+    learning_rate: float = searched(
+        1e-3, log_range(1e-4, 0.1), gt=0, description="of SGD on the pattern, in pixel units"
+    )
     milestones: tuple[int, ...] = Field((150, 200, 250), description="steps that divide it by 10")
     momentum: float = Field(0.2, ge=0, lt=1, description="of SGD")
-    pi: float = Field(0.8, gt=0, le=1, description="share of images that ends a search")
-    weight: float = reduction(1.0, ge=0, description="lambda of the second term, for the target")
-    scan_weight: float = Field(1.0, ge=0, description="lambda of the second term, for all pairs")
+    pi: float = searched(
+        0.8, {"min": 0.7, "max": 0.99}, gt=0, le=1, description="share of images that ends a search"
+    )
+    weight: float = reduction(
+        1.0, search=LAMBDA, ge=0, description="lambda of the second term, for the target"
+    )
+    scan_weight: float = searched(
+        1.0, LAMBDA, ge=0, description="lambda of the second term, for all pairs"
+    )
     null: Literal["exclude_target", "drop_top", "mad"] = reduction(
         "exclude_target", description="pairs without an attack, for the test"
     )
     reference: Literal["own", "target"] = reduction(
         "own", description="whose posterior's fall gives the cut, in other classes"
     )
-    theta: float = decision(0.05, gt=0, lt=1, description="significance")
+    theta: float = decision(
+        0.05, search=log_range(0.001, 0.1), gt=0, lt=1, description="significance"
+    )
     calibrated: bool = decision(True, description="whether theta is the share of false alarms")
     deviation: float = decision(7.0, gt=0, description="MADs, for null: mad")
     rule: Literal["quantile", "split", "flip"] = decision("quantile", description="what is flagged")

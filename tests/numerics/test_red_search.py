@@ -7,11 +7,13 @@ import pytest
 import torch
 from torch import nn
 
-from raysweep import metrics
+from raysweep import methods, metrics
 from raysweep.context import Context
 from raysweep.defenses import Decision, Evidence, Findings, Inputs, _red
 from raysweep.defenses._red import p_values, threshold
 from raysweep.defenses.red import RED
+from raysweep.goals import Tune
+from raysweep.tune.space import spaces_of
 from tests.numerics.test_red import CLASSES, RECIPE, SIDE, SMALL, evidence, found_p, matrix, planted
 
 PIXELS = SIDE * SIDE
@@ -198,3 +200,15 @@ def test_each_rule_flags_its_own_samples() -> None:
         flags = method.decide(Evidence("red", method.needs(), values)).flags
         assert flags is not None and np.flatnonzero(flags).tolist() == rows
     assert RED().rule == "quantile" and RED().quantile == 0.95
+
+
+def test_tuning_takes_the_authors_ranges() -> None:
+    ranges = methods.search_ranges(RED)
+    assert ranges.keys() == {
+        "images", "pi", "learning_rate", "weight", "scan_weight", "theta", "quantile",
+    }  # fmt: skip
+    assert ranges["weight"] == ranges["scan_weight"] == {"min": 0.0, "max": 2.0}
+    outer, inner = spaces_of(RED(), Tune(parameters={"red": {"weight": {}, "theta": {}}}))
+    assert set(outer) == {"weight"} and set(inner) == {"theta"}
+    assert set(spaces_of(RED(), Tune())[1]) == {"theta", "quantile"}, "replayed unasked"
+    assert methods.reduction_fields(RED) == {"weight", "null", "reference"}
