@@ -8,7 +8,11 @@ Where we differ: poisons replace their originals, as in the paper; defaults (cla
 of the set, 3/255 chessboard) are those of the authors' released script, RE-paper, whose patterns
 chessboard and static these are. Cross, L, square, X and single pixels follow the generators of the
 same authors' 2ClassBADetection; the local patterns stand at a place drawn once per trial and need
-larger amplitudes. That script clips after rounding, so that saturated pixels wrap; ours clip first.
+larger amplitudes. `four_pixel` is a name in RE-paper without a published source: ours are four
+pixels drawn apart, two of which may be the same. The place may be any that holds the pattern, rows
+and columns 1 to 30 of 32, where the authors' are 3 to 28; single pixels are always brighter by the
+amplitude, without the authors' random sign and factor 1 + 0.2u. RE-paper clips after rounding, so
+that saturated pixels wrap; ours clip first.
 """
 
 from __future__ import annotations

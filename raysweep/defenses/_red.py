@@ -13,8 +13,10 @@ from typing import Literal
 import numpy as np
 from scipy import special, stats
 
-from raysweep.defenses import FloatArray
+from raysweep.defenses import Curve, FloatArray
 
+PAIRS = "pairs of classes, smallest pattern first"
+SMALLNESS = "1 / L2 norm of a pair's pattern"
 Null = Literal["exclude_target", "drop_top", "mad"]
 
 
@@ -106,3 +108,18 @@ def _simulated(classes: int, null: Null, trials: int) -> FloatArray:
         np.fill_diagonal(reciprocals, 0)
         values[trial] = p_values(reciprocals, null)[1]
     return np.sort(values)
+
+
+def ranked(reciprocals_KK: FloatArray, target: int) -> dict[str, Curve]:
+    """Return the reciprocals of pairs into the target and into all others, largest first.
+
+    Pairs that never reach pi are left out.
+    """
+    others = np.delete(reciprocals_KK, target, 1)
+    parts = {"into the suspected class": reciprocals_KK[:, target], "into other classes": others}
+    ranked = {name: np.sort(part[part > 0])[::-1] for name, part in parts.items()}
+    return {
+        name: Curve(x=np.arange(1.0, len(values) + 1), y=values, x_title=PAIRS, y_title=SMALLNESS)
+        for name, values in ranked.items()
+        if len(values)
+    }

@@ -9,14 +9,19 @@ pattern.
 
 Where we differ: the search is at the input, where the authors' script allows a layer inside. Its
 objective, its null and its steps are those of the authors' scripts (the objective's header names
-both terms). Gammas are located at 0 and the significance is calibrated for the number of classes
-(`calibrated: false` compares p itself). The score is by how much removal of the pattern lowers the
-class's log posterior; the default rule flags what lies above the quantile of the same score in
-classes that are neither target nor source, since the plain flip, `rule: flip`, misses poison. There
-`reference: own` takes the fall of a sample's own class, of which other classes have more to lose
-than the target's clean samples, and `target` that of the target's posterior, a rise counting 0.
-`rule: split` flags the upper of the two groups into which the scores of the class fall. `weight`
-and `scan_weight` are lambda in the final estimate and in the scan of all pairs.
+both terms). Images with and without a pattern are clipped to the pixel box, but not rounded to 8
+bits. Gammas are located at 0 and the significance is calibrated for the number of classes
+(`calibrated: false` compares p itself); where a fit is not finite, deviations in MADs decide. Pairs
+that never reach pi are dropped, and so is a source that is there before any step, whose pattern is
+0; the exponent stays K - 1 whatever was dropped. The final pattern is the smallest of a single pair
+into the target, where the same group's later work estimates one more over all detected sources.
+The score is by how much removal of the pattern lowers the class's log posterior; the default rule
+flags what lies above the quantile of the same score in classes that are neither target nor source,
+since the plain flip, `rule: flip`, misses poison. There `reference: own` takes the fall of a
+sample's own class, of which other classes have more to lose than the target's clean samples, and
+`target` that of the target's posterior, a rise counting 0. `rule: split` flags the upper of the two
+groups into which the scores of the class fall. `weight` and `scan_weight` are lambda in the final
+estimate and in the scan of all pairs.
 """
 
 from __future__ import annotations
@@ -29,7 +34,6 @@ from pydantic import Field
 from raysweep.context import Arrays, Context
 from raysweep.datasets import ImageSet, as_floats
 from raysweep.defenses import (
-    Curve,
     Decision,
     Defense,
     Evidence,
@@ -47,8 +51,6 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-PAIRS = "pairs of classes, smallest pattern first"
-SMALLNESS = "1 / L2 norm of a pair's pattern"
 LAMBDA = {"min": 0.0, "max": 2.0}  # searched
 CPU_IMAGES = 64  # per step; benchmarks/defenses.py
 
@@ -93,11 +95,7 @@ class RED(Defense):
     deviation: float = decision(7.0, gt=0, description="MADs, for null: mad")
     rule: Literal["quantile", "split", "flip"] = decision("quantile", description="what is flagged")
     quantile: float = decision(
-        0.95,
-        gt=0,
-        lt=1,
-        description="of other classes' scores",
-        search={"min": 0.5, "max": 0.999},
+        0.95, search={"min": 0.5, "max": 0.999}, gt=0, lt=1, description="of other classes' scores"
     )
 
     def needs(self) -> frozenset[Need]:
@@ -230,7 +228,7 @@ class RED(Defense):
         return Findings(
             train_scores=scores,
             trigger=shown.astype(np.float32),
-            curves=_ranked(reciprocals, target),
+            curves=_red.ranked(reciprocals, target),
             statistics={
                 "reciprocals": reciprocals, "anomaly": anomaly, "p_class": p_class,
                 "p_value": np.array(p_value), "target": np.array(target), "flips": flips,
@@ -320,21 +318,6 @@ class RED(Defense):
             class_scores=np.asarray(found["anomaly"], np.float64),
             p_value=None if np.isnan(p_value) else p_value,
         )
-
-
-def _ranked(reciprocals_KK: FloatArray, target: int) -> dict[str, Curve]:
-    """Return the reciprocals of pairs into the target and into all others, largest first.
-
-    Pairs that never reach pi are left out.
-    """
-    others = np.delete(reciprocals_KK, target, 1)
-    parts = {"into the suspected class": reciprocals_KK[:, target], "into other classes": others}
-    ranked = {name: np.sort(part[part > 0])[::-1] for name, part in parts.items()}
-    return {
-        name: Curve(x=np.arange(1.0, len(values) + 1), y=values, x_title=PAIRS, y_title=SMALLNESS)
-        for name, values in ranked.items()
-        if len(values)
-    }
 
 
 def _log_posterior(network: nn.Module, images: torch.Tensor) -> torch.Tensor:
