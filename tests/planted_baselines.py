@@ -319,13 +319,25 @@ DETECTORS = (
     ),
     Fault(
         "noise without the mean of the weights", MUTATION,
-        "given + drawn * scale + mean if variance", "given + drawn * scale if variance",
+        "given + drawn * scale + mean if", "given + drawn * scale if",
         (UNIFIED + "mutants_have_the_noise_of_the_definition",),
     ),
     Fault(
         "mutation at a variance of 0", MUTATION,
-        "given + drawn * scale + mean if variance else given", "given + drawn * scale + mean",
+        "given + drawn * scale + mean if self.variance else given",
+        "given + drawn * scale + mean",
         (UNIFIED + "without_noise_or_with_one_class_nothing_changes",),
+    ),
+    Fault(
+        "dense layers of nested sequences stay", MUTATION,
+        "for pair in _flattened(layer, prefix + inner)", "for pair in [(prefix + inner, layer)]",
+        (UNIFIED + "every_trailing_dense_layer_mutates_in_nested_sequences_too",
+         UNIFIED + "a_large_networks_dense_layers_are_found_up_to_what_is_not_elementwise"),
+    ),
+    Fault(
+        "all mutants held whatever their size", MUTATION,
+        "        if size > KEPT:", "        if size < 0:",
+        (UNIFIED + "mutants_beyond_a_bound_are_drawn_again_one_at_a_time",),
     ),
     Fault(
         "mutants without biases", MUTATION,

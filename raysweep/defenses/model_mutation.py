@@ -8,9 +8,11 @@ backdoor inputs.
 
 Where we differ: the score is one minus the rate (`sign: adversarial`: the rate), compared with a
 clean quantile; `rule: sprt` gives the sequential test's log-likelihood ratio instead, which with
-the paper's constants is a fixed cut at about 16 changes of 100. Only trailing dense layers mutate;
-what they are given is computed once for all mutants. `on: training_set` counts changes from the
-given label, within its class, and is an extension. Reference: kaidi-jin/backdoor_samples_detection.
+the paper's constants is a fixed cut at about 16 changes of 100. Of the dense layers those mutate
+that end the network, in nested sequences too, but none inside an attention block; what they are
+given is computed once for all mutants. Where the head is the only one, `variance` wants tuning
+anew. `on: training_set` counts changes from the given label, within its class, and is an extension.
+Reference: kaidi-jin/backdoor_samples_detection.
 """
 
 from __future__ import annotations
@@ -31,9 +33,13 @@ if TYPE_CHECKING:
     from torch import nn
 
 
+KEPT = 2**30  # bytes of mutated weights
+
+
 class ModelMutation(scored.Scored):
     """Scores are minus the label change rate over mutants; decisions set the nominal FPR."""
 
+    VERSION = 2
     EXTENDED: ClassVar[bool] = True
 
     mutants: int = Field(100, ge=1, le=10_000, description="mutated copies of the dense layers")
@@ -114,7 +120,11 @@ def sprt(changes_MB: np.ndarray, kappa: float, margin: float, error: float = 0.0
 
 
 class Mutants:
-    """Copies of a network's trailing dense layers with noise on their weights."""
+    """Copies of a network's trailing dense layers with noise on their weights.
+
+    Up to `KEPT` bytes of them are held; larger ones are drawn again, one at a time, for each batch
+    of images, and are the same each time.
+    """
 
     def __init__(
         self, network: nn.Module, head: str, count: int, variance: float, noise: torch.Generator
@@ -122,28 +132,44 @@ class Mutants:
         import torch
         from torch import nn
 
-        self.network = network
+        self.network, self.count, self.variance = network, count, variance
         self.first, self.layers = trailing_dense(network, head)
-        self.weights: list[list[torch.Tensor]] = []
-        for layer in self.layers:
-            if not isinstance(layer, nn.Linear):
-                self.weights.append([])
-                continue
-            given = layer.weight.detach().float()
-            mean, scale = given.mean(), variance * given.max().clamp(min=0)
-            mutated = []
-            for _ in range(count):
-                drawn = torch.randn(given.shape, generator=noise, device=given.device)
-                # Without noise there is no mutation at all, hence no shift of the mean either.
-                mutated.append(given + drawn * scale + mean if variance else given)
-            self.weights.append(mutated)
-        self.count = count
+        self.dense = [layer for layer in self.layers if isinstance(layer, nn.Linear)]
+        size = 4 * count * sum(layer.weight.numel() for layer in self.dense)
+        self._again = torch.Generator(noise.device)
+        self._states: list[list[torch.Tensor]] = [[] for _ in range(count)]
+        self._held: list[list[torch.Tensor]] | None = [[] for _ in range(count)]
+        if size > KEPT:
+            self._held = None
+        for layer in self.dense:
+            for number in range(count):
+                self._states[number].append(noise.get_state())
+                weights = self._mutated(layer, noise)
+                if self._held is not None:
+                    self._held[number].append(weights)
+
+    def weights(self, number: int) -> list[torch.Tensor]:
+        """Return the weights of a mutant's dense layers, the first layer's first."""
+        if self._held is not None:
+            return self._held[number]
+        mutated = []
+        for layer, state in zip(self.dense, self._states[number], strict=True):
+            self._again.set_state(state)
+            mutated.append(self._mutated(layer, self._again))
+        return mutated
+
+    def _mutated(self, layer: nn.Linear, noise: torch.Generator) -> torch.Tensor:
+        import torch
+
+        given = layer.weight.detach().float()
+        mean, scale = given.mean(), self.variance * given.max().clamp(min=0)
+        drawn = torch.randn(given.shape, generator=noise, device=given.device)
+        # Without noise there is no mutation at all, hence no shift of the mean either.
+        return given + drawn * scale + mean if self.variance else given
 
     def labels(self, images_BCHW: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
         """Return the network's labels (B,) and the mutants', (M, B)."""
         import torch
-        from torch import nn
-        from torch.nn import functional as F
 
         device = images_BCHW.device.type
         lower = torch.is_autocast_enabled(device)
@@ -157,39 +183,61 @@ class Mutants:
                 own = self.network(images_BCHW).argmax(1)
         finally:
             handle.remove()
-        changed = []
         with torch.no_grad():
-            for number in range(self.count):
-                x = seen[0]
-                for layer, weights in zip(self.layers, self.weights, strict=True):
-                    if isinstance(layer, nn.Linear):
-                        bias = None if layer.bias is None else layer.bias.to(kind)
-                        x = F.linear(x, weights[number].to(kind), bias)
-                    else:
-                        x = layer(x)
-                changed.append(x.argmax(1))
+            changed = [self._label(number, seen[0]) for number in range(self.count)]
         return own.cpu().numpy(), torch.stack(changed).cpu().numpy()
+
+    def _label(self, number: int, values_BD: torch.Tensor) -> torch.Tensor:
+        """Return a mutant's labels (B,) of what its first dense layer is given."""
+        from torch import nn
+        from torch.nn import functional as F
+
+        weights, x, kind = iter(self.weights(number)), values_BD, values_BD.dtype
+        for layer in self.layers:
+            if isinstance(layer, nn.Linear):
+                bias = None if layer.bias is None else layer.bias.to(kind)
+                x = F.linear(x, next(weights).to(kind), bias)
+            else:
+                x = layer(x)
+        return x.argmax(1)
 
 
 def trailing_dense(network: nn.Module, head: str) -> tuple[str, list[nn.Module]]:
     """Return the first of the dense layers that end a network, and all layers from it to the head.
 
-    Earlier dense layers count if they stand in the same sequence as the head, with nothing but
-    elementwise layers between.
+    Earlier dense layers count if only sequences, nested or not, hold them and the head, with
+    nothing but elementwise layers between.
     """
     from torch import nn
 
-    parent, _, last = head.rpartition(".")
-    holder = network.get_submodule(parent) if parent else network
-    if not isinstance(holder, nn.Sequential):
-        return head, [network.get_submodule(head)]
-    names = [name for name, _ in holder.named_children()]
-    at = first = names.index(last)
     plain = (nn.Linear, nn.ReLU, nn.Dropout, nn.GELU, nn.Tanh, nn.Sigmoid, nn.Identity,
              nn.BatchNorm1d, nn.LeakyReLU)  # fmt: skip
-    while at > 0 and isinstance(holder.get_submodule(names[at - 1]), plain):
+    outermost = head
+    while outermost and isinstance(
+        network.get_submodule(parent := outermost.rpartition(".")[0]), nn.Sequential
+    ):
+        outermost = parent
+    found = _flattened(network.get_submodule(outermost), outermost)
+    last = at = first = [name for name, _ in found].index(head)
+    while at > 0 and isinstance(found[at - 1][1], plain):
         at -= 1
-        if isinstance(holder.get_submodule(names[at]), nn.Linear):
+        if isinstance(found[at][1], nn.Linear):
             first = at
-    layers = [holder.get_submodule(name) for name in names[first : names.index(last) + 1]]
-    return names[first], layers
+    return found[first][0], [layer for _, layer in found[first : last + 1]]
+
+
+def _flattened(module: nn.Module, name: str) -> list[tuple[str, nn.Module]]:
+    """Return names and layers of a sequence in their order, those of nested sequences too."""
+    from torch import nn
+
+    if not isinstance(module, nn.Sequential):
+        return [(name, module)]
+    prefix = f"{name}." if name else ""
+    # Unlike named_children, with a layer that stands in several places.
+    children = module.named_modules(remove_duplicate=False)
+    return [
+        pair
+        for inner, layer in children
+        if inner and "." not in inner
+        for pair in _flattened(layer, prefix + inner)
+    ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 
 import numpy as np
 import pytest
@@ -10,13 +11,20 @@ import torch
 from scipy import stats
 from torch import nn
 
-from raysweep import metrics
+from raysweep import metrics, training
 from raysweep.context import Context
+from raysweep.datasets import Shape
 from raysweep.defenses import _scored as scored
+from raysweep.defenses import model_mutation
 from raysweep.defenses.activation_sequence import ActivationSequence, surprise, switches
 from raysweep.defenses.kernel_density import KernelDensity, best_bandwidth, log_density
 from raysweep.defenses.lid import LID, local_dimension
 from raysweep.defenses.model_mutation import ModelMutation, Mutants, sprt, trailing_dense
+from raysweep.models import Model
+from raysweep.models.ember_mlp import EmberMLP
+from raysweep.models.six_conv import SixConv
+from raysweep.models.tiny_cnn import TinyCNN
+from raysweep.models.vgg16_bn import VGG16BN
 from tests import toy
 
 NOISE = torch.Generator
@@ -40,7 +48,8 @@ def test_mutants_have_the_noise_of_the_definition() -> None:
     # The mean is far from 0, and the largest weight is not the largest magnitude.
     weight.mul_(2).sub_(0.2)
     assert float(weight.mean()) < -0.1 and float(weight.abs().max()) > 1.3 * float(weight.max())
-    made = torch.stack(mutants(network, 0.65, 3000).weights[2])
+    drawn = mutants(network, 0.65, 3000)
+    made = torch.stack([drawn.weights(number)[1] for number in range(3000)])
     noise = made - weight
     assert float(noise.mean()) == pytest.approx(float(weight.mean()), abs=0.01)
     assert float(noise.std()) == pytest.approx(0.65 * float(weight.max()), rel=0.02)
@@ -58,9 +67,86 @@ def test_cached_features_give_what_a_whole_forward_gives() -> None:
             import copy
 
             mutant = copy.deepcopy(network)
-            mutant[1].weight.copy_(made.weights[0][number])
-            mutant[3].weight.copy_(made.weights[2][number])
+            for layer, weights in zip((1, 3), made.weights(number), strict=True):
+                mutant[layer].weight.copy_(weights)
             assert (changed[number] == mutant(images).argmax(1).numpy()).all()
+
+
+def hidden(count: int) -> Shape:
+    return Shape(channels=count, height=1, width=1, num_classes=3, mean=(0.0,) * count,
+                 std=(1.0,) * count)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("model", "shape", "first", "dense"),
+    [
+        (EmberMLP(widths=(9, 7, 5)), hidden(6), "hidden1.0", 4),
+        (SixConv(), toy.SHAPE, "head.0", 2),
+        (TinyCNN(width=4), toy.SHAPE, "head", 1),
+    ],
+    ids=["nested", "siblings", "head"],
+)
+def test_every_trailing_dense_layer_mutates_in_nested_sequences_too(
+    model: Model, shape: Shape, first: str, dense: int
+) -> None:
+    network = training.build(model, shape, Context(seed=0)).eval()
+    draw = NOISE().manual_seed(3)
+    size = (shape.channels, shape.height, shape.width)
+    images = torch.rand(40, *size, generator=draw)
+    made = Mutants(network, model.HEAD, 8, 0.8, NOISE().manual_seed(1))
+    assert made.first == first and len(made.weights(0)) == dense
+    own, changed = made.labels(images)
+    every = [m for m in network.modules() if isinstance(m, nn.Linear)]
+    with torch.no_grad():
+        assert (own == network(images).argmax(1).numpy()).all()
+        for number in range(8):
+            for layer, weights in zip(every, made.weights(number), strict=True):
+                layer.weight.copy_(weights)
+            assert (changed[number] == network(images).argmax(1).numpy()).all()
+    assert (changed != own).any()
+
+
+def test_a_large_networks_dense_layers_are_found_up_to_what_is_not_elementwise() -> None:
+    shape = Shape(channels=3, height=96, width=96, num_classes=5, mean=(0.5,) * 3, std=(0.2,) * 3)
+    with torch.device("meta"):
+        network = VGG16BN().build(shape)
+    first, layers = trailing_dense(network, VGG16BN.HEAD)
+    assert first == "net.classifier.hidden.0"
+    assert sum(isinstance(layer, nn.Linear) for layer in layers) == 3
+    relu = nn.ReLU()
+    tail = nn.Sequential(nn.Linear(4, 4), relu, nn.Linear(4, 4), relu, nn.Linear(4, 2))
+    first, layers = trailing_dense(nn.Sequential(nn.Linear(8, 8), nn.Flatten(), tail), "2.4")
+    assert first == "2.0" and layers == list(tail), "a layer may stand in several places"
+
+
+def test_mutants_beyond_a_bound_are_drawn_again_one_at_a_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with torch.random.fork_rng():
+        network = dense()
+    images = torch.rand(30, 1, 3, 3, generator=NOISE().manual_seed(3))
+    held = mutants(network, 0.65, 40)
+    monkeypatch.setattr(model_mutation, "KEPT", 40 * 4 * (9 * 16 + 16 * 4) - 1)
+    drawn = mutants(network, 0.65, 40)
+    for number in (3, 0, 39):  # in any order
+        for one, other in zip(held.weights(number), drawn.weights(number), strict=True):
+            assert torch.equal(one, other)
+    (own, changed), (again, redrawn) = held.labels(images), drawn.labels(images)
+    assert (own == again).all() and (changed == redrawn).all()
+
+    most = 0
+
+    def counted(*given: torch.Tensor) -> torch.Tensor:
+        nonlocal most
+        alive = [o for o in gc.get_objects() if type(o) is torch.Tensor and o.shape == (16, 9)]
+        most = max(most, len(alive))
+        return linear(*given)
+
+    linear = torch.nn.functional.linear
+    del held, one, other
+    monkeypatch.setattr(torch.nn.functional, "linear", counted)
+    drawn.labels(images)
+    assert 1 <= most <= 3
 
 
 def test_without_noise_or_with_one_class_nothing_changes() -> None:
@@ -68,7 +154,7 @@ def test_without_noise_or_with_one_class_nothing_changes() -> None:
         network = dense()
     images = torch.rand(20, 1, 3, 3, generator=NOISE().manual_seed(3))
     made = mutants(network, 0.0)
-    assert all(torch.equal(m, network[3].weight) for m in made.weights[2])
+    assert all(torch.equal(made.weights(n)[1], network[3].weight) for n in range(100))
     own, changed = made.labels(images)
     assert (changed == own).all()
     with torch.no_grad():
