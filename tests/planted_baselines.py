@@ -19,6 +19,7 @@ SEARCH = "numerics/test_red.py::test_"
 TRIGGERS = "numerics/test_triggers.py::test_"
 JOINT = "numerics/test_red_search.py::test_"
 UNIFIED = "numerics/test_unified.py::test_"
+PLANTED = "numerics/test_unified_planted.py::test_"
 
 COMPARED = (
     Fault(
@@ -381,6 +382,31 @@ DETECTORS = (
         "samples are their own neighbors", "defenses/kernel_density.py",
         "np.fill_diagonal(squares, np.inf)", "np.fill_diagonal(squares, 0)",
         (UNIFIED + "the_bandwidth_of_a_normal_sample_is_near_the_best",),
+    ),
+    Fault(
+        "density of one class for all", "defenses/kernel_density.py",
+        "groups.get(int(label), raw / spread)", "groups.get(0, raw / spread)",
+        (PLANTED + "the_density_is_that_of_the_predicted_class",),
+    ),
+    Fault(
+        "bandwidth that tells nothing apart", "defenses/kernel_density.py",
+        "self.bandwidth or best_bandwidth(", "1e9 or best_bandwidth(",
+        (PLANTED + "the_density_is_that_of_the_predicted_class",),
+    ),
+    Fault(
+        "grid of bandwidths ends too early", "defenses/kernel_density.py",
+        "np.geomspace(5e-4, 5, 29)", "np.geomspace(5e-2, 5, 15)",
+        (PLANTED + "the_bandwidth_is_inside_the_grid_where_classes_have_collapsed",),
+    ),
+    Fault(
+        "idle features are dimensions", "defenses/kernel_density.py",
+        "alive = (np.ptp(values_ND, axis=0) > 0)", "alive = (np.ptp(values_ND, axis=0) >= 0)",
+        (PLANTED + "units_are_spreads_and_their_median_for_what_idles",),
+    ),
+    Fault(
+        "idle features choose the bandwidth", "defenses/kernel_density.py",
+        "[g[:, alive] for g in groups.values()]", "list(groups.values())",
+        (PLANTED + "features_that_do_not_vary_change_nothing_until_they_do",),
     ),
     Fault(
         "usual switches surprise", "defenses/activation_sequence.py",

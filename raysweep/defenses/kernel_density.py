@@ -7,8 +7,10 @@ per class. One of the four detectors of K. Jin et al., IEEE TDSC 2022, arXiv:200
 Where we differ: the original feeds densities to a classifier that is trained on attacked inputs;
 here the score is minus the log density, without any malicious sample. The bandwidth is the one of
 the largest leave-one-out likelihood on the clean half that fits, unless it is given. Features are
-in units of their spread. `on: training_set` takes the density under the given label, and is an
-extension.
+in units of their spread. One that does not vary on that half has none and is left out of the choice
+and of the number of dimensions; where it varies later, the distance counts, as in the original, in
+units of the median spread. A class without a clean sample takes the density of all of them. `on:
+training_set` takes the density under the given label, and is an extension.
 """
 
 from __future__ import annotations
@@ -26,12 +28,14 @@ from raysweep.methods import log_range, searched
 if TYPE_CHECKING:
     import torch
 
-BANDWIDTHS = tuple(float(h) for h in np.geomspace(0.05, 5, 15))
+# In units of the square root of the number of features; small where classes have collapsed.
+BANDWIDTHS = tuple(float(h) for h in np.geomspace(5e-4, 5, 29))
 
 
 class KernelDensity(scored.Scored):
     """Scores are minus the log density of the class; decisions set the nominal FPR."""
 
+    VERSION = 2
     EXTENDED: ClassVar[bool] = True
 
     bandwidth: float | None = searched(
@@ -56,9 +60,10 @@ class KernelDensity(scored.Scored):
         raw, _ = values(reference.images)
         if not np.isfinite(raw).all():
             raise ValueError("features must be finite; the victim may have diverged")
-        spread = np.maximum(raw.std(0), 1e-6)
+        spread, alive = spreads(raw)
         groups = {int(c): raw[reference.labels == c] / spread for c in np.unique(reference.labels)}
-        bandwidth = self.bandwidth or best_bandwidth(list(groups.values()))
+        bandwidth = self.bandwidth or best_bandwidth([g[:, alive] for g in groups.values()])
+        dimensions = int(alive.sum())
 
         def density(found: FloatArray, labels: np.ndarray) -> FloatArray:
             result = np.zeros(len(labels))
@@ -66,7 +71,7 @@ class KernelDensity(scored.Scored):
                 mine = labels == label
                 # A class without clean samples is as far as all of them.
                 group = groups.get(int(label), raw / spread)
-                result[mine] = log_density(found[mine] / spread, group, bandwidth)
+                result[mine] = log_density(found[mine] / spread, group, bandwidth, dimensions)
             return result
 
         def score(images: torch.Tensor, ids: IntArray) -> FloatArray:
@@ -82,12 +87,38 @@ class KernelDensity(scored.Scored):
         return scored.against_labels(inputs.training_set, clean, calibration, against_given)
 
 
-def log_density(points_BD: FloatArray, group_ND: FloatArray, bandwidth: float) -> FloatArray:
-    """Return the log of the mean Gaussian kernel of points over a group, (B,)."""
+def spreads(values_ND: FloatArray) -> tuple[FloatArray, np.ndarray]:
+    """Return the unit of each feature (D,) and which of them vary, (D,).
+
+    Raises:
+        ValueError: if none does.
+    """
+    found = values_ND.std(0)
+    alive = (np.ptp(values_ND, axis=0) > 0) & (found > 1e-6 * found.max())
+    if not alive.any():
+        raise ValueError(
+            "kernel density needs features that vary over the reserved clean images; none does, "
+            "the victim may have collapsed"
+        )
+    units: FloatArray = np.where(alive, found, np.median(found[alive]))
+    return units, alive
+
+
+def log_density(
+    points_BD: FloatArray, group_ND: FloatArray, bandwidth: float, dimensions: int | None = None
+) -> FloatArray:
+    """Return the log of the mean Gaussian kernel of points over a group, (B,).
+
+    Args:
+        points_BD: where.
+        group_ND: the centers of the kernels.
+        bandwidth: their deviation.
+        dimensions: in which they integrate to 1; all by default.
+    """
     from scipy.spatial.distance import cdist
     from scipy.special import logsumexp
 
-    dimensions = points_BD.shape[1]
+    dimensions = points_BD.shape[1] if dimensions is None else dimensions
     squares = cdist(points_BD, group_ND, "sqeuclidean") / bandwidth**2
     constant = dimensions * np.log(bandwidth * np.sqrt(2 * np.pi)) + np.log(len(group_ND))
     result: FloatArray = logsumexp(-squares / 2, axis=1) - constant
@@ -97,7 +128,7 @@ def log_density(points_BD: FloatArray, group_ND: FloatArray, bandwidth: float) -
 def best_bandwidth(groups: list[FloatArray]) -> float:
     """Return the bandwidth of the largest leave-one-out likelihood over all groups.
 
-    It grows with the square root of the number of features, as distances do.
+    The tried ones grow with the square root of the number of features, as distances do.
     """
     from scipy.spatial.distance import cdist
     from scipy.special import logsumexp

@@ -1,0 +1,95 @@
+"""The unified framework's four detectors on planted activations, through `run` and `decide`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from raysweep import metrics, training
+from raysweep.context import Context
+from raysweep.datasets import ImageSet, Shape
+from raysweep.defenses import Defense, Findings, Inputs
+from raysweep.defenses.kernel_density import BANDWIDTHS, KernelDensity, best_bandwidth, spreads
+from raysweep.models.linear import Linear
+from tests import toy
+
+PIXELS = 6
+
+
+def planted(labels: np.ndarray, seed: int, last: int = 7) -> torch.Tensor:
+    """Return images (N, 1, 1, 6): class 0 near 60, class 1 near 190; the last pixel idles."""
+    pixels = np.random.default_rng(seed).normal(0, 8, (len(labels), 1, 1, PIXELS))
+    pixels += np.where(labels == 1, 190, 60)[:, None, None, None]
+    pixels[..., -1] = last
+    return torch.from_numpy(pixels.round().astype(np.uint8))
+
+
+def run(defense: Defense, pixels: int = PIXELS) -> Findings:
+    """Run a detector on planted images, whose class the first pixel says."""
+    shape = Shape(channels=1, height=1, width=pixels, num_classes=2, mean=(0.0,), std=(1.0,))
+    network = training.build(Linear(), shape, Context(seed=0)).eval()
+    weights = torch.zeros(2, pixels)
+    weights[1, 0] = 1.0
+    network.load_state_dict({**network.state_dict(), "head.weight": weights,
+                             "head.bias": torch.tensor([0.5, 0.0])})  # fmt: skip
+    labels = np.arange(80) % 2
+    clean = ImageSet(images=planted(labels, 1)[..., :pixels], labels=labels)
+    values: dict[str, Any] = {"victim": network, "clean_set": clean, "model": Linear()}
+    values |= {"shape": shape, "recipe": toy.RECIPE}
+    return defense.run(Inputs(defense.name, defense.needs(), values), Context(seed=3))
+
+
+def scores(found: Findings, images: torch.Tensor) -> np.ndarray:
+    assert found.score_inputs is not None
+    return np.asarray(found.score_inputs(images.float() / 255, np.arange(len(images))))
+
+
+def auroc(clean: np.ndarray, bad: np.ndarray) -> float:
+    truth = np.arange(len(clean) + len(bad)) >= len(clean)
+    return metrics.ranking(np.concatenate([clean, bad]), truth).auroc
+
+
+def test_the_density_is_that_of_the_predicted_class() -> None:
+    ones, zeros = planted(np.ones(60, int), 2), planted(np.zeros(60, int), 3)
+    bad = zeros.clone()
+    bad[..., 0] = ones[..., 0]  # of class 1 to the network, of class 0 in all else
+    found = run(KernelDensity())
+    assert auroc(scores(found, ones), scores(found, bad)) == 1.0
+    assert auroc(scores(found, zeros), scores(found, bad)) == 1.0
+    assert auroc(scores(found, zeros), scores(found, ones)) == pytest.approx(0.5, abs=0.2)
+    wide = run(KernelDensity(bandwidth=1e9))
+    assert auroc(scores(wide, ones), scores(wide, bad)) == 0.5, "it tells nothing apart"
+
+
+def test_the_bandwidth_is_inside_the_grid_where_classes_have_collapsed() -> None:
+    draw = np.random.default_rng(0)
+    for deviation in (0.1, 1.0):
+        groups = [draw.normal(center, deviation, (40, 512)) for center in (-1, 0, 1)]
+        found = best_bandwidth(groups)
+        assert found == pytest.approx(2**0.5 * deviation, rel=0.4), "neighbors' distance / sqrt(D)"
+        place = found / 512**0.5
+        assert BANDWIDTHS[0] * 3 < place < BANDWIDTHS[-1] / 3
+
+
+def test_features_that_do_not_vary_change_nothing_until_they_do() -> None:
+    images = planted(np.arange(40) % 2, 5)
+    whole, without = run(KernelDensity()), run(KernelDensity(), PIXELS - 1)
+    np.testing.assert_allclose(scores(whole, images), scores(without, images[..., :-1]), rtol=1e-5)
+    fired = planted(np.arange(40) % 2, 5, last=7 + 51)
+    found = run(KernelDensity(bandwidth=0.7))
+    gained = scores(found, fired) - scores(found, images)
+    # 51 levels are 0.2, in units of a spread of 65 levels and of the bandwidth.
+    assert gained == pytest.approx((0.2 / (65 / 255) / 0.7) ** 2 / 2, rel=0.1)
+
+
+def test_units_are_spreads_and_their_median_for_what_idles() -> None:
+    draw = np.random.default_rng(0)
+    values = draw.normal(0, [1.0, 2.0, 4.0, 0.0], (4000, 4)) + 0.1
+    units, alive = spreads(values)
+    assert alive.tolist() == [True, True, True, False]
+    np.testing.assert_allclose(units, [1, 2, 4, 2], rtol=0.05)
+    with pytest.raises(ValueError, match="features that vary"):
+        spreads(np.full((7, 3), 0.1))
