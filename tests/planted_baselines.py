@@ -353,6 +353,12 @@ DETECTORS = (
          UNIFIED + "the_operating_curve_is_binomial"),
     ),
     Fault(
+        "the sequential test's bound is not asked", MUTATION,
+        'self.on == "training_set" or (self.rule == "rate" and self.tau is None)',
+        'self.on == "training_set" or self.tau is None',
+        (UNIFIED + "the_operating_curve_is_binomial",),
+    ),
+    Fault(
         "margin of the sequential test on one side", MUTATION,
         "kappa * (1 + margin), kappa * (1 - margin)", "kappa * (1 + margin), kappa",
         (UNIFIED + "the_sequential_test_is_a_fixed_cut",

@@ -6,9 +6,13 @@ arXiv:1812.05793: mutants get noise N(mean(W), (vf max(W))^2) on every weight of
 the label change rate of an input over 100 mutants is high for adversarial inputs and low for
 backdoor inputs.
 
-Where we differ: the score is one minus the rate (`sign: adversarial`: the rate), compared with a
-clean quantile; `rule: sprt` gives the sequential test's log-likelihood ratio instead, which with
-the paper's constants is a fixed cut at about 16 changes of 100. Of the dense layers those mutate
+Where we differ: the score is minus the rate (`sign: adversarial`: the rate), compared with a clean
+quantile, or with a fixed rate `tau`. `rule: sprt` gives the sequential test's log-likelihood ratio
+instead and decides by the test's own bound: high if log 19 is reached, else low, which with the
+paper's constants is a fixed cut at about 16 changes of 100 whatever the clean images say. The
+released code looks before it counts a change and needs 17: it calls a rate of .10, .15, .20 and .25
+high in 2, 33, 81 and 98 % of cases, ours in 4, 43, 87 and 99. In a filter the quantile decides for
+both rules. Of the dense layers those mutate
 that end the network, in nested sequences too, but none inside an attention block; what they are
 given is computed once for all mutants. Where the head is the only one, `variance` wants tuning
 anew. `on: training_set` counts changes from the given label, within its class, and is an extension.
@@ -17,16 +21,17 @@ Reference: kaidi-jin/backdoor_samples_detection.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from raysweep.context import Context
 from raysweep.datasets import ImageSet, IntArray
-from raysweep.defenses import Findings, FloatArray, Inputs
+from raysweep.defenses import Decision, Evidence, Findings, FloatArray, Inputs
 from raysweep.defenses import _scored as scored
-from raysweep.methods import searched
+from raysweep.methods import decision, searched
 
 if TYPE_CHECKING:
     import torch
@@ -34,10 +39,14 @@ if TYPE_CHECKING:
 
 
 KEPT = 2**30  # bytes of mutated weights
+BOUND = math.log((1 - 0.05) / 0.05)  # alpha = beta = 0.05
 
 
 class ModelMutation(scored.Scored):
-    """Scores are minus the label change rate over mutants; decisions set the nominal FPR."""
+    """Scores are minus the label change rate over mutants; decisions set the nominal FPR.
+
+    Under `rule: sprt` the sequential test decides on inputs, and with `tau` a fixed rate.
+    """
 
     VERSION = 2
     EXTENDED: ClassVar[bool] = True
@@ -51,7 +60,10 @@ class ModelMutation(scored.Scored):
         description="vf: noise in units of the largest W",
     )
     sign: Literal["backdoor", "adversarial"] = Field("backdoor", description="what low rates mean")
-    rule: Literal["rate", "sprt"] = Field("rate", description="form of the score")
+    rule: Literal["rate", "sprt"] = Field("rate", description="form of the score; sprt decides too")
+    tau: float | None = decision(
+        None, gt=0, le=1, description="a fixed cut of the rate in place of fpr; the paper's is 0.16"
+    )
     kappa: float = Field(0.0124, gt=0, lt=1, description="sprt: the rate of normal inputs")
     margin: float = Field(0.1, gt=0, lt=1, description="sprt: delta / kappa")
 
@@ -94,6 +106,26 @@ class ModelMutation(scored.Scored):
             },
         )
 
+    @model_validator(mode="after")
+    def _rates_alone(self) -> ModelMutation:
+        if self.tau is not None and (self.rule == "sprt" or self.on == "training_set"):
+            raise ValueError(
+                f"tau = {self.tau:g} cuts the change rates of inputs, but rule: sprt has a cut of "
+                f"its own, and on: training_set compares rates within classes; leave tau out, or "
+                f"set rule: rate and on: inputs"
+            )
+        return self
+
+    def decide(self, evidence: Evidence) -> Decision:
+        """Reject by the sequential test or the fixed rate if asked for, else by the quantile."""
+        if self.on == "training_set" or (self.rule == "rate" and self.tau is None):
+            return super().decide(evidence)
+        # Between two values that a score can have: scores are stored in single precision.
+        cut = BOUND * (1 - 1e-6)
+        if self.tau is not None:
+            cut = (math.ceil(self.tau * self.mutants - 1e-6) - 0.5) / self.mutants
+        return Decision(threshold=cut if self.sign == "adversarial" else -cut)
+
     def _scores(self, changes_MB: np.ndarray) -> FloatArray:
         rates = changes_MB.mean(0)
         if self.rule == "sprt":
@@ -102,17 +134,16 @@ class ModelMutation(scored.Scored):
         return result
 
 
-def sprt(changes_MB: np.ndarray, kappa: float, margin: float, error: float = 0.05) -> FloatArray:
+def sprt(changes_MB: np.ndarray, kappa: float, margin: float) -> FloatArray:
     """Return each input's log-likelihood ratio when the sequential test stops, (B,).
 
     It stops where the ratio of "changes at kappa + delta" to "at kappa - delta" leaves
-    (-log((1 - error) / error), log((1 - error) / error)), or after the last mutant.
+    (-BOUND, BOUND), or after the last mutant.
     """
     high, low = kappa * (1 + margin), kappa * (1 - margin)
     steps = np.where(changes_MB, np.log(high / low), np.log((1 - high) / (1 - low)))
     ratios = np.cumsum(steps, 0)
-    bound = np.log((1 - error) / error)
-    stopped = np.abs(ratios) >= bound
+    stopped = np.abs(ratios) >= BOUND
     stopped[-1] = True
     first = stopped.argmax(0)
     result: FloatArray = ratios[first, np.arange(changes_MB.shape[1])]

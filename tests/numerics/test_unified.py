@@ -8,14 +8,15 @@ import gc
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 from scipy import stats
 from torch import nn
 
 from raysweep import metrics, training
 from raysweep.context import Context
 from raysweep.datasets import Shape
+from raysweep.defenses import Evidence, model_mutation
 from raysweep.defenses import _scored as scored
-from raysweep.defenses import model_mutation
 from raysweep.defenses.activation_sequence import ActivationSequence, surprise, switches
 from raysweep.defenses.kernel_density import KernelDensity, best_bandwidth, log_density
 from raysweep.defenses.lid import LID, local_dimension
@@ -176,14 +177,39 @@ def test_the_sequential_test_is_a_fixed_cut() -> None:
     )
 
 
-@pytest.mark.parametrize("rate", [0.10, 0.15, 0.20, 0.25])
-def test_the_operating_curve_is_binomial(rate: float) -> None:
+@pytest.mark.parametrize(("rate", "high"), [(0.1, 0.04), (0.15, 0.43), (0.2, 0.87), (0.25, 0.99)])
+def test_the_operating_curve_is_binomial(rate: float, high: float) -> None:
     changes = np.random.default_rng(0).random((100, 40_000)) < rate
-    found = float((sprt(changes, 0.0124, 0.1) >= np.log(19)).mean())
-    assert found == pytest.approx(float(stats.binom.sf(15, 100, rate)), abs=0.01)
-    # The released code looks before it counts the change, hence 17 of 100: 2, 33, 81 and 98 %.
-    released = {0.10: 0.02, 0.15: 0.33, 0.20: 0.81, 0.25: 0.98}[rate]
-    assert float(stats.binom.sf(16, 100, rate)) == pytest.approx(released, abs=0.02)
+    for sign, share in (("adversarial", high), ("backdoor", 1 - high)):
+        method = ModelMutation(rule="sprt", sign=sign)  # type: ignore[arg-type]
+        cut = method.decide(Evidence("model_mutation", method.needs(), {})).threshold
+        assert cut is not None
+        found = float((method._scores(changes).astype(np.float32) > cut).mean())
+        assert found == pytest.approx(share, abs=0.01)
+    at_least_16 = float(stats.binom.sf(15, 100, rate))
+    assert float((sprt(changes, 0.0124, 0.1) >= np.log(19)).mean()) == pytest.approx(
+        at_least_16, abs=0.01
+    )
+
+
+def test_a_fixed_rate_decides_whatever_clean_images_score() -> None:
+    changes = np.arange(50)[:, None] < np.array([0, 7, 8, 9, 50])
+    for sign, rejected in (("adversarial", [2, 3, 4]), ("backdoor", [0, 1])):
+        method = ModelMutation(tau=0.16, mutants=50, sign=sign)  # type: ignore[arg-type]
+        cut = method.decide(Evidence("model_mutation", method.needs(), {})).threshold
+        scores = method._scores(changes).astype(np.float32)
+        assert np.flatnonzero(scores > cut).tolist() == rejected
+    for wrong in ({"rule": "sprt"}, {"on": "training_set"}):
+        with pytest.raises(ValidationError, match="leave tau out"):
+            ModelMutation(tau=0.16, **wrong)  # type: ignore[arg-type]
+
+
+def test_as_a_filter_the_sequential_test_is_calibrated_by_clean_images() -> None:
+    method = ModelMutation(rule="sprt", on="training_set", fpr=0.1)
+    reference = np.arange(100.0)
+    values = {"train_scores": np.array([80.0, 95.0]), "statistics": {"reference": reference}}
+    decided = method.decide(Evidence("model_mutation", method.needs(), values))
+    assert decided.flags is not None and decided.flags.tolist() == [False, True]
 
 
 def test_low_rates_mean_a_backdoor_and_high_rates_an_adversary() -> None:
