@@ -9,7 +9,8 @@ defaults are those of the adversarial examples of K. Jin et al., IEEE TDSC 2022,
 Where we differ: a change counts only if it succeeds after rounding to 8 bits, in the precision of
 the victim's own predictions, since that is what the victim is shown; no step is aborted early, as
 that test is over a whole batch; the last search step does not repeat the largest constant. An image
-without a success stays as it is, and is still counted, where the framework left it out.
+without a success stays as it is, and is still counted, where the framework left it out. Images go
+to one class, or each to the next; the framework sent 500 images to every wrong class.
 """
 
 from __future__ import annotations

@@ -8,8 +8,9 @@ four detectors of K. Jin et al., IEEE TDSC 2022, arXiv:2006.14871.
 Where we differ: which detectors that framework revises, and how, is not released but for one; this
 is the original rule, whose order does not ask what kind of malicious input it meets. Layers are all
 that the model names, averaged over space. Neighbors come from one part of the clean half that fits,
-switching rates from the other. `on: training_set` is an extension: the sequence ends with the
-given label.
+switching rates from the other; each transition has one rate, not a matrix of classes. The sequence
+ends with the network's prediction. `on: training_set` is an extension: there it ends with the given
+label.
 """
 
 from __future__ import annotations
