@@ -311,7 +311,8 @@ DETECTORS = (
         "sign of the label change rate", MUTATION,
         'rates if self.sign == "adversarial" else -rates',
         '-rates if self.sign == "adversarial" else rates',
-        (UNIFIED + "low_rates_mean_a_backdoor_and_high_rates_an_adversary",),
+        (UNIFIED + "low_rates_mean_a_backdoor_and_high_rates_an_adversary",
+         PLANTED + "few_changes_of_label_find_a_backdoor_in_hidden_dense_layers"),
     ),
     Fault(
         "largest magnitude instead of largest weight", MUTATION,
@@ -413,6 +414,34 @@ DETECTORS = (
         "idle features choose the bandwidth", "defenses/kernel_density.py",
         "[g[:, alive] for g in groups.values()]", "list(groups.values())",
         (PLANTED + "features_that_do_not_vary_change_nothing_until_they_do",),
+    ),
+    Fault(
+        "sequence without its last label", "defenses/activation_sequence.py",
+        "np.concatenate([labeled, last[None]])", "np.concatenate([labeled, labeled[-1:]])",
+        (PLANTED + "the_sequence_ends_with_the_prediction",),
+    ),
+    Fault(
+        "dimensions not centered", "defenses/lid.py",
+        "moved = values - center", "moved = values",
+        (PLANTED + "dimensions_below_and_above_the_usual_are_both_unusual",),
+    ),
+    Fault(
+        "the farthest of all is a neighbor", "defenses/lid.py",
+        "min(neighbors, len(base_ND) - 1)", "min(neighbors, len(base_ND))",
+        (UNIFIED + "as_many_neighbors_as_there_are_leave_one_out",),
+    ),
+    Fault(
+        "changes from the own prediction in a filter", MUTATION,
+        "predicted(images)[1] != data.labels[ids][None]",
+        "np.not_equal(*predicted(images)[::-1])",
+        (PLANTED + "a_filter_counts_changes_from_the_given_label",),
+    ),
+    Fault(
+        "nothing is ever flagged", "defenses/_scored.py",
+        "return float(np.partition(reference, place)[place])",
+        'return float("inf")',
+        (UNIFIED + "the_nominal_rate_holds_on_clean_inputs",
+         UNIFIED + "as_filters_they_are_badged_and_calibrated"),
     ),
     Fault(
         "usual switches surprise", "defenses/activation_sequence.py",

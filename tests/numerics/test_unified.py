@@ -144,9 +144,14 @@ def test_mutants_beyond_a_bound_are_drawn_again_one_at_a_time(
         return linear(*given)
 
     linear = torch.nn.functional.linear
-    del held, one, other
+    del held, drawn, one, other
     monkeypatch.setattr(torch.nn.functional, "linear", counted)
-    drawn.labels(images)
+    gc.collect()
+    gc.freeze()  # what there is already is not looked through again
+    try:
+        mutants(network, 0.65, 40).labels(images)
+    finally:
+        gc.unfreeze()
     assert 1 <= most <= 3
 
 
@@ -259,6 +264,15 @@ def test_balls_have_their_dimension(dimension: int) -> None:
     np.testing.assert_allclose(again, found)
 
 
+def test_as_many_neighbors_as_there_are_leave_one_out() -> None:
+    draw = np.random.default_rng(0)
+    base, points = draw.normal(size=(10, 3)), draw.normal(size=(5, 3))
+    expected = local_dimension(points, base, 9)
+    for neighbors in (10, 11, 1000):
+        np.testing.assert_array_equal(local_dimension(points, base, neighbors), expected)
+    assert (local_dimension(points, base, 8) != expected).all()
+
+
 def test_duplicates_and_small_bases_are_met() -> None:
     base = np.zeros((10, 3))
     base[8:] = [[1, 0, 0], [2, 0, 0]]
@@ -298,13 +312,15 @@ def calibrated(method: scored.On, name: str) -> tuple[np.ndarray, np.ndarray, fl
 @pytest.mark.parametrize("name", ["m", "a", "k", "l"])
 def test_the_nominal_rate_holds_on_clean_inputs(name: str) -> None:
     rejected, _, _ = calibrated("inputs", name)
-    assert rejected.mean() < 0.3
+    assert 0 < rejected.mean() < 0.2, "0.1 was asked for"
 
 
 @pytest.mark.parametrize("name", ["m", "a", "k", "l"])
 def test_as_filters_they_are_badged_and_calibrated(name: str) -> None:
-    clean, _, _ = calibrated("training_set", name)
-    assert clean.mean() < 0.4
+    clean, poison, _ = calibrated("training_set", name)
+    assert 0 < clean.mean() < 0.2, "0.1 was asked for"
+    # A network without hidden dense layers: mutation flips its trigger first.
+    assert name == "m" or poison.mean() > 0.5
     kinds = {"m": ModelMutation, "a": ActivationSequence, "k": KernelDensity, "l": LID}
     assert "extension: as a filter" in kinds[name](on="training_set").badges()  # type: ignore[operator]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -11,12 +12,18 @@ import torch
 from raysweep import metrics, training
 from raysweep.context import Context
 from raysweep.datasets import ImageSet, Shape
-from raysweep.defenses import Defense, Findings, Inputs
+from raysweep.datasets.digits import Digits
+from raysweep.defenses import Defense, Findings, Inputs, lid
+from raysweep.defenses.activation_sequence import ActivationSequence
 from raysweep.defenses.kernel_density import BANDWIDTHS, KernelDensity, best_bandwidth, spreads
+from raysweep.defenses.model_mutation import ModelMutation
 from raysweep.models.linear import Linear
+from raysweep.models.two_conv import TwoConv
+from raysweep.recipe import Recipe
 from tests import toy
 
 PIXELS = 6
+DIGITS = Shape(channels=1, height=16, width=16, num_classes=10, mean=(0.3,), std=(0.3,))
 
 
 def planted(labels: np.ndarray, seed: int, last: int = 7) -> torch.Tensor:
@@ -27,8 +34,11 @@ def planted(labels: np.ndarray, seed: int, last: int = 7) -> torch.Tensor:
     return torch.from_numpy(pixels.round().astype(np.uint8))
 
 
-def run(defense: Defense, pixels: int = PIXELS) -> Findings:
-    """Run a detector on planted images, whose class the first pixel says."""
+def run(defense: Defense, pixels: int = PIXELS, given: np.ndarray | None = None) -> Findings:
+    """Run a detector on planted images, whose class the first pixel says.
+
+    `given` are the labels of a training set, whose images are of class 0 and 1 in turn.
+    """
     shape = Shape(channels=1, height=1, width=pixels, num_classes=2, mean=(0.0,), std=(1.0,))
     network = training.build(Linear(), shape, Context(seed=0)).eval()
     weights = torch.zeros(2, pixels)
@@ -39,6 +49,9 @@ def run(defense: Defense, pixels: int = PIXELS) -> Findings:
     clean = ImageSet(images=planted(labels, 1)[..., :pixels], labels=labels)
     values: dict[str, Any] = {"victim": network, "clean_set": clean, "model": Linear()}
     values |= {"shape": shape, "recipe": toy.RECIPE}
+    if given is not None:
+        images = planted(np.arange(len(given)) % 2, 9)
+        values |= {"training_set": ImageSet(images=images, labels=given), "labels": given}
     return defense.run(Inputs(defense.name, defense.needs(), values), Context(seed=3))
 
 
@@ -93,3 +106,68 @@ def test_units_are_spreads_and_their_median_for_what_idles() -> None:
     np.testing.assert_allclose(units, [1, 2, 4, 2], rtol=0.05)
     with pytest.raises(ValueError, match="features that vary"):
         spreads(np.full((7, 3), 0.1))
+
+
+def test_the_sequence_ends_with_the_prediction() -> None:
+    ones, bad = planted(np.ones(60, int), 2), planted(np.zeros(60, int), 3)
+    bad[..., 0] = ones[..., 0]  # its neighbors are of class 0, as the network would not have it
+    found = run(ActivationSequence())
+    assert auroc(scores(found, ones), scores(found, bad)) == 1.0
+
+
+def test_dimensions_below_and_above_the_usual_are_both_unusual(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def by_the_first_pixel(points: np.ndarray, base: np.ndarray, neighbors: int) -> np.ndarray:
+        del base, neighbors
+        return np.exp(points[:, 0])
+
+    monkeypatch.setattr(lid, "local_dimension", by_the_first_pixel)
+    found = run(lid.LID())
+    usual = scores(found, planted(np.arange(60) % 2, 2))
+    for level in (0, 255):
+        assert auroc(usual, scores(found, torch.full((20, 1, 1, PIXELS), level))) == 1.0
+
+
+def test_a_filter_counts_changes_from_the_given_label() -> None:
+    given = np.arange(60) % 2
+    wrong = np.isin(np.arange(60), [4, 7, 20, 33])
+    given[wrong] = 1 - given[wrong]
+    method = ModelMutation(on="training_set", sign="adversarial", variance=0.01, mutants=20)
+    found = run(method, given=given).train_scores
+    assert found is not None
+    assert np.asarray(found)[wrong].min() > np.asarray(found)[~wrong].max()
+
+
+@functools.cache
+def backdoored() -> tuple[torch.nn.Module, ImageSet, ImageSet, torch.Tensor]:
+    """Return a network of two dense layers, clean and test images of digits, and triggered ones."""
+    train, test = Digits().decode()
+    clean, train = train.take(np.arange(200)), train.take(np.arange(200, len(train)))
+    rows = np.flatnonzero(train.labels != 1)[:110]
+    images, labels = train.images.clone(), train.labels.copy()
+    images[rows], labels[rows] = toy.stamped(images[rows]), 1
+    network = training.build(TwoConv(), DIGITS, Context(seed=0))
+    recipe = Recipe(epochs=8, batch_size=64, learning_rate=1e-3, optimizer="adam",
+                    weight_decay=0.0, precision="float32")  # fmt: skip
+    training.fit(network, ImageSet(images=images, labels=labels), recipe, Context(seed=0))
+    others = torch.from_numpy(test.labels != 1)
+    return network.eval(), clean, test, toy.stamped(test.images[others])
+
+
+@pytest.mark.parametrize(("variance", "least"), [(0.65, 0.6), (1.5, 0.75)])
+def test_few_changes_of_label_find_a_backdoor_in_hidden_dense_layers(
+    variance: float, least: float
+) -> None:
+    network, clean, test, triggered = backdoored()
+    predicted = training.predict(network, triggered, toy.RECIPE, "cpu").argmax(1)
+    assert float((predicted == 1).float().mean()) > 0.8
+    found = {}
+    for sign in ("backdoor", "adversarial"):
+        method = ModelMutation(variance=variance, mutants=50, sign=sign)  # type: ignore[arg-type]
+        values = {"victim": network, "clean_set": clean, "model": TwoConv()}
+        values |= {"shape": DIGITS, "recipe": toy.RECIPE}
+        run = method.run(Inputs(method.name, method.needs(), values), Context(seed=3))
+        found[sign] = auroc(scores(run, test.images), scores(run, triggered))
+    assert ModelMutation().sign == "backdoor"
+    assert found["backdoor"] > least and found["adversarial"] < 1 - least
