@@ -11,7 +11,7 @@ GATES, CT, ABL = (
 )
 UNIT = "numerics/test_confusion.py::test_"
 ROUNDS = "numerics/test_confusion_rounds.py::test_"
-DEFENSES = "numerics/test_defenses.py::test_"
+STAGES = "numerics/test_abl.py::test_"
 
 CONFUSION = (
     Fault(
@@ -157,46 +157,68 @@ UNLEARNING = (
     Fault(
         "ascent above gamma", ABL,
         "((value - gamma).detach().sign()", "((gamma - value).detach().sign()",
-        (DEFENSES + "isolation_losses_turn_the_gradient_around_below_gamma",),
+        (STAGES + "isolation_losses_turn_the_gradient_around_below_gamma",),
     ),
     Fault(
         "flooding without its magnitude", ABL,
         "return (value - gamma).abs() + gamma", "return (value - gamma) + gamma",
-        (DEFENSES + "isolation_losses_turn_the_gradient_around_below_gamma[flooding]",),
+        (STAGES + "isolation_losses_turn_the_gradient_around_below_gamma[flooding]",),
     ),
     Fault(
         "gradient ascent on the batch mean only", ABL,
         'reduction = "none" if loss == "lga_sample" else "mean"', 'reduction = "mean"',
-        (DEFENSES + "lga_per_sample_and_per_batch_differ_on_a_mixed_batch",),
+        (STAGES + "lga_per_sample_and_per_batch_differ_on_a_mixed_batch",),
     ),
     Fault(
         "gradient ascent on samples only", ABL,
         'reduction = "none" if loss == "lga_sample" else "mean"',
         'reduction = "none" if loss.startswith("lga") else "mean"',
-        (DEFENSES + "lga_per_sample_and_per_batch_differ_on_a_mixed_batch",),
+        (STAGES + "lga_per_sample_and_per_batch_differ_on_a_mixed_batch",),
     ),
     Fault(
         "highest losses isolated", ABL,
         'np.argsort(-scores, kind="stable")[:count]', 'np.argsort(scores, kind="stable")[:count]',
-        (DEFENSES + "isolation_takes_exactly_the_lowest_losses",
-         DEFENSES + "abl_isolates_and_unlearns_the_toy"),
+        (STAGES + "isolation_takes_exactly_the_lowest_losses",
+         STAGES + "abl_isolates_and_unlearns_the_toy"),
     ),
     Fault(
         "one sample too many isolated", ABL,
         "max(1, int(self.ratio * len(scores)))", "1 + int(self.ratio * len(scores))",
-        (DEFENSES + "isolation_takes_exactly_the_lowest_losses",
-         DEFENSES + "isolation_by_random_scores_is_as_pure_as_the_set"),
+        (STAGES + "isolation_takes_exactly_the_lowest_losses",
+         STAGES + "isolation_by_random_scores_is_as_pure_as_the_set"),
     ),
     Fault(
         "isolated samples are learned", ABL,
         "loss = -bad.clamp(max=self.cap).mean()", "loss = bad.clamp(max=self.cap).mean()",
-        (DEFENSES + "unlearning_raises_the_isolated_loss_at_every_step",
-         DEFENSES + "abl_isolates_and_unlearns_the_toy"),
+        (STAGES + "unlearning_raises_the_isolated_loss_at_every_step",
+         STAGES + "abl_isolates_and_unlearns_the_toy"),
     ),
     Fault(
         "the rest is unlearned too", ABL,
         "loss = loss + F.cross_entropy(parts", "loss = loss - F.cross_entropy(parts",
-        (DEFENSES + "abl_isolates_and_unlearns_the_toy",),
+        (STAGES + "abl_isolates_and_unlearns_the_toy",),
+    ),
+    Fault(
+        "unlearning to the end of a pass", "training.py",
+        "min(first + per_epoch, total)", "first + per_epoch",
+        (STAGES + "unlearning_takes_its_steps_however_many_samples_are_isolated",
+         "test_training.py::test_training_takes_the_steps_it_is_given"),
+    ),
+    Fault(
+        "tuning at the victim's milestones", ABL,
+        '"milestones": TUNING_MILESTONES', '"milestones": inputs.recipe.milestones',
+        (STAGES + "tuning_follows_the_released_milestone_not_the_victims",),
+    ),
+    Fault(
+        "unlearning by the victim's optimizer", ABL,
+        '"optimizer": "sgd"', '"optimizer": inputs.recipe.optimizer',
+        (STAGES + "unlearning_is_by_sgd_whatever_trained_the_victim",),
+    ),
+    Fault(
+        "accuracy on eligible inputs is of all", "judging.py",
+        'rejected.get("clean"), truth.eligible)', 'rejected.get("clean"))',
+        ("test_metrics.py::test_clean_accuracy_is_of_all_classes_and_success_of_those_without_"
+         "the_target",),
     ),
     Fault(
         "clean accuracy without the target class", "judging.py",
