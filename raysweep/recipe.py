@@ -81,8 +81,8 @@ RECIPES: Mapping[str, Recipe] = {
         schedule="constant", augment=(),
     ),
     # Datamodels, Ilyas et al., ICML 2022, arXiv:2202.00622: many fast trainings. Their code shifts
-    # by 2 pixels, `crop` by 4; it blanks squares of 4 pixels, which `cutout` does not offer; gaps
-    # are gray there.
+    # by 2 pixels, `crop` by 4; it blanks squares of 4 pixels, which `cutout` does not offer, and
+    # fills what both uncover with gray.
     "datamodel": Recipe(
         epochs=24, batch_size=512, learning_rate=0.5, nesterov=False, weight_decay=5e-4,
         schedule="one_cycle", augment=("crop", "flip"), label_smoothing=0.1,

@@ -147,7 +147,7 @@ def fit(
             training ends early if it returns True.
         checkpoint: keep the whole state every so often, and continue from `ctx.restored`, to the
             same bytes; `on_epoch` then sees the remaining epochs alone. For the only `fit` of a
-            stage, which would replace what another has kept; the objective must remember nothing.
+            stage, since a second one replaces what is kept, and an objective without memory.
 
     Returns:
         The mean loss of each epoch.

@@ -24,7 +24,7 @@ class RemovesPerClass(Defense):
         description="share of a class, for quantile",
         search=log_range(0.005, 0.5),
     )
-    multiplier: float = decision(1.5, gt=0, le=100, description="times the true count, for rate")
+    multiplier: float = decision(1.5, gt=0, le=100, description="times the assumed count, for rate")
 
     def needs(self) -> frozenset[Need]:
         """Return features; with `removal: rate` also the true poison rate."""

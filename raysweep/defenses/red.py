@@ -92,7 +92,7 @@ class RED(Defense):
         0.05, search=log_range(0.001, 0.1), gt=0, lt=1, description="significance"
     )
     calibrated: bool = decision(True, description="whether theta is the share of false alarms")
-    deviation: float = decision(7.0, gt=0, description="MADs, for null: mad")
+    deviation: float = decision(7.0, gt=0, description="MADs, where they decide")
     rule: Literal["quantile", "split", "flip"] = decision("quantile", description="what is flagged")
     quantile: float = decision(
         0.95, search={"min": 0.5, "max": 0.999}, gt=0, lt=1, description="of other classes' scores"

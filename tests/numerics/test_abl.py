@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -150,14 +149,6 @@ def test_three_passes_of_ascent_alone_forget_the_trigger() -> None:
     weights = defense.repair(seen, Context(seed=5))
     assert toy.asr(weights, case) < 0.05 < 0.9 < toy.asr(case.weights, case)
     assert toy.accuracy(weights, case) > toy.accuracy(case.weights, case) - 0.02
-
-
-@pytest.mark.parametrize("loss", ["flooding", "lga_batch"])
-def test_after_twelve_epochs_what_is_isolated_is_poison(loss: Any) -> None:
-    case = toy.toy()
-    defense = ABL(isolation_epochs=12, isolation_loss=loss, ratio=0.05)
-    flags = defense.decide(toy.evidence(defense, case, toy.found(defense, case))).flags
-    assert flags is not None and case.mask[flags].mean() >= 0.95
 
 
 def test_tuning_follows_the_released_milestone_not_the_victims(
