@@ -338,7 +338,7 @@ DETECTORS = (
     ),
     Fault(
         "all mutants held whatever their size", MUTATION,
-        "        if size > KEPT:", "        if size < 0:",
+        "        if size <= KEPT:", "        if size >= 0:",
         (UNIFIED + "mutants_beyond_a_bound_are_drawn_again_one_at_a_time",),
     ),
     Fault(
