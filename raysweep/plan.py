@@ -231,9 +231,8 @@ class Planner:
         parts = defense.parts(classes)
         unseen = decision_fields(type(defense)) | reduction_fields(type(defense))
         alone = {**params, "defense": self._identity(defense, unseen)}
-        run = {**params, "part": "run"}
-        if defense.RUN_VERSION > 1:
-            run["run_version"] = defense.RUN_VERSION
+        later = {"run_version": defense.RUN_VERSION} if defense.RUN_VERSION > 1 else {}
+        run = {**params, "part": "run", **later}
         shards: dict[str, str] = {}
         for count in (*defense.pauses(classes), len(parts)):
             for part in parts[len(shards) : count]:

@@ -268,7 +268,7 @@ FAULTS = (
     ),
     Fault(
         "a changed run that finds its old results", "plan.py",
-        "if defense.RUN_VERSION > 1:", "if defense.RUN_VERSION > 9:",
+        "if defense.RUN_VERSION > 1 else", "if defense.RUN_VERSION > 9 else",
         ("test_plan.py::test_a_changed_run_keeps_its_shards",),
     ),
     Fault(
