@@ -17,7 +17,7 @@ STAGE_VERSIONS = {
     "shard": 1,
     "defend": 1,
     "decide": 1,
-    "evaluate": 2,
+    "evaluate": 3,
 }
 
 

@@ -134,12 +134,21 @@ def _rank(
 
 
 def _apart(losses_TN: Array, poison: Bools) -> dict[str, Array]:
-    """Return the quartiles of the loss of poison and of the rest, (3, T), where there are any."""
-    return {
+    """Return how far apart the losses of poison and of the rest lie after each of T steps.
+
+    Quartiles of both, (3, T), where there are any; and where there are both, the AUROC of a low
+    loss, (T,), for which a loss that is not a number is the highest.
+    """
+    told = {
         f"losses_{name}": np.percentile(losses_TN[:, who], (25, 50, 75), axis=1).astype(np.float32)
         for name, who in (("poison", poison), ("rest", ~poison))
         if who.any()
     }
+    if len(told) == 2:
+        ranks = np.where(np.isnan(losses_TN), -np.inf, -losses_TN)
+        areas = [ranking(step, poison).auroc for step in ranks]
+        told["losses_auroc"] = np.array(areas, np.float32)
+    return told
 
 
 def _rejected(found: Mapping[str, Array], decision: Mapping[str, Any]) -> dict[str, Bools]:

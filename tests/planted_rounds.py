@@ -228,6 +228,11 @@ UNLEARNING = (
          "the_target",),
     ),
     Fault(
+        "a high loss finds poison", "judging.py",
+        "np.where(np.isnan(losses_TN), -np.inf, -losses_TN)", "losses_TN",
+        ("test_metrics.py::test_losses_tell_after_each_step_how_well_a_low_one_finds_poison",),
+    ),
+    Fault(
         "separability from samples of every label", "metrics.py",
         "points_ND[(labels == label) & who]", "points_ND[(labels == labels) & who]",
         ("test_metrics.py::test_separability_neither_sees_rotation_nor_scale_nor_other_labels",),

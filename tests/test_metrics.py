@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from typing import Any
 
 import numpy as np
 import pytest
@@ -154,17 +155,34 @@ def test_separability_of_nothing_is_undefined() -> None:
     assert math.isnan(separability(points, labels, labels == 0)), "a label of poison alone"
 
 
-def test_spaces_of_a_defense_are_judged_by_name() -> None:
-    points, labels, poison = spread_out(40.0)
+def judged(
+    found: dict[str, np.ndarray], labels: np.ndarray, poison: np.ndarray
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     none = np.zeros(4, int)
     truth = Truth(
         labels=none, mapped=none, eligible=none > 0, given=labels, poison=poison,
         cover=poison & False, targets=(0,),
     )  # fmt: skip
     tested = {"clean_predicted": none, "triggered_predicted": none}
-    spaces = {"spaces.before": points * 0, "spaces.after": points}
-    told, _ = judge(truth=truth, tested=tested, found=spaces, decided={}, decision={})
+    return judge(truth=truth, tested=tested, found=found, decided={}, decision={})
+
+
+def test_spaces_of_a_defense_are_judged_by_name() -> None:
+    points, labels, poison = spread_out(40.0)
+    told, _ = judged({"spaces.before": points * 0, "spaces.after": points}, labels, poison)
     assert (told["separability_before"], told["separability_after"]) == (0.5, 1.0)
+
+
+def test_losses_tell_after_each_step_how_well_a_low_one_finds_poison() -> None:
+    poison = mask(0, 1, n=6)
+    low, high = [0, 0, 1, 1, 1, 1], [1, 1, 0, 0, 0, 0]
+    half, broken = [0, 2, 1, 1, 1, 1], [0, np.nan, 1, 1, 1, 1]
+    losses = {"losses": np.array([low, high, half, broken], np.float32)}
+    _, drawn = judged(losses, poison * 0, poison)
+    assert np.allclose(drawn["losses_auroc"], [1, 0, 0.5, 0.5])
+    assert np.array_equal(drawn["losses_rest"][1, :3], [1, 0, 1]), "medians"
+    _, drawn = judged(losses, poison * 0, poison & False)
+    assert not {"losses_auroc", "losses_poison"} & drawn.keys(), "nothing to tell apart"
 
 
 # Flags

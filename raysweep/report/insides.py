@@ -20,10 +20,11 @@ GROUPS = {"poison": ("poisoned", COLORS[1], "solid"), "rest": ("not poisoned", C
 
 def section(material: Material) -> str:
     """Return the table of facts and the figures of losses and curves, where there are any."""
-    drawn = plots(loss_lines(material))
+    drawn = plots(loss_lines(material) + auroc_lines(material))
     said = note(
-        "Medians over training samples; the band is from the first to the third quartile. Which "
-        "samples are poisoned the defense does not know."
+        "Medians over training samples; the band is from the first to the third quartile. AUROC: "
+        "how well a low loss tells poison from the rest. Which samples are poisoned the defense "
+        "does not know."
     )
     facts = _named(material.rows, FACT, "What defenses measured of themselves")
     apart = _named(
@@ -63,6 +64,18 @@ def loss_lines(material: Material) -> Titled:
     return [(title, _losses(material, trials)) for title, trials in groups.items()]
 
 
+def auroc_lines(material: Material) -> Titled:
+    """Return how well a low loss tells poison after each step, a line per seed."""
+    groups: dict[str, list[tuple[str, str, Curve]]] = {}
+    x_title, y_title = "step of the method", "AUROC of a low loss"
+    for trial, who, among, seed in _trials(material, material.losses):
+        if (areas := material.losses[trial].get("auroc")) is not None:
+            steps = np.arange(1.0, len(areas) + 1)
+            curve = Curve(x=steps, y=areas, x_title=x_title, y_title=y_title)
+            groups.setdefault(f"{who}: AUROC by step{among}", []).append((seed, seed, curve))
+    return [(title, _curves(x_title, y_title, lines)) for title, lines in groups.items()]
+
+
 def _trials(material: Material, told: Collection[str]) -> Iterator[tuple[str, str, str, str]]:
     """Yield trial, defense and attack, where trained if trials differ in it, and seed."""
     if not told:  # a sweep that was only tuned has no rows
@@ -80,9 +93,11 @@ def _trials(material: Material, told: Collection[str]) -> Iterator[tuple[str, st
 def _losses(material: Material, trials: list[tuple[str, str]]) -> go.Figure:
     figure, shown = go.Figure(), set()
     for trial, seed in trials:
-        for group, quartiles in material.losses[trial].items():
-            name, color, dash = GROUPS[group]
-            low, middle, high = np.maximum(quartiles, 1e-6)
+        told = material.losses[trial]
+        for group, (name, color, dash) in GROUPS.items():
+            if group not in told:
+                continue
+            low, middle, high = np.maximum(told[group], 1e-6)
             steps = np.arange(1, len(middle) + 1)
             figure.add_scatter(
                 x=np.concatenate([steps, steps[::-1]]), y=np.concatenate([high, low[::-1]]),

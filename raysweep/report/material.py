@@ -24,7 +24,8 @@ class Material:
         curves: (trial id, `train` or `input`) → (fpr, tpr).
         pictures: attack label → (clean, triggered), uint8 (P, C, H, W).
         triggers: trial id → estimated trigger per class, (K, C, H, W) floats in [0, 1].
-        losses: trial id → {`poison`, `rest`: quartiles of the loss after each step, (3, T)}.
+        losses: trial id → {`poison`, `rest`: quartiles of the loss after each step, (3, T);
+            `auroc` of a low loss after each step, (T,)}.
         measured: trial id → {name: a curve that its defense drew of its own run}.
         tuning: what a tuning of the sweep left: `settings`, `rows`, `searches`; empty if none.
     """
