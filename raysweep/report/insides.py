@@ -73,7 +73,11 @@ def auroc_lines(material: Material) -> Titled:
             steps = np.arange(1.0, len(areas) + 1)
             curve = Curve(x=steps, y=areas, x_title=x_title, y_title=y_title)
             groups.setdefault(f"{who}: AUROC by step{among}", []).append((seed, seed, curve))
-    return [(title, _curves(x_title, y_title, lines)) for title, lines in groups.items()]
+    figures = {title: _curves(x_title, y_title, lines) for title, lines in groups.items()}
+    for title, figure in figures.items():
+        lowest = min(curve.y.min() for _, _, curve in groups[title])
+        figure.update_yaxes(range=[min(0.5, lowest) - 0.02, 1.02])
+    return list(figures.items())
 
 
 def _trials(material: Material, told: Collection[str]) -> Iterator[tuple[str, str, str, str]]:
