@@ -295,7 +295,7 @@ def test_the_page_of_a_real_sweep_holds_everything(tmp_path: Path) -> None:
     assert len(poisoned) == 4 and all(told["poison"].shape == (3, 3) for told in poisoned)
     assert all(told["auroc"].shape == (3,) for told in poisoned)
     areas = [figure for _, figure in insides.auroc_lines(material)]
-    assert sum(len(figure.data) for figure in areas) == 4, "a line per seed and attack"
+    assert sum(len(figure.data) for figure in areas) == 4, "a line per rate and seed"
     assert all(min(line.y) >= 0 and max(line.y) <= 1 for figure in areas for line in figure.data)
     assert all((np.diff(told["rest"], axis=0) >= 0).all() for told in material.losses.values())
     assert render(material) == render(material), "pure"
