@@ -297,6 +297,9 @@ def test_the_page_of_a_real_sweep_holds_everything(tmp_path: Path) -> None:
     areas = [figure for _, figure in insides.auroc_lines(material)]
     assert sum(len(figure.data) for figure in areas) == 4, "a line per rate and seed"
     assert all(min(line.y) >= 0 and max(line.y) <= 1 for figure in areas for line in figure.data)
+    drawn = sorted(tuple(line.y) for figure in areas for line in figure.data)
+    assert drawn == sorted(tuple(told["auroc"]) for told in poisoned)
+    assert "AUROC by step" in text
     assert all((np.diff(told["rest"], axis=0) >= 0).all() for told in material.losses.values())
     assert render(material) == render(material), "pure"
 
