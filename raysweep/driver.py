@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from raysweep import __version__
+from raysweep.costs import Costs, record
 from raysweep.graph import Stage
 from raysweep.ledger import Ledger, log_path
 from raysweep.plan import Planner
@@ -49,16 +50,6 @@ def git_commit() -> str:
         return git("rev-parse", "HEAD") + ("+dirty" if dirty else "") if tracked else ""
     except (OSError, subprocess.SubprocessError):
         return ""
-
-
-def timings(store: Store) -> dict[tuple[str, str], float]:
-    """Return recorded mean seconds by (kind, method); empty for a new store."""
-    raw = store.read("timings.json")
-    try:
-        known = json.loads(raw) if raw else {}
-    except ValueError:
-        return {}
-    return {tuple(name.split("/", 1)): float(mean) for name, (mean, _) in known.items()}
 
 
 def slots_of(cpus: float, gpus: float, sweep: Sweep, most: int | None) -> dict[str, int]:
@@ -121,16 +112,17 @@ class Run:
         store.check()
         self.ledger = Ledger(store, sweep.name)
         self.provenance = {"commit": git_commit(), "run": self.ledger.run}
+        self.costs = Costs(self.planner, store)
         self.schedule = Schedule(
             self.planner,
             set(store.done()),
             lambda key: store.outcome(key) or {},
-            seconds=timings(store),
+            expected=self.costs,
             discard=lambda key: store.discard(key.partition("-")[0], key),
             log=self.ledger.write,
         )
         self.cached = len(self.schedule.done)
-        self._spent: dict[str, list[float]] = {}
+        self._spent: dict[str, list[tuple[float, float]]] = {}
         self._describe(text)
 
     def _describe(self, text: str) -> None:
@@ -199,8 +191,8 @@ class Run:
         for result in results:
             stage = self.planner.stages[result.key]
             if result.status == "done":
-                name = f"{stage.kind}/{stage.method}"
-                self._spent.setdefault(name, []).append(result.seconds)
+                took = (result.seconds, self.costs.work(stage))
+                self._spent.setdefault(self.costs.name(stage), []).append(took)
                 self.ledger.write(
                     {"event": "done", "key": result.key, "seconds": round(result.seconds, 4),
                      "host": result.host, "pid": result.pid}
@@ -227,16 +219,7 @@ class Run:
         """Write down how long things took, for the next plan's estimate."""
         self.ledger.write({"event": "end", "complete": self.complete})
         self.ledger.close()
-        raw = self.store.read("timings.json")
-        known: dict[str, list[float]] = json.loads(raw) if raw else {}
-        for name, seconds in self._spent.items():
-            mean, n = known.get(name, [0.0, 0])
-            # Old machines are forgotten: no more than 50 past stages weigh in.
-            n = min(n, 50)
-            total = n + len(seconds)
-            known[name] = [(mean * n + sum(seconds)) / total, total]
-        if self._spent:
-            self.store.write("timings.json", json.dumps(known).encode())
+        record(self.store, self._spent)
 
     @property
     def over(self) -> bool:

@@ -6,11 +6,11 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from raysweep import ledger
-from raysweep.driver import timings
+from raysweep.costs import Costs
 from raysweep.graph import STAGE_VERSIONS
 from raysweep.plan import Planner
-from raysweep.schedule import GUESS_SECONDS, Schedule
-from raysweep.spec import Sweep, check_layers
+from raysweep.schedule import Schedule
+from raysweep.spec import Sweep, Trial, check_layers
 from raysweep.store import Store
 
 
@@ -41,9 +41,15 @@ class KindPreview:
 
 @dataclass(frozen=True, kw_only=True)
 class Preview:
-    """A plan at a glance; `undecided` trials grow at most `below` further stages.
+    """A plan at a glance.
 
-    `forecasts` are what defenses say of the size of their work.
+    Attributes:
+        trials: how many.
+        forecasts: what defenses say of the size of their work.
+        kinds: stages that are known.
+        undecided: trials whose further stages depend on a decision.
+        below: how many these are at most.
+        below_seconds: how long they take at most.
     """
 
     trials: int
@@ -51,10 +57,11 @@ class Preview:
     kinds: list[KindPreview] = field(default_factory=list)
     undecided: int = 0
     below: int = 0
+    below_seconds: float = 0.0
 
     @property
     def seconds(self) -> float:
-        """Expected seconds of all stages that would run, on one slot."""
+        """Expected seconds of all known stages that would run, on one slot."""
         return sum(kind.seconds for kind in self.kinds)
 
 
@@ -68,14 +75,14 @@ def preview(sweep: Sweep, store: Store) -> Preview:
     planner = Planner(sweep)
     check_layers(sweep)
     store.check()
-    recorded = timings(store)
+    costs = Costs(planner, store)
     failed = {
         line["key"] for line in ledger.read(store, sweep.name) if line.get("event") == "failed"
     }
     schedule = Schedule(
-        planner, set(store.done()), lambda key: store.outcome(key) or {}, seconds=recorded
+        planner, set(store.done()), lambda key: store.outcome(key) or {}, expected=costs
     )
-    naive, undecided, below = _naive(planner, schedule)
+    naive, undecided = _naive(planner, schedule)
     kinds = []
     for kind in STAGE_VERSIONS:
         keys = [key for key in schedule.wanted if key.partition("-")[0] == kind]
@@ -91,7 +98,7 @@ def preview(sweep: Sweep, store: Store) -> Preview:
                 why["not stored"] += 1
             else:
                 why["an input runs first"] += 1
-        names = [(planner.stages[key].kind, planner.stages[key].method) for key in todo]
+        stages = [planner.stages[key] for key in todo]
         kinds.append(
             KindPreview(
                 kind=kind,
@@ -100,8 +107,8 @@ def preview(sweep: Sweep, store: Store) -> Preview:
                 cached=len(keys) - len(todo),
                 run=len(todo),
                 why=dict(why),
-                seconds=sum(recorded.get(name, GUESS_SECONDS[kind]) for name in names),
-                guessed=sum(name not in recorded for name in names),
+                seconds=sum(map(costs, stages)),
+                guessed=sum(not costs.known(stage) for stage in stages),
             )
         )
     said = {
@@ -110,15 +117,19 @@ def preview(sweep: Sweep, store: Store) -> Preview:
         if (text := trial.defense.forecast(len(planner.facts(trial.dataset).labels)))
     }
     return Preview(
-        trials=len(planner.trials), kinds=kinds, undecided=undecided, below=below,
-        forecasts=tuple(sorted(said)),
+        trials=len(planner.trials), kinds=kinds, forecasts=tuple(sorted(said)),
+        undecided=len(undecided),
+        # A model (retrained or repaired), its predictions, the evaluation.
+        below=3 * len(undecided),
+        # Nothing there takes longer than the victim's training did.
+        below_seconds=sum(costs(planner.stages[planner.setting(t).victim]) for t in undecided),
     )  # fmt: skip
 
 
-def _naive(planner: Planner, schedule: Schedule) -> tuple[Counter[str], int, int]:
+def _naive(planner: Planner, schedule: Schedule) -> tuple[Counter[str], list[Trial]]:
     """Count stages trial by trial, as if nothing were shared, and the trials still undecided."""
     counts: Counter[str] = Counter()
-    undecided = below = 0
+    undecided = []
     closures: dict[str, Counter[str]] = {}
 
     def closure(key: str) -> Counter[str]:
@@ -139,7 +150,5 @@ def _naive(planner: Planner, schedule: Schedule) -> tuple[Counter[str], int, int
         assert last is not None
         counts += closure(last)
         if route.waiting is not None:
-            undecided += 1
-            # A model (retrained or repaired), its predictions, the evaluation.
-            below += 3
-    return counts, undecided, below
+            undecided.append(trial)
+    return counts, undecided

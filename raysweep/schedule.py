@@ -19,16 +19,6 @@ from raysweep.graph import Plan, Stage
 Status = Literal["done", "failed", "damaged"]
 MOST_PER_BATCH = 16
 SHORT_SECONDS = 1.0
-GUESS_SECONDS = {
-    "prepare": 5.0,
-    "poison": 0.5,
-    "train": 10.0,
-    "features": 0.5,
-    "shard": 5.0,
-    "defend": 3.0,
-    "decide": 0.02,
-    "evaluate": 0.02,
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +50,7 @@ class Schedule:
         done: set[str],
         outcome_of: Callable[[str], Mapping[str, Any]],
         *,
-        seconds: Mapping[tuple[str, str], float] | None = None,
+        expected: Callable[[Stage], float] = lambda stage: 0.1,
         attempts: int = 3,
         discard: Callable[[str], None] = lambda key: None,
         log: Callable[[dict[str, Any]], None] = lambda line: None,
@@ -71,7 +61,7 @@ class Schedule:
             planner: gives stages and grows trials.
             done: keys with a stored manifest; other sweeps' count.
             outcome_of: reads the outcome of a finished stage that routes wait for.
-            seconds: expected seconds by (kind, method).
+            expected: seconds that a stage is expected to take.
             attempts: how often a stage may die or fail for a passing reason.
             discard: removes a damaged artifact from the store.
             log: receives one line per growth and failure.
@@ -79,7 +69,7 @@ class Schedule:
         `routed` counts the trials of the planner that were taken in.
         """
         self.planner = planner
-        self.seconds = seconds or {}
+        self.expected = expected
         self.attempts = attempts
         self.log = log
         self._discard = discard
@@ -97,6 +87,7 @@ class Schedule:
         self._waiting: dict[str, list[int]] = defaultdict(list)
         self._ready: dict[str, list[tuple[float, int, str]]] = {"cpu": [], "gpu": []}
         self._rank: dict[str, float] = {}
+        self._longest = 0.0  # of all trainings
         self._order: dict[str, int] = {}
         self._tries: dict[str, int] = defaultdict(int)
         self._alone: set[str] = set()
@@ -178,24 +169,23 @@ class Schedule:
         stage = self.planner.stages[key]
         heapq.heappush(self._ready[stage.resource], (-self._rank[key], self._order[key], key))
 
-    def expected(self, stage: Stage) -> float:
-        """Return the seconds that a stage is expected to take."""
-        return self.seconds.get((stage.kind, stage.method), GUESS_SECONDS.get(stage.kind, 1.0))
-
     def _rank_again(self, keys: list[str]) -> None:
         """Set each new stage's longest remaining path, children before parents."""
         new = set(keys)
         ahead = {
             key: sum(child in new for child in self._children[key]) for key in keys
         }  # fmt: skip
+        seconds = {key: self.expected(self.planner.stages[key]) for key in keys}
+        trainings = [seconds[key] for key in keys if key.partition("-")[0] == "train"]
+        self._longest = max([self._longest, *trainings])
         leaves = [key for key in keys if not ahead[key]]
         while leaves:
             key = leaves.pop()
             stage = self.planner.stages[key]
             below = max((self._rank.get(c, 0.0) for c in self._children[key]), default=0.0)
             if stage.kind == "decide":  # what it may grow: a training and its evaluation
-                below = max(below, GUESS_SECONDS["train"])
-            self._rank[key] = self.expected(stage) + below
+                below = max(below, self._longest)
+            self._rank[key] = seconds[key] + below
             for need in set(stage.needs):
                 if need in new:
                     ahead[need] -= stage.needs.count(need)

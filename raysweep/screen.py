@@ -103,26 +103,27 @@ def print_preview(console: Console, sweep: Sweep, plan: Preview) -> None:
     """Print a plan: counts, sharing, reasons, estimate."""
     console.print(f"{sweep.name}: {plan.trials} trials")
     table = Table(box=None, pad_edge=False)
-    for column in ("stage", "if nothing were shared", "shared", "cached", "to run", "seconds"):
+    for column in ("stage", "if nothing were shared", "shared", "cached", "to run", "time"):
         table.add_column(column, justify="left" if column == "stage" else "right")
     table.add_column("why")
     for kind in plan.kinds:
         why = ", ".join(f"{n} {reason}" for reason, n in kind.why.items())
-        seconds = f"{kind.seconds:.1f}" + ("?" if kind.guessed else "") if kind.run else ""
+        took = duration(kind.seconds) + ("?" if kind.guessed else "") if kind.run else ""
         table.add_row(
             kind.kind, str(kind.naive), str(kind.distinct), str(kind.cached), str(kind.run),
-            seconds, why,
+            took, why,
         )  # fmt: skip
     console.print(table)
     if plan.undecided:
         console.print(
-            f"below the decisions of {plan.undecided} trials: 0 to {plan.below} further stages "
+            f"below the decisions of {plan.undecided} trials: 0 to {plan.below} further stages, "
+            f"at most {duration(plan.below_seconds)} "
             f"(trials whose decisions keep the same samples share them)"
         )
     for text in plan.forecasts:
         console.print(text)
     guessed = sum(kind.guessed for kind in plan.kinds)
-    note = f"; {guessed} stages have no recorded seconds yet, theirs are guesses" if guessed else ""
+    note = f"; {guessed} stages by their size, none like them was timed yet" if guessed else ""
     console.print(f"estimate: {duration(plan.seconds)} on one slot{note}")
 
 

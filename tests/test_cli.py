@@ -37,7 +37,7 @@ def test_plan_launch_status_report(tmp_path: Path) -> None:
     planned = raysweep("plan", str(file), store=store)
     assert planned.returncode == 0 and "cli: 2 trials" in planned.stdout
     assert "below the decisions of 1 trials: 0 to 3 further stages" in planned.stdout
-    assert "have no recorded seconds yet" in planned.stdout
+    assert "none like them was timed yet" in planned.stdout
     dry = raysweep("launch", str(file), "--dry-run", store=store)
     assert dry.stdout == planned.stdout
     done = raysweep("launch", str(file), "--inline", store=store)

@@ -24,7 +24,7 @@ LAYERS = [
     {"track", "report"},
     {"records", "schema"},
     {"execute"}, {"driver"}, {"ledger", "stages"}, {"knowledge"}, {"desk", "loading"},
-    {"schedule", "judging"},
+    {"costs"}, {"schedule", "judging"},
     {"plan"}, {"graph", "spec", "store", "sweepfile", "metrics"},
     {"artifact", "filesystem", "goals"}, {"attacks", "defenses"},
     {"ensemble"}, {"training"}, {"resume"}, {"streams"}, {"models", "augmentation"}, {"datasets"},

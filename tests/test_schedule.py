@@ -61,6 +61,7 @@ def random_graph(seed: int, size: int = 60) -> Graph:
 
 
 def schedule_of(graph: Graph, done: set[str] | None = None, **options: Any) -> Schedule:
+    options.setdefault("expected", lambda stage: 10.0 if stage.kind == "train" else 0.02)
     return Schedule(graph, done or set(), lambda key: {"kept": key[-1]}, **options)
 
 
@@ -127,6 +128,18 @@ def test_the_longest_remaining_path_goes_first() -> None:
     graph.trial(below)
     schedule = schedule_of(graph)
     assert [s.key for s in schedule.take({"cpu": 1, "gpu": 1})] == [long]
+
+
+def test_a_decision_goes_before_trainings_since_it_may_grow_the_longest() -> None:
+    graph = Graph()
+    short, long, decide = (
+        graph.add(*name) for name in (("train", "s"), ("train", "l"), ("decide", "d"))
+    )
+    for key in (short, long, decide):
+        graph.trial(key)
+    seconds = {short: 10.0, long: 100.0, decide: 0.02}
+    schedule = schedule_of(graph, expected=lambda stage: seconds[stage.key])
+    assert [schedule.take({"cpu": 1, "gpu": 1})[0].key for _ in range(3)] == [decide, long, short]
 
 
 def test_a_lone_death_counts_and_a_shared_one_does_not() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import resource
 import subprocess
 import sys
@@ -125,6 +126,12 @@ def test_every_shipped_sweep_loads_and_fits_the_schema(file: Path) -> None:
     assert trials(sweep) and sweep.question
     jsonschema.validate(parse(file.name, file.read_text()).values, json_schema())
     assert load(to_yaml(sweep)) == sweep
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "sweeps").glob("*.yaml")), ids=lambda f: f.name)
+def test_a_sweep_for_a_gpu_asks_for_one(file: Path) -> None:
+    told = re.search(r"^# .*For a GPU", file.read_text(), re.MULTILINE)
+    assert (load_sweep(file).resources.gpu.gpu > 0) == bool(told)
 
 
 @pytest.mark.parametrize(

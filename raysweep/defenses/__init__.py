@@ -256,6 +256,24 @@ class Defense(Method):
         del samples
         return ""
 
+    def passes(self, samples: int, epochs: int, num_classes: int) -> float:
+        """Return about how many sample passes the work takes, for the plan; all parts together.
+
+        Args:
+            samples: of the training set.
+            epochs: of the recipe.
+            num_classes: of the dataset.
+
+        A sample pass is one sample once forward and backward through `network`. Unless a method
+        says otherwise: every training sample forward once, as where only features are wanted.
+        """
+        del epochs, num_classes
+        return samples / 3
+
+    def network(self, model: Model) -> Model:
+        """Return the architecture that `passes` go through: the sweep's, or one of its own."""
+        return model
+
     def shard(self, part: str, inputs: Inputs, ctx: Context) -> Arrays:
         """Do one of `parts`; its key does not depend on how many there are."""
         raise NotImplementedError(f"{self.name} lists parts but defines no shard")

@@ -57,6 +57,13 @@ class Schedule:
         """How many rounds."""
         return len(self.weights)
 
+    def passes(self, samples: int) -> float:
+        """Return the sample passes of all rounds over a set of so many; scoring counts a third."""
+        shares = zip(self.epochs, (1.0, *self.ratios), strict=True)
+        pretraining = samples * sum(epochs * share for epochs, share in shares)
+        batches = sum(n * (1 + 1 / m) for n, m in zip(self.iterations, self.every, strict=True))
+        return pretraining + self.batch_size * batches + self.rounds * samples / 3
+
 
 _SIX = (1 / 2, 1 / 5, 1 / 25, 1 / 50, 1 / 100)
 _CIFAR10 = Schedule(

@@ -48,6 +48,16 @@ class SubsetModels(Defense):
         starts = range(0, self.models, self.per_shard)
         return tuple(f"{start}+{min(self.per_shard, self.models - start)}" for start in starts)
 
+    def passes(self, samples: int, epochs: int, num_classes: int) -> float:
+        """Return those of all subset models."""
+        del epochs, num_classes
+        return self.models * self.epochs * self.alpha * samples
+
+    def network(self, model: Model) -> Model:
+        """Return the subset models' own architecture."""
+        del model
+        return self._model()
+
     def shard(self, part: str, inputs: Inputs, ctx: Context) -> Arrays:
         """Train a block of models; return their masks, packed, and `_outputs`."""
         from raysweep import ensemble

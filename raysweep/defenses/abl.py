@@ -87,6 +87,11 @@ class ABL(Defense):
         """Return scores of training samples, and a model."""
         return frozenset({"train_scores", "model"})
 
+    def passes(self, samples: int, epochs: int, num_classes: int) -> float:
+        """Return those of isolation and of training on the rest."""
+        del epochs, num_classes
+        return samples * (self.isolation_epochs + self.tuning_epochs)
+
     def run(self, inputs: Inputs, ctx: Context) -> Findings:
         """Stage 1: train with the isolation loss; score minus the loss of each sample."""
         from raysweep import training

@@ -56,6 +56,11 @@ class ASSET(Defense):
         """Return scores of training samples."""
         return frozenset({"train_scores"})
 
+    def passes(self, samples: int, epochs: int, num_classes: int) -> float:
+        """Return those of the separation, with a clean image beside each sample."""
+        del epochs, num_classes
+        return 2 * samples * self.epochs
+
     def run(self, inputs: Inputs, ctx: Context) -> Findings:
         """Train apart, and measure losses."""
         from raysweep import training

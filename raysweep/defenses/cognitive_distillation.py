@@ -34,6 +34,11 @@ class CognitiveDistillation(scored.Scored):
     norm_weight: float = Field(0.01, ge=0, description="alpha, of the mask's norm")
     variation_weight: float = Field(1.0, ge=0, description="beta, of its total variation")
 
+    def passes(self, samples: int, epochs: int, num_classes: int) -> float:
+        """Return a mask's steps for every sample."""
+        del epochs, num_classes
+        return self.mask_steps * samples
+
     def run(self, inputs: Inputs, ctx: Context) -> Findings:
         """Make the scorer; apply it to the training set if that is asked for."""
         inputs.victim.requires_grad_(False)

@@ -94,6 +94,11 @@ class ISPL(Defense):
         del num_classes
         return tuple(str(number) for number in range(self.repeats))
 
+    def passes(self, samples: int, epochs: int, num_classes: int) -> float:
+        """Return about those of the weak learners, each on its part of the set."""
+        del epochs, num_classes
+        return self.repeats * samples * (self.weak_epochs + self.warm_up)
+
     def recipe(self, base: Recipe, samples: int, epochs: int) -> Recipe:
         """Return the sweep's recipe for a subset, in smaller batches if an epoch were too short."""
         batch = min(base.batch_size, max(LEAST_BATCH, samples // self.least_steps))

@@ -63,6 +63,11 @@ class NeuralCleanse(Defense):
         """Return one part per class."""
         return tuple(str(label) for label in range(num_classes))
 
+    def passes(self, samples: int, epochs: int, num_classes: int) -> float:
+        """Return those of the search in every class."""
+        del samples, epochs
+        return self.steps * self.batch_size * num_classes
+
     def shard(self, part: str, inputs: Inputs, ctx: Context) -> Arrays:
         """Search the trigger of one class: mask (H, W) and pattern (C, H, W) in [0, 1]."""
         mask, pattern = self.search(int(part), inputs, ctx)

@@ -110,6 +110,11 @@ class RED(Defense):
         """Return one part per target class."""
         return tuple(f"target {target}" for target in range(num_classes))
 
+    def passes(self, samples: int, epochs: int, num_classes: int) -> float:
+        """Return those of all pairs, if no search ends early."""
+        del samples, epochs
+        return self.steps * self.images * num_classes * (num_classes - 1)
+
     def shard(self, part: str, inputs: Inputs, ctx: Context) -> Arrays:
         """Search the patterns of all sources into one target."""
         target, classes = int(part.split()[1]), inputs.shape.num_classes

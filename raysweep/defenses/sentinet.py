@@ -43,6 +43,11 @@ class SentiNet(scored.Scored):
     overlays: int = Field(100, ge=1, le=10_000, description="clean images pasted on")
     bin_width: float = Field(0.02, gt=0, le=1, description="of confidence, for the boundary")
 
+    def passes(self, samples: int, epochs: int, num_classes: int) -> float:
+        """Return two pasted images per overlay, forward."""
+        del epochs, num_classes
+        return 2 * self.overlays * samples / 3
+
     def run(self, inputs: Inputs, ctx: Context) -> Findings:
         """Fit the boundary on one half of the clean set and make the scorer."""
         clean = inputs.clean_set

@@ -43,6 +43,11 @@ class Strip(scored.Scored):
     blend: Literal["add", "average"] = Field("add", description="x + strength * u, or their mean")
     strength: float = Field(1.0, gt=0, le=2, description="weight of the overlay, for add")
 
+    def passes(self, samples: int, epochs: int, num_classes: int) -> float:
+        """Return the overlays of every sample, forward."""
+        del epochs, num_classes
+        return self.overlays * samples / 3
+
     def run(self, inputs: Inputs, ctx: Context) -> Findings:
         """Make the scorer; apply it to the training set if that is asked for."""
         pool, calibration = scored.halves("STRIP", inputs.clean_set, ctx)

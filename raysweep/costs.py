@@ -1,0 +1,156 @@
+"""How long stages take: as long as stages like them took, else a guess from the network's size.
+
+The work of a stage is counted in sample passes: one sample once forward and backward through the
+network; forward alone counts a third. Stages without a network count the samples they handle.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+from raysweep.datasets import Dataset, Shape
+from raysweep.graph import Stage
+from raysweep.methods import restore
+from raysweep.models import Model
+from raysweep.plan import Planner
+from raysweep.spec import bfloat16_is_fast
+from raysweep.store import Store
+
+FILE = "paces.json"
+REMEMBERED = 50  # older stages are forgotten: machines change
+# Floating-point operations per second that training reaches, by order of magnitude: a core with
+# AVX2, a core with bfloat16 units, and a GPU: half an hour of an A100 for 100 epochs of ResNet-18
+# on 50,000 images (Confusion Training's authors).
+CORE, BFLOAT16_CORE, GPU = 6e10, 3e11, 1e13
+# Seconds per sample of stages without a network.
+PACES = {"prepare": 1e-4, "poison": 5e-5, "defend": 1e-3, "decide": 2e-6, "evaluate": 2e-6}
+LEAST_SECONDS = 0.02
+FORWARD = 1 / 3
+SIDE = 32  # pixels, where a dataset does not say how large its images are
+
+
+class Costs:
+    """Seconds that the stages of a plan are expected to take; the plan may grow."""
+
+    def __init__(self, planner: Planner, store: Store) -> None:
+        self.planner = planner
+        self.recorded = {name: pace for name, (pace, _) in _recorded(store).items()}
+        self._methods: dict[int, tuple[Mapping[str, Any], Any]] = {}
+
+    def __call__(self, stage: Stage) -> float:
+        """Return the seconds that a stage is expected to take."""
+        name = self.name(stage)
+        pace = self.recorded[name] if name in self.recorded else self._guess(stage)
+        return max(self.work(stage) * pace, LEAST_SECONDS)
+
+    def known(self, stage: Stage) -> bool:
+        """Return whether stages like this one have been timed."""
+        return self.name(stage) in self.recorded
+
+    def name(self, stage: Stage) -> str:
+        """Return what stages of about equal pace have in common."""
+        network = self._network(stage)
+        return f"{stage.kind}/{stage.method}" + (f"/{network.label}" if network else "")
+
+    def work(self, stage: Stage) -> float:
+        """Return sample passes, or samples."""
+        dataset = self._dataset(stage)
+        if dataset is None:
+            return 1.0
+        facts = self.planner.facts(dataset)
+        samples = len(facts.labels)
+        if self._network(stage) is None:
+            return samples
+        if stage.kind == "features":
+            return FORWARD * samples
+        epochs: int = stage.params["recipe"]["epochs"]
+        if "defense" not in stage.params:
+            return epochs * samples
+        defense = self._method("defenses", stage.params["defense"])
+        parts = len(defense.parts(facts.num_classes))
+        if stage.kind == "defend" and (parts or stage.params["part"] == "repair"):
+            return samples  # what is left to do beside the parts, or after the decision
+        passes: float = defense.passes(samples, epochs, facts.num_classes)
+        return passes / max(parts, 1)
+
+    def _guess(self, stage: Stage) -> float:
+        """Return seconds per unit of work."""
+        network, dataset = self._network(stage), self._dataset(stage)
+        if network is None or dataset is None:
+            return PACES.get(stage.kind, LEAST_SECONDS)
+        wanted = self.planner.sweep.resources
+        core = BFLOAT16_CORE if bfloat16_is_fast(wanted) else CORE
+        share = min(wanted.gpu.gpu, 1.0)
+        speed = GPU * share if share else core * stage.params["recipe"]["threads"]
+        return operations(network, dataset, self.planner.facts(dataset).num_classes) / speed
+
+    def _dataset(self, stage: Stage) -> Dataset | None:
+        key = stage.inputs.get("data") or stage.reads.get("data")
+        params = self.planner.stages[key].params if key else stage.params
+        return self._method("datasets", params["dataset"]) if "dataset" in params else None
+
+    def _network(self, stage: Stage) -> Model | None:
+        if stage.resource == "cpu" or "model" not in stage.params:
+            return None
+        model: Model = self._method("models", stage.params["model"])
+        if "defense" not in stage.params:
+            return model
+        return self._method("defenses", stage.params["defense"]).network(model)  # type: ignore[no-any-return]
+
+    def _method(self, role: Any, identity: dict[str, Any]) -> Any:
+        """Return the method of an identity, which all stages of a plan share by reference."""
+        if id(identity) not in self._methods:
+            # The identity is kept, lest another one come to have its id.
+            self._methods[id(identity)] = identity, restore(role, identity)
+        return self._methods[id(identity)][1]
+
+
+@cache
+def operations(network: Model, dataset: Dataset, num_classes: int) -> float:
+    """Return floating-point operations of a sample pass; builds the network without its memory."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    side = getattr(dataset, "side", SIDE)
+    size = (
+        (3, side, side) if dataset.DOMAIN == "images" else (getattr(dataset, "features", 1), 1, 1)
+    )
+    shape = Shape(
+        channels=size[0], height=size[1], width=size[2], num_classes=num_classes,
+        mean=(0.0,) * size[0], std=(1.0,) * size[0],
+    )  # fmt: skip
+    with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        network.build(shape).eval()(torch.empty(1, *size))
+    forward: int = counter.get_total_flops()
+    return forward / FORWARD
+
+
+def record(store: Store, spent: Mapping[str, list[tuple[float, float]]]) -> None:
+    """Keep how long stages took, for the next plan.
+
+    Args:
+        store: where it is kept.
+        spent: name of `Costs` → seconds and work of each stage.
+    """
+    known = _recorded(store)
+    for name, took in spent.items():
+        pace, n = known.get(name, (0.0, 0))
+        n = min(n, REMEMBERED)
+        paces = [seconds / work for seconds, work in took]
+        known[name] = ((pace * n + math.fsum(paces)) / (n + len(paces)), n + len(paces))
+    if spent:
+        store.write(FILE, json.dumps(known).encode())
+
+
+def _recorded(store: Store) -> dict[str, tuple[float, int]]:
+    """Return seconds per unit of work by name, and of how many stages; empty for a new store."""
+    raw = store.read(FILE)
+    try:
+        found = json.loads(raw) if raw else {}
+    except ValueError:
+        return {}
+    return {name: (float(pace), int(n)) for name, (pace, n) in found.items()}

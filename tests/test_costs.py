@@ -1,0 +1,143 @@
+"""Expected seconds: sample passes in closed form, scaling of what was timed, guesses by size."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raysweep.attacks.badnets import BadNets
+from raysweep.costs import CORE, FILE, FORWARD, GPU, Costs, operations, record
+from raysweep.datasets.digits import Digits
+from raysweep.defenses._confusion import SCHEDULES
+from raysweep.defenses.confusion_training import ConfusionTraining
+from raysweep.defenses.datamodels import Datamodels
+from raysweep.defenses.none import NoDefense
+from raysweep.defenses.perfect_filter import PerfectFilter
+from raysweep.defenses.spectral_signatures import SpectralSignatures
+from raysweep.graph import Stage
+from raysweep.models.linear import Linear
+from raysweep.models.resnet9 import ResNet9
+from raysweep.models.tiny_cnn import TinyCNN
+from raysweep.models.tiny_groupnorm import TinyGroupNorm
+from raysweep.plan import Planner
+from raysweep.preview import preview
+from raysweep.recipe import Recipe
+from raysweep.spec import Sweep
+from raysweep.store import Store
+
+N = 1297  # training samples of digits
+
+
+def sweep(*defenses: Any, **given: Any) -> Sweep:
+    values: dict[str, Any] = {
+        "name": "t", "dataset": Digits(), "model": TinyCNN(), "attacks": [BadNets()],
+        "defenses": defenses or [NoDefense()], "seeds": 1,
+        "recipe": Recipe(epochs=7, precision="float32"),
+    }  # fmt: skip
+    return Sweep.model_validate({**values, **given})
+
+
+def planned(given: Sweep) -> Planner:
+    planner = Planner(given)
+    for trial in planner.trials:
+        planner.route(trial, {})
+    return planner
+
+
+def of_kind(planner: Planner, kind: str) -> list[Stage]:
+    return [stage for stage in planner.stages.values() if stage.kind == kind]
+
+
+def test_confusion_training_counts_the_passes_of_its_released_schedule() -> None:
+    # By hand: 160.8 epochs of the whole set; 28,000 batches of 32 clean images, half of
+    # them with 32 inspected ones; the set six times forward.
+    wanted = 50_000 * 160.8 + 28_000 * 32 * 1.5 + 6 * 50_000 / 3
+    assert SCHEDULES["cifar10"].passes(50_000) == pytest.approx(wanted)
+
+
+def test_work_is_counted_in_sample_passes(tmp_path: Path) -> None:
+    models = Datamodels(models=40, per_shard=10, epochs=3, alpha=0.5, first=2)
+    planner = planned(sweep(models, ConfusionTraining(schedule="small"), SpectralSignatures()))
+    costs = Costs(planner, Store(str(tmp_path)))
+    assert {costs.work(stage) for stage in of_kind(planner, "train")} == {7 * N}
+    assert {costs.work(stage) for stage in of_kind(planner, "features")} == {FORWARD * N}
+    shards = of_kind(planner, "shard")
+    assert len(shards) == 4
+    assert sum(map(costs.work, shards)) == pytest.approx(40 * 3 * 0.5 * N)
+    worked = {stage.method: costs.work(stage) for stage in of_kind(planner, "defend")}
+    assert worked == {
+        "datamodels": N,
+        "confusion_training": pytest.approx(SCHEDULES["small"].passes(N)),
+        "spectral_signatures": N,
+    }
+
+
+def test_what_was_timed_scales_with_the_work(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    planner = planned(sweep())
+    (short,) = of_kind(planner, "train")
+    first = Costs(planner, store)
+    assert not first.known(short)
+    record(store, {first.name(short): [(14.0, first.work(short)), (28.0, first.work(short))]})
+    again = Costs(planner, store)
+    assert again.known(short) and again(short) == pytest.approx(21.0)
+    longer = planned(sweep(recipe=Recipe(epochs=70, precision="float32")))
+    (train,) = of_kind(longer, "train")
+    assert Costs(longer, store)(train) == pytest.approx(210.0)
+    other = planned(sweep(model=TinyCNN(width=8)))
+    (train,) = of_kind(other, "train")
+    assert not Costs(other, store).known(train)
+
+
+def test_old_timings_are_forgotten(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    for pace in (1.0,) * 200 + (3.0,) * 50:
+        record(store, {"train/x": [(pace, 1.0)]})
+    planner = planned(sweep())
+    assert Costs(planner, store).recorded["train/x"] > 2  # of all 250 the mean is 1.4
+
+
+def test_damaged_timings_are_passed_over(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    store.write(FILE, b"{")
+    planner = planned(sweep())
+    assert not Costs(planner, store).recorded
+
+
+def test_a_guess_grows_with_the_network_and_shrinks_on_a_gpu(tmp_path: Path) -> None:
+    def seconds(**given: Any) -> float:
+        planner = planned(sweep(**given))
+        (train,) = of_kind(planner, "train")
+        return Costs(planner, Store(str(tmp_path)))(train)
+
+    small, large = (operations(model, Digits(), 10) for model in (TinyCNN(), ResNet9()))
+    assert seconds(model=ResNet9()) / seconds() == pytest.approx(large / small)
+    on_core = 7 * N * large / CORE
+    assert seconds(model=ResNet9()) in (pytest.approx(on_core), pytest.approx(on_core / 5))  # AMX
+    half = {"gpu": {"gpu": 0.5}}
+    assert seconds(model=ResNet9(), resources=half) == pytest.approx(7 * N * large / (GPU / 2))
+
+
+def test_operations_in_closed_form() -> None:
+    # A product and a sum for each weight, and twice as many backward.
+    assert operations(Linear(), Digits(side=8), 10) == pytest.approx(3 * 2 * (3 * 8 * 8) * 10)
+
+
+def test_subset_models_are_counted_by_their_own_network(tmp_path: Path) -> None:
+    planner = planned(sweep(Datamodels(models=20, per_shard=10, first=2), model=ResNet9()))
+    costs = Costs(planner, Store(str(tmp_path)))
+    for shard in of_kind(planner, "shard"):
+        assert costs.name(shard) == f"shard/datamodels/{TinyGroupNorm().label}"
+
+
+def test_a_plan_bounds_what_decisions_may_add(tmp_path: Path) -> None:
+    given = sweep(PerfectFilter(), SpectralSignatures(), seeds=2)
+    seen = preview(given, Store(str(tmp_path)))
+    planner = planned(given)
+    costs = Costs(planner, Store(str(tmp_path)))
+    trainings = sum(map(costs, of_kind(planner, "train")))
+    assert seen.undecided == 4 and seen.below == 12
+    assert seen.below_seconds == pytest.approx(2 * trainings)
+    assert seen.seconds == pytest.approx(sum(map(costs, planner.stages.values())))
