@@ -123,7 +123,7 @@ def print_preview(console: Console, sweep: Sweep, plan: Preview) -> None:
     for text in plan.forecasts:
         console.print(text)
     guessed = sum(kind.guessed for kind in plan.kinds)
-    note = f"; {guessed} stages by their size, none like them was timed yet" if guessed else ""
+    note = f"; guessed for {guessed} stages: none like them was timed yet" if guessed else ""
     console.print(f"estimate: {duration(plan.seconds)} on one slot{note}")
 
 
