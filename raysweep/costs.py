@@ -13,6 +13,7 @@ from functools import cache
 from typing import Any
 
 from raysweep.datasets import Dataset, Shape
+from raysweep.defenses import Defense
 from raysweep.graph import Stage
 from raysweep.methods import restore
 from raysweep.models import Model
@@ -39,13 +40,16 @@ class Costs:
     def __init__(self, planner: Planner, store: Store) -> None:
         self.planner = planner
         self.recorded = {name: pace for name, (pace, _) in _recorded(store).items()}
+        self._seconds: dict[str, float] = {}
         self._methods: dict[int, tuple[Mapping[str, Any], Any]] = {}
 
     def __call__(self, stage: Stage) -> float:
         """Return the seconds that a stage is expected to take."""
-        name = self.name(stage)
-        pace = self.recorded[name] if name in self.recorded else self._guess(stage)
-        return max(self.work(stage) * pace, LEAST_SECONDS)
+        if stage.key not in self._seconds:
+            name = self.name(stage)
+            pace = self.recorded[name] if name in self.recorded else self._guess(stage)
+            self._seconds[stage.key] = max(self.work(stage) * pace, LEAST_SECONDS)
+        return self._seconds[stage.key]
 
     def known(self, stage: Stage) -> bool:
         """Return whether stages like this one have been timed."""
@@ -71,7 +75,7 @@ class Costs:
         if "defense" not in stage.params:
             return epochs * samples
         defense = self._method("defenses", stage.params["defense"])
-        parts = len(defense.parts(facts.num_classes))
+        parts = _parts(defense, facts.num_classes)
         if stage.kind == "defend" and (parts or stage.params["part"] == "repair"):
             return samples  # what is left to do beside the parts, or after the decision
         passes: float = defense.passes(samples, epochs, facts.num_classes)
@@ -110,8 +114,13 @@ class Costs:
 
 
 @cache
+def _parts(defense: Defense, num_classes: int) -> int:
+    return len(defense.parts(num_classes))
+
+
+@cache
 def operations(network: Model, dataset: Dataset, num_classes: int) -> float:
-    """Return floating-point operations of a sample pass; builds the network without its memory."""
+    """Return floating-point operations of a sample pass; the network is built for it."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -123,8 +132,10 @@ def operations(network: Model, dataset: Dataset, num_classes: int) -> float:
         channels=size[0], height=size[1], width=size[2], num_classes=num_classes,
         mean=(0.0,) * size[0], std=(1.0,) * size[0],
     )  # fmt: skip
-    with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
-        network.build(shape).eval()(torch.empty(1, *size))
+    with torch.random.fork_rng(devices=[]):
+        built = network.build(shape).eval().to("meta")
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        built(torch.empty(1, *size, device="meta"))
     forward: int = counter.get_total_flops()
     return forward / FORWARD
 
