@@ -151,7 +151,7 @@ def record(store: Store, spent: Mapping[str, list[tuple[float, float]]]) -> None
     for name, took in spent.items():
         pace, n = known.get(name, (0.0, 0))
         n = min(n, REMEMBERED)
-        paces = [seconds / work for seconds, work in took]
+        paces = [seconds / max(work, 1.0) for seconds, work in took]  # a recipe of no epochs: 0
         known[name] = ((pace * n + math.fsum(paces)) / (n + len(paces)), n + len(paces))
     if spent:
         store.write(FILE, json.dumps(known).encode())
@@ -162,6 +162,6 @@ def _recorded(store: Store) -> dict[str, tuple[float, int]]:
     raw = store.read(FILE)
     try:
         found = json.loads(raw) if raw else {}
-    except ValueError:
+        return {name: (float(pace), int(n)) for name, (pace, n) in found.items()}
+    except (ValueError, TypeError, AttributeError):
         return {}
-    return {name: (float(pace), int(n)) for name, (pace, n) in found.items()}

@@ -99,11 +99,21 @@ def test_old_timings_are_forgotten(tmp_path: Path) -> None:
     assert Costs(planner, store).recorded["train/x"] > 2  # of all 250 the mean is 1.4
 
 
-def test_damaged_timings_are_passed_over(tmp_path: Path) -> None:
+@pytest.mark.parametrize("raw", [b"{", b"[1]", b'{"train/x": 2}', b'{"train/x": ["a", 1]}'])
+def test_damaged_timings_are_passed_over(tmp_path: Path, raw: bytes) -> None:
     store = Store(str(tmp_path))
-    store.write(FILE, b"{")
+    store.write(FILE, raw)
     planner = planned(sweep())
     assert not Costs(planner, store).recorded
+
+
+def test_a_recipe_of_no_epochs_is_timed_too(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    planner = planned(sweep(recipe=Recipe(epochs=0, precision="float32")))
+    (train,) = of_kind(planner, "train")
+    costs = Costs(planner, store)
+    record(store, {costs.name(train): [(0.5, costs.work(train))]})
+    assert Costs(planner, store).known(train)
 
 
 def test_a_guess_grows_with_the_network_and_shrinks_on_a_gpu(tmp_path: Path) -> None:
