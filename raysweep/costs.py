@@ -30,6 +30,7 @@ CORE, BFLOAT16_CORE, GPU = 6e10, 3e11, 1e13
 # Seconds per sample of stages without a network.
 PACES = {"prepare": 1e-4, "poison": 5e-5, "defend": 1e-3, "decide": 2e-6, "evaluate": 2e-6}
 LEAST_SECONDS = 0.02
+LEAST_GUESS = 0.5  # with a network: too little, and all stages of a small sweep go to one worker
 FORWARD = 1 / 3
 SIDE = 32  # pixels, where a dataset does not say how large its images are
 
@@ -46,9 +47,11 @@ class Costs:
     def __call__(self, stage: Stage) -> float:
         """Return the seconds that a stage is expected to take."""
         if stage.key not in self._seconds:
-            name = self.name(stage)
-            pace = self.recorded[name] if name in self.recorded else self._guess(stage)
-            self._seconds[stage.key] = max(self.work(stage) * pace, LEAST_SECONDS)
+            pace, least = self.recorded.get(self.name(stage), 0.0), LEAST_SECONDS
+            if not pace:
+                pace = self._guess(stage)
+                least = LEAST_GUESS if self._network(stage) else LEAST_SECONDS
+            self._seconds[stage.key] = max(self.work(stage) * pace, least)
         return self._seconds[stage.key]
 
     def known(self, stage: Stage) -> bool:
