@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from raysweep import ledger
 from raysweep.costs import Costs
-from raysweep.graph import STAGE_VERSIONS
+from raysweep.graph import STAGE_VERSIONS, Route
 from raysweep.plan import Planner
 from raysweep.schedule import Schedule
 from raysweep.spec import Sweep, Trial, check_layers
@@ -82,7 +82,8 @@ def preview(sweep: Sweep, store: Store) -> Preview:
     schedule = Schedule(
         planner, set(store.done()), lambda key: store.outcome(key) or {}, expected=costs
     )
-    naive, undecided = _naive(planner, schedule)
+    naive, waiting = _naive(planner, schedule)
+    undecided = [_below(planner, costs, trial, route) for trial, route in waiting]
     kinds = []
     for kind in STAGE_VERSIONS:
         keys = [key for key in schedule.wanted if key.partition("-")[0] == kind]
@@ -118,16 +119,26 @@ def preview(sweep: Sweep, store: Store) -> Preview:
     }
     return Preview(
         trials=len(planner.trials), kinds=kinds, forecasts=tuple(sorted(said)),
-        undecided=len(undecided),
-        # A model (retrained or repaired), its predictions, the evaluation.
-        below=3 * len(undecided),
-        # Nothing there takes longer than the victim's training did.
-        below_seconds=sum(costs(planner.stages[planner.setting(t).victim]) for t in undecided),
+        undecided=len(undecided), below=sum(below for below, _ in undecided),
+        below_seconds=sum(seconds for _, seconds in undecided),
     )  # fmt: skip
 
 
-def _naive(planner: Planner, schedule: Schedule) -> tuple[Counter[str], list[Trial]]:
-    """Count stages trial by trial, as if nothing were shared, and the trials still undecided."""
+def _below(planner: Planner, costs: Costs, trial: Trial, route: Route) -> tuple[int, float]:
+    """Return how many stages a decision may still add to a trial's route, and their seconds."""
+    # A model (retrained or repaired), its predictions, the evaluation: about a victim's training.
+    below, seconds = 3, costs(planner.stages[planner.setting(trial).victim])
+    classes = planner.facts(trial.dataset).num_classes
+    shards = [key for role, key in route.roles.items() if role.startswith("shard ")]
+    lacking = len(trial.defense.parts(classes)) - len(shards)
+    if shards and lacking:  # it waits at a pause of its parts
+        below += lacking + len(trial.defense.pauses(classes))
+        seconds += lacking * costs(planner.stages[shards[-1]])
+    return below, seconds
+
+
+def _naive(planner: Planner, schedule: Schedule) -> tuple[Counter[str], list[tuple[Trial, Route]]]:
+    """Count stages trial by trial, as if nothing were shared; return the undecided trials too."""
     counts: Counter[str] = Counter()
     undecided = []
     closures: dict[str, Counter[str]] = {}
@@ -150,5 +161,5 @@ def _naive(planner: Planner, schedule: Schedule) -> tuple[Counter[str], list[Tri
         assert last is not None
         counts += closure(last)
         if route.waiting is not None:
-            undecided.append(trial)
+            undecided.append((trial, route))
     return counts, undecided

@@ -151,3 +151,15 @@ def test_a_plan_bounds_what_decisions_may_add(tmp_path: Path) -> None:
     assert seen.undecided == 4 and seen.below == 12
     assert seen.below_seconds == pytest.approx(2 * trainings)
     assert seen.seconds == pytest.approx(sum(map(costs, planner.stages.values())))
+
+
+def test_a_bound_counts_the_parts_after_a_pause(tmp_path: Path) -> None:
+    paused = Datamodels(models=80, per_shard=10, first=20, until=0.9)
+    planner = planned(sweep(paused))
+    costs = Costs(planner, Store(str(tmp_path)))
+    shards, (victim,) = of_kind(planner, "shard"), of_kind(planner, "train")
+    assert len(shards) == 2
+    seen = preview(sweep(paused), Store(str(tmp_path)))
+    # Six shards, a reduction at 20, at 40 and at 80 of which one is known, and what follows.
+    assert (seen.undecided, seen.below) == (1, 6 + 2 + 3)
+    assert seen.below_seconds == pytest.approx(6 * costs(shards[0]) + costs(victim))
