@@ -49,7 +49,7 @@ class Preview:
         kinds: stages that are known.
         undecided: trials whose further stages depend on a decision.
         below: how many these are at most.
-        below_seconds: how long they take at most.
+        below_seconds: about how long they take, if none is shared.
     """
 
     trials: int

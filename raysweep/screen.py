@@ -117,7 +117,7 @@ def print_preview(console: Console, sweep: Sweep, plan: Preview) -> None:
     if plan.undecided:
         console.print(
             f"below the decisions of {plan.undecided} trials: 0 to {plan.below} further stages, "
-            f"at most {duration(plan.below_seconds)} "
+            f"up to about {duration(plan.below_seconds)} "
             f"(trials whose decisions keep the same samples share them)"
         )
     for text in plan.forecasts:
