@@ -211,6 +211,11 @@ class Run:
         self._settled(gone)
         self.watch(self)
 
+    def returned(self, keys: Iterable[str]) -> None:
+        """Take back stages that no process has begun; nothing counts against them."""
+        self.schedule.returned(keys)
+        self.watch(self)
+
     def _settled(self, keys: Iterable[str]) -> None:
         if self.supply is not None:
             self._remember(self.supply.settled(keys, self.schedule))

@@ -13,7 +13,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
 from typing import Any, Literal
 
 import numpy as np
@@ -39,19 +38,25 @@ from raysweep.streams import Batch
 Way = Literal["auto", "vmap", "one by one"]
 State = dict[str, torch.Tensor]
 _MATRIX_PRODUCTS = {torch.conv1d, torch.conv2d, torch.conv3d, F.linear, torch.matmul}
+_GROUP_NORMS = {F.group_norm, torch.group_norm}
 
 
 class _LikeAutocast(TorchFunctionMode):
-    """Casts what autocast casts: it does not reach the convolutions inside `vmap`."""
+    """Casts what autocast casts: it does not reach the convolutions inside `vmap`.
 
-    def __init__(self, dtype: torch.dtype) -> None:
+    With no `dtype` nothing is cast.
+    """
+
+    def __init__(self, dtype: torch.dtype | None) -> None:
         super().__init__()
         self.dtype = dtype
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if func in _MATRIX_PRODUCTS:
+        if func in _GROUP_NORMS:  # torch before 2.12 asks there for channels last, inside vmap in vain
+            args = (args[0].contiguous(), *args[1:])
+        if self.dtype is not None and func in _MATRIX_PRODUCTS:
             args = tuple(a.to(self.dtype) if isinstance(a, torch.Tensor) else a for a in args)
         return func(*args, **(kwargs or {}))
 
@@ -67,7 +72,7 @@ class _Many(nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         device = images.device.type
         lower = torch.is_autocast_enabled(device)
-        cast = _LikeAutocast(torch.get_autocast_dtype(device)) if lower else nullcontext()
+        cast = _LikeAutocast(torch.get_autocast_dtype(device) if lower else None)
 
         def member(parameters: State, buffers: State) -> torch.Tensor:
             with cast:

@@ -6,6 +6,7 @@ RaysweepError
 ├── KnowledgeError   a method asked for something it does not declare
 ├── StageError       a stage failed; becomes a row of the records
 │   └── NonFiniteLoss
+├── DeviceError      a stage holds a GPU that its process cannot use; another worker may
 └── StoreError       an artifact cannot be written or read
     └── DamagedArtifact   its bytes differ from its manifest; it is recomputed
 """
@@ -35,6 +36,10 @@ class StageError(RaysweepError):
 
 class NonFiniteLoss(StageError):
     """The training loss became NaN or infinite."""
+
+
+class DeviceError(RaysweepError):
+    """A stage holds a share of a GPU, and its process cannot use it."""
 
 
 class StoreError(RaysweepError):

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from raysweep.driver import Run, slots_of
 from raysweep.errors import PlanError
@@ -213,6 +213,7 @@ def _searcher(token: str) -> Any:
             size = feed.size(batch[0].key)
             return {
                 "class": resource,
+                "ticket": trial_id,
                 "workers": f"raysweep/{feed.run.ledger.run}/{size.model_dump_json()}/",
                 "beside": min(
                     feed.slots[resource],
@@ -230,9 +231,14 @@ def _searcher(token: str) -> Any:
             feed = _feed(token)
             keys = feed.held.pop(trial_id, [])
             if error or result is None or "results" not in result:
-                feed.run.lost(keys, "the worker process died (out of memory, or its node went)")
-            else:
-                feed.run.finished(Result(**entry) for entry in json.loads(result["results"]))
+                if _left(trial_id):
+                    feed.run.returned(keys)
+                else:
+                    feed.run.lost(keys, "the worker process died (out of memory, or its node went)")
+                return
+            results = [Result(**entry) for entry in json.loads(result["results"])]
+            feed.run.finished(results)
+            feed.run.returned(set(keys) - {result.key for result in results})
 
         def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
             del trial_id, result
@@ -253,16 +259,20 @@ def _worker(perform: Perform | None) -> Any:
         """A warm process that runs one batch of stages for each trial it is given."""
 
         def setup(self, config: dict[str, Any]) -> None:
+            from raysweep import device
+
+            if not config["gpus"]:
+                device.hide_gpus()  # Ray shows every GPU to a process that asked for none.
             self.batch = config
             self.crew = _Crew(config["workers"])
+            self.leaks = device.Leaks()
 
         def reset_config(self, new_config: dict[str, Any]) -> bool:
-            import torch
+            from raysweep import device
 
-            if torch.cuda.is_initialized():
-                torch.cuda.empty_cache()
-                if torch.cuda.memory_allocated() > 64 << 20:
-                    os._exit(1)  # A leak would starve the next stage: start afresh.
+            if device.broken() or self.leaks.found(device.held_bytes()):
+                self.crew.leave()
+                _leave(new_config["ticket"])
             self.batch = new_config
             return True
 
@@ -312,10 +322,27 @@ class _Crew:
         self._kv._internal_kv_del(self._mine)
 
 
+def _leave(ticket: str) -> NoReturn:
+    """End this process before it begins a batch, so that its stages go to a fresh one."""
+    from ray.experimental import internal_kv
+
+    internal_kv._internal_kv_put(f"raysweep/left/{ticket}", b"1", overwrite=True)
+    os._exit(1)
+
+
+def _left(ticket: str) -> bool:
+    """Return whether the worker of a batch ended before it began it."""
+    from ray.experimental import internal_kv
+
+    return bool(internal_kv._internal_kv_del(f"raysweep/left/{ticket}"))
+
+
 _STORES: dict[str, Store] = {}
 
 
 def _perform(batch: dict[str, Any], perform: Perform | None) -> Iterator[Result]:
+    from raysweep import device
+
     if perform is None:
         from raysweep import stages
 
@@ -323,6 +350,8 @@ def _perform(batch: dict[str, Any], perform: Perform | None) -> Iterator[Result]
     store = _STORES.setdefault(batch["store"], Store(batch["store"]))
     for entry in batch["stages"]:
         yield perform(Stage(**entry), store, batch["provenance"], batch["gpus"])
+        if device.broken():
+            return  # What is left of the batch goes to another process.
 
 
 def _shape_of(sweep: Sweep) -> Any:

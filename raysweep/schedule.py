@@ -271,6 +271,12 @@ class Schedule:
             else:
                 self._fail(result)
 
+    def returned(self, keys: Iterable[str]) -> None:
+        """Take back stages that were handed out and not begun."""
+        for key in keys:
+            self._out.discard(key)
+            self._push(key)
+
     def _try_again(self, result: Result) -> bool:
         self._tries[result.key] += 1
         self.log({"event": "retry", "key": result.key, "error": result.error or result.damaged})

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from raysweep import knowledge, rng, training
+from raysweep import device, knowledge, rng, training
 from raysweep.attacks import AttackInputs, Part
 from raysweep.context import Context
 from raysweep.datasets import Dataset, ImageSet, IntArray, Shape, as_floats
@@ -30,6 +30,7 @@ from raysweep.schedule import Result
 from raysweep.store import Store
 
 PICTURES = 6
+_PASSING = (StoreError, OSError, MemoryError)
 
 
 def prepare(desk: Desk) -> Product:
@@ -259,15 +260,15 @@ def perform(stage: Stage, store: Store, provenance: Mapping[str, Any], gpus: flo
     host = socket.gethostname()
     try:
         torch.set_num_threads(int(stage.params.get("recipe", {}).get("threads", 1)))
-        device = "cuda" if gpus > 0 and torch.cuda.is_available() else "cpu"
+        where = device.claim(gpus)
         with training.global_seed(0):
-            product = KINDS[stage.kind](Desk(stage, store, Context(seed=0, device=device)))
+            product = KINDS[stage.kind](Desk(stage, store, Context(seed=0, device=where)))
         seconds = time.perf_counter() - start
         info = {
             **provenance,
             "seconds": round(seconds, 4),
             "gpu_seconds": round(seconds * gpus, 4),
-            "device": device,
+            "device": where,
             "host": host,
             "finished_at": time.time(),
         }
@@ -283,6 +284,6 @@ def perform(stage: Stage, store: Store, provenance: Mapping[str, Any], gpus: flo
             seconds=time.perf_counter() - start,
             error=f"{type(error).__name__}: {error}"[:2000],
             trace=traceback.format_exc(limit=30)[-8000:],
-            lasting=not isinstance(error, StoreError | OSError | MemoryError),
+            lasting=not (device.passing(error) or isinstance(error, _PASSING)),
         )
     return Result(key=stage.key, status="done", host=host, seconds=seconds, pid=os.getpid())

@@ -50,7 +50,9 @@ def global_seed(seed: int) -> Iterator[None]:
 
     Layer initialization and dropout take no generator of their own.
     """
-    with torch.random.fork_rng():
+    # Asking a GPU for its generator's state would open a context on it.
+    used = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices=used):
         torch.manual_seed(seed)
         yield
 
