@@ -31,6 +31,7 @@ class Context:
         progress: call with a fraction in [0, 1] and a short text.
         checkpoint: call with arrays to keep them across a kill of the process.
         restored: what the last `checkpoint` of this very stage kept, or empty.
+        captured: whether steps of a training may be replayed from a CUDA graph.
     """
 
     seed: int
@@ -38,6 +39,7 @@ class Context:
     progress: Callable[[float, str], None] = _silent
     checkpoint: Callable[[Arrays], None] = field(default=lambda arrays: None)
     restored: Arrays = field(default_factory=dict)
+    captured: bool = True
 
     def stream(self, *names: str | int) -> int:
         """Return the seed of a named stream."""

@@ -54,7 +54,9 @@ class _LikeAutocast(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if func in _GROUP_NORMS:  # torch before 2.12 asks there for channels last, inside vmap in vain
+        if (
+            func in _GROUP_NORMS
+        ):  # torch before 2.12 asks there for channels last, inside vmap in vain
             args = (args[0].contiguous(), *args[1:])
         if self.dtype is not None and func in _MATRIX_PRODUCTS:
             args = tuple(a.to(self.dtype) if isinstance(a, torch.Tensor) else a for a in args)

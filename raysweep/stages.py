@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from raysweep import device, knowledge, rng, training
+from raysweep import device, knowledge, resident, rng, training
 from raysweep.attacks import AttackInputs, Part
 from raysweep.context import Context
 from raysweep.datasets import Dataset, ImageSet, IntArray, Shape, as_floats
@@ -286,4 +286,6 @@ def perform(stage: Stage, store: Store, provenance: Mapping[str, Any], gpus: flo
             trace=traceback.format_exc(limit=30)[-8000:],
             lasting=not (device.passing(error) or isinstance(error, _PASSING)),
         )
+    finally:
+        resident.forget()
     return Result(key=stage.key, status="done", host=host, seconds=seconds, pid=os.getpid())

@@ -11,6 +11,7 @@ from raysweep.augmentation import augment
 from raysweep.context import Context
 from raysweep.datasets import ImageSet
 from raysweep.recipe import Recipe
+from raysweep.resident import resident
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,8 +43,7 @@ class Source:
 
     def __init__(self, name: str, stream: Stream, recipe: Recipe, ctx: Context) -> None:
         self.stream = stream
-        images = stream.data.images.to(ctx.device)
-        self.images = images.contiguous(memory_format=torch.channels_last)
+        self.images = resident(stream.data.images, ctx.device)
         self.labels = torch.from_numpy(stream.data.labels).to(ctx.device)
         size = stream.batch_size or recipe.batch_size
         self.batches = max(1, math.ceil(len(self.labels) / size))
@@ -53,13 +53,16 @@ class Source:
         self.augment = recipe.augment
         self.waiting: list[torch.Tensor] = []
 
-    def next(self) -> Batch:
-        """Return the next batch, augmented; a pass that is over is followed by another."""
+    def next(self) -> torch.Tensor:
+        """Return the rows of the next batch (B,); a pass that is over is followed by another."""
         if not self.waiting:
             order = torch.randperm(len(self.labels), generator=self.order)
             # Equal parts: a small last batch would spoil batch statistics.
             self.waiting = list(order.to(self.labels.device).tensor_split(self.batches))[::-1]
-        rows = self.waiting.pop()
+        return self.waiting.pop()
+
+    def batch(self, rows: torch.Tensor) -> Batch:
+        """Return the batch of some rows, augmented."""
         images = augment(self.images.index_select(0, rows), self.augment, self.noise)
         return Batch(
             images=images.contiguous(memory_format=torch.channels_last),

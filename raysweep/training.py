@@ -19,22 +19,24 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from raysweep import resume
+from raysweep import resident, resume
 from raysweep.context import Context
 from raysweep.datasets import ImageSet, Shape, as_floats
 from raysweep.errors import NonFiniteLoss
 from raysweep.models import Model
 from raysweep.recipe import Recipe
+from raysweep.step import EagerStep, Step, capturable, count_on, step_of
+from raysweep.step import Objective as Objective
+from raysweep.step import autocast as autocast
 from raysweep.streams import Batch as Batch
 from raysweep.streams import Source as Source
 from raysweep.streams import Stream as Stream
 
 CHECKPOINT_SECONDS = 30.0  # at least as long between two checkpoints of one training
+GPU_VALUES = 2048 * 3 * 32 * 32  # of the images of a batch without gradients
 
 
-Objective = Callable[[nn.Module, Mapping[str, Batch]], torch.Tensor]
-
-
+@capturable
 def cross_entropy(
     model: nn.Module, batches: Mapping[str, Batch], label_smoothing: float = 0.0
 ) -> torch.Tensor:
@@ -64,11 +66,6 @@ def build(model: Model, shape: Shape, ctx: Context, *names: str | int) -> nn.Mod
         network: nn.Module = model.build(shape)
     network.to(torch.device(ctx.device))
     return network.to(memory_format=torch.channels_last)
-
-
-def autocast(recipe: Recipe, device: str) -> torch.autocast:
-    """Return the autocast region of a recipe's resolved precision."""
-    return torch.autocast(device, dtype=torch.bfloat16, enabled=recipe.precision == "bfloat16")
 
 
 def make_optimizer(
@@ -160,23 +157,29 @@ def fit(
     streams = {"data": Stream(data=data)} if isinstance(data, ImageSet) else data
     stage, ctx = ctx, Context(seed=ctx.stream(phase), device=ctx.device, progress=ctx.progress)
     keep_memory()
-    objective = objective or partial(cross_entropy, label_smoothing=recipe.label_smoothing)
+    if objective is None:
+        smoothed = partial(cross_entropy, label_smoothing=recipe.label_smoothing)
+        objective = capturable(smoothed)
     sources = {name: Source(name, stream, recipe, ctx) for name, stream in streams.items()}
     optimizer = optimizer or make_optimizer(model, recipe)
     name, kept = f"fit.{phase}.{ctx.device}", time.monotonic()
     epochs = _epochs(recipe, next(iter(sources.values())).batches, steps)
     model.train()
+    count_on(model, "cpu")
     with global_seed(ctx.stream("dropout")):
         kept_state = stage.restored if checkpoint else {}
         means = resume.restored(kept_state, model, optimizer, sources, name)
+        eager = EagerStep(model, optimizer, sources, objective, recipe, ctx.device)
+        take = step_of(eager, sum(map(len, epochs[len(means) :])), captured=stage.captured)
         for epoch, rates in enumerate(epochs[len(means) :], len(means) + 1):
-            means.append(_epoch(model, optimizer, sources, objective, recipe, ctx.device, rates))
+            means.append(_epoch(take, sources, rates))
             ctx.progress(epoch / len(epochs), f"{phase}: epoch {epoch}")
             if on_epoch is not None and on_epoch(epoch, model):
                 break
             if checkpoint and time.monotonic() - kept >= CHECKPOINT_SECONDS:
                 stage.checkpoint(resume.captured(model, optimizer, sources, means, name))
                 kept = time.monotonic()
+    count_on(model, ctx.device)
     model.eval()
     return means
 
@@ -190,27 +193,13 @@ def _epochs(recipe: Recipe, per_epoch: int, steps: int | None) -> list[dict[int,
     ]
 
 
-def _epoch(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    sources: Mapping[str, Source],
-    objective: Objective,
-    recipe: Recipe,
-    device: str,
-    rates: Mapping[int, float],
-) -> float:
+def _epoch(take: Step, sources: Mapping[str, Source], rates: Mapping[int, float]) -> float:
     """Train for the steps that have `rates`; return the mean of the losses."""
     losses = []
-    for step, rate in rates.items():
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        batches = {n: s.next() for n, s in sources.items() if step % s.stream.every == 0}
-        with autocast(recipe, device):
-            loss = objective(model, batches)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.detach())
+    for number, rate in rates.items():
+        rows = {n: s.next() for n, s in sources.items() if number % s.stream.every == 0}
+        losses.append(take(rows, rate))
+    take.settle()
     return _checked_mean(torch.stack(losses), min(rates))
 
 
@@ -225,20 +214,36 @@ def _checked_mean(losses: torch.Tensor, first_step: int) -> float:
     return float(losses.mean())
 
 
-def _batched(images: torch.Tensor, device: str, batch_size: int) -> Iterator[torch.Tensor]:
-    for part in images.split(batch_size):
+def _batched(images: torch.Tensor, device: str, size: int | None) -> Iterator[torch.Tensor]:
+    if size is None:  # A GPU is not filled by less than some million pixels.
+        size = 500 if device == "cpu" else max(64, GPU_VALUES // math.prod(images.shape[1:]))
+    there = resident.known(images)
+    for part in (images if there is None else there).split(size):
         yield as_floats(part.to(device)).contiguous(memory_format=torch.channels_last)
 
 
 @torch.no_grad()
 def predict(
-    model: nn.Module, images: torch.Tensor, recipe: Recipe, device: str, *, batch_size: int = 500
+    model: nn.Module,
+    images: torch.Tensor,
+    recipe: Recipe,
+    device: str,
+    *,
+    batch_size: int | None = None,
 ) -> torch.Tensor:
-    """Return logits (N, K) float32 on the CPU, of uint8 images or of floats in [0, 1]."""
+    """Return logits (N, K) float32 on the CPU, of uint8 images or of floats in [0, 1].
+
+    Args:
+        model: on the device; it is left in eval mode.
+        images: (N, C, H, W), on the CPU or on the device.
+        recipe: gives the precision.
+        device: where to compute.
+        batch_size: images at once; by default 500 on a CPU, and what fills a GPU there.
+    """
     model.eval()
     with autocast(recipe, device):
-        parts = [model(batch).float().cpu() for batch in _batched(images, device, batch_size)]
-    return torch.cat(parts)
+        parts = [model(batch).float() for batch in _batched(images, device, batch_size)]
+    return torch.cat(parts).cpu()
 
 
 def per_sample_losses(

@@ -27,7 +27,8 @@ LAYERS = [
     {"costs"}, {"schedule", "judging"},
     {"plan"}, {"graph", "spec", "store", "sweepfile", "metrics"},
     {"artifact", "filesystem", "goals"}, {"attacks", "defenses"},
-    {"ensemble"}, {"training"}, {"resume"}, {"streams"}, {"models", "augmentation"}, {"datasets"},
+    {"ensemble"}, {"training"}, {"resume", "step"}, {"streams"},
+    {"models", "augmentation", "resident"}, {"datasets", "device"},
     {"context", "recipe", "methods"},
     {"identity", "rng"}, {"errors"}, {"raysweep"},
 ]  # fmt: skip

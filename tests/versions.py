@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent / "raysweep"
 PINS = Path(__file__).with_name("versions.json")
 # What stages of every method compute with; base classes among them.
 SHARED = ("stages", "knowledge", "desk", "judging", "metrics", "training", "streams")
-SHARED += ("augmentation", "resume", "ensemble", "rng")
+SHARED += ("augmentation", "resume", "step", "resident", "device", "ensemble", "rng")
 SHARED += methods.ROLES
 
 
