@@ -59,6 +59,7 @@ class CarliniWagner(Evasion):
         norms = torch.full((len(found),), torch.inf, device=found.device)
         low, high = torch.zeros_like(norms), norms.clone()
         constants = torch.full_like(norms, self.constant)
+        every = torch.arange(len(found), device=found.device)
         for search in range(self.searches):
             done = (search, self.searches)
             reached = torch.zeros_like(norms, dtype=torch.bool)
@@ -66,12 +67,16 @@ class CarliniWagner(Evasion):
                 shown = moved.mul(255).round().div(255)
                 near = (shown - images_BCHW).square().flatten(1).sum(1)
                 # A step may count for the search without being the nearest of all searches.
-                rows = ((margins > self.kappa) & ((near < norms) | ~reached)).nonzero().flatten()
+                hopeful = (margins > self.kappa) & ((near < norms) | ~reached)
+                # A GPU checks every image sooner than the host learns which are worth it.
+                rows = every if hopeful.is_cuda else hopeful.nonzero().flatten()
                 if len(rows):
-                    rows = rows[self._held(network, shown[rows], wanted[rows], recipe)]
-                    reached[rows] = True
-                    rows = rows[near[rows] < norms[rows]]
-                    norms[rows], found[rows] = near[rows], shown[rows]
+                    held = self._held(network, shown[rows], wanted[rows], recipe) & hopeful[rows]
+                    reached[rows] |= held
+                    nearer = held & (near[rows] < norms[rows])
+                    norms[rows] = torch.where(nearer, near[rows], norms[rows])
+                    kept = nearer.view(-1, 1, 1, 1)
+                    found[rows] = torch.where(kept, shown[rows], found[rows])
             high = torch.where(reached, torch.minimum(high, constants), high)
             low = torch.where(reached, low, torch.maximum(low, constants))
             constants = torch.where(high.isfinite(), (low + high) / 2, constants * 10)

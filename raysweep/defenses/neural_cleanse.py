@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from raysweep.training import Batch
 
 
+DRAWN_AT_ONCE = 256  # batches of a search whose rows are uploaded together
+
+
 class NeuralCleanse(Defense):
     """One part per class; the verdict is the mask norms' outliers."""
 
@@ -87,29 +90,27 @@ class NeuralCleanse(Defense):
         raw = torch.rand(shape.channels + 1, shape.height, shape.width, generator=start)
         raw = ((raw - 0.5) * 2).to(ctx.device).requires_grad_(True)
         adam = torch.optim.Adam([raw], lr=self.learning_rate, betas=(0.5, 0.9))
-        cost, streak = _Cost(self.cost, self.patience), 0.0
-        best, best_norm = torch.sigmoid(raw.detach()), float("inf")
+        seen = _Search(self, torch.sigmoid(raw.detach()))
         labels = torch.full((min(self.batch_size, len(images)),), target, device=ctx.device)
-        for _ in range(self.steps):
-            rows = torch.randperm(len(images), generator=draw)[: len(labels)].to(ctx.device)
+        for step in range(self.steps):
+            if step % DRAWN_AT_ONCE == 0:
+                left = min(DRAWN_AT_ONCE, self.steps - step)
+                drawn = [torch.randperm(len(images), generator=draw) for _ in range(left)]
+                batches = torch.stack([rows[: len(labels)] for rows in drawn]).to(ctx.device)
+            rows = batches[step % DRAWN_AT_ONCE]
             trigger = torch.sigmoid(raw)
             mask, pattern = trigger[:1], trigger[1:]
             with training.autocast(inputs.recipe, ctx.device):
                 logits = victim((1 - mask) * images[rows] + mask * pattern).float()
             norm = mask.sum()
-            size = float(norm.detach())
-            loss = F.cross_entropy(logits, labels) + cost.value * norm
+            loss = F.cross_entropy(logits, labels) + seen.cost.float() * norm
             adam.zero_grad()
             loss.backward()
             adam.step()
-            hits = float((logits.argmax(1) == target).float().mean())
-            streak = 0.9 * streak + 0.1 * hits
-            cost.move(hits >= self.success)
-            if min(hits, streak / 0.95) >= self.success and size < best_norm:
-                best, best_norm = trigger.detach().clone(), size
-        if best_norm == float("inf"):
-            best = torch.sigmoid(raw.detach())
-        found = best.cpu().numpy()
+            hits = (logits.argmax(1) == target).float().mean().double()
+            seen.take_in(trigger.detach(), norm.detach(), hits)
+        last = torch.sigmoid(raw.detach())
+        found = torch.where(seen.norm.isfinite(), seen.best, last).cpu().numpy()
         return found[0], found[1:]
 
     def run(self, inputs: Inputs, ctx: Context) -> Findings:
@@ -169,21 +170,41 @@ class NeuralCleanse(Defense):
         return dict(inputs.victim.state_dict())
 
 
-class _Cost:
-    """The weight of the mask norm: up by 1.5 while triggers work, down by 1.5 ** 1.5 else."""
+class _Search:
+    """What a search keeps between steps, on the device: nothing in it waits for a value.
 
-    def __init__(self, value: float, patience: int) -> None:
-        self.value = value
-        self.patience = patience
-        self.run = 0
+    `cost`, the weight of the mask norm, goes up by 1.5 after `patience` checks in a row in which
+    the trigger works, and down by 1.5 ** 1.5 after as many in which it does not.
+    """
 
-    def move(self, works: bool) -> None:
-        """Count one check; move after `patience` of the same outcome in a row."""
-        self.run = max(self.run, 0) + 1 if works else min(self.run, 0) - 1
-        if self.run >= self.patience:
-            self.value, self.run = self.value * 1.5, 0
-        elif self.run <= -self.patience:
-            self.value, self.run = self.value / 1.5**1.5, 0
+    def __init__(self, method: NeuralCleanse, start: torch.Tensor) -> None:
+        import torch
+
+        self.success, self.patience = method.success, method.patience
+        zero = torch.zeros((), dtype=torch.float64, device=start.device)
+        self.cost = zero + method.cost
+        self.run, self.streak = zero.clone(), zero.clone()
+        self.best, self.norm = start, torch.full_like(zero, torch.inf, dtype=torch.float32)
+
+    def take_in(self, trigger: torch.Tensor, norm: torch.Tensor, hits: torch.Tensor) -> None:
+        """Take in one step: the trigger, the norm of its mask, and its share of hits."""
+        import torch
+
+        self.streak = 0.9 * self.streak + 0.1 * hits
+        self._move(hits >= self.success)
+        better = torch.minimum(hits, self.streak / 0.95) >= self.success
+        better = better & (norm < self.norm)
+        self.best = torch.where(better, trigger, self.best)
+        self.norm = torch.where(better, norm, self.norm)
+
+    def _move(self, works: torch.Tensor) -> None:
+        import torch
+
+        run = torch.where(works, self.run.clamp(min=0) + 1, self.run.clamp(max=0) - 1)
+        up, down = run >= self.patience, run <= -self.patience
+        cost = torch.where(up, self.cost * 1.5, self.cost)
+        self.cost = torch.where(down, cost / 1.5**1.5, cost)
+        self.run = torch.where(up | down, 0.0, run)
 
 
 def anomaly_index(norms: FloatArray) -> FloatArray:

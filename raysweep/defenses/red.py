@@ -53,6 +53,7 @@ if TYPE_CHECKING:
 
 LAMBDA = {"min": 0.0, "max": 2.0}  # searched
 CPU_IMAGES = 64  # per step; benchmarks/defenses.py
+GPU_LOOKS = 10  # steps after which a GPU's host learns which sources are done
 
 
 class RED(Defense):
@@ -133,6 +134,8 @@ class RED(Defense):
         """Return patterns (S, C, H, W) and which reached pi, (S,); absent classes do not."""
         import torch
 
+        from raysweep import room
+
         data = inputs.training_set
         present = [s for s in sources if (data.labels == s).any()]
         shape = inputs.shape
@@ -148,7 +151,13 @@ class RED(Defense):
             images = torch.stack([groups[source] for source in alike]).to(ctx.device)
             # On a CPU the activations of many images leave the caches: few sources at once are
             # faster.
-            together = len(images) if ctx.device != "cpu" else max(CPU_IMAGES // size, 1)
+            most = CPU_IMAGES
+            if ctx.device != "cpu":
+                most = room.images_at_once(
+                    inputs.victim, images[0, :1], inputs.recipe, ctx.device,
+                    copies=2 if weight else 1,
+                )  # fmt: skip
+            together = max(most // size, 1)
             searched = [
                 self.smallest(inputs, group, removed, target, weight, ctx)
                 for group in images.split(together)
@@ -184,10 +193,12 @@ class RED(Defense):
         patterns = torch.zeros_like(images[:, 0])
         velocity = torch.zeros_like(patterns)
         done = torch.zeros(len(images), dtype=torch.bool, device=images.device)
+        active = torch.arange(len(images), device=images.device)
         for step in range(self.steps):
-            active = (~done).nonzero().flatten()
-            if not len(active):
-                break
+            if step % (1 if ctx.device == "cpu" else GPU_LOOKS) == 0:
+                active = (~done).nonzero().flatten()
+                if not len(active):
+                    break
             tried = patterns[active].requires_grad_()
             with training.autocast(inputs.recipe, ctx.device):
                 added = _log_posterior(inputs.victim, images[active] + tried[:, None])
@@ -197,12 +208,13 @@ class RED(Defense):
                     others = torch.cat([taken[..., :target], taken[..., target + 1 :]], -1)
                     loss = loss - weight * others.logsumexp(-1).mean(1).sum()
             sent = (added.argmax(-1) == target).float().mean(1) >= self.pi
-            done[active[sent]] = True
+            done[active] |= sent
             (gradient,) = torch.autograd.grad(loss, tried)
             velocity[active] = self.momentum * velocity[active] + gradient
             rate = self.learning_rate * 0.1 ** sum(step >= m for m in self.milestones)
-            moving = active[~sent]
-            patterns[moving] -= rate * velocity[moving]
+            moved = tried.detach() - rate * velocity[active]
+            still = done[active].view(-1, 1, 1, 1)
+            patterns[active] = torch.where(still, tried.detach(), moved)
         return patterns, done
 
     def run(self, inputs: Inputs, ctx: Context) -> Findings:

@@ -15,6 +15,7 @@ maps.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -34,6 +35,9 @@ from raysweep.defenses._layers import map_layers
 
 if TYPE_CHECKING:
     import torch
+
+
+TOGETHER = 16  # images whose pasted copies go through the network at once
 
 
 class SentiNet(scored.Scored):
@@ -79,22 +83,38 @@ class SentiNet(scored.Scored):
             """Return (B, 2): confidence with noise in the region, share fooled by the region."""
             masks, labels = salient(inputs, layer, images, self.region)
             found = []
-            for image, mask, label, i in zip(images, masks, labels, ids, strict=True):
-                draw = rng.generator(root, int(i))
-                rows = torch.from_numpy(draw.permutation(len(base))[:count])
-                noise = torch.from_numpy(draw.random(image.shape)).to(image)
-                under = base[rows]
-                pasted = under + mask * (image - under)
-                noisy = under + mask * (noise - under)
-                logits = training.predict(
-                    inputs.victim, torch.cat([pasted, noisy]), inputs.recipe, ctx.device
-                )
-                fooled = (logits[:count].argmax(1) == int(label)).float().mean()
-                confidence = logits[count:].softmax(1).amax(1).mean()
-                found.append((float(confidence), float(fooled)))
-            return np.array(found).reshape(-1, 2)
+            for some in np.array_split(np.arange(len(ids)), max(1, len(ids) // TOGETHER)):
+                batch = self._pasted(images[some], masks[some], base, [ids[i] for i in some], root)
+                logits = training.predict(inputs.victim, batch, inputs.recipe, ctx.device)
+                found.append(logits.view(len(some), 2, count, -1))
+            logits = torch.cat(found)
+            hit = logits[:, 0].argmax(2) == labels.cpu()[:, None]
+            confidence = logits[:, 1].softmax(2).amax(2).mean(1)
+            result: FloatArray = torch.stack([confidence, hit.float().mean(1)], 1).double().numpy()
+            return result
 
         return measure
+
+    def _pasted(
+        self,
+        images: torch.Tensor,
+        masks: torch.Tensor,
+        base: torch.Tensor,
+        ids: Sequence[int],
+        root: int,
+    ) -> torch.Tensor:
+        """Return (B * 2 * overlays, C, H, W): of each image its region, then noise, pasted on."""
+        import torch
+
+        draws = [rng.generator(root, int(i)) for i in ids]
+        count = min(self.overlays, len(base))
+        rows = np.stack([draw.permutation(len(base))[:count] for draw in draws])
+        noise = np.stack([draw.random(images.shape[1:]) for draw in draws])
+        under = base[torch.from_numpy(rows).to(base.device)]
+        over = torch.stack([images, torch.from_numpy(noise).to(images)], 1)
+        # (B, 2, overlays, C, H, W)
+        pasted = under[:, None] + masks[:, None, None] * (over[:, :, None] - under[:, None])
+        return pasted.flatten(0, 2)
 
 
 def _columns(values_B2: FloatArray) -> tuple[FloatArray, FloatArray]:

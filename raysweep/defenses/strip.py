@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
 from pydantic import Field
 
 from raysweep import rng
@@ -65,16 +66,14 @@ class Strip(scored.Scored):
 
         def score(images_BCHW: torch.Tensor, ids: IntArray) -> FloatArray:
             drawn = [rng.generator(root, int(i)).permutation(len(overlays))[:count] for i in ids]
-            entropies = []
-            for image, rows in zip(images_BCHW.to(ctx.device), drawn, strict=True):
-                laid = overlays[torch.from_numpy(rows).to(ctx.device)]
-                mixed = (
-                    (image + self.strength * laid).clamp(0, 1)
-                    if self.blend == "add"
-                    else (image + laid) / 2
-                )
-                entropies.append(mixed)
-            batch = torch.cat(entropies)
+            rows = torch.from_numpy(np.concatenate(drawn)).to(ctx.device)
+            laid = overlays[rows].view(len(ids), count, *overlays.shape[1:])
+            given = images_BCHW.to(ctx.device)[:, None]
+            if self.blend == "add":
+                mixed = (given + self.strength * laid).clamp(0, 1)
+            else:
+                mixed = (given + laid) / 2
+            batch = mixed.flatten(0, 1)
             logits = training.predict(inputs.victim, batch, inputs.recipe, ctx.device)
             log_p = logits.log_softmax(1)
             entropy = -(log_p.exp() * log_p).sum(1).view(len(ids), count).mean(1)
