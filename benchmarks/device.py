@@ -25,6 +25,7 @@ import argparse
 import contextlib
 import faulthandler
 import importlib
+import multiprocessing
 import os
 import shutil
 import signal
@@ -32,9 +33,12 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+# `torch.cuda.is_available` must not start CUDA here, where the steps are forked from.
+os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
 ROOT = Path(__file__).resolve().parent.parent
 for folder in (ROOT, ROOT / "benchmarks"):  # The tree's package and tests, wherever it lies.
     if str(folder) not in sys.path:
@@ -100,10 +104,32 @@ def perform(step: Step, bench: Bench, log: Path) -> None:
 
 
 def preload(modules: set[str]) -> None:
-    """Import once what all steps need; one that cannot be imported fails in its own step."""
-    for module in sorted(modules):
+    """Import once what the steps need; one that cannot be imported fails in its own step."""
+    # The first step of an optimizer, and the methods of the toy, import these.
+    late = ["torch._dynamo", "sklearn.cluster", "sklearn.decomposition", "scipy.stats"]
+    for name in [*late, *sorted(f"device_steps.{module}" for module in modules)]:
         with contextlib.suppress(Exception):
-            importlib.import_module(f"device_steps.{module}")
+            importlib.import_module(name)
+
+
+def starts_cuda() -> None:
+    """Use the GPU, in a process of its own."""
+    import torch
+
+    torch.zeros(8, device="cuda").sum().item()
+
+
+def processes(device: str) -> BaseContext:
+    """Return how steps begin: forked, with all imports, if CUDA can then start; else spawned."""
+    if device == "cuda":
+        probe = FORK.Process(target=starts_cuda)
+        probe.start()
+        probe.join(60)
+        if probe.exitcode != 0:
+            probe.kill()
+            print("CUDA does not start in a forked process: each step imports anew", flush=True)
+            return multiprocessing.get_context("spawn")
+    return FORK
 
 
 def end(process: BaseProcess) -> None:
@@ -130,12 +156,13 @@ def main() -> None:
     lines, log = options.out / "device.jsonl", options.out / "device.log"
     card = card_of(options.device)
     preload({STEPS[number].module for number in numbers})
+    context = processes(options.device)
     for at, number in enumerate(numbers):
         step, begun = STEPS[number], time.monotonic()
         shares = sum(STEPS[n].share for n in numbers[at:])
         box = (over - begun) * step.share / shares
         bench = Bench(number, options.device, card, lines, begun + box - 1)
-        process = FORK.Process(target=perform, args=(step, bench, log))
+        process = context.Process(target=perform, args=(step, bench, log))
         process.start()
         process.join(box)
         if process.is_alive():

@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
 
 from device_steps.bench import Bench
-from device_steps.victims import RECIPE, SHAPE, network, random_images
+from device_steps.victims import RECIPE, SHAPE, model, network, random_images
 from raysweep import training
 from raysweep.context import Context
 from raysweep.datasets import as_floats
@@ -34,8 +33,6 @@ def searches(bench: Bench) -> None:
 
 
 def _inputs(bench: Bench, name: str, needs: frozenset[Any]) -> Inputs:
-    from raysweep.defenses._layers import map_layers  # noqa: F401  loaded before the clock runs
-
     data = random_images(bench.pick(2000, 80))
     values = {
         "victim": network(name, bench.device).eval(),
@@ -44,16 +41,10 @@ def _inputs(bench: Bench, name: str, needs: frozenset[Any]) -> Inputs:
         "labels": data.labels,
         "shape": SHAPE,
         "recipe": RECIPE,
-        "model": _model(name),
+        "model": model(name),
         "shards": [],
     }
     return Inputs("benchmark", needs, values)
-
-
-def _model(name: str) -> Any:
-    from device_steps.victims import model
-
-    return model(name)
 
 
 def _red(bench: Bench, row: str, name: str, groups: int, weight: float) -> None:
@@ -99,6 +90,3 @@ def _scores(bench: Bench, name: str, defense: Any) -> None:
     images = as_floats(random_images(count).images).to(bench.device)
     took = bench.median(lambda: score(images, np.arange(count)), 2)
     bench.note(f"{defense.name}, {name}", "scores", count / took, "images/s")
-    del score
-    if bench.cuda:
-        torch.cuda.empty_cache()
