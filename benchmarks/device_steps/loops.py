@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from typing import Any
 
 import torch
@@ -38,15 +39,17 @@ def steps(bench: Bench) -> None:
     top = product_rate(bench, torch.bfloat16)
     bench.note("ceiling", "bfloat16 products", top / 1e12, "TFLOP/s")
     names, sizes = bench.pick((NETWORKS, (128, 512)), (NETWORKS[:1], (32,)))
-    ours: dict[str, float] = {}
+    field: dict[str, float] = {}
     for name in ("tiny_cnn", "resnet18"):
         if name in names:
-            bench.attempt(f"{name}, {sizes[0]}", lambda n=name: _field(bench, n, data, ours), 5)
-    for size in sizes:
-        for name in names:
-            bench.attempt(
-                f"{name}, {size}", lambda n=name, s=size: _ours(bench, n, data, s, top, ours), 3
-            )
+            run = partial(_field, bench, name, data, field)
+            bench.attempt(f"{name}, {sizes[0]}", run, needs=5)
+    cases = [(name, size) for size in sizes for name in names]
+    for name, size in cases:
+        run = partial(_ours, bench, name, data, size, top, field)
+        bench.attempt(f"{name}, {size}", run, needs=3)
+    for name, size in cases:
+        bench.attempt(f"{name}, {size}", partial(_launches, bench, name, data, size), needs=3)
 
 
 def _ours(
@@ -57,13 +60,18 @@ def _ours(
         took, fixed = step_seconds(bench, name, data, batch, captured)
         bench.note(row, way, 1e3 * took, "ms")
         bench.note(row, f"{way}, of a fit beside its steps", 1e3 * fixed, "ms", shown=False)
-        launches, busy = profiled(bench, name, data, batch, captured)
-        bench.note(row, "launches", launches)
-        bench.note(row, "GPU busy", 100 * min(busy / took, 9.99), "%")
     bench.note(row, "images/s", batch / took)
     bench.note(row, "of ceiling", 100 * work * batch / took / top, "%")
     if name in field and batch in (128, 32):
         bench.note(row, "times field", batch / took / field[name])
+
+
+def _launches(bench: Bench, name: str, data: ImageSet, batch: int) -> None:
+    """Note launches and kernels' time of a step; divide by its milliseconds for the busy share."""
+    for way, captured in WAYS.items():
+        launches, busy = profiled(bench, name, data, batch, captured)
+        bench.note(f"{name}, {batch}", f"{way} launches", launches)
+        bench.note(f"{name}, {batch}", "kernels", 1e3 * busy, "ms")
 
 
 def profiled(

@@ -76,7 +76,7 @@ def _alone(bench: Bench, count: int) -> None:
 
 def _several(bench: Bench, count: int, processes: int) -> None:
     """Note plain `fit` of members in processes that begin together, once each is warm."""
-    size, barrier = bench.pick(12, 1), FORK.Barrier(processes)
+    size, barrier = bench.pick(24, 1), FORK.Barrier(processes)
 
     def job() -> tuple[float, float]:
         one(bench.device, count)

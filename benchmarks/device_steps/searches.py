@@ -33,7 +33,7 @@ def searches(bench: Bench) -> None:
 
 
 def _inputs(bench: Bench, name: str, needs: frozenset[Any]) -> Inputs:
-    data = random_images(bench.pick(2000, 80))
+    data = random_images(bench.pick(400, 80))
     values = {
         "victim": network(name, bench.device).eval(),
         "clean_set": data,

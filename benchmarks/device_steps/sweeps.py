@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import statistics
 import subprocess
 import tempfile
@@ -18,7 +19,6 @@ import yaml
 from device_steps.bench import Bench
 
 FRACTIONS = (1.0, 0.5, 0.25)
-# Named by Ray when a process takes a role; `ray::IDLE` and the like hold no stage.
 SMI = ("nvidia-smi", "--format=csv,noheader,nounits")
 
 
@@ -82,8 +82,16 @@ def run_sweep(bench: Bench, values: dict[str, Any], folder: Path) -> tuple[Any, 
     file.write_text(yaml.safe_dump({**values, "track": {"wandb": "disabled"}}))
     runs: list[Any] = []
     start = time.perf_counter()
-    with Watch(bench) as watch:
-        done = launch(load_sweep(file), file.read_text(), str(folder / "store"), watch=runs.append)
+    # A sweep that takes too long is interrupted, as by Ctrl-C: what finished is still told.
+    stop = threading.Timer(max(bench.left - 12, 1), os.kill, (os.getpid(), signal.SIGINT))
+    stop.start()
+    try:
+        with Watch(bench) as watch:
+            done = launch(
+                load_sweep(file), file.read_text(), str(folder / "store"), watch=runs.append
+            )
+    finally:
+        stop.cancel()
     return runs[0], done, watch, time.perf_counter() - start
 
 
