@@ -105,9 +105,8 @@ def perform(step: Step, bench: Bench, log: Path) -> None:
 
 def preload(modules: set[str]) -> None:
     """Import once what the steps need; one that cannot be imported fails in its own step."""
-    # The first step of an optimizer, and the methods of the toy, import these.
-    late = ["torch._dynamo", "sklearn.cluster", "sklearn.decomposition", "scipy.stats"]
-    for name in [*late, *sorted(f"device_steps.{module}" for module in modules)]:
+    # The first step of an optimizer imports torch._dynamo.
+    for name in ["torch._dynamo", *sorted(f"device_steps.{module}" for module in modules)]:
         with contextlib.suppress(Exception):
             importlib.import_module(name)
 

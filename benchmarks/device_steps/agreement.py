@@ -168,7 +168,7 @@ def _prepared(attack: Attack, shape: tuple[int, int, int], device: str) -> Mappi
     chosen: Model = model
     if "images" in attack.DOMAINS:
         images, chosen = images.mul(255).round().to(torch.uint8), TinyCNN(width=4)
-    data = ImageSet(images=images, labels=np.arange(count) % 2 * attack.target)
+    data = ImageSet(images=images, labels=np.arange(count) % 2)
     facts = Shape(
         channels=channels, height=shape[1], width=shape[2], num_classes=10,
         mean=(0.5,) * channels, std=(0.3,) * channels,

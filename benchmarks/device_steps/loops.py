@@ -40,24 +40,32 @@ def steps(bench: Bench) -> None:
     bench.note("ceiling", "bfloat16 products", top / 1e12, "TFLOP/s")
     names, sizes = bench.pick((NETWORKS, (128, 512)), (NETWORKS[:1], (32,)))
     field: dict[str, float] = {}
+    took: dict[str, float] = {}
     for name in ("tiny_cnn", "resnet18"):
         if name in names:
             run = partial(_field, bench, name, data, field)
             bench.attempt(f"{name}, {sizes[0]}", run, needs=5)
     cases = [(name, size) for size in sizes for name in names]
     for name, size in cases:
-        run = partial(_ours, bench, name, data, size, top, field)
+        run = partial(_ours, bench, name, data, size, top, field, took)
         bench.attempt(f"{name}, {size}", run, needs=3)
     for name, size in cases:
-        bench.attempt(f"{name}, {size}", partial(_launches, bench, name, data, size), needs=3)
+        bench.attempt(f"{name}, {size}", partial(_launches, bench, name, data, size, took), needs=3)
 
 
 def _ours(
-    bench: Bench, name: str, data: ImageSet, batch: int, top: float, field: dict[str, float]
+    bench: Bench,
+    name: str,
+    data: ImageSet,
+    batch: int,
+    top: float,
+    field: dict[str, float],
+    times: dict[str, float],
 ) -> None:
     row, work = f"{name}, {batch}", flops(bench, name)
     for way, captured in WAYS.items():
         took, fixed = step_seconds(bench, name, data, batch, captured)
+        times[f"{row}, {way}"] = took
         bench.note(row, way, 1e3 * took, "ms")
         bench.note(row, f"{way}, of a fit beside its steps", 1e3 * fixed, "ms", shown=False)
     bench.note(row, "images/s", batch / took)
@@ -66,12 +74,15 @@ def _ours(
         bench.note(row, "times field", batch / took / field[name])
 
 
-def _launches(bench: Bench, name: str, data: ImageSet, batch: int) -> None:
-    """Note launches and kernels' time of a step; divide by its milliseconds for the busy share."""
+def _launches(bench: Bench, name: str, data: ImageSet, batch: int, times: dict[str, float]) -> None:
+    """Note launches of a step, and its kernels' time as a share of what it takes unprofiled."""
+    row = f"{name}, {batch}"
     for way, captured in WAYS.items():
         launches, busy = profiled(bench, name, data, batch, captured)
-        bench.note(f"{name}, {batch}", f"{way} launches", launches)
-        bench.note(f"{name}, {batch}", "kernels", 1e3 * busy, "ms")
+        bench.note(row, f"{way} launches", launches)
+        bench.note(row, f"{way} kernels", 1e3 * busy, "ms", shown=False)
+        if f"{row}, {way}" in times:
+            bench.note(row, "busy", 100 * busy / times[f"{row}, {way}"], "%")
 
 
 def profiled(
