@@ -86,10 +86,10 @@ def _launches(bench: Bench, name: str, data: ImageSet, batch: int, times: dict[s
 
 
 def profiled(
-    bench: Bench, name: str, data: ImageSet, batch: int, captured: bool | None
+    bench: Bench, name: str, data: ImageSet, batch: int, captured: bool
 ) -> tuple[float, float]:
     """Return a step's launches by the host, and the seconds that its kernels take on the GPU."""
-    count = bench.pick(40, 1)
+    count = bench.pick(120, 1)
     recipe, ctx = (
         RECIPE.model_copy(update={"batch_size": batch}),
         Context(seed=0, device=bench.device),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from raysweep.context import Context
 from raysweep.datasets import ImageSet, Shape
 from raysweep.models import Model
 from raysweep.recipe import Recipe
+from raysweep.step import FEWEST_STEPS
 
 SHAPE = Shape(
     channels=3, height=32, width=32, num_classes=10, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25)
@@ -22,9 +23,7 @@ SHAPE = Shape(
 RECIPE = Recipe(
     epochs=100, batch_size=128, learning_rate=0.01, augment=("crop", "flip"), precision="bfloat16"
 )
-# Whether this tree's `fit` can capture a step: without that there is one way to train.
-CAPTURES = "captured" in inspect.signature(training.fit).parameters
-WAYS: dict[str, bool | None] = {"eager": False, "default": None} if CAPTURES else {"eager": None}
+WAYS = {"eager": False, "default": True}
 
 
 def model(name: str) -> Model:
@@ -51,20 +50,18 @@ def fit(
     data: Any,
     recipe: Recipe,
     ctx: Context,
-    captured: bool | None = None,
+    captured: bool = True,
     **more: Any,
 ) -> list[float]:
-    """Train; `captured` None leaves the choice to `fit`."""
-    if captured is not None:
-        more["captured"] = captured
-    return training.fit(module, data, recipe, ctx, **more)
+    """Train; with `captured`, steps are replayed from a CUDA graph where `fit` can."""
+    return training.fit(module, data, recipe, replace(ctx, captured=captured), **more)
 
 
 def step_seconds(
-    bench: Bench, name: str, data: ImageSet, batch: int, captured: bool | None
+    bench: Bench, name: str, data: ImageSet, batch: int, captured: bool
 ) -> tuple[float, float]:
     """Return the seconds of a training step, and those of a `fit` beside its steps."""
-    few, many = bench.pick((60, 160), (1, 2))
+    few, many = bench.pick((FEWEST_STEPS, FEWEST_STEPS + 100), (1, 2))
     module, recipe = network(name, bench.device), RECIPE.model_copy(update={"batch_size": batch})
     ctx = Context(seed=0, device=bench.device)
 
