@@ -123,12 +123,12 @@ def fit_many(
         )
     networks = [training.build(model, shape, ctx, "member", e) for e in range(len(masks))]
     _refuse_batch_norm(model, networks[0])
-    weights_NE = torch.from_numpy(masks.T.astype(np.float32)).to(ctx.device)
+    chosen_NE = torch.from_numpy(masks.T.copy()).to(ctx.device)
     if _chosen(way, ctx.device, networks[0]) == "one by one":
         for e, network in enumerate(networks):
             alone = dataclasses.replace(ctx, progress=_share(ctx, e, len(masks)))
             try:
-                objective = _Alone(weights_NE[:, e] > 0, recipe)
+                objective = _Alone(chosen_NE[:, e].contiguous(), recipe)
                 training.fit(network, data, recipe, alone, objective=objective)
             except NonFiniteLoss as error:
                 raise NonFiniteLoss(f"member {e}: {error}") from None
@@ -137,7 +137,7 @@ def fit_many(
     parameters, buffers = stack_module_state(networks)
     many = _Many(copy.deepcopy(networks[0]), parameters, buffers)
     optimizer = training.make_optimizer(parameters.values(), recipe)
-    weighted = _Weighted(weights_NE, recipe)
+    weighted = _Weighted(chosen_NE, recipe)
     try:
         training.fit(many, data, recipe, ctx, objective=weighted, optimizer=optimizer)
     except NonFiniteLoss as error:
@@ -191,8 +191,11 @@ def predict_many(
 class _Alone:
     """One member's loss: the cross-entropy of its samples, or 0 where it has none.
 
-    Only they go through the network, in which samples do not meet.
+    On a CPU only they go through the network, in which samples do not meet. A GPU is not filled
+    anyway: there all go, and the step can be captured.
     """
+
+    capturable = True
 
     def __init__(self, chosen_N: torch.Tensor, recipe: Recipe) -> None:
         self.chosen_N = chosen_N
@@ -200,7 +203,10 @@ class _Alone:
 
     def __call__(self, model: nn.Module, batches: Mapping[str, Batch]) -> torch.Tensor:
         (batch,) = batches.values()
-        own = self.chosen_N[batch.rows].nonzero().flatten()
+        mine = self.chosen_N[batch.rows]
+        if mine.device.type != "cpu":
+            return _mean_losses(model(batch.images), batch.labels, mine[:, None], self.smoothing)[0]
+        own = mine.nonzero().flatten()
         if not len(own):
             # Weight decay and momentum still act, as on the members of `_Weighted`.
             nothing: torch.Tensor = 0 * model(batch.images[:1]).float().sum()
@@ -210,30 +216,51 @@ class _Alone:
 
 
 class _Weighted:
-    """The sum of the members' losses, each sum(w * CE) / sum(w), or 0 where it has no sample."""
+    """The sum of the members' losses, each the mean over its samples, or 0 where it has none."""
 
-    def __init__(self, weights_NE: torch.Tensor, recipe: Recipe) -> None:
-        self.weights_NE = weights_NE
+    capturable = True
+
+    def __init__(self, chosen_NE: torch.Tensor, recipe: Recipe) -> None:
+        self.chosen_NE = chosen_NE
         self.smoothing = recipe.label_smoothing
-        self.seen: list[torch.Tensor] = []
+        self.steps = torch.zeros(1, dtype=torch.int64, device=chosen_NE.device)
+        # Of each member, the steps before the first whose loss is not finite.
+        self.finite = self.steps.repeat(chosen_NE.shape[1])
+        self.memory = (self.steps, self.finite)
 
     def __call__(self, model: nn.Module, batches: Mapping[str, Batch]) -> torch.Tensor:
         (batch,) = batches.values()
-        w_BE = self.weights_NE[batch.rows]
-        b, e = w_BE.shape
-        logits = model(batch.images).float().reshape(b * e, -1)
-        labels = batch.labels[:, None].expand(b, e).reshape(-1)
-        ce = F.cross_entropy(logits, labels, reduction="none", label_smoothing=self.smoothing)
-        # Not w * ce: a member must not become NaN by a sample that it does not train on.
-        kept_BE = torch.where(w_BE > 0, w_BE * ce.view(b, e), 0)
-        losses_E = kept_BE.sum(0) / w_BE.sum(0).clamp(min=1)
-        self.seen.append(losses_E.detach())
+        chosen_BE = self.chosen_NE[batch.rows]
+        losses_E = _mean_losses(model(batch.images), batch.labels, chosen_BE, self.smoothing)
+        self.steps += 1
+        going = (self.finite == self.steps - 1) & torch.isfinite(losses_E)
+        self.finite += going.long()
         return losses_E.sum()
 
     def first_non_finite(self) -> int:
         """Return the first member in the first step that has one whose loss is not finite."""
-        bad = (~torch.isfinite(torch.stack(self.seen))).nonzero()
-        return int(bad[0, 1])
+        return int(self.finite.argmin())
+
+
+def _mean_losses(
+    logits: torch.Tensor, labels: torch.Tensor, chosen_BE: torch.Tensor, smoothing: float
+) -> torch.Tensor:
+    """Return the mean cross-entropy of each member over its samples, (E,); 0 where it has none.
+
+    Args:
+        logits: (B, E, K), or (B, K) of one member.
+        labels: (B,).
+        chosen_BE: which samples are a member's, (B, E) booleans.
+        smoothing: label smoothing.
+    """
+    b, e = chosen_BE.shape
+    repeated = labels[:, None].expand(b, e).reshape(-1)
+    ce = F.cross_entropy(
+        logits.float().reshape(b * e, -1), repeated, reduction="none", label_smoothing=smoothing
+    )
+    # Not a product: a member must not become NaN by a sample that it does not train on.
+    kept_BE = torch.where(chosen_BE, ce.view(b, e), 0)
+    return kept_BE.sum(0) / chosen_BE.sum(0).clamp(min=1)
 
 
 def _refuse_batch_norm(model: Model, network: nn.Module) -> None:

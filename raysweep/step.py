@@ -29,8 +29,9 @@ _log = logging.getLogger(__name__)
 def capturable(objective: Given) -> Given:
     """Mark an objective that a CUDA graph may replay; returns it.
 
-    Such an objective works on its batches alone, by operations on the device: it waits for no
-    value, draws from no generator of its own, and keeps nothing between two calls.
+    Such an objective works by operations on the device alone: it waits for no value and draws from
+    no generator of its own. What it keeps between two calls are tensors that it changes in place,
+    and its attribute `memory` lists them.
     """
     objective.capturable = True  # type: ignore[attr-defined]
     return objective
@@ -178,7 +179,8 @@ class _State:
         self.optimizer = step.optimizer
         groups = step.optimizer.param_groups
         own = [p for group in groups for p in group["params"]]
-        self.tensors = [*own, *step.model.parameters(), *step.model.buffers()]
+        memory = getattr(step.objective, "memory", ())
+        self.tensors = [*own, *step.model.parameters(), *step.model.buffers(), *memory]
         self.values = [tensor.detach().clone() for tensor in self.tensors]
         self.states = {id(t): t.clone() for t in self._states()}
         self.noises = [source.noise for source in step.sources.values()]

@@ -25,9 +25,10 @@ from raysweep.datasets import ImageSet, Shape, as_floats
 from raysweep.errors import NonFiniteLoss
 from raysweep.models import Model
 from raysweep.recipe import Recipe
-from raysweep.step import EagerStep, Step, capturable, count_on, step_of
+from raysweep.step import EagerStep, Step, count_on, step_of
 from raysweep.step import Objective as Objective
 from raysweep.step import autocast as autocast
+from raysweep.step import capturable as capturable
 from raysweep.streams import Batch as Batch
 from raysweep.streams import Source as Source
 from raysweep.streams import Stream as Stream

@@ -131,7 +131,7 @@ CONFUSION = (
     ),
     Fault(
         "confusion with the victim's labels", CT,
-        "+ next(self.shifts)) % self.num_classes", ") % self.num_classes",
+        "+ shift) % self.num_classes", ") % self.num_classes",
         (ROUNDS + "rounds_concentrate_the_poison",
          ROUNDS + "the_confused_model_remembers_the_trigger_alone"),
     ),

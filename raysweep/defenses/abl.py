@@ -174,6 +174,9 @@ def isolation_objective(loss: Loss, gamma: float) -> Objective:
     """
     import torch.nn.functional as F
 
+    from raysweep.training import capturable
+
+    @capturable
     def objective(model: nn.Module, batches: Mapping[str, Batch]) -> torch.Tensor:
         (batch,) = batches.values()
         reduction = "none" if loss == "lga_sample" else "mean"

@@ -98,6 +98,8 @@ class ASSET(Defense):
 class Offset:
     """E_base[l] - weight * E_suspect[min(l, cap)], in one batch for shared statistics."""
 
+    capturable = True
+
     def __init__(self, weight: float, cap: float) -> None:
         self.weight, self.cap = weight, cap
 

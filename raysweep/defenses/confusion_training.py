@@ -20,6 +20,7 @@ which the gate takes two. Reference: Unispac/Fight-Poison-With-Poison at f2f02c2
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -292,12 +293,19 @@ class Confusion:
     Both go through the network in one batch, so that they share batch statistics.
     """
 
+    capturable = True
+
     def __init__(
         self, guessed: torch.Tensor, class_weights: torch.Tensor, weight: float, num_classes: int
     ) -> None:
+        import torch
+
         self.guessed, self.class_weights = guessed, class_weights
         self.weight, self.num_classes = weight, num_classes
-        self.shifts = shifts(num_classes)
+        turn = list(itertools.islice(shifts(num_classes), num_classes - 1))
+        self.shifts = torch.tensor(turn, device=guessed.device)
+        self.calls = torch.zeros(1, dtype=torch.int64, device=guessed.device)
+        self.memory = (self.calls,)
 
     def __call__(self, model: nn.Module, batches: Mapping[str, Batch]) -> torch.Tensor:
         """Return [(lambda - 1) CE_clean + CE_inspected] / lambda, or CE_clean alone."""
@@ -305,7 +313,9 @@ class Confusion:
         import torch.nn.functional as F
 
         clean = batches["clean"]
-        wrong = (self.guessed[clean.rows] + next(self.shifts)) % self.num_classes
+        shift = self.shifts.index_select(0, self.calls % len(self.shifts))
+        self.calls += 1
+        wrong = (self.guessed[clean.rows] + shift) % self.num_classes
         if "inspected" not in batches:
             return F.cross_entropy(model(clean.images).float(), wrong)
         seen = batches["inspected"]

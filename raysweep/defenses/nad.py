@@ -85,6 +85,8 @@ class NAD(Defense):
 class Attention:
     """Cross-entropy, and beta times the distance of attention maps, summed over layers."""
 
+    capturable = True
+
     def __init__(self, teacher: nn.Module, layers: list[str], beta: float, power: float) -> None:
         self.teacher, self.layers, self.beta, self.power = teacher, layers, beta, power
 
