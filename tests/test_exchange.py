@@ -188,18 +188,22 @@ def test_backdoorbench_and_an_import_train_on_what_was_exported(
 def test_a_record_is_read_as_backdoorbench_reads_it(
     attack: str, listed: bool, finished: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    """Every second stored image is marked 0; without a list only labels tell the covers."""
+    """Some stored images are marked 0, others not shown; without a list labels tell the covers."""
     one, data = given(finished)[attack], dict(np.load(finished[0].parent / "data.npz"))
     folder = backdoorbench.write(one, tmp_path)
     result = loaded(folder / "attack_result.pt")
-    left_out = np.array(sorted(result["bd_train"]["bd_data_container"]["data_dict"]))[::2]
-    result["bd_train"]["poison_indicator"][left_out] = 0
+    part = result["bd_train"]
+    stored = np.array(sorted(part["bd_data_container"]["data_dict"]))
+    left_out = stored[np.arange(len(stored)) % 4 != 0]
+    part["poison_indicator"][stored[1::2]] = 0
+    part["original_index_array"] = np.setdiff1d(one.train_rows, stored[2::4])
     torch.save(result, folder / "attack_result.pt")
     if not listed:
         (folder / "train_poison_index_list.pickle").unlink()
     images, labels = their_training_set(tmp_path, folder, data)
     foreign = backdoorbench.read(folder)
-    ours, our_labels = pasted(foreign, one.train_rows, data)
+    ours, our_labels = pasted(foreign, part["original_index_array"], data)
+    assert foreign.train_total == len(labels) == 100 - len(stored[2::4])
     assert torch.equal(ours, images) and (our_labels == labels).all()
     assert foreign.ignored == len(left_out) and f"\n{len(left_out)} stored images" in str(foreign)
     poison, cover = (
@@ -211,6 +215,33 @@ def test_a_record_is_read_as_backdoorbench_reads_it(
     keeping = int((data["train_labels"][foreign.poison_rows] == 0).sum())
     assert foreign.unsure == (0 if listed or attack == "badnets" else keeping)
     assert ("may be covers" in str(foreign)) == (foreign.unsure > 0)
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_without_test_inputs_the_training_labels_tell_the_target(
+    attack: str, finished: tuple[Path, Path], tmp_path: Path
+) -> None:
+    one = given(finished)[attack]
+    nothing = dataclasses.replace(one, eligible=np.zeros_like(one.eligible))
+    foreign = backdoorbench.read(backdoorbench.write(nothing, tmp_path))
+    assert foreign.target == 0 and not len(foreign.test_rows)
+    assert (foreign.poison_rows == one.train_rows[one.poison]).all()
+
+
+def test_covers_of_an_attack_on_all_classes_are_those_that_keep_their_label(
+    finished: tuple[Path, Path], tmp_path: Path
+) -> None:
+    one = given(finished)["wanet"]
+    labels = np.where(one.poison, (one.original_labels + 1) % 3, one.original_labels)
+    mapped, all_inputs = (one.test_labels + 1) % 3, np.ones_like(one.eligible)
+    one = dataclasses.replace(one, labels=labels, mapped=mapped, eligible=all_inputs)
+    folder = backdoorbench.write(one, tmp_path)
+    (folder / "train_poison_index_list.pickle").unlink()
+    foreign = backdoorbench.read(folder)
+    assert (foreign.target, foreign.sources, foreign.unsure) == (None, None, 0)
+    assert (foreign.poison_rows == one.train_rows[one.poison]).all()
+    assert (foreign.poison_labels == labels[one.poison]).all()
+    assert (foreign.cover_rows == one.train_rows[one.cover]).all()
 
 
 def test_a_record_that_lacks_an_image_it_marks_is_refused(

@@ -5,7 +5,9 @@
 B. Wu et al.: BackdoorBench, NeurIPS 2022 Datasets and Benchmarks, arXiv:2206.12654.
 
 Where we differ: indices are rows of the source's files in our order; `bd_test` holds the evaluation
-set without the reserved clean images, and of it what the ASR counts.
+set without the reserved clean images, and of it what the ASR counts. `poison_indicator` marks every
+stored image, covers too, as theirs does; the list of the poisoned rows, which theirs leaves out for
+attacks that train the victim, tells the covers of the target class from its poisons.
 """
 
 from __future__ import annotations
@@ -144,9 +146,14 @@ def read(folder: Path) -> Foreign:
             f"themselves leave none, and cannot be imported"
         )
     train, test = (_stored(folder, result, part) for part in ("bd_train", "bd_test"))
-    target = _target(train, test)
     total = len(result["bd_train"]["poison_indicator"])
-    poison, unsure = _poisoned(folder / POISONED, total, train, target)
+    listed = _listed(folder / POISONED, total)
+    chosen = np.ones(len(train.rows), bool) if listed is None else listed[train.rows]
+    target = _target(train, test, chosen)
+    kept = train.labels == train.originals
+    # Images of the target class keep their label as poisons too, as all of a clean-label attack do.
+    either = kept & (train.labels == target)
+    poison = ~kept | (either & chosen)
     cover = ~poison
     attacked = set(test.originals.tolist())
     named = str(folder.resolve().name).split("_")
@@ -167,7 +174,8 @@ def read(folder: Path) -> Foreign:
         test_rows=test.rows, test_images=test.images,
         known_rows=train.rows, known_labels=train.originals,
         state=weights(result.get("model"), file),
-        mean=mean, std=std, ignored=train.ignored + test.ignored, unsure=unsure,
+        mean=mean, std=std, ignored=train.ignored + test.ignored,
+        unsure=int(either.sum()) if listed is None and cover.any() else 0,
     )  # fmt: skip
 
 
@@ -223,37 +231,28 @@ def _stored(folder: Path, result: dict[str, Any], part: str) -> _Stored:
     )  # fmt: skip
 
 
-def _target(train: _Stored, test: _Stored) -> int | None:
-    """Return the one class that triggered inputs are given, if it is one.
-
-    Test inputs tell; without them the images that changed their label, and if none did, all.
-    """
-    changed = train.labels[train.labels != train.originals]
-    given = next((ls for ls in (test.labels, changed, train.labels) if len(ls)), train.labels)
-    return int(given[0]) if len(set(given.tolist())) == 1 else None
-
-
-def _poisoned(
-    file: Path, total: int, train: _Stored, target: int | None
-) -> tuple[NDArray[np.bool_], int]:
-    """Return which stored training images are poisoned, (M,), and how many may be covers instead.
-
-    A cover keeps its label. So does a poisoned image of the target class, which a clean-label
-    attack has alone: these are covers only if the record has a list of the poisoned rows, and they
-    are not on it.
-    """
-    kept = train.labels == train.originals
-    either = kept & (train.labels == target) if target is not None else np.zeros_like(kept)
+def _listed(file: Path, total: int) -> NDArray[np.bool_] | None:
+    """Return which training images were chosen for poison, (N,), where the record has the list."""
     if not file.is_file():
-        poison = ~kept | either
-        return poison, int(either.sum()) if not poison.all() else 0
+        return None
     listed = np.asarray(untrusted(file))
     if listed.shape != (total,):
         raise PlanError(
             f"{file}: must hold a 0 or 1 for each of {total} training images, got shape "
             f"{listed.shape}; remove it to go by the labels alone"
         )
-    return ~kept | (either & (listed[train.rows] != 0)), 0
+    marked: NDArray[np.bool_] = listed != 0
+    return marked
+
+
+def _target(train: _Stored, test: _Stored, chosen: NDArray[np.bool_]) -> int | None:
+    """Return the one class that triggered inputs are given; none, if there are several.
+
+    Test inputs tell; without them the images that changed their label, and if none did, the chosen.
+    """
+    changed = train.labels[train.labels != train.originals]
+    given = next((some for some in (test.labels, changed) if len(some)), train.labels[chosen])
+    return int(given[0]) if len(set(given.tolist())) == 1 else None
 
 
 def _picture(folder: Path, named: str, channels: int) -> Pixels:

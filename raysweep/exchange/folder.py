@@ -24,6 +24,7 @@ Pixels = NDArray[np.uint8]
 _CORE = np._core.multiarray  # type: ignore[attr-defined]
 ALLOWED: list[Any] = [
     np.ndarray, np.dtype,
+    bytes,  # an array without elements
     *(getattr(np.dtypes, f"{n}DType") for n in (
         "Bool", "Int8", "UInt8", "Int16", "Int32", "Int64", "Float16", "Float32", "Float64",
     )),
