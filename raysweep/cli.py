@@ -241,12 +241,7 @@ def take_in(
     foreign = taken_in(readers[form], folder)
     save(foreign, to)
     console = _console()
-    console.print(
-        f"{foreign.source} {foreign.attack} on {foreign.dataset}: {len(foreign.poison_rows)} "
-        f"poisons, {len(foreign.cover_rows)} covers of {foreign.train_total} images, "
-        f"{len(foreign.test_rows)} triggered test inputs, "
-        f"{'with' if foreign.state else 'without'} a victim's weights"
-    )
+    console.print(str(foreign))
     stamped = "" if len(foreign.test_rows) else ", trigger: NAME OF AN ATTACK"
     console.print(f"in a sweep file: attacks: [{{imported: {{path: {to}{stamped}}}}}]")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from PIL import Image
 from raysweep import exchange
 from raysweep.cli import app
 from raysweep.errors import PlanError, SpecError
-from raysweep.exchange import backdoorbench, toolbox
+from raysweep.exchange import Poisoned, backdoorbench, toolbox
 from raysweep.exchange.folder import save, taken_in
 from raysweep.launch import Conclusion, launch
 from raysweep.loading import load_sweep
@@ -50,7 +51,10 @@ def origin(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, pd.DataFrame
         arrays[f"{split}_images"] = draw.integers(0, 256, (count, 16, 16, 3), np.uint8)
         arrays[f"{split}_labels"] = np.arange(count) % 3
     np.savez(folder / "data.npz", **arrays)
-    attacks = "[badnets: {rate: 0.1, target: 1}, wanet: {rate: 0.1, cover_rate: 0.2}]"
+    attacks = (
+        "[badnets: {rate: 0.1, target: 1}, wanet: {rate: 0.1, cover_rate: 0.2}, "
+        "badnets_clean_label: {rate: 0.1, cover_rate: 0.2}]"
+    )
     rows = run(folder, "origin", attacks).rows
     store = Store(str(folder / "store"))
     for given in exchange.poisoned_sets(load_sweep(folder / "origin.yaml"), store):
@@ -70,12 +74,31 @@ def outcome(rows: pd.DataFrame, attack: str) -> pd.DataFrame:
     return mine[columns].reset_index(drop=True)
 
 
-def test_an_exported_attack_comes_back_as_it_was(origin: tuple[Path, pd.DataFrame]) -> None:
+def trained_on(folder: Path, sweep: str, attack: str) -> Poisoned:
+    sets = exchange.poisoned_sets(
+        load_sweep(folder / f"{sweep}.yaml"), Store(str(folder / "store"))
+    )
+    return next(given for given in sets if given.attack == attack)
+
+
+@pytest.mark.parametrize(
+    ("attack", "target", "covers"),
+    [("badnets", 1, 0), ("wanet", 0, 24), ("badnets_clean_label", 0, 24)],
+)
+def test_an_exported_attack_comes_back_as_it_was(
+    attack: str, target: int, covers: int, origin: tuple[Path, pd.DataFrame]
+) -> None:
     folder, rows = origin
-    path = save(backdoorbench.read(record(folder)), folder / "back")
-    again = run(folder, "again", f"[imported: {{path: {path}}}]").rows
-    pd.testing.assert_frame_equal(outcome(again, "imported"), outcome(rows, "badnets"))
-    assert set(again["attack"]) == {"imported(back)"} and set(again["target"]) == {1}
+    path = save(backdoorbench.read(record(folder, attack)), folder / f"back-{attack}")
+    again = run(folder, f"again-{attack}", f"[imported: {{path: {path}}}]").rows
+    pd.testing.assert_frame_equal(outcome(again, "imported"), outcome(rows, attack))
+    assert set(again["attack"]) == {f"imported(back-{attack})"}
+    assert set(again["target"]) == {target} and set(again["cover_count"]) == {covers}
+    before, after = (
+        trained_on(folder, *at) for at in (("origin", attack), (f"again-{attack}", "imported"))
+    )
+    assert torch.equal(before.images, after.images) and (before.labels == after.labels).all()
+    assert (before.poison == after.poison).all() and (before.cover == after.cover).all()
 
 
 def test_the_victims_weights_come_back_too(origin: tuple[Path, pd.DataFrame]) -> None:
@@ -102,14 +125,24 @@ def test_the_toolbox_set_needs_an_attack_that_stamps_test_inputs(
     pd.testing.assert_frame_equal(outcome(again, "imported"), outcome(rows, "badnets"))
 
 
-def test_covers_keep_their_label(origin: tuple[Path, pd.DataFrame]) -> None:
+def test_a_record_without_a_list_of_the_poisoned_rows_trains_the_same_victim(
+    origin: tuple[Path, pd.DataFrame], tmp_path: Path
+) -> None:
     folder, rows = origin
-    foreign = backdoorbench.read(record(folder, "wanet"))
-    assert len(foreign.cover_rows) == 24 and len(foreign.poison_rows) == 12
+    copy = changed(record(folder, "wanet"), tmp_path, lambda result: None)
+    (copy / "train_poison_index_list.pickle").unlink()
+    foreign = backdoorbench.read(copy)
+    known = outcome(rows, "wanet")["poison_count"][0]
+    poison = len(foreign.poison_rows)
+    assert poison > known and poison + len(foreign.cover_rows) == 12 + 24
     path = save(foreign, folder / "covers")
     again = run(folder, "covers", f"[imported: {{path: {path}}}]").rows
-    pd.testing.assert_frame_equal(outcome(again, "imported"), outcome(rows, "wanet"))
-    assert set(again["cover_count"]) == {24}
+    for column in ("ca", "asr"):
+        values = [
+            outcome(of, name)[column][0] for of, name in ((again, "imported"), (rows, "wanet"))
+        ]
+        assert values[0] == values[1]
+    assert set(again["cover_count"]) == {36 - poison}
 
 
 def test_rate_0_is_the_floor_and_other_rates_are_refused(
@@ -208,6 +241,14 @@ def _without(result: dict[str, Any]) -> None:
     result["bd_train"] = None
 
 
+def _unmarked(result: dict[str, Any]) -> None:
+    result["bd_train"]["poison_indicator"][:] = 0
+
+
+def _weights(result: dict[str, Any]) -> None:
+    result["model"] = {"network": "resnet", "epoch": 3}
+
+
 def _odd(result: dict[str, Any]) -> None:
     del result["bd_train"]["bd_data_container"]["data_dict"]
 
@@ -218,6 +259,8 @@ def _odd(result: dict[str, Any]) -> None:
         (_escape, "leads out of the folder, and is not read"),
         (_picture, "holds more than tensors, arrays and plain values"),
         (_without, "attacks that train the victim themselves leave none"),
+        (_unmarked, "has no poisoned image"),
+        (_weights, r"a victim must be a state dict.* got dict \['network', 'epoch'\]"),
         (_odd, "is not of this format"),
     ],
 )
@@ -226,7 +269,62 @@ def test_what_does_not_fit_is_refused(
 ) -> None:
     folder = changed(record(origin[0]), tmp_path, change)
     with pytest.raises(PlanError, match=said):
-        taken_in(backdoorbench.read, folder)
+        save(taken_in(backdoorbench.read, folder), tmp_path / "taken")
+    assert not (tmp_path / "taken").exists()
+
+
+def test_a_list_of_other_length_is_refused(
+    origin: tuple[Path, pd.DataFrame], tmp_path: Path
+) -> None:
+    folder = changed(record(origin[0]), tmp_path, lambda result: None)
+    torch.save(np.ones(7), folder / "train_poison_index_list.pickle")
+    with pytest.raises(PlanError, match=r"a 0 or 1 for each of 120 training images, got .*\(7,\)"):
+        backdoorbench.read(folder)
+
+
+@pytest.mark.parametrize(
+    "kept_as",
+    [
+        lambda state: {f"module.module.{n}": t for n, t in state.items()},
+        lambda state: {f"_orig_mod.module.{n}": t for n, t in state.items()},
+        lambda state: {"state_dict": state, "epoch": 3, "optimizer": {"state": {}, "lr": 0.1}},
+        lambda state: {n: torch.nn.Parameter(t, t.is_floating_point()) for n, t in state.items()},
+    ],
+)
+def test_weights_are_found_however_they_were_saved(
+    kept_as: Any, origin: tuple[Path, pd.DataFrame], tmp_path: Path
+) -> None:
+    plain = backdoorbench.read(record(origin[0])).state
+    folder = changed(
+        record(origin[0]), tmp_path, lambda result: result.update(model=kept_as(result["model"]))
+    )
+    state = backdoorbench.read(folder).state
+    assert list(state) == list(plain) and all((state[n] == plain[n]).all() for n in plain)
+
+
+def test_weights_in_bfloat16_and_records_without_any_are_taken_in(
+    origin: tuple[Path, pd.DataFrame], tmp_path: Path
+) -> None:
+    def rounded(result: dict[str, Any]) -> None:
+        result["model"] = {n: t.bfloat16() for n, t in result["model"].items()}
+
+    folder = changed(record(origin[0]), tmp_path / "rounded", rounded)
+    path = save(backdoorbench.read(folder), tmp_path / "taken")
+    with np.load(path / "victim.npz") as file:
+        assert {file[name].dtype for name in file.files} == {np.dtype("float32")}
+    folder = changed(record(origin[0]), tmp_path / "bare", lambda result: result.pop("model"))
+    assert not backdoorbench.read(folder).state
+
+
+def test_a_row_that_is_poison_and_cover_is_refused(
+    origin: tuple[Path, pd.DataFrame], tmp_path: Path
+) -> None:
+    foreign = backdoorbench.read(record(origin[0], "wanet"))
+    both = dataclasses.replace(
+        foreign, cover_rows=foreign.poison_rows, cover_images=foreign.poison_images
+    )
+    with pytest.raises(PlanError, match=r"is both a poison and a cover, as are 12 rows in all"):
+        save(both, tmp_path / "taken")
 
 
 def test_numpy_1_files_are_read(origin: tuple[Path, pd.DataFrame], tmp_path: Path) -> None:

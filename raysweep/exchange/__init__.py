@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,7 +36,7 @@ class Poisoned:
         test_images, test_labels: triggered evaluation set and its true labels.
         test_rows: rows of it in the source's test split.
         mapped, eligible: labels the attacker wants, and whether the ASR counts the input.
-        state: the victim's state dict.
+        state: the victim's state dict, in the order of the network's parts.
         ca, asr: of the victim, fractions.
     """
 
@@ -108,6 +110,8 @@ def poisoned_sets(sweep: Sweep, store: Store) -> Iterator[Poisoned]:
         predicted = store.arrays("features", tested)
         data, poisoned = training.data, training.training_set
         labels, classes = trial.dataset.read_labels(), data.shape.num_classes
+        held = state_from(store.arrays("train", setting.victim))
+        state = {name: held[name] for name in trial.model.build(data.shape).state_dict()}
         mapped = trial.attack.relabel(data.test.labels, classes)
         eligible = trial.attack.eligible(data.test.labels, classes)
         yield Poisoned(
@@ -121,14 +125,15 @@ def poisoned_sets(sweep: Sweep, store: Store) -> Iterator[Poisoned]:
             clean_images=data.clean.images, clean_labels=data.clean.labels,
             test_clean=data.test.images, test_images=test.triggered_test(),
             test_labels=data.test.labels, test_rows=data.test_rows, mapped=mapped,
-            eligible=eligible, state=state_from(store.arrays("train", setting.victim)),
+            eligible=eligible, state=state,
             ca=float((predicted["clean_predicted"] == data.test.labels).mean()),
             asr=float((predicted["triggered_predicted"] == mapped)[eligible].mean()),
         )  # fmt: skip
 
 
-def new_folder(folder: Path) -> Path:
-    """Make a folder that must not be there yet.
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """Make a folder that must not be there yet; it is removed if the block within fails.
 
     Raises:
         PlanError: if it is there.
@@ -140,7 +145,11 @@ def new_folder(folder: Path) -> Path:
             f"{str(folder)!r} is there already and is not overwritten; remove it, or give another "
             f"--to"
         ) from None
-    return folder
+    try:
+        yield folder
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def plain_state(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -5,12 +5,15 @@
 B. Wu et al.: BackdoorBench, NeurIPS 2022 Datasets and Benchmarks, arXiv:2206.12654.
 
 Where we differ: indices are rows of the source's files in our order; `bd_test` holds the evaluation
-set without the reserved clean images, and of it what the ASR counts.
+set without the reserved clean images, and of it what the ASR counts. `poison_indicator` marks every
+stored image, covers too, as theirs does; the list of the poisoned rows, which theirs leaves out for
+attacks that train the victim, tells the covers of the target class from its poisons.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
+from dataclasses import dataclass
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import numpy as np
@@ -19,11 +22,14 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from raysweep.datasets import IntArray
 from raysweep.errors import PlanError
 from raysweep.exchange import Poisoned, new_folder, plain_state
-from raysweep.exchange.folder import Foreign, plain_names, untrusted
+from raysweep.exchange.folder import Foreign, Pixels, untrusted, weights
 
 Entries = dict[int, dict[str, Any]]
+# The file that lists the rows chosen for poison: a 0 or 1 for each training image.
+POISONED = "train_poison_index_list.pickle"
 # How the project normalizes, by its name of the data set.
 NORMALIZED = {
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.247, 0.243, 0.261)),
@@ -35,41 +41,42 @@ NORMALIZED = {
 
 def write(given: Poisoned, top: Path) -> Path:
     """Write one record folder below `top` and return it."""
-    folder = new_folder(top / "record" / str(given))
-    touched = np.flatnonzero(given.poison | given.cover)
-    train = _pictures(
-        folder, "bd_train_dataset", given.images, touched, given.train_rows,
-        given.labels, given.original_labels,
-    )  # fmt: skip
-    asked = np.flatnonzero(given.eligible)
-    test = _pictures(
-        folder, "bd_test_dataset", given.test_images, asked, given.test_rows,
-        given.mapped, given.test_labels,
-    )  # fmt: skip
-    poisoned = _indicator(given.train_total, given.train_rows[given.poison])
-    torch.save(poisoned, folder / "train_poison_index_list.pickle")
-    channels, height, width = given.images.shape[1:]
-    result = {
-        "model_name": given.model.replace("_", ""),
-        "num_classes": given.num_classes,
-        "model": plain_state(given.state),
-        "data_path": f"./data/{given.dataset}",
-        "img_size": (height, width, channels),
-        "clean_data": given.dataset,
-        "bd_train": _described(folder, "bd_train_dataset", train, poisoned, given.train_rows),
-        "bd_test": _described(
-            folder, "bd_test_dataset", test,
-            _indicator(given.test_total, given.test_rows[asked]), given.test_rows[asked],
-        ),
-    }  # fmt: skip
-    torch.save(result, folder / "attack_result.pt")
-    arguments = {
-        "attack": given.attack, "pratio": given.rate, "attack_target": given.target,
-        "random_seed": given.seed, "dataset": given.dataset, "model": given.model,
-    }  # fmt: skip
-    torch.save(arguments, folder / "info.pickle")
-    last = {"epoch": ["last"], "test_acc": [given.ca], "test_asr": [given.asr]}
-    pd.DataFrame(last).to_csv(folder / "attack_df_summary.csv", index=False)
+    with new_folder(top / "record" / str(given)) as folder:
+        touched = np.flatnonzero(given.poison | given.cover)
+        train = _pictures(
+            folder, "bd_train_dataset", given.images, touched, given.train_rows,
+            given.labels, given.original_labels,
+        )  # fmt: skip
+        asked = np.flatnonzero(given.eligible)
+        test = _pictures(
+            folder, "bd_test_dataset", given.test_images, asked, given.test_rows,
+            given.mapped, given.test_labels,
+        )  # fmt: skip
+        poisoned = _indicator(given.train_total, given.train_rows[given.poison])
+        torch.save(poisoned, folder / POISONED)
+        stored = _indicator(given.train_total, given.train_rows[touched])
+        shown = given.test_rows[asked]
+        channels, height, width = given.images.shape[1:]
+        result = {
+            "model_name": given.model.replace("_", ""),
+            "num_classes": given.num_classes,
+            "model": plain_state(given.state),
+            "data_path": f"./data/{given.dataset}",
+            "img_size": (height, width, channels),
+            "clean_data": given.dataset,
+            "bd_train": _described(folder, "bd_train_dataset", train, stored, given.train_rows),
+            "bd_test": _described(
+                folder, "bd_test_dataset", test, _indicator(given.test_total, shown), shown
+            ),
+        }
+        torch.save(result, folder / "attack_result.pt")
+        arguments = {
+            "attack": given.attack, "pratio": given.rate, "attack_target": given.target,
+            "random_seed": given.seed, "dataset": given.dataset, "model": given.model,
+        }  # fmt: skip
+        torch.save(arguments, folder / "info.pickle")
+        last = {"epoch": ["last"], "test_acc": [given.ca], "test_asr": [given.asr]}
+        pd.DataFrame(last).to_csv(folder / "attack_df_summary.csv", index=False)
     return folder
 
 
@@ -138,42 +145,74 @@ def read(folder: Path) -> Foreign:
             f"{file}: bd_train is no poisoned training set; attacks that train the victim "
             f"themselves leave none, and cannot be imported"
         )
-    train, test = (_entries(folder, result, part) for part in ("bd_train", "bd_test"))
-    mask = np.asarray(result["bd_train"]["poison_indicator"]) > 0
-    rows, labels, originals, images = train
-    poison = mask[rows]
-    total = len(result["bd_train"]["original_index_array"])
-    mapped, before = test[1], test[2]
-    one_target = len(set(mapped.tolist())) == 1
-    attacked = set(before.tolist())
+    train, test = (_stored(folder, result, part) for part in ("bd_train", "bd_test"))
+    total = len(result["bd_train"]["poison_indicator"])
+    listed = _listed(folder / POISONED, total)
+    chosen = np.ones(len(train.rows), bool) if listed is None else listed[train.rows]
+    target = _target(train, test, chosen)
+    kept = train.labels == train.originals
+    # Images of the target class keep their label as poisons too, as all of a clean-label attack do.
+    either = kept & (train.labels == target)
+    poison = ~kept | (either & chosen)
+    cover = ~poison
+    attacked = set(test.originals.tolist())
     named = str(folder.resolve().name).split("_")
     dataset = str(result["clean_data"])
     mean, std = NORMALIZED.get(dataset, (None, None))
     return Foreign(
         source="backdoorbench", attack="_".join(named[2:]) or folder.name, dataset=dataset,
-        train_total=total, split_total=len(mask),
-        target=int(mapped[0]) if one_target else None,
+        train_total=len(result["bd_train"]["original_index_array"]),
+        split_total=total, target=target,
         sources=(
             tuple(sorted(attacked))
-            if one_target and len(attacked) < int(result["num_classes"]) - 1
+            if target is not None and 0 < len(attacked) < int(result["num_classes"]) - 1
             else None
         ),
-        poison_rows=rows[poison], poison_images=images[poison], poison_labels=labels[poison],
-        cover_rows=rows[~poison], cover_images=images[~poison],
-        test_rows=test[0], test_images=test[3],
-        known_rows=rows, known_labels=originals,
-        state=plain_names(result["model"]),
-        mean=mean, std=std,
+        poison_rows=train.rows[poison], poison_images=train.images[poison],
+        poison_labels=train.labels[poison],
+        cover_rows=train.rows[cover], cover_images=train.images[cover],
+        test_rows=test.rows, test_images=test.images,
+        known_rows=train.rows, known_labels=train.originals,
+        state=weights(result.get("model"), file),
+        mean=mean, std=std, ignored=train.ignored + test.ignored,
+        unsure=int(either.sum()) if listed is None and cover.any() else 0,
     )  # fmt: skip
 
 
-def _entries(
-    folder: Path, result: dict[str, Any], part: str
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.uint8]]:
-    """Return rows, labels, original labels and images of one `bd_*` part, by row."""
-    entries: Entries = result[part]["bd_data_container"]["data_dict"]
+@dataclass(frozen=True, kw_only=True)
+class _Stored:
+    """The stored images of one `bd_*` part that its data set shows, by row.
+
+    Attributes:
+        rows, labels, originals: (M,) rows of the source's split, labels with and before the attack.
+        images: (M, C, H, W) uint8.
+        ignored: how many stored images the data set does not show.
+    """
+
+    rows: IntArray
+    labels: IntArray
+    originals: IntArray
+    images: Pixels
+    ignored: int
+
+
+def _stored(folder: Path, result: dict[str, Any], part: str) -> _Stored:
+    """Return one part's stored images, read as the project's loader reads them.
+
+    It takes the stored image of a row whose indicator is not 0, and the clean image of any other.
+    """
+    described = result[part]
+    entries: Entries = described["bd_data_container"]["data_dict"]
+    shown = np.asarray(described["original_index_array"], np.int64)
+    wanted = shown[np.asarray(described["poison_indicator"])[shown] != 0]
+    rows = np.unique(wanted)
+    lacking = [row for row in rows.tolist() if row not in entries]
+    if lacking:
+        raise PlanError(
+            f"{folder}: {part} marks row {lacking[0]} in poison_indicator, but has no image of it, "
+            f"as of {len(lacking)} rows in all; write the record again with the project's own code"
+        )
     height, width, channels = (int(n) for n in result["img_size"])
-    rows = np.array(sorted(entries), np.int64)
     labels = np.zeros((2, len(rows)), np.int64)
     images = np.zeros((len(rows), channels, height, width), np.uint8)
     for at, row in enumerate(rows.tolist()):
@@ -186,13 +225,42 @@ def _entries(
                 f"{images.shape[1:]}; export the record again"
             )
         images[at] = pixels
-    return rows, labels[0], labels[1], images
+    return _Stored(
+        rows=rows, labels=labels[0], originals=labels[1], images=images,
+        ignored=len(entries) - len(rows),
+    )  # fmt: skip
 
 
-def _picture(folder: Path, named: str, channels: int) -> NDArray[np.uint8]:
-    """Read an image below the folder; the path in the record starts at another machine's root."""
-    parts = Path(named).parts
-    below = parts[parts.index("record") + 2 :] if "record" in parts else parts
+def _listed(file: Path, total: int) -> NDArray[np.bool_] | None:
+    """Return which training images were chosen for poison, (N,), where the record has the list."""
+    if not file.is_file():
+        return None
+    listed = np.asarray(untrusted(file))
+    if listed.shape != (total,):
+        raise PlanError(
+            f"{file}: must hold a 0 or 1 for each of {total} training images, got shape "
+            f"{listed.shape}; remove it to go by the labels alone"
+        )
+    marked: NDArray[np.bool_] = listed != 0
+    return marked
+
+
+def _target(train: _Stored, test: _Stored, chosen: NDArray[np.bool_]) -> int | None:
+    """Return the one class that triggered inputs are given; none, if there are several.
+
+    Test inputs tell; without them the images that changed their label, and if none did, the chosen.
+    """
+    changed = train.labels[train.labels != train.originals]
+    given = next((some for some in (test.labels, changed) if len(some)), train.labels[chosen])
+    return int(given[0]) if len(set(given.tolist())) == 1 else None
+
+
+def _picture(folder: Path, named: str, channels: int) -> Pixels:
+    """Read an image below the folder: PART/LABEL/ROW.png, whatever the path begins with.
+
+    It begins at another machine's root, which may be one of Windows.
+    """
+    below = PureWindowsPath(named).parts[-3:]
     file = folder.joinpath(*below).resolve()
     if not file.is_relative_to(folder.resolve()):
         raise PlanError(f"{folder}: {named} leads out of the folder, and is not read")

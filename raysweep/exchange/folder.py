@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ Pixels = NDArray[np.uint8]
 _CORE = np._core.multiarray  # type: ignore[attr-defined]
 ALLOWED: list[Any] = [
     np.ndarray, np.dtype,
+    bytes,  # an array without elements
     *(getattr(np.dtypes, f"{n}DType") for n in (
         "Bool", "Int8", "UInt8", "Int16", "Int32", "Int64", "Float16", "Float32", "Float64",
     )),
@@ -52,6 +53,8 @@ class Foreign:
             order of the data is checked.
         state: the victim's weights by their names there; may be none.
         mean, std: by which the project normalizes this data set, where that is known.
+        ignored: stored images that the project's own loader does not show.
+        unsure: poisons that may be covers, which the folder does not tell.
     """
 
     source: str
@@ -70,9 +73,30 @@ class Foreign:
     test_images: Pixels
     known_rows: IntArray
     known_labels: IntArray
-    state: dict[str, torch.Tensor] = field(default_factory=dict)
+    state: dict[str, NDArray[Any]] = field(default_factory=dict)
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    ignored: int = 0
+    unsure: int = 0
+
+    def __str__(self) -> str:
+        """Say in sentences what the set holds."""
+        said = (
+            f"{self.source} {self.attack} on {self.dataset}: {len(self.poison_rows)} poisons, "
+            f"{len(self.cover_rows)} covers of {self.train_total} images, {len(self.test_rows)} "
+            f"triggered test inputs, {'with' if self.state else 'without'} a victim's weights"
+        )
+        if self.ignored:
+            said += (
+                f"\n{self.ignored} stored images are left out: the folder marks them as clean, and "
+                f"the project's own loader shows the clean image instead"
+            )
+        if self.unsure:
+            said += (
+                f"\n{self.unsure} of the poisons keep the label {self.target}, the target: they "
+                f"may be covers, which the folder does not tell"
+            )
+        return said
 
 
 def untrusted(file: Path) -> Any:
@@ -94,9 +118,41 @@ def untrusted(file: Path) -> Any:
         ) from None
 
 
-def plain_names(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return weights without the prefix that `DataParallel` gives their names."""
-    return {name.removeprefix("module."): tensor for name, tensor in state.items()}
+def weights(given: Any, file: Path) -> dict[str, NDArray[Any]]:
+    """Return a network's weights by their names in it; none, if nothing is given.
+
+    A training script may have put them beside other entries, and `DataParallel` or `compile` a
+    prefix before every name. NumPy lacks bfloat16, which becomes float32.
+
+    Raises:
+        PlanError: if what is given is no state dict, and does not hold just one.
+    """
+    if given is None:
+        return {}
+    held = list(given.values()) if isinstance(given, Mapping) else []
+    states = [state for state in (given, *held) if _is_state(state)]
+    if len(states) != 1:
+        raise PlanError(
+            f"{file}: a victim must be a state dict, tensors by name, or hold one, got "
+            f"{type(given).__name__} {str(list(given) if held else given)[:80]}; leave the victim "
+            f"out, or save its state dict alone"
+        )
+    state: dict[str, torch.Tensor] = states[0]
+    for prefix in ("module.", "_orig_mod.") * 2:
+        if all(name.startswith(prefix) for name in state):
+            state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
+    return {
+        name: (t.float() if t.dtype == torch.bfloat16 else t).detach().numpy()
+        for name, t in state.items()
+    }
+
+
+def _is_state(given: Any) -> bool:
+    return (
+        isinstance(given, Mapping)
+        and len(given) > 0
+        and all(isinstance(t, torch.Tensor) for t in given.values())
+    )
 
 
 def taken_in(read: Callable[[Path], Foreign], folder: Path) -> Foreign:
@@ -107,7 +163,14 @@ def taken_in(read: Callable[[Path], Foreign], folder: Path) -> Foreign:
     """
     try:
         return read(folder)
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+    except (
+        LookupError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        RuntimeError,
+        OverflowError,
+    ) as error:
         raise PlanError(
             f"{folder}: is not of this format ({type(error).__name__}: {error}); give --format, or "
             f"write the folder again with the project's own code"
@@ -121,17 +184,11 @@ def save(foreign: Foreign, folder: Path) -> Path:
         PlanError: if it is there, or the set is not one that an attack can have left.
     """
     _check(foreign)
-    new_folder(folder)
     arrays: dict[str, Any] = {
         name: getattr(foreign, name)
         for name in ("poison_rows", "poison_images", "poison_labels", "cover_rows", "cover_images",
                      "test_rows", "test_images", "known_rows", "known_labels")
     }  # fmt: skip
-    np.savez_compressed(folder / "arrays.npz", **arrays)
-    if foreign.state:
-        # With a prefix no name of theirs can be an argument of savez.
-        state: dict[str, Any] = {f"model.{n}": t.numpy() for n, t in foreign.state.items()}
-        np.savez(folder / "victim.npz", **state)
     manifest = {
         "format": FORMAT, "source": foreign.source, "attack": foreign.attack,
         "dataset": foreign.dataset, "train_total": foreign.train_total,
@@ -140,7 +197,13 @@ def save(foreign: Foreign, folder: Path) -> Path:
         "triggered": len(foreign.test_rows), "victim": bool(foreign.state),
         "mean": foreign.mean, "std": foreign.std,
     }  # fmt: skip
-    (folder / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
+    with new_folder(folder):
+        np.savez_compressed(folder / "arrays.npz", **arrays)
+        if foreign.state:
+            # With a prefix no name of theirs can be an argument of savez.
+            state: dict[str, Any] = {f"model.{n}": array for n, array in foreign.state.items()}
+            np.savez(folder / "victim.npz", **state)
+        (folder / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
     return folder
 
 
@@ -159,5 +222,11 @@ def _check(foreign: Foreign) -> None:
                 f"{foreign.source} {foreign.attack}: {name} images must be uint8 of shape "
                 f"({len(rows)}, C, H, W), got {images.dtype} of shape {images.shape}"
             )
+    both = np.intersect1d(foreign.poison_rows, foreign.cover_rows)
+    if len(both):
+        raise PlanError(
+            f"{foreign.source} {foreign.attack}: row {both[0]} is both a poison and a cover, as "
+            f"are {len(both)} rows in all; an image can be one of them"
+        )
     if not len(foreign.poison_rows):
         raise PlanError(f"{foreign.source} {foreign.attack}: has no poisoned image; give another")

@@ -15,9 +15,10 @@ import numpy as np
 import torch
 from PIL import Image
 
+from raysweep.datasets import IntArray
 from raysweep.errors import PlanError
 from raysweep.exchange import Poisoned, new_folder, plain_state
-from raysweep.exchange.folder import Foreign, plain_names, untrusted
+from raysweep.exchange.folder import Foreign, Pixels, untrusted, weights
 
 # How the project normalizes, by its name of the data set.
 NORMALIZED = {
@@ -30,12 +31,12 @@ def write(given: Poisoned, top: Path) -> Path:
     """Write `poisoned_train_set` and, once, `clean_set` below `top`; return the former's folder."""
     cover = f"_cover={given.cover_rate:.3f}" if given.cover.any() else ""
     name = f"{given.attack}_{given.rate:.3f}{cover}_poison_seed={given.seed}"
-    folder = new_folder(top / "poisoned_train_set" / given.dataset / name)
-    torch.save(given.images.float() / 255, folder / "imgs")
-    torch.save(torch.from_numpy(given.labels), folder / "labels")
-    torch.save(np.flatnonzero(given.poison).tolist(), folder / "poison_indices")
-    torch.save(np.flatnonzero(given.cover).tolist(), folder / "cover_indices")
-    torch.save(plain_state(given.state), folder / f"full_base_aug_seed={given.seed}.pt")
+    with new_folder(top / "poisoned_train_set" / given.dataset / name) as folder:
+        torch.save(given.images.float() / 255, folder / "imgs")
+        torch.save(torch.from_numpy(given.labels), folder / "labels")
+        torch.save(np.flatnonzero(given.poison).tolist(), folder / "poison_indices")
+        torch.save(np.flatnonzero(given.cover).tolist(), folder / "cover_indices")
+        torch.save(plain_state(given.state), folder / f"full_base_aug_seed={given.seed}.pt")
     clean = top / "clean_set" / given.dataset
     if not clean.exists():
         _write_split(clean / "clean_split", "clean_labels", given.clean_images, given.clean_labels)
@@ -65,12 +66,8 @@ def read(folder: Path) -> Foreign:
                 f"{folder}: has no file {name!r}; give a folder poisoned_train_set/DATASET/NAME "
                 f"whose images are in one tensor `imgs`"
             )
-    images, labels = untrusted(folder / "imgs"), np.asarray(untrusted(folder / "labels"), np.int64)
-    if not isinstance(images, torch.Tensor) or images.ndim != 4 or len(images) != len(labels):
-        raise PlanError(
-            f"{folder / 'imgs'}: must be a tensor (N, C, H, W) with one image for each of "
-            f"{len(labels)} labels"
-        )
+    labels = np.asarray(untrusted(folder / "labels"), np.int64)
+    images, scale = _images(folder / "imgs", len(labels))
     covered = folder / "cover_indices"
     poison = np.sort(np.asarray(untrusted(folder / "poison_indices"), np.int64))
     cover = np.sort(np.asarray(untrusted(covered) if covered.is_file() else [], np.int64))
@@ -82,22 +79,52 @@ def read(folder: Path) -> Foreign:
             )
     known = np.setdiff1d(np.arange(len(labels)), poison)
     targets = np.unique(labels[poison])
-    weights = sorted(folder.glob("full_base_aug_seed=*.pt"))
+    victims = sorted(folder.glob("full_base_aug_seed=*.pt"))
     dataset = folder.resolve().parent.name
     mean, std = NORMALIZED.get(dataset, (None, None))
     return Foreign(
         source="backdoor-toolbox", attack=folder.resolve().name.partition("_0.")[0],
         dataset=dataset, train_total=len(labels), split_total=len(labels),
         target=int(targets[0]) if len(targets) == 1 else None, sources=None,
-        poison_rows=poison, poison_images=_bytes(images, poison), poison_labels=labels[poison],
-        cover_rows=cover, cover_images=_bytes(images, cover),
+        poison_rows=poison, poison_images=_bytes(images, scale, poison),
+        poison_labels=labels[poison], cover_rows=cover, cover_images=_bytes(images, scale, cover),
         test_rows=np.empty(0, np.int64),
         test_images=np.empty((0, *images.shape[1:]), np.uint8),
         known_rows=known, known_labels=labels[known],
-        state=plain_names(untrusted(weights[0])) if weights else {}, mean=mean, std=std,
+        state=weights(untrusted(victims[0]), victims[0]) if victims else {}, mean=mean, std=std,
     )  # fmt: skip
 
 
-def _bytes(images: torch.Tensor, rows: np.ndarray) -> np.ndarray:
-    chosen: np.ndarray = images[torch.from_numpy(rows)].mul(255).round().to(torch.uint8).numpy()
-    return chosen
+def _images(file: Path, count: int) -> tuple[torch.Tensor, int]:
+    """Return the images, (N, C, H, W), and what makes their values levels from 0 to 255.
+
+    Raises:
+        PlanError: if shape or values leave open what they mean.
+    """
+    images = untrusted(file)
+    shape = tuple(getattr(images, "shape", ()))
+    channels = [axis for axis in (1, 3) if len(shape) == 4 and shape[axis] in (1, 3)]
+    if not isinstance(images, torch.Tensor) or shape[:1] != (count,) or len(channels) != 1:
+        raise PlanError(
+            f"{file}: must be a tensor (N, C, H, W) or (N, H, W, C) with 1 or 3 channels and one "
+            f"image for each of {count} labels, got {type(images).__name__} of shape {shape}"
+        )
+    images = images.movedim(channels[0], 1)
+    low, high = (float(value) for value in images.aminmax())
+    decimal = images.is_floating_point()
+    # What is less than half a level beyond the range comes from interpolation, and is rounded off.
+    if decimal and low > -0.5 / 255 and high < 1 + 0.5 / 255:
+        return images, 255
+    if low >= 0 and 1 < high <= 255 and (not decimal or bool((images == images.round()).all())):
+        return images, 1
+    raise PlanError(
+        f"{file}: values must be floats from 0 to 1, or whole numbers from 0 to 255 of which some "
+        f"are above 1; got {images.dtype} from {low:g} to {high:g}; undo a normalization, and save "
+        f"the images again in one of these forms"
+    )
+
+
+def _bytes(images: torch.Tensor, scale: int, rows: IntArray) -> Pixels:
+    chosen = images[torch.from_numpy(rows)].float().mul(scale).round()
+    pixels: Pixels = chosen.to(torch.uint8).numpy()
+    return pixels
