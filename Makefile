@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup quickstart test check faults
+.PHONY: setup quickstart test check faults oldest
 
 setup: $(READY)
 
@@ -27,3 +27,10 @@ check: setup
 
 faults: setup
 	$(BIN)/python -m tests.faults
+
+# The tests with the lowest version that pyproject allows of every direct dependency.
+oldest:
+	test -x .venv-oldest/bin/python || $(PYTHON) -m venv .venv-oldest
+	$(PYTHON) -m tests.oldest > .venv-oldest/constraints.txt
+	.venv-oldest/bin/python -m pip install --quiet --editable '.[dev]' --constraint .venv-oldest/constraints.txt
+	.venv-oldest/bin/python -m pytest

@@ -1,4 +1,6 @@
-"""The whole state of a training between two epochs, as arrays and back: resuming changes no byte.
+"""The whole state of a training between two epochs, as arrays and back.
+
+On a CPU, resuming changes no byte.
 
 What later steps depend on: weights and buffers, the optimizer's state, the generators of order,
 augmentation and dropout, the batches of a pass that is not over, and the number of the epoch.

@@ -145,8 +145,8 @@ def fit(
         optimizer: to carry its state over from an earlier phase; by default a new one.
         on_epoch: called after each epoch with its number from 1 and the model in train mode;
             training ends early if it returns True.
-        checkpoint: keep the whole state every so often, and continue from `ctx.restored`, to the
-            same bytes; `on_epoch` then sees the remaining epochs alone. For the only `fit` of a
+        checkpoint: keep the whole state every so often, and continue from `ctx.restored`, on a CPU
+            to the same bytes; `on_epoch` then sees the remaining epochs alone. For the only `fit` of a
             stage, since a second one replaces what is kept, and an objective without memory.
 
     Returns:
