@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 import tomllib
 from pathlib import Path
 
@@ -18,4 +19,5 @@ def constraints(text: str) -> list[str]:
 
 
 if __name__ == "__main__":
-    print("\n".join(constraints(Path("pyproject.toml").read_text())))
+    lines = constraints(Path("pyproject.toml").read_text())
+    sys.stdout.write("\n".join(lines) + "\n")
