@@ -160,7 +160,7 @@ class _Publisher:
         for entry in sent:
             if entry.run in arrived:
                 self._remember(entry, "online")
-                wandb_runs.remove(wandb_runs.offline_runs(self.folder, entry.run))
+                wandb_runs.remove(wandb_runs.copies(self.folder, entry.run, "offline"))
             else:
                 self._blame(None, entry, "W&B took runs but does not hold them")
         return bool(arrived)

@@ -38,9 +38,12 @@ def write(entry: Entry, group: str, track: Track, folder: Path, mode: Mode) -> s
     """Write one run and return its project's path, `entity/project`, or raise.
 
     Online, a return does not say that anything arrived: W&B's client drops what is refused.
-    Offline, earlier offline copies of the run are replaced: uploading both would mix them.
+    Earlier copies of the run in the same mode are replaced: uploading both would mix them, and the
+    log of an earlier attempt would be read for this one's.
     """
-    before = offline_runs(folder, entry.run) if mode == "offline" else []
+    before = copies(folder, entry.run, mode)
+    if mode == "online":
+        remove(before)
     with _unattended():
         import wandb
 
@@ -64,7 +67,8 @@ def write(entry: Entry, group: str, track: Track, folder: Path, mode: Mode) -> s
         started.log({**entry.summary, **tables})
         started.summary[MARK] = entry.mark
         started.finish()
-    remove(before)
+    if mode == "offline":
+        remove(before)
     return where
 
 
@@ -115,22 +119,24 @@ def refusal(error: Exception | None, folder: Path, run: str) -> int | None:
     if error is not None and (told := STATUS.search(str(error))):
         return int(told[1])
     found = None
-    for log in sorted((folder / "wandb").glob(f"run-*-{run}/logs/debug-internal.log"))[-1:]:
-        for line in log.read_text(errors="replace").splitlines():
+    for copy in copies(folder, run, "online"):
+        log = copy / "logs" / "debug-internal.log"
+        for line in log.read_text(errors="replace").splitlines() if log.exists() else ():
             with contextlib.suppress(ValueError, KeyError, TypeError):
                 status = json.loads(line)["status"]
                 found = status if isinstance(status, int) and status >= 400 else found
     return found
 
 
-def offline_runs(folder: Path, run: str) -> list[Path]:
-    """Return the folders of a run's offline copies."""
-    return sorted((folder / "wandb").glob(f"offline-run-*-{run}*"))
+def copies(folder: Path, run: str, mode: Mode) -> list[Path]:
+    """Return the folders that writing a run in a mode left."""
+    start = "offline-run" if mode == "offline" else "run"
+    return sorted((folder / "wandb").glob(f"{start}-*-{run}*"))
 
 
-def remove(copies: Sequence[Path]) -> None:
-    """Remove offline copies that are superseded."""
-    for copy in copies:
+def remove(superseded: Sequence[Path]) -> None:
+    """Remove copies of a run."""
+    for copy in superseded:
         shutil.rmtree(copy, ignore_errors=True)
 
 
