@@ -112,7 +112,7 @@ class _Publisher:
 
     def publish(self, said: Sequence[Entry]) -> Published:
         if self.track.wandb == "offline":
-            return self._told(self._keep(said), "")
+            return self._told(self._keep(said))
         # What only lies offline is not yet published online.
         new = [entry for entry in said if not self._stands(entry, "online")]
         self.skipped = len(said) - len(new)
@@ -122,7 +122,10 @@ class _Publisher:
             if not self._confirm(sent) or not goes_on:
                 break
         missing = [entry for entry in new if not self._stands(entry, "online")]
-        return self._told(self._keep(missing), _missed(missing, self.cause, self.folder))
+        failed = self._keep(missing)
+        if failed:
+            return self._told(f"{self.cause}; {failed}")
+        return self._told(_missed(missing, self.cause, self.folder))
 
     def _stands(self, entry: Entry, mode: Mode) -> bool:
         return (entry.mark, mode) in self.known.get(entry.run, ())
@@ -191,9 +194,10 @@ class _Publisher:
         self.known.setdefault(entry.run, set()).add((entry.mark, mode))
         self.count += 1
 
-    def _told(self, *warnings: str) -> Published:
-        said = "; ".join(warning for warning in warnings if warning)
-        return Published(count=self.count, skipped=self.skipped, folder=self.folder, warning=said)
+    def _told(self, warning: str) -> Published:
+        return Published(
+            count=self.count, skipped=self.skipped, folder=self.folder, warning=warning
+        )
 
 
 def _remedy(status: int, track: Track) -> str:
@@ -214,7 +218,7 @@ def _remedy(status: int, track: Track) -> str:
             f"W&B does not know {project} (HTTP 404): correct track.entity or track.project, or "
             f"create the project"
         )
-    return f"W&B refused what was sent (HTTP {status})"
+    return f"W&B did not take what was sent (HTTP {status})"
 
 
 def _missed(missing: Sequence[Entry], cause: str, folder: Path) -> str:

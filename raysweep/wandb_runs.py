@@ -144,7 +144,7 @@ def forget() -> None:
     """Stop wandb's own process: it still holds the run that could not be started."""
     import wandb
 
-    with contextlib.suppress(Exception):
+    with contextlib.suppress(Exception, SystemExit):  # It exits where its process had crashed.
         wandb.teardown()
 
 
