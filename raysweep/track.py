@@ -1,42 +1,38 @@
-"""Weights & Biases: a run per finished trial and one per tuning; the only user of wandb.
+"""Weights & Biases: a run per finished trial and one per tuning.
 
-A run's id is a hash of sweep and trial, so that a trial published twice is the same run. What was
-published is remembered, so that an unchanged row is not written again and an interrupted publishing
-goes on. Nothing that goes wrong here ever fails a sweep, and nothing here ever asks a question.
+A run's id is a hash of sweep and trial, so that a trial published twice is the same run. What W&B
+is seen to hold is remembered, so that an unchanged row is not written again and an interrupted
+publishing goes on; what did not arrive lies offline and is sent again by the next launch. Nothing
+that goes wrong here ever fails a sweep.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import math
-import os
 import shlex
-import shutil
-import sys
-from collections.abc import Iterable, Iterator, Mapping
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
 import pandas as pd
 
-from raysweep.identity import digest
+from raysweep import entries, wandb_runs
+from raysweep.entries import Entry
 from raysweep.spec import Track
+from raysweep.wandb_runs import Mode
 
-Mode = Literal["online", "offline"]
-CONFIG = (
-    "dataset", "model", "attack", "attack_name", "rate", "target", "defense", "defense_name",
-    "kind", "badges", "seed", "trial", "git_commit",
-)  # fmt: skip
-TAGS = ("dataset", "model", "attack_name", "defense_name")
-# Shares of a cost change whenever another trial joins; they say nothing about this one.
-UNSTABLE = frozenset({"own_seconds", "shared_seconds", "gpu_seconds", "finished_at"})
 MEMORY = "published.jsonl"
-CONNECT_SECONDS = 20
-UPLOAD_SECONDS = 60.0
-TAG_CHARACTERS = 64
+# Runs that are sent before W&B is asked, in one request, which of them arrived.
+BATCH = 20
+# What a run online may take on average; a server slower than this gets no more of them.
+RUN_SECONDS = 3.0
+NAMED = 3
+# Statuses that speak of one run; any other ends the attempt for all.
+OF_ONE_RUN = frozenset({400, 409, 413, 422})
+KEY_ERRORS = frozenset({"UsageError", "AuthenticationError"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,25 +45,12 @@ class Published:
     warning: str = ""
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Entry:
-    """One run to be: its id, a digest of what it says, and what it says."""
-
-    run: str
-    mark: str
-    name: str
-    job: str
-    tags: tuple[str, ...]
-    config: dict[str, Any]
-    summary: dict[str, float]
-    tables: Mapping[str, pd.DataFrame]
-
-
 def publish(rows: pd.DataFrame, sweep: Mapping[str, Any], track: Track, folder: Path) -> Published:
     """Write a run for every finished trial that is new or has changed.
 
-    Without a key or a network, runs are kept offline, and the warning says how to upload them; a
-    later call that reaches W&B writes them there itself.
+    Online, W&B is asked what arrived; only that is remembered. Without a key or a network, and
+    where W&B refuses, runs are kept offline, and the warning names them and says how to upload
+    them; a later call that reaches W&B writes them there itself.
 
     Args:
         rows: trials; those whose status is not `ok` are left out.
@@ -81,8 +64,8 @@ def publish(rows: pd.DataFrame, sweep: Mapping[str, Any], track: Track, folder: 
     if rows.empty:
         return Published(folder=folder)
     finished = rows[rows["status"] == "ok"] if "status" in rows else rows
-    entries = (_entry(row, sweep, track) for row in finished.to_dict("records"))
-    return _published(entries, sweep, track, folder)
+    said = (entries.trial(row, sweep, track) for row in finished.to_dict("records"))
+    return _published(said, sweep, track, folder)
 
 
 def publish_tuning(
@@ -96,18 +79,158 @@ def publish_tuning(
         track: mode, project, entity.
         folder: as `publish` takes it.
     """
-    return _published([_tuning_entry(told, sweep, track)], sweep, track, folder)
+    said = (entries.tuning(one, sweep, track) for one in (told,))
+    return _published(said, sweep, track, folder)
 
 
 def _published(
-    entries: Iterable[_Entry], sweep: Mapping[str, Any], track: Track, folder: Path
+    said: Iterable[Entry], sweep: Mapping[str, Any], track: Track, folder: Path
 ) -> Published:
     if track.wandb == "disabled":
         return Published(folder=folder)
     try:
-        return _publish(entries, sweep, track, folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        group = track.group or str(sweep["name"])
+        publisher = _Publisher(track, group, folder, _known(folder / MEMORY))
+        return publisher.publish(list(said))
     except Exception as error:  # noqa: BLE001  tracking never fails a sweep
         return Published(folder=folder, warning=_trouble(error))
+
+
+@dataclass
+class _Publisher:
+    """One publishing: what is remembered, what was counted, and the first thing that went wrong."""
+
+    track: Track
+    group: str
+    folder: Path
+    known: dict[str, set[tuple[str, str]]]
+    where: str = ""
+    count: int = 0
+    skipped: int = 0
+    cause: str = ""
+
+    def publish(self, said: Sequence[Entry]) -> Published:
+        if self.track.wandb == "offline":
+            return self._told(self._keep(said))
+        # What only lies offline is not yet published online.
+        new = [entry for entry in said if not self._stands(entry, "online")]
+        self.skipped = len(said) - len(new)
+        ends = time.monotonic() + wandb_runs.UPLOAD_SECONDS + RUN_SECONDS * len(new)
+        for first in range(0, len(new), BATCH):
+            sent, goes_on = self._send(new[first : first + BATCH], ends)
+            if not self._confirm(sent) or not goes_on:
+                break
+        missing = [entry for entry in new if not self._stands(entry, "online")]
+        failed = self._keep(missing)
+        if failed:
+            return self._told(f"{self.cause}; {failed}")
+        return self._told(_missed(missing, self.cause, self.folder))
+
+    def _stands(self, entry: Entry, mode: Mode) -> bool:
+        return (entry.mark, mode) in self.known.get(entry.run, ())
+
+    def _send(self, batch: Sequence[Entry], ends: float) -> tuple[list[Entry], bool]:
+        """Return what was sent, and whether there is sense in sending more."""
+        sent: list[Entry] = []
+        for entry in batch:
+            if time.monotonic() > ends:
+                self.cause = self.cause or "W&B is too slow"
+                return sent, False
+            try:
+                self.where = wandb_runs.write(entry, self.group, self.track, self.folder, "online")
+            except Exception as error:  # noqa: BLE001  tracking never fails a sweep
+                no_key = type(error).__name__ in KEY_ERRORS
+                what = "W&B has no usable key" if no_key else "W&B is not reachable"
+                status = self._blame(error, entry, what)
+                wandb_runs.forget()
+                if status not in OF_ONE_RUN:
+                    return sent, False
+            else:
+                sent.append(entry)
+        return sent, True
+
+    def _confirm(self, sent: Sequence[Entry]) -> bool:
+        """Ask which runs arrived and remember them; return whether any did."""
+        if not sent:
+            return False
+        try:
+            arrived = wandb_runs.arrived(self.where, sent)
+        except Exception as error:  # noqa: BLE001  tracking never fails a sweep
+            self._blame(error, sent[0], "W&B did not say which runs arrived")
+            wandb_runs.forget()
+            return False
+        for entry in sent:
+            if entry.run in arrived:
+                self._remember(entry, "online")
+                wandb_runs.remove(wandb_runs.copies(self.folder, entry.run, "offline"))
+            else:
+                self._blame(None, entry, "W&B took runs but does not hold them")
+        return bool(arrived)
+
+    def _blame(self, error: Exception | None, entry: Entry, what: str) -> int | None:
+        """Return the HTTP status that kept a run away; the first cause is the one that is told."""
+        status = wandb_runs.refusal(error, self.folder, entry.run)
+        if not self.cause:
+            said = f"{what} ({_said(error)})" if error else what
+            self.cause = said if status is None else _remedy(status, self.track)
+        return status
+
+    def _keep(self, said: Sequence[Entry]) -> str:
+        """Write runs offline that do not lie there yet; return what went wrong."""
+        for entry in said:
+            if self._stands(entry, "offline"):
+                self.skipped += 1
+                continue
+            try:
+                wandb_runs.write(entry, self.group, self.track, self.folder, "offline")
+            except Exception as error:  # noqa: BLE001  tracking never fails a sweep
+                return _trouble(error)
+            self._remember(entry, "offline")
+        return ""
+
+    def _remember(self, entry: Entry, mode: Mode) -> None:
+        _append(self.folder / MEMORY, entry, mode)
+        self.known.setdefault(entry.run, set()).add((entry.mark, mode))
+        self.count += 1
+
+    def _told(self, warning: str) -> Published:
+        return Published(
+            count=self.count, skipped=self.skipped, folder=self.folder, warning=warning
+        )
+
+
+def _remedy(status: int, track: Track) -> str:
+    """Return in plain words what an HTTP status of W&B means and what helps."""
+    project = "/".join(name for name in (track.entity, track.project) if name)
+    if status == 401:
+        return (
+            "W&B refused the key (HTTP 401): log in with `wandb login --relogin`, or correct "
+            "WANDB_API_KEY"
+        )
+    if status == 403:
+        return (
+            f"W&B does not let this key write to {project} (HTTP 403): ask for the permission, or "
+            f"name another track.entity or track.project"
+        )
+    if status == 404:
+        return (
+            f"W&B does not know {project} (HTTP 404): correct track.entity or track.project, or "
+            f"create the project"
+        )
+    return f"W&B did not take what was sent (HTTP {status})"
+
+
+def _missed(missing: Sequence[Entry], cause: str, folder: Path) -> str:
+    """Return the warning that names what did not arrive, or nothing."""
+    if not missing:
+        return ""
+    names = ", ".join(entry.name for entry in missing[:NAMED])
+    more = f" and {len(missing) - NAMED} more" if len(missing) > NAMED else ""
+    return (
+        f"{cause}; runs are kept offline: {names}{more}; the next launch sends them, or upload "
+        f"them with: wandb sync {shlex.quote(str(folder / 'wandb'))}/offline-run-*"
+    )
 
 
 def _said(error: Exception) -> str:
@@ -121,97 +244,6 @@ def _trouble(error: Exception) -> str:
     )
 
 
-def _publish(
-    entries: Iterable[_Entry], sweep: Mapping[str, Any], track: Track, folder: Path
-) -> Published:
-    folder.mkdir(parents=True, exist_ok=True)
-    memory = folder / MEMORY
-    known = _known(memory)
-    mode: Mode = "online" if track.wandb == "online" else "offline"
-    queue = list(entries)[::-1]
-    count, skipped, warning = 0, 0, ""
-    while queue:
-        entry = queue.pop()
-        # What only lies offline is not yet published online.
-        if (entry.mark, mode) in known.get(entry.run, ()):
-            skipped += 1
-            continue
-        try:
-            _write(entry, sweep, track, folder, mode)
-        except Exception as error:  # noqa: BLE001  tracking never fails a sweep
-            if mode == "offline":
-                warning = _trouble(error)
-                break
-            mode, warning = "offline", _unreachable(error, folder)
-            _forget()
-            queue.append(entry)
-            continue
-        _remember(memory, entry, mode)
-        count += 1
-    return Published(count=count, skipped=skipped, folder=folder, warning=warning)
-
-
-def _unreachable(error: Exception, folder: Path) -> str:
-    where = f"{shlex.quote(str(folder / 'wandb'))}/offline-run-*"
-    return (
-        f"W&B is not reachable ({_said(error)}); runs are kept "
-        f"offline, upload them with: wandb sync {where}"
-    )
-
-
-def _entry(record: Mapping[Any, Any], sweep: Mapping[str, Any], track: Track) -> _Entry:
-    row = {str(name): value for name, value in record.items()}
-    config, summary = _config(row), _summary(row)
-    where = [track.project, track.entity, track.group]
-    told = json.dumps([where, config, summary], sort_keys=True, default=str)
-    run = digest(f"{sweep['name']}/{row['trial']}")[:16]
-    tags = dict.fromkeys(str(row[t])[:TAG_CHARACTERS] for t in TAGS if row.get(t))
-    return _Entry(
-        run=run, mark=digest(told), config=config, summary=summary, tags=tuple(tags),
-        name=f"{row['attack']} · {row['defense']} · seed {row['seed']}"[:128],
-        job=str(row["kind"])[:TAG_CHARACTERS], tables={},
-    )  # fmt: skip
-
-
-def _tuning_entry(told: Mapping[str, Any], sweep: Mapping[str, Any], track: Track) -> _Entry:
-    rows = pd.DataFrame(told["rows"])
-    candidates = [
-        {
-            "defense": search["defense"], "held_out": search["held_out"],
-            "number": one["number"], "state": one["state"],
-            **{f"parameter.{name}": value for name, value in one["parameters"].items()},
-            **one["metrics"],
-        }
-        for search in told["searches"] for one in search.get("history", ())
-    ]  # fmt: skip
-    summary = {}
-    for column in rows.columns:
-        if str(column).startswith(("tuned_", "default_", "oracle_")):
-            for held, part in rows.groupby("held_out"):
-                value = float(pd.to_numeric(part[column]).mean())
-                if math.isfinite(value):
-                    summary[f"{column}/{held}"] = value
-    tables = {"tuned": _textual(rows)}
-    if candidates:
-        tables["candidates"] = _textual(pd.DataFrame(candidates))
-    where = [track.project, track.entity, track.group]
-    mark = digest(json.dumps([where, told], sort_keys=True, default=str))
-    return _Entry(
-        run=digest(f"{sweep['name']}/tune")[:16], mark=mark, name=f"tune · {sweep['name']}"[:128],
-        job="tune", tags=("tune",), config={"sweep": sweep["name"]}, summary=summary, tables=tables,
-    )  # fmt: skip
-
-
-def _textual(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return a table whose cells W&B takes: parameters as JSON text, columns of one kind."""
-    fixed = frame.copy()
-    for column in fixed.select_dtypes(object).columns:
-        fixed[column] = fixed[column].map(
-            lambda cell: cell if isinstance(cell, str) else json.dumps(cell, default=str)
-        )
-    return fixed
-
-
 def _known(file: Path) -> dict[str, set[tuple[str, str]]]:
     """Return run id → (mark, mode) of its last writing, offline and online; skip torn lines."""
     last: dict[tuple[str, str], str] = {}
@@ -219,118 +251,16 @@ def _known(file: Path) -> dict[str, set[tuple[str, str]]]:
         with contextlib.suppress(ValueError, KeyError, TypeError):
             entry = json.loads(line)
             last[entry["run"], entry["mode"]] = entry["mark"]
+            if entry["mode"] == "online":
+                last.pop((entry["run"], "offline"), None)  # Its offline copies were removed.
     known: dict[str, set[tuple[str, str]]] = {}
     for (run, mode), mark in last.items():
         known.setdefault(run, set()).add((mark, mode))
     return known
 
 
-def _remember(file: Path, entry: _Entry, mode: Mode) -> None:
+def _append(file: Path, entry: Entry, mode: Mode) -> None:
     torn = file.exists() and not file.read_bytes().endswith(b"\n")
     with file.open("a") as memory:
         line = json.dumps({"run": entry.run, "mode": mode, "mark": entry.mark})
         memory.write(("\n" if torn else "") + line + "\n")
-
-
-def _write(entry: _Entry, sweep: Mapping[str, Any], track: Track, folder: Path, mode: Mode) -> None:
-    """Write one run, or raise."""
-    before = set(_offline_runs(folder, entry.run))
-    with _unattended():
-        import wandb
-
-        started = wandb.init(
-            id=entry.run,
-            name=entry.name,
-            mode=mode,
-            project=track.project,
-            entity=track.entity,
-            group=track.group or str(sweep["name"]),
-            job_type=entry.job,
-            config=entry.config,
-            dir=str(folder),
-            settings=_settings(wandb),
-            tags=list(entry.tags),
-            resume="allow" if mode == "online" else None,
-            reinit="finish_previous",
-        )
-        tables = {name: wandb.Table(dataframe=table) for name, table in entry.tables.items()}
-        started.log({**entry.summary, **tables})
-        started.finish()
-    for stale in before:
-        # The same run, said again: uploading both would mix them.
-        shutil.rmtree(stale, ignore_errors=True)
-
-
-def _settings(wandb: Any) -> Any:
-    """Return settings that collect nothing, print nothing and end in bounded time."""
-    wanted = {
-        "console": "off", "silent": True, "disable_git": True, "disable_code": True,
-        "save_code": False, "x_disable_stats": True, "x_disable_meta": True,
-        "x_disable_machine_info": True, "x_save_requirements": False,
-        "init_timeout": CONNECT_SECONDS, "login_timeout": CONNECT_SECONDS,
-        "finish_timeout": UPLOAD_SECONDS, "finish_timeout_raises": True,
-    }  # fmt: skip
-    known = wandb.Settings.model_fields  # Versions differ in the lesser ones.
-    return wandb.Settings(**{name: value for name, value in wanted.items() if name in known})
-
-
-def _offline_runs(folder: Path, run: str) -> list[Path]:
-    return sorted((folder / "wandb").glob(f"offline-run-*-{run}*"))
-
-
-@contextlib.contextmanager
-def _unattended() -> Iterator[None]:
-    """Give wandb no terminal to ask at: a sweep must not wait for a key at night."""
-    stdin, silent = sys.stdin, os.environ.get("WANDB_SILENT")
-    os.environ["WANDB_SILENT"] = "true"
-    with Path(os.devnull).open() as nothing:
-        sys.stdin = nothing
-        try:
-            yield
-        finally:
-            sys.stdin = stdin
-            if silent is None:
-                os.environ.pop("WANDB_SILENT", None)
-            else:
-                os.environ["WANDB_SILENT"] = silent
-
-
-def _forget() -> None:
-    """Stop wandb's own process: it still holds the run that could not be started."""
-    import wandb
-
-    with contextlib.suppress(Exception):
-        wandb.teardown()
-
-
-def _plain(value: Any) -> Any:
-    return value.item() if isinstance(value, np.generic) else value
-
-
-def _defined(value: Any) -> bool:
-    """Return whether a cell holds something: not None, NA, NaN or infinite."""
-    if value is None or value is pd.NA or value is pd.NaT:
-        return False
-    return not isinstance(value, float) or math.isfinite(value)
-
-
-def _config(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return parameters with flat keys: filters and groups of W&B disagree on nested ones."""
-    chosen = {k: _plain(v) for k, v in row.items() if k in CONFIG or _parameter(k)}
-    return {k: v for k, v in chosen.items() if _defined(v)}
-
-
-def _parameter(column: str) -> bool:
-    """Return whether a column is a parameter; `found.*` are what a defense measured."""
-    return "." in column and not column.startswith("found.")
-
-
-def _summary(row: Mapping[str, Any]) -> dict[str, float]:
-    """Return every number that is neither a parameter nor undefined."""
-    numbers = {}
-    for name, value in row.items():
-        plain = _plain(value)
-        outside = _parameter(name) or name in CONFIG or name in UNSTABLE
-        if not outside and isinstance(plain, int | float) and _defined(plain):
-            numbers[name] = float(plain)
-    return numbers
