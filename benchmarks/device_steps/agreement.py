@@ -31,7 +31,10 @@ Found = dict[str, np.ndarray]
 NETWORKS = ("tiny_cnn", "wrn_16_1", "resnet18", "tiny_groupnorm")
 FLOAT32 = Recipe(epochs=1, batch_size=32, learning_rate=0.05, precision="float32")
 # Longest first, so that they do not end alone.
-SLOW = ("ispl", "frequency", "datamodels", "confusion_training", "feature_strength", "red")
+SLOW = [
+    "frequency", "ispl", "red", "cognitive_distillation", "neural_cleanse", "confusion_training",
+    "datamodels", "feature_strength",
+]  # fmt: skip
 
 
 def agreement(bench: Bench) -> None:
@@ -43,7 +46,8 @@ def agreement(bench: Bench) -> None:
         f"fit {name}": partial(_both, partial(_fit, name), bench.device)
         for name in bench.pick(NETWORKS, NETWORKS[:1])
     }
-    defenses = sorted(test_defenses.NAMES, key=lambda name: name not in SLOW)
+    rest = [name for name in test_defenses.NAMES if name not in SLOW]
+    defenses = [name for name in SLOW if name in test_defenses.NAMES] + rest
     jobs |= {
         f"defense {name}": partial(_both, partial(_defense, name, case), bench.device)
         for name in defenses
