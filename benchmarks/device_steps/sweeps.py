@@ -92,6 +92,8 @@ def run_sweep(bench: Bench, values: dict[str, Any], folder: Path) -> tuple[Any, 
             )
     finally:
         stop.cancel()
+    if not runs:
+        raise TimeoutError("the sweep was interrupted before its first stage")
     return runs[0], done, watch, time.perf_counter() - start
 
 
