@@ -46,7 +46,7 @@ for folder in (ROOT, ROOT / "benchmarks"):  # The tree's package and tests, wher
 
 from device_steps.apart import FORK  # noqa: E402
 from device_steps.bench import Bench, last_line  # noqa: E402
-from device_steps.table import read, table  # noqa: E402
+from device_steps.table import SECONDS, read, table  # noqa: E402
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,7 @@ def main() -> None:
             bench.note(step.function, "ENDED", f"with {process.exitcode}")
         end(process)
         bench.since = begun
-        bench.note("seconds", step.function, round(time.monotonic() - begun, 1))
+        bench.note(SECONDS, step.function, round(time.monotonic() - begun, 1))
         (options.out / "table.txt").write_text(table(read(lines)) + "\n")
         print(table(read(lines)), flush=True)
 

@@ -7,8 +7,10 @@
 # pyarrow, rich, safetensors and PyYAML. FOLDER (build/device) gets kit.tar.xz of about 36 MB, which
 # unpacks into `site`, to be put on PYTHONPATH; there:
 #
-#     mkdir -p /tmp/kit && tar -xJf kit.tar.xz -C /tmp/kit
-#     export PYTHONPATH=$PWD:/tmp/kit/site RAYSWEEP_DATA=FOLDER_WITH_CIFAR10
+#     mkdir -p /tmp/kit && python3 -m tarfile -e kit.tar.xz /tmp/kit
+#     export PYTHONPATH=$PWD:/tmp/kit/site RAYSWEEP_DATA=FOLDER_WITH_CIFAR10 PYTHONUNBUFFERED=1
+#     export OMP_NUM_THREADS=1 RAY_memory_monitor_refresh_ms=0
+#     python3 -m compileall -q -j 0 /tmp/kit/site/ray /tmp/kit/site/pydantic  # or Ray starts late
 #     python3 benchmarks/device.py --out FOLDER --seconds 540
 #
 # --list prints the packages and what is cut from Ray, and needs no network. W&B is left out: a

@@ -34,12 +34,13 @@ def _machine(bench: Bench) -> None:
     bench.note("machine", "CUDA", str(torch.version.cuda))
     if bench.cuda:
         bench.note("machine", "cuDNN", str(torch.backends.cudnn.version()))
-        bench.note("machine", "TF32 of cuDNN", torch.backends.cudnn.allow_tf32)
     bench.note("machine", "cores", os.cpu_count() or 0)
     memory = Path("/proc/meminfo").read_text().split()[1]
     bench.note("machine", "MemTotal", round(int(memory) / 1e6, 1), "GB")
     free = shutil.disk_usage("/dev/shm").free / 1e9
     bench.note("machine", "/dev/shm", round(free, 1), "GB free")
+    if bench.cuda:  # Last: torch refuses to say it where both of its ways to set it were used.
+        bench.note("machine", "TF32 of cuDNN", torch.backends.cudnn.allow_tf32)
 
 
 def _imports(bench: Bench) -> None:
@@ -71,11 +72,9 @@ def product_rate(bench: Bench, dtype: torch.dtype) -> float:
 
 def _products(bench: Bench) -> None:
     bench.note("products", "bfloat16", product_rate(bench, torch.bfloat16) / 1e12, "TFLOP/s")
-    before = torch.backends.cuda.matmul.allow_tf32
-    for name, allowed in (("float32", False), ("TF32", True)):
+    for name, allowed in (("TF32", True), ("float32", False)):  # The latter is torch's default.
         torch.backends.cuda.matmul.allow_tf32 = allowed
         bench.note("products", name, product_rate(bench, torch.float32) / 1e12, "TFLOP/s")
-    torch.backends.cuda.matmul.allow_tf32 = before
 
 
 def _copies(bench: Bench) -> None:

@@ -166,4 +166,4 @@ def _field(bench: Bench, name: str, data: ImageSet, rates: dict[str, float]) -> 
 
     took = bench.median(epoch, bench.pick(2, 1))
     rates[name] = len(data) / took
-    bench.note(f"{name}, {batch}", f"field, {WORKERS} workers", rates[name], "images/s")
+    bench.note(f"{name}, {batch}", "field", rates[name], "images/s")

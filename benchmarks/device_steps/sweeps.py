@@ -11,6 +11,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -72,27 +73,54 @@ def _title(pid: str) -> str:
     return words[0].rpartition("/")[2] if words else "gone"
 
 
-def run_sweep(bench: Bench, values: dict[str, Any], folder: Path) -> tuple[Any, Any, Watch, float]:
-    """Launch a sweep under Ray; return its run, its conclusion, samples and wall seconds."""
+class Told:
+    """Notes each stage of the gpu class, and each trial's ASR and CA, as soon as it is stored."""
+
+    def __init__(self, bench: Bench, row: str) -> None:
+        self.bench, self.row = bench, row
+        self.known: set[str] = set()
+
+    def __call__(self, run: Any) -> None:
+        """Note what is new of a run; called after every change of it."""
+        for key in [key for key in run.schedule.ran if key not in self.known]:
+            self.known.add(key)
+            stage = run.planner.stages[key]
+            manifest = run.store.manifest(stage.kind, key)
+            if manifest is None:
+                continue
+            if stage.kind == "evaluate":
+                found = run.store.outcome(key)
+                text = ", ".join(
+                    f"{n} {found[n]:.4f}" for n in ("asr", "ca") if found.get(n) is not None
+                )
+                trial = ", ".join(sorted(role for role in stage.inputs if role != "data"))
+                self.bench.note(f"{self.row}, evaluated", f"[{trial}]", text)
+            elif stage.resource == "gpu":
+                what = f"{stage.kind} {stage.params.get('part', '')}".strip()
+                seconds, device = manifest.info["seconds"], manifest.info["device"]
+                self.bench.note(f"{self.row}, stages", what, seconds, f"s on {device}")
+
+
+def run_sweep(
+    bench: Bench, values: dict[str, Any], folder: Path, told: Callable[[Any], None]
+) -> tuple[Any, Watch, float]:
+    """Launch a sweep under Ray; return its conclusion, samples and wall seconds."""
     from raysweep.launch import launch
     from raysweep.loading import load_sweep
 
     os.environ.setdefault("RAY_memory_monitor_refresh_ms", "0")
     file = folder / f"{values['name']}.yaml"
     file.write_text(yaml.safe_dump({**values, "track": {"wandb": "disabled"}}))
-    runs: list[Any] = []
     start = time.perf_counter()
     # A sweep that takes too long is interrupted, as by Ctrl-C: what finished is still told.
-    stop = threading.Timer(max(bench.left - 12, 1), os.kill, (os.getpid(), signal.SIGINT))
+    stop = threading.Timer(max(bench.left - 20, 1), os.kill, (os.getpid(), signal.SIGINT))
     stop.start()
     try:
         with Watch(bench) as watch:
-            done = launch(
-                load_sweep(file), file.read_text(), str(folder / "store"), watch=runs.append
-            )
+            done = launch(load_sweep(file), file.read_text(), str(folder / "store"), watch=told)
     finally:
         stop.cancel()
-    return runs[0], done, watch, time.perf_counter() - start
+    return done, watch, time.perf_counter() - start
 
 
 def _stages(run: Any) -> list[tuple[Any, dict[str, Any]]]:
@@ -128,8 +156,11 @@ def _sweep(bench: Bench, row: str, share: float, at: int, folder: Path) -> None:
         "attacks": [{"badnets": {"rate": bench.pick([0.05, 0.1], 0.1)}}], "defenses": ["none"],
         "seeds": bench.pick(6, 1), "resources": {"gpu": {"cpu": 1, "gpu": share}},
     }  # fmt: skip
-    run, done, watch, took = run_sweep(bench, values, folder)
-    stages = _stages(run)
+    runs: list[Any] = []
+    done, watch, took = run_sweep(bench, values, folder, runs.append)
+    if not runs:
+        raise TimeoutError("the sweep was interrupted before its first stage")
+    run, stages = runs[0], _stages(runs[0])
     bench.note(row, "wall", took, "s")
     statuses = dict(done.rows["status"].value_counts())
     bench.note(row, "trials", ", ".join(f"{n} {status}" for status, n in statuses.items()))
@@ -172,16 +203,12 @@ def paper_row(bench: Bench) -> None:
         values["resources"] = {"gpu": {"cpu": 1}}
     bench.note("paper row", "published for ABL", "ASR 3.04, CA 86.11")
     with tempfile.TemporaryDirectory(prefix="d", dir="/tmp") as name:
-        run, done, watch, took = run_sweep(bench, values, Path(name))
+        done, watch, took = run_sweep(bench, values, Path(name), Told(bench, "paper"))
         for number, (_, one) in enumerate(done.rows.iterrows()):
             facts = [f"{n} {one[n]:.4f}" for n in ("asr", "ca") if n in one and one[n] is not None]
             label = next((str(one[n]) for n in ("defense", "defense_label") if n in one), number)
             bench.note("paper row", str(label), f"{one['status']} {', '.join(facts)}")
         bench.note("paper row", "wall", took, "s")
-        for stage, info in _stages(run):
-            if stage.resource == "gpu":
-                at = f"{stage.kind} {stage.params.get('part', '')}".strip()
-                bench.note("paper stages", at, info["seconds"], f"s on {info['device']}")
         if watch.busy:
             busy = statistics.mean(per_cent for _, per_cent in watch.busy)
             bench.note("paper row", "GPU busy", busy, "%")

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 MOST_LINES = 60
-WIDTH = 190  # 60 lines of it stay below the 12,000 characters that a lent machine may give back.
+MOST_CHARACTERS = 11_500  # A lent machine may give back the last 12,000 alone.
+WIDTH = 220
+SECONDS = "seconds"  # The subject of how long each step took: one line for all.
 
 
 def read(lines: Path) -> list[dict[str, Any]]:
@@ -26,19 +28,32 @@ def table(notes: list[dict[str, Any]]) -> str:
     rows: dict[tuple[int, str], list[str]] = {}
     for note in notes:
         if note["shown"]:
-            value = note["value"]
-            text = f"{value:.4g}" if isinstance(value, float) and abs(value) < 1e4 else f"{value}"
-            if isinstance(value, float) and abs(value) >= 1e4:
-                text = f"{value:,.0f}"
-            unit = f" {note['unit']}" if note["unit"] else ""
-            rows.setdefault((note["step"], note["subject"]), []).append(
-                f"{note['what']} {text}{unit}".strip()
-            )
-    lines = [f"{step} {subject}: {' | '.join(values)}" for (step, subject), values in rows.items()]
+            values = rows.setdefault((note["step"], note["subject"]), [])
+            values.append(f"{note['what']} {_text(note['value'])} {note['unit']}".strip())
+    seconds = [
+        value for (_, subject), values in rows.items() if subject == SECONDS for value in values
+    ]
+    lines = [
+        f"{step} {subject}: {' | '.join(values)}"
+        for (step, subject), values in rows.items()
+        if subject != SECONDS
+    ]
     lines = [line if len(line) <= WIDTH else line[: WIDTH - 3] + "..." for line in lines]
-    most = MOST_LINES - 3
-    if len(lines) > most:
-        left_out = len(lines) - most
-        lines = [f"({left_out} earlier rows are in device.jsonl)", *lines[left_out:]]
     card = notes[-1]["card"] if notes else ""
-    return "\n".join([f"=== {card} ===", *lines, "=" * 20])
+    ends = [f"=== {card} ===", f"seconds: {', '.join(seconds)}", "=" * 20]
+    left_out = 0
+    while _too_much([*ends, *lines[left_out:]]):
+        left_out += 1
+    if left_out:
+        lines = [f"({left_out} earlier rows are in device.jsonl)", *lines[left_out:]]
+    return "\n".join([*ends[:2], *lines, ends[2]])
+
+
+def _text(value: float | int | str | bool) -> str:
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:,.0f}" if abs(value) >= 1e4 else f"{value:.4g}"
+
+
+def _too_much(lines: list[str]) -> bool:
+    return len(lines) >= MOST_LINES or sum(len(line) + 1 for line in lines) > MOST_CHARACTERS
