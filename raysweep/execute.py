@@ -115,11 +115,9 @@ def _tune_settings(pending: int) -> Iterator[None]:
             warnings.simplefilter("ignore")
             yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+        for name in settings:
+            del os.environ[name]
+        os.environ.update({name: value for name, value in before.items() if value is not None})
 
 
 def _tune(run: Run, *, cluster: bool, most: int | None) -> None:
@@ -155,14 +153,13 @@ def _tune(run: Run, *, cluster: bool, most: int | None) -> None:
     if not run.over:
         run.schedule.stopping = True
     if feed.stranded:
-        raise HostError("; ".join(feed.refused.values()))
+        raise HostError("\n".join(feed.refused.values()))
 
 
 class _Feed:
     """What a running searcher works with; kept here, since Tune pickles the searcher.
 
     `refused` holds why hosts refuse to work, by node id; `stranded` is set when no other is left.
-    What workers say of themselves lies below `prefix` in the cluster's key-value store.
     """
 
     def __init__(self, run: Run, most: int | None, *, cluster: bool) -> None:

@@ -166,6 +166,11 @@ class Cluster:
                 self.hosts[name] = self._start(name, words, SEPARATED, 1, PYTHONPATH=str(path))
         until(lambda: all(node.joined for node in self.hosts.values()))
 
+    def working(self, *names: str) -> str:
+        """Return one of these hosts that is up, else the first of them."""
+        up = [name for name in names if name in self.hosts and self.hosts[name].works]
+        return [*up, names[0]][0]
+
     def environment(self) -> dict[str, str]:
         """Return what differs between the environment of a driver, or node, and this process's."""
         own = {"TMPDIR": "tmp", "HOME": "home"}
