@@ -21,13 +21,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from raysweep import provenance
+from raysweep import provenance, worker
 from raysweep.cluster import bundles, check_room, fits_somewhere, refusals, room, shape_of
 from raysweep.driver import Run, slots_of
 from raysweep.errors import HostError, PlanError
+from raysweep.provenance import code_here, refusal
 from raysweep.schedule import Result
 from raysweep.spec import ResourceClass, foreign_modules
-from raysweep.worker import left
 
 LOCAL_AHEAD = 2
 POLL_SECONDS = 0.5
@@ -165,7 +165,7 @@ class _Feed:
     def __init__(self, run: Run, most: int | None, *, cluster: bool) -> None:
         self.run = run
         self.prefix = f"raysweep/{run.ledger.run}/"
-        self.code = provenance.code_here(foreign_modules(run.sweep))
+        self.code = code_here(foreign_modules(run.sweep))
         self.refused: dict[str, str] = {}
         self.stranded = False
         self._looked = 0.0
@@ -258,7 +258,7 @@ def _searcher(token: str) -> Any:
             keys = feed.held.pop(trial_id, [])
             feed.heed()  # Another worker may have taken over a batch that a host refused.
             if error or result is None or "results" not in result:
-                if left(feed.ticket(trial_id)):
+                if worker.left(feed.ticket(trial_id)):
                     feed.run.returned(keys)
                 else:
                     feed.run.lost(keys, "the worker process died (out of memory, or its node went)")
@@ -306,7 +306,7 @@ def _worker() -> Any:
         """
 
         def setup(self, config: dict[str, Any]) -> None:
-            if reason := provenance.refusal(config["code"]):
+            if reason := refusal(config["code"]):
                 node = ray.get_runtime_context().get_node_id()
                 put = internal_kv._internal_kv_put
                 put(f"{config['refusing']}{node}", reason.encode(), overwrite=True)
