@@ -88,7 +88,11 @@ class Desk:
     @property
     def defense(self) -> Defense:
         """The defense; decision parameters have their defaults wherever they are not identity."""
-        return method("defenses", self.params["defense"])  # type: ignore[no-any-return]
+        defense: Defense = method("defenses", self.params["defense"])
+        if self.stage.kind == "defend" and self.params.get("part") == "run":
+            asked = self.params.get("run_version", 1)
+            methods.check_version(type(defense), "RUN_VERSION", asked)
+        return defense
 
     @property
     def model(self) -> Model:

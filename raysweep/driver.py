@@ -2,54 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
-import platform
-import subprocess
 import time
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 from typing import Any, Protocol
 
-from raysweep import __version__
 from raysweep.costs import Costs, record
 from raysweep.graph import Stage
 from raysweep.ledger import Ledger, log_path
 from raysweep.plan import Planner
+from raysweep.provenance import git_commit, versions
 from raysweep.schedule import Result, Schedule
 from raysweep.spec import Sweep, canonical, check_layers
 from raysweep.store import Store
-
-PACKAGES = ("torch", "torchvision", "ray", "numpy", "scikit-learn", "optuna", "wandb")
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of this package, Python and everything that can change a number."""
-    found = {"raysweep": __version__, "python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-def git_commit() -> str:
-    """Return the commit of raysweep's checkout, with `+dirty` if it has changes; else empty."""
-
-    def git(*words: str) -> str:
-        folder = Path(__file__).parent
-        run = subprocess.run(
-            ["git", *words], cwd=folder, capture_output=True, text=True, timeout=10, check=True
-        )
-        return run.stdout.strip()
-
-    try:
-        tracked = git("ls-files", "--error-unmatch", "driver.py")
-        dirty = git("status", "--porcelain", "--untracked-files=no")
-        return git("rev-parse", "HEAD") + ("+dirty" if dirty else "") if tracked else ""
-    except (OSError, subprocess.SubprocessError):
-        return ""
 
 
 def slots_of(cpus: float, gpus: float, sweep: Sweep, most: int | None) -> dict[str, int]:
@@ -111,7 +76,8 @@ class Run:
         check_layers(sweep)
         store.check()
         self.ledger = Ledger(store, sweep.name)
-        self.provenance = {"commit": git_commit(), "run": self.ledger.run}
+        self.provenance = {"run": self.ledger.run}
+        self.notes: list[str] = []
         self.costs = Costs(self.planner, store)
         self.schedule = Schedule(
             self.planner,
@@ -134,7 +100,7 @@ class Run:
             "created_at": self.started,
             "storage": self.store.where(),
             "versions": versions(),
-            "git_commit": self.provenance["commit"],
+            "git_commit": git_commit(),
         }
         self.store.write(
             f"sweeps/{self.sweep.name}/sweep.json", json.dumps(described, indent=1).encode()
@@ -214,6 +180,12 @@ class Run:
     def returned(self, keys: Iterable[str]) -> None:
         """Take back stages that no process has begun; nothing counts against them."""
         self.schedule.returned(keys)
+        self.watch(self)
+
+    def note(self, text: str) -> None:
+        """Keep what a user should know beside the results, and tell the watcher."""
+        self.notes.append(text)
+        self.ledger.write({"event": "note", "text": text})
         self.watch(self)
 
     def _settled(self, keys: Iterable[str]) -> None:

@@ -6,6 +6,7 @@ RaysweepError
 ├── KnowledgeError   a method asked for something it does not declare
 ├── StageError       a stage failed; becomes a row of the records
 │   └── NonFiniteLoss
+├── HostError        no host of the cluster may work for this driver
 ├── DeviceError      a stage holds a GPU that its process cannot use; another worker may
 └── StoreError       an artifact cannot be written or read
     └── DamagedArtifact   its bytes differ from its manifest; it is recomputed
@@ -36,6 +37,10 @@ class StageError(RaysweepError):
 
 class NonFiniteLoss(StageError):
     """The training loss became NaN or infinite."""
+
+
+class HostError(RaysweepError):
+    """No host that is up may work for this driver: other code, or a broken installation."""
 
 
 class DeviceError(RaysweepError):

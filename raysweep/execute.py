@@ -15,23 +15,22 @@ import socket
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
+from raysweep import provenance, worker
+from raysweep.cluster import bundles, check_room, fits_somewhere, refusals, room, shape_of
 from raysweep.driver import Run, slots_of
-from raysweep.errors import PlanError
-from raysweep.graph import Stage
+from raysweep.errors import HostError, PlanError
+from raysweep.provenance import code_here, refusal
 from raysweep.schedule import Result
-from raysweep.spec import ResourceClass, Sweep
-from raysweep.store import Store
+from raysweep.spec import ResourceClass, foreign_modules
 
-Perform = Callable[[Stage, Store, Mapping[str, Any], float], Result]
 LOCAL_AHEAD = 2
 POLL_SECONDS = 0.5
-START_SECONDS = 20.0
 CLUSTER_AHEAD = 200
 
 
@@ -49,25 +48,23 @@ def run_inline(run: Run) -> None:
             run.finished([perform(stage, run.store, run.provenance, held)])
 
 
-def run_on_ray(
-    run: Run, *, address: str | None, most: int | None, perform: Perform | None = None
-) -> None:
+def run_on_ray(run: Run, *, address: str | None, most: int | None) -> None:
     """Run every stage on Ray Tune, on a cluster at `address` or on one started here.
 
     Args:
         run: the run.
         address: of a running cluster; none: start Ray on this machine and stop it at the end.
         most: at most so many stages at once.
-        perform: what a worker does with a stage; by default `raysweep.stages.perform`.
 
     Raises:
         PlanError: if there is no cluster at the address, or this driver may not use it.
+        HostError: if every host that could do the work refuses to.
     """
     import ray
 
     _connect(address)
     try:
-        _tune(run, cluster=address is not None, most=most, perform=perform)
+        _tune(run, cluster=address is not None, most=most)
     finally:
         ray.shutdown()
 
@@ -99,17 +96,6 @@ def _knock(address: str) -> None:
         socket.create_connection((host, int(port)), timeout=10).close()
 
 
-def _fits(sweep: Sweep, have: Mapping[str, float]) -> None:
-    """Refuse what this machine can never give; a cluster may still grow."""
-    for name, size in (("cpu", sweep.resources.cpu), ("gpu", sweep.resources.gpu)):
-        for kind, wanted in (("CPU", size.cpu), ("GPU", size.gpu), ("memory", size.memory_bytes)):
-            if wanted > have.get(kind, 0):
-                raise PlanError(
-                    f"resources.{name}.{kind.lower()}: a stage asks for {wanted:g}, this machine "
-                    f"has {have.get(kind, 0):g}; ask for less, or launch on a cluster (--address)"
-                )
-
-
 @contextmanager
 def _tune_settings(pending: int) -> Iterator[None]:
     """Keep Tune from writing five files a trial, and let it hold as many trials as we give it."""
@@ -119,6 +105,7 @@ def _tune_settings(pending: int) -> Iterator[None]:
         "TUNE_GLOBAL_CHECKPOINT_S": "3600",
         "TUNE_WARN_THRESHOLD_S": "3600",
         "TUNE_RESULT_BUFFER_LENGTH": "0",
+        "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
         "RAY_AIR_NEW_OUTPUT": "0",
     }
     before = {name: os.environ.get(name) for name in settings}
@@ -128,60 +115,96 @@ def _tune_settings(pending: int) -> Iterator[None]:
             warnings.simplefilter("ignore")
             yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+        for name in settings:
+            del os.environ[name]
+        os.environ.update({name: value for name, value in before.items() if value is not None})
 
 
-def _tune(run: Run, *, cluster: bool, most: int | None, perform: Perform | None) -> None:
+def _tune(run: Run, *, cluster: bool, most: int | None) -> None:
     import ray
     from ray import tune
 
-    have = ray.cluster_resources()
     if not cluster:
-        _fits(run.sweep, have)
-    slots = slots_of(have.get("CPU", 1), have.get("GPU", 0), run.sweep, most)
-    ahead = most or (max(CLUSTER_AHEAD, max(slots.values())) if cluster else max(slots.values()))
+        check_room(run.sweep, room())
     token = f"{id(run)}"
-    _RUNS[token] = _Feed(run, slots, ahead + (0 if most else LOCAL_AHEAD))
-    logging.getLogger("ray.tune").setLevel(logging.ERROR)
-    for name in ("ray.tune.execution", "ray.train", "ray.tune.tuner"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    feed = _RUNS[token] = _Feed(run, most, cluster=cluster)
+    for name in ("ray.tune", "ray.tune.execution", "ray.train", "ray.tune.tuner"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    # A worker may have any raysweep, or none: what it is asked first must not be looked up there.
+    ray.cloudpickle.register_pickle_by_value(provenance)
     try:
-        with _tune_settings(ahead + LOCAL_AHEAD), tempfile.TemporaryDirectory() as folder:
+        with _tune_settings(feed.ahead + LOCAL_AHEAD), tempfile.TemporaryDirectory() as folder:
             tune.Tuner(
-                tune.with_resources(_worker(perform), _shape_of(run.sweep)),
+                tune.with_resources(_worker(), shape_of(run.sweep)),
                 tune_config=tune.TuneConfig(
                     search_alg=_searcher(token), num_samples=-1, reuse_actors=True,
                     trial_dirname_creator=lambda trial: trial.trial_id,
                 ),
                 run_config=tune.RunConfig(
-                    name="sweep", storage_path=folder, verbose=0,
+                    name="sweep", storage_path=folder, verbose=0, stop=_stopper(token),
                     failure_config=tune.FailureConfig(max_failures=0),
+                    # The folder is on this host: a worker that saved anything there would fail.
+                    checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
                 ),
             ).fit()  # fmt: skip
     finally:
+        ray.cloudpickle.unregister_pickle_by_value(provenance)
         del _RUNS[token]
     if not run.over:
         run.schedule.stopping = True
+    if feed.stranded:
+        raise HostError("\n".join(feed.refused.values()))
 
 
 class _Feed:
-    """What a running searcher works with; kept here, since Tune pickles the searcher."""
+    """What a running searcher works with; kept here, since Tune pickles the searcher.
 
-    def __init__(self, run: Run, slots: dict[str, int], ahead: int) -> None:
+    `refused` holds why hosts refuse to work, by node id; `stranded` is set when no other is left.
+    """
+
+    def __init__(self, run: Run, most: int | None, *, cluster: bool) -> None:
         self.run = run
-        self.slots = slots
-        self.ahead = ahead
+        self.prefix = f"raysweep/{run.ledger.run}/"
+        self.code = code_here(foreign_modules(run.sweep))
+        self.refused: dict[str, str] = {}
+        self.stranded = False
+        self._looked = 0.0
         self.held: dict[str, list[str]] = {}
+        self._most = most
+        self.slots = self._slots()
+        self.ahead = most or max(CLUSTER_AHEAD if cluster else 0, *self.slots.values())
+        self.limit = self.ahead + (0 if most else LOCAL_AHEAD)
+
+    def _slots(self) -> dict[str, int]:
+        have = room(self.refused)
+        return slots_of(have.get("CPU", 1), have.get("GPU", 0), self.run.sweep, self._most)
 
     def size(self, key: str) -> ResourceClass:
         """Return what a stage asks of the cluster; classes that ask the same share workers."""
         resource = self.run.planner.stages[key].resource
         found: ResourceClass = getattr(self.run.sweep.resources, resource)
         return found
+
+    def ticket(self, trial_id: str) -> str:
+        """Return where a worker says that it ended before it began a batch."""
+        return f"{self.prefix}left/{trial_id}"
+
+    def heed(self) -> None:
+        """Note which hosts refuse to work: they are handed nothing more."""
+        for node, reason in refusals(f"{self.prefix}refused/").items():
+            if node not in self.refused:
+                self.refused[node] = reason
+                self.slots = self._slots()
+                self.run.note(reason)
+
+    def look_around(self) -> bool:
+        """Return whether what is handed out has no host to go to, since some refuse to work."""
+        if self.refused and not self.stranded and time.monotonic() > self._looked + POLL_SECONDS:
+            self._looked = time.monotonic()
+            asked = bundles(self.run.sweep)
+            classes = {self.run.planner.stages[keys[0]].resource for keys in self.held.values()}
+            self.stranded = not all(fits_somewhere(asked[name], self.refused) for name in classes)
+        return self.stranded
 
 
 _RUNS: dict[str, _Feed] = {}
@@ -205,7 +228,7 @@ def _searcher(token: str) -> Any:
             feed = _feed(token)
             if feed.run.over:
                 return Searcher.FINISHED
-            batch = feed.run.take(feed.slots) if len(feed.held) < feed.ahead else []
+            batch = feed.run.take(feed.slots) if len(feed.held) < feed.limit else []
             if not batch:
                 return None
             feed.held[trial_id] = [stage.key for stage in batch]
@@ -213,15 +236,18 @@ def _searcher(token: str) -> Any:
             size = feed.size(batch[0].key)
             return {
                 "class": resource,
-                "ticket": trial_id,
-                "workers": f"raysweep/{feed.run.ledger.run}/{size.model_dump_json()}/",
+                "ticket": feed.ticket(trial_id),
+                "workers": f"{feed.prefix}{size.model_dump_json()}/",
                 "beside": min(
                     feed.slots[resource],
                     sum(feed.size(keys[0]) == size for keys in feed.held.values()),
                 ),
                 "gpus": size.gpu,
                 "store": feed.run.store.uri,
-                "provenance": feed.run.provenance,
+                "run": feed.run.provenance,
+                "code": asdict(feed.code),
+                "refusing": f"{feed.prefix}refused/",
+                "refused": list(feed.refused),
                 "stages": [asdict(stage) for stage in batch],
             }
 
@@ -230,14 +256,14 @@ def _searcher(token: str) -> Any:
         ) -> None:
             feed = _feed(token)
             keys = feed.held.pop(trial_id, [])
+            feed.heed()  # Another worker may have taken over a batch that a host refused.
             if error or result is None or "results" not in result:
-                if _left(trial_id):
+                if worker.left(feed.ticket(trial_id)):
                     feed.run.returned(keys)
                 else:
                     feed.run.lost(keys, "the worker process died (out of memory, or its node went)")
                 return
-            results = [Result(**entry) for entry in json.loads(result["results"])]
-            feed.run.finished(results)
+            feed.run.finished(results := [Result(**r) for r in json.loads(result["results"])])
             feed.run.returned(set(keys) - {result.key for result in results})
 
         def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
@@ -252,32 +278,63 @@ def _searcher(token: str) -> Any:
     return PlanSearcher()
 
 
-def _worker(perform: Perform | None) -> Any:
+def _stopper(token: str) -> Any:
+    from ray.tune import Stopper
+
+    class Stranded(Stopper):  # type: ignore[misc]
+        """Ends everything, and what waits for a place too, when no host is left."""
+
+        def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+            del trial_id, result
+            return False
+
+        def stop_all(self) -> bool:
+            return _feed(token).look_around()
+
+    return Stranded()
+
+
+def _worker() -> Any:
+    import ray
     from ray import tune
+    from ray.experimental import internal_kv
 
     class StageWorker(tune.Trainable):  # type: ignore[misc]
-        """A warm process that runs one batch of stages for each trial it is given."""
+        """A warm process that runs one batch of stages for each trial it is given.
+
+        It travels by value and imports raysweep only after its host's code was found the same.
+        """
 
         def setup(self, config: dict[str, Any]) -> None:
-            from raysweep import device
+            if reason := refusal(config["code"]):
+                node = ray.get_runtime_context().get_node_id()
+                put = internal_kv._internal_kv_put
+                put(f"{config['refusing']}{node}", reason.encode(), overwrite=True)
+                put(config["ticket"], b"1", overwrite=True)
+                put(f"{config['workers']}{node}", b"refuses", overwrite=True)  # nobody waits for it
+                os._exit(1)
+
+            from raysweep import device, worker
 
             if not config["gpus"]:
                 device.hide_gpus()  # Ray shows every GPU to a process that asked for none.
             self.batch = config
-            self.crew = _Crew(config["workers"])
+            self.crew = worker.Crew(config["workers"])
             self.leaks = device.Leaks()
 
         def reset_config(self, new_config: dict[str, Any]) -> bool:
-            from raysweep import device
+            from raysweep import device, worker
 
             if device.broken() or self.leaks.found(device.held_bytes()):
                 self.crew.leave()
-                _leave(new_config["ticket"])
+                worker.leave(new_config["ticket"])
             self.batch = new_config
             return True
 
         def step(self) -> dict[str, Any]:
-            results = [asdict(result) for result in _perform(self.batch, perform)]
+            from raysweep import worker
+
+            results = [asdict(result) for result in worker.perform(self.batch)]
             self.crew.wait(self.batch["beside"])
             return {"done": True, "stages": len(results), "results": json.dumps(results)}
 
@@ -291,79 +348,3 @@ def _worker(perform: Perform | None) -> Any:
             del checkpoint
 
     return StageWorker
-
-
-class _Crew:
-    """The workers of one kind that are up.
-
-    Tune gives a waiting batch to whatever worker is free and then drops the one that is starting
-    for it: where stages are shorter than a start, a second worker would never come up. So a worker
-    that has finished lets the others start before it says so.
-    """
-
-    def __init__(self, prefix: str) -> None:
-        from ray.experimental import internal_kv
-
-        self._kv, self._prefix = internal_kv, prefix
-        self._mine = f"{prefix}{socket.gethostname()}-{os.getpid()}"
-        self._patient = True
-        self._kv._internal_kv_put(self._mine, b"up", overwrite=True)
-
-    def wait(self, count: int) -> None:
-        """Wait until so many are up; in vain but once, where the cluster has no room for them."""
-        limit = time.monotonic() + START_SECONDS
-        while self._patient and len(self._kv._internal_kv_list(self._prefix)) < count:
-            if time.monotonic() > limit:
-                self._patient = False
-            time.sleep(0.05)
-
-    def leave(self) -> None:
-        """Say that this one is up no longer."""
-        self._kv._internal_kv_del(self._mine)
-
-
-def _leave(ticket: str) -> NoReturn:
-    """End this process before it begins a batch, so that its stages go to a fresh one."""
-    from ray.experimental import internal_kv
-
-    internal_kv._internal_kv_put(f"raysweep/left/{ticket}", b"1", overwrite=True)
-    os._exit(1)
-
-
-def _left(ticket: str) -> bool:
-    """Return whether the worker of a batch ended before it began it."""
-    from ray.experimental import internal_kv
-
-    return bool(internal_kv._internal_kv_del(f"raysweep/left/{ticket}"))
-
-
-_STORES: dict[str, Store] = {}
-
-
-def _perform(batch: dict[str, Any], perform: Perform | None) -> Iterator[Result]:
-    from raysweep import device
-
-    if perform is None:
-        from raysweep import stages
-
-        perform = stages.perform
-    store = _STORES.setdefault(batch["store"], Store(batch["store"]))
-    for entry in batch["stages"]:
-        yield perform(Stage(**entry), store, batch["provenance"], batch["gpus"])
-        if device.broken():
-            return  # What is left of the batch goes to another process.
-
-
-def _shape_of(sweep: Sweep) -> Any:
-    """Return a function from a batch's config to what its class asks of Ray."""
-    from ray import tune
-
-    shapes = {}
-    for name, size in (("cpu", sweep.resources.cpu), ("gpu", sweep.resources.gpu)):
-        bundle: dict[str, float] = {"CPU": size.cpu}
-        if size.gpu:
-            bundle["GPU"] = size.gpu
-        if size.memory:
-            bundle["memory"] = size.memory_bytes
-        shapes[name] = tune.PlacementGroupFactory([bundle])
-    return lambda config: shapes[config["class"]]

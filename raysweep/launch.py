@@ -11,6 +11,7 @@ import pandas as pd
 
 from raysweep import execute, records
 from raysweep.driver import Run
+from raysweep.errors import HostError
 from raysweep.report.html import render
 from raysweep.spec import Sweep
 from raysweep.store import Store
@@ -26,7 +27,7 @@ class Conclusion:
         cached: how many were stored before it.
         interrupted: whether it was stopped before the end.
         report: path or URI of the HTML report.
-        warnings: what went wrong beside the sweep itself (tracking).
+        warnings: what went wrong beside the sweep itself (hosts, tracking).
     """
 
     rows: pd.DataFrame
@@ -50,9 +51,18 @@ def launch(
     """Run what is missing or failed of a sweep, and conclude it whatever happens.
 
     Ctrl-C stops the run, not the conclusion: records and report are written from what there is.
+
+    Raises:
+        PlanError: if the sweep cannot be carried out as asked.
+        HostError: if every host that could do the work refuses to; records are written before.
     """
     run = Run(sweep, Store(storage), text, watch)
-    interrupted = carry_out(run, address=address, inline=inline, most=most)
+    try:
+        interrupted = carry_out(run, address=address, inline=inline, most=most)
+    except HostError:
+        with second_interrupt_waits():
+            _conclude(run, True)
+        raise
     with second_interrupt_waits():
         return _conclude(run, interrupted)
 
@@ -94,7 +104,7 @@ def _conclude(run: Run, interrupted: bool) -> Conclusion:
     name = run.sweep.name
     rows, stages = collector.rows(name), collector.stages(run.schedule.ran)
     records.write(run.store, name, rows, stages)
-    warnings = _publish(run, rows)
+    warnings = [*run.notes, *_publish(run, rows)]
     path = f"sweeps/{name}/report.html"
     html = render(records.gather(name, run.store.uri))
     run.store.write(path, html.encode())

@@ -13,6 +13,8 @@ from __future__ import annotations
 import difflib
 import importlib
 import importlib.metadata
+import json
+import socket
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -20,7 +22,7 @@ from typing import Any, ClassVar, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from raysweep.errors import SpecError
+from raysweep.errors import SpecError, StageError
 
 Role = Literal["attacks", "defenses", "datasets", "models"]
 ROLES: tuple[Role, ...] = get_args(Role)
@@ -166,8 +168,29 @@ def load(role: Role, name: str) -> type[Method]:
 
 
 def restore(role: Role, identity: dict[str, Any]) -> Any:
-    """Rebuild a method from `identity()`, as a stage does that received it as JSON."""
-    params = {k: v for k, v in identity.items() if k not in ("name", "version")}
-    import json
+    """Rebuild a method from `identity()`, as a stage does that received it as JSON.
 
-    return load(role, identity["name"]).model_validate_json(json.dumps(params))
+    Raises:
+        SpecError: if there is no such method.
+        StageError: if the method here has another version: it would give other results.
+    """
+    params = {k: v for k, v in identity.items() if k not in ("name", "version")}
+    found = load(role, identity["name"])
+    check_version(found, "VERSION", identity["version"])
+    return found.model_validate_json(json.dumps(params))
+
+
+def check_version(method: type[Method], which: str, asked: int) -> None:
+    """Refuse a method whose `VERSION`, or other class variable, is not the one in a stage's key.
+
+    Raises:
+        StageError: names the method, both versions, and the remedy.
+    """
+    have = getattr(method, which)
+    if have != asked:
+        name = method.__module__.rpartition(".")[2]
+        raise StageError(
+            f"method {name}: the stage was planned with {which} {asked}, and {name} has {which} "
+            f"{have} on host {socket.gethostname()}; run the same code there as where the sweep "
+            f"was launched, or launch again to plan with {have}"
+        )

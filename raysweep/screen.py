@@ -43,6 +43,7 @@ class Progress:
         self._task: Any = None
         self._last = 0.0
         self._failed: set[str] = set()
+        self._noted = 0
 
     def __enter__(self) -> Progress:
         if self.console.is_terminal:
@@ -70,6 +71,9 @@ class Progress:
         for key in schedule.failed.keys() - self._failed:
             self._failed.add(key)
             self.console.print(f"failed: {key}: {schedule.failed[key].error}", style="red")
+        for note in run.notes[self._noted :]:
+            self._noted += 1
+            self.console.print(f"note: {note}", style="yellow")
         settled = len(schedule.done) + len(schedule.failed) + len(schedule.upstream_failed)
         total = len(schedule.wanted)
         now = time.monotonic()
@@ -239,8 +243,8 @@ def print_doctor(console: Console, storage: str | None) -> bool:
     """Print versions, devices, data and storage; return whether a sweep can run here."""
     import torch
 
-    from raysweep.driver import versions
     from raysweep.errors import StoreError
+    from raysweep.provenance import versions
     from raysweep.records import storage_uri
     from raysweep.spec import Resources, bfloat16_is_fast
 

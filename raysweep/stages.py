@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from raysweep import device, knowledge, resident, rng, training
+from raysweep import device, knowledge, provenance, resident, rng, training
 from raysweep.attacks import AttackInputs, Part
 from raysweep.context import Context
 from raysweep.datasets import Dataset, ImageSet, IntArray, Shape, as_floats
@@ -247,13 +247,13 @@ KINDS: Mapping[str, Callable[[Desk], Product]] = {
 }
 
 
-def perform(stage: Stage, store: Store, provenance: Mapping[str, Any], gpus: float) -> Result:
+def perform(stage: Stage, store: Store, run: Mapping[str, Any], gpus: float) -> Result:
     """Run a stage and store what it gives; a failure is a result, never an exception.
 
     Args:
         stage: the stage; all that it needs is stored.
         store: where artifacts are.
-        provenance: recorded with the artifact, never hashed: versions, commit, sweep.
+        run: recorded with the artifact beside what is known of this host, never hashed.
         gpus: what the stage holds; above 0 it computes on CUDA.
     """
     start = time.perf_counter()
@@ -265,7 +265,8 @@ def perform(stage: Stage, store: Store, provenance: Mapping[str, Any], gpus: flo
             product = KINDS[stage.kind](Desk(stage, store, Context(seed=0, device=where)))
         seconds = time.perf_counter() - start
         info = {
-            **provenance,
+            **run,
+            **provenance.of_host(where),
             "seconds": round(seconds, 4),
             "gpu_seconds": round(seconds * gpus, 4),
             "device": where,

@@ -1,4 +1,4 @@
-"""Execution for real: on Ray Tune, inline, killed, launched again, on a cluster of three nodes."""
+"""Execution for real: on Ray Tune, inline, killed, launched again."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import re
 import signal
 import subprocess
 import sys
-import textwrap
 import time
 from collections import Counter
 from pathlib import Path
@@ -298,34 +297,6 @@ def test_ctrl_c_leaves_a_consistent_state(tmp_path: Path) -> None:
     assert "go on with: raysweep launch" in output and "Traceback" not in output
     rows = records.load("small", str(store))
     assert len(rows) == 28 and "pending" in set(rows["status"])
-
-
-@pytest.mark.slow
-@pytest.mark.ray
-def test_a_cluster_of_three_nodes_with_shared_storage(before: pd.DataFrame, tmp_path: Path) -> None:
-    code = """
-    import sys
-    from pathlib import Path
-    import ray
-    from ray.cluster_utils import Cluster
-    from raysweep.launch import launch
-    from raysweep.loading import load_sweep
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
-    for _ in range(2):
-        cluster.add_node(num_cpus=1)
-    file = Path(sys.argv[1])
-    conclusion = launch(load_sweep(file), file.read_text(), sys.argv[2], address=cluster.address)
-    print(set(conclusion.rows["status"]))
-    cluster.shutdown()
-    """
-    file = write_sweep(tmp_path)
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code), str(file), str(tmp_path / "store")],
-        capture_output=True, text=True, cwd=ROOT, timeout=300,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "RAY_USAGE_STATS_ENABLED": "0"},
-    )  # fmt: skip
-    assert done.stdout.strip().endswith("{'ok'}"), done.stdout + done.stderr
-    assert_same(records.load("small", str(tmp_path / "store")), before)
 
 
 @pytest.mark.ray

@@ -35,7 +35,7 @@ class Tuning:
         interrupted: whether it was stopped before the end.
         where: path or URI of the table.
         report: path or URI of the HTML report.
-        warnings: what went wrong beside the tuning itself (tracking).
+        warnings: what went wrong beside the tuning itself (hosts, tracking).
     """
 
     table: pd.DataFrame
@@ -73,6 +73,7 @@ def tune(
 
     Raises:
         SpecError: if there is nothing to tune, or the settings are wrong.
+        HostError: if every host that could do the work refuses to.
     """
     settings = sweep.tune or Tune()
     store = Store(storage)
@@ -91,7 +92,7 @@ def _concluded(run: Run, searches: Sequence[Search], bench: Bench, interrupted: 
     settings = run.sweep.tune or Tune()
     found: list[conclude.Row] = []
     means: list[conclude.Row] = []
-    report, warnings = "", []
+    report, warnings = "", [*run.notes]
     if not interrupted:
         found = conclude.rows(searches, bench)
         means = conclude.means(found, settings)
@@ -102,7 +103,7 @@ def _concluded(run: Run, searches: Sequence[Search], bench: Bench, interrupted: 
             "searches": conclude.accounts(searches, bench),
         }
         run.store.write(path, json.dumps(told, indent=1).encode())
-        warnings = _publish(run, told)
+        warnings += _publish(run, told)
         html = render(records.gather(run.sweep.name, run.store.uri)).encode()
         run.store.write(f"sweeps/{run.sweep.name}/report.html", html)
         report = run.store.where(f"sweeps/{run.sweep.name}/report.html")

@@ -1,0 +1,210 @@
+"""Ray hosts on one machine that share one folder and nothing else; a tool for tests.
+
+Each node of a cluster runs in mount and UTS namespaces of its own: it has another host name, and in
+place of the driver's temporary folder, home and working directory it sees its own, which are empty.
+The first is the head, on the driver's own host.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+REPOSITORY = Path(__file__).parent.parent
+# A frozen or lost host is given up after about two seconds, in place of half a minute.
+HEALTH = {
+    "RAY_health_check_initial_delay_ms": "1000",
+    "RAY_health_check_period_ms": "500",
+    "RAY_health_check_timeout_ms": "500",
+    "RAY_health_check_failure_threshold": "3",
+}
+BEGIN = """
+set -e
+hostname "$NAME"
+mount -t tmpfs tmpfs "$PRIVATE"
+mkdir "$PRIVATE/tmp" "$PRIVATE/home" "$PRIVATE/work"
+cd "$PRIVATE/work"
+exec "$@"
+"""
+SEPARATED = ["unshare", "-m", "-u", "sh", "-c", BEGIN, "sh"]
+
+
+@functools.cache
+def lacking() -> str:
+    """Return why separated hosts cannot be made here; empty if they can."""
+    if shutil.which("unshare") is None:
+        return "separated hosts need unshare, of util-linux"
+    command = ["unshare", "-m", "-u", "sh", "-c", "hostname own && mount -t tmpfs tmpfs /mnt"]
+    tried = subprocess.run(command, capture_output=True, text=True, check=False)
+    if tried.returncode:
+        return f"separated hosts need root: {tried.stderr.strip()}"
+    return ""
+
+
+class Node:
+    """One `ray start --block` and everything below it."""
+
+    def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
+        self.process, self.log = process, log
+
+    @property
+    def joined(self) -> bool:
+        """Whether it is part of the cluster."""
+        assert self.process.poll() is None, self.log.read_text()
+        return "Ray runtime started" in self.log.read_text()
+
+    @property
+    def works(self) -> bool:
+        """Whether it is neither lost nor frozen."""
+        return self.process.poll() is None and not self.stopped
+
+    def pids(self, command: str = "") -> list[int]:
+        """Return the processes of this node whose command holds a text."""
+        found, stack = [], [self.process.pid]
+        while stack:
+            pid = stack.pop()
+            with contextlib.suppress(OSError):
+                if command in Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " "):
+                    found.append(pid)
+                for task in Path(f"/proc/{pid}/task").iterdir():
+                    stack += map(int, (task / "children").read_text().split())
+        return found
+
+    @property
+    def raylet(self) -> int:
+        """The process that is this node to the cluster."""
+        (pid,) = self.pids("/raylet/raylet ")
+        return pid
+
+    def sees(self, path: Path) -> bool:
+        """Return whether a path is there for the processes of this node."""
+        return Path(f"/proc/{self.raylet}/root{path}").exists()
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the raylet is stopped."""
+        return _stopped(self.raylet)
+
+    def freeze(self) -> None:
+        """Stop every process of this node at once, as if the host were out of reach."""
+        stopping = self._send(signal.SIGSTOP)
+        until(lambda: all(map(_stopped, stopping)))
+
+    def thaw(self) -> None:
+        """Let every process go on."""
+        self._send(signal.SIGCONT)
+
+    def kill(self) -> None:
+        """End every process of this node at once, as if the host were lost."""
+        self._send(signal.SIGKILL)
+        self.process.wait()
+
+    def _send(self, what: int) -> list[int]:
+        pids = self.pids()
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, what)
+        return pids
+
+
+def _stopped(pid: int) -> bool:
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:  # it has ended
+        return True
+    return stat.rpartition(")")[2].split()[0] == "T"
+
+
+def until(holds: Callable[[], bool]) -> None:
+    """Wait for what comes within a minute."""
+    for _ in range(600):
+        if holds():
+            return
+        time.sleep(0.1)
+    raise AssertionError("a minute has passed in vain")
+
+
+class Cluster:
+    """A head without CPUs on the driver's host, and separated hosts of one CPU each."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.private = root / "own"  # what no host shares with another
+        self.store = root / "store"  # what all of them share
+        for folder in (self.store, *(self.private / n for n in ("tmp", "home", "work"))):
+            folder.mkdir(parents=True)
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.address = f"127.0.0.1:{self.port}"
+        self.hosts: dict[str, Node] = {}
+        words = ["--head", "--port", str(self.port), "--include-dashboard", "false"]
+        self._head = self._start("head", words, [], 0)
+        until(self._listens)
+
+    def hold(self, **hosts: Path) -> None:
+        """Have these hosts and no others.
+
+        Args:
+            hosts: name → where the host's Python finds packages first.
+        """
+        for name, node in list(self.hosts.items()):
+            if name not in hosts or not node.works:
+                self.hosts.pop(name).kill()
+        for name, path in hosts.items():
+            if name not in self.hosts:
+                words = ["--address", self.address]
+                self.hosts[name] = self._start(name, words, SEPARATED, 1, PYTHONPATH=str(path))
+        until(lambda: all(node.joined for node in self.hosts.values()))
+
+    def working(self, *names: str) -> str:
+        """Return one of these hosts that is up, else the first of them."""
+        up = [name for name in names if name in self.hosts and self.hosts[name].works]
+        return [*up, names[0]][0]
+
+    def environment(self) -> dict[str, str]:
+        """Return what differs between the environment of a driver, or node, and this process's."""
+        own = {"TMPDIR": "tmp", "HOME": "home"}
+        return {
+            **{name: str(self.private / folder) for name, folder in own.items()},
+            "RAY_AUTH_MODE": "disabled", "PYTHONPATH": str(REPOSITORY), **HEALTH,
+        }  # fmt: skip
+
+    def _start(
+        self, name: str, words: list[str], before: list[str], cpus: int, **more: str
+    ) -> Node:
+        ray = str(Path(sys.executable).with_name("ray"))
+        command = [
+            *before, ray, "start", "--block", *words, "--num-cpus", str(cpus), "--num-gpus", "0",
+            "--node-ip-address", "127.0.0.1", "--disable-usage-stats",
+            "--object-store-memory", "100000000", "--temp-dir", str(self.root / name),
+        ]  # fmt: skip
+        log = self.root / f"{name}.log"
+        environment = {**os.environ, **self.environment(), **more}
+        environment |= {"NAME": name, "PRIVATE": str(self.private)}
+        with log.open("wb") as out:
+            process = subprocess.Popen(
+                command, stdout=out, stderr=subprocess.STDOUT, env=environment,
+                cwd=self.private / "work", start_new_session=True,
+            )  # fmt: skip
+        return Node(process, log)
+
+    def _listens(self) -> bool:
+        with contextlib.suppress(OSError):
+            socket.create_connection(("127.0.0.1", self.port), 1).close()
+            return True
+        return False
+
+    def close(self) -> None:
+        """End every process of every node."""
+        self.hold()
+        self._head.kill()

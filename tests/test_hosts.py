@@ -1,0 +1,305 @@
+"""Sweeps on hosts that share the store and nothing else: lost, frozen, and with other code."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from raysweep import ledger, methods, records, stages
+from raysweep.context import Context
+from raysweep.datasets.digits import Digits
+from raysweep.defenses import Defense
+from raysweep.defenses.datamodels import Datamodels
+from raysweep.defenses.strip import Strip
+from raysweep.desk import Desk
+from raysweep.driver import Run
+from raysweep.errors import StageError
+from raysweep.graph import Stage
+from raysweep.launch import Conclusion, launch
+from raysweep.loading import load_sweep
+from raysweep.provenance import code_here, git_commit, refusal, versions
+from raysweep.store import Store
+from raysweep.tune.run import Tuning, tune
+from tests import hosts
+from tests.test_execute import assert_same, values
+
+HERE = hosts.REPOSITORY
+OWN = ("tmp", "home", "work")
+
+SWEEP = """
+name: small
+dataset: {digits: {size: 300}}
+model: {tiny_cnn: {width: 4}}
+recipe: {epochs: 1, batch_size: 100}
+attacks: [none, badnets: {rate: 0.1}]
+defenses:
+  - none
+  - strip: {overlays: 4}
+  - spectral_signatures
+  - ispl: {share: 0.01, expansion: 0.05}
+seeds: 1
+track: {wandb: disabled}
+"""
+TUNED = """
+name: tuned
+dataset: {digits: {size: 300}}
+model: {tiny_cnn: {width: 4}}
+recipe: {epochs: 1, batch_size: 100}
+attacks: [badnets: {rate: 0.1}, blend: {rate: 0.1}]
+defenses: [strip: {overlays: 4}]
+seeds: 2
+tune:
+  trials: 3
+  parameters: {strip: {overlays: {values: [2, 3, 4]}}}
+track: {wandb: disabled}
+"""
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[hosts.Cluster]:
+    """A head without CPUs in this namespace, and separated hosts of one CPU each."""
+    if reason := hosts.lacking():
+        pytest.skip(reason)
+    root = Path(tempfile.mkdtemp(prefix="h", dir="/tmp"))  # short: sockets lie below it
+    made = hosts.Cluster(root)
+    try:
+        yield made
+    finally:
+        made.close()
+        shutil.rmtree(root, ignore_errors=True)
+
+
+@pytest.fixture
+def store(
+    cluster: hosts.Cluster, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> Path:
+    """A folder that all hosts see; this process stands where a driver does that they do not."""
+    for name, value in cluster.environment().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.chdir(cluster.private / "work")
+    return cluster.store / request.node.name
+
+
+def run(text: str, store: Path, **options: Any) -> Conclusion:
+    file = Path("sweep.yaml")  # in the working directory, which no other host sees
+    file.write_text(text)
+    return launch(load_sweep(file), text, str(store), **options)
+
+
+@pytest.fixture(scope="module")
+def inline(tmp_path_factory: pytest.TempPathFactory) -> Conclusion:
+    """The sweep, run inline."""
+    folder = tmp_path_factory.mktemp("inline")
+    file = folder / "sweep.yaml"
+    file.write_text(SWEEP)
+    return launch(load_sweep(file), SWEEP, str(folder / "store"), inline=True)
+
+
+def search(text: str, store: Path, **options: Any) -> Tuning:
+    file = Path("sweep.yaml")
+    file.write_text(text)
+    return tune(load_sweep(file), text, str(store), **options)
+
+
+def once(done: int, act: Callable[[str], object]) -> Callable[[Run], None]:
+    """Return a watcher that acts once, as soon as so many stages ran, on the host of the last."""
+    acted: list[str] = []
+
+    def watch(run: Run) -> None:
+        if not acted and len(run.schedule.ran) >= done:
+            acted.append(list(run.schedule.ran.values())[-1].host)
+            act(acted[0])
+
+    return watch
+
+
+def workers(store: Path, name: str = "small") -> set[str]:
+    """Return the hosts that finished a stage."""
+    lines = ledger.read(Store(str(store)), name)
+    return {line["host"] for line in lines if line["event"] == "done"}
+
+
+@pytest.mark.ray
+def test_hosts_share_the_store_alone(cluster: hosts.Cluster, store: Path) -> None:
+    cluster.hold(north=HERE, east=HERE)
+    store.mkdir()
+    for folder in OWN:
+        (cluster.private / folder / "drivers").write_text("")
+    for host in cluster.hosts.values():
+        assert host.sees(store)
+        assert host.sees(cluster.private / "tmp")
+        assert not any(host.sees(cluster.private / folder / "drivers") for folder in OWN)
+    assert not host.stopped
+    host.freeze()
+    assert host.stopped
+    host.thaw()
+    assert not host.stopped
+
+
+@pytest.mark.ray
+def test_a_launch_over_three_hosts_with_a_killed_worker_and_a_killed_host(
+    cluster: hosts.Cluster, store: Path, inline: Conclusion, capfd: pytest.CaptureFixture[str]
+) -> None:
+    cluster.hold(north=HERE, east=HERE)
+    killed: list[int] = []
+
+    def kill_worker(host: str) -> None:
+        killed.extend(cluster.hosts[host].pids("ray::StageWorker"))
+        os.kill(killed[0], signal.SIGKILL)
+
+    acts = once(5, kill_worker), once(12, lambda host: cluster.hosts[host].kill())
+    found = run(SWEEP, store, address=cluster.address, watch=lambda run: [a(run) for a in acts])
+    said = "".join(capfd.readouterr())
+    assert killed and sum(node.works for node in cluster.hosts.values()) == 1
+    assert "Traceback" not in said, said
+    assert workers(store) == {"north", "east"}, "the other host has done the rest"
+    bad = found.rows[found.rows["status"] != "ok"]
+    assert set(bad["defense_name"]) == {"ispl"}
+    assert bad["error"].str.startswith("ValueError: share * expansion").all(), "its own error"
+    assert_same(found.rows, inline.rows)
+
+
+@pytest.mark.ray
+def test_a_tuning_over_three_hosts_with_a_frozen_host(
+    cluster: hosts.Cluster, store: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    cluster.hold(north=HERE, east=HERE)
+    freeze = once(4, lambda host: cluster.hosts[host].freeze())
+    found = search(TUNED, store, address=cluster.address, watch=freeze)
+    said = "".join(capfd.readouterr())
+    assert sum(node.stopped for node in cluster.hosts.values()) == 1
+    assert "Traceback" not in said, said
+    assert workers(store, "tuned") == {"north", "east"}, "the other host has done the rest"
+    inline = search(TUNED, store.with_name("inline-tuned"), inline=True)
+    pd.testing.assert_frame_equal(values(found.table), values(inline.table), check_exact=True)
+
+
+def other_code(folder: Path) -> Path:
+    """Return a folder with another raysweep: its STRIP, of the same version, has another sign."""
+    package = folder / "raysweep"
+    if not package.exists():
+        shutil.copytree(HERE / "raysweep", package, ignore=shutil.ignore_patterns("__pycache__"))
+        file = package / "defenses" / "strip.py"
+        text = file.read_text()
+        assert "(-entropy).numpy()" in text
+        file.write_text(text.replace("(-entropy).numpy()", "(entropy).numpy()"))
+    return folder
+
+
+@pytest.mark.ray
+def test_a_host_with_other_code_makes_no_row(
+    cluster: hosts.Cluster, store: Path, inline: Conclusion, capfd: pytest.CaptureFixture[str]
+) -> None:
+    same = cluster.working("north", "east")
+    cluster.hold(**{same: HERE}, south=other_code(cluster.root / "other"))
+    found = run(SWEEP, store, address=cluster.address)
+    assert "Traceback" not in "".join(capfd.readouterr())
+    (warning,) = found.warnings
+    assert warning.startswith("host south is given no work: it has raysweep source")
+    assert f"and the driver has raysweep source {code_here().source}; bring both to" in warning
+    made = [
+        Store(str(store)).manifest(key.partition("-")[0], key) for key in Store(str(store)).done()
+    ]
+    assert {manifest.info["host"] for manifest in made if manifest} == {same}
+    assert_same(found.rows, inline.rows)
+
+
+@pytest.mark.ray
+def test_no_host_with_the_drivers_code_is_one_clear_message(
+    cluster: hosts.Cluster, store: Path
+) -> None:
+    """Nothing is asked of the host's own raysweep, which may know nothing of refusing."""
+    folder = other_code(cluster.root / "other")
+    for module in ("provenance", "worker", "cluster"):
+        (folder / "raysweep" / f"{module}.py").unlink(missing_ok=True)
+    cluster.hold(south=folder)
+    Path("sweep.yaml").write_text(SWEEP)
+    command = [sys.executable, "-m", "raysweep.cli", "launch", "sweep.yaml"]
+    done = subprocess.run(
+        [*command, "--storage", str(store), "--address", cluster.address],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1, done.stdout
+    assert done.stdout.count("\nerror: host south is given no work") == 1, done.stdout
+    assert "Traceback" not in done.stdout
+    assert set(Store(str(store)).done()) == set()
+    assert set(records.load("small", str(store))["status"]) == {"pending"}
+
+
+def test_an_artifact_records_the_host_that_made_it(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    dataset = Digits(size=20)
+    params = {"dataset": dataset.identity(), "source": dataset.source_digest(dataset.read_labels())}
+    stage = Stage(key="prepare-1", params=params, inputs={}, reads={}, resource="cpu")
+    assert stages.perform(stage, store, {"run": "r", "commit": "the driver's"}, 0).status == "done"
+    manifest = store.manifest("prepare", "prepare-1")
+    assert manifest is not None
+    found = manifest.info
+    assert found["versions"] == versions() and found["commit"] == git_commit()
+    assert found["host"] == socket.gethostname() and found["run"] == "r"
+    assert found["device"] == "cpu" and found["driver"] is None and "device_name" in found
+
+
+def test_a_method_of_another_version_is_not_restored(monkeypatch: pytest.MonkeyPatch) -> None:
+    identity = Strip(overlays=4).identity()
+    assert methods.restore("defenses", identity) == Strip(overlays=4)
+    monkeypatch.setattr(Strip, "VERSION", Strip.VERSION + 1)
+    with pytest.raises(StageError, match=r"method strip: .* VERSION 1, and strip has VERSION 2 on"):
+        methods.restore("defenses", identity)
+
+
+def test_a_run_of_another_version_is_not_restored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What `run` makes of shards has a version of its own; shards do not depend on it."""
+    params = {"defense": Datamodels().identity(), "run_version": Datamodels.RUN_VERSION}
+
+    def defense(kind: str, part: str) -> Defense:
+        stage = Stage(
+            key=f"{kind}-1", params={**params, "part": part}, inputs={}, reads={}, resource="cpu"
+        )
+        return Desk(stage, Store(str(tmp_path)), Context(seed=0)).defense
+
+    assert defense("defend", "run") == Datamodels()
+    monkeypatch.setattr(Datamodels, "RUN_VERSION", Datamodels.RUN_VERSION + 1)
+    assert defense("shard", "0") == Datamodels()
+    with pytest.raises(StageError, match=r"method datamodels: .* RUN_VERSION \d+, and"):
+        defense("defend", "run")
+
+
+def test_a_refusal_names_what_differs() -> None:
+    mine = asdict(code_here())
+    assert refusal(mine) == ""
+    for name, word in (("source", "raysweep source"), ("python", "Python"), ("torch", "torch")):
+        said = refusal({**mine, name: "other"})
+        assert f"it has {word} {mine[name]}, and the driver has {word} other; bring" in said
+    assert "+" not in code_here().torch
+    missing = refusal(asdict(code_here(["nowhere.at_all"])) | {"source": "other"})
+    assert "raysweep source none of nowhere.at_all" in missing
+
+
+def test_the_source_is_the_same_whatever_ends_its_lines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digests = []
+    for name, text in (("unix", b"a = 1\n"), ("dos", b"a = 1\r\n"), ("other", b"a = 2\n")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "of_a_third_party.py").write_bytes(text)
+        with monkeypatch.context() as patch:
+            patch.syspath_prepend(tmp_path / name)
+            digests.append(code_here(["of_a_third_party"]).source)
+    assert digests[0] == digests[1]
+    assert len({code_here().source, *digests}) == 3
