@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -38,6 +40,19 @@ def _console(*, error: bool = False) -> Console:
     if not console.is_terminal:
         console.width = 200  # A file or a pipe has no width of its own.
     return console
+
+
+@contextlib.contextmanager
+def _stoppable() -> Iterator[None]:
+    """Exit as a shell says of a signal, whenever one of those comes that stop a run."""
+    from raysweep.interruption import Interrupted, listening
+
+    with listening():
+        try:
+            yield
+        except Interrupted as stopped:
+            print(f"{stopped}; nothing was run", file=sys.stderr)
+            raise typer.Exit(128 + stopped.number) from None
 
 
 @app.command()
@@ -79,8 +94,8 @@ def launch(
     from raysweep.records import storage_uri
     from raysweep.screen import Progress
 
-    sweep = load_sweep(file)
-    with Progress(_console(error=True)) as progress:
+    with _stoppable(), Progress(_console(error=True)) as progress:
+        sweep = load_sweep(file)
         conclusion = run_sweep(
             sweep,
             file.read_text(),
@@ -105,7 +120,7 @@ def _say(conclusion: Conclusion, name: str, command: str) -> None:
     statuses = conclusion.rows["status"].value_counts()
     if conclusion.interrupted:
         console.print(f"interrupted; what finished is stored, go on with: {command}")
-        raise typer.Exit(130)
+        raise typer.Exit(128 + conclusion.interrupted)
     bad = int(len(conclusion.rows) - statuses.get("ok", 0))
     if bad:
         console.print(f"{bad} trials failed; see: raysweep status {name}", style="red")
@@ -145,17 +160,18 @@ def tune(
 
     if inline and address:
         raise SpecError("--inline runs in this process and --address on a cluster; give one")
-    sweep, console = load_sweep(file), _console()
+    console = _console()
     if write is not None and write.exists():
         raise SpecError(f"--write: {str(write)!r} is there already; remove it, or name another")
-    with Progress(_console(error=True)) as progress:
+    with _stoppable(), Progress(_console(error=True)) as progress:
+        sweep = load_sweep(file)
         tuning = search(
             sweep, file.read_text(), storage_uri(storage), address=address, inline=inline,
             most=max_concurrent, studies=studies, watch=progress.watch,
         )  # fmt: skip
     if tuning.interrupted:
         console.print(f"interrupted; what finished is stored, go on with: raysweep tune {file}")
-        raise typer.Exit(130)
+        raise typer.Exit(128 + tuning.interrupted)
     print_tuned(console, tuning.table)
     console.print(f"{tuning.ran} stages ran, {tuning.cached} were stored already")
     for warning in tuning.warnings:

@@ -16,6 +16,7 @@ from torch import nn
 from raysweep import methods, rng, training
 from raysweep.attacks import Attack, Part
 from raysweep.context import Context
+from raysweep.counts import share_for
 from raysweep.datasets import ImageSet, IntArray, Shape, as_floats
 from raysweep.defenses import Defense
 from raysweep.errors import DamagedArtifact, StageError
@@ -78,9 +79,8 @@ class Desk:
         identity = dict(self.params["attack"])
         if "poison" in self.params:
             total = len(self.data.train)
-            # Half a sample more, so that int(rate * N) is the planned count in floating point.
-            identity["rate"] = min((self.params["poison"] + 0.5) / total, 1.0)
-            identity["cover_rate"] = min((self.params["cover"] + 0.5) / total, 1.0)
+            identity["rate"] = share_for(self.params["poison"], total)
+            identity["cover_rate"] = share_for(self.params["cover"], total)
         elif "rate" not in identity:
             identity["rate"] = 0.0
         return method("attacks", identity)  # type: ignore[no-any-return]

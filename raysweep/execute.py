@@ -21,7 +21,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from raysweep import provenance, worker
+from raysweep import interruption, provenance, worker
 from raysweep.cluster import bundles, check_room, fits_somewhere, refusals, room, shape_of
 from raysweep.driver import Run, slots_of
 from raysweep.errors import HostError, PlanError
@@ -32,14 +32,16 @@ from raysweep.spec import ResourceClass, foreign_modules
 LOCAL_AHEAD = 2
 POLL_SECONDS = 0.5
 CLUSTER_AHEAD = 200
+LEAVE_SECONDS = 4.0  # records come first where Ray's processes were killed beside us
 
 
 def run_inline(run: Run) -> None:
-    """Run every stage in this process, one after another; Ctrl-C stops between stages."""
+    """Run every stage in this process, one after another, until a signal comes."""
     from raysweep.stages import perform
 
     gpus = run.sweep.resources.gpu.gpu
     while not run.over:
+        interruption.check()
         batch = run.take({"cpu": 1, "gpu": 1})
         if not batch and not run.over:
             time.sleep(POLL_SECONDS)  # candidates of a shared study are under way elsewhere
@@ -62,11 +64,12 @@ def run_on_ray(run: Run, *, address: str | None, most: int | None) -> None:
     """
     import ray
 
-    _connect(address)
     try:
+        _connect(address)
+        interruption.take_again()
         _tune(run, cluster=address is not None, most=most)
     finally:
-        ray.shutdown()
+        interruption.end_ray(ray.shutdown, LEAVE_SECONDS)
 
 
 def _connect(address: str | None) -> None:
@@ -226,6 +229,7 @@ def _searcher(token: str) -> Any:
 
         def suggest(self, trial_id: str) -> Any:
             feed = _feed(token)
+            interruption.check()
             if feed.run.over:
                 return Searcher.FINISHED
             batch = feed.run.take(feed.slots) if len(feed.held) < feed.limit else []

@@ -143,7 +143,7 @@ class Tune(_Value):
         description="Optuna's, over instances: a bad candidate is not run on all (wilcoxon: > 4)",
     )
     trials: int = Field(200, ge=1, le=1_000_000, description="candidates of each Optuna study")
-    seed: int = Field(0, ge=0, description="of the sampler")
+    seed: int = Field(0, ge=0, lt=2**31, description="of the sampler")
 
     @field_validator("metric", mode="before")
     @classmethod

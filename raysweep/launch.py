@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
+import signal
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import pandas as pd
 from raysweep import execute, records
 from raysweep.driver import Run
 from raysweep.errors import HostError
+from raysweep.interruption import Signals, listening
 from raysweep.report.html import render
 from raysweep.spec import Sweep
 from raysweep.store import Store
@@ -25,7 +26,7 @@ class Conclusion:
         rows: the records, one row per trial.
         ran: how many stages this launch ran.
         cached: how many were stored before it.
-        interrupted: whether it was stopped before the end.
+        interrupted: the signal that stopped it before the end, or 0.
         report: path or URI of the HTML report.
         warnings: what went wrong beside the sweep itself (hosts, tracking).
     """
@@ -33,7 +34,7 @@ class Conclusion:
     rows: pd.DataFrame
     ran: int
     cached: int
-    interrupted: bool
+    interrupted: int
     report: str
     warnings: list[str] = field(default_factory=list)
 
@@ -50,72 +51,76 @@ def launch(
 ) -> Conclusion:
     """Run what is missing or failed of a sweep, and conclude it whatever happens.
 
-    Ctrl-C stops the run, not the conclusion: records and report are written from what there is.
+    Ctrl-C, SIGTERM and SIGHUP stop the run, not the conclusion: records and report are written
+    from what there is, records first. One more signal ends the process at once.
 
     Raises:
         PlanError: if the sweep cannot be carried out as asked.
         HostError: if every host that could do the work refuses to; records are written before.
+        Interrupted: if a signal comes while the sweep is planned; nothing was run.
     """
-    run = Run(sweep, Store(storage), text, watch)
-    try:
-        interrupted = carry_out(run, address=address, inline=inline, most=most)
-    except HostError:
-        with second_interrupt_waits():
-            _conclude(run, True)
-        raise
-    with second_interrupt_waits():
-        return _conclude(run, interrupted)
+    with listening() as signals:
+        run = Run(sweep, Store(storage), text, watch)
+        try:
+            carry_out(run, signals, address=address, inline=inline, most=most)
+        except HostError:
+            signals.hold()
+            _conclude(run, signals)
+            raise
+        return _conclude(run, signals)
 
 
-def carry_out(run: Run, *, address: str | None, inline: bool, most: int | None) -> bool:
-    """Run everything that is missing; return whether it was stopped before the end."""
+def carry_out(
+    run: Run, signals: Signals, *, address: str | None, inline: bool, most: int | None
+) -> None:
+    """Run everything that is missing, until it is done or a signal comes; it is held then."""
     try:
         if not run.over:
             if inline:
                 execute.run_inline(run)
             else:
                 execute.run_on_ray(run, address=address, most=most)
+        signals.hold()
     except KeyboardInterrupt:
+        signals.hold()
         run.schedule.stopping = True
+        run.watch(run)
     finally:
         run.close()
-    return run.schedule.stopping
 
 
-@contextlib.contextmanager
-def second_interrupt_waits() -> Iterator[None]:
-    """Let an impatient second Ctrl-C not tear the records that are being written."""
-    import signal
-    import threading
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
+def stopped_by(run: Run, signals: Signals) -> int:
+    """Return the signal that stopped a run before its end, or 0."""
+    return signals.number or (signal.SIGINT if run.schedule.stopping else 0)
 
 
-def _conclude(run: Run, interrupted: bool) -> Conclusion:
+def _conclude(run: Run, signals: Signals) -> Conclusion:
     failed = {key: result.error for key, result in run.schedule.failed.items()}
     collector = records.Collector(run.planner, run.store, failed, run.schedule.upstream_failed)
     name = run.sweep.name
     rows, stages = collector.rows(name), collector.stages(run.schedule.ran)
     records.write(run.store, name, rows, stages)
-    warnings = [*run.notes, *_publish(run, rows)]
     path = f"sweeps/{name}/report.html"
     html = render(records.gather(name, run.store.uri))
     run.store.write(path, html.encode())
+    warnings = [*run.notes, *published(signals, lambda: _publish(run, rows))]
     return Conclusion(
         rows=rows,
         ran=len(run.schedule.ran),
         cached=run.cached,
-        interrupted=interrupted,
+        interrupted=stopped_by(run, signals),
         report=run.store.where(path),
         warnings=warnings,
     )
+
+
+def published(signals: Signals, publish: Callable[[], list[str]]) -> list[str]:
+    """Publish what is written down already, and return warnings; a first signal breaks it off."""
+    try:
+        with signals.raising():
+            return publish()
+    except KeyboardInterrupt:
+        return ["W&B: stopped by a signal; what is missing is published by the next launch"]
 
 
 def _publish(run: Run, rows: pd.DataFrame) -> list[str]:

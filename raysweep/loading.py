@@ -20,7 +20,7 @@ from raysweep.errors import SpecError
 from raysweep.goals import Tune
 from raysweep.methods import Method
 from raysweep.recipe import Recipe, resolved
-from raysweep.spec import AXES, PLURAL, Resources, Sweep, Track, trials
+from raysweep.spec import AXES, MOST_SEEDS, PLURAL, Resources, Sweep, Track, trials
 from raysweep.sweepfile import Path_, SweepText, read_sweep_text
 
 FIELDS = (
@@ -177,13 +177,15 @@ class _Loader:
     def _plain(self) -> dict[str, Any]:
         values, given = self.text.values, {}
         seeds = values.get("seeds", [0])
-        whole = isinstance(seeds, int) and not isinstance(seeds, bool) and seeds >= 1
+        whole = isinstance(seeds, int) and not isinstance(seeds, bool) and 1 <= seeds <= MOST_SEEDS
         listed = isinstance(seeds, list) and all(
             isinstance(s, int) and not isinstance(s, bool) and s >= 0 for s in seeds
         )
         if not (whole or (listed and seeds)):
             self.fault(
-                ("seeds",), f"must be a number of seeds or a list of them, got {_short(seeds)}"
+                ("seeds",),
+                f"must be a number of seeds or a list of them, at most {MOST_SEEDS:,}, "
+                f"got {_short(seeds)}",
             )
         else:
             given["seeds"] = seeds

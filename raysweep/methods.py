@@ -20,7 +20,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from raysweep.errors import SpecError, StageError
 
@@ -39,6 +39,13 @@ class Method(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, ser_json_inf_nan="strings")
     VERSION: ClassVar[int] = 1
     BADGES: ClassVar[tuple[str, ...]] = ()
+
+    @field_validator("*")
+    @classmethod
+    def _can_be_recorded(cls, value: Any) -> Any:
+        if isinstance(value, int) and value.bit_length() > 63:
+            raise ValueError(f"must be at most {2**63 - 1}, which records hold (63 bits)")
+        return value
 
     @property
     def name(self) -> str:

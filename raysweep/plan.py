@@ -24,7 +24,7 @@ from raysweep import rng
 from raysweep.datasets import Dataset
 from raysweep.errors import PlanError
 from raysweep.graph import STAGE_VERSIONS, Facts, Outcomes, Route, Setting, Stage
-from raysweep.identity import stage_key
+from raysweep.identity import digest, stage_key
 from raysweep.methods import Method, decision_fields, reduction_fields
 from raysweep.recipe import Recipe
 from raysweep.spec import Sweep, Trial, bfloat16_is_fast, trials
@@ -98,7 +98,10 @@ class Planner:
 
     def data(self, dataset: Dataset) -> str:
         """Return the stage that decodes a dataset once."""
-        params = {"dataset": self._identity(dataset), "source": self.facts(dataset).digest}
+        facts = self.facts(dataset)
+        params = {"dataset": self._identity(dataset), "source": facts.digest}
+        if dataset.label_noise or dataset.imbalance != 1:  # what a share comes to is identity
+            params["labels"] = digest(facts.labels.astype("<i8").tobytes())
         return self._add("prepare", params, {}, "cpu")
 
     def setting(self, trial: Trial) -> Setting:
@@ -146,12 +149,8 @@ class Planner:
             stamp["artifact"] = self._add("prepare", params, given, "gpu")
         poison = None
         if counts.poison or counts.cover:
-            params = {
-                "attack": attacking,
-                "poison": counts.poison,
-                "cover": counts.cover,
-                "seed": seed,
-            }
+            params = {"attack": attacking, "poison": counts.poison, "cover": counts.cover}
+            params["seed"] = seed
             poison = self._add("poison", params, stamp, "gpu" if attack.PREPARES else "cpu")
         brought = attack.brings_victim()
         victim = stamp["artifact"] if brought else self._train(trial, data, poison)
@@ -286,8 +285,8 @@ class Planner:
         if len(named) != 1:
             raise PlanError(
                 f"defense {trial.defense.name}: like must name one defense of this sweep, got "
-                f"{like!r}, which names {len(named)}; "
-                f"one of: {', '.join(sorted({d.name for d in self.sweep.defenses}))}"
+                f"{like!r}, which names {len(named)}; one of: "
+                f"{', '.join(sorted({d.name for d in self.sweep.defenses}))}"
             )
         return replace(trial, defense=named[0])
 

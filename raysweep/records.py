@@ -252,8 +252,8 @@ def _who(trial: Trial, sweep: str, planner: Planner) -> dict[str, Any]:
 
 
 def write(store: Store, name: str, rows: pd.DataFrame, stages: pd.DataFrame) -> None:
-    """Store the records of a sweep as Parquet."""
-    for table, frame in (("records", rows), ("stages", stages)):
+    """Store the records of a sweep as Parquet; its rows last: where they are, all is."""
+    for table, frame in (("stages", stages), ("records", rows)):
         buffer = io.BytesIO()
         _storable(frame).to_parquet(buffer, index=False)
         store.write(f"sweeps/{name}/{table}.parquet", buffer.getvalue())

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter
 
 from raysweep import methods
 from raysweep.goals import Tune
 from raysweep.loading import takes_list
 from raysweep.recipe import RECIPES, Recipe
-from raysweep.spec import AXES, PLURAL, Resources, Sweep, Track
+from raysweep.spec import AXES, MOST_SEEDS, PLURAL, Resources, Seed, Sweep, Track
 
 
 def json_schema() -> dict[str, Any]:
@@ -25,8 +25,8 @@ def json_schema() -> dict[str, Any]:
         "question": {"type": "string"},
         "seeds": {
             "anyOf": [
-                {"type": "integer", "minimum": 1},
-                {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1},
+                {"type": "integer", "minimum": 1, "maximum": MOST_SEEDS},
+                {"type": "array", "items": TypeAdapter(Seed).json_schema(), "minItems": 1},
             ],
             "description": "3 means seeds 0, 1, 2",
         },

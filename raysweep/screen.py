@@ -62,6 +62,10 @@ class Progress:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Take the bar from the terminal, and give it its cursor back."""
         if self._bar is not None:
             self._bar.stop()
 
@@ -77,6 +81,10 @@ class Progress:
         settled = len(schedule.done) + len(schedule.failed) + len(schedule.upstream_failed)
         total = len(schedule.wanted)
         now = time.monotonic()
+        if schedule.stopping:
+            self.close()
+            self.console.print("stopping: records are written; one more signal ends at once")
+            return
         if self._bar is None and now - self._last < PLAIN_EVERY_SECONDS and settled < total:
             return
         running = Counter(key.partition("-")[0] for key in schedule.out)

@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -27,6 +27,8 @@ AXES = ("dataset", "model", "attack", "defense", "recipe")
 PLURAL = {axis: f"{axis}s" for axis in AXES}
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _MEMORY = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(?:iB|B)?\s*")
+MOST_SEEDS = 100_000
+Seed = Annotated[int, Field(ge=0, lt=2**63)]  # records hold no larger number
 Scalar = str | int | float | bool | None
 
 
@@ -108,7 +110,7 @@ class Sweep(_Value):
     models: tuple[Model, ...] = Field(min_length=1)
     attacks: tuple[Attack, ...] = Field(min_length=1)
     defenses: tuple[Defense, ...] = Field(min_length=1)
-    seeds: tuple[int, ...] = Field((0,), min_length=1)
+    seeds: tuple[Seed, ...] = Field((0,), min_length=1)
     recipes: tuple[Recipe, ...] = Field((Recipe(),), min_length=1)
     exclude: tuple[dict[str, tuple[Scalar, ...]], ...] = ()
     resources: Resources = Resources()
@@ -132,8 +134,10 @@ class Sweep(_Value):
             values["recipes"] = tuple(map(_recipe, values["recipes"]))
         seeds = values.get("seeds")
         if isinstance(seeds, int) and not isinstance(seeds, bool):
-            if seeds < 1:
-                raise ValueError(f"seeds must be at least 1, or a list, got {seeds}")
+            if not 1 <= seeds <= MOST_SEEDS:
+                raise ValueError(
+                    f"seeds must be a number from 1 to {MOST_SEEDS:,}, or a list, got {seeds}"
+                )
             values["seeds"] = tuple(range(seeds))
         for name in (*PLURAL.values(), "seeds", "exclude"):
             if isinstance(values.get(name), list):

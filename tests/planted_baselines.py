@@ -24,22 +24,24 @@ PLANTED = "numerics/test_unified_planted.py::test_"
 COMPARED = (
     Fault(
         "no cap at half a class", "defenses/_removal.py",
-        "min(int(self.multiplier * assumed), len(rows) // 2)", "int(self.multiplier * assumed)",
+        "min(count_of(self.multiplier, assumed), len(rows) // 2)",
+        "count_of(self.multiplier, assumed)",
         (DEFENSES + "spectral_removals_are_those_of_the_rules",),
     ),
     Fault(
         "rate of the class instead of the set", "defenses/_removal.py",
-        "del size\n        return round(rate * total)", "return round(rate * size)",
+        "del size\n        return Fraction(round(rate * total))",
+        "return Fraction(round(rate * size))",
         (DEFENSES + "spectral_removals_are_those_of_the_rules",),
     ),
     Fault(
         "nothing assumed without poison", "defenses/_removal.py",
-        " or 0.01 * total", "",
+        " or exactly(0.01, total)", "",
         (DEFENSES + "spectral_removals_are_those_of_the_rules",),
     ),
     Fault(
         "no cap for small classes", "defenses/spectre.py",
-        "(0.1 if size < 500 else 0.33) * size", "0.33 * size",
+        "0.1 if size < 500 else 0.33, size", "0.33, size",
         (BASELINES + "spectre_by_the_rate_follows_the_caps_of_the_released_code",),
     ),
     Fault(

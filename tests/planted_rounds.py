@@ -183,7 +183,7 @@ UNLEARNING = (
     ),
     Fault(
         "one sample too many isolated", ABL,
-        "max(1, int(self.ratio * len(scores)))", "1 + int(self.ratio * len(scores))",
+        "max(1, count_of(self.ratio, len(scores)))", "1 + count_of(self.ratio, len(scores))",
         (STAGES + "isolation_takes_exactly_the_lowest_losses",
          STAGES + "isolation_by_random_scores_is_as_pure_as_the_set"),
     ),

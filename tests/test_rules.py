@@ -24,14 +24,14 @@ LAYERS = [
     {"cli"}, {"tune"}, {"launch", "screen"}, {"preview", "catalog", "exchange", "replay"},
     {"track", "report"}, {"wandb_runs"}, {"entries"},
     {"records", "schema"},
-    {"execute"}, {"driver", "worker"}, {"ledger", "stages"}, {"knowledge"}, {"desk", "loading"},
-    {"costs"}, {"schedule", "judging"},
+    {"execute"}, {"driver", "worker", "interruption"}, {"ledger", "stages"}, {"knowledge"},
+    {"desk", "loading"}, {"costs"}, {"schedule", "judging"},
     {"plan", "cluster"}, {"graph", "spec", "store", "sweepfile", "metrics"},
     {"artifact", "filesystem", "goals"}, {"attacks", "defenses"},
     {"ensemble"}, {"training"}, {"resume", "step"}, {"streams"},
     {"models", "augmentation", "resident"}, {"datasets", "device"},
     {"context", "recipe", "methods"},
-    {"identity", "rng", "provenance"}, {"errors"}, {"raysweep"},
+    {"identity", "rng", "provenance", "counts"}, {"errors"}, {"raysweep"},
 ]  # fmt: skip
 PICKLERS = {"pickle", "cloudpickle", "dill", "marshal", "shelve", "joblib"}
 RUNNERS = {"eval", "exec", "compile", "__import__", "os.system", "os.popen", "yaml.load"}

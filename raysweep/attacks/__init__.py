@@ -18,7 +18,6 @@ inputs. What it prepares are changed test inputs, which its `stamp` looks up by 
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
@@ -27,6 +26,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from raysweep.context import Arrays, Context
+from raysweep.counts import count_of, least_share, most_share
 from raysweep.datasets import Domain, ImageSet, IntArray, Shape
 from raysweep.errors import PlanError
 from raysweep.methods import Method
@@ -219,7 +219,8 @@ class Attack(Method):
         """Return the realized counts, without choosing.
 
         Raises:
-            PlanError: if a class does not exist, or the rate asks for more than the pool holds.
+            PlanError: if a class does not exist, or a rate asks for more than its pool holds, or
+                comes to no image at all.
         """
         named = [("target", self.target), *(("sources", s) for s in self.sources or ())]
         for field, label in named:
@@ -228,17 +229,17 @@ class Attack(Method):
                     f"attack {self.name}: {field} must be a class from 0 to {num_classes - 1}, "
                     f"got {label}"
                 )
-        poison = int(self.rate * len(labels))
-        cover = int(self.cover_rate * len(labels)) if self.rate > 0 else 0
-        counts = Counts(poison=poison, cover=cover)
+        counts = Counts(
+            poison=self._count("rate", "poisoned", len(labels)),
+            cover=self._count("cover_rate", "cover", len(labels)) if self.rate > 0 else 0,
+        )
         poisonable = self.pool(labels, num_classes)
         pool = int(poisonable.sum())
         if counts.poison > pool:
-            highest = math.floor(pool / len(labels) * 1e6) / 1e6  # rounded up it would not fit
             raise PlanError(
                 f"attack {self.name}: rate {self.rate:g} asks for {counts.poison} poisoned images "
                 f"of {len(labels)}, but only {pool} may be poisoned; "
-                f"the rate can be at most {highest:g}"
+                f"the rate can be at most {most_share(pool, len(labels))}"
             )
         coverable = self.cover_pool(labels, num_classes)
         shared = max(int((coverable & poisonable).sum()) - counts.poison, 0)
@@ -250,6 +251,16 @@ class Attack(Method):
                 f"rate or cover_rate"
             )
         return counts
+
+    def _count(self, field: str, what: str, total: int) -> int:
+        rate = getattr(self, field)
+        count = count_of(rate, total)
+        if rate > 0 and not count:
+            raise PlanError(
+                f"attack {self.name}: {field} {rate:g} of {total} training images comes to no "
+                f"{what} image; give at least {least_share(1, total)}, or 0"
+            )
+        return count
 
     def choose(
         self, labels: IntArray, num_classes: int, artifact: Arrays, generator: np.random.Generator

@@ -21,6 +21,7 @@ from pydantic import Field
 from raysweep.attacks import Attack, AttackInputs, Part
 from raysweep.attacks._generators import image_to_image, kept, restored
 from raysweep.context import Arrays, Context
+from raysweep.counts import exactly
 from raysweep.datasets import IntArray
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ class Dynamic(Attack):
 
     PREPARES: ClassVar[bool] = True
     SURROGATE: ClassVar[bool] = True
+
+    VERSION = 2
 
     rate: float = Field(0.003, ge=0, le=1, description="poisoned images / training images")
     epochs: int = Field(30, ge=1, le=10_000, description="epochs of the generator")
@@ -97,8 +100,8 @@ class Dynamic(Attack):
 
             one, other = _pair(batches)
             labels = batches["data"].labels[: len(one)]
-            end = max(1, round(self.backdoor_share * len(one)))
-            cross = min(end + round(self.cross_share * len(one)), len(one))
+            end = max(1, round(exactly(self.backdoor_share, len(one))))
+            cross = min(end + round(exactly(self.cross_share, len(one))), len(one))
             patterns = [_pattern(networks.generator, images) for images in (one, other)]  # type: ignore[arg-type]
             masks = [_mask(networks.mask, images) for images in (one, other)]  # type: ignore[arg-type]
             own = _mixed(one[:end], patterns[0][:end], masks[0][:end])

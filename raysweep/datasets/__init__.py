@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from raysweep import rng
+from raysweep.counts import count_of
 from raysweep.errors import PlanError, StageError
 from raysweep.identity import canonical, digest, files_digest
 from raysweep.methods import Method
@@ -160,12 +161,12 @@ class Dataset(Method):
     def training_labels(self, labels: Labels, rows: IntArray) -> IntArray:
         """Return the given labels of the training rows: `label_noise` of them are wrong.
 
-        int(label_noise * N) of them get another class, each with the same probability; what is
+        floor(label_noise * N) of them get another class, each with the same probability; what is
         trained on, and what attacks and defenses see. Test labels are never touched.
         """
         given = labels.train[rows].copy()
         draw = rng.generator(self.subset_seed, "label noise")
-        wrong = draw.permutation(len(rows))[: int(self.label_noise * len(rows))]
+        wrong = draw.permutation(len(rows))[: count_of(self.label_noise, len(rows))]
         shift = draw.integers(1, max(len(labels.classes), 2), len(wrong))
         given[wrong] = (given[wrong] + shift) % len(labels.classes)
         return given
@@ -184,7 +185,8 @@ class Dataset(Method):
         order = rng.generator(self.subset_seed, "imbalance").permutation(rows)
         kept = []
         for c in range(classes):
-            wanted = max(int(sizes.min() * self.imbalance ** (-c / max(classes - 1, 1))), 1)
+            part = self.imbalance ** (-c / max(classes - 1, 1)) * (1 + 1e-12)  # 49 / 49 is 1
+            wanted = max(int(sizes.min() * part), 1)
             kept.append(order[labels.train[order] == c][:wanted])
         return np.sort(np.concatenate(kept))
 

@@ -14,6 +14,7 @@ from typing import Literal
 
 import numpy as np
 
+from raysweep.counts import count_of
 from raysweep.defenses import Flags, FloatArray
 
 LOWEST_DENSITY = 1e-8
@@ -122,7 +123,7 @@ def class_weights(labels: np.ndarray, num_classes: int) -> FloatArray:
 def distilled(
     losses: FloatArray, labels: np.ndarray, ratio: float, per_class: int, num_classes: int
 ) -> np.ndarray:
-    """Return the rows of lowest loss, sorted: int(ratio * N), topped up to a share of each class.
+    """Return the rows of lowest loss, sorted: floor(ratio * N), topped up to a share of each class.
 
     Args:
         losses: (N,).
@@ -133,7 +134,7 @@ def distilled(
     """
     order = np.argsort(losses, kind="stable")
     kept = np.zeros(len(losses), bool)
-    kept[order[: int(ratio * len(losses))]] = True
+    kept[order[: count_of(ratio, len(losses))]] = True
     for label in range(num_classes):
         mine = order[labels[order] == label]
         lacking = len(mine) // per_class - int(kept[mine].sum())

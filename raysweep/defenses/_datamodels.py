@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raysweep import rng
+from raysweep.counts import count_of
 from raysweep.defenses import FloatArray
 
 Masks = NDArray[np.bool_]
@@ -262,7 +263,7 @@ def agreement(one: FloatArray, other: FloatArray, share: float = 0.1) -> float:
 
     Samples that score 0 are in no ranking; two empty rankings agree on nothing.
     """
-    top = max(int(share * len(one)), 1)
+    top = max(count_of(share, len(one)), 1)
     first, second = (
         {i for i in np.argsort(-scores, kind="stable")[:top] if scores[i] > 0}
         for scores in (one, other)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from fractions import Fraction
 from typing import Literal
 
 import numpy as np
 from pydantic import Field
 
+from raysweep.counts import count_of, exactly
 from raysweep.defenses import Defense, Evidence, Flags, Gift, Need
 from raysweep.methods import decision, log_range
 
@@ -36,7 +38,7 @@ class RemovesPerClass(Defense):
         """Return scores of training samples."""
         return frozenset({"train_scores"})
 
-    def assumed(self, rate: float, total: int, size: int) -> float:
+    def assumed(self, rate: float, total: int, size: int) -> Fraction:
         """Return how many samples of a class are held to be poisoned, for `rate`.
 
         Args:
@@ -45,7 +47,7 @@ class RemovesPerClass(Defense):
             size: samples of the class.
         """
         del size
-        return round(rate * total) or 0.01 * total
+        return Fraction(round(rate * total)) or exactly(0.01, total)
 
     def highest(self, evidence: Evidence, classes: Iterable[int]) -> Flags:
         """Return the highest scores of the named classes; by `rate` at most half of one."""
@@ -53,9 +55,9 @@ class RemovesPerClass(Defense):
         flags: Flags = np.zeros(total, bool)
         for label in classes:
             rows = evidence.highest_first[int(label)]
-            count = int(self.fraction * len(rows))
+            count = count_of(self.fraction, len(rows))
             if self.removal == "rate":
                 assumed = self.assumed(evidence.poison_rate, total, len(rows))
-                count = min(int(self.multiplier * assumed), len(rows) // 2)
+                count = min(count_of(self.multiplier, assumed), len(rows) // 2)
             flags[rows[:count]] = True
         return flags

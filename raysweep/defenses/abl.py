@@ -32,6 +32,7 @@ import numpy as np
 from pydantic import Field
 
 from raysweep.context import Context
+from raysweep.counts import count_of
 from raysweep.defenses import Decision, Defense, Evidence, Findings, Flags, Gift, Inputs, Need
 from raysweep.methods import decision, log_range, searched
 
@@ -52,7 +53,7 @@ class ABL(Defense):
     """Isolation → decision (`ratio`) → fine-tuning and unlearning, keyed by what was isolated."""
 
     REPAIRS = True
-    VERSION = 3
+    VERSION = 4
 
     isolation_epochs: int = Field(4, ge=1, le=1000, description="epochs of stage 1")
     isolation_loss: Loss = Field("flooding", description="see 'Where we differ'")
@@ -111,9 +112,9 @@ class ABL(Defense):
         return Findings(train_scores=-losses[-1], kept=weights, losses=losses)
 
     def decide(self, evidence: Evidence) -> Decision:
-        """Isolate int(p * N) samples, at least one."""
+        """Isolate floor(p * N) samples, at least one."""
         scores = evidence.train_scores
-        count = max(1, int(self.ratio * len(scores)))
+        count = max(1, count_of(self.ratio, len(scores)))
         flags: Flags = np.zeros(len(scores), bool)
         flags[np.argsort(-scores, kind="stable")[:count]] = True
         return Decision(flags=flags)

@@ -21,6 +21,7 @@ import numpy as np
 from pydantic import Field
 
 from raysweep.context import Context
+from raysweep.counts import count_of
 from raysweep.defenses import Decision, Defense, Evidence, Findings, Flags, Gift, Inputs, Need
 from raysweep.defenses._scored import split
 from raysweep.methods import decision, log_range
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 
 class ASSET(Defense):
     """Scores are losses after the separation; decisions cut them."""
+
+    VERSION = 2
 
     epochs: int = Field(5, ge=1, le=1000, description="passes over the training set")
     learning_rate: float = Field(0.01, gt=0, le=10, description="constant")
@@ -91,7 +94,7 @@ class ASSET(Defense):
         if self.rule == "split":
             return Decision(flags=scores > split(scores))
         flags: Flags = np.zeros(len(scores), bool)
-        flags[np.argsort(-scores, kind="stable")[: int(self.fraction * len(scores))]] = True
+        flags[np.argsort(-scores, kind="stable")[: count_of(self.fraction, len(scores))]] = True
         return Decision(flags=flags)
 
 

@@ -28,6 +28,7 @@ import numpy as np
 from pydantic import Field
 
 from raysweep.context import Context
+from raysweep.counts import count_of, exactly
 from raysweep.datasets import ImageSet
 from raysweep.defenses import (
     Decision,
@@ -67,6 +68,8 @@ AXES = 8
 class ConfusionTraining(Defense):
     """Scores are minus the confused model's loss; decisions gate classes by their log R."""
 
+    VERSION = 2
+
     schedule: Literal["cifar10", "gtsrb", "imagenet", "ember", "small"] = Field(
         "cifar10", description="hyperparameters of all rounds"
     )
@@ -104,8 +107,8 @@ class ConfusionTraining(Defense):
 
         base = SCHEDULES[self.schedule]
         changed: dict[str, Any] = {
-            "iterations": tuple(math.ceil(n * self.scale) for n in base.iterations),
-            "epochs": tuple(math.ceil(n * self.scale) for n in base.epochs),
+            "iterations": tuple(math.ceil(exactly(self.scale, n)) for n in base.iterations),
+            "epochs": tuple(math.ceil(exactly(self.scale, n)) for n in base.epochs),
         }
         mine_of_all = {
             "weights": self.weight, "every": self.every, "learning_rates": self.learning_rate,
@@ -194,7 +197,7 @@ class ConfusionTraining(Defense):
         if self.rule == "lowest":
             flags = np.zeros(len(labels), bool)
             order = np.argsort(-evidence.train_scores, kind="stable")
-            flags[order[: int(self.fraction * len(labels))]] = True
+            flags[order[: count_of(self.fraction, len(labels))]] = True
             return Decision(flags=flags)
         isolated: Flags = found["predicted"] == labels
         ratios = np.zeros(evidence.num_classes)

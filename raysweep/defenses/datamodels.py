@@ -38,6 +38,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from raysweep.context import Arrays, Context
+from raysweep.counts import count_of
 from raysweep.defenses import (
     Curve,
     Decision,
@@ -95,7 +96,7 @@ class Searched:
 class Datamodels(SubsetModels):
     """Scores are weighted memberships in found sets; decisions remove the highest."""
 
-    RUN_VERSION: ClassVar[int] = 2
+    RUN_VERSION: ClassVar[int] = 3
 
     until: float | None = reduction(
         None,
@@ -333,5 +334,5 @@ class Datamodels(SubsetModels):
         """Flag the highest scores."""
         scores = evidence.train_scores
         flags: Flags = np.zeros(len(scores), bool)
-        flags[np.argsort(-scores, kind="stable")[: int(self.removed * len(scores))]] = True
+        flags[np.argsort(-scores, kind="stable")[: count_of(self.removed, len(scores))]] = True
         return Decision(flags=flags & (scores > 0))

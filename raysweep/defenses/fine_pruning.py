@@ -20,6 +20,7 @@ import numpy as np
 from pydantic import Field
 
 from raysweep.context import Context
+from raysweep.counts import count_of
 from raysweep.defenses import Defense, Findings, Gift, Inputs, Need
 from raysweep.defenses._scored import halves
 from raysweep.methods import searched
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 class FinePruning(Defense):
     """Gives the pruned and fine-tuned victim."""
 
-    VERSION = 2
+    VERSION = 3
 
     accuracy_drop: float = searched(
         0.1, {"min": 0.01, "max": 0.3}, ge=0, lt=1, description="accuracy that pruning may cost"
@@ -96,7 +97,7 @@ def pruned_count(
     """Return how many channels, in `order`, can go before accuracy falls below `floor`."""
     logits = features_ND.float() @ weight_KD.T + bias_K
     count = 0
-    for channel in order[: int(most * len(order))].tolist():
+    for channel in order[: count_of(most, len(order))].tolist():
         logits = logits - features_ND[:, channel : channel + 1].float() * weight_KD[:, channel]
         if float((logits.argmax(1) == labels).float().mean()) < floor:
             break

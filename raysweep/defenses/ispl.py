@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from raysweep.context import Arrays, Context
+from raysweep.counts import count_of, exactly
 from raysweep.datasets import IntArray
 from raysweep.defenses import (
     Decision,
@@ -109,7 +110,7 @@ class ISPL(Defense):
         from raysweep import training
 
         data, recipe = inputs.training_set, inputs.recipe
-        if int(self.share * self.expansion * len(data)) < 2:
+        if count_of(self.expansion, exactly(self.share, len(data))) < 2:
             raise ValueError(
                 f"share * expansion must leave at least 2 of {len(data)} training samples, got "
                 f"{self.share:g} * {self.expansion:g}; raise one of them"

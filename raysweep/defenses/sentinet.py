@@ -23,6 +23,7 @@ from pydantic import Field
 
 from raysweep import rng
 from raysweep.context import Context
+from raysweep.counts import count_of
 from raysweep.datasets import IntArray, as_floats
 from raysweep.defenses import (
     Findings,
@@ -42,6 +43,8 @@ TOGETHER = 16  # images whose pasted copies go through the network at once
 
 class SentiNet(scored.Scored):
     """Scores are heights above the clean boundary; decisions set the nominal FPR."""
+
+    VERSION = 2
 
     region: float = Field(0.15, gt=0, lt=1, description="salient share of the image")
     overlays: int = Field(100, ge=1, le=10_000, description="clean images pasted on")
@@ -145,7 +148,7 @@ def salient(
     maps = (weights * seen[0]).sum(1, keepdim=True).relu().detach().float()
     large = F.interpolate(maps, images_BCHW.shape[2:], mode="bilinear", align_corners=False)
     flat = large.flatten(1)
-    count = max(int(share * flat.shape[1]), 1)
+    count = max(count_of(share, flat.shape[1]), 1)
     # By rank: a map of equal values still gives a region of the wanted size.
     order = flat.argsort(dim=1, descending=True, stable=True)[:, :count]
     mask = torch.zeros_like(flat).scatter_(1, order, 1.0)

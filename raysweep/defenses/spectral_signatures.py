@@ -31,7 +31,7 @@ from raysweep.defenses._removal import RemovesPerClass
 class SpectralSignatures(RemovesPerClass):
     """Scores are squared projections; decisions remove the highest of each class."""
 
-    VERSION = 2
+    VERSION = 3
 
     variant: Literal["centered", "uncentered"] = Field("centered", description="see 'differ'")
 

@@ -16,12 +16,15 @@ the median of all lose samples, as the released code decides; `classes: all` rem
 
 from __future__ import annotations
 
+import math
+from fractions import Fraction
 from typing import Literal
 
 import numpy as np
 from pydantic import Field
 
 from raysweep.context import Context
+from raysweep.counts import exactly
 from raysweep.defenses import (
     Decision,
     Evidence,
@@ -38,7 +41,7 @@ AXES = (1, 4, 9, 16, 25, 36, 49, 64)
 class SPECTRE(RemovesPerClass):
     """Scores are quantum entropies within the class; decisions say how many of which classes go."""
 
-    VERSION = 2
+    VERSION = 3
 
     # No decision parameter here: the oracle's rate changes the scores.
     removal: Literal["quantile", "rate"] = Field("quantile", description="rule of removal")
@@ -48,10 +51,10 @@ class SPECTRE(RemovesPerClass):
     alpha: float = Field(4.0, gt=0, le=100, description="sharpness of the score")
     classes: Literal["above_median", "all"] = decision("above_median", description="which lose")
 
-    def assumed(self, rate: float, total: int, size: int) -> float:
+    def assumed(self, rate: float, total: int, size: int) -> Fraction:
         """Return how many samples of a class are held to be poisoned, for `rate`."""
-        count = round(rate * total) or 0.1 * size
-        return min(count, (0.1 if size < 500 else 0.33) * size)
+        count = Fraction(round(rate * total)) or exactly(0.1, size)
+        return min(count, exactly(0.1 if size < 500 else 0.33, size))
 
     def run(self, inputs: Inputs, ctx: Context) -> Findings:
         """Score each sample within its class."""
@@ -61,7 +64,7 @@ class SPECTRE(RemovesPerClass):
         strength = np.zeros(inputs.shape.num_classes)
         for label in np.unique(labels):
             rows = np.flatnonzero(labels == label)
-            share = self.contamination
+            share: float | Fraction = self.contamination
             if self.removal == "rate":
                 share = self.assumed(inputs.poison_rate, len(labels), len(rows)) / len(rows)
             scores[rows], strength[label] = quantum_scores(inputs.features[rows], share, self.alpha)
@@ -76,7 +79,7 @@ class SPECTRE(RemovesPerClass):
 
 
 def quantum_scores(
-    features_ND: FloatArray, contamination: float, alpha: float
+    features_ND: FloatArray, contamination: float | Fraction, alpha: float
 ) -> tuple[FloatArray, float]:
     """Return the scores (N,) of the best number of axes, and their mean; 0 for under 4 samples.
 
@@ -103,7 +106,9 @@ def quantum_scores(
     return best
 
 
-def _entropies(points: FloatArray, contamination: float, alpha: float) -> tuple[FloatArray, float]:
+def _entropies(
+    points: FloatArray, contamination: float | Fraction, alpha: float
+) -> tuple[FloatArray, float]:
     center, covariance = robust_covariance(points, contamination)
     spread, axes = np.linalg.eigh(covariance)
     white = (points - center) @ axes / np.sqrt(np.maximum(spread, 1e-12))
@@ -117,14 +122,15 @@ def _entropies(points: FloatArray, contamination: float, alpha: float) -> tuple[
 
 
 def robust_covariance(
-    points_ND: FloatArray, contamination: float, steps: int = 30
+    points_ND: FloatArray, contamination: float | Fraction, steps: int = 30
 ) -> tuple[FloatArray, FloatArray]:
     """Return mean and covariance of the 1 - contamination of the points that lie closest together.
 
     Concentration steps from all points: keep those of smallest Mahalanobis distance, and repeat.
     """
     size = points_ND.shape[1]
-    count = max(int((1 - contamination) * len(points_ND)), min(len(points_ND), size + 2))
+    outliers = math.ceil(exactly(contamination, len(points_ND)))
+    count = max(len(points_ND) - outliers, min(len(points_ND), size + 2))
     ridge = 1e-6 * max(float(points_ND.var(0).mean()), 1e-12) * np.eye(size)
     kept = np.arange(len(points_ND))
     for _ in range(steps):

@@ -13,7 +13,8 @@ import pandas as pd
 from raysweep import records, track
 from raysweep.driver import Run
 from raysweep.goals import Tune
-from raysweep.launch import carry_out, second_interrupt_waits
+from raysweep.interruption import Signals, listening
+from raysweep.launch import carry_out, published, stopped_by
 from raysweep.report.html import render
 from raysweep.spec import Sweep
 from raysweep.store import Store
@@ -32,7 +33,7 @@ class Tuning:
             empty if interrupted.
         ran: how many stages it ran.
         cached: how many were stored before it.
-        interrupted: whether it was stopped before the end.
+        interrupted: the signal that stopped it before the end, or 0.
         where: path or URI of the table.
         report: path or URI of the HTML report.
         warnings: what went wrong beside the tuning itself (hosts, tracking).
@@ -41,7 +42,7 @@ class Tuning:
     table: pd.DataFrame
     ran: int
     cached: int
-    interrupted: bool
+    interrupted: int
     where: str
     report: str
     warnings: list[str] = field(default_factory=list)
@@ -74,46 +75,54 @@ def tune(
     Raises:
         SpecError: if there is nothing to tune, or the settings are wrong.
         HostError: if every host that could do the work refuses to.
+        Interrupted: if a signal comes while the sweep is planned; nothing was run.
     """
     settings = sweep.tune or Tune()
     store = Store(storage)
-    planner = EvidencePlanner(sweep, whole=settings.whole)
-    bench = Bench(planner, store, settings)
-    searches = searches_of(sweep, planner, Studies(planner, store, studies))
-    supply = Supply(planner, searches, bench)
-    run = Run(sweep, store, text, watch, planner, supply)
-    interrupted = carry_out(run, address=address, inline=inline, most=most)
-    with second_interrupt_waits():
-        return _concluded(run, searches, bench, interrupted)
-
-
-def _concluded(run: Run, searches: Sequence[Search], bench: Bench, interrupted: bool) -> Tuning:
-    path = f"sweeps/{run.sweep.name}/tuned.json"
-    settings = run.sweep.tune or Tune()
-    found: list[conclude.Row] = []
-    means: list[conclude.Row] = []
-    report, warnings = "", [*run.notes]
-    if not interrupted:
-        found = conclude.rows(searches, bench)
-        means = conclude.means(found, settings)
-        told = {
-            "settings": settings.model_dump(mode="json"),
-            "rows": found,
-            "means": means,
-            "searches": conclude.accounts(searches, bench),
-        }
-        run.store.write(path, json.dumps(told, indent=1).encode())
-        warnings += _publish(run, told)
-        html = render(records.gather(run.sweep.name, run.store.uri)).encode()
-        run.store.write(f"sweeps/{run.sweep.name}/report.html", html)
-        report = run.store.where(f"sweeps/{run.sweep.name}/report.html")
+    with listening() as signals:
+        planner = EvidencePlanner(sweep, whole=settings.whole)
+        bench = Bench(planner, store, settings)
+        searches = searches_of(sweep, planner, Studies(planner, store, studies))
+        supply = Supply(planner, searches, bench)
+        run = Run(sweep, store, text, watch, planner, supply)
+        carry_out(run, signals, address=address, inline=inline, most=most)
+        told = None if stopped_by(run, signals) else _told(searches, bench, signals)
+        tuning = _concluded(run, told, signals)
     for search in searches:
         if search.study is not None:
             search.study.close()
+    return tuning
+
+
+def _told(searches: Sequence[Search], bench: Bench, signals: Signals) -> dict[str, Any] | None:
+    """Return what tuning found; None if a signal comes before it is worked out."""
+    try:
+        with signals.raising():
+            found = conclude.rows(searches, bench)
+            return {
+                "settings": bench.settings.model_dump(mode="json"),
+                "rows": found,
+                "means": conclude.means(found, bench.settings),
+                "searches": conclude.accounts(searches, bench),
+            }
+    except KeyboardInterrupt:
+        return None
+
+
+def _concluded(run: Run, told: dict[str, Any] | None, signals: Signals) -> Tuning:
+    path, page = (f"sweeps/{run.sweep.name}/{file}" for file in ("tuned.json", "report.html"))
+    warnings = [*run.notes]
+    if told is not None:
+        run.store.write(path, json.dumps(told, indent=1).encode())
+        html = render(records.gather(run.sweep.name, run.store.uri)).encode()
+        run.store.write(page, html)
+        warnings += published(signals, lambda: _publish(run, told))
+    rows = told["rows"] if told else []
     return Tuning(
-        table=pd.DataFrame(found + means), rows=found, ran=len(run.schedule.ran),
-        cached=len(run.schedule.done) - len(run.schedule.ran),
-        interrupted=interrupted, where=run.store.where(path), report=report, warnings=warnings,
+        table=pd.DataFrame(rows + told["means"] if told else []), rows=rows,
+        ran=len(run.schedule.ran), cached=len(run.schedule.done) - len(run.schedule.ran),
+        interrupted=stopped_by(run, signals), where=run.store.where(path),
+        report=run.store.where(page) if told else "", warnings=warnings,
     )  # fmt: skip
 
 

@@ -1,0 +1,174 @@
+"""Counts are what the written decimals say; a share that comes to nothing is refused."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from pydantic import ValidationError
+
+from raysweep import methods
+from raysweep.attacks.badnets import BadNets
+from raysweep.counts import count_of, exactly, least_share, most_share, share_for
+from raysweep.datasets.digits import Digits
+from raysweep.defenses import Defense, Evidence
+from raysweep.defenses.abl import ABL
+from raysweep.defenses.asset import ASSET
+from raysweep.defenses.confusion_training import ConfusionTraining
+from raysweep.defenses.datamodels import Datamodels
+from raysweep.defenses.spectral_signatures import SpectralSignatures
+from raysweep.defenses.spectre import SPECTRE
+from raysweep.errors import PlanError, SpecError
+from raysweep.launch import launch
+from raysweep.loading import load_sweep
+from raysweep.plan import Planner
+from raysweep.spec import Sweep
+
+RATES = [thousandths / 1000 for thousandths in range(1, 1000)]
+SWEEP = """\
+name: counted
+dataset: {digits: {size: 100}}
+model: tiny_cnn
+recipe: {epochs: 1}
+attacks: [badnets: {rate: 0.29}]
+defenses: [none]
+seeds: 1
+track: {wandb: disabled}
+"""
+
+
+def written(folder: Path, old: str = "", new: str = "") -> Path:
+    file = folder / "counted.yaml"
+    file.write_text(SWEEP.replace(old, new))
+    return file
+
+
+@pytest.mark.parametrize(("total", "short"), [(100, 3), (39_209, 0), (50_000, 45)])
+def test_every_rate_of_three_decimals_gives_its_exact_count(total: int, short: int) -> None:
+    labels = np.zeros(total, np.int64)
+    wrong = 0
+    for thousandths, rate in enumerate(RATES, 1):
+        right = Fraction(thousandths, 1000) * total // 1
+        if right:
+            assert BadNets(rate=rate).counts(labels, 10).poison == right, rate
+        wrong += int(rate * total) != right
+    assert wrong == short, "of which floating point makes one too few"
+
+
+def test_a_count_becomes_a_rate_and_that_count_again() -> None:
+    for total in (1, 2, 3, 7, 49, 100, 499):
+        assert [count_of(share_for(n, total), total) for n in range(total + 1)] == [
+            *range(total + 1)
+        ]
+    for total in (50_000, 1_281_167):
+        for n in (*range(0, total, 997), total - 1, total):
+            assert count_of(share_for(n, total), total) == n
+
+
+@pytest.mark.parametrize("total", [1, 3, 7, 100, 6_000, 1_281_167])
+def test_named_bounds_are_decimals_that_keep_what_they_promise(total: int) -> None:
+    for n in {1, total // 3 or 1, total}:
+        assert count_of(float(least_share(n, total)), total) >= n
+        assert count_of(float(most_share(n, total)), total) <= n
+    assert count_of(float(least_share(1, total)), total) == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("{rate: 0.005}", r"rate 0.005 of 100 training images comes to no poisoned image; "
+                          r"give at least 0.01, or 0"),
+        ("{rate: 0.1, cover_rate: 0.0099}", r"cover_rate 0.0099 of 100 .* no cover image; "
+                                            r"give at least 0.01, or 0"),
+    ],
+)  # fmt: skip
+def test_a_positive_rate_that_comes_to_nothing_is_refused(
+    tmp_path: Path, given: str, said: str
+) -> None:
+    sweep = load_sweep(written(tmp_path, "{rate: 0.29}", given))
+    with pytest.raises(PlanError, match=rf"dataset digits.*attack badnets: {said}"):
+        Planner(sweep).setting(Planner(sweep).trials[0])
+
+
+def test_rate_0_is_not_refused() -> None:
+    counts = BadNets(rate=0.0, cover_rate=0.001).counts(np.zeros(100, np.int64), 10)
+    assert (counts.poison, counts.cover) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("seeds: 1", "seeds: [0, 9223372036854775808]", "counted.yaml:7: seeds.1: "),
+        ("seeds: 1", "seeds: 18446744073709551616", "counted.yaml:7: seeds: must be a number"),
+        ("size: 100", "subset_seed: 1180591620717411303424", "counted.yaml:2: dataset.digits"),
+        ("badnets: {", "blend: {image_seed: 18446744073709551616, ", "counted.yaml:5: attacks.0"),
+        ("seeds: 1", "seeds: 1\ntune: {seed: 4294967296}", "counted.yaml:8: tune.seed: "),
+    ],
+)
+def test_a_seed_that_no_record_can_hold_is_refused_with_its_line(
+    tmp_path: Path, old: str, new: str, said: str
+) -> None:
+    with pytest.raises(SpecError) as refused:
+        load_sweep(written(tmp_path, old, new))
+    assert said in str(refused.value) and "must be" in str(refused.value)
+
+
+def test_a_launch_poisons_what_the_file_says_and_records_the_largest_seeds(tmp_path: Path) -> None:
+    most = 2**63 - 1
+    file = written(tmp_path, "seeds: 1", f"seeds: [{most}]")
+    file.write_text(file.read_text().replace("size: 100", f"size: 100, subset_seed: {most}"))
+    rows = launch(load_sweep(file), file.read_text(), str(tmp_path / "store"), inline=True).rows
+    stored = pd.read_parquet(tmp_path / "store" / "sweeps" / "counted" / "records.parquet")
+    assert rows["poison_count"].tolist() == [29]
+    assert rows["seed"].tolist() == stored["seed"].tolist() == [most]
+    assert stored["dataset.subset_seed"].tolist() == [most]
+
+
+def test_python_sweeps_keep_the_same_bounds() -> None:
+    given = {
+        "name": "x", "dataset": Digits(), "model": methods.load("models", "tiny_cnn")(),
+        "attacks": [BadNets()], "defenses": [methods.load("defenses", "none")()],
+    }  # fmt: skip
+    for seeds in ([2**63], [-1], 2**64, 0):
+        with pytest.raises(ValidationError, match="seeds"):
+            Sweep(**given, seeds=seeds)
+    with pytest.raises(ValidationError, match="at most 9223372036854775807"):
+        Digits(subset_seed=2**63)
+
+
+def flagged(method: Defense, size: int = 100) -> int:
+    values = {
+        "labels": np.zeros(size, np.int64), "num_classes": 1, "statistics": {},
+        "train_scores": np.arange(size, dtype=np.float32) + 1,
+    }  # fmt: skip
+    flags = method.decide(Evidence(method.name, method.needs(), values)).flags
+    assert flags is not None
+    return int(flags.sum())
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        ABL(ratio=0.29), ASSET(rule="fraction", fraction=0.29), Datamodels(removed=0.29),
+        ConfusionTraining(rule="lowest", fraction=0.29), SpectralSignatures(fraction=0.29),
+    ],
+    ids=lambda method: method.name,
+)  # fmt: skip
+def test_defenses_remove_the_share_that_is_written(method: Defense) -> None:
+    assert flagged(method) == 29, "in floating point 0.29 of 100 are 28"
+
+
+def test_what_the_oracle_assumes_is_exact() -> None:
+    assert count_of(1.15, SpectralSignatures().assumed(0.1, 1000, 100)) == 115
+    assert SPECTRE().assumed(0.5, 5800, 700) == 231 and int(0.33 * 700) == 231
+    assert exactly(exactly(0.07, 100) / 100, 100) == 7 != 0.07 * 100
+
+
+def test_noisy_labels_are_as_many_as_written() -> None:
+    data = Digits(size=100, label_noise=0.29)
+    labels = data.read_labels()
+    rows, _, _ = data.kept(labels)
+    assert (data.training_labels(labels, rows) != labels.train[rows]).sum() == 29
