@@ -5,7 +5,8 @@ RaysweepError
 ├── PlanError        the sweep is well-formed but cannot be run (exit code 2)
 ├── KnowledgeError   a method asked for something it does not declare
 ├── StageError       a stage failed; becomes a row of the records
-│   └── NonFiniteLoss
+│   ├── NonFiniteLoss
+│   └── HostError    this host lacks what the plan found where it was made
 └── StoreError       an artifact cannot be written or read
     └── DamagedArtifact   its bytes differ from its manifest; it is recomputed
 """
@@ -35,6 +36,10 @@ class StageError(RaysweepError):
 
 class NonFiniteLoss(StageError):
     """The training loss became NaN or infinite."""
+
+
+class HostError(StageError):
+    """This host lacks what the plan found where it was made: files, or the right ones."""
 
 
 class StoreError(RaysweepError):

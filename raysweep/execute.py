@@ -21,6 +21,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from raysweep import environment
 from raysweep.driver import Run, slots_of
 from raysweep.errors import PlanError
 from raysweep.graph import Stage
@@ -145,7 +146,8 @@ def _tune(run: Run, *, cluster: bool, most: int | None, perform: Perform | None)
     slots = slots_of(have.get("CPU", 1), have.get("GPU", 0), run.sweep, most)
     ahead = most or (max(CLUSTER_AHEAD, max(slots.values())) if cluster else max(slots.values()))
     token = f"{id(run)}"
-    _RUNS[token] = _Feed(run, slots, ahead + (0 if most else LOCAL_AHEAD))
+    settings = environment.gathered(local=not cluster)
+    _RUNS[token] = _Feed(run, slots, ahead + (0 if most else LOCAL_AHEAD), settings)
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     for name in ("ray.tune.execution", "ray.train", "ray.tune.tuner"):
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -171,8 +173,11 @@ def _tune(run: Run, *, cluster: bool, most: int | None, perform: Perform | None)
 class _Feed:
     """What a running searcher works with; kept here, since Tune pickles the searcher."""
 
-    def __init__(self, run: Run, slots: dict[str, int], ahead: int) -> None:
+    def __init__(
+        self, run: Run, slots: dict[str, int], ahead: int, settings: environment.Environment
+    ) -> None:
         self.run = run
+        self.settings = settings
         self.slots = slots
         self.ahead = ahead
         self.held: dict[str, list[str]] = {}
@@ -220,6 +225,7 @@ def _searcher(token: str) -> Any:
                 ),
                 "gpus": size.gpu,
                 "store": feed.run.store.uri,
+                "environment": asdict(feed.settings),
                 "provenance": feed.run.provenance,
                 "stages": [asdict(stage) for stage in batch],
             }
@@ -253,6 +259,7 @@ def _worker(perform: Perform | None) -> Any:
         """A warm process that runs one batch of stages for each trial it is given."""
 
         def setup(self, config: dict[str, Any]) -> None:
+            environment.apply(environment.Environment(**config["environment"]))
             self.batch = config
             self.crew = _Crew(config["workers"])
 

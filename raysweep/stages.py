@@ -22,7 +22,8 @@ from raysweep.context import Context
 from raysweep.datasets import Dataset, ImageSet, IntArray, Shape, as_floats
 from raysweep.defenses import Decision, Findings
 from raysweep.desk import Array, Desk, Product, method, state_arrays
-from raysweep.errors import DamagedArtifact, StoreError
+from raysweep.environment import blame
+from raysweep.errors import DamagedArtifact, HostError, PlanError, StoreError
 from raysweep.graph import Stage
 from raysweep.identity import digest, finite_or_none
 from raysweep.judging import Truth, judge
@@ -45,8 +46,11 @@ def prepare(desk: Desk) -> Product:
         )  # fmt: skip
         return Product(arrays=dict(attack.prepare(inputs, desk.ctx)))
     dataset: Dataset = method("datasets", desk.params["dataset"])
-    labels = dataset.read_labels()
-    dataset.check_source(labels, desk.params["source"])
+    try:
+        labels = dataset.read_labels()
+        dataset.check_source(labels, desk.params["source"])
+    except PlanError as error:
+        raise HostError(str(error)) from error  # where it was planned the data could be read
     rows_train, rows_clean, rows_test = dataset.kept(labels)
     train_all, test_all = dataset.decode()
     parts = {
@@ -276,13 +280,14 @@ def perform(stage: Stage, store: Store, provenance: Mapping[str, Any], gpus: flo
     except DamagedArtifact as error:
         return Result(key=stage.key, status="damaged", host=host, damaged=error.key)
     except Exception as error:  # noqa: BLE001  a failing method costs its own rows, not the sweep
+        passing = isinstance(error, HostError | StoreError | OSError | MemoryError)
         return Result(
             key=stage.key,
             status="failed",
             host=host,
             seconds=time.perf_counter() - start,
-            error=f"{type(error).__name__}: {error}"[:2000],
+            error=f"{type(error).__name__}: {blame(error) if passing else error}"[:2000],
             trace=traceback.format_exc(limit=30)[-8000:],
-            lasting=not isinstance(error, StoreError | OSError | MemoryError),
+            lasting=not passing,
         )
     return Result(key=stage.key, status="done", host=host, seconds=seconds, pid=os.getpid())

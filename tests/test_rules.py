@@ -29,7 +29,7 @@ LAYERS = [
     {"artifact", "filesystem", "goals"}, {"attacks", "defenses"},
     {"ensemble"}, {"training"}, {"resume"}, {"streams"}, {"models", "augmentation"}, {"datasets"},
     {"context", "recipe", "methods"},
-    {"identity", "rng"}, {"errors"}, {"raysweep"},
+    {"identity", "rng"}, {"environment"}, {"paths"}, {"errors"}, {"raysweep"},
 ]  # fmt: skip
 PICKLERS = {"pickle", "cloudpickle", "dill", "marshal", "shelve", "joblib"}
 RUNNERS = {"eval", "exec", "compile", "__import__", "os.system", "os.popen", "yaml.load"}
