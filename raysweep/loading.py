@@ -65,7 +65,7 @@ def _run_python(file: Path) -> Sweep:
             f"{file}:1: must define `sweep`, a raysweep.Sweep, got {type(found).__name__}"
         )
     lost = [
-        f"{file}:1: {role}.{number}: {value.name}.{field}: {message}"
+        f"{file}:1: {role}.{number}.{value.name}.{field}: {message}"
         for role in ROLES
         for number, value in enumerate(getattr(found, role))
         for field, message in _lost_paths(value)
