@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from raysweep.errors import FilesError, StoreError
 from raysweep.paths import setting
 
 PATHS: Final = (
@@ -22,8 +23,9 @@ PATHS: Final = (
 NAMES: Final = (
     "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_PROFILE",
 )  # fmt: skip
+OF_DATA: Final = ("RAYSWEEP_DATA",)  # what data are looked for by; all else is the storage's
 SECRETS: Final = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
-_LACKING: list[str] = []
+_LACKING: dict[str, str] = {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,20 +59,22 @@ def apply(environment: Environment) -> None:
     it leads to something here.
     """
     _LACKING.clear()
+    secrets = [name for name in environment.secrets if not os.environ.get(name)]
+    _LACKING.update(dict.fromkeys(secrets, "but it is where the sweep was launched"))
     for name, value in environment.values.items():
         if not environment.local and os.environ.get(name):
             continue
         if environment.local or name not in PATHS or Path(value).exists():
             os.environ[name] = value
-        else:
-            _LACKING.append(f"{name} is not set there, and the driver's {value!r} is not there")
-    _LACKING.extend(
-        f"{name} is not set there, but where the sweep was launched"
-        for name in environment.secrets
-        if not os.environ.get(name)
-    )
+        elif name != "RAYSWEEP_CACHE":  # without it there is a cache too
+            _LACKING[name] = f"and the driver's {value!r} is not there"
 
 
 def blame(error: BaseException) -> str:
     """Return the message of an error that other hosts may not have: names this one and its lack."""
-    return "; ".join([f"host {socket.gethostname()}: {error}", *_LACKING])
+    lacks = [
+        f"{name} is not set there, {why}"
+        for name, why in _LACKING.items()
+        if isinstance(error, FilesError if name in OF_DATA else StoreError)
+    ]
+    return "; ".join([f"host {socket.gethostname()}: {error}", *lacks])

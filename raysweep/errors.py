@@ -6,7 +6,7 @@ RaysweepError
 ├── KnowledgeError   a method asked for something it does not declare
 ├── StageError       a stage failed; becomes a row of the records
 │   ├── NonFiniteLoss
-│   └── HostError    this host lacks what the plan found where it was made
+│   └── FilesError    this host lacks files, or has others than the plan was made with
 └── StoreError       an artifact cannot be written or read
     └── DamagedArtifact   its bytes differ from its manifest; it is recomputed
 """
@@ -38,8 +38,8 @@ class NonFiniteLoss(StageError):
     """The training loss became NaN or infinite."""
 
 
-class HostError(StageError):
-    """This host lacks what the plan found where it was made: files, or the right ones."""
+class FilesError(StageError):
+    """This host lacks files of a method, or has others than the plan was made with."""
 
 
 class StoreError(RaysweepError):

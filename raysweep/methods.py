@@ -20,7 +20,7 @@ from typing import Any, ClassVar, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from raysweep.errors import HostError, PlanError, SpecError
+from raysweep.errors import FilesError, PlanError, SpecError
 from raysweep.identity import digest, files_digest
 from raysweep.paths import holds_path
 
@@ -240,7 +240,7 @@ def restore(role: Role, identity: dict[str, Any]) -> Any:
     """Rebuild a method from `identity()`, as a stage does that received it as JSON.
 
     Raises:
-        HostError: if its paths lead to something else on this host than where it was planned.
+        FilesError: if its paths lead to something else on this host than where it was planned.
     """
     params = {k: v for k, v in identity.items() if k not in ("name", "version", "content_digest")}
     import json
@@ -255,10 +255,10 @@ def _check_paths(method: Method, planned: str) -> None:
     try:
         same = method.content_digest() == planned
     except PlanError as error:
-        raise HostError(str(error)) from None
+        raise FilesError(str(error)) from None
     if not same:
         where = ", ".join(str(path) for _, path in paths_of(method))
-        raise HostError(
+        raise FilesError(
             f"{method.name}: {where} differs from what was planned; give all hosts the same files, "
             f"or plan again if they have changed"
         )

@@ -23,7 +23,7 @@ from raysweep.datasets import Dataset, ImageSet, IntArray, Shape, as_floats
 from raysweep.defenses import Decision, Findings
 from raysweep.desk import Array, Desk, Product, method, state_arrays
 from raysweep.environment import blame
-from raysweep.errors import DamagedArtifact, HostError, PlanError, StoreError
+from raysweep.errors import DamagedArtifact, FilesError, PlanError, StoreError
 from raysweep.graph import Stage
 from raysweep.identity import digest, finite_or_none
 from raysweep.judging import Truth, judge
@@ -50,7 +50,7 @@ def prepare(desk: Desk) -> Product:
         labels = dataset.read_labels()
         dataset.check_source(labels, desk.params["source"])
     except PlanError as error:
-        raise HostError(str(error)) from error  # where it was planned the data could be read
+        raise FilesError(str(error)) from error  # where it was planned the data could be read
     rows_train, rows_clean, rows_test = dataset.kept(labels)
     train_all, test_all = dataset.decode()
     parts = {
@@ -280,7 +280,7 @@ def perform(stage: Stage, store: Store, provenance: Mapping[str, Any], gpus: flo
     except DamagedArtifact as error:
         return Result(key=stage.key, status="damaged", host=host, damaged=error.key)
     except Exception as error:  # noqa: BLE001  a failing method costs its own rows, not the sweep
-        passing = isinstance(error, HostError | StoreError | OSError | MemoryError)
+        passing = isinstance(error, FilesError | StoreError | OSError | MemoryError)
         return Result(
             key=stage.key,
             status="failed",

@@ -18,7 +18,7 @@ import pytest
 from raysweep import environment, methods, stages
 from raysweep.datasets.npz import Npz
 from raysweep.environment import Environment
-from raysweep.errors import HostError, SpecError
+from raysweep.errors import FilesError, SpecError, StoreError
 from raysweep.exchange.folder import Foreign, save
 from raysweep.graph import Stage
 from raysweep.identity import cache_folder
@@ -328,10 +328,13 @@ def test_what_a_host_lacks_is_said_with_its_name_and_tried_again(
     result = stages.perform(stage, Store(str(tmp_path / "store")), {}, 0.0)
     assert result.status == "failed" and not result.lasting
     assert result.error == (
-        f"HostError: host {socket.gethostname()}: dataset npz: path must name a file, got "
+        f"FilesError: host {socket.gethostname()}: dataset npz: path must name a file, got "
         f"{str(project / 'data' / 'user.npz')!r}; RAYSWEEP_DATA is not set there, and the driver's "
-        f"{away!r} is not there; AWS_ACCESS_KEY_ID is not set there, but where the sweep was "
-        f"launched"
+        f"{away!r} is not there"
+    )
+    assert environment.blame(StoreError("no access")) == (
+        f"host {socket.gethostname()}: no access; AWS_ACCESS_KEY_ID is not set there, but it is "
+        f"where the sweep was launched"
     )
 
 
@@ -340,8 +343,8 @@ def test_a_third_partys_files_are_those_of_the_plan(project: Path) -> None:
     identity = kind.model_validate({"mask": str(project / "mask.npy")}).identity()
     assert methods.restore("attacks", identity).identity() == identity
     np.save(project / "mask.npy", np.zeros((12, 12), np.float32))
-    with pytest.raises(HostError, match=r"mask: /.*mask\.npy differs from what was planned"):
+    with pytest.raises(FilesError, match=r"mask: /.*mask\.npy differs from what was planned"):
         methods.restore("attacks", identity)
     (project / "mask.npy").unlink()
-    with pytest.raises(HostError, match=r"mask: mask must be there, got '/.*mask\.npy'"):
+    with pytest.raises(FilesError, match=r"mask: mask must be there, got '/.*mask\.npy'"):
         methods.restore("attacks", identity)

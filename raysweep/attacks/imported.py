@@ -22,7 +22,7 @@ from pydantic import Field, model_validator
 from raysweep.attacks import Attack, AttackInputs, Choice, Counts, Part
 from raysweep.context import Arrays, Context
 from raysweep.datasets import IntArray
-from raysweep.errors import HostError, PlanError, StageError
+from raysweep.errors import FilesError, PlanError, StageError
 from raysweep.identity import files_digest
 from raysweep.methods import load
 from raysweep.paths import DataPath, resolved
@@ -116,7 +116,7 @@ class Imported(Attack):
         folder = Path(self.path)
         found = _files(folder)
         if files_digest(found) != self.digest:
-            raise HostError(
+            raise FilesError(
                 f"attack {self.label}: {folder} "
                 + ("holds other files than were planned with" if found else "is not there")
                 + "; give all hosts the same folder, or plan again if it has changed"

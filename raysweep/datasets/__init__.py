@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from raysweep import rng
-from raysweep.errors import HostError, PlanError
+from raysweep.errors import FilesError, PlanError
 from raysweep.identity import canonical, digest, files_digest
 from raysweep.methods import Method
 
@@ -153,10 +153,10 @@ class Dataset(Method):
         """Make sure, where a stage runs, that the files are those of the plan.
 
         Raises:
-            HostError: if they are not.
+            FilesError: if they are not.
         """
         if self.source_digest(labels) != planned:
-            raise HostError(
+            raise FilesError(
                 f"dataset {self.label}: the source files of this host differ from those that were "
                 f"planned; give all hosts the same files, or plan again if the files have changed"
             )
