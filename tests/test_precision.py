@@ -21,15 +21,16 @@ TEXT = """
 name: auto
 dataset: {digits: {size: 200}}
 model: {tiny_cnn: {width: 4}}
-recipe: {epochs: 1%s}
+recipe: {epochs: %d%s}
 attack: {badnets: {rate: 0.1}}
 defenses: [none, spectral_signatures, strip: {overlays: 2}]
 track: {wandb: disabled}
 """.replace("strip: {overlays: 2}", "{strip: {overlays: 2}}")
 
 
-def sweep(named: str = "") -> Sweep:
-    return from_text(parse("auto.yaml", TEXT % (f", precision: {named}" if named else "")))
+def sweep(named: str = "", epochs: int = 1) -> Sweep:
+    text = TEXT % (epochs, f", precision: {named}" if named else "")
+    return from_text(parse("auto.yaml", text))
 
 
 def planned(given: Sweep) -> Planner:
@@ -45,8 +46,8 @@ def test_auto_is_what_the_setting_says(auto: str) -> None:
 
 
 def test_a_plan_asks_once(auto: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    planner = Planner(sweep())
-    told = planned(sweep(auto))
+    planner = Planner(sweep(epochs=10_000))  # so many that no guess is the least
+    told = planned(sweep(auto, epochs=10_000))
     seconds = {key: Costs(told, Store(str(tmp_path)))(stage) for key, stage in told.stages.items()}
     monkeypatch.setenv("RAYSWEEP_PRECISION", OTHER[auto])
     for trial in planner.trials:
