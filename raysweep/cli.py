@@ -250,6 +250,7 @@ def take_in(
     """Make another project's poisoned set an attack of your sweeps; runs nothing that it holds."""
     from raysweep.exchange import backdoorbench, toolbox
     from raysweep.exchange.folder import save, taken_in
+    from raysweep.paths import resolved
 
     readers = {"backdoorbench": backdoorbench.read, "backdoor-toolbox": toolbox.read}
     if form not in readers:
@@ -259,7 +260,8 @@ def take_in(
     console = _console()
     console.print(str(foreign))
     stamped = "" if len(foreign.test_rows) else ", trigger: NAME OF AN ATTACK"
-    console.print(f"in a sweep file: attacks: [{{imported: {{path: {to}{stamped}}}}}]")
+    where = resolved(str(to))  # a sweep file may stand in another folder
+    console.print(f"in a sweep file: attacks: [{{imported: {{path: {where}{stamped}}}}}]")
 
 
 @app.command(name="list")

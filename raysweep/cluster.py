@@ -1,13 +1,48 @@
-"""What a Ray cluster has and gives: room for stages, and which of its hosts are of no use."""
+"""A Ray cluster: the way to it, its room for stages, and which of its hosts are of no use."""
 
 from __future__ import annotations
 
+import logging
+import os
+import socket
 from collections import Counter
 from collections.abc import Collection, Mapping
 from typing import Any
 
 from raysweep.errors import PlanError
 from raysweep.spec import Sweep
+
+
+def connect(address: str | None) -> None:
+    """Connect to the cluster at an address, or start one on this machine.
+
+    Raises:
+        PlanError: if there is no cluster at the address, or this driver may not use it.
+    """
+    import ray
+
+    quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+    if address is None:
+        ray.init(address="local", include_dashboard=False, **quiet)
+        return
+    try:
+        _knock(address)
+        ray.init(address=address, **quiet)
+    except (OSError, RuntimeError, ValueError) as error:
+        mode = os.environ.get("RAY_AUTH_MODE", "unset")
+        raise PlanError(
+            f"no Ray cluster answers at --address {address!r} ({error}); check that it runs "
+            f"(ray status), and if it uses token authentication, which new clusters do by "
+            f"default, set RAY_AUTH_MODE=token here and give this host the cluster's token in "
+            f"~/.ray/auth_token or RAY_AUTH_TOKEN_PATH (RAY_AUTH_MODE is {mode})"
+        ) from None
+
+
+def _knock(address: str) -> None:
+    """Try the port for a moment: Ray itself would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdigit() and "/" not in address:
+        socket.create_connection((host, int(port)), timeout=10).close()
 
 
 def bundles(sweep: Sweep) -> dict[str, dict[str, float]]:

@@ -18,7 +18,6 @@ from raysweep.graph import Stage
 from raysweep.methods import restore
 from raysweep.models import Model
 from raysweep.plan import Planner
-from raysweep.spec import bfloat16_is_fast
 from raysweep.store import Store
 
 FILE = "paces.json"
@@ -90,7 +89,7 @@ class Costs:
         if network is None or dataset is None:
             return PACES.get(stage.kind, LEAST_SECONDS)
         wanted = self.planner.sweep.resources
-        core = BFLOAT16_CORE if bfloat16_is_fast(wanted) else CORE
+        core = BFLOAT16_CORE if self.planner.bfloat16 else CORE
         share = min(wanted.gpu.gpu, 1.0)
         speed = GPU * share if share else core * stage.params["recipe"]["threads"]
         return operations(network, dataset, self.planner.facts(dataset).num_classes) / speed

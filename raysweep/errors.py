@@ -5,7 +5,8 @@ RaysweepError
 ├── PlanError        the sweep is well-formed but cannot be run (exit code 2)
 ├── KnowledgeError   a method asked for something it does not declare
 ├── StageError       a stage failed; becomes a row of the records
-│   └── NonFiniteLoss
+│   ├── NonFiniteLoss
+│   └── FilesError    this host lacks files, or has others than the plan was made with
 ├── HostError        no host of the cluster may work for this driver
 ├── DeviceError      a stage holds a GPU that its process cannot use; another worker may
 └── StoreError       an artifact cannot be written or read
@@ -37,6 +38,10 @@ class StageError(RaysweepError):
 
 class NonFiniteLoss(StageError):
     """The training loss became NaN or infinite."""
+
+
+class FilesError(StageError):
+    """This host lacks files of a method, or has others than the plan was made with."""
 
 
 class HostError(RaysweepError):

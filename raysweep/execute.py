@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import socket
 import tempfile
 import time
 import warnings
@@ -21,10 +20,18 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from raysweep import interruption, provenance, worker
-from raysweep.cluster import bundles, check_room, fits_somewhere, refusals, room, shape_of
+from raysweep import environment, interruption, provenance, worker
+from raysweep.cluster import (
+    bundles,
+    check_room,
+    connect,
+    fits_somewhere,
+    refusals,
+    room,
+    shape_of,
+)
 from raysweep.driver import Run, slots_of
-from raysweep.errors import HostError, PlanError
+from raysweep.errors import HostError
 from raysweep.provenance import code_here, refusal
 from raysweep.schedule import Result
 from raysweep.spec import ResourceClass, foreign_modules
@@ -65,38 +72,11 @@ def run_on_ray(run: Run, *, address: str | None, most: int | None) -> None:
     import ray
 
     try:
-        _connect(address)
+        connect(address)
         interruption.take_again()
         _tune(run, cluster=address is not None, most=most)
     finally:
         interruption.end_ray(ray.shutdown, LEAVE_SECONDS)
-
-
-def _connect(address: str | None) -> None:
-    import ray
-
-    quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
-    if address is None:
-        ray.init(address="local", include_dashboard=False, **quiet)
-        return
-    try:
-        _knock(address)
-        ray.init(address=address, **quiet)
-    except (OSError, RuntimeError, ValueError) as error:
-        mode = os.environ.get("RAY_AUTH_MODE", "unset")
-        raise PlanError(
-            f"no Ray cluster answers at --address {address!r} ({error}); check that it runs "
-            f"(ray status), and if it uses token authentication, which new clusters do by "
-            f"default, set RAY_AUTH_MODE=token here and give this host the cluster's token in "
-            f"~/.ray/auth_token or RAY_AUTH_TOKEN_PATH (RAY_AUTH_MODE is {mode})"
-        ) from None
-
-
-def _knock(address: str) -> None:
-    """Try the port for a moment: Ray itself would try for minutes."""
-    host, _, port = address.rpartition(":")
-    if host and port.isdigit() and "/" not in address:
-        socket.create_connection((host, int(port)), timeout=10).close()
 
 
 @contextmanager
@@ -167,6 +147,7 @@ class _Feed:
 
     def __init__(self, run: Run, most: int | None, *, cluster: bool) -> None:
         self.run = run
+        self.settings = environment.gathered(local=not cluster)
         self.prefix = f"raysweep/{run.ledger.run}/"
         self.code = code_here(foreign_modules(run.sweep))
         self.refused: dict[str, str] = {}
@@ -248,6 +229,7 @@ def _searcher(token: str) -> Any:
                 ),
                 "gpus": size.gpu,
                 "store": feed.run.store.uri,
+                "environment": asdict(feed.settings),
                 "run": feed.run.provenance,
                 "code": asdict(feed.code),
                 "refusing": f"{feed.prefix}refused/",
@@ -318,8 +300,9 @@ def _worker() -> Any:
                 put(f"{config['workers']}{node}", b"refuses", overwrite=True)  # nobody waits for it
                 os._exit(1)
 
-            from raysweep import device, worker
+            from raysweep import device, environment, worker
 
+            environment.apply(environment.Environment(**config["environment"]))
             if not config["gpus"]:
                 device.hide_gpus()  # Ray shows every GPU to a process that asked for none.
             self.batch = config

@@ -13,6 +13,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from raysweep import paths
 from raysweep.errors import PlanError
 
 SCHEMA = 1
@@ -52,8 +53,7 @@ def stage_key(kind: str, version: int, params: Any, inputs: Any) -> str:
 
 def cache_folder() -> Path:
     """Return the folder for what can be computed again: RAYSWEEP_CACHE, else the user's cache."""
-    chosen = os.environ.get("RAYSWEEP_CACHE")
-    return Path(chosen) if chosen else Path.home() / ".cache" / "raysweep"
+    return paths.setting("RAYSWEEP_CACHE") or Path.home() / ".cache" / "raysweep"
 
 
 def files_digest(files: list[Path]) -> str:

@@ -18,7 +18,8 @@ from pydantic import BaseModel, ValidationError
 from raysweep import methods
 from raysweep.errors import SpecError
 from raysweep.goals import Tune
-from raysweep.methods import Method
+from raysweep.methods import ROLES, Method, paths_of
+from raysweep.paths import starting_at
 from raysweep.recipe import Recipe, resolved
 from raysweep.spec import AXES, MOST_SEEDS, PLURAL, Resources, Sweep, Track, trials
 from raysweep.sweepfile import Path_, SweepText, read_sweep_text
@@ -35,9 +36,10 @@ def load_sweep(file: Path) -> Sweep:
     Raises:
         SpecError: one line per fault: `file:line: field: got value; rule; remedy`.
     """
-    if file.suffix == ".py" and not file.is_dir():
-        return _run_python(file)
-    return from_text(read_sweep_text(file))
+    with starting_at(file.parent):
+        if file.suffix == ".py" and not file.is_dir():
+            return _run_python(file)
+        return from_text(read_sweep_text(file))
 
 
 def from_text(text: SweepText) -> Sweep:
@@ -62,7 +64,28 @@ def _run_python(file: Path) -> Sweep:
         raise SpecError(
             f"{file}:1: must define `sweep`, a raysweep.Sweep, got {type(found).__name__}"
         )
+    lost = [
+        f"{file}:1: {role}.{number}.{value.name}.{field}: {message}"
+        for role in ROLES
+        for number, value in enumerate(getattr(found, role))
+        for field, message in _lost_paths(value)
+    ]
+    if lost:
+        raise SpecError("\n".join(lost))
     return found
+
+
+def _lost_paths(value: Any) -> Iterator[tuple[str, str]]:
+    """Yield the fields of a method whose paths lead to nothing, each with a message."""
+    for field, path in paths_of(value) if isinstance(value, Method) else ():
+        if not path.exists():
+            yield (
+                field,
+                (
+                    f"must be there, got {str(path)!r}; a relative path starts at the sweep file's "
+                    f"folder"
+                ),
+            )
 
 
 def _line_in(file: Path, error: BaseException) -> int:
@@ -309,7 +332,10 @@ class _Loader:
         before = len(self.faults)
         for point in itertools.product(*axes):
             value = self._model(kind, dict(point), path)
-            if value is not None:
+            lost = list(_lost_paths(value))
+            for name, message in lost:
+                self.fault((*path, name), message)
+            if value is not None and not lost:
                 yield value
             elif len(self.faults) > before + 20:
                 return

@@ -22,7 +22,9 @@ from typing import Any, ClassVar, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from raysweep.errors import SpecError, StageError
+from raysweep.errors import FilesError, PlanError, SpecError, StageError
+from raysweep.identity import digest, files_digest
+from raysweep.paths import holds_path
 
 Role = Literal["attacks", "defenses", "datasets", "models"]
 ROLES: tuple[Role, ...] = get_args(Role)
@@ -57,8 +59,22 @@ class Method(BaseModel):
         return self.model_dump(mode="json", exclude=set(leave_out))
 
     def identity(self, *, leave_out: frozenset[str] = frozenset()) -> dict[str, Any]:
-        """Return what identifies this method in a stage key."""
-        return {"name": self.name, "version": self.VERSION, **self.params(leave_out=leave_out)}
+        """Return what a stage rebuilds this method from; `by_content` of it enters keys."""
+        content = self.content_digest()
+        led_to = {"content_digest": content} if content else {}
+        told = {"name": self.name, "version": self.VERSION, **led_to}
+        return told | self.params(leave_out=leave_out)
+
+    def content_digest(self) -> str:
+        """Return a digest of all that the paths lead to, or "" if there is none.
+
+        It stands for the paths in keys. A method whose parameters, or the plan, tell its content
+        already returns "".
+
+        Raises:
+            PlanError: if a path leads to nothing.
+        """
+        return _digest_of_paths(self)
 
     @property
     def label(self) -> str:
@@ -67,7 +83,7 @@ class Method(BaseModel):
         for field, info in type(self).model_fields.items():
             value = getattr(self, field)
             if field != "rate" and value != info.get_default(call_default_factory=True):
-                changed.append(f"{field}={value}")
+                changed.append(f"{field}={_shown(self, field, value)}")
         return f"{self.name}({', '.join(changed)})" if changed else self.name
 
     def badges(self) -> tuple[str, ...]:
@@ -133,6 +149,61 @@ def _fields(method: type[Method], role: str) -> frozenset[str]:
 
 
 @cache
+def path_fields(method: type[Method]) -> frozenset[str]:
+    """Return the names of the fields that hold a `DataPath`, or may hold one."""
+    return frozenset(
+        name
+        for name, info in method.model_fields.items()
+        if holds_path(info.annotation, info.metadata)
+    )
+
+
+def by_content(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Return parameters as they enter keys: where a method's files lie is not what they hold.
+
+    Args:
+        params: identities by `dataset`, `model`, `attack` and `defense`; anything else is kept.
+    """
+    found = dict(params)
+    for role in ROLES:
+        axis = role[:-1]
+        if axis in found and (fields := path_fields(load(role, found[axis]["name"]))):
+            found[axis] = {k: v for k, v in found[axis].items() if k not in fields}
+    return found
+
+
+def paths_of(method: Method) -> list[tuple[str, Path]]:
+    """Return the field and the path of every `DataPath` of a method."""
+    return [
+        (field, path)
+        for field in sorted(path_fields(type(method)))
+        for path in _each(getattr(method, field))
+    ]
+
+
+def _each(value: Any) -> list[Path]:
+    values = value if isinstance(value, tuple | list) else [value]
+    return [Path(part) for part in values if part is not None]
+
+
+def _shown(method: Method, field: str, value: Any) -> str:
+    """Return a value for a label; of a path the last part, as a label is the same everywhere."""
+    if field not in path_fields(type(method)):
+        return str(value)
+    return ", ".join(path.name for path in _each(value))
+
+
+def _digest_of_paths(method: Method) -> str:
+    parts = []
+    for field, path in paths_of(method):
+        if not path.exists():
+            raise PlanError(f"{method.name}: {field} must be there, got {str(path)!r}")
+        files = sorted(f for f in path.rglob("*") if f.is_file()) if path.is_dir() else [path]
+        parts += [field, *(str(file.relative_to(path)) for file in files), files_digest(files)]
+    return digest("\n".join(parts)) if parts else ""
+
+
+@cache
 def available(role: Role) -> dict[str, str]:
     """Return name → module of every method of a role, found without importing any."""
     folder = Path(__file__).parent / role
@@ -180,11 +251,15 @@ def restore(role: Role, identity: dict[str, Any]) -> Any:
     Raises:
         SpecError: if there is no such method.
         StageError: if the method here has another version: it would give other results.
+        FilesError: if its paths lead to something else on this host than where it was planned.
     """
-    params = {k: v for k, v in identity.items() if k not in ("name", "version")}
+    params = {k: v for k, v in identity.items() if k not in ("name", "version", "content_digest")}
     found = load(role, identity["name"])
     check_version(found, "VERSION", identity["version"])
-    return found.model_validate_json(json.dumps(params))
+    method: Method = found.model_validate_json(json.dumps(params))
+    if "content_digest" in identity:
+        _check_paths(method, identity["content_digest"])
+    return method
 
 
 def check_version(method: type[Method], which: str, asked: int) -> None:
@@ -200,4 +275,17 @@ def check_version(method: type[Method], which: str, asked: int) -> None:
             f"method {name}: the stage was planned with {which} {asked}, and {name} has {which} "
             f"{have} on host {socket.gethostname()}; run the same code there as where the sweep "
             f"was launched, or launch again to plan with {have}"
+        )
+
+
+def _check_paths(method: Method, planned: str) -> None:
+    try:
+        same = method.content_digest() == planned
+    except PlanError as error:
+        raise FilesError(str(error)) from None
+    if not same:
+        where = ", ".join(str(path) for _, path in paths_of(method))
+        raise FilesError(
+            f"{method.name}: {where} differs from what was planned; give all hosts the same files, "
+            f"or plan again if they have changed"
         )

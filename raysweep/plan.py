@@ -25,7 +25,7 @@ from raysweep.datasets import Dataset
 from raysweep.errors import PlanError
 from raysweep.graph import STAGE_VERSIONS, Facts, Outcomes, Route, Setting, Stage
 from raysweep.identity import digest, stage_key
-from raysweep.methods import Method, decision_fields, reduction_fields
+from raysweep.methods import Method, by_content, decision_fields, reduction_fields
 from raysweep.recipe import Recipe
 from raysweep.spec import Sweep, Trial, bfloat16_is_fast, trials
 
@@ -40,7 +40,7 @@ class Planner:
         self.sweep = sweep
         self.trials: tuple[Trial, ...] = tuple(trials(sweep))
         self.stages: dict[str, Stage] = {}
-        self._precision = bfloat16_is_fast(sweep.resources)
+        self.bfloat16 = bfloat16_is_fast(sweep.resources)  # asked once: it is part of keys
         self._facts: dict[Dataset, Facts] = {}
         self._settings: dict[tuple[Any, ...], Setting] = {}
         self._identities: dict[tuple[int, frozenset[str]], tuple[Method, dict[str, Any]]] = {}
@@ -64,7 +64,7 @@ class Planner:
         """Return the recipe with `precision: auto` resolved for the planned device."""
         if recipe.precision != "auto":
             return recipe
-        precision = "bfloat16" if self._precision else "float32"
+        precision = "bfloat16" if self.bfloat16 else "float32"
         return recipe.model_copy(update={"precision": precision})
 
     def _recipe(self, recipe: Recipe) -> dict[str, Any]:
@@ -87,7 +87,7 @@ class Planner:
         resource: str,
         reads: dict[str, str] | None = None,
     ) -> str:
-        key = stage_key(kind, STAGE_VERSIONS[kind], params, inputs)
+        key = stage_key(kind, STAGE_VERSIONS[kind], by_content(params), inputs)
         if key not in self.stages:
             self.stages[key] = Stage(
                 key=key, params=params, inputs=inputs, reads=reads or {}, resource=resource

@@ -43,7 +43,9 @@ class Recipe(BaseModel):
     )
     augment: tuple[Augmentation, ...] = Field((), description="batched augmentations, in order")
     precision: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="autocast precision; auto: bfloat16 where the planned device has it"
+        "auto",
+        description="autocast precision; auto: RAYSWEEP_PRECISION if set, else bfloat16 where the "
+        "planned device has it",
     )
     threads: int = Field(1, ge=1, le=256, description="CPU threads of a stage; changes bytes")
 

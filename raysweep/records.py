@@ -23,9 +23,10 @@ from raysweep import ledger
 from raysweep.defenses import Curve
 from raysweep.errors import StoreError
 from raysweep.graph import Route, followed
+from raysweep.methods import by_content, path_fields
 from raysweep.plan import Planner
 from raysweep.report.material import Material
-from raysweep.spec import Trial
+from raysweep.spec import AXES, Trial
 from raysweep.store import Manifest, Store
 
 DEFAULT_STORAGE = "raysweep-store"
@@ -215,8 +216,11 @@ def trial_id(trial: Trial, planner: Planner) -> str:
     from raysweep.identity import canonical, digest
 
     recipe = planner.resolved(trial.recipe).model_dump(mode="json")
-    chosen = [m.identity() for m in (trial.dataset, trial.model, trial.attack, trial.defense)]
-    return digest(canonical([*chosen, recipe, trial.seed]))[:16]
+    chosen = {axis: getattr(trial, axis).identity() for axis in AXES if axis != "recipe"}
+    told = [*by_content(chosen).values(), recipe, trial.seed]
+    if path_fields(type(trial.dataset)):
+        told.append(planner.facts(trial.dataset).digest)
+    return digest(canonical(told))[:16]
 
 
 def _who(trial: Trial, sweep: str, planner: Planner) -> dict[str, Any]:

@@ -252,6 +252,7 @@ def print_doctor(console: Console, storage: str | None) -> bool:
     import torch
 
     from raysweep.errors import StoreError
+    from raysweep.paths import setting
     from raysweep.provenance import versions
     from raysweep.records import storage_uri
     from raysweep.spec import Resources, bfloat16_is_fast
@@ -261,8 +262,7 @@ def print_doctor(console: Console, storage: str | None) -> bool:
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     fast = "bfloat16" if bfloat16_is_fast(Resources()) else "float32"
     console.print(f"{os.cpu_count()} CPUs (precision auto: {fast}), {gpus} GPUs")
-    data = os.environ.get("RAYSWEEP_DATA")
-    console.print(f"RAYSWEEP_DATA: {data or 'not set'}")
+    console.print(f"RAYSWEEP_DATA: {setting('RAYSWEEP_DATA') or 'not set'}")
     store = Store(storage_uri(storage))
     try:
         store.check()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from raysweep.datasets import Dataset
 from raysweep.defenses import Defense
 from raysweep.errors import PlanError, SpecError
 from raysweep.goals import Tune
-from raysweep.methods import Method
+from raysweep.methods import Method, paths_of
 from raysweep.models import Model
 from raysweep.recipe import Recipe, resolved
 
@@ -77,8 +78,20 @@ class Resources(_Value):
 def bfloat16_is_fast(resources: Resources) -> bool:
     """Return whether stages of the gpu class run where bfloat16 pays: on a GPU, or AMX.
 
-    Without a GPU request the driver's own processor is taken for the workers'.
+    Without a GPU request the driver's own processor is taken for the workers'. RAYSWEEP_PRECISION,
+    `float32` or `bfloat16`, says it instead: for a driver unlike its workers.
+
+    Raises:
+        PlanError: if RAYSWEEP_PRECISION is something else.
     """
+    told = os.environ.get("RAYSWEEP_PRECISION")
+    if told:
+        if told not in ("float32", "bfloat16"):
+            raise PlanError(
+                f"RAYSWEEP_PRECISION must be float32 or bfloat16, which `precision: auto` then "
+                f"stands for, got {told!r}; correct it, or unset it"
+            )
+        return told == "bfloat16"
     if resources.gpu.gpu > 0:
         return True
     try:
@@ -159,7 +172,21 @@ class Sweep(_Value):
                 if value in values[:number]:
                     shown = getattr(value, "label", value)
                     raise ValueError(f"duplicate in {name}: {shown} stands twice; keep one")
+                _told_apart(value, values[:number])
         return self
+
+
+def _told_apart(value: Any, before: Sequence[Any]) -> None:
+    """Refuse two paths of one name: a label shows the last part of a path alone."""
+    paths = paths_of(value) if isinstance(value, Method) else []
+    for other in before if paths else ():
+        alike = [(one.label, getattr(one, "rate", None)) for one in (other, value)]
+        if alike[0] == alike[1] and paths_of(other) != paths:
+            places = ", ".join(str(path) for _, path in (*paths_of(other), *paths))
+            raise ValueError(
+                f"{value.label} stands for several paths, {places}, which tables cannot tell "
+                f"apart; rename one, or link to it by another name"
+            )
 
 
 def _recipe(given: Any) -> Any:

@@ -22,7 +22,8 @@ from raysweep.context import Context
 from raysweep.datasets import Dataset, ImageSet, IntArray, Shape, as_floats
 from raysweep.defenses import Decision, Findings
 from raysweep.desk import Array, Desk, Product, method, state_arrays
-from raysweep.errors import DamagedArtifact, StoreError
+from raysweep.environment import blame
+from raysweep.errors import DamagedArtifact, FilesError, PlanError, StoreError
 from raysweep.graph import Stage
 from raysweep.identity import digest, finite_or_none
 from raysweep.judging import Truth, judge
@@ -30,7 +31,7 @@ from raysweep.schedule import Result
 from raysweep.store import Store
 
 PICTURES = 6
-_PASSING = (StoreError, OSError, MemoryError)
+_OF_THE_HOST = (FilesError, StoreError, OSError, MemoryError)
 
 
 def prepare(desk: Desk) -> Product:
@@ -46,8 +47,11 @@ def prepare(desk: Desk) -> Product:
         )  # fmt: skip
         return Product(arrays=dict(attack.prepare(inputs, desk.ctx)))
     dataset: Dataset = method("datasets", desk.params["dataset"])
-    labels = dataset.read_labels()
-    dataset.check_source(labels, desk.params["source"])
+    try:
+        labels = dataset.read_labels()
+        dataset.check_source(labels, desk.params["source"])
+    except PlanError as error:
+        raise FilesError(str(error)) from error  # where it was planned the data could be read
     rows_train, rows_clean, rows_test = dataset.kept(labels)
     train_all, test_all = dataset.decode()
     parts = {
@@ -278,14 +282,15 @@ def perform(stage: Stage, store: Store, run: Mapping[str, Any], gpus: float) -> 
     except DamagedArtifact as error:
         return Result(key=stage.key, status="damaged", host=host, damaged=error.key)
     except Exception as error:  # noqa: BLE001  a failing method costs its own rows, not the sweep
+        hosts = isinstance(error, _OF_THE_HOST)
         return Result(
             key=stage.key,
             status="failed",
             host=host,
             seconds=time.perf_counter() - start,
-            error=f"{type(error).__name__}: {error}"[:2000],
+            error=f"{type(error).__name__}: {blame(error) if hosts else error}"[:2000],
             trace=traceback.format_exc(limit=30)[-8000:],
-            lasting=not (device.passing(error) or isinstance(error, _PASSING)),
+            lasting=not (hosts or device.passing(error)),
         )
     finally:
         resident.forget()

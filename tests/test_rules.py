@@ -31,7 +31,8 @@ LAYERS = [
     {"ensemble"}, {"training"}, {"resume", "step"}, {"streams"},
     {"models", "augmentation", "resident"}, {"datasets", "device"},
     {"context", "recipe", "methods"},
-    {"identity", "rng", "provenance", "counts"}, {"errors"}, {"raysweep"},
+    {"identity", "rng", "provenance", "counts"}, {"environment"}, {"paths"}, {"errors"},
+    {"raysweep"},
 ]  # fmt: skip
 PICKLERS = {"pickle", "cloudpickle", "dill", "marshal", "shelve", "joblib"}
 RUNNERS = {"eval", "exec", "compile", "__import__", "os.system", "os.popen", "yaml.load"}

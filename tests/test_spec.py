@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import re
 import resource
+import shutil
 import subprocess
 import sys
 import time
@@ -120,18 +121,25 @@ def test_recipes_have_names_that_stand_for_their_values() -> None:
         )  # fmt: skip
 
 
-@pytest.mark.parametrize("file", sorted((ROOT / "sweeps").glob("*.yaml")), ids=lambda f: f.name)
-def test_every_shipped_sweep_loads_and_fits_the_schema(file: Path) -> None:
-    sweep = load_sweep(file)
+@pytest.fixture(params=sorted((ROOT / "sweeps").glob("*.yaml")), ids=lambda f: f.name)
+def shipped(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A shipped sweep file, beside folders for the data that it names."""
+    for name in ("imagenet", "ember"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+    (tmp_path / "sweeps").mkdir()
+    return Path(shutil.copy(request.param, tmp_path / "sweeps"))
+
+
+def test_every_shipped_sweep_loads_and_fits_the_schema(shipped: Path) -> None:
+    sweep = load_sweep(shipped)
     assert trials(sweep) and sweep.question
-    jsonschema.validate(parse(file.name, file.read_text()).values, json_schema())
+    jsonschema.validate(parse(shipped.name, shipped.read_text()).values, json_schema())
     assert load(to_yaml(sweep)) == sweep
 
 
-@pytest.mark.parametrize("file", sorted((ROOT / "sweeps").glob("*.yaml")), ids=lambda f: f.name)
-def test_a_sweep_for_a_gpu_asks_for_one(file: Path) -> None:
-    told = re.search(r"^# .*For a GPU", file.read_text(), re.MULTILINE)
-    assert (load_sweep(file).resources.gpu.gpu > 0) == bool(told)
+def test_a_sweep_for_a_gpu_asks_for_one(shipped: Path) -> None:
+    told = re.search(r"^# .*For a GPU", shipped.read_text(), re.MULTILINE)
+    assert (load_sweep(shipped).resources.gpu.gpu > 0) == bool(told)
 
 
 @pytest.mark.parametrize(

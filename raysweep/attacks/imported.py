@@ -22,9 +22,10 @@ from pydantic import Field, model_validator
 from raysweep.attacks import Attack, AttackInputs, Choice, Counts, Part
 from raysweep.context import Arrays, Context
 from raysweep.datasets import IntArray
-from raysweep.errors import PlanError, StageError
+from raysweep.errors import FilesError, PlanError, StageError
 from raysweep.identity import files_digest
 from raysweep.methods import load
+from raysweep.paths import DataPath, resolved
 
 if TYPE_CHECKING:
     import torch
@@ -37,7 +38,7 @@ class Imported(Attack):
 
     PREPARES: ClassVar[bool] = True
 
-    path: str = Field(description="folder that `raysweep import` wrote")
+    path: DataPath = Field(description="folder that `raysweep import` wrote")
     digest: str = Field("", description="of the folder's files; filled in when the sweep is read")
     victim: bool = Field(False, description="take the folder's weights instead of training")
     trigger: str | None = Field(
@@ -49,7 +50,7 @@ class Imported(Attack):
     def _as_the_folder_says(cls, given: Any) -> Any:
         if not isinstance(given, Mapping) or "path" not in given or given.get("digest"):
             return given
-        folder = Path(str(given["path"])).expanduser()
+        folder = Path(resolved(str(given["path"])))
         try:
             manifest = json.loads((folder / "manifest.json").read_text())
         except (OSError, ValueError) as error:
@@ -77,6 +78,10 @@ class Imported(Attack):
                        "test inputs; name the attack that stamps them: trigger: NAME")
                 )  # fmt: skip
         return {**says, **given, "digest": files_digest(_files(folder))}
+
+    def content_digest(self) -> str:
+        """Return "": `digest` is that of the folder's files."""
+        return ""
 
     def brings_victim(self) -> bool:
         """Return whether the folder's weights are taken."""
@@ -108,11 +113,13 @@ class Imported(Attack):
     def prepare(self, inputs: AttackInputs, ctx: Context) -> Arrays:
         """Return the folder's arrays, its rows as positions in this training set."""
         del ctx
-        folder = Path(self.path).expanduser()
-        if files_digest(_files(folder)) != self.digest:
-            raise StageError(
-                f"{folder}: differs from what was planned; give all hosts the same folder, or plan "
-                f"again if it has changed"
+        folder = Path(self.path)
+        found = _files(folder)
+        if files_digest(found) != self.digest:
+            raise FilesError(
+                f"attack {self.label}: {folder} "
+                + ("holds other files than were planned with" if found else "is not there")
+                + "; give all hosts the same folder, or plan again if it has changed"
             )
         with np.load(folder / "arrays.npz", allow_pickle=False) as file:
             arrays = {name: np.array(file[name]) for name in file.files}
@@ -234,7 +241,7 @@ class Imported(Attack):
         return load("attacks", self.trigger).model_validate(given)  # type: ignore[return-value]
 
     def _manifest(self) -> dict[str, Any]:
-        text = (Path(self.path).expanduser() / "manifest.json").read_text()
+        text = (Path(self.path) / "manifest.json").read_text()
         manifest: dict[str, Any] = json.loads(text)
         return manifest
 

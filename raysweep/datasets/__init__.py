@@ -17,7 +17,7 @@ from pydantic import Field
 
 from raysweep import rng
 from raysweep.counts import count_of
-from raysweep.errors import PlanError, StageError
+from raysweep.errors import FilesError, PlanError
 from raysweep.identity import canonical, digest, files_digest
 from raysweep.methods import Method
 
@@ -127,6 +127,10 @@ class Dataset(Method):
     def decode(self) -> tuple[ImageSet, ImageSet]:
         """Return the whole training and test sets of the source files."""
 
+    def content_digest(self) -> str:
+        """Return "": the plan adds the `source_digest`, of the files that are the data."""
+        return ""
+
     def source(self) -> str:
         """Return which of several published copies the files are, or "" if there is but one."""
         return ""
@@ -150,10 +154,10 @@ class Dataset(Method):
         """Make sure, where a stage runs, that the files are those of the plan.
 
         Raises:
-            StageError: if they are not.
+            FilesError: if they are not.
         """
         if self.source_digest(labels) != planned:
-            raise StageError(
+            raise FilesError(
                 f"dataset {self.label}: the source files of this host differ from those that were "
                 f"planned; give all hosts the same files, or plan again if the files have changed"
             )

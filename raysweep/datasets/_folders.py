@@ -11,6 +11,7 @@ from pydantic import Field
 from raysweep.datasets import Dataset, ImageSet, Labels
 from raysweep.datasets._decode import decoded
 from raysweep.errors import PlanError
+from raysweep.paths import DataPath
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".webp"})
 Found = list[tuple[Path, int]]
@@ -29,14 +30,14 @@ class Folders(Dataset):
     INSIDE: ClassVar[str] = ""
     CROP: ClassVar[bool] = False
 
-    path: str = Field(description="folder that holds the splits")
+    path: DataPath = Field(description="folder that holds the splits")
     side: int = Field(32, ge=8, le=1024, description="height and width in pixels")
     grey: bool = Field(False, description="decode to one channel instead of three")
 
     @property
     def top(self) -> Path:
         """The folder that holds the splits."""
-        return Path(self.path).expanduser()
+        return Path(self.path)
 
     def folders(self, split: str) -> list[str]:
         """Return the names of the class folders of a split, sorted.

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import functools
-import os
 from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
+from raysweep import paths
 from raysweep.datasets import Dataset, ImageSet, Labels
 from raysweep.datasets._decode import encoding, parquet_images, split_labels
 from raysweep.errors import PlanError
@@ -84,7 +84,7 @@ class Published(Dataset):
             kind = getattr(torchvision.datasets, self.TORCHVISION)
             return [kind(root=str(root), download=True, **split) for split in self.SPLITS]
         except (OSError, RuntimeError) as error:
-            looked = os.environ.get("RAYSWEEP_DATA") or "not set"
+            looked = paths.setting("RAYSWEEP_DATA") or "not set"
             raise PlanError(
                 f"dataset {self.name}: neither {self.name}-train.parquet and "
                 f"{self.name}-test.parquet in RAYSWEEP_DATA ({looked}) nor torchvision's download "
@@ -100,15 +100,15 @@ def parquet_pair(name: str) -> tuple[Path, Path] | None:
         PlanError: if RAYSWEEP_DATA names no folder, or one of the two is missing: to take
             torchvision's copy instead would be to take another data set.
     """
-    folder = os.environ.get("RAYSWEEP_DATA")
-    if not folder:
+    folder = paths.setting("RAYSWEEP_DATA")
+    if folder is None:
         return None
-    if not Path(folder).is_dir():
+    if not folder.is_dir():
         raise PlanError(
-            f"dataset {name}: RAYSWEEP_DATA must name a folder, got {folder!r}; correct it, or "
-            f"unset it for torchvision's download"
+            f"dataset {name}: RAYSWEEP_DATA must name a folder, got {str(folder)!r}; correct it, "
+            f"or unset it for torchvision's download"
         )
-    pair = (Path(folder) / f"{name}-train.parquet", Path(folder) / f"{name}-test.parquet")
+    pair = (folder / f"{name}-train.parquet", folder / f"{name}-test.parquet")
     there = [file.name for file in pair if file.is_file()]
     missing = [file.name for file in pair if file.name not in there]
     if there and missing:

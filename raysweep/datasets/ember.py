@@ -22,6 +22,7 @@ from pydantic import Field
 
 from raysweep.datasets import Dataset, Domain, ImageSet, Labels
 from raysweep.errors import PlanError
+from raysweep.paths import DataPath
 
 LABEL: Final = "Label"
 PART: Final = 4096  # rows read at a time
@@ -32,12 +33,12 @@ class Ember(Dataset):
 
     DOMAIN: ClassVar[Domain] = "features"
 
-    path: str = Field(description="folder that holds the vectorized features")
+    path: DataPath = Field(description="folder that holds the vectorized features")
     features: int = Field(2351, ge=1, description="features of a program; 2,351 in version 1")
 
     def files(self) -> list[Path]:
         """Return the four files of arrays, or the two of Parquet."""
-        top = Path(self.path).expanduser()
+        top = Path(self.path)
         tables = [sorted(top.glob(f"{split}_ember_*.parquet")) for split in ("train", "test")]
         if any(tables):
             if [len(found) for found in tables] != [1, 1]:

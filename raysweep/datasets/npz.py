@@ -19,16 +19,17 @@ from pydantic import Field
 
 from raysweep.datasets import Dataset, ImageSet, IntArray, Labels
 from raysweep.errors import PlanError
+from raysweep.paths import DataPath
 
 
 class Npz(Dataset):
     """Arrays of the file at `path`."""
 
-    path: str = Field(description="file with the four arrays, .npz")
+    path: DataPath = Field(description="file with the four arrays, .npz")
 
     def files(self) -> list[Path]:
         """Return the file."""
-        file = Path(self.path).expanduser()
+        file = Path(self.path)
         if not file.is_file():
             raise PlanError(f"dataset {self.name}: path must name a file, got {self.path!r}")
         return [file]

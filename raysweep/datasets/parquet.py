@@ -15,12 +15,13 @@ from pydantic import Field
 from raysweep.datasets import Dataset, ImageSet, Labels
 from raysweep.datasets._decode import parquet_images, split_labels
 from raysweep.errors import PlanError
+from raysweep.paths import DataPath
 
 
 class Parquet(Dataset):
     """All files of a folder that match `train` and `test`, in the order of their names."""
 
-    path: str = Field(description="folder of the files")
+    path: DataPath = Field(description="folder of the files")
     train: str = Field("*train*.parquet", description="pattern of the training files")
     test: str = Field("*test*.parquet", description="pattern of the test files")
     image_column: str | None = Field(None, description="none: img or image")
@@ -28,7 +29,7 @@ class Parquet(Dataset):
     grey: bool = Field(False, description="decode to one channel instead of three")
 
     def _matching(self, pattern: str) -> list[Path]:
-        found = sorted(Path(self.path).expanduser().glob(pattern))
+        found = sorted(Path(self.path).glob(pattern))
         if not found:
             raise PlanError(
                 f"dataset {self.name}: no file in {self.path!r} matches {pattern!r}; "

@@ -12,6 +12,7 @@ from raysweep.defenses import Defense
 from raysweep.errors import SpecError
 from raysweep.goals import Tune
 from raysweep.identity import cache_folder, canonical, digest
+from raysweep.methods import by_content
 from raysweep.spec import Sweep, Trial
 from raysweep.store import Store
 from raysweep.tune.search import Search
@@ -40,7 +41,8 @@ class Studies:
         fixed = settings.model_dump(mode="json", exclude={"trials", "parameters"})
         seen = [[one.data, one.poison, one.victim, one.stamp] for one in settled]
         searched = {field: dict(rule) for field, rule in space.items()}
-        tied = digest(canonical([defense.identity(), seen, searched, fixed]))
+        told = by_content({"defense": defense.identity()})["defense"]
+        tied = digest(canonical([told, seen, searched, fixed]))
         return Study(
             name, space, settings, tied=tied, own=own_values(defense, space), steps=len(places),
             where=self.url or self._journal(), told=told_lines(
