@@ -114,6 +114,35 @@ def followed(
     return found
 
 
+def remaining(
+    seconds: Mapping[str, float],
+    stages: Mapping[str, Stage],
+    children: Mapping[str, Sequence[str]],
+    rank: dict[str, float],
+    grown: float,
+) -> None:
+    """Enter each new stage's longest remaining path into `rank`, children before parents.
+
+    Args:
+        seconds: what each new stage is expected to take.
+        stages: all stages of the plan.
+        children: key → keys of all stages that read it.
+        rank: the longest remaining paths so far, in seconds.
+        grown: what a decision may grow takes: a training and its evaluation.
+    """
+    ahead = {key: sum(child in seconds for child in children.get(key, ())) for key in seconds}
+    leaves = [key for key in seconds if not ahead[key]]
+    while leaves:
+        key = leaves.pop()
+        stage = stages[key]
+        below = max((rank.get(child, 0.0) for child in children.get(key, ())), default=0.0)
+        rank[key] = seconds[key] + (max(below, grown) if stage.kind == "decide" else below)
+        for need in set(stage.needs) & seconds.keys():
+            ahead[need] -= stage.needs.count(need)
+            if not ahead[need]:
+                leaves.append(need)
+
+
 class Plan(Protocol):
     """What a schedule works from; `Planner` is the one that sweeps use."""
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from raysweep import execute, records
+from raysweep import execute, history, records
+from raysweep.collect import Collector
 from raysweep.driver import Run
 from raysweep.report.html import render
 from raysweep.spec import Sweep
@@ -27,6 +28,8 @@ class Conclusion:
         interrupted: whether it was stopped before the end.
         report: path or URI of the HTML report.
         warnings: what went wrong beside the sweep itself (tracking).
+        notes: earlier records that were kept, and damage that was met.
+        unfinished: how many trials this launch did not bring to their end.
     """
 
     rows: pd.DataFrame
@@ -35,6 +38,8 @@ class Conclusion:
     interrupted: bool
     report: str
     warnings: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    unfinished: int = 0
 
 
 def launch(
@@ -90,10 +95,11 @@ def second_interrupt_waits() -> Iterator[None]:
 
 def _conclude(run: Run, interrupted: bool) -> Conclusion:
     failed = {key: result.error for key, result in run.schedule.failed.items()}
-    collector = records.Collector(run.planner, run.store, failed, run.schedule.upstream_failed)
+    collector = Collector(run.planner, run.store, failed, run.schedule.upstream_failed)
     name = run.sweep.name
     rows, stages = collector.rows(name), collector.stages(run.schedule.ran)
-    records.write(run.store, name, rows, stages)
+    unfinished = int((rows["status"] != "ok").sum())
+    rows, notes = history.conclude(run.store, name, rows, stages, run.before)
     warnings = _publish(run, rows)
     path = f"sweeps/{name}/report.html"
     html = render(records.gather(name, run.store.uri))
@@ -105,6 +111,8 @@ def _conclude(run: Run, interrupted: bool) -> Conclusion:
         interrupted=interrupted,
         report=run.store.where(path),
         warnings=warnings,
+        notes=[*run.notes, *notes, *history.said_of_damage(collector.damaged)],
+        unfinished=unfinished,
     )
 
 

@@ -19,7 +19,7 @@ from raysweep.datasets import Dataset
 from raysweep.defenses import Defense
 from raysweep.errors import PlanError, SpecError
 from raysweep.goals import Tune
-from raysweep.methods import Method
+from raysweep.methods import Method, load
 from raysweep.models import Model
 from raysweep.recipe import Recipe, resolved
 
@@ -281,6 +281,35 @@ def canonical(sweep: Sweep) -> dict[str, Any]:
         "track": sweep.track.model_dump(mode="json"),
         "tune": sweep.tune.model_dump(mode="json") if sweep.tune else None,
     }
+
+
+def restored(values: Mapping[str, Any]) -> Sweep:
+    """Return the sweep that `canonical` has written down.
+
+    Raises:
+        SpecError: if a method or a parameter of it is not there any more, or it is no sweep.
+    """
+    given = {name: value for name, value in values.items() if value is not None}
+    try:
+        for axis, plural in PLURAL.items():
+            given[plural] = tuple(_restored(axis, entry) for entry in values[plural])
+        for name, part in (("resources", Resources), ("track", Track), ("tune", Tune)):
+            if name in given:
+                given[name] = part.model_validate_json(json.dumps(given[name]))
+        return Sweep.model_validate(given)
+    except (SpecError, ImportError, KeyError, TypeError, AttributeError, ValueError) as error:
+        why = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise SpecError(
+            f"this version of raysweep cannot read the sweep as launched: {why}"
+        ) from None
+
+
+def _restored(axis: str, entry: Mapping[str, Any]) -> Method | Recipe:
+    if axis == "recipe":
+        return Recipe.model_validate_json(json.dumps(entry))
+    ((name, params),) = entry.items()
+    kind = load(PLURAL[axis], name)
+    return kind.model_validate_json(json.dumps(params))
 
 
 def check_layers(sweep: Sweep) -> None:

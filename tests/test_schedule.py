@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -60,9 +60,13 @@ def random_graph(seed: int, size: int = 60) -> Graph:
     return graph
 
 
+def outcomes(keys: Sequence[str]) -> dict[str, Any]:
+    return {key: {"kept": key[-1]} for key in keys}
+
+
 def schedule_of(graph: Graph, done: set[str] | None = None, **options: Any) -> Schedule:
     options.setdefault("expected", lambda stage: 10.0 if stage.kind == "train" else 0.02)
-    return Schedule(graph, done or set(), lambda key: {"kept": key[-1]}, **options)
+    return Schedule(graph, done or set(), outcomes, **options)
 
 
 SLOTS = {"cpu": 2, "gpu": 1}
@@ -213,7 +217,7 @@ def test_decisions_that_keep_the_same_share_one_training() -> None:
     graph = Graph()
     for number in range(4):
         graph.trial(graph.add("decide", str(number)))
-    schedule = Schedule(graph, set(), lambda key: {"kept": "same"})
+    schedule = Schedule(graph, set(), lambda keys: {key: {"kept": "same"} for key in keys})
     order = drain(schedule)
     assert sum(key.startswith("train") for key in order) == 1
 

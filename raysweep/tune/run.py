@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from raysweep import records, track
+from raysweep import history, records, track
 from raysweep.driver import Run
 from raysweep.goals import Tune
 from raysweep.launch import carry_out, second_interrupt_waits
@@ -80,7 +80,7 @@ def tune(
     bench = Bench(planner, store, settings)
     searches = searches_of(sweep, planner, Studies(planner, store, studies))
     supply = Supply(planner, searches, bench)
-    run = Run(sweep, store, text, watch, planner, supply)
+    run = Run(sweep, store, text, watch, planner, supply, place=f"{sweep.name}/tune")
     interrupted = carry_out(run, address=address, inline=inline, most=most)
     with second_interrupt_waits():
         return _concluded(run, searches, bench, interrupted)
@@ -112,7 +112,8 @@ def _concluded(run: Run, searches: Sequence[Search], bench: Bench, interrupted: 
     return Tuning(
         table=pd.DataFrame(found + means), rows=found, ran=len(run.schedule.ran),
         cached=len(run.schedule.done) - len(run.schedule.ran),
-        interrupted=interrupted, where=run.store.where(path), report=report, warnings=warnings,
+        interrupted=interrupted, where=run.store.where(path), report=report,
+        warnings=[*run.notes, *warnings],
     )  # fmt: skip
 
 
@@ -122,6 +123,6 @@ def _publish(run: Run, told: dict[str, Any]) -> list[str]:
         return []
     local = run.store.local(f"sweeps/{run.sweep.name}/wandb")
     folder = local or Path("wandb-offline") / run.sweep.name
-    described = records.describe(run.store, run.sweep.name)
+    described = history.described(run.store, run.place)
     published = track.publish_tuning(told, described, run.sweep.track, folder)
     return [published.warning] if published.warning else []
