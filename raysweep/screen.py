@@ -77,7 +77,8 @@ class Progress:
         settled = len(schedule.done) + len(schedule.failed) + len(schedule.upstream_failed)
         total = len(schedule.wanted)
         now = time.monotonic()
-        if self._bar is None and now - self._last < PLAIN_EVERY_SECONDS and settled < total:
+        soon = now - self._last < PLAIN_EVERY_SECONDS and settled < total
+        if self._bar is None and (soon or not total):
             return
         running = Counter(key.partition("-")[0] for key in schedule.out)
         note = ", ".join(f"{n} {kind}" for kind, n in running.items())

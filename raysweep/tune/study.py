@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
 import os
 import threading
 import warnings
@@ -66,6 +67,8 @@ def open_storage(where: str | Path) -> optuna.storages.BaseStorage:
         if whole != text:
             where.write_bytes(whole)
     try:
+        for line in where.read_bytes().splitlines() if where.exists() else ():
+            json.loads(line)  # Optuna would stumble over a last line only when it writes the next
         return _journal(where)
     except Exception:  # noqa: BLE001  whatever Optuna thinks of damaged lines
         # Left aside: the ledger remembers what was told.
