@@ -90,16 +90,16 @@ def launch(
             most=max_concurrent,
             watch=progress.watch,
         )
-    _say(conclusion, sweep.name, f"raysweep launch {file}")
+    _say(conclusion, sweep.name, f"raysweep launch {file}", progress.noted)
 
 
-def _say(conclusion: Conclusion, name: str, command: str) -> None:
+def _say(conclusion: Conclusion, name: str, command: str, noted: int) -> None:
     from raysweep.screen import print_results
 
     console = _console()
     print_results(console, conclusion.rows)
     console.print(f"{conclusion.ran} stages ran, {conclusion.cached} were stored already")
-    for note in conclusion.notes:
+    for note in conclusion.notes[noted:]:
         console.print(note)
     for warning in conclusion.warnings:
         console.print(f"warning: {warning}", style="yellow")

@@ -35,7 +35,10 @@ def duration(seconds: float) -> str:
 
 
 class Progress:
-    """One bar for the sweep on a terminal; plain lines elsewhere."""
+    """One bar for the sweep on a terminal; plain lines elsewhere.
+
+    `noted` counts the notes of the run that were printed.
+    """
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -43,7 +46,7 @@ class Progress:
         self._task: Any = None
         self._last = 0.0
         self._failed: set[str] = set()
-        self._noted = 0
+        self.noted = 0
 
     def __enter__(self) -> Progress:
         if self.console.is_terminal:
@@ -68,9 +71,9 @@ class Progress:
     def watch(self, run: Run) -> None:
         """Show how a run stands; called after every change."""
         schedule = run.schedule
-        for note in run.notes[self._noted :]:
+        for note in run.notes[self.noted :]:
             self.console.print(note)
-        self._noted = len(run.notes)
+        self.noted = len(run.notes)
         for key in schedule.failed.keys() - self._failed:
             self._failed.add(key)
             self.console.print(f"failed: {key}: {schedule.failed[key].error}", style="red")

@@ -96,31 +96,34 @@ def look_at_everything(file: Path, store: Path, console: Console) -> pd.DataFram
     sweep = load_sweep(file)
     print_preview(console, sweep, preview(sweep, Store(str(store))))
     print_status(console, Store(str(store)), "hurt")
-    render(records.gather("hurt", str(store)))
+    records.gather("hurt", str(store))
     for version in history.versions(Store(str(store)), "hurt"):
         records.load("hurt", str(store), version=version.number)
     return records.load("hurt", str(store))
 
 
-@pytest.mark.parametrize("damage", DAMAGE)
 def test_no_damaged_file_stops_a_look(
-    finished: tuple[Path, Path, pd.DataFrame], damage: str, tmp_path: Path
+    finished: tuple[Path, Path, pd.DataFrame], tmp_path: Path
 ) -> None:
     file, store, before = finished
     shutil.copytree(store, copy := tmp_path / "store")
     kinds, mine = list(forms(copy)), stages(store)
     assert len(kinds) >= 20, "every kind of file is found"
-    for path in kinds:
+    for number, path in enumerate(kinds):
         data = path.read_bytes()
-        path.write_bytes(DAMAGE[damage](data))
-        said = io.StringIO()
-        rows = look_at_everything(file, copy, Console(file=said, width=400))
-        shown = ["trial", "status", "ca", "asr", "key_evaluate"]
-        pd.testing.assert_frame_equal(rows[shown], before[shown], obj=str(path))
-        if path.stem in mine:
-            assert f"until the next launch: {path.stem}" in said.getvalue(), path
-        elif path.parent == copy / "sweeps/hurt" and path.suffix == ".parquet":
-            assert f"{path} is damaged" in said.getvalue()
+        every = [*DAMAGE.values()] if "sweeps" in path.parts else [[*DAMAGE.values()][number % 3]]
+        for damage in every:
+            path.write_bytes(damage(data))
+            said = io.StringIO()
+            rows = look_at_everything(file, copy, Console(file=said, width=400))
+            shown = ["trial", "status", "ca", "asr", "key_evaluate"]
+            pd.testing.assert_frame_equal(rows[shown], before[shown], obj=str(path))
+            if path.stem in mine:
+                assert f"until the next launch: {path.stem}" in said.getvalue(), path
+            elif path.parent == copy / "sweeps/hurt" and path.suffix == ".parquet":
+                assert f"{path} is damaged" in said.getvalue()
+        if path.parent == copy / "sweeps/hurt":
+            render(records.gather("hurt", str(copy)))
         path.write_bytes(data)
 
 
@@ -139,8 +142,6 @@ def test_a_launch_and_a_tuning_repair_all_damage_at_once(
     pd.testing.assert_frame_equal(
         values(records.load("hurt", str(copy))), values(before), check_exact=True
     )
-    assert run(file, copy).ran == 0
-    render(records.gather("hurt", str(copy)))
     open_storage.cache_clear()
     app(["tune", str(file), "--inline", "--storage", str(copy)], standalone_mode=False)
     assert tuned(copy) == tuned(store)
