@@ -49,7 +49,7 @@ from raysweep.models.six_conv import SixConv
 from raysweep.models.tiny_cnn import TinyCNN
 from raysweep.models.tiny_groupnorm import TinyGroupNorm
 from raysweep.recipe import Recipe
-from raysweep.spec import Resources, bfloat16_is_fast
+from raysweep.resources import Resources, bfloat16_is_fast
 
 SHAPE = Shape(channels=3, height=32, width=32, num_classes=10, mean=(0.5,) * 3, std=(0.25,) * 3)
 PRECISION: Final = "bfloat16" if bfloat16_is_fast(Resources()) else "float32"

@@ -21,11 +21,10 @@ from raysweep.datasets.digits import Digits
 from raysweep.defenses.none import NoDefense
 from raysweep.driver import Run
 from raysweep.execute import run_on_ray
-from raysweep.graph import Route, Stage
+from raysweep.graph import Result, Route, Stage
 from raysweep.identity import stage_key
 from raysweep.models.tiny_cnn import TinyCNN
 from raysweep.plan import Planner
-from raysweep.schedule import Result
 from raysweep.spec import Sweep
 from raysweep.store import Store
 

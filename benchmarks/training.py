@@ -44,7 +44,7 @@ from raysweep.models.resnet18 import ResNet18
 from raysweep.models.tiny_cnn import TinyCNN
 from raysweep.models.tiny_groupnorm import TinyGroupNorm
 from raysweep.recipe import Recipe
-from raysweep.spec import Resources, bfloat16_is_fast
+from raysweep.resources import Resources, bfloat16_is_fast
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SHAPE = Shape(

@@ -47,7 +47,7 @@ def main() -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(SWEEP.format(trials=given.trials))
     tune(load_sweep(file), file.read_text(), folder)
-    lines = list(ledger.read(Store(folder), "timeline"))
+    lines = list(ledger.read(Store(folder), "timeline/tune"))
     done = [line for line in lines if line["event"] == "done"]
     start = min(line["t"] - line["seconds"] for line in done)
     count = int((max(line["t"] for line in done) - start) / RESOLUTION) + 1

@@ -105,25 +105,27 @@ def launch(
             most=max_concurrent,
             watch=progress.watch,
         )
-    _say(conclusion, sweep.name, f"raysweep launch {file}")
+    _say(conclusion, sweep.name, f"raysweep launch {file}", progress.noted)
 
 
-def _say(conclusion: Conclusion, name: str, command: str) -> None:
+def _say(conclusion: Conclusion, name: str, command: str, noted: int) -> None:
     from raysweep.screen import print_results
 
     console = _console()
     print_results(console, conclusion.rows)
     console.print(f"{conclusion.ran} stages ran, {conclusion.cached} were stored already")
+    for note in conclusion.notes[noted:]:
+        console.print(note)
     for warning in conclusion.warnings:
         console.print(f"warning: {warning}", style="yellow")
     console.print(f"report: {conclusion.report}")
-    statuses = conclusion.rows["status"].value_counts()
     if conclusion.interrupted:
         console.print(f"interrupted; what finished is stored, go on with: {command}")
         raise typer.Exit(128 + conclusion.interrupted)
-    bad = int(len(conclusion.rows) - statuses.get("ok", 0))
-    if bad:
-        console.print(f"{bad} trials failed; see: raysweep status {name}", style="red")
+    if conclusion.unfinished:
+        console.print(
+            f"{conclusion.unfinished} trials failed; see: raysweep status {name}", style="red"
+        )
         raise typer.Exit(1)
     console.print(f"next: raysweep status {name} · raysweep report {name} · raysweep list attacks")
 
@@ -179,20 +181,19 @@ def tune(
     console.print(f"table: {tuning.where}")
     console.print(f"report: {tuning.report}")
     if write is not None:
-        write.write_text(to_yaml(tuned_sweep(sweep, tuning.rows)))
-        console.print(f"tuned sweep file: {write}")
+        tuned = tuned_sweep(sweep, tuning.rows)
+        write.write_text(to_yaml(tuned))
+        console.print(f"tuned sweep file: {write}, of sweep {tuned.name}")
 
 
 @app.command()
 def status(name: SweepName, storage: Storage = None) -> None:
     """Show how a sweep stands, while it runs and afterwards."""
-    from raysweep.records import describe, storage_uri
+    from raysweep.records import storage_uri
     from raysweep.screen import print_status
     from raysweep.store import Store
 
-    store = Store(storage_uri(storage))
-    describe(store, name)
-    print_status(_console(), store, name)
+    print_status(_console(), Store(storage_uri(storage)), name)
 
 
 @app.command()
@@ -206,7 +207,10 @@ def report(
     from raysweep.report.html import render
     from raysweep.store import Store
 
-    html = render(gather(name, storage)).encode()
+    material = gather(name, storage)
+    html = render(material).encode()
+    for note in material.notes:
+        _console(error=True).print(note)
     path = f"sweeps/{name}/report.html"
     if output is not None:
         output.write_bytes(html)

@@ -161,9 +161,18 @@ def record(store: Store, spent: Mapping[str, list[tuple[float, float]]]) -> None
 
 def _recorded(store: Store) -> dict[str, tuple[float, int]]:
     """Return seconds per unit of work by name, and of how many stages; empty for a new store."""
-    raw = store.read(FILE)
     try:
-        found = json.loads(raw) if raw else {}
-        return {name: (float(pace), int(n)) for name, (pace, n) in found.items()}
-    except (ValueError, TypeError, AttributeError):
+        found = json.loads(store.read(FILE) or b"{}")
+    except (ValueError, RecursionError):
         return {}
+    entries = found.items() if isinstance(found, dict) else ()
+    return {name: (float(entry[0]), entry[1]) for name, entry in entries if _is_pace(entry)}
+
+
+def _is_pace(entry: Any) -> bool:
+    """Return whether an entry is a finite pace and a count; damaged ones are passed over."""
+    if not isinstance(entry, list) or len(entry) != 2:
+        return False
+    pace, n = entry
+    whole = isinstance(n, int) and n > 0
+    return whole and isinstance(pace, int | float) and 0 <= pace < math.inf

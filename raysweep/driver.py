@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
+from raysweep import history
 from raysweep.costs import Costs, record
-from raysweep.graph import Stage
+from raysweep.graph import Result, Stage
 from raysweep.ledger import Ledger, log_path
 from raysweep.plan import Planner
 from raysweep.provenance import git_commit, versions
-from raysweep.schedule import Result, Schedule
+from raysweep.recipe import Recipe
+from raysweep.schedule import Schedule
 from raysweep.spec import Sweep, canonical, check_layers
 from raysweep.store import Store
 
@@ -56,6 +57,7 @@ class Run:
         watch: Callable[[Run], None] = lambda run: None,
         planner: Planner | None = None,
         supply: Supply | None = None,
+        place: str | None = None,
     ) -> None:
         """Plan against the store and write down what is to be run.
 
@@ -66,6 +68,10 @@ class Run:
             watch: called whenever the state has changed, for progress.
             planner: makes the stages; by default those of the sweep.
             supply: gives the planner more trials whenever slots would stay empty.
+            place: of ledger, logs and description below `sweeps/`, if it is not the sweep's own.
+
+        `notes` holds what is to be said to the user, a line each; `before` describes the records
+        that were there.
         """
         self.sweep = sweep
         self.store = store
@@ -75,21 +81,37 @@ class Run:
         self.planner = planner or Planner(sweep)
         check_layers(sweep)
         store.check()
-        self.ledger = Ledger(store, sweep.name)
-        self.provenance = {"run": self.ledger.run}
+        self.place = place or sweep.name
+        self.ledger = Ledger(store, self.place)
+        self.damaged: list[str] = []
         self.notes: list[str] = []
+        self.provenance = {"run": self.ledger.run}
         self.costs = Costs(self.planner, store)
         self.schedule = Schedule(
             self.planner,
             set(store.done()),
-            lambda key: store.outcome(key) or {},
+            self._outcomes,
             expected=self.costs,
-            discard=lambda key: store.discard(key.partition("-")[0], key),
+            discard=self._discard,
             log=self.ledger.write,
         )
         self.cached = len(self.schedule.done)
         self._spent: dict[str, list[tuple[float, float]]] = {}
+        self.before = history.described(store, self.place)
+        self.notes += [] if place else history.set_aside(store, sweep)
+        if self.damaged:
+            self.notes.append(f"{len(self.damaged)} stored stages are damaged and run again")
         self._describe(text)
+        self.watch(self)
+
+    def _outcomes(self, keys: Iterable[str]) -> dict[str, Mapping[str, Any]]:
+        """Return the outcomes of stages whose manifests are whole."""
+        found, _ = self.store.manifests(keys)
+        return {key: manifest.outcome for key, manifest in found.items()}
+
+    def _discard(self, key: str) -> None:
+        self.damaged.append(key)
+        self.store.discard(key.partition("-")[0], key)
 
     def _describe(self, text: str) -> None:
         described = {
@@ -101,10 +123,10 @@ class Run:
             "storage": self.store.where(),
             "versions": versions(),
             "git_commit": git_commit(),
+            "precision": self.planner.resolved(Recipe()).precision,
+            "concluded": False,
         }
-        self.store.write(
-            f"sweeps/{self.sweep.name}/sweep.json", json.dumps(described, indent=1).encode()
-        )
+        history.write_description(self.store, self.place, described)
         self.ledger.write(
             {
                 "event": "start",
@@ -164,7 +186,7 @@ class Run:
                      "host": result.host, "pid": result.pid}
                 )  # fmt: skip
             elif result.trace:
-                self.store.write(log_path(self.sweep.name, result.key), result.trace.encode())
+                self.store.write(log_path(self.place, result.key), result.trace.encode())
             self.schedule.finished([result])
             self._settled([result.key])
         self.watch(self)
@@ -172,7 +194,12 @@ class Run:
     def lost(self, keys: Iterable[str], reason: str) -> None:
         """Take in the death of a process; what it had stored counts as done."""
         gone = list(keys)
-        stored = [key for key in gone if self.store.manifest(key.partition("-")[0], key)]
+        stored, _ = self.store.manifests(gone)
+        for key, manifest in stored.items():
+            self.ledger.write(
+                {"event": "done", "key": key, "seconds": manifest.info.get("seconds", 0.0),
+                 "host": manifest.info.get("host", ""), "pid": 0}
+            )  # fmt: skip
         self.schedule.lost(gone, stored, reason)
         self._settled(gone)
         self.watch(self)

@@ -32,9 +32,10 @@ from raysweep.cluster import (
 )
 from raysweep.driver import Run, slots_of
 from raysweep.errors import HostError
+from raysweep.graph import Result
 from raysweep.provenance import code_here, refusal
-from raysweep.schedule import Result
-from raysweep.spec import ResourceClass, foreign_modules
+from raysweep.resources import ResourceClass
+from raysweep.spec import foreign_modules
 
 LOCAL_AHEAD = 2
 POLL_SECONDS = 0.5

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     WithJsonSchema,
     field_validator,
     model_validator,
 )
+
+from raysweep.value import Value
 
 # What stored scores answer for, what needs a model that was trained after the decision, and costs.
 REPLAYED = ("tpr", "fpr", "youden", "auroc", "ap", "tpr_at_1fpr")
@@ -41,10 +41,6 @@ Metric = Literal[
 Goal = Literal["maximize", "minimize"]
 
 
-class _Value(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-
 _ONE: dict[str, Any] = {
     "anyOf": [
         {"enum": list(METRICS)},
@@ -59,7 +55,7 @@ _ONE: dict[str, Any] = {
 _SEVERAL = {"anyOf": [*_ONE["anyOf"], {"type": "array", "items": _ONE, "minItems": 1}]}
 
 
-class Objective(_Value):
+class Objective(Value):
     """A metric and its direction."""
 
     name: Metric = Field(description="what is improved")
@@ -116,7 +112,7 @@ class Constraint:
         return value - self.bound if self.sign == "<=" else self.bound - value
 
 
-class Tune(_Value):
+class Tune(Value):
     """What is searched for a better defense, and which labels the search may see."""
 
     parameters: dict[str, dict[str, dict[str, Any]]] = Field(

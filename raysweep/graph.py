@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from raysweep.attacks import Counts
 from raysweep.datasets import IntArray
@@ -19,6 +19,9 @@ STAGE_VERSIONS = {
     "decide": 1,
     "evaluate": 3,
 }
+
+
+Status = Literal["done", "failed", "damaged"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +59,26 @@ class Stage:
             if role in self.params:
                 return str(self.params[role]["name"])
         return ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """What became of one attempt at one stage.
+
+    Attributes:
+        damaged: the key of the input that must be recomputed first, if status is `damaged`.
+        lasting: whether trying again is pointless, if status is `failed`.
+    """
+
+    key: str
+    status: Status
+    host: str = ""
+    seconds: float = 0.0
+    pid: int = 0
+    error: str = ""
+    trace: str = ""
+    damaged: str = ""
+    lasting: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,6 +135,35 @@ def followed(
         outcomes[found.waiting] = known
         found = route(outcomes)
     return found
+
+
+def remaining(
+    seconds: Mapping[str, float],
+    stages: Mapping[str, Stage],
+    children: Mapping[str, Sequence[str]],
+    rank: dict[str, float],
+    grown: float,
+) -> None:
+    """Enter each new stage's longest remaining path into `rank`, children before parents.
+
+    Args:
+        seconds: what each new stage is expected to take.
+        stages: all stages of the plan.
+        children: key → keys of all stages that read it.
+        rank: the longest remaining paths so far, in seconds.
+        grown: what a decision may grow takes: a training and its evaluation.
+    """
+    ahead = {key: sum(child in seconds for child in children.get(key, ())) for key in seconds}
+    leaves = [key for key in seconds if not ahead[key]]
+    while leaves:
+        key = leaves.pop()
+        stage = stages[key]
+        below = max((rank.get(child, 0.0) for child in children.get(key, ())), default=0.0)
+        rank[key] = seconds[key] + (max(below, grown) if stage.kind == "decide" else below)
+        for need in set(stage.needs) & seconds.keys():
+            ahead[need] -= stage.needs.count(need)
+            if not ahead[need]:
+                leaves.append(need)
 
 
 class Plan(Protocol):

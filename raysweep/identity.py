@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from raysweep import paths
 from raysweep.errors import PlanError
 
 SCHEMA = 1
+_SHA = re.compile(r"[0-9a-f]{64}")
 
 
 def canonical(value: Any) -> str:
@@ -63,10 +65,7 @@ def files_digest(files: list[Path]) -> str:
     read again.
     """
     memory_file = cache_folder() / "digests.json"
-    try:
-        memory: dict[str, str] = json.loads(memory_file.read_text())
-    except (OSError, ValueError):
-        memory = {}
+    memory = _remembered(memory_file)
     known = len(memory)
     parts = []
     for file in files:
@@ -79,6 +78,17 @@ def files_digest(files: list[Path]) -> str:
     if len(memory) != known:
         _remember(memory_file, memory)
     return digest("\n".join(parts))
+
+
+def _remembered(file: Path) -> dict[str, str]:
+    """Return the digests in a memory file; what is no digest is left out."""
+    try:
+        found = json.loads(file.read_text())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    if not isinstance(found, dict):
+        return {}
+    return {name: value for name, value in found.items() if _SHA.fullmatch(str(value))}
 
 
 def _remember(file: Path, memory: dict[str, str]) -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from raysweep import execute, records
+from raysweep import execute, history, records
+from raysweep.collect import Collector
 from raysweep.driver import Run
 from raysweep.errors import HostError
 from raysweep.interruption import Signals, listening
@@ -28,7 +29,9 @@ class Conclusion:
         cached: how many were stored before it.
         interrupted: the signal that stopped it before the end, or 0.
         report: path or URI of the HTML report.
-        warnings: what went wrong beside the sweep itself (hosts, tracking).
+        warnings: what went wrong beside the sweep itself (tracking).
+        notes: hosts that refuse to work, earlier records that were kept, damage that was met.
+        unfinished: how many trials this launch did not bring to their end.
     """
 
     rows: pd.DataFrame
@@ -37,6 +40,8 @@ class Conclusion:
     interrupted: int
     report: str
     warnings: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    unfinished: int = 0
 
 
 def launch(
@@ -96,14 +101,15 @@ def stopped_by(run: Run, signals: Signals) -> int:
 
 def _conclude(run: Run, signals: Signals) -> Conclusion:
     failed = {key: result.error for key, result in run.schedule.failed.items()}
-    collector = records.Collector(run.planner, run.store, failed, run.schedule.upstream_failed)
+    collector = Collector(run.planner, run.store, failed, run.schedule.upstream_failed)
     name = run.sweep.name
     rows, stages = collector.rows(name), collector.stages(run.schedule.ran)
-    records.write(run.store, name, rows, stages)
+    unfinished = int((rows["status"] != "ok").sum())
+    rows, notes = history.conclude(run.store, name, rows, stages, run.before)
     path = f"sweeps/{name}/report.html"
     html = render(records.gather(name, run.store.uri))
     run.store.write(path, html.encode())
-    warnings = [*run.notes, *published(signals, lambda: _publish(run, rows))]
+    warnings = published(signals, lambda: _publish(run, rows))
     return Conclusion(
         rows=rows,
         ran=len(run.schedule.ran),
@@ -111,6 +117,8 @@ def _conclude(run: Run, signals: Signals) -> Conclusion:
         interrupted=stopped_by(run, signals),
         report=run.store.where(path),
         warnings=warnings,
+        notes=[*run.notes, *notes, *history.said_of_damage(collector.damaged)],
+        unfinished=unfinished,
     )
 
 

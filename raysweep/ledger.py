@@ -1,28 +1,48 @@
 """The ledger of a sweep: what was handed out, what failed, what grew; one file a run.
 
-Manifests say what is done. The ledger tells how it went: attempts, failures, seconds, growth. A
-torn last line (a killed driver) is skipped when it is read.
+Manifests say what is done. The ledger tells how it went: attempts, failures, seconds, growth. What
+is no event (a torn last line of a killed driver, a damaged file) is skipped when it is read.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
 from raysweep.identity import cache_folder
 from raysweep.store import Store
 
+# Every kind of event, and what each of its lines holds at least.
+EVENTS: dict[str, dict[str, type]] = {
+    "start": {"trials": int, "stages": int, "cached": int},
+    "dispatch": {"keys": list, "ready": int},
+    "done": {"key": str, "seconds": float, "host": str, "pid": int},
+    "failed": {"key": str, "error": str},
+    "upstream_failed": {"key": str, "cause": str},
+    "retry": {"key": str, "error": str},
+    "damaged": {"key": str},
+    "grow": {"key": str, "stages": int},
+    "told": {
+        "study": str, "tied": str, "params": dict, "values": list, "constraints": dict,
+        "attrs": dict, "state": str,
+    },
+    "end": {"complete": bool},
+}  # fmt: skip
+
 
 class Ledger:
     """Appends JSON lines; `sync` makes all of them durable with one fsync."""
 
-    def __init__(self, store: Store, sweep: str) -> None:
+    def __init__(self, store: Store, place: str) -> None:
+        """Open a new file below a sweep's folder, or that of its tuning (`<name>/tune`)."""
         self.run = f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{os.getpid()}"
         self._store = store
-        self._path = f"sweeps/{sweep}/ledger/{self.run}.jsonl"
+        self._path = f"sweeps/{place}/ledger/{self.run}.jsonl"
         # A remote store cannot append: the file is kept here and copied there now and then.
         self._local = store.local(self._path) or cache_folder() / "ledgers" / f"{self.run}.jsonl"
         self._local.parent.mkdir(parents=True, exist_ok=True)
@@ -52,21 +72,108 @@ class Ledger:
         self._file.close()
 
 
-def read(store: Store, sweep: str) -> Iterator[dict[str, Any]]:
-    """Yield every whole line of every run of a sweep, in the order of runs."""
-    for path in sorted(store.list(f"sweeps/{sweep}/ledger")):
+def read(store: Store, place: str) -> Iterator[dict[str, Any]]:
+    """Yield every event of every run of a sweep, or of its tuning, in the order of runs."""
+    for path in store.list(f"sweeps/{place}/ledger"):
         for line in (store.read(path) or b"").splitlines():
             try:
-                yield json.loads(line)
-            except ValueError:
+                found = json.loads(line)
+            except (ValueError, RecursionError):
                 continue
+            if _is_event(found):
+                yield found
 
 
-def log_path(sweep: str, key: str) -> str:
+def _is_event(line: Any) -> bool:
+    """Return whether a value is an event with a time and all that its kind holds."""
+    if not isinstance(line, dict) or not isinstance(line.get("event"), str):
+        return False
+    at = line.get("t")
+    if not isinstance(at, int | float) or not math.isfinite(at) or not 0 <= at < 1e11:
+        return False
+    for name, kind in EVENTS.get(line["event"], {}).items():
+        value = line.get(name)
+        if not isinstance(value, int | float if kind is float else kind):
+            return False
+        if isinstance(value, list) and name == "keys" and not all(map(_is_text, value)):
+            return False
+    return True
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+@dataclass
+class Standing:
+    """How the last run of a sweep stands, from its ledger.
+
+    Attributes:
+        start: the line that the run began with; empty if none has begun.
+        done: keys of stages that it ran.
+        failed: key → error.
+        upstream: key → key of the failed stage that it waits for.
+        out: keys that were handed out and have not come back.
+        stages, cached, trials: how many there are; what grew is counted.
+        ended: whether the run came to its end.
+    """
+
+    start: dict[str, Any] = field(default_factory=dict)
+    done: set[str] = field(default_factory=set)
+    failed: dict[str, str] = field(default_factory=dict)
+    upstream: dict[str, str] = field(default_factory=dict)
+    out: set[str] = field(default_factory=set)
+    stages: int = 0
+    cached: int = 0
+    trials: int = 0
+    ended: bool = False
+
+    def take(self, line: dict[str, Any]) -> None:
+        """Take in one event of the run."""
+        event, key = line["event"], line.get("key", "")
+        if event == "dispatch":
+            self.out.update(line["keys"])
+        elif event == "done":
+            self.done.add(key)
+            self.out.discard(key)
+            self.failed.pop(key, None)
+        elif event == "failed":
+            self.failed[key] = line["error"]
+            self.out.discard(key)
+        elif event == "damaged":
+            self.done.discard(key)
+        elif event == "upstream_failed":
+            self.upstream[key] = line["cause"]
+        elif event == "grow":
+            self.stages += line["stages"]
+            self.cached += _count(line.get("cached"))
+            self.trials += _count(line.get("trials"))
+        elif event == "end":
+            self.ended = True
+
+
+def _count(value: Any) -> int:
+    return value if isinstance(value, int) else 0
+
+
+def standing(store: Store, place: str) -> Standing:
+    """Return how the last run of a sweep, or of its tuning, stands."""
+    now = Standing()
+    for line in read(store, place):
+        if line["event"] == "start":
+            now = Standing(
+                start=line, stages=line["stages"], cached=line["cached"], trials=line["trials"]
+            )
+        else:
+            now.take(line)
+    return now
+
+
+def log_path(place: str, key: str) -> str:
     """Return where the traceback of a failed stage is kept, relative to the store."""
-    return f"sweeps/{sweep}/logs/{key}.txt"
+    return f"sweeps/{place}/logs/{key}.txt"
 
 
-def local_log(store: Store, sweep: str, key: str) -> str:
+def local_log(store: Store, place: str, key: str) -> str:
     """Return the traceback file as a user can open it."""
-    return store.where(log_path(sweep, key))
+    return store.where(log_path(place, key))

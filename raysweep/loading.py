@@ -21,7 +21,8 @@ from raysweep.goals import Tune
 from raysweep.methods import ROLES, Method, paths_of
 from raysweep.paths import starting_at
 from raysweep.recipe import Recipe, resolved
-from raysweep.spec import AXES, MOST_SEEDS, PLURAL, Resources, Sweep, Track, trials
+from raysweep.resources import Resources
+from raysweep.spec import AXES, MOST_SEEDS, PLURAL, Sweep, Track, trials
 from raysweep.sweepfile import Path_, SweepText, read_sweep_text
 
 FIELDS = (

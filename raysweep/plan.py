@@ -27,7 +27,8 @@ from raysweep.graph import STAGE_VERSIONS, Facts, Outcomes, Route, Setting, Stag
 from raysweep.identity import digest, stage_key
 from raysweep.methods import Method, by_content, decision_fields, reduction_fields
 from raysweep.recipe import Recipe
-from raysweep.spec import Sweep, Trial, bfloat16_is_fast, trials
+from raysweep.resources import bfloat16_is_fast
+from raysweep.spec import Sweep, Trial, trials
 
 RATES = frozenset({"rate", "cover_rate"})
 LIGHT_NEEDS = frozenset({"features", "poison_rate", "poison_mask", "target_class", "removed_count"})

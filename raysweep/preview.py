@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from raysweep import ledger
 from raysweep.costs import Costs
@@ -50,6 +52,7 @@ class Preview:
         undecided: trials whose further stages depend on a decision.
         below: how many these are at most.
         below_seconds: about how long they take, if none is shared.
+        damaged: keys of stored stages that are damaged and count as missing.
     """
 
     trials: int
@@ -58,6 +61,7 @@ class Preview:
     undecided: int = 0
     below: int = 0
     below_seconds: float = 0.0
+    damaged: tuple[str, ...] = ()
 
     @property
     def seconds(self) -> float:
@@ -76,12 +80,12 @@ def preview(sweep: Sweep, store: Store) -> Preview:
     check_layers(sweep)
     store.check()
     costs = Costs(planner, store)
-    failed = {
-        line["key"] for line in ledger.read(store, sweep.name) if line.get("event") == "failed"
-    }
+    failed = {line["key"] for line in ledger.read(store, sweep.name) if line["event"] == "failed"}
+    damaged: list[str] = []
     schedule = Schedule(
-        planner, set(store.done()), lambda key: store.outcome(key) or {}, expected=costs
-    )
+        planner, set(store.done()), lambda keys: _outcomes(store, keys), expected=costs,
+        discard=damaged.append,  # from the plan alone: nothing is changed
+    )  # fmt: skip
     naive, waiting = _naive(planner, schedule)
     undecided = [_below(planner, costs, trial, route) for trial, route in waiting]
     kinds = []
@@ -93,7 +97,9 @@ def preview(sweep: Sweep, store: Store) -> Preview:
         why: Counter[str] = Counter()
         for key in todo:
             stage = planner.stages[key]
-            if key in failed:
+            if key in damaged:
+                why["damaged"] += 1
+            elif key in failed:
                 why["failed before"] += 1
             elif all(need in schedule.done for need in stage.needs):
                 why["not stored"] += 1
@@ -120,8 +126,13 @@ def preview(sweep: Sweep, store: Store) -> Preview:
     return Preview(
         trials=len(planner.trials), kinds=kinds, forecasts=tuple(sorted(said)),
         undecided=len(undecided), below=sum(below for below, _ in undecided),
-        below_seconds=sum(seconds for _, seconds in undecided),
+        below_seconds=sum(seconds for _, seconds in undecided), damaged=tuple(damaged),
     )  # fmt: skip
+
+
+def _outcomes(store: Store, keys: Sequence[str]) -> dict[str, Mapping[str, Any]]:
+    found, _ = store.manifests(keys)
+    return {key: manifest.outcome for key, manifest in found.items()}
 
 
 def _below(planner: Planner, costs: Costs, trial: Trial, route: Route) -> tuple[int, float]:

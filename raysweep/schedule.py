@@ -10,35 +10,14 @@ from __future__ import annotations
 
 import heapq
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
-from raysweep.graph import Plan, Stage
+from raysweep.graph import Plan, Result, Stage, remaining
 
-Status = Literal["done", "failed", "damaged"]
 MOST_PER_BATCH = 16
 SHORT_SECONDS = 1.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Result:
-    """What became of one attempt at one stage.
-
-    Attributes:
-        damaged: the key of the input that must be recomputed first, if status is `damaged`.
-        lasting: whether trying again is pointless, if status is `failed`.
-    """
-
-    key: str
-    status: Status
-    host: str = ""
-    seconds: float = 0.0
-    pid: int = 0
-    error: str = ""
-    trace: str = ""
-    damaged: str = ""
-    lasting: bool = True
 
 
 class Schedule:
@@ -48,19 +27,19 @@ class Schedule:
         self,
         planner: Plan,
         done: set[str],
-        outcome_of: Callable[[str], Mapping[str, Any]],
+        outcomes_of: Callable[[Sequence[str]], Mapping[str, Mapping[str, Any]]],
         *,
         expected: Callable[[Stage], float] = lambda stage: 0.1,
         attempts: int = 3,
         discard: Callable[[str], None] = lambda key: None,
         log: Callable[[dict[str, Any]], None] = lambda line: None,
     ) -> None:
-        """Start with everything whose key is in `done` finished.
+        """Start with everything that is stored finished.
 
         Args:
             planner: gives stages and grows trials.
             done: keys with a stored manifest; other sweeps' count.
-            outcome_of: reads the outcome of a finished stage that routes wait for.
+            outcomes_of: reads the outcomes of stored stages; what it leaves out is damaged.
             expected: seconds that a stage is expected to take.
             attempts: how often a stage may die or fail for a passing reason.
             discard: removes a damaged artifact from the store.
@@ -80,7 +59,7 @@ class Schedule:
         self.wanted: set[str] = set()
         self.stopping = False
         self._stored = done
-        self._outcome_of = outcome_of
+        self._outcomes_of = outcomes_of
         self.outcomes: dict[str, Mapping[str, Any]] = {}
         self._missing: dict[str, set[str]] = {}
         self._children: dict[str, list[str]] = defaultdict(list)
@@ -89,7 +68,7 @@ class Schedule:
         self._rank: dict[str, float] = {}
         self._longest = 0.0  # of all trainings
         self._order: dict[str, int] = {}
-        self._tries: dict[str, int] = defaultdict(int)
+        self._tries: dict[tuple[str, str], int] = defaultdict(int)
         self._alone: set[str] = set()
         self._queued: set[str] = set()
         self._out: set[str] = set()
@@ -114,18 +93,45 @@ class Schedule:
         """Route trials again and take in the stages that are new."""
         pending, fresh = list(numbers), []
         while pending:
-            number = pending.pop()
-            route = self.planner.route(self.planner.trials[number], self.outcomes)
-            for key in self._closure([*route.roles.values()]):
-                fresh.append(key)
-            if route.waiting is not None:
-                if route.waiting in self._stored:
-                    # Already decided, perhaps by another sweep: no need to wait.
-                    self.outcomes[route.waiting] = self._outcome_of(route.waiting)
-                    pending.append(number)
+            routes = {n: self.planner.route(self.planner.trials[n], self.outcomes) for n in pending}
+            found = [k for route in routes.values() for k in self._closure([*route.roles.values()])]
+            known = self._examine(found)
+            fresh += found
+            pending = []
+            for number, route in routes.items():
+                key = route.waiting
+                if key is None:
+                    continue
+                if key in known:
+                    self.outcomes[key] = known[key]
+                if key in self._stored and self._readable(key):
+                    pending.append(number)  # already decided, perhaps by another sweep
                 else:
-                    self._waiting[route.waiting].append(number)
+                    self._waiting[key].append(number)
         self._enter(fresh)
+
+    def _examine(self, keys: Iterable[str]) -> Mapping[str, Mapping[str, Any]]:
+        """Return the outcomes of what is stored; what is damaged is discarded, so not stored."""
+        listed = [key for key in keys if key in self._stored]
+        found = self._outcomes_of(listed)
+        for key in listed:
+            if key not in found:
+                self._forget(key)
+        return found
+
+    def _readable(self, key: str) -> bool:
+        """Return whether an outcome could be read; what cannot be read back is computed again."""
+        if key not in self.outcomes:
+            self.outcomes |= self._outcomes_of([key])
+            if key not in self.outcomes:
+                self.redo(key)
+        return key in self.outcomes
+
+    def _forget(self, key: str) -> None:
+        self._discard(key)
+        self.done.discard(key)
+        self._stored.discard(key)
+        self.log({"event": "damaged", "key": key})
 
     def _closure(self, keys: list[str]) -> list[str]:
         """Return keys and all that they need that are not wanted yet, and want them."""
@@ -145,7 +151,10 @@ class Schedule:
                 self.done.add(key)
             for need in self.planner.stages[key].needs:
                 self._children[need].append(key)
-        self._rank_again(keys)
+        seconds = {key: self.expected(self.planner.stages[key]) for key in keys}
+        trainings = [seconds[key] for key in keys if key.partition("-")[0] == "train"]
+        self._longest = max([self._longest, *trainings])
+        remaining(seconds, self.planner.stages, self._children, self._rank, self._longest)
         for key in keys:
             if key not in self.done:
                 self._wait(key)
@@ -153,44 +162,23 @@ class Schedule:
     def _wait(self, key: str) -> None:
         """Queue a stage, or keep it until its inputs are stored."""
         needs = set(self.planner.stages[key].needs)
-        broken = [n for n in needs if n in self.failed or n in self.upstream_failed]
+        broken = [need for need in needs if self._broken(need)]
         if broken:
-            self._fail_below(key, self.upstream_failed.get(broken[0], broken[0]))
+            self._fail_below(key, self._broken(broken[0]))
             return
-        missing = needs - self.done
-        self._missing[key] = missing
-        if not missing:
+        self._missing[key] = needs - self.done
+        if not self._missing[key]:
             self._push(key)
 
-    def _push(self, key: str) -> None:
-        if key in self._queued:
-            return
-        self._queued.add(key)
-        stage = self.planner.stages[key]
-        heapq.heappush(self._ready[stage.resource], (-self._rank[key], self._order[key], key))
+    def _broken(self, key: str) -> str:
+        """Return the key of the failure that a stage has come to; empty if it has not failed."""
+        return key if key in self.failed else self.upstream_failed.get(key, "")
 
-    def _rank_again(self, keys: list[str]) -> None:
-        """Set each new stage's longest remaining path, children before parents."""
-        new = set(keys)
-        ahead = {
-            key: sum(child in new for child in self._children[key]) for key in keys
-        }  # fmt: skip
-        seconds = {key: self.expected(self.planner.stages[key]) for key in keys}
-        trainings = [seconds[key] for key in keys if key.partition("-")[0] == "train"]
-        self._longest = max([self._longest, *trainings])
-        leaves = [key for key in keys if not ahead[key]]
-        while leaves:
-            key = leaves.pop()
-            stage = self.planner.stages[key]
-            below = max((self._rank.get(c, 0.0) for c in self._children[key]), default=0.0)
-            if stage.kind == "decide":  # what it may grow: a training and its evaluation
-                below = max(below, self._longest)
-            self._rank[key] = seconds[key] + below
-            for need in set(stage.needs):
-                if need in new:
-                    ahead[need] -= stage.needs.count(need)
-                    if not ahead[need]:
-                        leaves.append(need)
+    def _push(self, key: str) -> None:
+        if key not in self._queued:
+            self._queued.add(key)
+            queue = self._ready[self.planner.stages[key].resource]
+            heapq.heappush(queue, (-self._rank[key], self._order[key], key))
 
     # Handing out
 
@@ -278,12 +266,15 @@ class Schedule:
             self._push(key)
 
     def _try_again(self, result: Result) -> bool:
-        self._tries[result.key] += 1
+        attempt = result.key, result.damaged  # one stage may meet several damaged inputs
+        self._tries[attempt] += 1
         self.log({"event": "retry", "key": result.key, "error": result.error or result.damaged})
-        return self._tries[result.key] < self.attempts
+        return self._tries[attempt] < self.attempts
 
     def _done(self, result: Result) -> None:
         key = result.key
+        if key in self._waiting and not self._readable(key):
+            return
         self.done.add(key)
         self._stored.add(key)
         self.ran[key] = result
@@ -294,7 +285,6 @@ class Schedule:
                 if not missing:
                     self._push(child)
         if key in self._waiting:
-            self.outcomes[key] = self._outcome_of(key)
             numbers = self._waiting.pop(key)
             before = len(self.wanted)
             self._grow(numbers)
@@ -303,14 +293,31 @@ class Schedule:
 
     def _redo(self, damaged: str, reader: str) -> None:
         """Recompute an artifact that turned out to be damaged, then its reader."""
-        self._discard(damaged)
-        self.done.discard(damaged)
-        self._stored.discard(damaged)
+        if cause := self._broken(damaged):
+            self._fail_below(reader, cause)
+            return
+        self._forget(damaged)
         self._missing[reader] = {damaged}
         if damaged not in self._out:
             self._wait(damaged)
 
+    def redo(self, key: str) -> None:
+        """Recompute an artifact that the driver itself found damaged.
+
+        What is damaged again whenever it is read back fails in the end.
+        """
+        if self._broken(key) or key in self._out or key in self._queued:
+            return
+        self._forget(key)
+        result = Result(key=key, status="failed", error="what it stores cannot be read back")
+        if self._try_again(result):
+            self._wait(key)
+        else:
+            self._fail(result)
+
     def _fail(self, result: Result) -> None:
+        if result.status == "damaged":
+            result = replace(result, error=f"its input {result.damaged} is damaged every time")
         self.failed[result.key] = result
         self.log({"event": "failed", "key": result.key, "error": result.error})
         for child in self._children[result.key]:

@@ -10,7 +10,8 @@ from raysweep import methods
 from raysweep.goals import Tune
 from raysweep.loading import takes_list
 from raysweep.recipe import RECIPES, Recipe
-from raysweep.spec import AXES, MOST_SEEDS, PLURAL, Resources, Seed, Sweep, Track
+from raysweep.resources import Resources
+from raysweep.spec import AXES, MOST_SEEDS, PLURAL, Seed, Sweep, Track
 
 
 def json_schema() -> dict[str, Any]:

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as RichProgress
 from rich.table import Table
 
-from raysweep import catalog, ledger, methods
+from raysweep import catalog, history, ledger, methods
 from raysweep.store import Store
 
 if TYPE_CHECKING:
@@ -35,7 +35,10 @@ def duration(seconds: float) -> str:
 
 
 class Progress:
-    """One bar for the sweep on a terminal; plain lines elsewhere."""
+    """One bar for the sweep on a terminal; plain lines elsewhere.
+
+    `noted` counts the notes of the run that were printed.
+    """
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -43,7 +46,7 @@ class Progress:
         self._task: Any = None
         self._last = 0.0
         self._failed: set[str] = set()
-        self._noted = 0
+        self.noted = 0
 
     def __enter__(self) -> Progress:
         if self.console.is_terminal:
@@ -72,12 +75,12 @@ class Progress:
     def watch(self, run: Run) -> None:
         """Show how a run stands; called after every change."""
         schedule = run.schedule
+        for note in run.notes[self.noted :]:
+            self.console.print(note, style="yellow")
+        self.noted = len(run.notes)
         for key in schedule.failed.keys() - self._failed:
             self._failed.add(key)
             self.console.print(f"failed: {key}: {schedule.failed[key].error}", style="red")
-        for note in run.notes[self._noted :]:
-            self._noted += 1
-            self.console.print(f"note: {note}", style="yellow")
         settled = len(schedule.done) + len(schedule.failed) + len(schedule.upstream_failed)
         total = len(schedule.wanted)
         now = time.monotonic()
@@ -85,7 +88,8 @@ class Progress:
             self.close()
             self.console.print("stopping: records are written; one more signal ends at once")
             return
-        if self._bar is None and now - self._last < PLAIN_EVERY_SECONDS and settled < total:
+        soon = now - self._last < PLAIN_EVERY_SECONDS and settled < total
+        if self._bar is None and (soon or not total):
             return
         running = Counter(key.partition("-")[0] for key in schedule.out)
         note = ", ".join(f"{n} {kind}" for kind, n in running.items())
@@ -132,8 +136,8 @@ def print_preview(console: Console, sweep: Sweep, plan: Preview) -> None:
             f"up to about {duration(plan.below_seconds)} "
             f"(trials whose decisions keep the same samples share them)"
         )
-    for text in plan.forecasts:
-        console.print(text)
+    for line in (*plan.forecasts, *history.said_of_damage(list(plan.damaged))):
+        console.print(line)
     guessed = sum(kind.guessed for kind in plan.kinds)
     note = f"; guessed for {guessed} stages: none like them was timed yet" if guessed else ""
     console.print(f"estimate: {duration(plan.seconds)} on one slot{note}")
@@ -182,50 +186,52 @@ def _short(value: object) -> str:
 
 
 def print_status(console: Console, store: Store, name: str) -> None:
-    """Print how a sweep stands, from its ledger and its records."""
-    start: dict[str, Any] = {}
-    done: set[str] = set()
-    failed: dict[str, str] = {}
-    upstream: set[str] = set()
-    out: set[str] = set()
-    grown, cached, trials, ended = 0, 0, 0, False
-    for line in ledger.read(store, name):
-        event = line["event"]
-        if event == "start":
-            start, grown, ended = line, 0, False
-            cached, trials = line["cached"], line["trials"]
-            done, failed, out, upstream = set(), {}, set(), set()
-        elif event == "dispatch":
-            out.update(line["keys"])
-        elif event == "done":
-            done.add(line["key"])
-            out.discard(line["key"])
-            failed.pop(line["key"], None)
-        elif event == "failed":
-            failed[line["key"]] = line["error"]
-            out.discard(line["key"])
-        elif event == "upstream_failed":
-            upstream.add(line["key"])
-        elif event == "grow":
-            grown += line["stages"]
-            cached, trials = cached + line.get("cached", 0), trials + line.get("trials", 0)
-        elif event == "end":
-            ended = True
-    if not start:
-        console.print(f"{name}: launched, nothing handed out yet")
+    """Print how a sweep stands, from its ledger and what is stored; its tuning, its versions.
+
+    Raises:
+        StoreError: if there is no sweep of that name; the message lists those that there are.
+    """
+    place = history.place_of(store, name)
+    for line in history.damage(store, place):
+        console.print(line)
+    tuned = f"{name}/tune"
+    if place == name:
+        _print_standing(console, store, name, name, "launch")
+    if store.list(f"sweeps/{tuned}/ledger"):
+        _print_standing(console, store, tuned, f"tuning of {name}", "tune")
+    versions = history.versions(store, name)
+    if len(versions) > 1:
+        console.print(f"versions: {'; '.join(map(_version, versions))}")
+
+
+def _version(one: history.Version) -> str:
+    launched = f"launched {time.ctime(one.launched)}" if one.launched else "of unknown date"
+    rows = "not concluded" if one.rows is None else f"{one.ok} of {one.rows} trials ok"
+    return f"{one.number} ({launched}, {rows})"
+
+
+def _print_standing(console: Console, store: Store, place: str, title: str, command: str) -> None:
+    """Print how the last run at a place stands; stages whose manifests are damaged are missing."""
+    now = ledger.standing(store, place)
+    if not now.start:
+        console.print(f"{title}: begun, nothing handed out yet")
         return
-    total = start["stages"] + grown
-    settled = cached + len(done)
-    state = "ended" if ended else f"running or killed since {time.ctime(start['t'])}"
+    stages = history.table(store, place, "stages")
+    known = now.done if stages is None else now.done | set(stages["key"].map(str))
+    _, damaged = store.manifests(sorted(known))
+    settled = now.cached + len(now.done) - len(damaged)
+    state = "ended" if now.ended else f"running or killed since {time.ctime(now.start['t'])}"
     console.print(
-        f"{name}: {trials} trials; {settled} of {total} stages stored, {len(out)} handed "
-        f"out, {len(failed)} failed, {len(upstream)} wait for a failed one; {state}"
+        f"{title}: {now.trials} trials; {settled} of {now.stages} stages stored, {len(now.out)} "
+        f"handed out, {len(now.failed)} failed, {len(now.upstream)} wait for a failed one; {state}"
     )
-    for key, error in failed.items():
+    for line in history.said_of_damage(damaged):
+        console.print(line)
+    for key, error in now.failed.items():
         console.print(f"failed: {key}: {error}", style="red")
-        console.print(f"  log: {ledger.local_log(store, name, key)}")
-    if not ended or settled < total:
-        console.print("launch the same sweep file again to run what is missing or failed")
+        console.print(f"  log: {ledger.local_log(store, place, key)}")
+    if not now.ended or settled < now.stages:
+        console.print(f"{command} the same sweep file again to run what is missing or failed")
 
 
 def print_methods(console: Console, roles: list[methods.Role]) -> None:
@@ -255,7 +261,7 @@ def print_doctor(console: Console, storage: str | None) -> bool:
     from raysweep.paths import setting
     from raysweep.provenance import versions
     from raysweep.records import storage_uri
-    from raysweep.spec import Resources, bfloat16_is_fast
+    from raysweep.resources import Resources, bfloat16_is_fast
 
     for package, version in versions().items():
         console.print(f"{package} {version}")

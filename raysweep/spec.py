@@ -7,101 +7,31 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from raysweep.attacks import Attack
 from raysweep.datasets import Dataset
 from raysweep.defenses import Defense
 from raysweep.errors import PlanError, SpecError
 from raysweep.goals import Tune
-from raysweep.methods import Method, paths_of
+from raysweep.methods import Method, load, paths_of
 from raysweep.models import Model
 from raysweep.recipe import Recipe, resolved
+from raysweep.resources import Resources
+from raysweep.value import Value
 
 AXES = ("dataset", "model", "attack", "defense", "recipe")
 PLURAL = {axis: f"{axis}s" for axis in AXES}
-_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
-_MEMORY = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(?:iB|B)?\s*")
 MOST_SEEDS = 100_000
 Seed = Annotated[int, Field(ge=0, lt=2**63)]  # records hold no larger number
 Scalar = str | int | float | bool | None
 
 
-class _Value(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-
-class ResourceClass(_Value):
-    """What one stage of a class asks of the cluster."""
-
-    cpu: float = Field(1.0, gt=0, description="CPUs")
-    gpu: float = Field(0.0, ge=0, description="GPUs; below 1 several stages share one")
-    memory: int | str | None = Field(None, description="bytes, or text such as 4GiB")
-
-    @field_validator("gpu")
-    @classmethod
-    def _whole_above_one(cls, value: float) -> float:
-        if value > 1 and value != int(value):
-            raise ValueError("must be a fraction up to 1, or a whole number")
-        return value
-
-    @field_validator("memory")
-    @classmethod
-    def _readable(cls, value: int | str | None) -> int | str | None:
-        if isinstance(value, str) and not _MEMORY.fullmatch(value):
-            raise ValueError("must be bytes or text such as 512MiB or 4GiB")
-        return value
-
-    @property
-    def memory_bytes(self) -> int:
-        """The memory in bytes; 0 if none is asked for."""
-        if isinstance(self.memory, str):
-            found = _MEMORY.fullmatch(self.memory)
-            assert found is not None
-            return int(float(found[1]) * _UNITS[found[2]])
-        return self.memory or 0
-
-
-class Resources(_Value):
-    """Two classes of stages: `gpu` trains and runs models, `cpu` does the rest."""
-
-    cpu: ResourceClass = Field(ResourceClass(), description="light stages")
-    gpu: ResourceClass = Field(ResourceClass(), description="stages that train or run models")
-
-
-def bfloat16_is_fast(resources: Resources) -> bool:
-    """Return whether stages of the gpu class run where bfloat16 pays: on a GPU, or AMX.
-
-    Without a GPU request the driver's own processor is taken for the workers'. RAYSWEEP_PRECISION,
-    `float32` or `bfloat16`, says it instead: for a driver unlike its workers.
-
-    Raises:
-        PlanError: if RAYSWEEP_PRECISION is something else.
-    """
-    told = os.environ.get("RAYSWEEP_PRECISION")
-    if told:
-        if told not in ("float32", "bfloat16"):
-            raise PlanError(
-                f"RAYSWEEP_PRECISION must be float32 or bfloat16, which `precision: auto` then "
-                f"stands for, got {told!r}; correct it, or unset it"
-            )
-        return told == "bfloat16"
-    if resources.gpu.gpu > 0:
-        return True
-    try:
-        with open("/proc/cpuinfo") as facts:  # noqa: PTH123
-            return any("amx_bf16" in line for line in facts)
-    except OSError:
-        return False
-
-
-class Track(_Value):
+class Track(Value):
     """Where results are published beside the report."""
 
     wandb: Literal["online", "offline", "disabled"] = Field("offline", description="W&B mode")
@@ -110,7 +40,7 @@ class Track(_Value):
     group: str | None = Field(None, description="W&B group; none: the sweep's name")
 
 
-class Sweep(_Value):
+class Sweep(Value):
     """What to run: axes, seeds, exclusions, resources.
 
     In Python, single values, lists and the singular spelling are fine:
@@ -312,6 +242,35 @@ def canonical(sweep: Sweep) -> dict[str, Any]:
         "track": sweep.track.model_dump(mode="json"),
         "tune": sweep.tune.model_dump(mode="json") if sweep.tune else None,
     }
+
+
+def restored(values: Mapping[str, Any]) -> Sweep:
+    """Return the sweep that `canonical` has written down.
+
+    Raises:
+        SpecError: if a method or a parameter of it is not there any more, or it is no sweep.
+    """
+    given = {name: value for name, value in values.items() if value is not None}
+    try:
+        for axis, plural in PLURAL.items():
+            given[plural] = tuple(_restored(axis, entry) for entry in values[plural])
+        for name, part in (("resources", Resources), ("track", Track), ("tune", Tune)):
+            if name in given:
+                given[name] = part.model_validate_json(json.dumps(given[name]))
+        return Sweep.model_validate(given)
+    except (SpecError, ImportError, KeyError, TypeError, AttributeError, ValueError) as error:
+        why = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise SpecError(
+            f"this version of raysweep cannot read the sweep as launched: {why}"
+        ) from None
+
+
+def _restored(axis: str, entry: Mapping[str, Any]) -> Method | Recipe:
+    if axis == "recipe":
+        return Recipe.model_validate_json(json.dumps(entry))
+    ((name, params),) = entry.items()
+    kind = load(PLURAL[axis], name)
+    return kind.model_validate_json(json.dumps(params))
 
 
 def check_layers(sweep: Sweep) -> None:

@@ -24,10 +24,9 @@ from raysweep.defenses import Decision, Findings
 from raysweep.desk import Array, Desk, Product, method, state_arrays
 from raysweep.environment import blame
 from raysweep.errors import DamagedArtifact, FilesError, PlanError, StoreError
-from raysweep.graph import Stage
+from raysweep.graph import Result, Stage
 from raysweep.identity import digest, finite_or_none
 from raysweep.judging import Truth, judge
-from raysweep.schedule import Result
 from raysweep.store import Store
 
 PICTURES = 6

@@ -18,7 +18,8 @@ import hashlib
 import re
 import shutil
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit, urlunsplit
@@ -32,6 +33,7 @@ from raysweep.identity import cache_folder
 
 Array = NDArray[Any]
 _KEY = re.compile(r"[A-Za-z0-9_-]{1,120}")
+REQUESTS = 16  # to a remote store at once
 __all__ = ["Manifest", "Store"]
 
 
@@ -94,7 +96,7 @@ class Store:
                 f"storage {self.where()}: a probe file reads back differently; "
                 f"use another place (--storage, RAYSWEEP_STORAGE)"
             )
-        self._delete(probe)
+        self.delete(probe)
 
     def write(self, path: str, data: bytes) -> None:
         """Write a file; it appears whole or not at all.
@@ -131,7 +133,12 @@ class Store:
         except OSError as error:
             raise StoreError(f"storage {self.where()}: cannot list {prefix} ({error})") from error
 
-    def _delete(self, path: str) -> None:
+    def delete(self, path: str) -> None:
+        """Remove a file, if it is there.
+
+        Raises:
+            StoreError: if it is there and cannot be removed.
+        """
         try:
             self._files.delete(_safe(path))
         except OSError as error:
@@ -169,7 +176,7 @@ class Store:
         except BaseException:
             for path in files:
                 with contextlib.suppress(StoreError):
-                    self._delete(path)
+                    self.delete(path)
             raise
 
     def manifest(self, kind: str, key: str) -> Manifest | None:
@@ -181,6 +188,25 @@ class Store:
         _checked(kind, key)
         raw = self.read(_manifest_path(kind, key))
         return None if raw is None else unseal(kind, key, raw)
+
+    def manifests(self, keys: Iterable[str]) -> tuple[dict[str, Manifest], Sequence[str]]:
+        """Return the manifests of those stages that are stored, by key, and the damaged keys."""
+
+        def look(key: str) -> Manifest | DamagedArtifact | None:
+            try:
+                return self.manifest(key.partition("-")[0], key)
+            except DamagedArtifact as error:
+                return error
+
+        asked = list(keys)
+        if self._remote:
+            with ThreadPoolExecutor(REQUESTS) as pool:
+                found = list(pool.map(look, asked))
+        else:
+            found = list(map(look, asked))
+        pairs = list(zip(asked, found, strict=True))
+        damaged = [key for key, one in pairs if isinstance(one, DamagedArtifact)]
+        return {key: one for key, one in pairs if isinstance(one, Manifest)}, damaged
 
     def outcome(self, key: str) -> Mapping[str, Any] | None:
         """Return the outcome of a stage, or None if it is not done."""
@@ -255,9 +281,9 @@ class Store:
             manifest = self.manifest(kind, key)
         except DamagedArtifact:
             manifest = None
-        self._delete(_manifest_path(kind, key))
+        self.delete(_manifest_path(kind, key))
         for path in manifest.files if manifest else ():
-            self._delete(path)
+            self.delete(path)
 
     # Checkpoints of running stages
 
@@ -275,7 +301,7 @@ class Store:
 
     def drop_checkpoint(self, key: str) -> None:
         """Remove a stage's checkpoint, if there is one."""
-        self._delete(_checkpoint_path(key))
+        self.delete(_checkpoint_path(key))
 
     def free_bytes(self) -> int | None:
         """Return the free space of a local store, in bytes; None for a remote one."""

@@ -9,8 +9,7 @@ import traceback
 from collections.abc import Iterator
 from typing import Any, NoReturn
 
-from raysweep.graph import Stage
-from raysweep.schedule import Result
+from raysweep.graph import Result, Stage
 from raysweep.store import Store
 
 START_SECONDS = 20.0

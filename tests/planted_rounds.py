@@ -130,7 +130,7 @@ CONFUSION = (
         (UNIT + "permuting_samples_permutes_what_is_flagged",),
     ),
     Fault(
-        "confusion with the victim's labels", CT,
+        "confusion with the victim's labels", GATES,
         "+ shift) % self.num_classes", ") % self.num_classes",
         (ROUNDS + "rounds_concentrate_the_poison",
          ROUNDS + "the_confused_model_remembers_the_trigger_alone"),

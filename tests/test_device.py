@@ -17,11 +17,10 @@ from raysweep.defenses.none import NoDefense
 from raysweep.driver import Run
 from raysweep.errors import DeviceError
 from raysweep.execute import run_on_ray
-from raysweep.graph import Stage
+from raysweep.graph import Result, Stage
 from raysweep.models.linear import Linear
 from raysweep.plan import Planner
 from raysweep.recipe import Recipe
-from raysweep.schedule import Result
 from raysweep.spec import Sweep
 from raysweep.store import Store
 

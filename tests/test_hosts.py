@@ -207,7 +207,7 @@ def test_a_host_with_other_code_makes_no_row(
     cluster.hold(**{same: HERE}, south=other_code(cluster.root / "other"))
     found = run(SWEEP, store, address=cluster.address)
     assert "Traceback" not in "".join(capfd.readouterr())
-    (warning,) = found.warnings
+    (warning,) = found.notes
     assert warning.startswith("host south is given no work: it has raysweep source")
     assert f"and the driver has raysweep source {code_here().source}; bring both to" in warning
     made = [

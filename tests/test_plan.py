@@ -332,7 +332,7 @@ given = sweep(
     attacks=[BadNets(rate=r / 1000) for r in range(1, 101)],
     defenses=[SpectralSignatures(fraction=f / 100) for f in range(1, 11)], seeds=10,
 )
-schedule = Schedule(Planner(given), set(), lambda key: {})
+schedule = Schedule(Planner(given), set(), lambda keys: {})
 assert len(schedule.planner.trials) == 10_000
 peak = re.search("VmHWM:\\s*([0-9]+) kB", Path("/proc/self/status").read_text())
 print(time.perf_counter() - start, peak[1])

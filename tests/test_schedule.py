@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 
-from raysweep.graph import Route, Stage
+from raysweep.graph import Result, Route, Stage
 from raysweep.identity import stage_key
-from raysweep.schedule import Result, Schedule
+from raysweep.schedule import Schedule
 
 
 class Graph:
@@ -60,9 +60,13 @@ def random_graph(seed: int, size: int = 60) -> Graph:
     return graph
 
 
+def outcomes(keys: Sequence[str]) -> dict[str, Any]:
+    return {key: {"kept": key[-1]} for key in keys}
+
+
 def schedule_of(graph: Graph, done: set[str] | None = None, **options: Any) -> Schedule:
     options.setdefault("expected", lambda stage: 10.0 if stage.kind == "train" else 0.02)
-    return Schedule(graph, done or set(), lambda key: {"kept": key[-1]}, **options)
+    return Schedule(graph, done or set(), outcomes, **options)
 
 
 SLOTS = {"cpu": 2, "gpu": 1}
@@ -188,6 +192,65 @@ def test_two_readers_of_one_damaged_input_recompute_it_once() -> None:
     assert sorted(drain(schedule)) == sorted([above, *readers])
 
 
+@pytest.mark.parametrize("bad", ["above", "decide", "reader"])
+def test_what_is_stored_and_cannot_be_read_is_discarded_and_recomputed(bad: str) -> None:
+    graph = Graph()
+    keys = {"above": graph.add("train", "above", resource="gpu")}
+    keys["decide"] = graph.add("decide", "x", keys["above"])
+    keys["reader"] = graph.add("evaluate", "reader", keys["above"])
+    graph.trial(keys["decide"])
+    graph.trial(keys["reader"])
+    gone: list[str] = []
+
+    def whole(asked: Sequence[str]) -> dict[str, Any]:
+        return outcomes([key for key in asked if key != keys[bad] or key in gone])
+
+    schedule = Schedule(graph, set(keys.values()), whole, discard=gone.append)
+    order = drain(schedule)
+    assert gone == [keys[bad]] and order[0] == keys[bad]
+    assert len(order) == 2, "and what the decision grows"
+
+
+def test_an_outcome_that_can_never_be_read_back_fails_in_the_end() -> None:
+    graph = Graph()
+    decided = graph.add("decide", "x")
+    graph.trial(decided)
+    schedule = Schedule(graph, set(), lambda keys: {}, attempts=3)
+    assert drain(schedule) == [decided] * 3
+    assert "cannot be read back" in schedule.failed[decided].error
+
+
+def test_a_reader_of_many_damaged_inputs_gets_them_all() -> None:
+    graph = Graph()
+    above = [graph.add("train", str(number), resource="gpu") for number in range(5)]
+    reader = graph.add("evaluate", "reader", *above)
+    graph.trial(reader)
+    damaged = set(above)
+
+    def report(result: Result) -> Result:
+        damaged.discard(result.key)
+        if result.key == reader and damaged:
+            return Result(key=reader, status="damaged", damaged=min(damaged))
+        return result
+
+    schedule = schedule_of(graph, set(above), attempts=3)
+    drain(schedule, report)
+    assert not schedule.failed and reader in schedule.done
+
+
+def test_an_input_that_is_damaged_every_time_is_a_failure_with_its_reason() -> None:
+    graph = Graph()
+    above = graph.add("train", "above", resource="gpu")
+    reader = graph.add("evaluate", "reader", above)
+    graph.trial(reader)
+    schedule = schedule_of(graph, {above})
+    drain(
+        schedule,
+        lambda r: Result(key=r.key, status="damaged", damaged=above) if r.key == reader else r,
+    )
+    assert schedule.failed[reader].error == f"its input {above} is damaged every time"
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_growth_does_not_depend_on_the_order_in_which_stages_finish(seed: int) -> None:
     def grown(order_seed: int) -> set[str]:
@@ -213,7 +276,7 @@ def test_decisions_that_keep_the_same_share_one_training() -> None:
     graph = Graph()
     for number in range(4):
         graph.trial(graph.add("decide", str(number)))
-    schedule = Schedule(graph, set(), lambda key: {"kept": "same"})
+    schedule = Schedule(graph, set(), lambda keys: {key: {"kept": "same"} for key in keys})
     order = drain(schedule)
     assert sum(key.startswith("train") for key in order) == 1
 

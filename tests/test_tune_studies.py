@@ -118,7 +118,7 @@ def drive(file: Path, url: str | None, log: Path) -> subprocess.Popen[bytes]:
 def test_a_killed_driver_goes_on_from_its_journal(tmp_path: Path) -> None:
     file, log = tmp_path / "shared.yaml", tmp_path / "first.log"
     file.write_text(SWEEP.replace("trials: 14", "trials: 5"))
-    ledgers = tmp_path / "store/sweeps/shared/ledger"
+    ledgers = tmp_path / "store/sweeps/shared/tune/ledger"
 
     def told() -> int:
         return sum(text.read_text().count('"event":"told"') for text in ledgers.glob("*"))
@@ -178,6 +178,6 @@ def test_two_drivers_work_on_one_study_and_one_is_killed(database: str, tmp_path
     assert {row["held_out"] for row in rows} == {"badnets", "blend", "nothing"}
     assert all(row["tried"] >= 14 for row in rows)
     # Both drivers told candidates: each keeps a ledger of its own.
-    ledgers = list((tmp_path / "store/sweeps/shared/ledger").iterdir())
+    ledgers = list((tmp_path / "store/sweeps/shared/tune/ledger").iterdir())
     assert len(ledgers) == 2
     assert all('"event":"told"' in ledger.read_text() for ledger in ledgers)

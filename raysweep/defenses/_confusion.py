@@ -1,4 +1,4 @@
-"""Confusion Training's schedules, and its gates: which classes split into two groups.
+"""Confusion Training's schedules, its objective, and its gates: which classes split in two.
 
 X. Qi, T. Xie, J. T. Wang, T. Wu, S. Mahloujifar, P. Mittal: Towards a Proactive ML Approach for
 Detecting Backdoor Poison Samples, USENIX Security 2023, arXiv:2205.13616. Numbers are those of the
@@ -10,12 +10,18 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from raysweep.counts import count_of
 from raysweep.defenses import Flags, FloatArray
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from raysweep.training import Batch
 
 LOWEST_DENSITY = 1e-8
 CHUNKLET_SHARE = 0.1
@@ -111,6 +117,46 @@ def shifts(num_classes: int) -> Iterator[int]:
     for count in itertools.count(1):
         if count % num_classes:
             yield count % num_classes
+
+
+class Confusion:
+    """The objective of the confusion loop: clean images with wrong labels, inspected ones as given.
+
+    Both go through the network in one batch, so that they share batch statistics.
+    """
+
+    capturable = True
+
+    def __init__(
+        self, guessed: torch.Tensor, class_weights: torch.Tensor, weight: float, num_classes: int
+    ) -> None:
+        import torch
+
+        self.guessed, self.class_weights = guessed, class_weights
+        self.weight, self.num_classes = weight, num_classes
+        turn = list(itertools.islice(shifts(num_classes), num_classes - 1))
+        self.shifts = torch.tensor(turn, device=guessed.device)
+        self.calls = torch.zeros(1, dtype=torch.int64, device=guessed.device)
+        self.memory = (self.calls,)
+
+    def __call__(self, model: nn.Module, batches: Mapping[str, Batch]) -> torch.Tensor:
+        """Return [(lambda - 1) CE_clean + CE_inspected] / lambda, or CE_clean alone."""
+        import torch
+        import torch.nn.functional as F
+
+        clean = batches["clean"]
+        shift = self.shifts.index_select(0, self.calls % len(self.shifts))
+        self.calls += 1
+        wrong = (self.guessed[clean.rows] + shift) % self.num_classes
+        if "inspected" not in batches:
+            return F.cross_entropy(model(clean.images).float(), wrong)
+        seen = batches["inspected"]
+        logits = model(torch.cat([clean.images, seen.images])).float()
+        ours, theirs = logits.split([len(wrong), len(seen.labels)])
+        confusing = F.cross_entropy(ours, wrong)
+        # cross_entropy divides by the sum of the weights.
+        inspected = F.cross_entropy(theirs, seen.labels, weight=self.class_weights)
+        return ((self.weight - 1) * confusing + inspected) / self.weight
 
 
 def class_weights(labels: np.ndarray, num_classes: int) -> FloatArray:

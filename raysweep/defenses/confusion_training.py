@@ -20,7 +20,6 @@ which the gate takes two. Reference: Unispac/Fight-Poison-With-Poison at f2f02c2
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -43,6 +42,7 @@ from raysweep.defenses import (
 )
 from raysweep.defenses._confusion import (
     SCHEDULES,
+    Confusion,
     Schedule,
     class_weights,
     distilled,
@@ -51,7 +51,6 @@ from raysweep.defenses._confusion import (
     mixture_log_ratio,
     passed,
     principal,
-    shifts,
     whitened,
 )
 from raysweep.methods import decision, log_range
@@ -60,7 +59,6 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from raysweep.training import Batch
 
 AXES = 8
 
@@ -288,46 +286,6 @@ class _Round:
         if self.schedule.frequency_weights and not self.last:
             weights = class_weights(distilled_set.labels, self.classes)
         return torch.from_numpy(weights).float().to(self.ctx.device)
-
-
-class Confusion:
-    """The objective of the confusion loop: clean images with wrong labels, inspected ones as given.
-
-    Both go through the network in one batch, so that they share batch statistics.
-    """
-
-    capturable = True
-
-    def __init__(
-        self, guessed: torch.Tensor, class_weights: torch.Tensor, weight: float, num_classes: int
-    ) -> None:
-        import torch
-
-        self.guessed, self.class_weights = guessed, class_weights
-        self.weight, self.num_classes = weight, num_classes
-        turn = list(itertools.islice(shifts(num_classes), num_classes - 1))
-        self.shifts = torch.tensor(turn, device=guessed.device)
-        self.calls = torch.zeros(1, dtype=torch.int64, device=guessed.device)
-        self.memory = (self.calls,)
-
-    def __call__(self, model: nn.Module, batches: Mapping[str, Batch]) -> torch.Tensor:
-        """Return [(lambda - 1) CE_clean + CE_inspected] / lambda, or CE_clean alone."""
-        import torch
-        import torch.nn.functional as F
-
-        clean = batches["clean"]
-        shift = self.shifts.index_select(0, self.calls % len(self.shifts))
-        self.calls += 1
-        wrong = (self.guessed[clean.rows] + shift) % self.num_classes
-        if "inspected" not in batches:
-            return F.cross_entropy(model(clean.images).float(), wrong)
-        seen = batches["inspected"]
-        logits = model(torch.cat([clean.images, seen.images])).float()
-        ours, theirs = logits.split([len(wrong), len(seen.labels)])
-        confusing = F.cross_entropy(ours, wrong)
-        # cross_entropy divides by the sum of the weights.
-        inspected = F.cross_entropy(theirs, seen.labels, weight=self.class_weights)
-        return ((self.weight - 1) * confusing + inspected) / self.weight
 
 
 def _seen(

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from raysweep.context import Context
 from raysweep.datasets import IntArray
 from raysweep.desk import Desk, state_from
-from raysweep.errors import PlanError
+from raysweep.errors import DamagedArtifact, PlanError
 from raysweep.plan import Planner
 from raysweep.spec import Sweep
 from raysweep.store import Store
@@ -78,8 +78,19 @@ def poisoned_sets(sweep: Sweep, store: Store) -> Iterator[Poisoned]:
     """Yield every attacked setting of a sweep once.
 
     Raises:
-        PlanError: if a setting is not finished, or its attack leaves no training set.
+        PlanError: if a setting is not finished or damaged, or its attack leaves no training set.
     """
+    try:
+        yield from _poisoned_sets(sweep, store)
+    except DamagedArtifact as error:
+        store.discard(error.key.partition("-")[0], error.key)
+        raise PlanError(
+            f"{error.key} was damaged ({error.detail}) and is discarded; launch the sweep again, "
+            f"which computes it anew, then export"
+        ) from None
+
+
+def _poisoned_sets(sweep: Sweep, store: Store) -> Iterator[Poisoned]:
     planner, seen = Planner(sweep), set()
     for trial in planner.trials:
         if trial.dataset.DOMAIN != "images":

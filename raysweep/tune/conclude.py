@@ -11,7 +11,7 @@ import numpy as np
 
 from raysweep.errors import PlanError
 from raysweep.goals import COSTS, Tune
-from raysweep.identity import canonical
+from raysweep.identity import canonical, digest
 from raysweep.metrics import t_interval, wilson
 from raysweep.replay import Instance
 from raysweep.spec import Sweep
@@ -20,6 +20,8 @@ from raysweep.tune.search import Bench, Search
 from raysweep.tune.space import Values, points, with_parameters
 
 NOTHING = "nothing"
+SUFFIX = "-tuned"
+MOST_CHARACTERS = 64  # of a sweep's name
 CURVE_POINTS = 80
 FEW = 5  # values under which a range says more than an interval
 Row = dict[str, Any]
@@ -212,6 +214,7 @@ def _curve(search: Search, bench: Bench) -> Row | None:
 def tuned_sweep(sweep: Sweep, table: Sequence[Row]) -> Sweep:
     """Return the sweep with the parameters that were tuned on everything, and without `tune`.
 
+    It is named `<name>-tuned`: under the old name it would take the place of the sweep's records.
     Of a Pareto front, the point that is best by the first objective.
     """
     final = {
@@ -223,4 +226,16 @@ def tuned_sweep(sweep: Sweep, table: Sequence[Row]) -> Sweep:
         with_parameters(defense, final[defense.label]) if defense.label in final else defense
         for defense in sweep.defenses
     )
-    return sweep.model_copy(update={"defenses": defenses, "tune": None})
+    named = tuned_name(sweep.name)
+    return sweep.model_copy(update={"name": named, "defenses": defenses, "tune": None})
+
+
+def tuned_name(name: str) -> str:
+    """Return `<name>-tuned`; a name that would be longer than names may be is cut, with a digest.
+
+    Two long names that begin alike still have two tuned ones.
+    """
+    if len(name) + len(SUFFIX) > MOST_CHARACTERS:
+        mark = f"-{digest(name)[:8]}"
+        name = name[: MOST_CHARACTERS - len(mark) - len(SUFFIX)] + mark
+    return name + SUFFIX

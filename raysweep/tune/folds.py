@@ -46,7 +46,7 @@ class Studies:
         return Study(
             name, space, settings, tied=tied, own=own_values(defense, space), steps=len(places),
             where=self.url or self._journal(), told=told_lines(
-                ledger.read(self.store, sweep.name), name, tied
+                ledger.read(self.store, f"{sweep.name}/tune"), name, tied
             ),
         )  # fmt: skip
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from raysweep import records, track
+from raysweep import history, records, track
 from raysweep.driver import Run
 from raysweep.goals import Tune
 from raysweep.interruption import Signals, listening
@@ -84,7 +84,7 @@ def tune(
         bench = Bench(planner, store, settings)
         searches = searches_of(sweep, planner, Studies(planner, store, studies))
         supply = Supply(planner, searches, bench)
-        run = Run(sweep, store, text, watch, planner, supply)
+        run = Run(sweep, store, text, watch, planner, supply, place=f"{sweep.name}/tune")
         carry_out(run, signals, address=address, inline=inline, most=most)
         told = None if stopped_by(run, signals) else _told(searches, bench, signals)
         tuning = _concluded(run, told, signals)
@@ -132,6 +132,6 @@ def _publish(run: Run, told: dict[str, Any]) -> list[str]:
         return []
     local = run.store.local(f"sweeps/{run.sweep.name}/wandb")
     folder = local or Path("wandb-offline") / run.sweep.name
-    described = records.describe(run.store, run.sweep.name)
+    described = history.described(run.store, run.place)
     published = track.publish_tuning(told, described, run.sweep.track, folder)
     return [published.warning] if published.warning else []

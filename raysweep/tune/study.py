@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
 import os
 import threading
 import warnings
@@ -49,7 +50,7 @@ def open_storage(where: str | Path) -> optuna.storages.BaseStorage:
     """Return the storage at a database's URL or a journal's path.
 
     A torn last line of a journal, left by a process that died while writing, is cut: Optuna could
-    never read on after it.
+    never read on after it. A journal that is damaged elsewhere is left aside as `….damaged`.
     """
     if isinstance(where, str):
         return optuna.storages.RDBStorage(
@@ -65,6 +66,17 @@ def open_storage(where: str | Path) -> optuna.storages.BaseStorage:
         whole = text[: text.rfind(b"\n") + 1]
         if whole != text:
             where.write_bytes(whole)
+    try:
+        for line in where.read_bytes().splitlines() if where.exists() else ():
+            json.loads(line)  # Optuna would stumble over a last line only when it writes the next
+        return _journal(where)
+    except Exception:  # noqa: BLE001  whatever Optuna thinks of damaged lines
+        # Left aside: the ledger remembers what was told.
+        where.replace(where.with_name(f"{where.name}.damaged"))
+        return _journal(where)
+
+
+def _journal(where: Path) -> optuna.storages.BaseStorage:
     backend = optuna.storages.journal.JournalFileBackend(str(where))
     return optuna.storages.JournalStorage(backend)
 
@@ -144,17 +156,18 @@ class Study:
     def _recover(self, told: Iterable[Mapping[str, Any]]) -> None:
         """Enter what the ledger remembers of a study whose storage was lost."""
         for line in told:
-            state = TrialState[line["state"]]
-            self._study.add_trial(
-                optuna.trial.create_trial(
-                    state=state,
-                    params=line["params"],
-                    distributions=self._spread,
-                    values=line["values"] if state == TrialState.COMPLETE else None,
-                    constraints=line["constraints"],
-                    user_attrs=line["attrs"],
+            with contextlib.suppress(KeyError, TypeError, ValueError):  # a damaged ledger
+                state = TrialState[line["state"]]
+                self._study.add_trial(
+                    optuna.trial.create_trial(
+                        state=state,
+                        params=line["params"],
+                        distributions=self._spread,
+                        values=line["values"] if state == TrialState.COMPLETE else None,
+                        constraints=line["constraints"],
+                        user_attrs=line["attrs"],
+                    )
                 )
-            )
 
     def _revive(self) -> None:
         """Ask again for what a dead driver had asked for; a journal has one writer."""

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from raysweep.errors import DamagedArtifact
 from raysweep.graph import Outcomes, Route
 from raysweep.plan import Planner
 from raysweep.replay import Instance
@@ -135,11 +136,31 @@ class Supply:
                 self._watch[key].append(pending)
         if waiting and not failures:
             return []
+        if not failures and (damaged := self._damaged(pending)):
+            if damaged not in schedule.failed:
+                schedule.redo(damaged)
+            if damaged not in schedule.failed:
+                self._watch[damaged].append(pending)
+                return []
+            failures = [schedule.failed[damaged].error]
         if pending.search is None or pending.candidate is None:
             if not waiting:
                 self._pending.remove(pending)
             return []
         return self._told(pending, pending.search, pending.candidate, failures)
+
+    def _damaged(self, pending: _Pending) -> str:
+        """Return the key of a damaged artifact among all that is replayed; empty if all is whole.
+
+        Every instance that the end of the tuning reads is read here first, while there is still
+        somebody to compute it again.
+        """
+        for trial in pending.trials[: pending.issued]:
+            try:
+                self.bench.instance(trial)
+            except DamagedArtifact as error:
+                return error.key
+        return ""
 
     def _told(
         self, pending: _Pending, search: Search, candidate: Candidate, failures: list[str]

@@ -18,6 +18,7 @@ from raysweep.datasets import ImageSet
 from raysweep.defenses import Evidence, confusion_training
 from raysweep.defenses._confusion import (
     SCHEDULES,
+    Confusion,
     class_weights,
     distilled,
     log_ratio,
@@ -28,7 +29,7 @@ from raysweep.defenses._confusion import (
     shifts,
     whitened,
 )
-from raysweep.defenses.confusion_training import Confusion, ConfusionTraining, _Round
+from raysweep.defenses.confusion_training import ConfusionTraining, _Round
 from raysweep.streams import Batch
 from tests import toy
 

@@ -1,0 +1,58 @@
+"""How two sweeps of one name differ in the rows that they give."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from typing import Any
+
+from raysweep.errors import SpecError
+from raysweep.spec import AXES, PLURAL, Sweep, canonical, restored
+
+# What decides which rows a sweep has; a name, a question or a tracker changes none.
+ROWS = (*(PLURAL[axis] for axis in AXES), "seeds", "exclude")
+SHOWN = 3
+
+
+def differences(before: Mapping[str, Any], sweep: Sweep) -> list[str]:
+    """Return how a sweep differs in its rows from one that was written down, a line each axis."""
+    with contextlib.suppress(SpecError):  # a method is gone: as it was written down
+        before = canonical(restored(before))  # parameters that are new since have their defaults
+    now, told = canonical(sweep), []
+    for field in ROWS:
+        old, new = before.get(field), now[field]
+        old = old if isinstance(old, list) else []
+        lost, gained = ([e for e in a if e not in b] for a, b in ((old, new), (new, old)))
+        parts = [
+            f"{word} {_shown(some, [*lost, *gained])}"
+            for word, some in (("gained", gained), ("lost", lost))
+            if some
+        ]
+        if parts or old != new:
+            told.append(f"{field}: {', '.join(parts) or 'in another order'}")
+    return told
+
+
+def _shown(entries: list[Any], among: list[Any]) -> str:
+    """Return entries of an axis in short: methods with the parameters in which they differ."""
+    every = [_flat(entry) for entry in among]
+    shown = []
+    for name, params in map(_flat, entries[:SHOWN]):
+        like = [other for known, other in every if known == name]
+        differing = [
+            f"{field}={value}"
+            for field, value in params.items()
+            if any(other.get(field) != value for other in like)
+        ]
+        shown.append(f"{name}({', '.join(differing)})" if differing else name)
+    more = len(entries) - SHOWN
+    return ", ".join(shown) + (f" and {more} more" if more > 0 else "")
+
+
+def _flat(entry: Any) -> tuple[str, dict[str, Any]]:
+    """Return the name and parameters of an entry of any axis."""
+    if not isinstance(entry, dict):
+        return str(entry), {}
+    if len(entry) == 1 and isinstance(params := next(iter(entry.values())), dict):
+        return str(next(iter(entry))), params
+    return "recipe" if "epochs" in entry else "where", entry
