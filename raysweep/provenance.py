@@ -166,12 +166,24 @@ def of_host(device: str) -> dict[str, Any]:
         "commit": git_commit(),
         "versions": versions(),
         "device_name": torch.cuda.get_device_name() if gpu else _first("/proc/cpuinfo", CPU),
-        "driver": _first("/proc/driver/nvidia/version", DRIVER) if gpu else None,
+        "driver": _driver() if gpu else None,
     }
 
 
 CPU = re.compile(r"^model name\s*:\s*(.+)$", re.MULTILINE)
 DRIVER = re.compile(r"^NVRM version:.*?\s(\d+(?:\.\d+)+)\s", re.MULTILINE)
+
+
+def _driver() -> str | None:
+    """Return the version of NVIDIA's driver; None if neither the kernel nor nvidia-smi tells it."""
+    if told := _first("/proc/driver/nvidia/version", DRIVER):
+        return told
+    asked = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        run = subprocess.run(asked, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return run.stdout.split("\n")[0].strip() or None
 
 
 def _first(file: str, pattern: re.Pattern[str]) -> str | None:

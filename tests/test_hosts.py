@@ -160,7 +160,7 @@ def test_a_launch_over_three_hosts_with_a_killed_worker_and_a_killed_host(
         killed.extend(cluster.hosts[host].pids("ray::StageWorker"))
         os.kill(killed[0], signal.SIGKILL)
 
-    acts = once(5, kill_worker), once(12, lambda host: cluster.hosts[host].kill())
+    acts = once(1, kill_worker), once(8, lambda host: cluster.hosts[host].kill())
     found = run(SWEEP, store, address=cluster.address, watch=lambda run: [a(run) for a in acts])
     said = "".join(capfd.readouterr())
     assert killed and sum(node.works for node in cluster.hosts.values()) == 1
@@ -177,7 +177,7 @@ def test_a_tuning_over_three_hosts_with_a_frozen_host(
     cluster: hosts.Cluster, store: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     cluster.hold(north=HERE, east=HERE)
-    freeze = once(4, lambda host: cluster.hosts[host].freeze())
+    freeze = once(1, lambda host: cluster.hosts[host].freeze())
     found = search(TUNED, store, address=cluster.address, watch=freeze)
     said = "".join(capfd.readouterr())
     assert sum(node.stopped for node in cluster.hosts.values()) == 1
