@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup quickstart test check faults
+.PHONY: setup quickstart test check faults device-rules
 
 setup: $(READY)
 
@@ -27,3 +27,6 @@ check: setup
 
 faults: setup
 	$(BIN)/python -m tests.faults
+
+device-rules: setup
+	$(BIN)/python -m pytest -m '' tests/test_pretend_cuda.py tests/contracts/test_devices.py
