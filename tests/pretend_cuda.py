@@ -36,6 +36,7 @@ from tests.pretend_tensors import (
     active,
     counts,
     downloaded,
+    is_pinned,
     mapped,
     on_cuda,
     unwrapped,
@@ -52,7 +53,7 @@ class _Generator(_RealGenerator):
     _there: torch.device
 
     def __new__(cls, device: Any = "cpu") -> _Generator:
-        made = _RealGenerator.__new__(cls, "cpu")
+        made = _RealGenerator.__new__(cls, "cpu")  # type: ignore[call-arg]
         made._there = torch.device("cpu") if _kind(device) == "cpu" else DEVICE
         return made
 
@@ -60,7 +61,7 @@ class _Generator(_RealGenerator):
         pass
 
     @property
-    def device(self) -> torch.device:
+    def device(self) -> torch.device:  # type: ignore[override]
         return self._there
 
 
@@ -121,12 +122,20 @@ def _to(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         device, dtype, later, memory_format = torch._C._nn._parse_to(*args, **kwargs)
     kind = _kind(device)
     if kind == "cuda":
-        tensor = uploaded(tensor)
+        tensor = uploaded(tensor, later=later)
     elif kind == "cpu":
-        tensor = downloaded(tensor, waits=not later)
+        tensor = downloaded(tensor, later=later)
     rest: dict[str, Any] = {} if memory_format is None else {"memory_format": memory_format}
     copy = bool(kwargs.get("copy", False))
     return torch.Tensor.to(tensor, dtype=dtype or tensor.dtype, copy=copy, **rest)
+
+
+def _pin(tensor: torch.Tensor, *_: Any) -> torch.Tensor:
+    if on_cuda(tensor):
+        counts().refuse(RuntimeError, "only tensors on the CPU can be pinned")
+    copied = tensor.clone()
+    counts().pinned.add(copied.untyped_storage().data_ptr())
+    return copied
 
 
 def _tensor(data: Any, *, dtype: Any = None, device: Any = None, **more: Any) -> torch.Tensor:
@@ -154,12 +163,14 @@ def _new_tensor(
     return _tensor(data, dtype=dtype or tensor.dtype, device=device or tensor.device, **more)
 
 
-_get_device = torch.Tensor.device.__get__  # type: ignore[attr-defined]
+_get_device = torch.Tensor.device.__get__
 _SPECIAL: dict[Any, Any] = {
     torch.Tensor.to: _to,
     torch.Tensor.type_as: lambda tensor, other: _to(tensor, other),
     torch.Tensor.cuda: lambda tensor, *_, **__: uploaded(tensor),
     torch.Tensor.cpu: lambda tensor, *_, **__: downloaded(tensor),
+    torch.Tensor.pin_memory: _pin,
+    torch.Tensor.is_pinned: lambda tensor, *_, **__: is_pinned(tensor),
     torch.Tensor.new_tensor: _new_tensor,
     # Inside `vmap` a tensor of the device is wrapped once more.
     _get_device: lambda tensor, *_: DEVICE if on_cuda(tensor) else _get_device(tensor),

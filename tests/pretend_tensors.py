@@ -49,12 +49,14 @@ class Counts:
         launches: how often each operation that is no view ran on the device.
         copied: bytes, by `upload` and `download`.
         refusals: what CUDA would have refused, in order.
+        pinned: where the memory is that `pin_memory` gave: copies from it need not be waited for.
     """
 
     waits: Counter[Wait] = field(default_factory=Counter)
     launches: Counter[str] = field(default_factory=Counter)
     copied: Counter[str] = field(default_factory=Counter)
     refusals: list[str] = field(default_factory=list)
+    pinned: set[int] = field(default_factory=set)
 
     def wait(self, kind: str) -> None:
         """Count one wait at the place that is running."""
@@ -108,10 +110,10 @@ class Pretended(torch.Tensor):
     """A tensor that says it is on CUDA, and holds its values on the CPU."""
 
     held: torch.Tensor
-    __torch_function__ = torch._C._disabled_torch_function_impl
-    device = property(lambda self: DEVICE)  # type: ignore[assignment]
-    is_cuda = property(lambda self: True)  # type: ignore[assignment]
-    is_cpu = property(lambda self: False)  # type: ignore[assignment]
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
+    device = property(lambda self: DEVICE)
+    is_cuda = property(lambda self: True)
+    is_cpu = property(lambda self: False)
 
     @staticmethod
     def __new__(cls, held: torch.Tensor) -> Pretended:
@@ -124,11 +126,13 @@ class Pretended(torch.Tensor):
         return made
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         counts()  # inside a block `Kernels` comes first
         raise NotImplementedError(f"{func} left the modes of pretended_cuda()")
 
-    def __repr__(self, **_: Any) -> str:
+    def __repr__(self, **_: Any) -> str:  # type: ignore[override]
         counts().copy("download", self)
         return f"{self.held!r} on {DEVICE}"
 
@@ -187,22 +191,28 @@ class _Download(torch.autograd.Function):
         return uploaded(gradient)
 
 
-def uploaded(tensor: torch.Tensor) -> torch.Tensor:
-    """Return a tensor on the device, itself if it is there."""
+def uploaded(tensor: torch.Tensor, *, later: bool = False) -> torch.Tensor:
+    """Return a tensor on the device, itself if it is there; `later`: without blocking."""
     if on_cuda(tensor):
         return tensor
-    counts().copy("upload", tensor)
+    counts().copy("upload", tensor, waits=not (later and is_pinned(tensor)))
     there: torch.Tensor = _Upload.apply(tensor)
     return there
 
 
-def downloaded(tensor: torch.Tensor, *, waits: bool = True) -> torch.Tensor:
-    """Return a tensor on the CPU, itself if it is there."""
+def downloaded(tensor: torch.Tensor, *, later: bool = False) -> torch.Tensor:
+    """Return a tensor on the CPU, itself if it is there; `later`: into memory that torch pins."""
     if not isinstance(tensor, Pretended):
         return tensor
-    counts().copy("download", tensor, waits=waits)
+    counts().copy("download", tensor, waits=not later)
     back: torch.Tensor = _Download.apply(tensor)
     return back
+
+
+def is_pinned(tensor: torch.Tensor) -> bool:
+    """Return whether the memory of a tensor came from `pin_memory`."""
+    on_cpu = not on_cuda(tensor)
+    return on_cpu and tensor.untyped_storage().data_ptr() in counts().pinned
 
 
 def on_cuda(value: Any) -> bool:
@@ -263,7 +273,8 @@ def _check(seen: Counts, name: str, args: Any, plain: list[torch.Tensor]) -> Non
     if name in COPIES:
         if plain:
             kind = "upload" if isinstance(args[0], Pretended) else "download"
-            seen.copy(kind, args[1], waits=not any(a is True for a in args[2:]))
+            later = is_pinned(plain[0]) and any(flag is True for flag in args[2:])
+            seen.copy(kind, args[1], waits=not later)
         return
     allowed: list[torch.Tensor] = []
     if name in INDEXING:
@@ -308,7 +319,7 @@ class Kernels(TorchDispatchMode):
     """
 
     def __init__(self, seen: Counts) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.seen, self.inside = seen, False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

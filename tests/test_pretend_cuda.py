@@ -1,4 +1,4 @@
-"""The pretended CUDA device itself, and training on it; tests/contracts/test_devices.py has methods."""
+"""The pretended CUDA device itself, and training on it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def on_cuda(shape: tuple[int, ...] = (3,)) -> torch.Tensor:
 FAULTS: dict[str, Callable[[], Any]] = {
     "numpy": lambda: on_cuda().numpy(),
     "asarray": lambda: np.asarray(on_cuda()),
-    "from_numpy": lambda: torch.from_numpy(on_cuda()),  # type: ignore[arg-type]
+    "from_numpy": lambda: torch.from_numpy(on_cuda()),
     "sum": lambda: on_cuda() + torch.zeros(3),
     "cat": lambda: torch.cat([on_cuda(), torch.zeros(3)]),
     "index of a CPU tensor": lambda: torch.zeros(3)[on_cuda().long()],
@@ -59,8 +59,9 @@ def test_a_refusal_that_code_hides_is_told_at_the_end() -> None:
         except RuntimeError:
             return
 
-    with pytest.raises(RuntimeError, match=r"went on after .*hidden:\d+: add: operands"), (
-        pretended_cuda()
+    with (
+        pytest.raises(RuntimeError, match=r"went on after .*hidden:\d+: add: operands"),
+        pretended_cuda(),
     ):
         hidden()
 
@@ -80,7 +81,9 @@ def test_honest_code_is_not_refused() -> None:
         assert made.is_cuda and inner.is_cuda and not listed.is_cuda
         assert torch.as_tensor(x, device="cuda") is x and x.new_zeros(2).is_cuda
         network = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Dropout()).cuda()
-        assert network(x).is_cuda and np.asarray(network.cpu()[0].weight.detach()).shape == (3, 3)
+        assert network(x).is_cuda and np.asarray(
+            next(network.cpu().parameters()).detach()
+        ).shape == (3, 3)
         assert not torch.cuda.is_available() and not torch.cuda.is_initialized()
         with torch.autocast("cuda", dtype=torch.bfloat16):
             assert (x @ x.T).dtype == torch.bfloat16
@@ -108,6 +111,20 @@ def test_waits_are_counted_by_kind_and_place() -> None:
     name = f"{__name__}.test_waits_are_counted_by_kind_and_place:"
     assert all(wait.place.startswith(name) for wait in counts.waits)
     assert "nonzero" in counts.table()
+
+
+def test_copies_that_do_not_block_are_no_waits_from_pinned_memory() -> None:
+    with pretended_cuda() as counts:
+        pageable, pinned = torch.ones(4), torch.ones(4).pin_memory()
+        assert pinned.is_pinned() and not pageable.is_pinned()
+        there = pinned[:2].to("cuda", non_blocking=True)
+        there.copy_(pinned[2:], non_blocking=True)
+        there.to("cpu", non_blocking=True)
+        assert counts.kinds() == {}
+        pageable.to("cuda", non_blocking=True)
+        there.copy_(pageable[2:], non_blocking=True)
+        pinned.to("cuda")
+    assert counts.kinds() == {"upload": 3} and counts.copied == {"upload": 56, "download": 8}
 
 
 def fitted(recipe: Recipe, data: ImageSet, ctx: Context, **more: Any) -> tuple[Any, list[float]]:
