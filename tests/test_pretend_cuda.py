@@ -200,3 +200,20 @@ def test_the_waits_of_an_epoch_do_not_grow_with_its_steps(steps_an_epoch: int) -
 
     one, three = (waits(lambda epochs=epochs: work(epochs)) for epochs in (1, 3))  # type: ignore[misc]
     assert (three - one) / 2 <= 3, "the order of an epoch goes there, its losses come back"
+
+
+def test_predicting_waits_for_a_batch_twice_at_most() -> None:
+    """A ratchet: once for its images, once for its logits."""
+    images = small().test.images
+
+    def work(batch_size: int) -> None:
+        network = training.build(toy.MODEL, toy.SHAPE, Context(seed=1, device="cuda"))
+        training.predict(network, images, RECIPE, "cuda", batch_size=batch_size)
+
+    few, many = waits(lambda: work(len(images) // 2)), waits(lambda: work(len(images) // 10))
+    assert many - few <= 2 * 8
+
+
+def test_another_result_on_the_device_is_found() -> None:
+    with pytest.raises(AssertionError, match="not equal"):
+        equal_on_both(lambda device: torch.full((2,), 1.0 + (device == "cuda") * 1e-6))

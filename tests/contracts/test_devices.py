@@ -22,12 +22,13 @@ from raysweep.models.ember_mlp import EmberMLP
 from raysweep.recipe import Recipe
 from tests import toy
 from tests.contracts import test_attacks, test_defenses, test_models
-from tests.pretend_cuda import Counts, pretended_cuda
+from tests.pretend_cuda import pretended_cuda
 
 RECIPE = Recipe(epochs=2, batch_size=40, learning_rate=0.05, precision="float32")
 FEW = 4
 # With fewer than these, by field or by method and field, a method refuses the toy, or takes long.
 ENOUGH = {"models": 60, "per_shard": 60, "scale": 0.001, "red.steps": 24, "components": 2}
+SCORED = 16  # images
 MORE = 2  # units of work, to see what one costs
 # How often the host waits for the device per unit of work on the small toy, where it is not what
 # USUAL says. Units: a step or an epoch, by the field that counts them, or an image that is scored.
@@ -73,8 +74,8 @@ def plain(value: Any) -> Any:
     return value
 
 
-def equal_on_both(work: Callable[[str], Any]) -> Counts:
-    """Demand the same bytes of work on the CPU and on the device; return the device's counts.
+def equal_on_both(work: Callable[[str], Any]) -> int:
+    """Demand the same bytes of work on the CPU and on the device; return how often that waited.
 
     The CPU's turn is in such a block too: where tensors are wrapped, autograd takes other formulas
     for views that were changed in place, which round otherwise.
@@ -82,10 +83,12 @@ def equal_on_both(work: Callable[[str], Any]) -> Counts:
     with pretended_cuda() as none:
         wanted = plain(work("cpu"))
     with pretended_cuda() as counts:
-        found = plain(work("cuda"))
+        made = work("cuda")
+        waited = counts.waits.total()
+        found = plain(made)
     assert not none.waits and not none.launches
     np.testing.assert_equal(found, wanted)
-    return counts
+    return waited
 
 
 def waits(work: Callable[[], Any]) -> int:
@@ -162,7 +165,7 @@ def attacked(attack: Attack, case: toy.Toy, device: str) -> Any:
     return made, stamped
 
 
-def defended(defense: Defense, case: toy.Toy, device: str, scored: int = 16) -> Any:
+def defended(defense: Defense, case: toy.Toy, device: str, scored: int = SCORED) -> Any:
     """Return all that a defense gives on the toy; a repair is of the true class and samples."""
     ctx = Context(seed=5, device=device)
 
@@ -188,16 +191,24 @@ def defended(defense: Defense, case: toy.Toy, device: str, scored: int = 16) -> 
     return found
 
 
+@functools.cache
+def compared(role: methods.Role, name: str, size: str) -> int:
+    """Compare a method on the device with itself on the CPU; return how often the host waited."""
+    if role == "attacks":
+        return equal_on_both(functools.partial(attacked, attack_of(name, size), case(size)))
+    return equal_on_both(functools.partial(defended, defense_of(name, size), case(size)))
+
+
 @pytest.mark.parametrize("name", test_attacks.NAMES)
 @pytest.mark.parametrize("size", SIZES)
 def test_every_attack_equals_itself_on_the_cpu(name: str, size: str) -> None:
-    equal_on_both(functools.partial(attacked, attack_of(name, size), case(size)))
+    compared("attacks", name, size)
 
 
 @pytest.mark.parametrize("name", test_defenses.NAMES)
 @pytest.mark.parametrize("size", SIZES)
 def test_every_defense_equals_itself_on_the_cpu(name: str, size: str) -> None:
-    equal_on_both(functools.partial(defended, defense_of(name, size), case(size)))
+    compared("defenses", name, size)
 
 
 SIZED = [
@@ -232,16 +243,14 @@ def units(role: methods.Role, name: str) -> list[str]:
     return found + ["images"] * (role == "defenses" and "input_scores" in kind().gives())
 
 
-@functools.cache
-def waits_of(role: methods.Role, name: str, unit: str | None, more: int) -> int:
-    """Return the waits of the small form of a method with more of one unit of work."""
+def waits_of_more(role: methods.Role, name: str, unit: str) -> int:
+    """Return the waits of the small form of a method with more of a unit of work."""
     method: Any = attack_of(name, "small") if role == "attacks" else defense_of(name, "small")
-    scored = 16 + more if unit == "images" else 16
-    if unit not in (None, "images"):
-        method = method.model_copy(update={unit: getattr(method, str(unit)) + more})
-    if role == "attacks":
-        return waits(lambda: attacked(method, small(), "cuda"))
-    return waits(lambda: defended(method, small(), "cuda", scored))
+    if unit == "images":
+        return waits(lambda: defended(method, small(), "cuda", SCORED + MORE))
+    method = method.model_copy(update={unit: getattr(method, unit) + MORE})
+    work: Any = attacked if role == "attacks" else defended
+    return waits(lambda: work(method, small(), "cuda"))
 
 
 @pytest.mark.parametrize(
@@ -255,7 +264,8 @@ def waits_of(role: methods.Role, name: str, unit: str | None, more: int) -> int:
     ],
 )
 def test_waits_per_unit_of_work_only_shrink(role: methods.Role, name: str, unit: str) -> None:
-    grown = (waits_of(role, name, unit, MORE) - waits_of(role, name, None, 0)) / MORE
+    before = compared(role, name, "small")
+    grown = (waits_of_more(role, name, unit) - before) / MORE
     at_most = WAITS.get(f"{name}.{unit}", USUAL[unit.rpartition("_")[2]])
     assert grown <= at_most, f"{name} makes the host wait more often per unit of {unit}"
     small_enough = grown > at_most / 2 or f"{name}.{unit}" not in WAITS
