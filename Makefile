@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup quickstart test check faults oldest
+.PHONY: setup quickstart test check faults oldest device-rules
 
 setup: $(READY)
 
@@ -34,3 +34,7 @@ oldest:
 	$(PYTHON) -m tests.oldest > .venv-oldest/constraints.txt
 	.venv-oldest/bin/python -m pip install --quiet --editable '.[dev]' --constraint .venv-oldest/constraints.txt
 	.venv-oldest/bin/python -m pytest
+
+# Every method and model on a pretended CUDA device, in full; `make test` runs a small form.
+device-rules: setup
+	$(BIN)/python -m pytest -m '' tests/test_pretend_cuda.py tests/contracts/test_devices.py

@@ -48,9 +48,10 @@ def table() -> dict[str, Fault]:
     Raises:
         ValueError: if two have one name.
     """
-    from tests import planted_baselines, planted_datamodels, planted_rounds
+    from tests import planted_baselines, planted_datamodels, planted_devices, planted_rounds
 
-    every = (*planted_rounds.FAULTS, *planted_baselines.FAULTS, *planted_datamodels.FAULTS)
+    modules = (planted_rounds, planted_baselines, planted_datamodels, planted_devices)
+    every = [fault for module in modules for fault in module.FAULTS]
     named = {fault.name: fault for fault in every}
     if len(named) != len(every):
         raise ValueError("two faults have one name")

@@ -52,17 +52,18 @@ def stamped(clean: torch.Tensor) -> torch.Tensor:
 
 
 @functools.cache
-def toy(rate: float = 0.1, seed: int = 0) -> Toy:
-    """Return the toy of a poison rate; trained once a process."""
+def toy(rate: float = 0.1, seed: int = 0, count: int = 600) -> Toy:
+    """Return the toy of a poison rate and a number of samples; trained once a process."""
     rng = np.random.default_rng(seed)
-    labels = rng.integers(0, CLASSES, 600)
+    labels = rng.integers(0, CLASSES, count)
     pixels = images(labels, seed)
-    mask = np.zeros(600, bool)
-    mask[rng.permutation(np.flatnonzero(labels != TARGET))[: int(rate * 600)]] = True
+    mask = np.zeros(count, bool)
+    mask[rng.permutation(np.flatnonzero(labels != TARGET))[: int(rate * count)]] = True
     pixels[torch.from_numpy(mask)] = stamped(pixels[torch.from_numpy(mask)])
     labels[mask] = TARGET
     train = ImageSet(images=pixels, labels=labels)
-    clean_labels, test_labels = rng.integers(0, CLASSES, 120), rng.integers(0, CLASSES, 200)
+    clean_labels = rng.integers(0, CLASSES, count // 5)
+    test_labels = rng.integers(0, CLASSES, count // 3)
     ctx = Context(seed=seed)
     network = training.build(MODEL, SHAPE, ctx)
     training.fit(network, train, RECIPE, ctx)

@@ -55,8 +55,8 @@ class LatentBackdoor(Attack):
         network.requires_grad_(False)
         with torch.no_grad():
             centre = head_inputs(network, head, taken(mine, 1000)).float().mean(0)
-        start = torch.rand(images.shape[1:], generator=ctx.torch_generator("patch"))
-        picture = start.to(ctx.device).requires_grad_()
+        noise = ctx.torch_generator("patch")
+        picture = torch.rand(images.shape[1:], generator=noise, device=ctx.device).requires_grad_()
         optimizer = torch.optim.Adam([picture], lr=self.step_size)
         for step in range(self.steps):
             batch = taken(others, self.batch)
@@ -71,11 +71,9 @@ class LatentBackdoor(Attack):
         return {"picture": picture.detach().cpu().numpy()}
 
     def _stamped(self, images_BCHW: torch.Tensor, picture: torch.Tensor) -> torch.Tensor:
-        import torch
-
         height, width = images_BCHW.shape[2:]
         side = max(round(math.sqrt(self.area * height * width)), 1)
-        mask = torch.zeros(1, height, width).to(images_BCHW)
+        mask = images_BCHW.new_zeros(1, height, width)
         mask[:, -side:, -side:] = 1
         return images_BCHW + mask * (picture - images_BCHW)
 
