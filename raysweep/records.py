@@ -101,7 +101,9 @@ def look(store: Store, name: str, version: int | None = None) -> Found:
                 f"sweep {name!r} has no records that can be read, and none can be derived from "
                 f"what is stored ({error}); launch its file again"
             ) from None
-        notes.append(f"records of an earlier launch: the last has none, nor can be derived {error}")
+        notes.append(
+            f"records of an earlier launch; the last has none that can be derived: {error}"
+        )
         return Found(rows=rows, stages=_or_none(stages), sweep=sweep, notes=notes)
     derived, _ = history.with_good(collector.rows(name), rows)
     done = int((derived["status"] == "ok").sum())

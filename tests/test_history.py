@@ -283,6 +283,19 @@ def test_a_sweep_that_cannot_be_planned_any_more_is_one_message(
     assert said in str(error.value) and "launch its file again" in str(error.value)
 
 
+def test_records_of_an_earlier_launch_are_better_than_none(tmp_path: Path) -> None:
+    before = run(sweep(), tmp_path)
+    with pytest.raises(Lost):
+        run(sweep(), tmp_path, watch=dying())
+    assert "derived" in raysweep.load("mine", str(tmp_path)).attrs["notes"][0]
+    file = tmp_path / "sweeps/mine/sweep.json"
+    file.write_text(file.read_text().replace('"spectral_signatures"', '"no_such"'))
+    rows = raysweep.load("mine", str(tmp_path))
+    assert keys(rows) == keys(before.rows)
+    assert "records of an earlier launch" in rows.attrs["notes"][0]
+    assert "unknown defense 'no_such'" in rows.attrs["notes"][0]
+
+
 def test_a_written_sweep_is_restored() -> None:
     text = sweep(rate="[0, 0.1]") + (
         "exclude: [{rate: 0, defense: spectral_signatures}]\n"

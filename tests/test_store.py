@@ -120,6 +120,15 @@ def test_done_lists_without_looking_at_keys(store: Store, monkeypatch: pytest.Mo
     assert store.done() == expected
 
 
+def test_many_manifests_are_read_and_damaged_ones_named(store: Store) -> None:
+    for number in range(3):
+        store.put("train", f"train-{number}", outcome={"n": number})
+    store.write("manifests/train/train-1.json", b"")
+    found, damaged = store.manifests(f"train-{number}" for number in range(4))
+    assert {key: one.outcome["n"] for key, one in found.items()} == {"train-0": 0, "train-2": 2}
+    assert list(damaged) == ["train-1"]
+
+
 def test_discard_leaves_nothing(store: Store) -> None:
     store.put("train", "train-1", arrays=ARRAYS)
     store.put("train", "train-2", arrays=ARRAYS)
@@ -602,6 +611,10 @@ def test_s3_round_trip(s3: str, tmp_path: Path) -> None:
     store.drop_checkpoint("train-1")
     store.drop_checkpoint("train-1")
     assert copy.restore("train-1") == {}
+    store.write("manifests/decide/decide-2.json", b"")
+    found, damaged = store.manifests(["train-1", "decide-1", "decide-2", "decide-3"])
+    assert list(found) == ["train-1", "decide-1"] and list(damaged) == ["decide-2"]
+    store.discard("decide", "decide-2")
     store.write("sweeps/s/records.parquet", b"x" * 100)
     assert copy.list("sweeps/s") == ["sweeps/s/records.parquet"]
     assert copy.local("sweeps/s") is None and copy.free_bytes() is None
