@@ -30,6 +30,7 @@ from raysweep.datasets import ImageSet, Shape
 from raysweep.errors import NonFiniteLoss, StageError
 from raysweep.models import Model
 from raysweep.recipe import Recipe
+from raysweep.step import graphs
 from raysweep.streams import Batch
 
 # On a CPU of two cores, vmap was 2 to 4 times slower than one member after another at E = 2, 8, 32
@@ -128,7 +129,7 @@ def fit_many(
         for e, network in enumerate(networks):
             alone = dataclasses.replace(ctx, progress=_share(ctx, e, len(masks)))
             try:
-                objective = _Alone(chosen_NE[:, e].contiguous(), recipe)
+                objective = _Alone(chosen_NE[:, e].contiguous(), recipe, ctx.device)
                 training.fit(network, data, recipe, alone, objective=objective)
             except NonFiniteLoss as error:
                 raise NonFiniteLoss(f"member {e}: {error}") from None
@@ -191,20 +192,21 @@ def predict_many(
 class _Alone:
     """One member's loss: the cross-entropy of its samples, or 0 where it has none.
 
-    On a CPU only they go through the network, in which samples do not meet. A GPU is not filled
-    anyway: there all go, and the step can be captured.
+    Only they go through the network, in which samples do not meet; but where the step can be
+    captured, all go: a GPU is not filled by one member, and a graph needs batches of one size.
     """
 
     capturable = True
 
-    def __init__(self, chosen_N: torch.Tensor, recipe: Recipe) -> None:
+    def __init__(self, chosen_N: torch.Tensor, recipe: Recipe, device: str) -> None:
         self.chosen_N = chosen_N
         self.smoothing = recipe.label_smoothing
+        self.all = graphs(device)
 
     def __call__(self, model: nn.Module, batches: Mapping[str, Batch]) -> torch.Tensor:
         (batch,) = batches.values()
         mine = self.chosen_N[batch.rows]
-        if mine.device.type != "cpu":
+        if self.all:
             return _mean_losses(model(batch.images), batch.labels, mine[:, None], self.smoothing)[0]
         own = mine.nonzero().flatten()
         if not len(own):

@@ -32,7 +32,7 @@ from raysweep.cluster import (
 )
 from raysweep.driver import Run, slots_of
 from raysweep.errors import HostError
-from raysweep.graph import Result
+from raysweep.graph import Result, Stage
 from raysweep.provenance import code_here, refusal
 from raysweep.resources import ResourceClass
 from raysweep.spec import foreign_modules
@@ -191,6 +191,26 @@ class _Feed:
             self.stranded = not all(fits_somewhere(asked[name], self.refused) for name in classes)
         return self.stranded
 
+    def handed(self, trial_id: str, batch: list[Stage]) -> dict[str, Any]:
+        """Return what a worker is told of a batch; it is held until its trial has ended."""
+        self.held[trial_id] = [stage.key for stage in batch]
+        resource, size = batch[0].resource, self.size(batch[0].key)
+        alike = sum(self.size(keys[0]) == size for keys in self.held.values())
+        return {
+            "class": resource,
+            "ticket": self.ticket(trial_id),
+            "workers": f"{self.prefix}{size.model_dump_json()}/",
+            "beside": min(self.slots[resource], alike),
+            "gpus": size.gpu,
+            "store": self.run.store.uri,
+            "environment": asdict(self.settings),
+            "run": self.run.provenance,
+            "code": asdict(self.code),
+            "refusing": f"{self.prefix}refused/",
+            "refused": list(self.refused),
+            "stages": [asdict(stage) for stage in batch],
+        }
+
 
 _RUNS: dict[str, _Feed] = {}
 
@@ -217,26 +237,7 @@ def _searcher(token: str) -> Any:
             batch = feed.run.take(feed.slots) if len(feed.held) < feed.limit else []
             if not batch:
                 return None
-            feed.held[trial_id] = [stage.key for stage in batch]
-            resource = batch[0].resource
-            size = feed.size(batch[0].key)
-            return {
-                "class": resource,
-                "ticket": feed.ticket(trial_id),
-                "workers": f"{feed.prefix}{size.model_dump_json()}/",
-                "beside": min(
-                    feed.slots[resource],
-                    sum(feed.size(keys[0]) == size for keys in feed.held.values()),
-                ),
-                "gpus": size.gpu,
-                "store": feed.run.store.uri,
-                "environment": asdict(feed.settings),
-                "run": feed.run.provenance,
-                "code": asdict(feed.code),
-                "refusing": f"{feed.prefix}refused/",
-                "refused": list(feed.refused),
-                "stages": [asdict(stage) for stage in batch],
-            }
+            return feed.handed(trial_id, batch)
 
         def on_trial_complete(
             self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False

@@ -15,17 +15,20 @@ def resident(images: torch.Tensor, device: str) -> torch.Tensor:
     """Return images on a device with channels last, uploaded once unless they have changed."""
     if device == "cpu":
         return images.contiguous(memory_format=torch.channels_last)
-    there = known(images)
+    there = known(images, device)
     if there is None:
         there = images.to(device).contiguous(memory_format=torch.channels_last)
         _COPIES[images] = (images._version, there)
     return there
 
 
-def known(images: torch.Tensor) -> torch.Tensor | None:
-    """Return the copy of these images that lies on the GPU, or None if there is none."""
+def known(images: torch.Tensor, device: str) -> torch.Tensor | None:
+    """Return the copy of these images that lies on a device, or None if there is none."""
     version, there = _COPIES.get(images, (None, None))
-    return there if version == images._version else None
+    if there is None or version != images._version or there.device.type != device:
+        return None
+    copy: torch.Tensor = there
+    return copy
 
 
 def forget() -> None:

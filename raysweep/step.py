@@ -42,6 +42,11 @@ def autocast(recipe: Recipe, device: str) -> torch.autocast:
     return torch.autocast(device, dtype=torch.bfloat16, enabled=recipe.precision == "bfloat16")
 
 
+def graphs(device: str) -> bool:
+    """Return whether steps on a device can be captured as CUDA graphs."""
+    return device == "cuda" and torch.cuda.is_available()
+
+
 class Step(Protocol):
     """Trains a model for one step on the rows of each stream; returns the loss, on the device."""
 
@@ -66,10 +71,11 @@ class EagerStep:
     ) -> None:
         self.model, self.optimizer, self.sources = model, optimizer, sources
         self.objective, self.recipe, self.device = objective, recipe, device
+        self._rounded = graphs(device)
 
     def __call__(self, rows: Rows, rate: float) -> torch.Tensor:
         """Take one step at a learning rate."""
-        if self.device != "cpu":
+        if self._rounded:
             rate = float(np.float32(rate))  # as a captured step reads it
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -237,8 +243,7 @@ def step_of(eager: EagerStep, steps: int, *, captured: bool) -> Step:
         steps: how often it will be taken.
         captured: whether it may be captured where that is possible.
     """
-    may = captured and eager.device == "cuda" and torch.cuda.is_available()
-    if may and steps >= FEWEST_STEPS and _is_capturable(eager):
+    if captured and graphs(eager.device) and steps >= FEWEST_STEPS and _is_capturable(eager):
         return CapturedStep(eager)
     return eager
 

@@ -158,20 +158,17 @@ def fit(
     streams = {"data": Stream(data=data)} if isinstance(data, ImageSet) else data
     stage, ctx = ctx, Context(seed=ctx.stream(phase), device=ctx.device, progress=ctx.progress)
     keep_memory()
-    if objective is None:
-        smoothed = partial(cross_entropy, label_smoothing=recipe.label_smoothing)
-        objective = capturable(smoothed)
+    objective = objective or _plain(recipe)
     sources = {name: Source(name, stream, recipe, ctx) for name, stream in streams.items()}
     optimizer = optimizer or make_optimizer(model, recipe)
-    name, kept = f"fit.{phase}.{ctx.device}", time.monotonic()
+    name = f"fit.{phase}.{ctx.device}"
     epochs = _epochs(recipe, next(iter(sources.values())).batches, steps)
-    model.train()
-    count_on(model, "cpu")
-    with global_seed(ctx.stream("dropout")):
-        kept_state = stage.restored if checkpoint else {}
-        means = resume.restored(kept_state, model, optimizer, sources, name)
+    with _in_training(model, ctx.device), global_seed(ctx.stream("dropout")):
+        before = stage.restored if checkpoint else {}
+        means = resume.restored(before, model, optimizer, sources, name)
         eager = EagerStep(model, optimizer, sources, objective, recipe, ctx.device)
         take = step_of(eager, sum(map(len, epochs[len(means) :])), captured=stage.captured)
+        kept = time.monotonic()
         for epoch, rates in enumerate(epochs[len(means) :], len(means) + 1):
             means.append(_epoch(take, sources, rates))
             ctx.progress(epoch / len(epochs), f"{phase}: epoch {epoch}")
@@ -180,9 +177,23 @@ def fit(
             if checkpoint and time.monotonic() - kept >= CHECKPOINT_SECONDS:
                 stage.checkpoint(resume.captured(model, optimizer, sources, means, name))
                 kept = time.monotonic()
-    count_on(model, ctx.device)
-    model.eval()
     return means
+
+
+@contextlib.contextmanager
+def _in_training(model: nn.Module, device: str) -> Iterator[None]:
+    """Put a model into train mode, and into eval mode at the end."""
+    model.train()
+    count_on(model, "cpu")
+    try:
+        yield
+    finally:
+        count_on(model, device)
+        model.eval()
+
+
+def _plain(recipe: Recipe) -> Objective:
+    return capturable(partial(cross_entropy, label_smoothing=recipe.label_smoothing))
 
 
 def _epochs(recipe: Recipe, per_epoch: int, steps: int | None) -> list[dict[int, float]]:
@@ -218,7 +229,7 @@ def _checked_mean(losses: torch.Tensor, first_step: int) -> float:
 def _batched(images: torch.Tensor, device: str, size: int | None) -> Iterator[torch.Tensor]:
     if size is None:  # A GPU is not filled by less than some million pixels.
         size = 500 if device == "cpu" else max(64, GPU_VALUES // math.prod(images.shape[1:]))
-    there = resident.known(images)
+    there = resident.known(images, device)
     for part in (images if there is None else there).split(size):
         yield as_floats(part.to(device)).contiguous(memory_format=torch.channels_last)
 

@@ -21,23 +21,23 @@ CONFUSION = (
          UNIT + "no_confusing_label_is_what_the_victim_says"),
     ),
     Fault(
-        "confusing labels of other rows", CT,
+        "confusing labels of other rows", GATES,
         "self.guessed[clean.rows] +", "self.guessed[: len(clean.rows)] +",
         (UNIT + "no_confusing_label_is_what_the_victim_says",),
     ),
     Fault(
-        "lambda on the wrong loss", CT,
+        "lambda on the wrong loss", GATES,
         "((self.weight - 1) * confusing + inspected)",
         "(confusing + (self.weight - 1) * inspected)",
         (UNIT + "the_loss_weighs_confusion_against_inspection",),
     ),
     Fault(
-        "loss not divided by lambda", CT,
+        "loss not divided by lambda", GATES,
         "confusing + inspected) / self.weight", "confusing + inspected)",
         (UNIT + "the_loss_weighs_confusion_against_inspection",),
     ),
     Fault(
-        "inspected loss without class weights", CT,
+        "inspected loss without class weights", GATES,
         "seen.labels, weight=self.class_weights)", "seen.labels)",
         (UNIT + "the_loss_weighs_confusion_against_inspection",),
     ),

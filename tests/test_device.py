@@ -10,14 +10,13 @@ from typing import Any
 import pytest
 import torch
 
-from raysweep import device, resident, stages, training
+from raysweep import device, methods, resident, stages, training
 from raysweep.attacks.none import NoAttack
 from raysweep.datasets.digits import Digits
 from raysweep.defenses.none import NoDefense
 from raysweep.driver import Run
 from raysweep.errors import DeviceError
 from raysweep.execute import run_on_ray
-from raysweep.graph import Result, Stage
 from raysweep.models.linear import Linear
 from raysweep.plan import Planner
 from raysweep.recipe import Recipe
@@ -98,15 +97,16 @@ def test_a_seed_opens_no_context_on_gpus_that_are_merely_visible(
 
 def test_copies_on_a_device_follow_their_images(monkeypatch: pytest.MonkeyPatch) -> None:
     images = torch.zeros(4, 3, 8, 8, dtype=torch.uint8)
-    assert resident.known(images) is None
+    assert resident.known(images, "meta") is None
     there = resident.resident(images, "meta")
-    assert resident.known(images) is there is resident.resident(images, "meta")
+    assert resident.known(images, "meta") is there is resident.resident(images, "meta")
+    assert resident.known(images, "cpu") is None
     images[0] = 1
-    assert resident.known(images) is None
+    assert resident.known(images, "meta") is None
     again = resident.resident(images, "meta")
     assert again is not there
     resident.forget()
-    assert resident.known(images) is None
+    assert resident.known(images, "meta") is None
     assert resident.resident(images, "cpu").is_contiguous(memory_format=torch.channels_last)
 
 
@@ -130,39 +130,62 @@ def test_batches_are_counted_as_torch_counts_them() -> None:
     assert layers.state_dict()["0.num_batches_tracked"] == 1
 
 
-def _seen(stage: Stage, store: Store, provenance: Any, gpus: float) -> Result:
-    """What a worker does in the test below: the first batch of all loses its device."""
-    folder = Path(store.uri) / "seen"
-    folder.mkdir(exist_ok=True)
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "all")
-    (folder / f"{stage.key}.{os.getpid()}").write_text(f"{stage.kind} {gpus:g} {visible}")
-    result = stages.perform(stage, store, provenance, 0)
-    try:
-        (folder / "lost").touch(exist_ok=False)
-    except FileExistsError:
-        return result
-    device.broken = lambda: True
-    return result
+PEEK = """
+'''Peek: tells what its process may see; the first process of all then loses its device.'''
+import os
+from pathlib import Path
+from raysweep.attacks import Attack
+
+class Peek(Attack):
+    def stamp(self, images_BCHW, *, ids, part, artifact, seed):
+        from raysweep import device
+        folder = Path(os.environ["PEEK"])
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "all")
+        (folder / f"{os.getpid()} {self.rate:.2f}").write_text(visible)
+        try:
+            (folder / "lost").touch(exist_ok=False)
+            device.broken = lambda: True
+        except FileExistsError:
+            pass
+        return images_BCHW
+"""
 
 
+@needs_no_gpu
 @pytest.mark.slow
 @pytest.mark.ray
 def test_workers_see_their_gpus_alone_and_end_when_a_device_is_lost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("RAY_OVERRIDE_RESOURCES", '{"CPU": 3, "GPU": 1}')
-    given = sweep(resources={"gpu": {"cpu": 1, "gpu": 0.5}})
-    run = Run(given, Store(str(tmp_path)), "")
-    run_on_ray(run, address=None, most=1, perform=_seen)
+    facts = tmp_path / "third" / "peek-1.0.dist-info"
+    facts.mkdir(parents=True)
+    (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: peek\nVersion: 1.0\n")
+    (facts / "entry_points.txt").write_text("[raysweep.attacks]\npeek = peek\n")
+    (tmp_path / "third" / "peek.py").write_text(PEEK)
+    seen = tmp_path / "seen"
+    seen.mkdir()
+    monkeypatch.setenv("PEEK", str(seen))
+    monkeypatch.setenv("RAY_OVERRIDE_RESOURCES", '{"CPU": 2, "GPU": 1}')
+    root = Path(device.__file__).parent.parent
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "third"), str(root)]))
+    monkeypatch.syspath_prepend(str(tmp_path / "third"))
+    methods.available.cache_clear()
+    peek = methods.load("attacks", "peek")
+    given = sweep(
+        attacks=[peek(rate=rate) for rate in (0.1, 0.2, 0.3)],
+        seeds=1,
+        resources={"gpu": {"cpu": 1, "gpu": 0.5}},
+    )
+    run = Run(given, Store(str(tmp_path / "store")), "")
+    run_on_ray(run, address=None, most=1)
     run.close()
-    assert not run.schedule.failed and run.complete
-    told = {f.name: f.read_text() for f in (tmp_path / "seen").iterdir() if f.name != "lost"}
-    assert len(told) == len(run.schedule.wanted)  # each stage was begun once
-    for text in told.values():
-        _, gpus, visible = (text + " ").split(" ")[:3]
-        assert visible == ("0" if gpus == "0.5" else ""), text
-    assert {text.split(" ")[1] for text in told.values()} == {"0", "0.5"}
-    first = min((tmp_path / "seen").iterdir(), key=lambda file: file.stat().st_mtime_ns)
-    gone = first.name.rpartition(".")[2]
-    assert sum(name.endswith(f".{gone}") for name in told) == 1
-    assert not any(run.schedule._tries.values())
+    methods.available.cache_clear()
+    told = {file.name: file.read_text() for file in seen.iterdir() if file.name != "lost"}
+    assert set(told.values()) == {""}, "a worker without a share of a GPU sees none"
+    assert len(told) == 3, "each stage was begun once"
+    assert len({name.split()[0] for name in told}) == 2, "the process that lost its device ended"
+    failed = {key.partition("-")[0]: result for key, result in run.schedule.failed.items()}
+    assert failed.keys() == {"train"}, "what needs no GPU is done"
+    for result in failed.values():
+        assert "0.5 GPUs and CUDA cannot be used" in result.error and result.host in result.error
+        assert not result.lasting
