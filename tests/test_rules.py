@@ -17,14 +17,15 @@ from tests import versions
 ROOT = Path(__file__).parent.parent / "raysweep"
 FILES = sorted(ROOT.rglob("*.py"))
 METHOD_FILES = [f for f in FILES if f.parent.name in methods.ROLES and f.name[0] != "_"]
-ONLY_IN = {"ray": {"execute.py", "cluster.py", "worker.py"}, "wandb": {"track.py"}}
+ONLY_IN = {"ray": {"execute.py", "feed.py", "cluster.py", "worker.py"}, "wandb": {"track.py"}}
 ONLY_IN |= {"optuna": {"space.py", "study.py"}}
 # A module may import those of its own layer and of layers to its right.
 LAYERS = [
     {"cli"}, {"tune"}, {"launch", "screen"}, {"preview", "catalog", "exchange", "replay"},
     {"track", "report"},
     {"records", "schema"},
-    {"execute"}, {"driver", "worker"}, {"ledger", "stages"}, {"knowledge"}, {"desk", "loading"},
+    {"execute"}, {"feed"}, {"driver", "worker"}, {"ledger", "stages"}, {"knowledge"},
+    {"desk", "loading"},
     {"costs"}, {"schedule", "judging"},
     {"plan", "cluster"}, {"graph", "spec", "store", "sweepfile", "metrics"},
     {"artifact", "filesystem", "goals"}, {"attacks", "defenses"},
