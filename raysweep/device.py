@@ -1,8 +1,8 @@
 """The device of a stage: claimed before it runs, cleaned after it, and what its faults mean.
 
 Float32 means float32: TF32, which keeps 10 bits of a product's factors, is off in convolutions as
-it is in matrix products. cuDNN may choose algorithms that sum in another order each time: a fifth
-of a small network's step (benchmarks/device.py) is too much for bytes that nobody promises.
+it is in matrix products. cuDNN chooses among its deterministic algorithms alone, which cost nothing
+that could be measured (benchmarks/device.py, docs/results/device.md).
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ def claim(gpus: float) -> str:
         )
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.deterministic = True
     torch.cuda.set_per_process_memory_fraction(memory_share(gpus, _total_bytes()))
     return "cuda"
 

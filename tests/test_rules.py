@@ -17,14 +17,15 @@ from tests import versions
 ROOT = Path(__file__).parent.parent / "raysweep"
 FILES = sorted(ROOT.rglob("*.py"))
 METHOD_FILES = [f for f in FILES if f.parent.name in methods.ROLES and f.name[0] != "_"]
-ONLY_IN = {"ray": {"execute.py", "cluster.py", "worker.py"}, "wandb": {"wandb_runs.py"}}
+ONLY_IN = {"ray": {"execute.py", "feed.py", "cluster.py", "worker.py"}}
+ONLY_IN |= {"wandb": {"wandb_runs.py"}}
 ONLY_IN |= {"optuna": {"space.py", "study.py"}}
 # A module may import those of its own layer and of layers to its right.
 LAYERS = [
     {"cli"}, {"tune"}, {"launch", "screen"}, {"preview", "catalog", "exchange", "replay"},
     {"track", "report"}, {"wandb_runs"}, {"entries"},
     {"records", "schema"}, {"collect"},
-    {"execute"}, {"driver", "worker", "interruption"}, {"history"},
+    {"execute"}, {"feed"}, {"driver", "worker", "interruption"}, {"history"},
     {"ledger", "stages", "differences"}, {"knowledge"},
     {"desk", "loading"}, {"costs"}, {"schedule", "judging"},
     {"plan", "cluster"}, {"graph", "spec", "store", "sweepfile", "metrics"},
