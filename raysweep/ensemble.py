@@ -26,10 +26,11 @@ from torch.overrides import TorchFunctionMode
 
 from raysweep import training
 from raysweep.context import Context
-from raysweep.datasets import ImageSet, Shape
+from raysweep.datasets import ImageSet, Shape, as_floats
 from raysweep.errors import NonFiniteLoss, StageError
 from raysweep.models import Model
 from raysweep.recipe import Recipe
+from raysweep.room import members_at_once
 from raysweep.step import graphs
 from raysweep.streams import Batch
 
@@ -135,14 +136,42 @@ def fit_many(
                 raise NonFiniteLoss(f"member {e}: {error}") from None
         states = [network.state_dict() for network in networks]
         return {n: torch.stack([state[n].cpu() for state in states]) for n in states[0]}
+    image = as_floats(data.images[:1].to(ctx.device))
+    together = members_at_once(networks[0], image, recipe, ctx.device, len(masks))
+    blocks = []
+    for at in range(0, len(masks), together):
+        cut = slice(at, at + together)
+        try:
+            blocks.append(_fit_together(networks[cut], data, chosen_NE[:, cut], recipe, ctx))
+        except _MemberError as error:
+            raise NonFiniteLoss(f"member {at + error.member}: {error}") from None
+    return {n: torch.cat([block[n] for block in blocks]) for n in blocks[0]}
+
+
+class _MemberError(NonFiniteLoss):
+    """The loss of a member, counted within its block, is not finite."""
+
+    def __init__(self, member: int, text: str) -> None:
+        super().__init__(text)
+        self.member = member
+
+
+def _fit_together(
+    networks: list[nn.Module],
+    data: ImageSet,
+    chosen_NE: torch.Tensor,
+    recipe: Recipe,
+    ctx: Context,
+) -> State:
+    """Train members as one network; all blocks of members see the same batches."""
     parameters, buffers = stack_module_state(networks)
     many = _Many(copy.deepcopy(networks[0]), parameters, buffers)
     optimizer = training.make_optimizer(parameters.values(), recipe)
-    weighted = _Weighted(chosen_NE, recipe)
+    weighted = _Weighted(chosen_NE.contiguous(), recipe)
     try:
         training.fit(many, data, recipe, ctx, objective=weighted, optimizer=optimizer)
     except NonFiniteLoss as error:
-        raise NonFiniteLoss(f"member {weighted.first_non_finite()}: {error}") from None
+        raise _MemberError(weighted.first_non_finite(), str(error)) from None
     return {n: t.detach().cpu().contiguous() for n, t in {**parameters, **buffers}.items()}
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from raysweep.recipe import Recipe
-from raysweep.step import autocast
+from raysweep.step import autocast, graphs
 
 USABLE = 0.6  # of what is free; the rest is for workspaces and what else a method holds
 MOST = 1024  # images; more fill no GPU better
@@ -46,12 +46,34 @@ def images_at_once(
         image_1CHW: one image, float in [0, 1], on the device.
         recipe: gives the precision.
         device: where to compute.
-        copies: how often the network is applied to each image, or how many networks are.
+        copies: how often the network is applied to each image.
     """
-    if not torch.cuda.is_available():
+    if not graphs(device):
         return MOST
-    each = copies * max(kept_bytes(network, image_1CHW, recipe, device), 1)
-    return max(1, min(MOST, int(USABLE * free_bytes()) // each))
+    return fitting(copies * kept_bytes(network, image_1CHW, recipe, device), MOST)
+
+
+def members_at_once(
+    network: nn.Module, image_1CHW: torch.Tensor, recipe: Recipe, device: str, members: int
+) -> int:
+    """Return how many networks can train as one in a GPU's free memory, 1 to `members`.
+
+    Args:
+        network: one of them, on the device.
+        image_1CHW: one image, float in [0, 1], on the device.
+        recipe: gives precision and batch size.
+        device: where to compute.
+        members: how many there are.
+    """
+    if not graphs(device):
+        return members
+    each = recipe.batch_size * kept_bytes(network, image_1CHW, recipe, device)
+    return fitting(each, members)
+
+
+def fitting(each: int, most: int) -> int:
+    """Return how many things of `each` bytes the GPU's free memory holds, 1 to `most`."""
+    return max(1, min(most, int(USABLE * free_bytes()) // max(each, 1)))
 
 
 def free_bytes() -> int:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from raysweep import device, methods, resident, stages, training
+from raysweep import device, methods, resident, room, stages, training
 from raysweep.attacks.none import NoAttack
 from raysweep.datasets.digits import Digits
 from raysweep.defenses.none import NoDefense
@@ -128,6 +128,22 @@ def test_batches_are_counted_as_torch_counts_them() -> None:
     training.count_on(layers, "cpu")
     layers(torch.rand(4, 3))
     assert layers.state_dict()["0.num_batches_tracked"] == 1
+
+
+def test_what_a_network_keeps_of_an_image_in_closed_form() -> None:
+    """A linear layer keeps its input; a ReLU its output, which is the next layer's input."""
+    layers = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 10), torch.nn.ReLU(),
+                                 torch.nn.Linear(10, 4))  # fmt: skip
+    image = torch.rand(1, 3, 4, 4)
+    recipe = Recipe(precision="float32")
+    assert room.kept_bytes(layers, image, recipe, "cpu") == 4 * (48 + 10)
+
+
+def test_what_fits_is_bounded_by_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "free_bytes", lambda: 1000)
+    assert room.fitting(6, 10**9) == 100
+    assert room.fitting(6, 50) == 50
+    assert room.fitting(10_000, 50) == room.fitting(0, 1) == 1
 
 
 PEEK = """

@@ -184,6 +184,18 @@ def test_what_cannot_be_right_is_refused() -> None:
             ensemble.fit_many(MODEL, few, bad, RECIPE, Context(seed=1), toy.SHAPE)
 
 
+@pytest.mark.parametrize("together", [1, 2])
+def test_members_in_blocks_are_those_of_one_block(
+    together: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = masks()
+    whole = fitted(given, "vmap")
+    monkeypatch.setattr(ensemble, "members_at_once", lambda *_: together)
+    blocks = fitted(given, "vmap")
+    for name, tensor in whole.items():
+        torch.testing.assert_close(blocks[name], tensor, **CLOSE)
+
+
 def test_the_device_decides() -> None:
     given = masks(2)
     states = [fitted(given, way) for way in ("auto", "one by one")]  # type: ignore[arg-type]

@@ -30,7 +30,7 @@ LAYERS = [
     {"desk", "loading"}, {"costs"}, {"schedule", "judging"},
     {"plan", "cluster"}, {"graph", "spec", "store", "sweepfile", "metrics"},
     {"artifact", "filesystem", "goals", "resources"}, {"attacks", "defenses"},
-    {"ensemble", "room"}, {"training"}, {"resume", "step"}, {"streams"},
+    {"ensemble"}, {"training", "room"}, {"resume", "step"}, {"streams"},
     {"models", "augmentation", "resident"}, {"datasets", "device"},
     {"context", "recipe", "methods", "value"},
     {"identity", "rng", "provenance", "counts"}, {"environment"}, {"paths"}, {"errors"},
