@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup quickstart test check faults oldest device-rules
+.PHONY: setup quickstart test lint check faults oldest device-rules
 
 setup: $(READY)
 
@@ -19,11 +19,12 @@ quickstart: setup
 test: setup
 	$(BIN)/python -m pytest
 
-check: setup
+lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+
+check: lint test
 
 faults: setup
 	$(BIN)/python -m tests.faults
