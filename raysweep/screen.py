@@ -255,8 +255,7 @@ def print_methods(console: Console, roles: list[methods.Role]) -> None:
 
 def print_doctor(console: Console, storage: str | None) -> bool:
     """Print versions, devices, data and storage; return whether a sweep can run here."""
-    import torch
-
+    from raysweep.device import tried_kernel
     from raysweep.errors import StoreError
     from raysweep.paths import setting
     from raysweep.provenance import versions
@@ -265,9 +264,9 @@ def print_doctor(console: Console, storage: str | None) -> bool:
 
     for package, version in versions().items():
         console.print(f"{package} {version}")
-    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     fast = "bfloat16" if bfloat16_is_fast(Resources()) else "float32"
-    console.print(f"{os.cpu_count()} CPUs (precision auto: {fast}), {gpus} GPUs")
+    console.print(f"{os.cpu_count()} CPUs (precision auto: {fast})")
+    console.print(f"GPUs, one kernel tried on each: {tried_kernel()}")
     console.print(f"RAYSWEEP_DATA: {setting('RAYSWEEP_DATA') or 'not set'}")
     store = Store(storage_uri(storage))
     try:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from rich.table import Table
 
 from raysweep.cli import _console
@@ -88,7 +89,11 @@ def test_lists_and_schema(tmp_path: Path) -> None:
     for name in ("badnets", "spectral_signatures", "digits", "resnet18"):
         assert name in listed.stdout
     assert raysweep("schema", store=tmp_path).stdout.startswith("{")
-    assert "is writable" in raysweep("doctor", store=tmp_path).stdout
+    told = raysweep("doctor", store=tmp_path).stdout
+    assert "is writable" in told
+    assert "GPUs, one kernel tried on each: " in told
+    if not torch.cuda.is_available():
+        assert f"no GPU (torch {torch.__version__}" in told, "which build, and what the driver says"
 
 
 def test_help_imports_nothing_heavy() -> None:
