@@ -176,6 +176,8 @@ def tune(
         raise typer.Exit(128 + tuning.interrupted)
     print_tuned(console, tuning.table)
     console.print(f"{tuning.ran} stages ran, {tuning.cached} were stored already")
+    for note in tuning.notes[progress.noted :]:
+        console.print(note)
     for warning in tuning.warnings:
         console.print(f"warning: {warning}", style="yellow")
     console.print(f"table: {tuning.where}")

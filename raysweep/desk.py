@@ -24,7 +24,7 @@ from raysweep.graph import Stage
 from raysweep.metrics import attack_success
 from raysweep.models import Model
 from raysweep.recipe import Recipe
-from raysweep.store import Store
+from raysweep.store import Manifest, Store
 
 Array = NDArray[Any]
 LONG_KINDS = frozenset({"prepare", "train", "shard", "defend"})
@@ -116,10 +116,9 @@ class Desk:
         return _arrays(self.store, key) if key else {}
 
     def outcome(self, role: str) -> Mapping[str, Any]:
-        """Return the outcome of an input."""
+        """Return the outcome of an input, or nothing if this stage has no such input."""
         key = self.key(role)
-        manifest = self.store.manifest(key.partition("-")[0], key) if key else None
-        return manifest.outcome if manifest else {}
+        return _manifest(self.store, key).outcome if key else {}
 
     @functools.cached_property
     def data(self) -> Data:
@@ -250,19 +249,22 @@ def method(role: methods.Role, identity: Mapping[str, Any]) -> Any:
     return _restored(role, json.dumps(identity, sort_keys=True))
 
 
-def _arrays(store: Store, key: str) -> dict[str, Array]:
-    kind = key.partition("-")[0]
-    if store.manifest(kind, key) is None:
+def _manifest(store: Store, key: str) -> Manifest:
+    manifest = store.manifest(key.partition("-")[0], key)
+    if manifest is None:
         raise DamagedArtifact(key, "its manifest is gone")
-    return store.arrays(kind, key)
+    return manifest
+
+
+def _arrays(store: Store, key: str) -> dict[str, Array]:
+    _manifest(store, key)
+    return store.arrays(key.partition("-")[0], key)
 
 
 @functools.lru_cache(maxsize=4)
 def _data(store: Store, key: str) -> Data:
     arrays = _arrays(store, key)
-    manifest = store.manifest("prepare", key)
-    assert manifest is not None
-    facts = manifest.outcome["shape"]
+    facts = _manifest(store, key).outcome["shape"]
 
     def part(name: str) -> ImageSet:
         images = torch.from_numpy(np.array(arrays[f"{name}_images"]))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from raysweep.errors import SpecError
+from raysweep.methods import ROLES, Role, load, path_fields
 from raysweep.spec import AXES, PLURAL, Sweep, canonical, restored
 
 # What decides which rows a sweep has; a name, a question or a tracker changes none.
@@ -18,9 +20,9 @@ def differences(before: Mapping[str, Any], sweep: Sweep) -> list[str]:
     """Return how a sweep differs in its rows from one that was written down, a line each axis."""
     with contextlib.suppress(SpecError):  # a method is gone: as it was written down
         before = canonical(restored(before))  # parameters that are new since have their defaults
-    now, told = canonical(sweep), []
+    was, now, told = deciding(before), deciding(canonical(sweep)), []
     for field in ROWS:
-        old, new = before.get(field), now[field]
+        old, new = was[field], now[field]
         old = old if isinstance(old, list) else []
         lost, gained = ([e for e in a if e not in b] for a, b in ((old, new), (new, old)))
         parts = [
@@ -31,6 +33,33 @@ def differences(before: Mapping[str, Any], sweep: Sweep) -> list[str]:
         if parts or old != new:
             told.append(f"{field}: {', '.join(parts) or 'in another order'}")
     return told
+
+
+def deciding(sweep: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields that decide which rows a sweep has, of paths the last part alone.
+
+    A project that was moved is the same; whether its files are, the keys of its rows tell.
+    """
+    found = {field: sweep.get(field) for field in ROWS}
+    for role in ROLES:
+        if isinstance(entries := found[role], list):
+            found[role] = [_without_folders(role, entry) for entry in entries]
+    return found
+
+
+def _without_folders(role: Role, entry: Any) -> Any:
+    name, params = _flat(entry)
+    try:
+        fields = path_fields(load(role, name)) & params.keys()
+    except SpecError:  # it is gone: as it was written down
+        return entry
+    return {name: {**params, **{field: _last(params[field]) for field in fields}}}
+
+
+def _last(path: Any) -> Any:
+    if isinstance(path, list):
+        return [_last(part) for part in path]
+    return Path(path).name if isinstance(path, str) else path
 
 
 def _shown(entries: list[Any], among: list[Any]) -> str:

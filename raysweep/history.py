@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from raysweep.differences import ROWS, differences
+from raysweep.differences import deciding, differences
 from raysweep.errors import StoreError
 from raysweep.spec import Sweep
 from raysweep.store import Store
@@ -59,6 +59,18 @@ def described(store: Store, place: str) -> dict[str, Any]:
 
 def _number(value: Any) -> float:
     return value if isinstance(value, int | float) else math.nan
+
+
+def as_launched(sweep: Sweep, description: Mapping[str, Any]) -> Sweep:
+    """Return a sweep with the precision that `auto` was where it was launched, if that is known."""
+    precision = description.get("precision")
+    if precision not in ("float32", "bfloat16"):
+        return sweep
+    recipes = [
+        recipe.model_copy(update={"precision": precision}) if recipe.precision == "auto" else recipe
+        for recipe in sweep.recipes
+    ]
+    return sweep.model_copy(update={"recipes": tuple(recipes)})
 
 
 def write_description(store: Store, place: str, values: Mapping[str, Any]) -> None:
@@ -221,10 +233,8 @@ def _keep(store: Store, name: str, description: Mapping[str, Any]) -> int:
     earlier = numbers(store, name)
     for number in earlier:
         place = f"{name}/versions/{number}"
-        other = described(store, place).get("sweep", {})
-        if all(other.get(field) == plan.get(field) for field in ROWS) and (
-            good(frame) <= good(table(store, place, "records"))
-        ):
+        alike = deciding(described(store, place).get("sweep", {})) == deciding(plan)
+        if alike and good(frame) <= good(table(store, place, "records")):
             return number
     number = max(earlier, default=0) + 1
     for file in ("stages.parquet", REPORT, "records.parquet"):

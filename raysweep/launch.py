@@ -69,7 +69,6 @@ def launch(
         try:
             carry_out(run, signals, address=address, inline=inline, most=most)
         except HostError:
-            signals.hold()
             _conclude(run, signals)
             raise
         return _conclude(run, signals)
@@ -78,7 +77,7 @@ def launch(
 def carry_out(
     run: Run, signals: Signals, *, address: str | None, inline: bool, most: int | None
 ) -> None:
-    """Run everything that is missing, until it is done or a signal comes; it is held then."""
+    """Run everything that is missing, until it is done or a signal comes; signals are held then."""
     try:
         if not run.over:
             if inline:
@@ -91,6 +90,7 @@ def carry_out(
         run.schedule.stopping = True
         run.watch(run)
     finally:
+        signals.hold()
         run.close()
 
 

@@ -119,7 +119,8 @@ def _rule(fault: Any) -> str:
     }
     if kind in signs:
         name, words = signs[kind]
-        return f"must be {words} {context[name]:g}"
+        bound = context[name]
+        return f"must be {words} {bound if isinstance(bound, int) else f'{bound:g}'}"
     if kind == "missing":
         return "must be given"
     if kind == "literal_error":
@@ -183,6 +184,8 @@ class _Loader:
             trials(sweep)
         except ValidationError as error:
             for fault in error.errors():
+                if fault["type"] == "too_short" and fault["input"]:
+                    continue  # Its entries have faults, which are told.
                 path = tuple(fault["loc"])
                 shown = "" if fault["type"] in ("missing", "value_error") else (
                     f", got {_short(fault['input'])}"

@@ -110,8 +110,8 @@ def refusal(asked: dict[str, Any]) -> str:
         want = ", ".join(f"{words.get(name, name)} {asked[name]}" for name in differing)
         return (
             f"host {host} is given no work: it has {have}, and the driver has {want}; bring both "
-            f"to the same (one checkout or release, one torch), restart Ray on that host, and "
-            f"launch again"
+            f"to the same (one torch, and one checkout or release that nobody changes while a "
+            f"launch runs), restart Ray on that host, and launch again"
         )
     try:
         importlib.import_module("raysweep.stages")

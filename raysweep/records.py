@@ -22,7 +22,7 @@ from raysweep.defenses import Curve
 from raysweep.errors import RaysweepError, StoreError
 from raysweep.plan import Planner
 from raysweep.report.material import Material, is_tuning
-from raysweep.spec import Sweep, restored
+from raysweep.spec import restored
 from raysweep.store import Store
 
 DEFAULT_STORAGE = "raysweep-store"
@@ -125,18 +125,8 @@ def _collector(store: Store, place: str, about: dict[str, Any]) -> Collector:
     if "sweep" not in about:
         raise StoreError(f"{store.where(f'sweeps/{place}/{history.DESCRIPTION}')} is damaged")
     standing = ledger.standing(store, place)
-    planner = Planner(_as_launched(restored(about["sweep"]), about.get("precision")))
+    planner = Planner(history.as_launched(restored(about["sweep"]), about))
     return Collector(planner, store, standing.failed, standing.upstream)
-
-
-def _as_launched(sweep: Sweep, precision: Any) -> Sweep:
-    """Return a sweep with the precision that `auto` was where it was launched."""
-    recipes = [
-        recipe.model_copy(update={"precision": precision}) if recipe.precision == "auto" else recipe
-        for recipe in sweep.recipes
-    ]
-    known = precision in ("float32", "bfloat16")
-    return sweep.model_copy(update={"recipes": tuple(recipes)}) if known else sweep
 
 
 def gather(name: str, storage: str | None = None) -> Material:

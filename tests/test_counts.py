@@ -102,6 +102,7 @@ def test_rate_0_is_not_refused() -> None:
     ("old", "new", "said"),
     [
         ("seeds: 1", "seeds: [0, 9223372036854775808]", "counted.yaml:7: seeds.1: "),
+        ("seeds: 1", "seeds: [9223372036854775808]", "than 9223372036854775808, got"),
         ("seeds: 1", "seeds: 18446744073709551616", "counted.yaml:7: seeds: must be a number"),
         ("size: 100", "subset_seed: 1180591620717411303424", "counted.yaml:2: dataset.digits"),
         ("badnets: {", "blend: {image_seed: 18446744073709551616, ", "counted.yaml:5: attacks.0"),
@@ -114,6 +115,7 @@ def test_a_seed_that_no_record_can_hold_is_refused_with_its_line(
     with pytest.raises(SpecError) as refused:
         load_sweep(written(tmp_path, old, new))
     assert said in str(refused.value) and "must be" in str(refused.value)
+    assert "\n" not in str(refused.value)
 
 
 def test_a_launch_poisons_what_the_file_says_and_records_the_largest_seeds(tmp_path: Path) -> None:

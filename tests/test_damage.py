@@ -6,7 +6,9 @@ import io
 import json
 import re
 import shutil
+import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import optuna
@@ -17,15 +19,19 @@ from rich.console import Console
 from raysweep import history, identity, ledger, records
 from raysweep.cli import app
 from raysweep.costs import FILE, Costs
-from raysweep.errors import PlanError
+from raysweep.driver import Run
+from raysweep.errors import HostError, PlanError
 from raysweep.exchange import poisoned_sets
+from raysweep.graph import followed
 from raysweep.launch import Conclusion, launch
 from raysweep.loading import load_sweep
 from raysweep.plan import Planner
 from raysweep.preview import preview
 from raysweep.report.html import render
 from raysweep.screen import print_preview, print_status
+from raysweep.stages import perform
 from raysweep.store import Store
+from raysweep.tune.run import tune
 from raysweep.tune.study import open_storage
 
 SWEEP = """
@@ -173,6 +179,40 @@ def test_a_damaged_input_of_a_replay_is_computed_again(
     open_storage.cache_clear()
     app(["tune", str(file), "--inline", "--storage", str(copy)], standalone_mode=False)
     assert tuned(copy) == tuned(store)
+
+
+def test_an_outcome_that_is_gone_is_damage(tmp_path: Path) -> None:
+    file, store = tmp_path / "s.yaml", Store(str(tmp_path / "store"))
+    file.write_text(
+        re.sub(
+            "defenses: .*", "defenses: [random_filter, spectral_signatures]", SWEEP % 0.1
+        ).replace("strip: {overlays: {min: 2, max: 4}, fpr: {}}", "")
+    )
+    row = run(file, Path(store.uri)).rows.iloc[0]
+    planner = Planner(load_sweep(file))
+    for trial in planner.trials:
+        followed(partial(planner.route, trial), store.outcome)
+    store.discard("decide", row["key_reference"])
+    result = perform(planner.stages[row["key_decide"]], store, {}, 0)
+    assert (result.status, result.damaged) == ("damaged", row["key_reference"])
+
+
+def test_a_tuning_that_fails_leaves_no_study_open(tmp_path: Path) -> None:
+    """A heartbeat that goes on would keep its candidates from every other driver."""
+
+    def watch(run: Run) -> None:
+        if run.schedule.ran:
+            raise HostError("no host is left")
+
+    file = write_sweep(tmp_path, 0.1)
+    url = f"sqlite:///{tmp_path / 'studies.db'}"
+    store = str(tmp_path / "store")
+    with pytest.raises(HostError):
+        tune(load_sweep(file), "", store, inline=True, studies=url, watch=watch)
+    beating = [one for one in threading.enumerate() if one.name.startswith("heartbeat hurt/")]
+    for one in beating:
+        one.join(10)
+    assert beating and not any(one.is_alive() for one in beating)
 
 
 def test_an_export_discards_what_is_damaged_so_that_a_launch_repairs_it(

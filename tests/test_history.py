@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from rich.console import Console
@@ -27,6 +28,7 @@ from raysweep.spec import Sweep, canonical, restored
 from raysweep.store import Store
 from raysweep.sweepfile import parse
 from raysweep.tune.conclude import tuned_name
+from tests.contracts.test_datasets import write_npz
 
 SWEEP = """
 name: mine
@@ -102,6 +104,28 @@ def test_what_changes_no_row_makes_no_version(tmp_path: Path) -> None:
     run(sweep(), tmp_path)
     again = run(sweep() + "question: why?\nresources: {cpu: {cpu: 2}}\n", tmp_path)
     assert again.notes == [] and not (tmp_path / "sweeps/mine/versions").exists()
+
+
+def test_a_project_that_was_moved_is_the_same_sweep(tmp_path: Path) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    old.mkdir()
+    write_npz(old / "data.npz")
+    text = sweep(seeds="[0]").replace("{digits: {size: 200}}", "{npz: {path: data.npz}}")
+    (old / "s.yaml").write_text(text)
+    before = launch(load_sweep(old / "s.yaml"), text, str(tmp_path / "store"), inline=True)
+    assert (before.rows["status"] == "ok").all() and str(old) in before.rows["dataset.path"][0]
+    old.rename(new)
+    again = launch(load_sweep(new / "s.yaml"), text, str(tmp_path / "store"), inline=True)
+    assert again.ran == 0 and again.notes == [] and keys(again.rows) == keys(before.rows)
+    assert [one.number for one in history.versions(Store(str(tmp_path / "store")), "mine")] == [1]
+    # Other files at the same path are other trials: what was there is kept.
+    with np.load(new / "data.npz") as held:
+        arrays = dict(held)
+    np.savez(new / "data.npz", **{**arrays, "train_images": arrays["train_images"][::-1]})
+    other = launch(load_sweep(new / "s.yaml"), text, str(tmp_path / "store"), inline=True)
+    assert other.ran and "version=1); other data or code made them" in " ".join(other.notes)
+    kept = raysweep.load("mine", str(tmp_path / "store"), version=1)
+    assert keys(kept) == keys(before.rows) != keys(other.rows)
 
 
 def test_a_launch_that_fails_keeps_the_rows_that_succeeded(
@@ -198,6 +222,23 @@ def test_names_of_tuned_sweeps_fit_and_differ() -> None:
     given = from_text(parse("s.yaml", sweep()))
     for name in (*long, "x" * 64):
         Sweep.model_validate({**dict(given), "name": tuned_name(name)})
+
+
+def test_a_note_of_a_tuning_is_told_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def close(self: Run) -> None:
+        self.note("host south is given no work")
+        closed(self)
+
+    closed = Run.close
+    monkeypatch.setattr(Run, "close", close)
+    file = tmp_path / "s.yaml"
+    file.write_text(sweep(rate="[0.05, 0.1]") + "tune: {trials: 2, hold_out: rate}\n")
+    words = ["tune", str(file), "--inline", "--storage", str(tmp_path / "store")]
+    app(words, standalone_mode=False)
+    said = capsys.readouterr()
+    assert "table: " in said.out and (said.out + said.err).count("host south") == 1
 
 
 # Rows derived from manifests

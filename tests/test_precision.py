@@ -9,6 +9,7 @@ import pytest
 from raysweep.cli import app
 from raysweep.costs import Costs
 from raysweep.errors import PlanError
+from raysweep.exchange import poisoned_sets
 from raysweep.launch import launch
 from raysweep.loading import from_text
 from raysweep.plan import Planner
@@ -62,6 +63,15 @@ def test_a_launch_trains_in_it_and_records_it(auto: str, tmp_path: Path) -> None
     assert (done.rows["status"] == "ok").all(), done.rows["error"].tolist()
     assert set(done.rows["recipe.precision"]) == {auto}
     assert launch(sweep(auto), TEXT, str(tmp_path), inline=True).ran == 0
+
+
+def test_an_export_finds_what_was_launched_where_auto_is_another(
+    auto: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launch(sweep(), TEXT, str(tmp_path), inline=True)
+    monkeypatch.setenv("RAYSWEEP_PRECISION", OTHER[auto])
+    (given,) = poisoned_sets(sweep(), Store(str(tmp_path)))
+    assert given.attack == "badnets"
 
 
 def test_doctor_says_it(auto: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from raysweep import history
 from raysweep.context import Context
 from raysweep.datasets import IntArray
 from raysweep.desk import Desk, state_from
@@ -91,7 +92,8 @@ def poisoned_sets(sweep: Sweep, store: Store) -> Iterator[Poisoned]:
 
 
 def _poisoned_sets(sweep: Sweep, store: Store) -> Iterator[Poisoned]:
-    planner, seen = Planner(sweep), set()
+    launched = history.as_launched(sweep, history.described(store, sweep.name))
+    planner, seen = Planner(launched), set()
     for trial in planner.trials:
         if trial.dataset.DOMAIN != "images":
             raise PlanError(

@@ -36,7 +36,8 @@ class Tuning:
         interrupted: the signal that stopped it before the end, or 0.
         where: path or URI of the table.
         report: path or URI of the HTML report.
-        warnings: what went wrong beside the tuning itself (hosts, tracking).
+        warnings: what went wrong beside the tuning itself (tracking).
+        notes: hosts that refuse to work, damage that was met.
     """
 
     table: pd.DataFrame
@@ -46,6 +47,7 @@ class Tuning:
     where: str
     report: str
     warnings: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     rows: list[conclude.Row] = field(default_factory=list)
 
 
@@ -84,14 +86,15 @@ def tune(
         bench = Bench(planner, store, settings)
         searches = searches_of(sweep, planner, Studies(planner, store, studies))
         supply = Supply(planner, searches, bench)
-        run = Run(sweep, store, text, watch, planner, supply, place=f"{sweep.name}/tune")
-        carry_out(run, signals, address=address, inline=inline, most=most)
-        told = None if stopped_by(run, signals) else _told(searches, bench, signals)
-        tuning = _concluded(run, told, signals)
-    for search in searches:
-        if search.study is not None:
-            search.study.close()
-    return tuning
+        try:
+            run = Run(sweep, store, text, watch, planner, supply, place=f"{sweep.name}/tune")
+            carry_out(run, signals, address=address, inline=inline, most=most)
+            told = None if stopped_by(run, signals) else _told(searches, bench, signals)
+            return _concluded(run, told, signals)
+        finally:
+            for search in searches:
+                if search.study is not None:
+                    search.study.close()
 
 
 def _told(searches: Sequence[Search], bench: Bench, signals: Signals) -> dict[str, Any] | None:
@@ -111,7 +114,7 @@ def _told(searches: Sequence[Search], bench: Bench, signals: Signals) -> dict[st
 
 def _concluded(run: Run, told: dict[str, Any] | None, signals: Signals) -> Tuning:
     path, page = (f"sweeps/{run.sweep.name}/{file}" for file in ("tuned.json", "report.html"))
-    warnings = [*run.notes]
+    warnings: list[str] = []
     if told is not None:
         run.store.write(path, json.dumps(told, indent=1).encode())
         html = render(records.gather(run.sweep.name, run.store.uri)).encode()
@@ -122,7 +125,7 @@ def _concluded(run: Run, told: dict[str, Any] | None, signals: Signals) -> Tunin
         table=pd.DataFrame(rows + told["means"] if told else []), rows=rows,
         ran=len(run.schedule.ran), cached=len(run.schedule.done) - len(run.schedule.ran),
         interrupted=stopped_by(run, signals), where=run.store.where(path),
-        report=run.store.where(page) if told else "", warnings=warnings,
+        report=run.store.where(page) if told else "", warnings=warnings, notes=run.notes,
     )  # fmt: skip
 
 
