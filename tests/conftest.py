@@ -1,6 +1,7 @@
-"""What all tests share: one thread for each, and both answers to `precision: auto`.
+"""What all tests share: one thread for each, Ray without tokens, both answers to `precision: auto`.
 
-Small tensors gain nothing from two threads, and lose much on busy cores.
+Small tensors gain nothing from two threads, and lose much on busy cores. Ray reads its way of
+authentication once a process, whatever the environment says later.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import os
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported
+os.environ["RAY_AUTH_MODE"] = "disabled"
 
 
 @pytest.fixture(params=["float32", "bfloat16"])

@@ -182,7 +182,7 @@ def test_a_tuning_over_three_hosts_with_a_frozen_host(
     said = "".join(capfd.readouterr())
     assert sum(node.stopped for node in cluster.hosts.values()) == 1
     assert "Traceback" not in said, said
-    assert workers(store, "tuned") == {"north", "east"}, "the other host has done the rest"
+    assert workers(store, "tuned/tune") == {"north", "east"}, "the other host has done the rest"
     inline = search(TUNED, store.with_name("inline-tuned"), inline=True)
     pd.testing.assert_frame_equal(values(found.table), values(inline.table), check_exact=True)
 

@@ -10,14 +10,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 
-from raysweep import interruption, records
+from raysweep import history, interruption, records
 from raysweep.driver import Run
 from raysweep.interruption import Interrupted, check, end_ray, listening, take_again
 from raysweep.launch import launch
@@ -44,6 +44,20 @@ attacks: [badnets: {rate: 0.05}]
 defenses: [none, fine_tuning: {epochs: [999, 1000]}]
 track: {wandb: disabled}
 """
+
+
+@pytest.fixture(autouse=True)
+def usual_signals() -> Iterator[None]:
+    """Handlers as a process has them that was started from a terminal, whatever came before."""
+    usual = {
+        signal.SIGINT: signal.default_int_handler,
+        signal.SIGTERM: signal.SIG_DFL,
+        signal.SIGHUP: signal.SIG_DFL,
+    }
+    before = {number: signal.signal(number, handler) for number, handler in usual.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def written(folder: Path, text: str = SWEEP) -> Path:
@@ -182,13 +196,13 @@ def test_a_signal_while_planning_runs_nothing(
 def test_a_signal_while_records_are_written_waits_for_them(
     tmp_path: Path, undisturbed: tuple[Path, pd.DataFrame], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, (store, _) = records.write, undisturbed
+    real, (store, _) = history.write, undisturbed
 
     def write(store: Store, name: str, rows: pd.DataFrame, stages: pd.DataFrame) -> None:
         signal.raise_signal(signal.SIGTERM)
         real(store, name, rows, stages)
 
-    monkeypatch.setattr(records, "write", write)
+    monkeypatch.setattr(history, "write", write)
     (store / "sweeps" / "stopped" / "records.parquet").unlink()
     file = written(tmp_path)
     done = launch(load_sweep(file), file.read_text(), str(store), inline=True)
