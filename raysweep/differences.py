@@ -51,7 +51,7 @@ def _without_folders(role: Role, entry: Any) -> Any:
     name, params = _flat(entry)
     try:
         fields = path_fields(load(role, name)) & params.keys()
-    except SpecError:  # it is gone: as it was written down
+    except (SpecError, ImportError):  # it is gone: as it was written down
         return entry
     return {name: {**params, **{field: _last(params[field]) for field in fields}}}
 
