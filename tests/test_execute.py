@@ -281,8 +281,9 @@ def test_stages_shorter_than_a_workers_start_still_fill_every_slot(tmp_path: Pat
     said, _ = process.communicate(timeout=400)
     assert process.returncode == 0, said.decode()
     done = [e for e in ledger.read(Store(str(tmp_path / "store")), "short") if e["event"] == "done"]
-    workers = Counter(line["pid"] for line in done)
-    assert len(workers) >= 2 and min(workers.values()) >= len(done) / 8, workers
+    # A third may come at the very end: Tune drops a worker for which nothing waits.
+    busiest = Counter(line["pid"] for line in done).most_common(2)
+    assert len(busiest) == 2 and busiest[1][1] >= len(done) / 8, busiest
 
 
 @pytest.mark.slow
