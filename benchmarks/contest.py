@@ -1,7 +1,7 @@
 """Contests: runs compared round by round on a machine that others may use too.
 
-Each contestant lives in a process of its own, stopped while another one runs. A round runs all of
-them once, every other round in reverse, so that a drift or an order harms none. What is compared
+Each contestant lives in a process of its own, which waits while another one runs. A round runs all
+of them once, every other round in reverse, so that a drift or an order harms none. What is compared
 are ratios within a round, by wall-clock and by CPU time; a contest knows how many CPUs others kept
 busy meanwhile, goes on until enough rounds were quiet, and says so where they were not.
 """
@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
-import signal
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -71,7 +70,8 @@ class Rounds:
 
     def seconds(self, name: str, clock: str = "wall") -> float:
         """Return the median seconds of a contestant, by the clock `wall` or `cpu`."""
-        return statistics.median(getattr(one[name], clock) for one in self.rounds)
+        median: float = statistics.median(getattr(one[name], clock) for one in self.rounds)
+        return median
 
     def times(self, name: str, *others: str, clock: str = "wall") -> Ratio:
         """Return how many times as fast as the best of `others` a contestant is."""
@@ -81,7 +81,7 @@ class Rounds:
 
 
 class Apart:
-    """A run in a process of its own, which is stopped except while it is asked to run."""
+    """A run in a process of its own, which sleeps except while it is asked to run."""
 
     def __init__(self, threads: int, make: Callable[..., Run], *given: Any) -> None:
         context = multiprocessing.get_context("spawn")
@@ -92,24 +92,17 @@ class Apart:
 
     def __call__(self) -> Spent:
         """Run once."""
-        self._signal(signal.SIGCONT)
         before, start = busy_seconds(), time.perf_counter()
         self.pipe.send(True)
         wall, cpu = self.pipe.recv()
         whole, after = time.perf_counter() - start, busy_seconds()
-        self._signal(signal.SIGSTOP)
         return Spent(wall=wall, cpu=cpu, others=max(0.0, after - before - cpu) / whole)
 
     def close(self) -> None:
         """End the process."""
         with contextlib.suppress(OSError):  # it may have failed
-            self._signal(signal.SIGCONT)
             self.pipe.send(False)
         self.process.join()
-
-    def _signal(self, number: int) -> None:
-        assert self.process.pid is not None
-        os.kill(self.process.pid, number)
 
 
 def _serve(pipe: Any, threads: int, make: Callable[..., Run], given: tuple[Any, ...]) -> None:

@@ -309,6 +309,7 @@ def main(given: list[str] | None = None) -> int:
             for measure in every:
                 of = found.setdefault(measure.__name__, {}).setdefault(name, {})
                 of[str(threads)] = measure(name, count, options.repetitions, threads)
+            print(table(found), file=sys.stderr, flush=True)  # in case the run is cut short
     few = options.images // 5
     found["members"] = members(options.members, few, options.repetitions, max(options.threads))
     print(table(found))
