@@ -1,35 +1,41 @@
 """Images per second of our training loop, beside the loop that the field writes.
 
-    python benchmarks/training.py [--threads 2] [--repetitions 5] [--images 2560] [--compile]
+    python benchmarks/training.py [--threads 1 2] [--repetitions 9] [--images 1280] [--variants]
+                                  [--compile] [--refuse]
 
-All in one run, interleaved, each in a process of its own, each the median of several repetitions
-after a warm-up:
+Contestants, each in a process of its own (`contest.py` says how they are compared):
 
     ours            training.fit: images stay on the device, batched augmentation, bfloat16 where
                     the device does it fast (a GPU, AMX), else float32
     field           DataLoader (the better of 0 and 2 workers) over PIL images, torchvision's
                     RandomCrop, RandomHorizontalFlip, ToTensor, Normalize per image, float32, SGD
     field, tensors  the same loop over normalized tensors, without augmentation
+    ceiling         matrix products of our type
 
-The ceiling is what matrix products of that type reach in the same run. `members` compares E models
-trained with vmap and one after another. With CUDA, or `--compile`, torch.compile is measured too
-(on CUDA with and without CUDA graphs), and the epochs of as many images after which compiling has
-paid. Random images; prints one JSON object.
+The ratio of wall-clock times is what a user sees on a machine of his own. The ratio of CPU times
+(of all processes and workers) at one thread says nearly the same and holds beside other work, which
+slows down both loops; several threads wait for each other at work. If others kept a tenth of a CPU
+busy or more, the table says so, and `--refuse` ends with status 3.
+
+`--variants` compares our loop with itself: float32, other batch sizes, weights in the usual memory
+format. `members` compares E models trained with vmap and one after another. With CUDA, or
+`--compile`, torch.compile is measured too (on CUDA with and without CUDA graphs), and the epochs of
+as many images after which compiling has paid. Random images; prints a table, and one JSON object.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
-import statistics
-import time
-from collections.abc import Callable, Iterable
+import os
+import sys
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from contest import BUSY, Rounds, Run, contest, machine
 from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
@@ -57,7 +63,10 @@ MODELS: dict[str, Model] = {
     "tiny_cnn, width 64": TinyCNN(width=64),
     "resnet18": ResNet18(),
 }
-Run = Callable[[], object]
+# On a CPU: the epochs of this benchmark are so many times shorter.
+FEWER: Final = {"tiny_cnn, width 64": 4, "resnet18": 10}
+SIDE: Final = 8192 if DEVICE == "cuda" else 2048  # of the matrices of the ceiling
+PRODUCTS: Final = 10
 
 
 def random_images(count: int) -> ImageSet:
@@ -92,11 +101,15 @@ def fresh(model: Model) -> nn.Module:
     return training.build(model, SHAPE, Context(seed=0, device=DEVICE))
 
 
-def ours(name: str, count: int, mode: str | None = None) -> Run:
+def ours(name: str, count: int, changes: Mapping[str, Any] | None = None) -> Run:
+    """Return one epoch of our loop; `changes` to the recipe, `memory_format` or `compile`."""
+    changes = dict(changes or {})
     network, data = fresh(MODELS[name]), random_images(count)
-    if mode is not None:
+    network.to(memory_format=changes.pop("memory_format", torch.channels_last))
+    if mode := changes.pop("compile", None):
         network = torch.compile(network, mode=mode)  # type: ignore[assignment]
-    return lambda: training.fit(network, data, RECIPE, Context(seed=0, device=DEVICE))
+    recipe = RECIPE.model_copy(update=changes)
+    return lambda: training.fit(network, data, recipe, Context(seed=0, device=DEVICE))
 
 
 def field(name: str, count: int, workers: int | None) -> Run:
@@ -129,75 +142,15 @@ def field(name: str, count: int, workers: int | None) -> Run:
     return epoch
 
 
-def once(run: Run) -> float:
-    """Return the seconds of a run, the device's work included."""
-    start = time.perf_counter()
-    run()
-    if DEVICE == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
-
-
-class Apart:
-    """A run in a process of its own, so that no contestant changes another's memory or caches."""
-
-    def __init__(self, threads: int, make: Callable[..., Run], *given: Any) -> None:
-        context = multiprocessing.get_context("spawn")
-        self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs, threads, make, given))
-        self.process.start()
-
-    def __call__(self) -> float:
-        self.pipe.send(True)
-        seconds: float = self.pipe.recv()
-        return seconds
-
-    def close(self) -> None:
-        self.pipe.send(False)
-        self.process.join()
-
-
-def _serve(pipe: Any, threads: int, make: Callable[..., Run], given: tuple[Any, ...]) -> None:
-    torch.set_num_threads(threads)
-    run = make(*given)
-    while pipe.recv():
-        pipe.send(once(run))
-
-
-def medians(
-    runs: dict[str, tuple[Any, ...]], repetitions: int, threads: int
-) -> tuple[dict[str, float], dict[str, float]]:
-    """Return name → seconds of the first run, and name → median of those after it.
-
-    `runs` has what makes a run and its arguments; each is run once per round.
-    """
-    apart = {name: Apart(threads, *run) for name, run in runs.items()}
-    took = {name: [run()] for name, run in apart.items()}
-    for _ in range(repetitions):
-        for name, run in apart.items():
-            took[name].append(run())
-    for run in apart.values():
-        run.close()
-    first = {name: values[0] for name, values in took.items()}
-    return first, {name: statistics.median(values[1:]) for name, values in took.items()}
-
-
 def product(side: int) -> Run:
     a = torch.randn(side, side, dtype=getattr(torch, PRECISION), device=DEVICE)
-    return lambda: a @ a
+    return lambda: [a @ a for _ in range(PRODUCTS)]
 
 
 def many(size: int, images: int, way: ensemble.Way) -> Run:
     data, ctx = random_images(images), Context(seed=0, device=DEVICE)
     masks = np.random.default_rng(0).random((size, images)) < 0.5
     return lambda: ensemble.fit_many(TinyGroupNorm(), data, masks, RECIPE, ctx, SHAPE, way=way)
-
-
-def ceiling(repetitions: int, threads: int) -> float:
-    """Return the FLOP per second of large matrix products."""
-    side = 8192 if DEVICE == "cuda" else 2048
-    _, took = medians({"product": (product, side)}, 4 * repetitions, threads)
-    return 2 * side**3 / took["product"]
 
 
 def flops(model: Model) -> int:
@@ -209,25 +162,54 @@ def flops(model: Model) -> int:
     return int(counter.get_total_flops()) // len(images)
 
 
-def loops(name: str, count: int, repetitions: int, threads: int, top: float) -> dict[str, Any]:
-    """Compare the loops on one model."""
-    runs = {
+def said(found: Rounds, loop: str, count: int, *against: str) -> dict[str, Any]:
+    """Return images per second of a loop and how many times as fast as others it is."""
+    times = {clock: found.times(loop, *against, clock=clock) for clock in ("wall", "cpu")}
+    return {
+        "images_per_second": round(count / found.seconds(loop), 1),
+        "images_per_cpu_second": round(count / found.seconds(loop, "cpu"), 1),
+        "times": str(times["wall"]),
+        "times_by_cpu": str(times["cpu"]) if DEVICE == "cpu" else None,
+        "others": round(found.others, 2),
+    }
+
+
+def loops(name: str, count: int, repetitions: int, threads: int) -> dict[str, Any]:
+    """Compare the loops on one model, and with matrix products."""
+    runs: dict[str, tuple[Any, ...]] = {
         "ours": (ours, name, count),
         "field, 0 workers": (field, name, count, 0),
         "field, 2 workers": (field, name, count, 2),
         "field, tensors": (field, name, count, None),
+        "ceiling": (product, SIDE),
     }
-    _, took = medians(runs, repetitions, threads)
-    best = min(took["field, 0 workers"], took["field, 2 workers"])
+    found = contest(runs, repetitions, threads)
+    clock = "cpu" if DEVICE == "cpu" and threads == 1 else "wall"
+    top = PRODUCTS * 2 * SIDE**3 / found.seconds("ceiling", clock)
     work = flops(MODELS[name]) * count
     return {
         loop: {
-            "images_per_second": round(count / seconds, 1),
-            "times_field": round(best / seconds, 2),
-            "share_of_ceiling": round(work / seconds / top, 4),
+            **said(found, loop, count, "field, 0 workers", "field, 2 workers"),
+            "share_of_ceiling": round(work / found.seconds(loop, clock) / top, 4),
+            "ceiling_gflops": round(top / 1e9),
         }
-        for loop, seconds in took.items()
+        for loop in list(runs)[:-1]
     }
+
+
+def variants(name: str, count: int, repetitions: int, threads: int) -> dict[str, Any]:
+    """Compare our loop with itself, one thing changed at a time."""
+    changes: dict[str, dict[str, Any]] = {
+        "as it is": {},
+        "the same again": {},  # What differs here is noise.
+        "float32": {"precision": "float32"},
+        "batch size 32": {"batch_size": 32},
+        "batch size 512": {"batch_size": 512},
+        "weights not channels last": {"memory_format": torch.contiguous_format},
+    }
+    runs = {variant: (ours, name, count, change) for variant, change in changes.items()}
+    found = contest(runs, repetitions, threads)
+    return {variant: said(found, variant, count, "as it is") for variant in runs}
 
 
 def compiled(name: str, count: int, repetitions: int, threads: int) -> dict[str, Any]:
@@ -236,17 +218,16 @@ def compiled(name: str, count: int, repetitions: int, threads: int) -> dict[str,
     if DEVICE == "cuda":
         modes["compiled, CUDA graphs"] = "reduce-overhead"
     runs: dict[str, tuple[Any, ...]] = {"eager": (ours, name, count)}
-    runs |= {n: (ours, name, count, mode) for n, mode in modes.items()}
-    first, took = medians(runs, repetitions, threads)
+    runs |= {n: (ours, name, count, {"compile": mode}) for n, mode in modes.items()}
+    rounds = contest(runs, repetitions, threads)
     found: dict[str, Any] = {}
-    for way, seconds in took.items():
-        gained = took["eager"] - seconds
-        found[way] = {"images_per_second": round(count / seconds, 1)}
+    for way in runs:
+        found[way] = said(rounds, way, count, "eager")
+        gained = rounds.seconds("eager") - rounds.seconds(way)
         if way != "eager":
-            found[way]["compile_seconds"] = round(first[way] - seconds, 1)
-            found[way]["pays_after_epochs"] = (
-                round((first[way] - seconds) / gained, 1) if gained > 0 else None
-            )
+            spent = rounds.first[way].wall - rounds.seconds(way)
+            found[way]["compile_seconds"] = round(spent, 1)
+            found[way]["pays_after_epochs"] = round(spent / gained, 1) if gained > 0 else None
     return found
 
 
@@ -255,45 +236,86 @@ def members(sizes: Iterable[int], images: int, repetitions: int, threads: int) -
     found = {}
     for size in sizes:
         runs = {way: (many, size, images, way) for way in ("vmap", "one by one")}
-        _, took = medians(runs, repetitions, threads)
-        found[f"E = {size}"] = {
-            **{f"{n}, images_per_second": round(size * images / s, 1) for n, s in took.items()},
-            "vmap_times_one_by_one": round(took["one by one"] / took["vmap"], 2),
-        }
+        rounds = contest(runs, repetitions, threads)
+        found[f"E = {size}"] = {w: said(rounds, w, size * images, "one by one") for w in runs}
     return found
 
 
-def main() -> None:
-    """Measure everything in one run."""
+def table(found: Mapping[str, Any]) -> str:
+    """Return the lines that name the machine and compare our loop with the field's."""
+    facts = ", ".join(f"{name}: {value}" for name, value in found["machine"].items())
+    head = ("network", "threads", "ours/s", "times field", "by CPU time", "ceiling", "others")
+    rows = [head]
+    for name, threads in ((n, t) for n, of in found.get("loops", {}).items() for t in of):
+        one = found["loops"][name][threads]["ours"]
+        rows.append(
+            (
+                name,
+                threads,
+                f"{one['images_per_second']:.0f}",
+                one["times"],
+                one["times_by_cpu"] or "–",
+                f"{one['share_of_ceiling']:.0%}",
+                f"{one['others']:.2f}",
+            )
+        )
+    widths = [max(len(row[n]) for row in rows) for n in range(len(head))]
+    lines = ["  ".join(v.ljust(w) for v, w in zip(row, widths, strict=True)) for row in rows]
+    return "\n".join([facts, *lines, *warnings(found)])
+
+
+def warnings(found: Mapping[str, Any]) -> list[str]:
+    """Return a line if others used the machine."""
+    most = max(
+        (one["ours"]["others"] for of in found.get("loops", {}).values() for one in of.values()),
+        default=0,
+    )
+    if most < BUSY:
+        return []
+    return [
+        f"BUSY: others kept up to {most:.2f} CPUs busy, in more rounds than could be left out; do "
+        f"not quote wall-clock figures of this run, nor CPU times of several threads, which wait "
+        f"for each other. CPU times of one thread hold within the range that is given."
+    ]
+
+
+def arguments(given: list[str] | None) -> argparse.Namespace:
+    """Return the options."""
+    cpus = len(os.sched_getaffinity(0))
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--repetitions", type=int, default=5)
-    parser.add_argument("--images", type=int, default=2560, help="of an epoch; resnet18: a fifth")
+    parser.add_argument("--threads", nargs="*", type=int, default=sorted({1, min(2, cpus)}))
+    parser.add_argument("--repetitions", type=int, default=9)
+    parser.add_argument("--images", type=int, default=1280, help="of an epoch; fewer where slow")
     parser.add_argument("--models", nargs="*", choices=list(MODELS), default=list(MODELS))
     parser.add_argument("--members", nargs="*", type=int, default=[2, 8, 32])
+    parser.add_argument("--variants", action="store_true", help="compare our loop with itself")
     parser.add_argument("--compile", action="store_true", help="on the CPU too")
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    rounds = options.repetitions, options.threads
-    top = ceiling(*rounds)
-    found: dict[str, Any] = {
-        "device": torch.cuda.get_device_name() if DEVICE == "cuda" else "cpu",
-        "threads": options.threads,
-        "precision": PRECISION,
-        "ceiling_gflops": round(top / 1e9, 1),
-        "models": {},
-        "compile": {},
-    }
+    parser.add_argument("--refuse", action="store_true", help="status 3 on a busy machine")
+    return parser.parse_args(given)
+
+
+def main(given: list[str] | None = None) -> int:
+    """Measure everything in one run; return the exit status."""
+    options = arguments(given)
+    found: dict[str, Any] = {"machine": machine() | {"precision": PRECISION}}
     for name in options.models:
-        # On a CPU the large network needs no long epochs.
-        few = name == "resnet18" and DEVICE == "cpu"
-        count = max(1, options.images // 5) if few else options.images
-        found["models"][name] = loops(name, count, *rounds, top)
-        if DEVICE == "cuda" or options.compile:
-            found["compile"][name] = compiled(name, count, *rounds)
-    found["members"] = members(options.members, options.images // 5, *rounds)
+        # On a CPU a slow network needs no long epochs.
+        share = FEWER.get(name, 1) if DEVICE == "cpu" else 1
+        count = max(1, options.images // share)
+        for threads in options.threads:
+            every = [loops]
+            every += [variants] if options.variants else []
+            every += [compiled] if DEVICE == "cuda" or options.compile else []
+            for measure in every:
+                of = found.setdefault(measure.__name__, {}).setdefault(name, {})
+                of[str(threads)] = measure(name, count, options.repetitions, threads)
+            print(table(found), file=sys.stderr, flush=True)  # in case the run is cut short
+    few = options.images // 5
+    found["members"] = members(options.members, few, options.repetitions, max(options.threads))
+    print(table(found))
     print(json.dumps(found, indent=1))
+    return 3 if options.refuse and warnings(found) else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
