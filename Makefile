@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup quickstart test lint check faults oldest device-rules
+.PHONY: setup quickstart test lint check faults oldest device-rules dry-run
 
 setup: $(READY)
 
@@ -39,3 +39,7 @@ oldest:
 # Every method and model on a pretended CUDA device, in full; `make test` runs a small form.
 device-rules: setup
 	$(BIN)/python -m pytest -m '' tests/test_pretend_cuda.py tests/contracts/test_devices.py
+
+# The training benchmark at toy size, to see that it still runs.
+dry-run: setup
+	$(BIN)/python -m pytest -m dry_run tests/test_training_benchmark.py

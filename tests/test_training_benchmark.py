@@ -93,7 +93,7 @@ def test_the_table_names_the_machine_and_warns_of_a_busy_one(
     assert "BUSY: others kept up to 0.70 CPUs busy" in benchmark.table(shown)
 
 
-@pytest.mark.slow
+@pytest.mark.dry_run
 def test_a_dry_run_compares_the_loops(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, str(BENCHMARKS / "training.py"), "--images", "64", "--repetitions", "1",
