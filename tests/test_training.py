@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from raysweep import augmentation, training
+from raysweep import augmentation, step, training
 from raysweep.artifact import pack, unpack
 from raysweep.context import Context
 from raysweep.datasets import ImageSet
@@ -327,3 +327,48 @@ def test_predictions_do_not_depend_on_batches() -> None:
     parts = training.predict(network, case.test.images, toy.RECIPE, "cpu", batch_size=7)
     torch.testing.assert_close(whole, parts, atol=1e-4, rtol=1e-4)
     assert whole.shape == (200, toy.CLASSES) and np.isfinite(whole.numpy()).all()
+
+
+class Remembering:
+    """Cross-entropy, weighed by how often it was called: what it keeps is in `memory`."""
+
+    def __init__(self) -> None:
+        self.calls = torch.zeros(1)
+        self.memory = (self.calls,)
+
+    def __call__(self, model: torch.nn.Module, batches: Mapping[str, Batch]) -> torch.Tensor:
+        self.calls += 1
+        return training.cross_entropy(model, batches) * (1 + 0.1 * self.calls).squeeze()
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_an_attempt_to_capture_a_step_leaves_no_trace(
+    optimizer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The steps that warm a capture up are taken back: weights, optimizer, draws, memory."""
+    monkeypatch.setattr(torch.cuda, "get_rng_state", torch.get_rng_state)
+    monkeypatch.setattr(torch.cuda, "set_rng_state", torch.set_rng_state)
+    recipe = toy.RECIPE.model_copy(
+        update={"epochs": 2, "optimizer": optimizer, "learning_rate": 0.01, "augment": ("crop",)}
+    )
+    taken = step.EagerStep.taken
+
+    def warmed(self: step.EagerStep, rows: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        state = step._State(self)
+        for _ in range(step.WARM_UP):
+            taken(self, rows)
+        state.restore()
+        return taken(self, rows)
+
+    def trained() -> tuple[list[float], dict[str, torch.Tensor]]:
+        ctx = Context(seed=3)
+        body = training.build(toy.MODEL, toy.SHAPE, ctx)
+        network = torch.nn.Sequential(body, torch.nn.Dropout(0.3))
+        losses = training.fit(network, toy.toy().train, recipe, ctx, objective=Remembering())
+        return losses, network.state_dict()
+
+    losses, wanted = trained()
+    monkeypatch.setattr(step.EagerStep, "taken", warmed)
+    again, found = trained()
+    assert losses == again
+    assert all(torch.equal(found[name], tensor) for name, tensor in wanted.items())
