@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from contest import Run, machine
 
-from raysweep.resources import Resources, bfloat16_is_fast
+from raysweep.sweep.resources import Resources, bfloat16_is_fast
 
 MAPS = ((64, 32), (128, 16), (256, 8), (512, 4))  # channels, side
 DTYPE = torch.bfloat16 if bfloat16_is_fast(Resources()) else torch.float32

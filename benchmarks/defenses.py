@@ -32,24 +32,25 @@ import torch
 import torch.nn.functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-from raysweep import ensemble, training
-from raysweep.context import Context
+from raysweep import training
 from raysweep.datasets import ImageSet, Shape
 from raysweep.defenses import Inputs
+from raysweep.defenses._confusion import Confusion
 from raysweep.defenses._datamodels import _one_pass, difference_of_means, objective_matrix, value
 from raysweep.defenses.activation_clustering import ActivationClustering
-from raysweep.defenses.confusion_training import Confusion
 from raysweep.defenses.model_mutation import Mutants
 from raysweep.defenses.red import RED
 from raysweep.defenses.scan import two_groups, untangled, whitening
 from raysweep.defenses.spectral_signatures import SpectralSignatures
 from raysweep.defenses.spectre import SPECTRE
+from raysweep.methods.context import Context
+from raysweep.methods.recipe import Recipe
 from raysweep.models.linear import Linear
 from raysweep.models.six_conv import SixConv
 from raysweep.models.tiny_cnn import TinyCNN
 from raysweep.models.tiny_groupnorm import TinyGroupNorm
-from raysweep.recipe import Recipe
-from raysweep.resources import Resources, bfloat16_is_fast
+from raysweep.sweep.resources import Resources, bfloat16_is_fast
+from raysweep.training import ensemble
 
 SHAPE = Shape(channels=3, height=32, width=32, num_classes=10, mean=(0.5,) * 3, std=(0.25,) * 3)
 PRECISION: Final = "bfloat16" if bfloat16_is_fast(Resources()) else "float32"

@@ -16,12 +16,12 @@ import time
 
 import numpy as np
 
-from raysweep.context import Context
 from raysweep.defenses import Defense, Evidence, Inputs
 from raysweep.defenses.spectral_signatures import SpectralSignatures
 from raysweep.defenses.strip import Strip
-from raysweep.replay import Instance, measure
-from raysweep.tune.space import with_parameters
+from raysweep.methods.context import Context
+from raysweep.tuning.instances import Instance, measure
+from raysweep.tuning.space import with_parameters
 
 
 def instance(defense: Defense, samples: int, number: int) -> Instance:

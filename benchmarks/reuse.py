@@ -13,13 +13,13 @@ import tempfile
 import time
 from pathlib import Path
 
-from raysweep.driver import Run
-from raysweep.execute import run_inline
-from raysweep.graph import Outcomes, Route
-from raysweep.loading import load_sweep
-from raysweep.plan import Planner
-from raysweep.spec import Sweep, Trial
+from raysweep.plan.planner import Planner
+from raysweep.plan.route import Outcomes, Route
+from raysweep.run.inline import run_inline
+from raysweep.run.run import Run
 from raysweep.store import Store
+from raysweep.sweep.loading import load_sweep
+from raysweep.sweep.spec import Sweep, Trial
 
 
 class OneTrial(Planner):

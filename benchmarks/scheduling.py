@@ -19,14 +19,15 @@ from typing import Any
 
 from raysweep.datasets.digits import Digits
 from raysweep.defenses.none import NoDefense
-from raysweep.driver import Run
-from raysweep.execute import run_on_ray
-from raysweep.graph import Result, Route, Stage
 from raysweep.identity import stage_key
 from raysweep.models.tiny_cnn import TinyCNN
-from raysweep.plan import Planner
-from raysweep.spec import Sweep
+from raysweep.plan.planner import Planner
+from raysweep.plan.route import Route
+from raysweep.run.ray import run_on_ray
+from raysweep.run.run import Run
+from raysweep.stages.stage import Result, Stage
 from raysweep.store import Store
+from raysweep.sweep.spec import Sweep
 
 LEVELS = (1, 3, 8, 8)
 FAMILY = sum(LEVELS)
@@ -84,7 +85,7 @@ def memory() -> float:
 
 def ours(total: int, *, seconds: float, most_per_batch: int = 16) -> dict[str, Any]:
     """Run `total` stages through Tune; the clock starts when Ray is up."""
-    import raysweep.schedule as schedule
+    import raysweep.run.schedule as schedule
 
     schedule.MOST_PER_BATCH = most_per_batch
     with tempfile.TemporaryDirectory() as folder:

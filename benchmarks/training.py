@@ -42,15 +42,16 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision import transforms
 
-from raysweep import ensemble, training
-from raysweep.context import Context
+from raysweep import training
 from raysweep.datasets import ImageSet, Shape
+from raysweep.methods.context import Context
+from raysweep.methods.recipe import Recipe
 from raysweep.models import Model
 from raysweep.models.resnet18 import ResNet18
 from raysweep.models.tiny_cnn import TinyCNN
 from raysweep.models.tiny_groupnorm import TinyGroupNorm
-from raysweep.recipe import Recipe
-from raysweep.resources import Resources, bfloat16_is_fast
+from raysweep.sweep.resources import Resources, bfloat16_is_fast
+from raysweep.training import ensemble
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SHAPE = Shape(

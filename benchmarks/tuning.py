@@ -17,10 +17,9 @@ from pathlib import Path
 
 import numpy as np
 
-from raysweep import ledger
-from raysweep.loading import load_sweep
-from raysweep.store import Store
-from raysweep.tune.run import tune
+from raysweep.jobs.tune import tune
+from raysweep.store import Store, ledger
+from raysweep.sweep.loading import load_sweep
 
 SWEEP = """
 name: timeline

@@ -114,7 +114,7 @@ def refusal(asked: dict[str, Any]) -> str:
             f"launch runs), restart Ray on that host, and launch again"
         )
     try:
-        importlib.import_module("raysweep.stages")
+        importlib.import_module("raysweep.stages.perform")
     except Exception as error:  # noqa: BLE001  whatever it is, no stage can run here
         return (
             f"host {host} is given no work: raysweep cannot be imported there "

@@ -18,8 +18,8 @@ from raysweep.defenses.perfect_filter import PerfectFilter
 from raysweep.defenses.random_filter import RandomFilter
 from raysweep.defenses.spectral_signatures import SpectralSignatures
 from raysweep.defenses.strip import Strip
+from raysweep.methods import Recipe
 from raysweep.models.tiny_cnn import TinyCNN
-from raysweep.recipe import Recipe
 
 defenses = [
     NoDefense(),

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from raysweep.defenses import Curve
-from raysweep.report.material import Material
+from raysweep.reports.material import Material
 
 # name, label, kind, badges, ASR left of the victim's, CA lost, TPR, FPR
 DEFENSES = (

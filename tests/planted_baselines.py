@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.faults import Fault
 
-METRICS = "metrics.py"
+METRICS = "metrics/rates.py"
 PRUNING, CLEANSE, NAD = (
     f"defenses/{name}.py" for name in ("fine_pruning", "neural_cleanse", "nad")
 )
@@ -106,7 +106,7 @@ COMPARED = (
         (NOISE + "of_random_images_the_nominal_share_is_flagged",),
     ),
     Fault(
-        "area of both halves", METRICS,
+        "area of both halves", "metrics/ranking.py",
         "auroc=doubled / (2 * negatives * positives)", "auroc=doubled / (negatives * positives)",
         (NOISE + "random_scores_flag_poison_as_often_as_the_rest",
          NOISE + "noise_has_no_poisoned_samples_for_filters_of_features"),

@@ -262,17 +262,17 @@ FAULTS = (
         (STRENGTH + "natural_groups_are_the_clean_images_nearest_to_their_class_mean",),
     ),
     Fault(
-        "what gives nothing is not run", "plan.py",
+        "what gives nothing is not run", "plan/planner.py",
         "if not trial.defense.gives() | trial.defense.needs():", "if not trial.defense.gives():",
         (STRENGTH + "a_sweep_stores_the_curves_and_evaluates_the_victim",),
     ),
     Fault(
-        "a changed run that finds its old results", "plan.py",
+        "a changed run that finds its old results", "plan/planner.py",
         "if defense.RUN_VERSION > 1 else", "if defense.RUN_VERSION > 9 else",
         ("test_plan.py::test_a_changed_run_keeps_its_shards",),
     ),
     Fault(
-        "curves of one name alone", "report/insides.py",
+        "curves of one name alone", "reports/insides.py",
         "            groups.setdefault(axes, []).append((name, seed, curve))",
         "            groups[axes] = [(name, seed, curve)]",
         ("test_report.py::test_curves_of_the_same_axes_are_drawn_together_a_line_for_each_name_and_seed",),

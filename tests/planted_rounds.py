@@ -199,7 +199,7 @@ UNLEARNING = (
         (STAGES + "abl_isolates_and_unlearns_the_toy",),
     ),
     Fault(
-        "unlearning to the end of a pass", "training.py",
+        "unlearning to the end of a pass", "training/loop.py",
         "min(first + per_epoch, total)", "first + per_epoch",
         (STAGES + "unlearning_takes_its_steps_however_many_samples_are_isolated",
          "test_training.py::test_training_takes_the_steps_it_is_given"),
@@ -215,35 +215,35 @@ UNLEARNING = (
         (STAGES + "unlearning_is_by_sgd_whatever_trained_the_victim",),
     ),
     Fault(
-        "accuracy on eligible inputs is of all", "judging.py",
+        "accuracy on eligible inputs is of all", "metrics/judgment.py",
         'rejected.get("clean"), truth.eligible)', 'rejected.get("clean"))',
         ("test_metrics.py::test_clean_accuracy_is_of_all_classes_and_success_of_those_without_"
          "the_target",),
     ),
     Fault(
-        "clean accuracy without the target class", "judging.py",
+        "clean accuracy without the target class", "metrics/judgment.py",
         'accuracy(clean, truth.labels, rejected.get("clean"))',
         "accuracy(clean[truth.eligible], truth.labels[truth.eligible])",
         ("test_metrics.py::test_clean_accuracy_is_of_all_classes_and_success_of_those_without_"
          "the_target",),
     ),
     Fault(
-        "a high loss finds poison", "judging.py",
+        "a high loss finds poison", "metrics/judgment.py",
         "np.where(np.isnan(losses_TN), -np.inf, -losses_TN)", "losses_TN",
         ("test_metrics.py::test_losses_tell_after_each_step_how_well_a_low_one_finds_poison",),
     ),
     Fault(
-        "separability from samples of every label", "metrics.py",
+        "separability from samples of every label", "metrics/ranking.py",
         "points_ND[(labels == label) & who]", "points_ND[(labels == labels) & who]",
         ("test_metrics.py::test_separability_neither_sees_rotation_nor_scale_nor_other_labels",),
     ),
     Fault(
-        "separability on the samples that it is fitted on", "metrics.py",
+        "separability on the samples that it is fitted on", "metrics/ranking.py",
         "_apart(one, other) + _apart(other, one)", "_apart(one, one) + _apart(other, other)",
         ("test_metrics.py::test_separability_of_noise_is_half_however_few_are_poisoned",),
     ),
     Fault(
-        "difference of means for Fisher's direction", "metrics.py",
+        "difference of means for Fisher's direction", "metrics/ranking.py",
         "np.linalg.solve(spread + ridge, fitted[0].mean(0) - fitted[1].mean(0))",
         "fitted[0].mean(0) - fitted[1].mean(0)",
         ("test_metrics.py::test_separability_is_the_auroc_along_fishers_direction",),

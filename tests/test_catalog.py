@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from raysweep import catalog, methods
+from raysweep import methods
+from raysweep.sweep import catalog
 
 README = Path(__file__).parent.parent / "README.md"
 START, END = "<!-- raysweep list --markdown -->\n", "\n<!-- end of the list -->"

@@ -11,7 +11,7 @@ import pytest
 import torch
 from rich.table import Table
 
-from raysweep.cli import _console
+from raysweep.cli.app import _console
 
 ROOT = Path(__file__).parent.parent
 SWEEP = """
@@ -27,7 +27,7 @@ track: {wandb: disabled}
 
 def raysweep(*words: str, store: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "raysweep.cli", *words], capture_output=True, text=True, cwd=ROOT,
+        [sys.executable, "-m", "raysweep", *words], capture_output=True, text=True, cwd=ROOT,
         env={**os.environ, "RAYSWEEP_STORAGE": str(store)}, timeout=200,
     )  # fmt: skip
 

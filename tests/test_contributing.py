@@ -30,7 +30,7 @@ defenses:
 """
 ASK = """
 import json
-from raysweep.records import load
+from raysweep.results.records import load
 rows = load("contributed", "store")
 print(json.dumps(rows[["defense", "status", "asr", "ca", "tpr", "fpr", "auroc", "removed"]]
                  .astype(object).where(rows.notna(), None).to_dict("records")))
@@ -83,7 +83,7 @@ def test_the_examples_keep_the_house_rules(code: str) -> None:
 
 
 def test_entry_points_make_them_known(package: Path) -> None:
-    listed = run(package, "-m", "raysweep.cli", "list")
+    listed = run(package, "-m", "raysweep", "list")
     assert all(name in listed for _, name in blocks())
 
 
@@ -91,7 +91,7 @@ def test_entry_points_make_them_known(package: Path) -> None:
 def test_they_run_in_a_sweep_and_do_what_they_say(package: Path) -> None:
     (package / "sweep.yaml").write_text(SWEEP)
     storage = ("--storage", str(package / "store"))
-    run(package, "-m", "raysweep.cli", "launch", "sweep.yaml", "--inline", *storage)
+    run(package, "-m", "raysweep", "launch", "sweep.yaml", "--inline", *storage)
     rows = json.loads(run(package, "-c", ASK).splitlines()[-1])
     assert [row["status"] for row in rows] == ["ok"] * 3
     undefended, mild, strong = rows
@@ -101,5 +101,5 @@ def test_they_run_in_a_sweep_and_do_what_they_say(package: Path) -> None:
     assert mild["removed"] == pytest.approx(130, abs=2)
     assert strong["removed"] == pytest.approx(259, abs=2)
     assert strong["tpr"] >= mild["tpr"]
-    again = run(package, "-m", "raysweep.cli", "launch", "sweep.yaml", "--inline", *storage)
+    again = run(package, "-m", "raysweep", "launch", "sweep.yaml", "--inline", *storage)
     assert "0 stages ran" in again

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from raysweep.attacks.badnets import BadNets
-from raysweep.costs import BFLOAT16_CORE, CORE, FILE, FORWARD, GPU, Costs, operations, record
 from raysweep.datasets.digits import Digits
 from raysweep.defenses._confusion import SCHEDULES
 from raysweep.defenses.confusion_training import ConfusionTraining
@@ -16,16 +15,17 @@ from raysweep.defenses.datamodels import Datamodels
 from raysweep.defenses.none import NoDefense
 from raysweep.defenses.perfect_filter import PerfectFilter
 from raysweep.defenses.spectral_signatures import SpectralSignatures
-from raysweep.graph import Stage
+from raysweep.methods.recipe import Recipe
 from raysweep.models.linear import Linear
 from raysweep.models.resnet9 import ResNet9
 from raysweep.models.tiny_cnn import TinyCNN
 from raysweep.models.tiny_groupnorm import TinyGroupNorm
-from raysweep.plan import Planner
-from raysweep.preview import preview
-from raysweep.recipe import Recipe
-from raysweep.spec import Sweep
+from raysweep.plan.costs import BFLOAT16_CORE, CORE, FILE, FORWARD, GPU, Costs, operations, record
+from raysweep.plan.planner import Planner
+from raysweep.run.preview import preview
+from raysweep.stages.stage import Stage
 from raysweep.store import Store
+from raysweep.sweep.spec import Sweep
 
 pytestmark = pytest.mark.usefixtures("auto")
 N = 1297  # training samples of digits

@@ -22,10 +22,10 @@ from raysweep.defenses.datamodels import Datamodels
 from raysweep.defenses.spectral_signatures import SpectralSignatures
 from raysweep.defenses.spectre import SPECTRE
 from raysweep.errors import PlanError, SpecError
-from raysweep.launch import launch
-from raysweep.loading import load_sweep
-from raysweep.plan import Planner
-from raysweep.spec import Sweep
+from raysweep.jobs.launch import launch
+from raysweep.plan.planner import Planner
+from raysweep.sweep.loading import load_sweep
+from raysweep.sweep.spec import Sweep
 
 RATES = [thousandths / 1000 for thousandths in range(1, 1000)]
 SWEEP = """\

@@ -16,23 +16,25 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from raysweep import history, identity, ledger, records
-from raysweep.cli import app
-from raysweep.costs import FILE, Costs
-from raysweep.driver import Run
+from raysweep import identity
+from raysweep.cli.app import app
+from raysweep.cli.terminal import print_preview, print_status
 from raysweep.errors import HostError, PlanError
 from raysweep.exchange import poisoned_sets
-from raysweep.graph import followed
-from raysweep.launch import Conclusion, launch
-from raysweep.loading import load_sweep
-from raysweep.plan import Planner
-from raysweep.preview import preview
-from raysweep.report.html import render
-from raysweep.screen import print_preview, print_status
-from raysweep.stages import perform
-from raysweep.store import Store
-from raysweep.tune.run import tune
-from raysweep.tune.study import open_storage
+from raysweep.jobs.launch import Conclusion, launch
+from raysweep.jobs.tune import tune
+from raysweep.plan.costs import FILE, Costs
+from raysweep.plan.planner import Planner
+from raysweep.plan.route import followed
+from raysweep.reports.html import render
+from raysweep.reports.material import gather
+from raysweep.results import history, records
+from raysweep.run.preview import preview
+from raysweep.run.run import Run
+from raysweep.stages.perform import perform
+from raysweep.store import Store, ledger
+from raysweep.sweep.loading import load_sweep
+from raysweep.tuning.study import open_storage
 
 SWEEP = """
 name: hurt
@@ -102,7 +104,7 @@ def look_at_everything(file: Path, store: Path, console: Console) -> pd.DataFram
     sweep = load_sweep(file)
     print_preview(console, sweep, preview(sweep, Store(str(store))))
     print_status(console, Store(str(store)), "hurt")
-    records.gather("hurt", str(store))
+    gather("hurt", str(store))
     for version in history.versions(Store(str(store)), "hurt"):
         records.load("hurt", str(store), version=version.number)
     return records.load("hurt", str(store))
@@ -129,7 +131,7 @@ def test_no_damaged_file_stops_a_look(
             elif path.parent == copy / "sweeps/hurt" and path.suffix == ".parquet":
                 assert f"{path} is damaged" in said.getvalue()
         if path.parent == copy / "sweeps/hurt":
-            render(records.gather("hurt", str(copy)))
+            render(gather("hurt", str(copy)))
         path.write_bytes(data)
 
 

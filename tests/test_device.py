@@ -10,18 +10,20 @@ from typing import Any
 import pytest
 import torch
 
-from raysweep import device, methods, resident, room, stages, training
+from raysweep import methods, training
 from raysweep.attacks.none import NoAttack
 from raysweep.datasets.digits import Digits
 from raysweep.defenses.none import NoDefense
-from raysweep.driver import Run
 from raysweep.errors import DeviceError
-from raysweep.execute import run_on_ray
+from raysweep.methods.recipe import Recipe
 from raysweep.models.linear import Linear
-from raysweep.plan import Planner
-from raysweep.recipe import Recipe
-from raysweep.spec import Sweep
+from raysweep.plan.planner import Planner
+from raysweep.run.ray import run_on_ray
+from raysweep.run.run import Run
+from raysweep.stages import perform
 from raysweep.store import Store
+from raysweep.sweep.spec import Sweep
+from raysweep.training import device, resident, room, step
 
 needs_no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA can be used here")
 
@@ -40,12 +42,12 @@ def test_a_share_of_a_gpu_without_cuda_is_no_cpu(tmp_path: Path) -> None:
     planner = Planner(sweep())
     planner.route(planner.trials[0], {})
     (stage,) = (s for s in planner.stages.values() if s.kind == "prepare")
-    result = stages.perform(stage, Store(str(tmp_path)), {}, 0.5)
+    result = perform.perform(stage, Store(str(tmp_path)), {}, 0.5)
     assert result.status == "failed" and not result.lasting
     built = "built without CUDA" if torch.version.cuda is None else "built for CUDA"
     for told in (socket.gethostname(), torch.__version__, built, "0.5 GPUs", "raysweep doctor"):
         assert told in result.error
-    assert stages.perform(stage, Store(str(tmp_path)), {}, 0).status == "done"
+    assert perform.perform(stage, Store(str(tmp_path)), {}, 0).status == "done"
 
 
 def test_errors_of_the_device_pass() -> None:
@@ -113,19 +115,19 @@ def test_copies_on_a_device_follow_their_images(monkeypatch: pytest.MonkeyPatch)
 def test_a_training_is_captured_only_on_a_gpu_that_is_there() -> None:
     network = torch.nn.Linear(3, 2)
     optimizer = training.make_optimizer(network, Recipe())
-    eager = training.EagerStep(network, optimizer, {}, training.cross_entropy, Recipe(), "cuda")
+    eager = step.EagerStep(network, optimizer, {}, training.cross_entropy, Recipe(), "cuda")
     if not torch.cuda.is_available():
-        assert training.step_of(eager, 10_000, captured=True) is eager
-    assert training.step_of(eager, 10_000, captured=False) is eager
-    assert training.step_of(eager, 10, captured=True) is eager
+        assert step.step_of(eager, 10_000, captured=True) is eager
+    assert step.step_of(eager, 10_000, captured=False) is eager
+    assert step.step_of(eager, 10, captured=True) is eager
 
 
 def test_batches_are_counted_as_torch_counts_them() -> None:
     layers = torch.nn.Sequential(torch.nn.BatchNorm1d(3), torch.nn.BatchNorm1d(3, momentum=None))
-    training.count_on(layers, "meta")
+    step.count_on(layers, "meta")
     assert layers[0].num_batches_tracked.is_meta and not layers[1].num_batches_tracked.is_meta
     layers = torch.nn.Sequential(torch.nn.BatchNorm1d(3))
-    training.count_on(layers, "cpu")
+    step.count_on(layers, "cpu")
     layers(torch.rand(4, 3))
     assert layers.state_dict()["0.num_batches_tracked"] == 1
 
@@ -154,7 +156,7 @@ from raysweep.attacks import Attack
 
 class Peek(Attack):
     def stamp(self, images_BCHW, *, ids, part, artifact, seed):
-        from raysweep import device
+        from raysweep.training import device
         folder = Path(os.environ["PEEK"])
         visible = os.environ.get("CUDA_VISIBLE_DEVICES", "all")
         (folder / f"{os.getpid()} {self.rate:.2f}").write_text(visible)
@@ -182,7 +184,7 @@ def test_workers_see_their_gpus_alone_and_end_when_a_device_is_lost(
     seen.mkdir()
     monkeypatch.setenv("PEEK", str(seen))
     monkeypatch.setenv("RAY_OVERRIDE_RESOURCES", '{"CPU": 2, "GPU": 1}')
-    root = Path(device.__file__).parent.parent
+    root = Path(device.__file__).parents[2]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "third"), str(root)]))
     monkeypatch.syspath_prepend(str(tmp_path / "third"))
     methods.available.cache_clear()

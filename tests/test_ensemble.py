@@ -12,14 +12,14 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from raysweep import ensemble, training
-from raysweep.context import Context
+from raysweep import training
 from raysweep.datasets import ImageSet
-from raysweep.ensemble import Way
 from raysweep.errors import NonFiniteLoss, StageError
+from raysweep.methods.context import Context
+from raysweep.methods.recipe import Recipe
 from raysweep.models.tiny_groupnorm import TinyGroupNorm
-from raysweep.recipe import Recipe
-from raysweep.training import Batch
+from raysweep.training import Batch, ensemble
+from raysweep.training.ensemble import Way
 from tests import toy
 
 MODEL = TinyGroupNorm(width=8)

@@ -17,10 +17,10 @@ from raysweep.datasets import Shape
 from raysweep.errors import PlanError
 from raysweep.exchange import Poisoned, backdoorbench, toolbox
 from raysweep.exchange.folder import Foreign, taken_in
-from raysweep.launch import launch
-from raysweep.loading import load_sweep
+from raysweep.jobs.launch import launch
 from raysweep.models.tiny_cnn import TinyCNN
 from raysweep.store import Store
+from raysweep.sweep.loading import load_sweep
 
 # What a file of BackdoorBench's shape holds beside tensors.
 ATTACKS = ["badnets", "wanet", "badnets_clean_label"]

@@ -16,10 +16,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from raysweep import ledger, records
-from raysweep.launch import Conclusion, launch
-from raysweep.loading import load_sweep
-from raysweep.store import Store
+from raysweep.jobs.launch import Conclusion, launch
+from raysweep.reports.material import gather
+from raysweep.results import records
+from raysweep.store import Store, ledger
+from raysweep.sweep.loading import load_sweep
 
 ROOT = Path(__file__).parent.parent
 VARYING = ("seconds", "host", "finished_at", "git_commit", "log", "run")
@@ -128,7 +129,7 @@ def test_records_are_loaded_as_they_were_made(inline: tuple[Path, Conclusion]) -
     assert loaded["trial"].is_unique
     assert loaded.attrs["sweep"]["versions"]["torch"]
     total = loaded["own_seconds"].sum() + loaded["shared_seconds"].sum()
-    stages = records.gather("small", str(store)).stages
+    stages = gather("small", str(store)).stages
     assert total == pytest.approx(stages["seconds"].sum())
 
 
@@ -159,7 +160,7 @@ def test_more_seeds_run_only_the_new_ones(inline: tuple[Path, Conclusion], tmp_p
     finished = more.rows[more.rows["seed"] == 0]
     assert len(more.rows) == 28 and len(finished) == 14
     keys = set(finished["key_evaluate"])
-    stages = records.gather("small", str(store)).stages.set_index("key")
+    stages = gather("small", str(store)).stages.set_index("key")
     assert set(stages.loc[sorted(keys), "status"]) == {"cached"}
 
 
@@ -216,7 +217,15 @@ def test_an_upstream_failure_names_its_cause(
 
 
 def driver(file: Path, store: Path, *words: str) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "raysweep.cli", "launch", str(file), "--storage", str(store)]
+    command = [
+        sys.executable,
+        "-m",
+        "raysweep.cli.app",
+        "launch",
+        str(file),
+        "--storage",
+        str(store),
+    ]
     return subprocess.Popen(
         [*command, *words], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         env={**os.environ, "PYTHONPATH": str(ROOT), "RAY_USAGE_STATS_ENABLED": "0"},

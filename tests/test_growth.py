@@ -8,19 +8,19 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from raysweep import records
 from raysweep.attacks.badnets import BadNets
-from raysweep.cli import app
+from raysweep.cli.app import app
 from raysweep.datasets.digits import Digits
 from raysweep.defenses.datamodels import Datamodels
 from raysweep.defenses.random_filter import RandomFilter
-from raysweep.graph import Outcomes, Route
-from raysweep.launch import launch
-from raysweep.loading import load_sweep
+from raysweep.jobs.launch import launch
+from raysweep.methods.recipe import Recipe
 from raysweep.models.tiny_cnn import TinyCNN
-from raysweep.plan import Planner
-from raysweep.recipe import Recipe
-from raysweep.spec import Sweep
+from raysweep.plan.planner import Planner
+from raysweep.plan.route import Outcomes, Route
+from raysweep.reports.material import gather
+from raysweep.sweep.loading import load_sweep
+from raysweep.sweep.spec import Sweep
 
 FEW = {"models": 400, "first": 100, "per_shard": 50}
 SWEEP = """
@@ -116,7 +116,7 @@ def test_a_sweep_trains_models_until_they_agree(tmp_path: Path) -> None:
     assert models(easy.rows) == 50
     file, hard = run(tmp_path, 1.0)
     assert models(hard.rows) == 200, "all of them, and no more"
-    kinds = records.gather("grown", str(tmp_path / "store")).stages
+    kinds = gather("grown", str(tmp_path / "store")).stages
     assert (kinds[kinds["kind"] == "shard"]["status"] == "cached").sum() == 2
     assert (kinds["kind"] == "defend").sum() == 3, "at 50, 100 and 200 models"
     cost = hard.rows["own_seconds"].sum() + hard.rows["shared_seconds"].sum()

@@ -13,21 +13,23 @@ import pytest
 from rich.console import Console
 
 import raysweep
-from raysweep import history, plan, records
-from raysweep.cli import app
+from raysweep.cli.app import app
+from raysweep.cli.terminal import print_status
 from raysweep.defenses.spectral_signatures import SpectralSignatures
-from raysweep.differences import differences
-from raysweep.driver import Run
 from raysweep.errors import SpecError, StoreError
 from raysweep.identity import digest
-from raysweep.launch import Conclusion, launch
-from raysweep.loading import from_text, load_sweep
-from raysweep.report.html import render
-from raysweep.screen import print_status
-from raysweep.spec import Sweep, canonical, restored
+from raysweep.jobs.launch import Conclusion, launch
+from raysweep.plan import planner
+from raysweep.reports.html import render
+from raysweep.reports.material import gather
+from raysweep.results import history
+from raysweep.run.run import Run
 from raysweep.store import Store
-from raysweep.sweepfile import parse
-from raysweep.tune.conclude import tuned_name
+from raysweep.sweep.differences import differences
+from raysweep.sweep.loading import from_text, load_sweep
+from raysweep.sweep.spec import Sweep, canonical, restored
+from raysweep.sweep.yaml import parse
+from raysweep.tuning.conclude import tuned_name
 from tests.contracts.test_datasets import write_npz
 
 SWEEP = """
@@ -265,7 +267,7 @@ def test_a_killed_launch_before_the_first_stage_has_rows_too(tmp_path: Path) -> 
     with pytest.raises(Lost):
         run(sweep(), tmp_path, watch=dying())
     assert set(raysweep.load("mine", str(tmp_path))["status"]) == {"pending"}
-    render(records.gather("mine", str(tmp_path)))
+    render(gather("mine", str(tmp_path)))
 
 
 def test_failures_of_a_killed_launch_are_told(
@@ -298,7 +300,7 @@ def test_derived_rows_are_of_the_machine_that_launched(
     before = run(sweep(), tmp_path)
     fast = set(before.rows["recipe.precision"]) == {"bfloat16"}
     (tmp_path / "sweeps/mine/records.parquet").unlink()
-    monkeypatch.setattr(plan, "bfloat16_is_fast", lambda resources: not fast)
+    monkeypatch.setattr(planner, "bfloat16_is_fast", lambda resources: not fast)
     assert keys(raysweep.load("mine", str(tmp_path))) == keys(before.rows)
 
 

@@ -17,21 +17,23 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from raysweep import ledger, methods, records, stages
-from raysweep.context import Context
+from raysweep import methods
 from raysweep.datasets.digits import Digits
 from raysweep.defenses import Defense
 from raysweep.defenses.datamodels import Datamodels
 from raysweep.defenses.strip import Strip
-from raysweep.desk import Desk
-from raysweep.driver import Run
 from raysweep.errors import StageError
-from raysweep.graph import Stage
-from raysweep.launch import Conclusion, launch
-from raysweep.loading import load_sweep
+from raysweep.jobs.launch import Conclusion, launch
+from raysweep.jobs.tune import Tuning, tune
+from raysweep.methods.context import Context
 from raysweep.provenance import code_here, git_commit, refusal, versions
-from raysweep.store import Store
-from raysweep.tune.run import Tuning, tune
+from raysweep.results import records
+from raysweep.run.run import Run
+from raysweep.stages import perform
+from raysweep.stages.inputs import Desk
+from raysweep.stages.stage import Stage
+from raysweep.store import Store, ledger
+from raysweep.sweep.loading import load_sweep
 from tests import hosts
 from tests.test_execute import assert_same, values
 
@@ -227,7 +229,7 @@ def test_no_host_with_the_drivers_code_is_one_clear_message(
         (folder / "raysweep" / f"{module}.py").unlink(missing_ok=True)
     cluster.hold(south=folder)
     Path("sweep.yaml").write_text(SWEEP)
-    command = [sys.executable, "-m", "raysweep.cli", "launch", "sweep.yaml"]
+    command = [sys.executable, "-m", "raysweep", "launch", "sweep.yaml"]
     done = subprocess.run(
         [*command, "--storage", str(store), "--address", cluster.address],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=300, check=False,
@@ -244,7 +246,7 @@ def test_an_artifact_records_the_host_that_made_it(tmp_path: Path) -> None:
     dataset = Digits(size=20)
     params = {"dataset": dataset.identity(), "source": dataset.source_digest(dataset.read_labels())}
     stage = Stage(key="prepare-1", params=params, inputs={}, reads={}, resource="cpu")
-    assert stages.perform(stage, store, {"run": "r", "commit": "the driver's"}, 0).status == "done"
+    assert perform.perform(stage, store, {"run": "r", "commit": "the driver's"}, 0).status == "done"
     manifest = store.manifest("prepare", "prepare-1")
     assert manifest is not None
     found = manifest.info

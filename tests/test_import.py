@@ -14,13 +14,13 @@ import torch
 from PIL import Image
 
 from raysweep import exchange
-from raysweep.cli import app
+from raysweep.cli.app import app
 from raysweep.errors import PlanError, SpecError
 from raysweep.exchange import Poisoned, backdoorbench, toolbox
 from raysweep.exchange.folder import save, taken_in
-from raysweep.launch import Conclusion, launch
-from raysweep.loading import load_sweep
+from raysweep.jobs.launch import Conclusion, launch
 from raysweep.store import Store
+from raysweep.sweep.loading import load_sweep
 
 HEADER = """
 name: {name}

@@ -17,13 +17,14 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from raysweep import history, interruption, records
-from raysweep.driver import Run
-from raysweep.interruption import Interrupted, check, end_ray, listening, take_again
-from raysweep.launch import launch
-from raysweep.loading import load_sweep
+from raysweep.jobs.launch import launch
+from raysweep.jobs.tune import tune
+from raysweep.results import history, records
+from raysweep.run import interruption
+from raysweep.run.interruption import Interrupted, check, end_ray, listening, take_again
+from raysweep.run.run import Run
 from raysweep.store import Store
-from raysweep.tune.run import tune
+from raysweep.sweep.loading import load_sweep
 from tests.test_execute import ROOT, assert_same
 
 SWEEP = """
@@ -67,7 +68,7 @@ def written(folder: Path, text: str = SWEEP) -> Path:
 
 
 def started(file: Path, *words: str, **environment: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "raysweep.cli", "launch", str(file)]
+    command = [sys.executable, "-m", "raysweep", "launch", str(file)]
     given = {"PYTHONPATH": str(ROOT), "RAY_USAGE_STATS_ENABLED": "0", **environment}
     return subprocess.Popen(
         [*command, "--storage", str(file.parent / "store"), *words], text=True, cwd=ROOT,

@@ -10,19 +10,16 @@ import numpy as np
 import pytest
 from sklearn import metrics as reference
 
-from raysweep.judging import Truth, judge
-from raysweep.metrics import (
+from raysweep.metrics.intervals import t_interval, wilson
+from raysweep.metrics.judgment import Truth, judge
+from raysweep.metrics.ranking import ranking, roc, separability
+from raysweep.metrics.rates import (
     Share,
     accuracy,
     attack_success,
     detection,
-    ranking,
     robust_accuracy,
-    roc,
-    separability,
     share,
-    t_interval,
-    wilson,
 )
 
 

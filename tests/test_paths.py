@@ -15,18 +15,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from raysweep import environment, methods, stages
+from raysweep import environment, methods
 from raysweep.datasets.npz import Npz
 from raysweep.environment import Environment
 from raysweep.errors import FilesError, SpecError, StoreError
 from raysweep.exchange.folder import Foreign, save
-from raysweep.graph import Stage
 from raysweep.identity import cache_folder
-from raysweep.launch import launch
-from raysweep.loading import load_sweep
-from raysweep.plan import Planner
-from raysweep.spec import Sweep, to_yaml
+from raysweep.jobs.launch import launch
+from raysweep.plan.planner import Planner
+from raysweep.stages import perform
+from raysweep.stages.stage import Stage
 from raysweep.store import Store
+from raysweep.sweep.loading import load_sweep
+from raysweep.sweep.spec import Sweep, to_yaml
 from tests.contracts.test_datasets import (
     PLACES,
     write_ember,
@@ -325,7 +326,7 @@ def test_what_a_host_lacks_is_said_with_its_name_and_tried_again(
     away = str(project / "away")
     given = Environment(values={"RAYSWEEP_DATA": away}, secrets=("AWS_ACCESS_KEY_ID",), local=False)
     environment.apply(given)
-    result = stages.perform(stage, Store(str(tmp_path / "store")), {}, 0.0)
+    result = perform.perform(stage, Store(str(tmp_path / "store")), {}, 0.0)
     assert result.status == "failed" and not result.lasting
     assert result.error == (
         f"FilesError: host {socket.gethostname()}: dataset npz: path must name a file, got "

@@ -31,13 +31,13 @@ from raysweep.defenses.random_filter import RandomFilter
 from raysweep.defenses.spectral_signatures import SpectralSignatures
 from raysweep.defenses.strip import Strip
 from raysweep.errors import PlanError
-from raysweep.graph import Route
 from raysweep.identity import canonical, stage_key
+from raysweep.methods.recipe import Recipe
 from raysweep.models.ember_mlp import EmberMLP
 from raysweep.models.tiny_cnn import TinyCNN
-from raysweep.plan import Planner
-from raysweep.recipe import Recipe
-from raysweep.spec import Sweep, check_layers
+from raysweep.plan.planner import Planner
+from raysweep.plan.route import Route
+from raysweep.sweep.spec import Sweep, check_layers
 from tests import versions
 
 FAST = Recipe(epochs=1, precision="float32")
@@ -326,7 +326,7 @@ def test_ten_thousand_trials_plan_fast_and_small() -> None:
     code = """
 import re, time
 from tests.test_plan import *
-from raysweep.schedule import Schedule
+from raysweep.run.schedule import Schedule
 start = time.perf_counter()
 given = sweep(
     attacks=[BadNets(rate=r / 1000) for r in range(1, 101)],

@@ -6,16 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from raysweep.cli import app
-from raysweep.costs import Costs
+from raysweep.cli.app import app
 from raysweep.errors import PlanError
 from raysweep.exchange import poisoned_sets
-from raysweep.launch import launch
-from raysweep.loading import from_text
-from raysweep.plan import Planner
-from raysweep.spec import Sweep
+from raysweep.jobs.launch import launch
+from raysweep.plan.costs import Costs
+from raysweep.plan.planner import Planner
 from raysweep.store import Store
-from raysweep.sweepfile import parse
+from raysweep.sweep.loading import from_text
+from raysweep.sweep.spec import Sweep
+from raysweep.sweep.yaml import parse
 
 OTHER = {"float32": "bfloat16", "bfloat16": "float32"}
 TEXT = """

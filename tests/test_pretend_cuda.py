@@ -10,13 +10,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from raysweep import ensemble, training
-from raysweep.artifact import pack, unpack
-from raysweep.context import Context
+from raysweep import training
 from raysweep.datasets import ImageSet
-from raysweep.ensemble import Way
+from raysweep.methods.context import Context
+from raysweep.methods.recipe import Augmentation, Recipe
 from raysweep.models.tiny_groupnorm import TinyGroupNorm
-from raysweep.recipe import Augmentation, Recipe
+from raysweep.store.manifest import pack, unpack
+from raysweep.training import ensemble, loop
+from raysweep.training.ensemble import Way
 from tests import toy
 from tests.contracts.test_devices import RECIPE, equal_on_both, plain, small, waits
 from tests.pretend_cuda import pretended_cuda
@@ -152,7 +153,7 @@ def test_training_and_its_predictions(optimizer: str, precision: str) -> None:
 
 
 def test_a_training_that_goes_on_after_a_kill(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
     data = small().train
     recipe = RECIPE.model_copy(update={"optimizer": "adam", "augment": ("crop", "flip")})
 

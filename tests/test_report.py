@@ -19,17 +19,16 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from raysweep import records
-from raysweep.launch import launch
-from raysweep.loading import from_text
-from raysweep.report import insides, tuning
-from raysweep.report.elements import picture, table
-from raysweep.report.evidence import factor, magnified
-from raysweep.report.figures import heat_maps, rate_lines
-from raysweep.report.html import render
-from raysweep.report.material import Material
-from raysweep.report.tables import METRICS, aggregate, failed_attacks, floors, spread, text_table
-from raysweep.sweepfile import parse
+from raysweep.jobs.launch import launch
+from raysweep.reports import insides, tuning
+from raysweep.reports.elements import picture, table
+from raysweep.reports.evidence import factor, magnified
+from raysweep.reports.figures import heat_maps, rate_lines
+from raysweep.reports.html import render
+from raysweep.reports.material import Material, gather
+from raysweep.reports.tables import METRICS, aggregate, failed_attacks, floors, spread, text_table
+from raysweep.sweep.loading import from_text
+from raysweep.sweep.yaml import parse
 from tests.material import generated, row
 
 SWEEP = """
@@ -288,7 +287,7 @@ def test_the_page_of_a_real_sweep_holds_everything(tmp_path: Path) -> None:
     assert "is &lt;b&gt;this&lt;/b&gt; &amp; that shown?" in text
     assert "what a trigger achieves on the clean model" in text
     assert text.count("data:image/png;base64,") >= 3 * 3 + 10
-    material = records.gather("shown", str(tmp_path))
+    material = gather("shown", str(tmp_path))
     assert '<section id="insides"' in text
     assert len(material.losses) == 6, "ABL, at three rates and two seeds"
     poisoned = [told for told in material.losses.values() if "poison" in told]

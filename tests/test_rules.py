@@ -17,32 +17,20 @@ from tests import versions
 ROOT = Path(__file__).parent.parent / "raysweep"
 FILES = sorted(ROOT.rglob("*.py"))
 METHOD_FILES = [f for f in FILES if f.parent.name in methods.ROLES and f.name[0] != "_"]
-ONLY_IN = {"ray": {"execute.py", "feed.py", "cluster.py", "worker.py"}}
-ONLY_IN |= {"wandb": {"wandb_runs.py"}}
-ONLY_IN |= {"optuna": {"space.py", "study.py"}}
-# A module may import those of its own layer and of layers to its right.
-LAYERS = [
-    {"cli"}, {"tune"}, {"launch", "screen"}, {"preview", "catalog", "exchange", "replay"},
-    {"track", "report"}, {"wandb_runs"}, {"entries"},
-    {"records", "schema"}, {"collect"},
-    {"execute"}, {"feed"}, {"driver", "worker", "interruption"}, {"history"},
-    {"ledger", "stages", "differences"}, {"knowledge"},
-    {"desk", "loading"}, {"costs"}, {"schedule", "judging"},
-    {"plan", "cluster"}, {"graph", "spec", "store", "sweepfile", "metrics"},
-    {"artifact", "filesystem", "goals", "resources"}, {"attacks", "defenses"},
-    {"ensemble"}, {"training", "room"}, {"resume", "step"}, {"streams"},
-    {"models", "augmentation", "resident"}, {"datasets", "device"},
-    {"context", "recipe", "methods", "value"},
-    {"identity", "rng", "provenance", "counts"}, {"environment"}, {"paths"}, {"errors"},
+ONLY_IN = {"ray": "run", "optuna": "tuning", "wandb": "results"}
+# A package imports itself and packages of lower floors.
+FLOORS = [
+    {"cli"}, {"jobs"}, {"tuning", "exchange"}, {"run", "reports"}, {"results"}, {"plan"},
+    {"stages", "sweep"}, {"defenses", "attacks"}, {"training"}, {"models"}, {"datasets"},
+    {"methods", "metrics", "store"},
+    {"provenance", "identity"}, {"rng", "arrays", "counts", "environment"}, {"paths"}, {"errors"},
     {"raysweep"},
 ]  # fmt: skip
+ROOT_FILES = {"__init__", "__main__"} | FLOORS[-5] | FLOORS[-4] | FLOORS[-3] | FLOORS[-2]
 PICKLERS = {"pickle", "cloudpickle", "dill", "marshal", "shelve", "joblib"}
 RUNNERS = {"eval", "exec", "compile", "__import__", "os.system", "os.popen", "yaml.load"}
 RUNNERS |= {"yaml.unsafe_load", "yaml.full_load"}
 HIDDEN = {"torch": {"load"}, "os": {"system", "popen"}, "yaml": {"load", "unsafe_load"}}
-# Methods may train; records are made for reports out of the report's own material.
-ALLOWED = {("defenses", "training"), ("attacks", "training"), ("records", "report")}
-ALLOWED |= {("defenses", "ensemble")}
 
 
 def imports(text: str) -> set[str]:
@@ -57,27 +45,28 @@ def imports(text: str) -> set[str]:
     return found
 
 
-def foreign(name: str, text: str) -> list[str]:
+def package_of(file: Path) -> str:
+    """Return the package that a file lies in, or its own name where it lies in the root."""
+    inside = file.relative_to(ROOT).with_suffix("").parts
+    return "raysweep" if inside == ("__init__",) else inside[0]
+
+
+def foreign(package: str, text: str) -> list[str]:
     tops = {module.split(".")[0] for module in imports(text)}
-    return [library for library, files in ONLY_IN.items() if library in tops and name not in files]
+    return [name for name, home in ONLY_IN.items() if name in tops and package != home]
 
 
-def layer(module: str) -> int:
-    return next(n for n, names in enumerate(LAYERS) if module in names)
+def floor(package: str) -> int:
+    return next((n for n, names in enumerate(FLOORS) if package in names), -1)
 
 
-def against_the_flow(module: str, text: str) -> list[str]:
-    bad = []
-    for imported in imports(text):
-        parts = imported.split(".")
-        outside = parts[0] != "raysweep" or len(parts) < 2 or parts[1] == "__version__"
-        if outside or (module, parts[1]) in ALLOWED:
-            continue
-        if not any(parts[1] in names for names in LAYERS):
-            bad.append(f"{imported} (not in LAYERS)")
-        elif layer(parts[1]) < layer(module):
-            bad.append(imported)
-    return bad
+def against_the_flow(package: str, text: str) -> list[str]:
+    """Return imports that point to the same floor or up; an unknown package is above all."""
+    inside = [m.split(".") for m in imports(text) if m.split(".")[0] == "raysweep"]
+    to = {
+        parts[1] if len(parts) > 1 and parts[1] != "__version__" else "raysweep" for parts in inside
+    }
+    return sorted(name for name in to - {package} if floor(name) <= floor(package))
 
 
 def unsafe(text: str) -> list[str]:
@@ -143,15 +132,21 @@ def prints(text: str) -> bool:
 @pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(ROOT)))
 def test_house_rules(file: Path) -> None:
     text = file.read_text()
-    parts = file.relative_to(ROOT).with_suffix("").parts
-    module = "raysweep" if parts == ("__init__",) else parts[0]
-    assert foreign(file.name, text) == []
+    package = package_of(file)
+    assert foreign(package, text) == []
     assert unsafe(text) == []
     assert undocumented(text) == []
     assert too_long(text) == []
-    assert file.name == "cli.py" or not prints(text)
-    if module != "raysweep":
-        assert against_the_flow(module, text) == []
+    assert package == "cli" or not prints(text)
+    if file.parent != ROOT or package not in ("raysweep", "__main__"):
+        assert against_the_flow(package, text) == []
+
+
+def test_the_root_holds_foundations_alone() -> None:
+    assert {file.stem for file in ROOT.glob("*.py")} == ROOT_FILES
+    assert {p.parent.name for p in ROOT.glob("*/__init__.py")} | ROOT_FILES == (
+        set().union(*FLOORS, ROOT_FILES) - {"raysweep"}
+    )
 
 
 @pytest.mark.parametrize("file", METHOD_FILES, ids=lambda f: f"{f.parent.name}/{f.stem}")
@@ -164,10 +159,11 @@ def test_method_files_open_with_idea_citation_and_differences(file: Path) -> Non
 
 
 def test_checkers_see_planted_faults() -> None:
-    assert foreign("plan.py", "import ray") == ["ray"]
-    assert foreign("plan.py", "from wandb import init") == ["wandb"]
-    assert against_the_flow("plan", "from raysweep.execute import run_inline")
+    assert foreign("plan", "import ray") == ["ray"]
+    assert foreign("plan", "from wandb import init") == ["wandb"]
+    assert against_the_flow("plan", "from raysweep.run.inline import run_inline")
     assert against_the_flow("store", "from raysweep import cli")
+    assert against_the_flow("store", "from raysweep.metrics import rates")
     assert unsafe("import pickle") and unsafe("torch.load(f)") and unsafe("eval('1')")
     assert not unsafe("torch.load(f, weights_only=True)")
     for fault in (
@@ -187,7 +183,8 @@ def test_checkers_see_planted_faults() -> None:
 
 def test_planning_imports_neither_torch_nor_ray() -> None:
     code = (
-        "import sys; import raysweep.plan, raysweep.loading, raysweep.schema, raysweep.store; "
+        "import sys; import raysweep.plan.planner, raysweep.sweep.loading, raysweep.sweep.schema; "
+        "import raysweep.store; "
         "from raysweep import methods; "
         "[methods.load(r, n) for r in methods.ROLES for n in methods.available(r)]; "
         "print(sorted({'torch', 'ray', 'pandas', 'sklearn', 'scipy', 'wandb'} & set(sys.modules)))"

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from raysweep.graph import Result, Route, Stage
 from raysweep.identity import stage_key
-from raysweep.schedule import Schedule
+from raysweep.plan.route import Route
+from raysweep.run.schedule import Schedule
+from raysweep.stages.stage import Result, Stage
 
 
 class Graph:

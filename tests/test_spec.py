@@ -22,12 +22,12 @@ from raysweep.datasets.digits import Digits
 from raysweep.defenses.none import NoDefense
 from raysweep.defenses.spectral_signatures import SpectralSignatures
 from raysweep.errors import SpecError
-from raysweep.loading import from_text, load_sweep
+from raysweep.methods.recipe import RECIPES, Recipe
 from raysweep.models.tiny_cnn import TinyCNN
-from raysweep.recipe import RECIPES, Recipe
-from raysweep.schema import json_schema
-from raysweep.spec import Sweep, canonical, to_yaml, trials
-from raysweep.sweepfile import parse
+from raysweep.sweep.loading import from_text, load_sweep
+from raysweep.sweep.schema import json_schema
+from raysweep.sweep.spec import Sweep, canonical, to_yaml, trials
+from raysweep.sweep.yaml import parse
 
 ROOT = Path(__file__).parent.parent
 GOOD = """name: x
@@ -219,7 +219,7 @@ def _one_gibibyte() -> None:
 
 def command(path: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "raysweep.cli", "plan", str(path)],
+        [sys.executable, "-m", "raysweep", "plan", str(path)],
         capture_output=True, text=True, cwd=ROOT, timeout=60, preexec_fn=_one_gibibyte,
     )  # fmt: skip
 

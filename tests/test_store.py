@@ -18,10 +18,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from raysweep.artifact import pack, seal
 from raysweep.errors import DamagedArtifact, StoreError
-from raysweep.filesystem import Bucket, Folder
 from raysweep.store import Store
+from raysweep.store.files import Bucket, Folder
+from raysweep.store.manifest import pack, seal
 
 ARRAYS = {
     "images": np.arange(2 * 3 * 4, dtype=np.uint8).reshape(2, 3, 4),

@@ -16,8 +16,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from raysweep import entries, track, wandb_runs
-from raysweep.spec import Track
+from raysweep.results import entries, wandb, wandb_runs
+from raysweep.sweep.spec import Track
 from tests.material import generated, row
 from tests.wandb_server import ENTITY, State, What, serving
 
@@ -53,7 +53,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def remembered(folder: Path, mode: str) -> set[str]:
     """Return the ids of the runs that are remembered in a mode."""
-    lines = map(json.loads, (folder / track.MEMORY).read_text().splitlines())
+    lines = map(json.loads, (folder / wandb.MEMORY).read_text().splitlines())
     return {line["run"] for line in lines if line["mode"] == mode}
 
 
@@ -103,14 +103,14 @@ def test_config_and_summary_are_flat_and_defined() -> None:
 
 @pytest.mark.slow
 def test_offline_runs_are_written_once_and_read_back(tmp_path: Path) -> None:
-    first = track.publish(rows(), SWEEP, OFFLINE, tmp_path)
+    first = wandb.publish(rows(), SWEEP, OFFLINE, tmp_path)
     assert (first.count, first.skipped, first.warning) == (2, 0, "")
     assert len(set(ids(tmp_path))) == 2
-    again = track.publish(rows(), SWEEP, OFFLINE, tmp_path)
+    again = wandb.publish(rows(), SWEEP, OFFLINE, tmp_path)
     assert (again.count, again.skipped) == (0, 2)
     changed = rows()
     changed.loc[0, "ca"] = 0.5
-    third = track.publish(changed, SWEEP, OFFLINE, tmp_path)
+    third = wandb.publish(changed, SWEEP, OFFLINE, tmp_path)
     assert (third.count, third.skipped) == (1, 1)
     assert len(runs(tmp_path)) == 2, "the run that was said again replaces what it said before"
     told = {found["config"]["trial"]: found for found in map(read, runs(tmp_path))}
@@ -123,27 +123,27 @@ def test_offline_runs_are_written_once_and_read_back(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_an_interrupted_publishing_goes_on(tmp_path: Path) -> None:
-    track.publish(rows().head(1), SWEEP, OFFLINE, tmp_path)
-    memory = tmp_path / track.MEMORY
+    wandb.publish(rows().head(1), SWEEP, OFFLINE, tmp_path)
+    memory = tmp_path / wandb.MEMORY
     memory.write_text(memory.read_text() + '{"run": "torn')
-    done = track.publish(rows(), SWEEP, OFFLINE, tmp_path)
+    done = wandb.publish(rows(), SWEEP, OFFLINE, tmp_path)
     assert (done.count, done.skipped, done.warning) == (1, 1, "")
-    assert (track.publish(rows(), SWEEP, OFFLINE, tmp_path)).skipped == 2, "nothing was glued"
+    assert (wandb.publish(rows(), SWEEP, OFFLINE, tmp_path)).skipped == 2, "nothing was glued"
 
 
 @pytest.mark.slow
 def test_only_finished_trials_are_published(tmp_path: Path) -> None:
     mixed = rows()
     mixed.loc[1, "status"] = "failed"
-    assert track.publish(mixed, SWEEP, OFFLINE, tmp_path).count == 1
+    assert wandb.publish(mixed, SWEEP, OFFLINE, tmp_path).count == 1
 
 
 @pytest.mark.slow
 def test_a_tuning_is_one_run_with_its_tables(tmp_path: Path) -> None:
     told = generated().tuning
-    first = track.publish_tuning(told, SWEEP, OFFLINE, tmp_path)
+    first = wandb.publish_tuning(told, SWEEP, OFFLINE, tmp_path)
     assert (first.count, first.warning) == (1, "")
-    assert track.publish_tuning(told, SWEEP, OFFLINE, tmp_path).skipped == 1
+    assert wandb.publish_tuning(told, SWEEP, OFFLINE, tmp_path).skipped == 1
     (found,) = map(read, runs(tmp_path))
     assert found["name"] == "tune · s" and "tune" in found["tags"]
     assert found["summary"]["tuned_tpr/badnets"] == pytest.approx(0.75)
@@ -154,13 +154,13 @@ def test_a_tuning_is_one_run_with_its_tables(tmp_path: Path) -> None:
 
 
 def test_disabled_writes_nothing(tmp_path: Path) -> None:
-    done = track.publish(rows(), SWEEP, Track(wandb="disabled"), tmp_path / "x")
+    done = wandb.publish(rows(), SWEEP, Track(wandb="disabled"), tmp_path / "x")
     assert (done.count, done.skipped, done.warning) == (0, 0, "") and not (tmp_path / "x").exists()
 
 
 def test_an_unusable_folder_is_a_warning(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    done = track.publish(rows(), SWEEP, OFFLINE, tmp_path / "file" / "wandb")
+    done = wandb.publish(rows(), SWEEP, OFFLINE, tmp_path / "file" / "wandb")
     assert done.count == 0 and "W&B failed (NotADirectoryError" in done.warning
 
 
@@ -171,7 +171,7 @@ def test_no_network_falls_back_to_offline(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(wandb_runs, "CONNECT_SECONDS", 5)
     folder = tmp_path / "a folder"
     for count, skipped in ((2, 0), (0, 2)):
-        done = track.publish(rows(), SWEEP, Track(wandb="online"), folder)
+        done = wandb.publish(rows(), SWEEP, Track(wandb="online"), folder)
         assert (done.count, done.skipped) == (count, skipped), "online is tried again, once"
         assert f"wandb sync '{folder}/wandb'/offline-run-*" in done.warning
         assert len(set(ids(folder))) == 2
@@ -180,10 +180,10 @@ def test_no_network_falls_back_to_offline(tmp_path: Path, monkeypatch: pytest.Mo
 @pytest.mark.slow
 def test_without_a_key_nothing_is_asked_on_a_terminal(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from raysweep import track; "
-        "from raysweep.spec import Track; from tests.test_track import rows; "
+        "import sys; from pathlib import Path; from raysweep.results import wandb; "
+        "from raysweep.sweep.spec import Track; from tests.test_track import rows; "
         "assert sys.stdin.isatty() and sys.stderr.isatty(); "
-        "done = track.publish(rows(), {'name': 's'}, Track(wandb='online'), Path(sys.argv[1])); "
+        "done = wandb.publish(rows(), {'name': 's'}, Track(wandb='online'), Path(sys.argv[1])); "
         "assert sys.stdin.isatty(), 'given back'; "
         "print(done.count, 'sync' in done.warning)"
     )
@@ -207,7 +207,7 @@ def test_what_arrived_is_asked_for_once_and_remembered(
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     folder = tmp_path / "w"
-    first = track.publish(rows(), SWEEP, ONLINE, folder)
+    first = wandb.publish(rows(), SWEEP, ONLINE, folder)
     assert (first.count, first.skipped, first.warning) == (2, 0, "")
     assert server.requests["graphql Runs"] == 1, "one question for all runs"
     assert set(server.runs) == set(run_ids()) == remembered(folder, "online")
@@ -216,7 +216,7 @@ def test_what_arrived_is_asked_for_once_and_remembered(
     assert run.summary["ca"] == 0.9 and run.config["trial"] == "a"
     assert not (tmp_path / ENTITY).exists(), "asking leaves no folders behind"
     server.requests.clear()
-    again = track.publish(rows(), SWEEP, ONLINE, folder)
+    again = wandb.publish(rows(), SWEEP, ONLINE, folder)
     assert (again.count, again.skipped) == (0, 2)
     assert not set(server.requests) - {"other"}, "nothing is asked, nothing is sent"
 
@@ -228,13 +228,13 @@ def test_a_run_whose_file_stream_is_refused_stays_offline_and_is_named(
 ) -> None:
     one, other = run_ids()
     server.order(f"file_stream {other}", status)
-    first = track.publish(rows(), SWEEP, ONLINE, tmp_path)
+    first = wandb.publish(rows(), SWEEP, ONLINE, tmp_path)
     assert f"(HTTP {status})" in first.warning and "wandb sync" in first.warning
     assert B in first.warning and A not in first.warning
     assert remembered(tmp_path, "online") == {one} and remembered(tmp_path, "offline") == {other}
     assert ids(tmp_path) == [other]
     server.faults.clear()
-    second = track.publish(rows(), SWEEP, ONLINE, tmp_path)
+    second = wandb.publish(rows(), SWEEP, ONLINE, tmp_path)
     assert (second.count, second.skipped, second.warning) == (1, 1, "")
     assert server.runs[other].summary["tpr"] == 1 and remembered(tmp_path, "online") == {one, other}
     assert not runs(tmp_path), "what arrived no longer lies offline"
@@ -242,16 +242,16 @@ def test_a_run_whose_file_stream_is_refused_stays_offline_and_is_named(
 
 @pytest.mark.slow
 def test_earlier_content_is_not_taken_for_what_was_refused(server: State, tmp_path: Path) -> None:
-    track.publish(rows(), SWEEP, ONLINE, tmp_path)
+    wandb.publish(rows(), SWEEP, ONLINE, tmp_path)
     changed = rows()
     changed.loc[0, "ca"] = 0.5
     server.order("file_stream", 413)
-    refused = track.publish(changed, SWEEP, ONLINE, tmp_path)
+    refused = wandb.publish(changed, SWEEP, ONLINE, tmp_path)
     assert (refused.count, refused.skipped) == (1, 1) and A in refused.warning
     server.faults.clear()
-    assert track.publish(changed, SWEEP, ONLINE, tmp_path).warning == ""
+    assert wandb.publish(changed, SWEEP, ONLINE, tmp_path).warning == ""
     assert server.runs[run_ids()[0]].summary["ca"] == 0.5 and not runs(tmp_path)
-    offline = track.publish(changed, SWEEP, OFFLINE, tmp_path)
+    offline = wandb.publish(changed, SWEEP, OFFLINE, tmp_path)
     assert offline.count == len(runs(tmp_path)) == 2, "a copy that was removed does not stand"
 
 
@@ -263,11 +263,11 @@ def test_a_tuning_whose_tables_are_refused_stays_offline(server: State, tmp_path
     ):  # fmt: skip
         server.clear()
         server.order(part, status, after=after)
-        done = track.publish_tuning(told, SWEEP, ONLINE, tmp_path)
+        done = wandb.publish_tuning(told, SWEEP, ONLINE, tmp_path)
         assert f"(HTTP {status})" in done.warning and "tune · s" in done.warning
         assert not remembered(tmp_path, "online") and len(runs(tmp_path)) == 1
     server.faults.clear()
-    done = track.publish_tuning(told, SWEEP, ONLINE, tmp_path)
+    done = wandb.publish_tuning(told, SWEEP, ONLINE, tmp_path)
     assert (done.count, done.warning) == (1, "") and not runs(tmp_path)
     kept = [one["name"] for one in server.artifacts.values() if one["state"] == "COMMITTED"]
     assert {name.rsplit("-", 1)[1] for name in kept} == {"tuned", "candidates"}
@@ -285,7 +285,7 @@ def test_a_wrong_key_and_a_missing_permission_are_said(
     server.order("graphql UpsertBucket", status)
     five = pd.concat([rows().head(1).assign(trial=str(n), seed=n) for n in range(5)])
     mine = Track(wandb="online", project="p", entity="team")
-    done = track.publish(five, SWEEP, mine, tmp_path)
+    done = wandb.publish(five, SWEEP, mine, tmp_path)
     assert all(word in done.warning for word in words), done.warning
     assert "seed 0" in done.warning and "seed 2 and 2 more" in done.warning
     assert done.count == 5 and len(runs(tmp_path)) == 5
@@ -302,7 +302,7 @@ def test_a_server_out_of_order_neither_holds_up_nor_fools(
     server: State, tmp_path: Path, impatient: None, part: str, what: What
 ) -> None:
     server.order(part, what)
-    done = track.publish(rows(), SWEEP, ONLINE, tmp_path)
+    done = wandb.publish(rows(), SWEEP, ONLINE, tmp_path)
     assert done.count == 2 and A in done.warning and B in done.warning
     assert not remembered(tmp_path, "online") and len(runs(tmp_path)) == 2
 
@@ -311,8 +311,8 @@ def test_a_server_out_of_order_neither_holds_up_nor_fools(
 def test_a_publishing_that_takes_too_long_ends_offline(
     server: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(track, "RUN_SECONDS", -wandb_runs.UPLOAD_SECONDS)
-    done = track.publish(rows(), SWEEP, ONLINE, tmp_path)
+    monkeypatch.setattr(wandb, "RUN_SECONDS", -wandb_runs.UPLOAD_SECONDS)
+    done = wandb.publish(rows(), SWEEP, ONLINE, tmp_path)
     assert done.count == 2 and "too slow" in done.warning and A in done.warning
     assert not server.runs and len(runs(tmp_path)) == 2
 
@@ -324,7 +324,7 @@ def test_what_is_shown_late_is_asked_for_again(
     monkeypatch.setattr(wandb_runs, "ARRIVAL_SECONDS", 60.0)
     monkeypatch.setattr(wandb_runs, "FIRST_PAUSE_SECONDS", 0.01)
     server.order("graphql Runs", "no runs", times=2)
-    done = track.publish(rows().head(1), SWEEP, ONLINE, tmp_path)
+    done = wandb.publish(rows().head(1), SWEEP, ONLINE, tmp_path)
     assert (done.count, done.warning) == (1, "") and server.requests["graphql Runs"] == 3
 
 
@@ -333,9 +333,9 @@ def test_a_key_that_cannot_be_one_is_said(
     server: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.order("file_stream", 413)
-    track.publish(rows(), SWEEP, ONLINE, tmp_path)
+    wandb.publish(rows(), SWEEP, ONLINE, tmp_path)
     wandb_runs.forget()  # wandb keeps a key that served.
     monkeypatch.setenv("WANDB_API_KEY", "short")
-    done = track.publish(rows(), SWEEP, ONLINE, tmp_path)
+    done = wandb.publish(rows(), SWEEP, ONLINE, tmp_path)
     assert "W&B has no usable key" in done.warning and "413" not in done.warning
     assert (done.count, done.skipped) == (0, 2)

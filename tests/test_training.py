@@ -11,13 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from raysweep import augmentation, step, training
-from raysweep.artifact import pack, unpack
-from raysweep.context import Context
+from raysweep import training
 from raysweep.datasets import ImageSet
 from raysweep.errors import NonFiniteLoss
-from raysweep.recipe import Recipe
-from raysweep.training import Batch, Stream
+from raysweep.methods.context import Context
+from raysweep.methods.recipe import Recipe
+from raysweep.store.manifest import pack, unpack
+from raysweep.training import Batch, Stream, augmentation, loop, step
 from tests import toy
 
 FAST = Recipe(epochs=2, batch_size=100, precision="float32")
@@ -173,7 +173,7 @@ def test_a_killed_training_continues_to_the_same_bytes(
         return network.state_dict(), means
 
     whole, means = run(Context(seed=1))
-    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
     with pytest.raises(Stopped):
         run(Context(seed=1, checkpoint=checkpoint), kill)
     assert len(kept["fit.fit.cpu/means"]) == 3
@@ -198,7 +198,7 @@ def test_a_killed_training_continues_to_the_same_bytes(
 
 
 def test_a_checkpoint_of_another_device_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
     kept: list[Any] = []
     network = training.build(toy.MODEL, toy.SHAPE, Context(seed=1))
     ctx = Context(seed=1, checkpoint=kept.append)

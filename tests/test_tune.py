@@ -15,30 +15,30 @@ import pytest
 from pydantic import Field, ValidationError
 
 from raysweep import methods
-from raysweep import metrics as reference
 from raysweep.attacks.additive import Additive
 from raysweep.attacks.badnets import BadNets
 from raysweep.attacks.blend import Blend
 from raysweep.attacks.rotation import Rotation
 from raysweep.attacks.sig import SIG
 from raysweep.attacks.trojan import Trojan
-from raysweep.cli import app
+from raysweep.cli.app import app
 from raysweep.datasets.digits import Digits
 from raysweep.defenses import Decision, Defense, Evidence, Gift, Need
 from raysweep.defenses._scored import Scored
 from raysweep.defenses.strip import Strip
 from raysweep.errors import KnowledgeError, SpecError
-from raysweep.goals import Constraint, Objective, Tune
-from raysweep.loading import load_sweep
 from raysweep.methods import decision
+from raysweep.methods.recipe import Recipe
+from raysweep.metrics import rates as reference
 from raysweep.models.tiny_cnn import TinyCNN
-from raysweep.recipe import Recipe
-from raysweep.replay import Instance, false_alarms, measure
-from raysweep.spec import Trial
-from raysweep.tune import conclude, merit, space
-from raysweep.tune.folds import Studies, _folds, part_of
-from raysweep.tune.search import Bench, Candidate, Search
-from raysweep.tune.study import Study, every_trial, open_storage, told_lines
+from raysweep.sweep.loading import load_sweep
+from raysweep.sweep.spec import Trial
+from raysweep.sweep.tuning import Constraint, Objective, Tune
+from raysweep.tuning import conclude, ranking, space
+from raysweep.tuning.folds import Studies, _folds, part_of
+from raysweep.tuning.instances import Instance, false_alarms, measure
+from raysweep.tuning.search import Bench, Candidate, Search
+from raysweep.tuning.study import Study, every_trial, open_storage, told_lines
 
 N = 400
 ATTACKS = {
@@ -221,23 +221,23 @@ def test_a_pareto_front_equals_brute_force() -> None:
     draw = np.random.default_rng(0)
     settings = Tune(metric=["tpr", "fpr", "seconds"], constraints=["fpr <= 0.8"])
     tried = [
-        merit.Tried(
+        ranking.Tried(
             parameters={"n": n},
             metrics=dict(zip(("tpr", "fpr", "seconds"), draw.integers(0, 8, 3) / 8, strict=True)),
         )
         for n in range(300)
     ]
     feasible = [one for one in tried if one.metrics["fpr"] <= 0.8]
-    points = np.array([merit.losses(one.metrics, settings) for one in feasible])
+    points = np.array([ranking.losses(one.metrics, settings) for one in feasible])
     expected = {
         tuple(p) for p in points
         if not ((points <= p).all(axis=1) & (points < p).any(axis=1)).any()
     }  # fmt: skip
-    found = merit.front(tried, settings)
-    assert [merit.losses(one.metrics, settings) for one in found] == sorted(
-        merit.losses(one.metrics, settings) for one in found
+    found = ranking.front(tried, settings)
+    assert [ranking.losses(one.metrics, settings) for one in found] == sorted(
+        ranking.losses(one.metrics, settings) for one in found
     )
-    assert {merit.losses(one.metrics, settings) for one in found} == expected
+    assert {ranking.losses(one.metrics, settings) for one in found} == expected
     assert len(found) == len(expected), "of equals one stands"
 
 
@@ -287,7 +287,7 @@ def test_a_mixed_space_searches_decisions_exactly_for_each_candidate() -> None:
     for low in np.linspace(0, 1, 200):
         other = bench.joined(again.model_copy(update={"low": low}), here)
         mine = bench.joined(again, here)
-        assert merit.rank(mine, found.settings) <= merit.rank(other, found.settings)
+        assert ranking.rank(mine, found.settings) <= ranking.rank(other, found.settings)
 
 
 @pytest.mark.parametrize("pruner", ["median", "wilcoxon", "hyperband"])

@@ -33,7 +33,7 @@ tune:
 """
 DRIVER = """
 import sys
-from raysweep.tune import study
+from raysweep.tuning import study
 study.HEARTBEAT_SECONDS = 1
 from raysweep.cli import main
 main()

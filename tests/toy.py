@@ -10,11 +10,11 @@ import numpy as np
 import torch
 
 from raysweep import training
-from raysweep.context import Context
 from raysweep.datasets import ImageSet, Shape
 from raysweep.defenses import Defense, Evidence, Findings, Inputs
+from raysweep.methods.context import Context
+from raysweep.methods.recipe import Recipe
 from raysweep.models.tiny_cnn import TinyCNN
-from raysweep.recipe import Recipe
 
 CLASSES, SIDE, TARGET = 4, 12, 1
 RECIPE = Recipe(epochs=6, batch_size=64, learning_rate=0.1, precision="float32")

@@ -9,13 +9,20 @@ from pathlib import Path
 from typing import Any
 
 from raysweep import methods
-from raysweep.graph import STAGE_VERSIONS
+from raysweep.stages.stage import STAGE_VERSIONS
 
 ROOT = Path(__file__).parent.parent / "raysweep"
 PINS = Path(__file__).with_name("versions.json")
 # What stages of every method compute with; base classes among them.
-SHARED = ("stages", "knowledge", "desk", "judging", "metrics", "training", "streams")
-SHARED += ("augmentation", "resume", "step", "resident", "device", "ensemble", "rng")
+SHARED = ("stages/perform", "stages/knowledge", "stages/inputs", "metrics/judgment")
+SHARED += ("metrics/rates", "metrics/ranking", "metrics/intervals", "rng", "methods/context")
+SHARED += tuple(
+    f"training/{name}"
+    for name in (
+        "loop", "inference", "network", "optimizer", "streams", "augmentation", "resume", "step",
+        "resident", "device", "ensemble",
+    )
+)  # fmt: skip
 SHARED += methods.ROLES
 
 

@@ -17,13 +17,13 @@ from device_steps.bench import Bench
 from device_steps.victims import network, random_images
 from raysweep import training
 from raysweep.attacks import Attack, AttackInputs, Part
-from raysweep.context import Context
 from raysweep.datasets import ImageSet, Shape, as_floats
 from raysweep.defenses import Decision, Defense
+from raysweep.methods.context import Context
+from raysweep.methods.recipe import Recipe
 from raysweep.models import Model
 from raysweep.models.ember_mlp import EmberMLP
 from raysweep.models.tiny_cnn import TinyCNN
-from raysweep.recipe import Recipe
 from tests import toy
 from tests.contracts import test_attacks, test_defenses
 

@@ -21,10 +21,10 @@ from device_steps.victims import (
     state,
     step_seconds,
 )
-from raysweep import step, training
-from raysweep.context import Arrays, Context
-from raysweep.recipe import Recipe
-from raysweep.streams import Batch, Stream
+from raysweep.methods.context import Arrays, Context
+from raysweep.methods.recipe import Recipe
+from raysweep.training import loop, step
+from raysweep.training.streams import Batch, Stream
 
 NETWORKS = ("tiny_cnn", "wrn_16_1", "resnet18")
 
@@ -117,7 +117,7 @@ def _equal(
 def _resumed(bench: Bench, row: str, recipe: Recipe) -> None:
     """Kill after an epoch of one way, go on the other way: as if nothing had happened?"""
     data = random_images(bench.pick(5100, 65))
-    usual = training.CHECKPOINT_SECONDS
+    usual = loop.CHECKPOINT_SECONDS
     for first in (True, False):
         kept: list[Arrays] = []
 
@@ -133,12 +133,12 @@ def _resumed(bench: Bench, row: str, recipe: Recipe) -> None:
             fit(module, data, recipe, ctx, captured, checkpoint=bool(more))
             return state(module)
 
-        training.CHECKPOINT_SECONDS = 0.0
+        loop.CHECKPOINT_SECONDS = 0.0
         try:
             with contextlib.suppress(Killed):
                 trained(first, checkpoint=keep)
         finally:
-            training.CHECKPOINT_SECONDS = usual
+            loop.CHECKPOINT_SECONDS = usual
         way = "captured, then eager" if first else "eager, then captured"
         found = differing(trained(False), trained(not first, restored=kept[0]))
         bench.note(row, f"resumed {way}", found)

@@ -44,7 +44,7 @@ def _machine(bench: Bench) -> None:
 
 
 def _imports(bench: Bench) -> None:
-    names = bench.pick(("torch", "raysweep.stages", "ray.tune"), ("json",))
+    names = bench.pick(("torch", "raysweep.stages.perform", "ray.tune"), ("json",))
     for name in names:
         start = time.perf_counter()
         done = subprocess.run(

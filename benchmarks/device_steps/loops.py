@@ -25,8 +25,8 @@ from device_steps.victims import (
     random_images,
     step_seconds,
 )
-from raysweep.context import Context
 from raysweep.datasets import ImageSet
+from raysweep.methods.context import Context
 
 NETWORKS = ("tiny_cnn", "wrn_16_1", "resnet9", "preact_resnet18", "resnet18")
 LAUNCHES = ("cudaLaunchKernel", "cuLaunchKernel", "cudaGraphLaunch", "cudaMemcpy", "cudaMemset")

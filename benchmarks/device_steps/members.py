@@ -12,9 +12,9 @@ import numpy as np
 from device_steps.apart import FORK, Failure, spread
 from device_steps.bench import Bench
 from device_steps.victims import RECIPE, SHAPE, fit, model, network, random_images
-from raysweep import ensemble
-from raysweep.context import Context
-from raysweep.recipe import Recipe
+from raysweep.methods.context import Context
+from raysweep.methods.recipe import Recipe
+from raysweep.training import ensemble
 
 NAME = "tiny_groupnorm"
 PROCESSES = 4

@@ -13,7 +13,8 @@ from device_steps.apart import Failure, spread
 from device_steps.bench import Bench, last_line
 from device_steps.victims import RECIPE, differing, fit, network, random_images, state
 from raysweep import training
-from raysweep.context import Arrays, Context
+from raysweep.methods.context import Arrays, Context
+from raysweep.training import loop
 
 NETWORKS = ("tiny_cnn", "wrn_16_1", "resnet18")
 LEFT_MB = 64.0  # What a worker may keep, in MiB of `memory_allocated`.
@@ -63,13 +64,13 @@ def _resumed(
         kept.append({name: array.copy() for name, array in arrays.items()})
         raise Killed
 
-    usual, training.CHECKPOINT_SECONDS = training.CHECKPOINT_SECONDS, 0.0
+    usual, loop.CHECKPOINT_SECONDS = loop.CHECKPOINT_SECONDS, 0.0
     try:
         trained(Context(seed=0, device=bench.device, checkpoint=keep), checkpoint=True)
     except Killed:
         pass
     finally:
-        training.CHECKPOINT_SECONDS = usual
+        loop.CHECKPOINT_SECONDS = usual
     return trained(Context(seed=0, device=bench.device, restored=kept[0]), checkpoint=True)
 
 

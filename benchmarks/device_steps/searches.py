@@ -9,13 +9,13 @@ import numpy as np
 from device_steps.bench import Bench
 from device_steps.victims import RECIPE, SHAPE, model, network, random_images
 from raysweep import training
-from raysweep.context import Context
 from raysweep.datasets import as_floats
 from raysweep.defenses import Inputs
 from raysweep.defenses.neural_cleanse import NeuralCleanse
 from raysweep.defenses.red import RED
 from raysweep.defenses.sentinet import SentiNet
 from raysweep.defenses.strip import Strip
+from raysweep.methods.context import Context
 
 OF_A_SOURCE = 200
 

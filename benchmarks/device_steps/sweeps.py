@@ -105,8 +105,8 @@ def run_sweep(
     bench: Bench, values: dict[str, Any], folder: Path, told: Callable[[Any], None]
 ) -> tuple[Any, Watch, float]:
     """Launch a sweep under Ray; return its conclusion, samples and wall seconds."""
-    from raysweep.launch import launch
-    from raysweep.loading import load_sweep
+    from raysweep.jobs.launch import launch
+    from raysweep.sweep.loading import load_sweep
 
     os.environ.setdefault("RAY_memory_monitor_refresh_ms", "0")
     file = folder / f"{values['name']}.yaml"

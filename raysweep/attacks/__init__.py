@@ -25,12 +25,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from raysweep.context import Arrays, Context
 from raysweep.counts import count_of, least_share, most_share
 from raysweep.datasets import Domain, ImageSet, IntArray, Shape
 from raysweep.errors import PlanError
 from raysweep.methods import Method
-from raysweep.recipe import Recipe
+from raysweep.methods.context import Arrays, Context
+from raysweep.methods.recipe import Recipe
 
 if TYPE_CHECKING:
     import torch

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from raysweep.attacks import Attack, AttackInputs, Part
-from raysweep.context import Arrays, Context
 from raysweep.datasets import IntArray, as_floats
-from raysweep.recipe import Recipe
+from raysweep.methods.context import Arrays, Context
+from raysweep.methods.recipe import Recipe
 
 if TYPE_CHECKING:
     import torch

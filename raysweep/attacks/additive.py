@@ -23,8 +23,8 @@ from pydantic import Field
 
 from raysweep import rng
 from raysweep.attacks import Attack, Part
-from raysweep.context import Arrays
 from raysweep.datasets import IntArray
+from raysweep.methods.context import Arrays
 
 if TYPE_CHECKING:
     import torch

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from raysweep.attacks import Attack, Part
-from raysweep.context import Arrays
 from raysweep.datasets import IntArray
+from raysweep.methods.context import Arrays
 
 if TYPE_CHECKING:
     import torch

@@ -19,8 +19,8 @@ from pydantic import Field, model_validator
 
 from raysweep import rng
 from raysweep.attacks import Attack, AttackInputs, Part
-from raysweep.context import Arrays, Context
 from raysweep.datasets import IntArray, as_floats
+from raysweep.methods.context import Arrays, Context
 
 if TYPE_CHECKING:
     import torch

@@ -20,9 +20,9 @@ from pydantic import Field
 
 from raysweep.attacks import Attack, AttackInputs, Part
 from raysweep.attacks._generators import image_to_image, kept, restored
-from raysweep.context import Arrays, Context
 from raysweep.counts import exactly
 from raysweep.datasets import IntArray
+from raysweep.methods.context import Arrays, Context
 
 if TYPE_CHECKING:
     import torch

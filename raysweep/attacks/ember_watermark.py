@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from raysweep.attacks import Attack, AttackInputs, Part
-from raysweep.context import Arrays, Context
 from raysweep.datasets import Domain, IntArray
+from raysweep.methods.context import Arrays, Context
 
 if TYPE_CHECKING:
     import torch

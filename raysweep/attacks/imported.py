@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from raysweep.attacks import Attack, AttackInputs, Choice, Counts, Part
-from raysweep.context import Arrays, Context
 from raysweep.datasets import IntArray
 from raysweep.errors import FilesError, PlanError, StageError
 from raysweep.identity import files_digest
 from raysweep.methods import load
+from raysweep.methods.context import Arrays, Context
 from raysweep.paths import DataPath, resolved
 
 if TYPE_CHECKING:

@@ -21,8 +21,8 @@ from pydantic import Field
 
 from raysweep.attacks import Attack, AttackInputs, Part
 from raysweep.attacks._latent import head_inputs
-from raysweep.context import Arrays, Context
 from raysweep.datasets import IntArray, as_floats
+from raysweep.methods.context import Arrays, Context
 
 if TYPE_CHECKING:
     import torch

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from raysweep.attacks import Attack, Part
-from raysweep.context import Arrays
 from raysweep.datasets import Domain, IntArray
+from raysweep.methods.context import Arrays
 
 if TYPE_CHECKING:
     import torch

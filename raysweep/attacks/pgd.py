@@ -18,9 +18,9 @@ import numpy as np
 from pydantic import Field
 
 from raysweep.attacks._evasion import Evasion
-from raysweep.context import Context
 from raysweep.datasets import IntArray
-from raysweep.recipe import Recipe
+from raysweep.methods.context import Context
+from raysweep.methods.recipe import Recipe
 
 if TYPE_CHECKING:
     import torch

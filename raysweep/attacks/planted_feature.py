@@ -25,9 +25,9 @@ from pydantic import Field, model_validator
 
 from raysweep.attacks import Attack, Part
 from raysweep.attacks._drawn import Patch, patch
-from raysweep.context import Arrays
 from raysweep.datasets import IntArray
 from raysweep.errors import PlanError
+from raysweep.methods.context import Arrays
 
 if TYPE_CHECKING:
     import torch

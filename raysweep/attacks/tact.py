@@ -18,8 +18,8 @@ from pydantic import Field
 
 from raysweep.attacks import Attack, Part
 from raysweep.attacks._drawn import patch
-from raysweep.context import Arrays
 from raysweep.datasets import IntArray
+from raysweep.methods.context import Arrays
 
 if TYPE_CHECKING:
     import torch

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 
 from raysweep import rng
+from raysweep.arrays import IntArray as IntArray
 from raysweep.counts import count_of
 from raysweep.errors import FilesError, PlanError
 from raysweep.identity import canonical, digest, files_digest
@@ -24,7 +24,6 @@ from raysweep.methods import Method
 if TYPE_CHECKING:
     import torch
 
-IntArray = NDArray[np.int64]
 Domain = Literal["images", "features"]
 
 

@@ -23,11 +23,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from raysweep.context import Arrays, Context
+from raysweep.arrays import FloatArray as FloatArray
 from raysweep.datasets import ImageSet, IntArray, Shape
 from raysweep.errors import KnowledgeError
 from raysweep.methods import Method
-from raysweep.recipe import Recipe
+from raysweep.methods.context import Arrays, Context
+from raysweep.methods.recipe import Recipe
 
 if TYPE_CHECKING:
     import torch
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
     from raysweep.models import Model
 
-FloatArray = NDArray[np.floating[Any]]
+
 Flags = NDArray[np.bool_]
 
 Need = Literal[

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from raysweep.context import Context
 from raysweep.datasets import as_floats
 from raysweep.defenses import FloatArray, Inputs
+from raysweep.methods.context import Context
 
 if TYPE_CHECKING:
     import torch

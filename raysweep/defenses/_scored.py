@@ -13,7 +13,6 @@ from typing import ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from raysweep.context import Context
 from raysweep.datasets import ImageSet, IntArray, as_floats
 from raysweep.defenses import (
     Decision,
@@ -27,6 +26,7 @@ from raysweep.defenses import (
     Scorer,
 )
 from raysweep.methods import decision, log_range
+from raysweep.methods.context import Context
 
 On = Literal["inputs", "training_set"]
 Labeled = Callable[[ImageSet], FloatArray]

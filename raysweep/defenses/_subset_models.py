@@ -16,16 +16,16 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from raysweep.context import Arrays, Context
 from raysweep.defenses import Defense, FloatArray, Inputs
 from raysweep.defenses._datamodels import Masks, subset_masks
 from raysweep.methods import load, reduction
+from raysweep.methods.context import Arrays, Context
 
 if TYPE_CHECKING:
     import torch
 
+    from raysweep.methods.recipe import Recipe
     from raysweep.models import Model
-    from raysweep.recipe import Recipe
 
 
 class SubsetModels(Defense):
@@ -60,7 +60,7 @@ class SubsetModels(Defense):
 
     def shard(self, part: str, inputs: Inputs, ctx: Context) -> Arrays:
         """Train a block of models; return their masks, packed, and `_outputs`."""
-        from raysweep import ensemble
+        from raysweep.training import ensemble
 
         first, count = (int(number) for number in part.split("+"))
         masks = self._subsets(inputs, ctx, first, count)
@@ -77,7 +77,7 @@ class SubsetModels(Defense):
         self, model: Model, state: Mapping[str, torch.Tensor], inputs: Inputs, ctx: Context
     ) -> Arrays:
         """Return what is kept of each model: `margins` (E, n), float16."""
-        from raysweep import ensemble
+        from raysweep.training import ensemble
 
         data, recipe = inputs.training_set, self._recipe(inputs)
         logits = ensemble.predict_many(model, state, data.images, recipe, ctx, inputs.shape)

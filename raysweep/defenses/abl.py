@@ -31,10 +31,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from pydantic import Field
 
-from raysweep.context import Context
 from raysweep.counts import count_of
 from raysweep.defenses import Decision, Defense, Evidence, Findings, Flags, Gift, Inputs, Need
 from raysweep.methods import decision, log_range, searched
+from raysweep.methods.context import Context
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -20,7 +20,6 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
-from raysweep.context import Context
 from raysweep.defenses import (
     Decision,
     Defense,
@@ -33,6 +32,7 @@ from raysweep.defenses import (
     Need,
 )
 from raysweep.methods import decision, searched
+from raysweep.methods.context import Context
 
 
 class ActivationClustering(Defense):

@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 from pydantic import Field
 
-from raysweep.context import Context
 from raysweep.datasets import ImageSet, IntArray
 from raysweep.defenses import Findings, FloatArray, Inputs
 from raysweep.defenses import _scored as scored
 from raysweep.defenses._layers import layer_values
+from raysweep.methods.context import Context
 
 if TYPE_CHECKING:
     import torch

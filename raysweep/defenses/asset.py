@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from pydantic import Field
 
-from raysweep.context import Context
 from raysweep.counts import count_of
 from raysweep.defenses import Decision, Defense, Evidence, Findings, Flags, Gift, Inputs, Need
 from raysweep.defenses._scored import split
 from raysweep.methods import decision, log_range
+from raysweep.methods.context import Context
 
 if TYPE_CHECKING:
     import torch

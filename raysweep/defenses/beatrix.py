@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from pydantic import Field
 
-from raysweep.context import Context
 from raysweep.datasets import ImageSet, IntArray, as_floats
 from raysweep.defenses import Findings, FloatArray, Inputs
 from raysweep.defenses import _scored as scored
 from raysweep.defenses._layers import last_map
+from raysweep.methods.context import Context
 
 if TYPE_CHECKING:
     import torch

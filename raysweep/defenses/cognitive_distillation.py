@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from pydantic import Field
 
-from raysweep.context import Context
 from raysweep.datasets import IntArray
 from raysweep.defenses import Findings, FloatArray, Inputs
 from raysweep.defenses import _scored as scored
+from raysweep.methods.context import Context
 
 if TYPE_CHECKING:
     import torch

@@ -26,7 +26,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from pydantic import Field
 
-from raysweep.context import Context
 from raysweep.counts import count_of, exactly
 from raysweep.datasets import ImageSet
 from raysweep.defenses import (
@@ -54,6 +53,7 @@ from raysweep.defenses._confusion import (
     whitened,
 )
 from raysweep.methods import decision, log_range
+from raysweep.methods.context import Context
 
 if TYPE_CHECKING:
     import torch

@@ -37,7 +37,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from raysweep.context import Arrays, Context
 from raysweep.counts import count_of
 from raysweep.defenses import (
     Curve,
@@ -64,6 +63,7 @@ from raysweep.defenses._datamodels import (
 )
 from raysweep.defenses._subset_models import SubsetModels, gathered
 from raysweep.methods import decision, log_range, reduction
+from raysweep.methods.context import Arrays, Context
 
 if TYPE_CHECKING:
     import torch

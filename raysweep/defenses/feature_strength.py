@@ -27,12 +27,12 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from raysweep.context import Context
 from raysweep.datasets import ImageSet, IntArray, as_floats
 from raysweep.defenses import Curve, Findings, Flags, FloatArray, Inputs, Need
 from raysweep.defenses._datamodels import Masks
 from raysweep.defenses._subset_models import SubsetModels, gathered
 from raysweep.methods import reduction
+from raysweep.methods.context import Context
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from pydantic import Field
 
-from raysweep.context import Context
 from raysweep.counts import count_of
 from raysweep.defenses import Defense, Findings, Gift, Inputs, Need
 from raysweep.defenses._scored import halves
 from raysweep.methods import searched
+from raysweep.methods.context import Context
 
 if TYPE_CHECKING:
     import torch

@@ -10,10 +10,9 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from raysweep import recipe
-from raysweep.context import Context
 from raysweep.defenses import Defense, Findings, Gift, Inputs, Need
-from raysweep.methods import log_range, searched
+from raysweep.methods import log_range, recipe, searched
+from raysweep.methods.context import Context
 
 
 class FineTuning(Defense):

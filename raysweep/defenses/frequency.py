@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from pydantic import Field
 
-from raysweep.context import Context
 from raysweep.datasets import ImageSet, IntArray, Shape, as_floats
 from raysweep.defenses import Findings, FloatArray, Inputs, Need
 from raysweep.defenses import _scored as scored
+from raysweep.methods.context import Context
 
 if TYPE_CHECKING:
     import torch

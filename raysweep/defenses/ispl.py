@@ -30,7 +30,6 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from raysweep.context import Arrays, Context
 from raysweep.counts import count_of, exactly
 from raysweep.datasets import IntArray
 from raysweep.defenses import (
@@ -45,7 +44,8 @@ from raysweep.defenses import (
     Need,
 )
 from raysweep.methods import decision, reduction
-from raysweep.recipe import Recipe
+from raysweep.methods.context import Arrays, Context
+from raysweep.methods.recipe import Recipe
 
 LEFT = 0.04  # share of the set at which no further subset is searched
 PER_CLASS = 1 / 8  # of the share, that every class contributes at least

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from raysweep.context import Context
 from raysweep.datasets import as_floats
 from raysweep.defenses import Decision, Defense, Evidence, Findings, FloatArray, Gift, Inputs, Need
 from raysweep.methods import decision
+from raysweep.methods.context import Context
 
 if TYPE_CHECKING:
     import torch

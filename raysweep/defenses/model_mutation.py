@@ -26,11 +26,11 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from raysweep.context import Context
 from raysweep.datasets import ImageSet, IntArray
 from raysweep.defenses import Decision, Evidence, Findings, FloatArray, Inputs
 from raysweep.defenses import _scored as scored
 from raysweep.methods import decision, searched
+from raysweep.methods.context import Context
 
 if TYPE_CHECKING:
     import torch

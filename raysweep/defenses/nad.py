@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from raysweep.context import Context
 from raysweep.defenses import Defense, Findings, Gift, Inputs, Need
 from raysweep.defenses._layers import map_layers
 from raysweep.methods import log_range, searched
+from raysweep.methods.context import Context
 
 if TYPE_CHECKING:
     import torch

@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from pydantic import Field
 
-from raysweep.context import Arrays, Context
 from raysweep.datasets import as_floats
 from raysweep.defenses import Decision, Defense, Evidence, Findings, FloatArray, Gift, Inputs, Need
 from raysweep.methods import decision
+from raysweep.methods.context import Arrays, Context
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

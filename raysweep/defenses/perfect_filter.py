@@ -9,8 +9,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from raysweep.context import Context
 from raysweep.defenses import Decision, Defense, Evidence, Findings, Gift, Inputs, Need
+from raysweep.methods.context import Context
 
 
 class PerfectFilter(Defense):

@@ -31,7 +31,6 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from pydantic import Field
 
-from raysweep.context import Arrays, Context
 from raysweep.datasets import ImageSet, as_floats
 from raysweep.defenses import (
     Decision,
@@ -46,6 +45,7 @@ from raysweep.defenses import (
 )
 from raysweep.defenses._scored import split
 from raysweep.methods import decision, log_range, reduction, searched
+from raysweep.methods.context import Arrays, Context
 
 if TYPE_CHECKING:
     import torch
@@ -134,7 +134,7 @@ class RED(Defense):
         """Return patterns (S, C, H, W) and which reached pi, (S,); absent classes do not."""
         import torch
 
-        from raysweep import room
+        from raysweep.training import room
 
         data = inputs.training_set
         present = [s for s in sources if (data.labels == s).any()]

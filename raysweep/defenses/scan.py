@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from pydantic import Field
 
-from raysweep.context import Context
 from raysweep.defenses import Decision, Defense, Evidence, Findings, FloatArray, Gift, Inputs, Need
 from raysweep.methods import decision, log_range
+from raysweep.methods.context import Context
 
 if TYPE_CHECKING:
     import torch

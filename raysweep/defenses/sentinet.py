@@ -22,7 +22,6 @@ import numpy as np
 from pydantic import Field
 
 from raysweep import rng
-from raysweep.context import Context
 from raysweep.counts import count_of
 from raysweep.datasets import IntArray, as_floats
 from raysweep.defenses import (
@@ -33,6 +32,7 @@ from raysweep.defenses import (
 )
 from raysweep.defenses import _scored as scored
 from raysweep.defenses._layers import map_layers
+from raysweep.methods.context import Context
 
 if TYPE_CHECKING:
     import torch

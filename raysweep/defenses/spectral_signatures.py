@@ -17,7 +17,6 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
-from raysweep.context import Context
 from raysweep.defenses import (
     Decision,
     Evidence,
@@ -26,6 +25,7 @@ from raysweep.defenses import (
     Inputs,
 )
 from raysweep.defenses._removal import RemovesPerClass
+from raysweep.methods.context import Context
 
 
 class SpectralSignatures(RemovesPerClass):

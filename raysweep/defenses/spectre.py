@@ -23,7 +23,6 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
-from raysweep.context import Context
 from raysweep.counts import exactly
 from raysweep.defenses import (
     Decision,
@@ -34,6 +33,7 @@ from raysweep.defenses import (
 )
 from raysweep.defenses._removal import RemovesPerClass
 from raysweep.methods import decision
+from raysweep.methods.context import Context
 
 AXES = (1, 4, 9, 16, 25, 36, 49, 64)
 

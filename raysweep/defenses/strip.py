@@ -20,7 +20,6 @@ import numpy as np
 from pydantic import Field
 
 from raysweep import rng
-from raysweep.context import Context
 from raysweep.datasets import IntArray, as_floats
 from raysweep.defenses import (
     Findings,
@@ -30,6 +29,7 @@ from raysweep.defenses import (
 )
 from raysweep.defenses import _scored as scored
 from raysweep.methods import searched
+from raysweep.methods.context import Context
 
 if TYPE_CHECKING:
     import torch

@@ -12,14 +12,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from raysweep import history
-from raysweep.context import Context
 from raysweep.datasets import IntArray
-from raysweep.desk import Desk, state_from
 from raysweep.errors import DamagedArtifact, PlanError
-from raysweep.plan import Planner
-from raysweep.spec import Sweep
+from raysweep.methods.context import Context
+from raysweep.plan.planner import Planner
+from raysweep.results import history
+from raysweep.stages.inputs import Desk, state_from
 from raysweep.store import Store
+from raysweep.sweep.spec import Sweep
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 Y. Wu, K. He: Group Normalization, ECCV 2018, arXiv:1803.08494. Its samples do not meet inside the
 network, so that many members can be trained at once, each on samples of its own
-(`raysweep.ensemble`).
+(`raysweep.training.ensemble`).
 
 Where we differ: the layers are those of `tiny_cnn`, with up to 4 groups; no published network is
 reproduced, and numbers obtained with it are compared among each other only.

@@ -12,17 +12,17 @@ from pydantic import ValidationError
 
 from raysweep import methods, rng, training
 from raysweep.attacks import Attack, AttackInputs, Choice, Counts, Part
-from raysweep.context import Arrays, Context
 from raysweep.datasets import ImageSet, Shape
 from raysweep.datasets.digits import Digits
 from raysweep.defenses.none import NoDefense
 from raysweep.errors import PlanError
+from raysweep.methods.context import Arrays, Context
+from raysweep.methods.recipe import Recipe
 from raysweep.models import Model
 from raysweep.models.ember_mlp import EmberMLP
 from raysweep.models.tiny_cnn import TinyCNN
-from raysweep.plan import Planner
-from raysweep.recipe import Recipe
-from raysweep.spec import Sweep
+from raysweep.plan.planner import Planner
+from raysweep.sweep.spec import Sweep
 
 SHAPES = [(1, 16, 16), (3, 32, 32), (3, 20, 28), (60, 1, 1)]
 LABELS = rng.generator(0, "labels").integers(0, 10, 500)

@@ -18,13 +18,14 @@ import torch
 from PIL import Image
 from pydantic import ValidationError
 
-from raysweep import methods, stages
-from raysweep.context import Context
+from raysweep import methods
 from raysweep.datasets import Dataset, Labels
 from raysweep.datasets._decode import decoded
-from raysweep.desk import Desk, Product
 from raysweep.errors import PlanError, StageError
-from raysweep.graph import Stage
+from raysweep.methods.context import Context
+from raysweep.stages import perform
+from raysweep.stages.inputs import Desk, Product
+from raysweep.stages.stage import Stage
 from raysweep.store import Store
 
 NAMES = list(methods.available("datasets"))
@@ -310,7 +311,7 @@ def test_the_stage_refuses_files_that_were_not_planned(make: Any, tmp_path: Path
     def prepared(source: str) -> Product:
         params = {"dataset": dataset.identity(), "source": source}
         stage = Stage(key="prepare-0", params=params, inputs={}, reads={}, resource="cpu")
-        return stages.prepare(Desk(stage, store, Context(seed=0)))
+        return perform.prepare(Desk(stage, store, Context(seed=0)))
 
     planned = identity(dataset)
     assert len(prepared(planned).arrays["train_images"]) == 15
@@ -520,7 +521,7 @@ def test_plan_and_stage_see_the_same_labels(make: Any, tmp_path: Path) -> None:
     store = Store(str(tmp_path / "store"))
     params = {"dataset": dataset.identity(), "source": identity(dataset)}
     stage = Stage(key="prepare-0", params=params, inputs={}, reads={}, resource="cpu")
-    arrays = stages.prepare(Desk(stage, store, Context(seed=0))).arrays
+    arrays = perform.prepare(Desk(stage, store, Context(seed=0))).arrays
     labels = dataset.read_labels()
     rows = dataset.kept(labels)[0]
     assert (arrays["train_labels"] == dataset.training_labels(labels, rows)).all()

@@ -13,10 +13,11 @@ import sklearn.metrics  # noqa: F401  importing these draws from `random`; runni
 import torch
 from pydantic import ValidationError
 
-from raysweep import methods, metrics
-from raysweep.context import Context
+from raysweep import methods
 from raysweep.defenses import ORACLES, Defense, Findings, Inputs
 from raysweep.errors import KnowledgeError
+from raysweep.methods.context import Context
+from raysweep.metrics.ranking import ranking
 from tests import toy
 
 NAMES = list(methods.available("defenses"))
@@ -156,14 +157,14 @@ def test_scores_beat_chance(name: str, case: toy.Toy) -> None:
         pytest.skip("a control")
     findings = toy.found(defense, case)
     if findings.train_scores is not None:
-        assert metrics.ranking(np.asarray(findings.train_scores), case.mask).auroc > 0.7
+        assert ranking(np.asarray(findings.train_scores), case.mask).auroc > 0.7
     if findings.score_inputs is not None:
         ids = np.arange(200)
         clean = findings.score_inputs(case.test.images.float() / 255, ids)
         attacked = case.test.labels != toy.TARGET
         bad = findings.score_inputs(case.triggered.float() / 255, ids)[attacked]
         truth = np.arange(len(clean) + len(bad)) >= len(clean)
-        assert metrics.ranking(np.concatenate([clean, bad]), truth).auroc > 0.7
+        assert ranking(np.concatenate([clean, bad]), truth).auroc > 0.7
         order = np.random.default_rng(0).permutation(200)
         shuffled = (case.test.images.float() / 255)[torch.from_numpy(order)]
         again = findings.score_inputs(shuffled, ids[order])

@@ -12,14 +12,15 @@ import numpy as np
 import pytest
 import torch
 
-from raysweep import methods, resident, training
+from raysweep import methods, training
 from raysweep.attacks import Attack, AttackInputs, Part
-from raysweep.context import Context
 from raysweep.datasets import ImageSet, Shape, as_floats
 from raysweep.defenses import Decision, Defense
+from raysweep.methods.context import Context
+from raysweep.methods.recipe import Recipe
 from raysweep.models import Model
 from raysweep.models.ember_mlp import EmberMLP
-from raysweep.recipe import Recipe
+from raysweep.training import resident
 from tests import toy
 from tests.contracts import test_attacks, test_defenses, test_models
 from tests.pretend_cuda import pretended_cuda

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from raysweep import methods, training
-from raysweep.context import Context
 from raysweep.datasets import Shape
 from raysweep.errors import StageError
+from raysweep.methods.context import Context
+from raysweep.methods.recipe import Recipe
 from raysweep.models import Model
-from raysweep.recipe import Recipe
 
 NAMES = list(methods.available("models"))
 SIZES = [(1, 16, 16), (3, 32, 32), (3, 20, 28), (3, 64, 64), (2351, 1, 1)]

@@ -11,13 +11,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from raysweep.context import Context
 from raysweep.defenses import Decision, Evidence
 from raysweep.defenses.abl import ABL, Ascent, isolation_objective
-from raysweep.launch import launch
-from raysweep.loading import from_text
-from raysweep.recipe import Recipe
-from raysweep.sweepfile import parse
+from raysweep.jobs.launch import launch
+from raysweep.methods.context import Context
+from raysweep.methods.recipe import Recipe
+from raysweep.sweep.loading import from_text
+from raysweep.sweep.yaml import parse
 from raysweep.training import Batch, Stream, fit, learning_rate
 from tests import toy
 
@@ -161,7 +161,7 @@ def test_tuning_follows_the_released_milestone_not_the_victims(
         rates.append(learning_rate(recipe, step, steps))
         return rates[-1]
 
-    monkeypatch.setattr("raysweep.training.learning_rate", seen_rate)
+    monkeypatch.setattr("raysweep.training.loop.learning_rate", seen_rate)
     case = toy.toy()
     victims = toy.RECIPE.model_copy(
         update={"schedule": "multistep", "milestones": (0.2, 0.7), "learning_rate": 0.1}

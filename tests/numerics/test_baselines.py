@@ -8,8 +8,6 @@ import scipy.fft
 import torch
 from torch import nn
 
-from raysweep import metrics
-from raysweep.context import Context
 from raysweep.defenses import Evidence
 from raysweep.defenses._layers import map_layers
 from raysweep.defenses.asset import ASSET, Offset
@@ -22,7 +20,9 @@ from raysweep.defenses.scan import SCAn, class_index, two_groups, untangled, whi
 from raysweep.defenses.sentinet import SentiNet, fit_boundary, salient
 from raysweep.defenses.spectre import SPECTRE, quantum_scores, robust_covariance
 from raysweep.methods import decision_fields
-from raysweep.streams import Batch
+from raysweep.methods.context import Context
+from raysweep.metrics.ranking import ranking
+from raysweep.training.streams import Batch
 from tests import toy
 
 
@@ -81,7 +81,7 @@ def test_quantum_entropy_ranks_the_planted_direction_first() -> None:
     features[:60, -1] += 5  # along the direction of least spread, where no principal axis looks
     mask = np.arange(600) < 60
     scores, strength = quantum_scores(features, 0.15, 4.0)
-    assert metrics.ranking(scores, mask).auroc > 0.95 and strength > 1
+    assert ranking(scores, mask).auroc > 0.95 and strength > 1
     turn = np.linalg.qr(draw.normal(size=(20, 20)))[0]
     again, _ = quantum_scores(features @ turn, 0.15, 4.0)
     np.testing.assert_allclose(again, scores, rtol=1e-5, atol=1e-8)

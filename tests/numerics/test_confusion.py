@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from torch import nn
 
 from raysweep import training
-from raysweep.context import Context
 from raysweep.datasets import ImageSet
 from raysweep.defenses import Evidence, confusion_training
 from raysweep.defenses._confusion import (
@@ -30,7 +29,8 @@ from raysweep.defenses._confusion import (
     whitened,
 )
 from raysweep.defenses.confusion_training import ConfusionTraining, _Round
-from raysweep.streams import Batch
+from raysweep.methods.context import Context
+from raysweep.training.streams import Batch
 from tests import toy
 
 SMALL = ConfusionTraining(schedule="small", scale=0.3)

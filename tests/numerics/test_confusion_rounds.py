@@ -10,14 +10,15 @@ import pytest
 import torch
 from torch import nn
 
-from raysweep import metrics, training
-from raysweep.context import Arrays, Context
+from raysweep import training
 from raysweep.datasets import ImageSet, Shape
 from raysweep.defenses import Evidence, Findings, Inputs
 from raysweep.defenses._confusion import SCHEDULES, log_ratio, principal
 from raysweep.defenses.confusion_training import ConfusionTraining, _Round
+from raysweep.methods.context import Arrays, Context
+from raysweep.methods.recipe import Recipe
+from raysweep.metrics.ranking import ranking, separability
 from raysweep.models.tiny_cnn import TinyCNN
-from raysweep.recipe import Recipe
 from tests import toy
 
 SMALL = ConfusionTraining(schedule="small", scale=0.3)
@@ -38,7 +39,7 @@ def test_rounds_concentrate_the_poison(
 ) -> None:
     case, found, scores = rounds
     assert len(found["losses"]) == 6
-    areas = [metrics.ranking(-losses, case.mask).auroc for losses in found["losses"]]
+    areas = [ranking(-losses, case.mask).auroc for losses in found["losses"]]
     assert areas[-1] > 0.98 and areas[-1] >= areas[0] - 0.01
     clean = found["predicted"][~case.mask] == case.train.labels[~case.mask]
     assert clean.mean() < 0.35, "the clean task is forgotten"
@@ -51,7 +52,7 @@ def test_confusion_moves_poison_apart(
 ) -> None:
     case, found, _ = rounds
     before, after = (
-        metrics.separability(found[space], case.train.labels, case.mask)
+        separability(found[space], case.train.labels, case.mask)
         for space in ("victim_axes", "confused_axes")
     )
     assert after > 0.98 and after >= before
@@ -219,7 +220,7 @@ def outcome(poisons: int, reserved: int, weight: float | None = None) -> Outcome
     assert flags is not None
     rounds = [*np.asarray(kept[-1]["losses"]), -scores]
     return Outcome(
-        areas=[metrics.ranking(-losses, mask).auroc for losses in rounds],
+        areas=[ranking(-losses, mask).auroc for losses in rounds],
         shares=[float(mask[np.asarray(arrays["kept"])].mean()) for arrays in kept],
         ratios=np.exp(ratios), flags=flags, mask=mask,
         accuracy=float((plain == other).mean()),

@@ -10,8 +10,6 @@ import numpy as np
 import pytest
 import torch
 
-from raysweep import metrics
-from raysweep.context import Context
 from raysweep.datasets import ImageSet
 from raysweep.defenses import Findings, Inputs
 from raysweep.defenses._datamodels import (
@@ -31,6 +29,8 @@ from raysweep.defenses._datamodels import (
 )
 from raysweep.defenses._subset_models import margins
 from raysweep.defenses.datamodels import Datamodels
+from raysweep.methods.context import Context
+from raysweep.metrics.ranking import ranking
 from tests import toy
 
 
@@ -126,7 +126,7 @@ def test_a_planted_block_is_found(seed: int) -> None:
     sets, values = found_sets(weights, (20,), 20, lambda size, r: np.random.default_rng(r))
     members, counts = np.arange(300) < 20, sets[0].sum(0)
     assert values.max() == pytest.approx(effect(weights, members), rel=1e-9)
-    assert metrics.ranking(counts.astype(float), members).auroc > 0.95
+    assert ranking(counts.astype(float), members).auroc > 0.95
     assert ((counts > 0) & (counts < 20)).any(), "restarts differ"
 
 
@@ -413,7 +413,7 @@ def scored(seed: int, effect: float, **given: object) -> np.ndarray:
 def test_small_chance_finds_do_not_hide_a_larger_group(seed: int, given: dict[str, object]) -> None:
     planted = np.arange(120) < 30
     by_size, by_chance = (scored(seed, 12.0, **given, weigh=how) for how in ("size", "chance"))
-    one, other = (metrics.ranking(x, planted).auroc for x in (by_size, by_chance))
+    one, other = (ranking(x, planted).auroc for x in (by_size, by_chance))
     assert other > 0.93 and other > one
     nothing = scored(seed, 0.0, **given, weigh="chance")
     assert nothing.max() < 0.25 * by_chance.max(), "without an effect little exceeds chance"
@@ -449,7 +449,7 @@ def test_a_patch_is_found_on_the_toy() -> None:
         sizes=(20, 40, 80), restarts=10,
     )  # fmt: skip
     found = toy.found(method, case)
-    assert metrics.ranking(np.asarray(found.train_scores), case.mask).auroc > 0.9
+    assert ranking(np.asarray(found.train_scores), case.mask).auroc > 0.9
     assert 0 < found.facts["agreement of halves"] <= 1
     assert set(found.curves) == {"best set"}
     weighed = method.model_copy(update={"weigh": "chance"})
@@ -508,4 +508,4 @@ def test_a_few_models_gradients_find_the_patch_on_the_toy() -> None:
         batch_size=100, learning_rate=0.02, sizes=(20, 40, 80), restarts=10,
     )  # fmt: skip
     found = toy.found(method, case)
-    assert metrics.ranking(np.asarray(found.train_scores), case.mask).auroc > 0.8
+    assert ranking(np.asarray(found.train_scores), case.mask).auroc > 0.8

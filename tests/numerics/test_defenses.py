@@ -9,7 +9,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from raysweep.context import Context
 from raysweep.datasets import ImageSet
 from raysweep.defenses import Decision, Evidence
 from raysweep.defenses.activation_clustering import ActivationClustering
@@ -17,6 +16,7 @@ from raysweep.defenses.fine_tuning import FineTuning
 from raysweep.defenses.neural_cleanse import NeuralCleanse, anomaly_index
 from raysweep.defenses.spectral_signatures import SpectralSignatures, projections
 from raysweep.defenses.strip import Strip
+from raysweep.methods.context import Context
 from tests import toy
 
 

@@ -16,7 +16,6 @@ from raysweep.attacks.badnets import BadNets
 from raysweep.attacks.carlini_wagner import CarliniWagner
 from raysweep.attacks.label_consistent import LabelConsistent
 from raysweep.attacks.pgd import PGD
-from raysweep.context import Context
 from raysweep.datasets import ImageSet, Shape
 from raysweep.datasets.digits import Digits
 from raysweep.defenses.kernel_density import KernelDensity
@@ -24,15 +23,16 @@ from raysweep.defenses.matched_filter import MatchedFilter
 from raysweep.defenses.none import NoDefense
 from raysweep.defenses.spectral_signatures import SpectralSignatures
 from raysweep.errors import PlanError
-from raysweep.launch import launch
-from raysweep.loading import load_sweep
+from raysweep.jobs.launch import launch
+from raysweep.methods.context import Context
+from raysweep.methods.recipe import Recipe
 from raysweep.models.tiny_cnn import TinyCNN
-from raysweep.plan import Planner
-from raysweep.recipe import Recipe
-from raysweep.replay import instance_of
-from raysweep.spec import Sweep
+from raysweep.plan.planner import Planner
 from raysweep.store import Store
-from raysweep.tune.folds import _has_positives
+from raysweep.sweep.loading import load_sweep
+from raysweep.sweep.spec import Sweep
+from raysweep.tuning.folds import _has_positives
+from raysweep.tuning.instances import instance_of
 from tests.toy import CLASSES, MODEL, RECIPE, SHAPE, network, toy
 
 LINEAR = Shape(channels=3, height=8, width=8, num_classes=2, mean=(0.0,) * 3, std=(1.0,) * 3)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from raysweep import metrics
-from raysweep.context import Context
 from raysweep.defenses.ispl import ISPL, annealed, lowest, sampled, vote
-from raysweep.recipe import Recipe
+from raysweep.methods.context import Context
+from raysweep.methods.recipe import Recipe
+from raysweep.metrics.ranking import ranking
 from tests import toy
 
 
@@ -69,7 +69,7 @@ def test_planted_poison_is_outvoted() -> None:
     method = ISPL(repeats=1, weak_epochs=8, epochs=3, rounds=0, expansion=0.5, rule="vote")
     found = toy.found(method, case)
     assert found.train_scores is not None
-    assert metrics.ranking(np.asarray(found.train_scores), case.mask).auroc > 0.95
+    assert ranking(np.asarray(found.train_scores), case.mask).auroc > 0.95
     flags = method.decide(toy.evidence(method, case, found)).flags
     assert flags is not None and flags[case.mask].mean() > 0.5 and flags[~case.mask].mean() < 0.02
     # Poison is easy to learn and its own best company: few subsets hold most of it.

@@ -9,13 +9,13 @@ import pytest
 import scipy.ndimage
 import torch
 
-from raysweep import metrics
 from raysweep.attacks.additive import Additive
 from raysweep.datasets import ImageSet
 from raysweep.defenses import Inputs
 from raysweep.defenses.matched_filter import MatchedFilter, high_pass, multiples
-from raysweep.launch import launch
-from raysweep.loading import load_sweep
+from raysweep.jobs.launch import launch
+from raysweep.metrics.ranking import ranking
+from raysweep.sweep.loading import load_sweep
 from tests import toy
 
 SWEEP = """
@@ -62,9 +62,9 @@ def test_poison_is_told_apart_and_clean_images_are_not(pattern: str, amplitude: 
     stamped = attack.stamp(images[rows] / 255, ids=np.flatnonzero(mask), part="poison",
                            artifact={}, seed=1)  # fmt: skip
     poisoned[rows] = stamped.mul(255).round().to(torch.uint8)
-    assert metrics.ranking(filtered(poisoned, v), mask).auroc >= 0.99
+    assert ranking(filtered(poisoned, v), mask).auroc >= 0.99
     clean = filtered(images, v)
-    assert metrics.ranking(clean, mask).auroc == pytest.approx(0.5, abs=0.1)
+    assert ranking(clean, mask).auroc == pytest.approx(0.5, abs=0.1)
 
 
 def test_the_chessboard_is_flagged_at_half_of_its_amplitude() -> None:

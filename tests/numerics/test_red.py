@@ -10,15 +10,16 @@ import torch
 from scipy import stats
 from torch import nn
 
-from raysweep import metrics, training
-from raysweep.context import Context
+from raysweep import training
 from raysweep.datasets import ImageSet, Shape
 from raysweep.defenses import Decision, Evidence, Findings, Inputs, _red
 from raysweep.defenses._red import Null, deviations, gamma_shape, p_values, threshold
 from raysweep.defenses._scored import split
 from raysweep.defenses.red import RED
+from raysweep.methods.context import Context
+from raysweep.methods.recipe import Recipe
+from raysweep.metrics.ranking import ranking
 from raysweep.models.tiny_cnn import TinyCNN
-from raysweep.recipe import Recipe
 
 CLASSES, SIDE = 6, 20
 RECIPE = Recipe(epochs=20, batch_size=64, learning_rate=0.05, precision="float32")
@@ -301,7 +302,7 @@ def test_a_weak_pattern_is_found_and_its_samples_removed(seed: int) -> None:
     assert int(found.statistics["source"]) == 0
     inside = case.train.labels == 1
     scores = np.asarray(found.train_scores)
-    assert metrics.ranking(scores[inside], case.mask[inside]).auroc > 0.97
+    assert ranking(scores[inside], case.mask[inside]).auroc > 0.97
     assert decided.flags is not None and decided.flags[case.mask].mean() > 0.95
     assert not decided.flags[~inside].any()
     cleaner = SMALL.model_copy(update={"rule": "split"}).decide(evidence(case, found))
@@ -329,7 +330,7 @@ def test_a_pattern_of_norm_two_is_beyond_doubt_and_none_is_not(seed: int) -> Non
         assert decided.p_value is not None and decided.p_value <= 2e-8
         inside = case.train.labels == 1
         scores = np.asarray(found.train_scores)
-        assert metrics.ranking(scores[inside], case.mask[inside]).auroc > 0.999
+        assert ranking(scores[inside], case.mask[inside]).auroc > 0.999
         flipped = SMALL.model_copy(update={"rule": "flip"}).decide(evidence(case, found)).flags
         assert flipped is not None and flipped[case.mask].all()
         assert flipped[inside & ~case.mask].mean() < 0.21

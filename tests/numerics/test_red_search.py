@@ -7,13 +7,14 @@ import pytest
 import torch
 from torch import nn
 
-from raysweep import methods, metrics
-from raysweep.context import Context
+from raysweep import methods
 from raysweep.defenses import Decision, Evidence, Findings, Inputs, _red
 from raysweep.defenses._red import p_values, threshold
 from raysweep.defenses.red import RED
-from raysweep.goals import Tune
-from raysweep.tune.space import spaces_of
+from raysweep.methods.context import Context
+from raysweep.metrics.ranking import ranking
+from raysweep.sweep.tuning import Tune
+from raysweep.tuning.space import spaces_of
 from tests.numerics.test_red import CLASSES, RECIPE, SIDE, SMALL, evidence, found_p, matrix, planted
 
 PIXELS = SIDE * SIDE
@@ -88,7 +89,7 @@ def test_the_final_estimate_has_its_own_weight() -> None:
     assert decided.classes == (1,) and int(found.statistics["source"]) == 0
     inside = case.train.labels == 1
     scores = np.asarray(found.train_scores)
-    assert metrics.ranking(scores[inside], case.mask[inside]).auroc > 0.97
+    assert ranking(scores[inside], case.mask[inside]).auroc > 0.97
     pattern = found.statistics["pattern"]
     for weight, same in ((1.0, True), (0.0, False)):
         searched, _ = method._search(case.inputs(), ctx, [0], 1, weight)

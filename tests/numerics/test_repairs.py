@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import nn
 
-from raysweep.context import Context
 from raysweep.defenses import Decision, nad
 from raysweep.defenses._layers import map_layers
 from raysweep.defenses.fine_pruning import FinePruning
 from raysweep.defenses.nad import NAD, Attention, _with_maps, attention
 from raysweep.defenses.neural_cleanse import NeuralCleanse
+from raysweep.methods.context import Context
 from tests import toy
 
 

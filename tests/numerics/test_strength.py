@@ -9,8 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-from raysweep import records
-from raysweep.context import Context
 from raysweep.datasets import ImageSet
 from raysweep.defenses import Findings, Inputs
 from raysweep.defenses.feature_strength import (
@@ -20,10 +18,12 @@ from raysweep.defenses.feature_strength import (
     local_lines,
     natural_groups,
 )
-from raysweep.launch import launch
-from raysweep.loading import from_text
-from raysweep.report import insides
-from raysweep.sweepfile import parse
+from raysweep.jobs.launch import launch
+from raysweep.methods.context import Context
+from raysweep.reports import insides
+from raysweep.reports.material import gather
+from raysweep.sweep.loading import from_text
+from raysweep.sweep.yaml import parse
 from tests import toy
 
 N, P, MODELS = 240, 40, 400
@@ -223,7 +223,7 @@ def test_a_sweep_stores_the_curves_and_evaluates_the_victim(tmp_path: Path) -> N
     assert (measured["ca"], measured["asr"]) == (plain["ca"], plain["asr"])
     assert measured["found.samples of the poison"] == measured["cover_count"] == 24
     assert (perfect["cover_removal"], perfect["fpr"], perfect["tpr"]) == (0, 0, 1)
-    material = records.gather("strengths", str(tmp_path))
+    material = gather("strengths", str(tmp_path))
     assert list(material.measured) == [measured["trial"]]
     curves = material.measured[measured["trial"]]
     assert {"g of poison", "s of covers", "g of class 9"} < set(curves)

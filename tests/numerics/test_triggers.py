@@ -27,12 +27,12 @@ from raysweep.attacks.planted_feature import PlantedFeature
 from raysweep.attacks.rotation import Rotation
 from raysweep.attacks.tact import TaCT
 from raysweep.attacks.trojan import Trojan
-from raysweep.context import Arrays, Context
 from raysweep.datasets import ImageSet, Shape, as_floats
 from raysweep.errors import PlanError
+from raysweep.methods.context import Arrays, Context
+from raysweep.methods.recipe import Recipe
 from raysweep.models.ember_mlp import EmberMLP
 from raysweep.models.tiny_cnn import TinyCNN
-from raysweep.recipe import Recipe
 
 GREY = torch.full((4, 3, 32, 32), 0.4)
 RECIPE = Recipe(epochs=3, batch_size=32, precision="float32")

@@ -12,8 +12,7 @@ from pydantic import ValidationError
 from scipy import stats
 from torch import nn
 
-from raysweep import metrics, training
-from raysweep.context import Context
+from raysweep import training
 from raysweep.datasets import Shape
 from raysweep.defenses import Evidence, model_mutation
 from raysweep.defenses import _scored as scored
@@ -21,6 +20,8 @@ from raysweep.defenses.activation_sequence import ActivationSequence, surprise, 
 from raysweep.defenses.kernel_density import KernelDensity, best_bandwidth, log_density
 from raysweep.defenses.lid import LID, local_dimension
 from raysweep.defenses.model_mutation import ModelMutation, Mutants, sprt, trailing_dense
+from raysweep.methods.context import Context
+from raysweep.metrics.ranking import ranking
 from raysweep.models import Model
 from raysweep.models.ember_mlp import EmberMLP
 from raysweep.models.six_conv import SixConv
@@ -241,7 +242,7 @@ def test_densities_are_kernel_means() -> None:
         [-log_density(x, draw.normal(size=(50, 2)), 1e9) for x in (inside, outside)]
     )
     truth = np.arange(400) >= 200
-    assert metrics.ranking(wide.round(6), truth).auroc == pytest.approx(0.5, abs=1e-6)
+    assert ranking(wide.round(6), truth).auroc == pytest.approx(0.5, abs=1e-6)
 
 
 def test_the_bandwidth_of_a_normal_sample_is_near_the_best() -> None:

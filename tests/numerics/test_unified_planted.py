@@ -9,17 +9,18 @@ import numpy as np
 import pytest
 import torch
 
-from raysweep import metrics, training
-from raysweep.context import Context
+from raysweep import training
 from raysweep.datasets import ImageSet, Shape
 from raysweep.datasets.digits import Digits
 from raysweep.defenses import Defense, Findings, Inputs, lid
 from raysweep.defenses.activation_sequence import ActivationSequence
 from raysweep.defenses.kernel_density import BANDWIDTHS, KernelDensity, best_bandwidth, spreads
 from raysweep.defenses.model_mutation import ModelMutation
+from raysweep.methods.context import Context
+from raysweep.methods.recipe import Recipe
+from raysweep.metrics.ranking import ranking
 from raysweep.models.linear import Linear
 from raysweep.models.two_conv import TwoConv
-from raysweep.recipe import Recipe
 from tests import toy
 
 PIXELS = 6
@@ -62,7 +63,7 @@ def scores(found: Findings, images: torch.Tensor) -> np.ndarray:
 
 def auroc(clean: np.ndarray, bad: np.ndarray) -> float:
     truth = np.arange(len(clean) + len(bad)) >= len(clean)
-    return metrics.ranking(np.concatenate([clean, bad]), truth).auroc
+    return ranking(np.concatenate([clean, bad]), truth).auroc
 
 
 def test_the_density_is_that_of_the_predicted_class() -> None:

@@ -1,0 +1,1 @@
+"""A user's jobs, from beginning to end: launch, tune."""

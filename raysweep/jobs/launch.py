@@ -1,0 +1,147 @@
+"""A launch from beginning to end: run the plan, write records, publish, report."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+
+from raysweep.errors import HostError
+from raysweep.reports.html import render
+from raysweep.reports.material import gather
+from raysweep.results import history, records
+from raysweep.results.rows import Collector
+from raysweep.run.inline import run_inline
+from raysweep.run.interruption import Signals, listening
+from raysweep.run.ray import run_on_ray
+from raysweep.run.run import Run
+from raysweep.store import Store
+from raysweep.sweep.spec import Sweep
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conclusion:
+    """What a launch leaves.
+
+    Attributes:
+        rows: the records, one row per trial.
+        ran: how many stages this launch ran.
+        cached: how many were stored before it.
+        interrupted: the signal that stopped it before the end, or 0.
+        report: path or URI of the HTML report.
+        warnings: what went wrong beside the sweep itself (tracking).
+        notes: hosts that refuse to work, earlier records that were kept, damage that was met.
+        unfinished: how many trials this launch did not bring to their end.
+    """
+
+    rows: pd.DataFrame
+    ran: int
+    cached: int
+    interrupted: int
+    report: str
+    warnings: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    unfinished: int = 0
+
+
+def launch(
+    sweep: Sweep,
+    text: str,
+    storage: str,
+    *,
+    address: str | None = None,
+    inline: bool = False,
+    most: int | None = None,
+    watch: Callable[[Run], None] = lambda run: None,
+) -> Conclusion:
+    """Run what is missing or failed of a sweep, and conclude it whatever happens.
+
+    Ctrl-C, SIGTERM and SIGHUP stop the run, not the conclusion: records and report are written
+    from what there is, records first. One more signal ends the process at once.
+
+    Raises:
+        PlanError: if the sweep cannot be carried out as asked.
+        HostError: if every host that could do the work refuses to; records are written before.
+        Interrupted: if a signal comes while the sweep is planned; nothing was run.
+    """
+    with listening() as signals:
+        run = Run(sweep, Store(storage), text, watch)
+        try:
+            carry_out(run, signals, address=address, inline=inline, most=most)
+        except HostError:
+            _conclude(run, signals)
+            raise
+        return _conclude(run, signals)
+
+
+def carry_out(
+    run: Run, signals: Signals, *, address: str | None, inline: bool, most: int | None
+) -> None:
+    """Run everything that is missing, until it is done or a signal comes; signals are held then."""
+    try:
+        if not run.over:
+            if inline:
+                run_inline(run)
+            else:
+                run_on_ray(run, address=address, most=most)
+        signals.hold()
+    except KeyboardInterrupt:
+        signals.hold()
+        run.schedule.stopping = True
+        run.watch(run)
+    finally:
+        signals.hold()
+        run.close()
+
+
+def stopped_by(run: Run, signals: Signals) -> int:
+    """Return the signal that stopped a run before its end, or 0."""
+    return signals.number or (signal.SIGINT if run.schedule.stopping else 0)
+
+
+def _conclude(run: Run, signals: Signals) -> Conclusion:
+    failed = {key: result.error for key, result in run.schedule.failed.items()}
+    collector = Collector(run.planner, run.store, failed, run.schedule.upstream_failed)
+    name = run.sweep.name
+    rows, stages = collector.rows(name), collector.stages(run.schedule.ran)
+    unfinished = int((rows["status"] != "ok").sum())
+    rows, notes = history.conclude(run.store, name, rows, stages, run.before)
+    path = f"sweeps/{name}/report.html"
+    html = render(gather(name, run.store.uri))
+    run.store.write(path, html.encode())
+    warnings = published(signals, lambda: _publish(run, rows))
+    return Conclusion(
+        rows=rows,
+        ran=len(run.schedule.ran),
+        cached=run.cached,
+        interrupted=stopped_by(run, signals),
+        report=run.store.where(path),
+        warnings=warnings,
+        notes=[*run.notes, *notes, *history.said_of_damage(collector.damaged)],
+        unfinished=unfinished,
+    )
+
+
+def published(signals: Signals, publish: Callable[[], list[str]]) -> list[str]:
+    """Publish what is written down already, and return warnings; a first signal breaks it off."""
+    try:
+        with signals.raising():
+            return publish()
+    except KeyboardInterrupt:
+        return ["W&B: stopped by a signal; what is missing is published by the next launch"]
+
+
+def _publish(run: Run, rows: pd.DataFrame) -> list[str]:
+    """Write finished trials to W&B; whatever happens there, the sweep stands."""
+    if run.sweep.track.wandb == "disabled":
+        return []
+    from raysweep.results import wandb
+
+    described = records.describe(run.store, run.sweep.name)
+    local = run.store.local(f"sweeps/{run.sweep.name}/wandb")
+    folder = local or Path("wandb-offline") / run.sweep.name
+    published = wandb.publish(rows[rows["status"] == "ok"], described, run.sweep.track, folder)
+    return [published.warning] if published.warning else []

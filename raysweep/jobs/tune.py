@@ -1,0 +1,141 @@
+"""A tuning run from beginning to end: searches, the sweep that they feed, the table."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from raysweep.jobs.launch import carry_out, published, stopped_by
+from raysweep.reports.html import render
+from raysweep.reports.material import gather
+from raysweep.results import history, wandb
+from raysweep.run.interruption import Signals, listening
+from raysweep.run.run import Run
+from raysweep.store import Store
+from raysweep.sweep.spec import Sweep
+from raysweep.sweep.tuning import Tune
+from raysweep.tuning import conclude
+from raysweep.tuning.feed import EvidencePlanner, Supply
+from raysweep.tuning.folds import Studies, searches_of
+from raysweep.tuning.search import Bench, Search
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tuning:
+    """What a tuning run leaves.
+
+    Attributes:
+        table: one row per defense, held-out part and point of its front, and one of means;
+            empty if interrupted.
+        ran: how many stages it ran.
+        cached: how many were stored before it.
+        interrupted: the signal that stopped it before the end, or 0.
+        where: path or URI of the table.
+        report: path or URI of the HTML report.
+        warnings: what went wrong beside the tuning itself (tracking).
+        notes: hosts that refuse to work, damage that was met.
+    """
+
+    table: pd.DataFrame
+    ran: int
+    cached: int
+    interrupted: int
+    where: str
+    report: str
+    warnings: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    rows: list[conclude.Row] = field(default_factory=list)
+
+
+def tune(
+    sweep: Sweep,
+    text: str,
+    storage: str,
+    *,
+    address: str | None = None,
+    inline: bool = False,
+    most: int | None = None,
+    studies: str | None = None,
+    watch: Callable[[Run], None] = lambda run: None,
+) -> Tuning:
+    """Search better parameters for every defense of a sweep, and report them where held out.
+
+    Args:
+        sweep: with its `tune` section; by default every decision is tuned.
+        text: the sweep file as written.
+        storage: where artifacts and records are.
+        address: of a running Ray cluster; none: start Ray here.
+        inline: run in this process, without Ray.
+        most: at most so many stages at once.
+        studies: URL of a database for Optuna's studies; none: a journal beside the records.
+        watch: called whenever the state has changed.
+
+    Raises:
+        SpecError: if there is nothing to tune, or the settings are wrong.
+        HostError: if every host that could do the work refuses to.
+        Interrupted: if a signal comes while the sweep is planned; nothing was run.
+    """
+    settings = sweep.tune or Tune()
+    store = Store(storage)
+    with listening() as signals:
+        planner = EvidencePlanner(sweep, whole=settings.whole)
+        bench = Bench(planner, store, settings)
+        searches = searches_of(sweep, planner, Studies(planner, store, studies))
+        supply = Supply(planner, searches, bench)
+        try:
+            run = Run(sweep, store, text, watch, planner, supply, place=f"{sweep.name}/tune")
+            carry_out(run, signals, address=address, inline=inline, most=most)
+            told = None if stopped_by(run, signals) else _told(searches, bench, signals)
+            return _concluded(run, told, signals)
+        finally:
+            for search in searches:
+                if search.study is not None:
+                    search.study.close()
+
+
+def _told(searches: Sequence[Search], bench: Bench, signals: Signals) -> dict[str, Any] | None:
+    """Return what tuning found; None if a signal comes before it is worked out."""
+    try:
+        with signals.raising():
+            found = conclude.rows(searches, bench)
+            return {
+                "settings": bench.settings.model_dump(mode="json"),
+                "rows": found,
+                "means": conclude.means(found, bench.settings),
+                "searches": conclude.accounts(searches, bench),
+            }
+    except KeyboardInterrupt:
+        return None
+
+
+def _concluded(run: Run, told: dict[str, Any] | None, signals: Signals) -> Tuning:
+    path, page = (f"sweeps/{run.sweep.name}/{file}" for file in ("tuned.json", "report.html"))
+    warnings: list[str] = []
+    if told is not None:
+        run.store.write(path, json.dumps(told, indent=1).encode())
+        html = render(gather(run.sweep.name, run.store.uri)).encode()
+        run.store.write(page, html)
+        warnings += published(signals, lambda: _publish(run, told))
+    rows = told["rows"] if told else []
+    return Tuning(
+        table=pd.DataFrame(rows + told["means"] if told else []), rows=rows,
+        ran=len(run.schedule.ran), cached=len(run.schedule.done) - len(run.schedule.ran),
+        interrupted=stopped_by(run, signals), where=run.store.where(path),
+        report=run.store.where(page) if told else "", warnings=warnings, notes=run.notes,
+    )  # fmt: skip
+
+
+def _publish(run: Run, told: dict[str, Any]) -> list[str]:
+    """Write the table and the searches to W&B; whatever happens there, the tuning stands."""
+    if run.sweep.track.wandb == "disabled":
+        return []
+    local = run.store.local(f"sweeps/{run.sweep.name}/wandb")
+    folder = local or Path("wandb-offline") / run.sweep.name
+    described = history.described(run.store, run.place)
+    published = wandb.publish_tuning(told, described, run.sweep.track, folder)
+    return [published.warning] if published.warning else []

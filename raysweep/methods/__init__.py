@@ -1,0 +1,54 @@
+"""What a method is, and what it is given: parameters, recipe, context.
+
+method   the base class, fields that only decisions read, the registry of all methods
+value    the base of everything that a user writes
+recipe   how a model is trained
+context  random streams, device, progress, checkpoints
+"""
+
+from __future__ import annotations
+
+from raysweep.methods.context import Arrays, Context
+from raysweep.methods.method import (
+    ROLES,
+    Method,
+    Role,
+    available,
+    by_content,
+    check_version,
+    decision,
+    decision_fields,
+    load,
+    log_range,
+    path_fields,
+    paths_of,
+    reduction,
+    reduction_fields,
+    restore,
+    search_ranges,
+    searched,
+)
+from raysweep.methods.recipe import Recipe
+
+__all__ = [
+    "ROLES",
+    "Arrays",
+    "Context",
+    "Method",
+    "Recipe",
+    "Role",
+    "available",
+    "by_content",
+    "check_version",
+    "decision",
+    "decision_fields",
+    "load",
+    "log_range",
+    "path_fields",
+    "paths_of",
+    "reduction",
+    "reduction_fields",
+    "restore",
+    "search_ranges",
+    "searched",
+]

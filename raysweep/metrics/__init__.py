@@ -1,0 +1,7 @@
+"""Metrics: pure functions on arrays.
+
+rates      clean accuracy, attack success, robust accuracy, detection rates
+ranking    AUROC, average precision, ROC curves, separability
+intervals  Wilson's and Student's
+judgment   all metrics of one trial, against the truth
+"""

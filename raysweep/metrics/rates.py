@@ -1,0 +1,106 @@
+"""Metrics: pure functions on arrays, each with its n.
+
+Definitions. A rejected input is an error for clean accuracy and no success for the attack. Cover
+samples are negatives of a training-set filter and are also counted apart. What has no sample to be
+computed on is NaN, never 0. Scores: higher = more suspicious.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from raysweep.arrays import Bools, Ints
+from raysweep.metrics.intervals import wilson
+
+
+@dataclass(frozen=True, kw_only=True)
+class Share:
+    """A share of `n` cases, in [0, 1]; NaN if n is 0."""
+
+    value: float
+    n: int
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The 95 % Wilson interval."""
+        return wilson(round(self.value * self.n), self.n) if self.n else (math.nan, math.nan)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Detection:
+    """Flags against the truth."""
+
+    tpr: Share
+    fpr: Share
+    fpr_no_cover: Share
+    cover_removal: Share
+
+
+def share(hits: Bools) -> Share:
+    """Return the share of hits."""
+    n = len(hits)
+    return Share(value=float(hits.sum()) / n if n else math.nan, n=n)
+
+
+def same_cases(n: int, *masks: Bools | None) -> None:
+    """Make sure that masks are (n,) and of bools.
+
+    Raises:
+        ValueError: if one is not.
+    """
+    for mask in masks:
+        if mask is not None and (mask.dtype != np.bool_ or mask.shape != (n,)):
+            # As integers, 0 and 1 would silently select rows 0 and 1.
+            raise ValueError(f"a mask must be ({n},) bool, got {mask.shape} {mask.dtype}")
+
+
+def _right(predicted: Ints, wanted: Ints, rejected: Bools | None) -> Bools:
+    if predicted.shape != wanted.shape or predicted.ndim != 1:
+        raise ValueError(
+            f"predictions {predicted.shape} and labels {wanted.shape} must both be (N,)"
+        )
+    same_cases(len(wanted), rejected)
+    right = np.equal(predicted, wanted)
+    return right if rejected is None else right & ~rejected
+
+
+def accuracy(
+    predicted: Ints, labels: Ints, rejected: Bools | None = None, among: Bools | None = None
+) -> Share:
+    """Return the clean accuracy of predictions (N,), or of some; rejected inputs are errors."""
+    right = _right(predicted, labels, rejected)
+    return share(right if among is None else right[among])
+
+
+def attack_success(
+    predicted: Ints, mapped: Ints, eligible: Bools, rejected: Bools | None = None
+) -> Share:
+    """Return the share of eligible triggered inputs that are given the mapped label."""
+    same_cases(len(mapped), eligible)
+    return share(_right(predicted, mapped, rejected)[eligible])
+
+
+def robust_accuracy(
+    predicted: Ints, labels: Ints, eligible: Bools, rejected: Bools | None = None
+) -> Share:
+    """Return the share of eligible triggered inputs that are still given their true label."""
+    same_cases(len(labels), eligible)
+    return share(_right(predicted, labels, rejected)[eligible])
+
+
+def detection(flags: Bools, poison: Bools, cover: Bools) -> Detection:
+    """Return the rates of flags (N,) against poison and cover masks (N,).
+
+    Raises:
+        ValueError: if they are not three boolean arrays of one length.
+    """
+    same_cases(len(flags), flags, poison, cover)
+    return Detection(
+        tpr=share(flags[poison]),
+        fpr=share(flags[~poison]),
+        fpr_no_cover=share(flags[~poison & ~cover]),
+        cover_removal=share(flags[cover]),
+    )

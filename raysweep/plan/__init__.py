@@ -1,0 +1,6 @@
+"""From typed values to a graph of stages.
+
+planner  which stages a trial needs, and what trials share
+route    the stages of one trial, as far as they are known
+costs    how long stages take
+"""

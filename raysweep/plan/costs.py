@@ -1,0 +1,178 @@
+"""How long stages take: as long as stages like them took, else a guess from the network's size.
+
+The work of a stage is counted in sample passes: one sample once forward and backward through the
+network; forward alone counts a third. Stages without a network count the samples they handle.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+from raysweep.datasets import Dataset, Shape
+from raysweep.defenses import Defense
+from raysweep.methods import restore
+from raysweep.models import Model
+from raysweep.plan.planner import Planner
+from raysweep.stages.stage import Stage
+from raysweep.store import Store
+
+FILE = "paces.json"
+REMEMBERED = 50  # older stages are forgotten: machines change
+# Floating-point operations per second that training reaches, by order of magnitude: a core with
+# AVX2, a core with bfloat16 units, and a GPU: half an hour of an A100 for 100 epochs of ResNet-18
+# on 50,000 images (Confusion Training's authors).
+CORE, BFLOAT16_CORE, GPU = 6e10, 3e11, 1e13
+# Seconds per sample of stages without a network.
+PACES = {"prepare": 1e-4, "poison": 5e-5, "defend": 1e-3, "decide": 2e-6, "evaluate": 2e-6}
+LEAST_SECONDS = 0.02
+LEAST_GUESS = 0.5  # with a network: too little, and all stages of a small sweep go to one worker
+FORWARD = 1 / 3
+SIDE = 32  # pixels, where a dataset does not say how large its images are
+
+
+class Costs:
+    """Seconds that the stages of a plan are expected to take; the plan may grow."""
+
+    def __init__(self, planner: Planner, store: Store) -> None:
+        self.planner = planner
+        self.recorded = {name: pace for name, (pace, _) in _recorded(store).items()}
+        self._seconds: dict[str, float] = {}
+        self._methods: dict[int, tuple[Mapping[str, Any], Any]] = {}
+
+    def __call__(self, stage: Stage) -> float:
+        """Return the seconds that a stage is expected to take."""
+        if stage.key not in self._seconds:
+            pace, least = self.recorded.get(self.name(stage), 0.0), LEAST_SECONDS
+            if not pace:
+                pace = self._guess(stage)
+                least = LEAST_GUESS if self._network(stage) else LEAST_SECONDS
+            self._seconds[stage.key] = max(self.work(stage) * pace, least)
+        return self._seconds[stage.key]
+
+    def known(self, stage: Stage) -> bool:
+        """Return whether stages like this one have been timed."""
+        return self.name(stage) in self.recorded
+
+    def name(self, stage: Stage) -> str:
+        """Return what stages of about equal pace have in common."""
+        network = self._network(stage)
+        return f"{stage.kind}/{stage.method}" + (f"/{network.label}" if network else "")
+
+    def work(self, stage: Stage) -> float:
+        """Return sample passes, or samples."""
+        dataset = self._dataset(stage)
+        if dataset is None:
+            return 1.0
+        facts = self.planner.facts(dataset)
+        samples = len(facts.labels)
+        if self._network(stage) is None:
+            return samples
+        if stage.kind == "features":
+            return FORWARD * samples
+        epochs: int = stage.params["recipe"]["epochs"]
+        if "defense" not in stage.params:
+            return epochs * samples
+        defense = self._method("defenses", stage.params["defense"])
+        parts = _parts(defense, facts.num_classes)
+        if stage.kind == "defend" and (parts or stage.params["part"] == "repair"):
+            return samples  # what is left to do beside the parts, or after the decision
+        passes: float = defense.passes(samples, epochs, facts.num_classes)
+        return passes / max(parts, 1)
+
+    def _guess(self, stage: Stage) -> float:
+        """Return seconds per unit of work."""
+        network, dataset = self._network(stage), self._dataset(stage)
+        if network is None or dataset is None:
+            return PACES.get(stage.kind, LEAST_SECONDS)
+        wanted = self.planner.sweep.resources
+        core = BFLOAT16_CORE if self.planner.bfloat16 else CORE
+        share = min(wanted.gpu.gpu, 1.0)
+        speed = GPU * share if share else core * stage.params["recipe"]["threads"]
+        return operations(network, dataset, self.planner.facts(dataset).num_classes) / speed
+
+    def _dataset(self, stage: Stage) -> Dataset | None:
+        key = stage.inputs.get("data") or stage.reads.get("data")
+        params = self.planner.stages[key].params if key else stage.params
+        return self._method("datasets", params["dataset"]) if "dataset" in params else None
+
+    def _network(self, stage: Stage) -> Model | None:
+        if stage.resource == "cpu" or "model" not in stage.params:
+            return None
+        model: Model = self._method("models", stage.params["model"])
+        if "defense" not in stage.params:
+            return model
+        return self._method("defenses", stage.params["defense"]).network(model)  # type: ignore[no-any-return]
+
+    def _method(self, role: Any, identity: dict[str, Any]) -> Any:
+        """Return the method of an identity, which all stages of a plan share by reference."""
+        if id(identity) not in self._methods:
+            # The identity is kept, lest another one come to have its id.
+            self._methods[id(identity)] = identity, restore(role, identity)
+        return self._methods[id(identity)][1]
+
+
+@cache
+def _parts(defense: Defense, num_classes: int) -> int:
+    return len(defense.parts(num_classes))
+
+
+@cache
+def operations(network: Model, dataset: Dataset, num_classes: int) -> float:
+    """Return floating-point operations of a sample pass; the network is built for it."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    side = getattr(dataset, "side", SIDE)
+    size = (
+        (3, side, side) if dataset.DOMAIN == "images" else (getattr(dataset, "features", 1), 1, 1)
+    )
+    shape = Shape(
+        channels=size[0], height=size[1], width=size[2], num_classes=num_classes,
+        mean=(0.0,) * size[0], std=(1.0,) * size[0],
+    )  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        built = network.build(shape).eval().to("meta")
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        built(torch.empty(1, *size, device="meta"))
+    forward: int = counter.get_total_flops()
+    return forward / FORWARD
+
+
+def record(store: Store, spent: Mapping[str, list[tuple[float, float]]]) -> None:
+    """Keep how long stages took, for the next plan.
+
+    Args:
+        store: where it is kept.
+        spent: name of `Costs` → seconds and work of each stage.
+    """
+    known = _recorded(store)
+    for name, took in spent.items():
+        pace, n = known.get(name, (0.0, 0))
+        n = min(n, REMEMBERED)
+        paces = [seconds / max(work, 1.0) for seconds, work in took]  # a recipe of no epochs: 0
+        known[name] = ((pace * n + math.fsum(paces)) / (n + len(paces)), n + len(paces))
+    if spent:
+        store.write(FILE, json.dumps(known).encode())
+
+
+def _recorded(store: Store) -> dict[str, tuple[float, int]]:
+    """Return seconds per unit of work by name, and of how many stages; empty for a new store."""
+    try:
+        found = json.loads(store.read(FILE) or b"{}")
+    except (ValueError, RecursionError):
+        return {}
+    entries = found.items() if isinstance(found, dict) else ()
+    return {name: (float(entry[0]), entry[1]) for name, entry in entries if _is_pace(entry)}
+
+
+def _is_pace(entry: Any) -> bool:
+    """Return whether an entry is a finite pace and a count; damaged ones are passed over."""
+    if not isinstance(entry, list) or len(entry) != 2:
+        return False
+    pace, n = entry
+    whole = isinstance(n, int) and n > 0
+    return whole and isinstance(pace, int | float) and 0 <= pace < math.inf

@@ -1,0 +1,315 @@
+"""The records of a sweep's name: the newest, and earlier versions beside them.
+
+    sweeps/<name>/sweep.json, records.parquet, stages.parquet, report.html   the newest
+    sweeps/<name>/versions/<n>/…                                             earlier ones, from 1
+    sweeps/<name>/tune/sweep.json, ledger/, …                                of the name's tuning
+
+A launch of another sweep under a name keeps what was there as a version, and so does one whose
+rows would replace rows that succeeded by others. What is damaged here is left aside: rows are
+derived from manifests, and the next launch writes everything anew.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from raysweep.errors import StoreError
+from raysweep.store import Store
+from raysweep.sweep.differences import deciding, differences
+from raysweep.sweep.spec import Sweep
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Table = Literal["records", "stages"]
+DESCRIPTION, REPORT = "sweep.json", "report.html"
+FIELDS: dict[str, type | tuple[type, ...]] = {
+    "name": str, "question": str, "text": str, "sweep": dict, "created_at": (int, float),
+    "storage": str, "versions": dict, "git_commit": str, "precision": str, "concluded": bool,
+}  # fmt: skip
+COLUMNS: dict[Table, set[str]] = {
+    "records": {
+        "trial", "dataset", "model", "attack", "attack_name", "rate", "target", "defense",
+        "defense_name", "kind", "badges", "seed", "status", "error", "error_stage", "log",
+    },
+    "stages": {
+        "key", "kind", "method", "status", "seconds", "gpu_seconds", "trials", "host", "error",
+    },
+}  # fmt: skip
+LATEST = 1e11  # seconds since 1970 that still are a date
+
+
+def described(store: Store, place: str) -> dict[str, Any]:
+    """Return what is written down about a sweep; what is damaged of it is left out."""
+    try:
+        found = json.loads(store.read(f"sweeps/{place}/{DESCRIPTION}") or b"{}")
+    except (ValueError, RecursionError):
+        return {}
+    if not isinstance(found, dict):
+        return {}
+    if not 0 <= _number(found.get("created_at")) < LATEST:
+        found.pop("created_at", None)
+    return {name: found[name] for name, kind in FIELDS.items() if isinstance(found.get(name), kind)}
+
+
+def _number(value: Any) -> float:
+    return value if isinstance(value, int | float) else math.nan
+
+
+def as_launched(sweep: Sweep, description: Mapping[str, Any]) -> Sweep:
+    """Return a sweep with the precision that `auto` was where it was launched, if that is known."""
+    precision = description.get("precision")
+    if precision not in ("float32", "bfloat16"):
+        return sweep
+    recipes = [
+        recipe.model_copy(update={"precision": precision}) if recipe.precision == "auto" else recipe
+        for recipe in sweep.recipes
+    ]
+    return sweep.model_copy(update={"recipes": tuple(recipes)})
+
+
+def write_description(store: Store, place: str, values: Mapping[str, Any]) -> None:
+    """Write down what is known of a sweep."""
+    store.write(f"sweeps/{place}/{DESCRIPTION}", json.dumps(values, indent=1).encode())
+
+
+def table(store: Store, place: str, which: Table) -> pd.DataFrame | None:
+    """Return records or stages as they were written; none if they are not there, or damaged."""
+    import pandas as pd
+
+    raw = store.read(f"sweeps/{place}/{which}.parquet")
+    if raw is None:
+        return None
+    try:
+        frame = pd.read_parquet(io.BytesIO(raw), page_checksum_verification=True)
+    except Exception:  # noqa: BLE001  whatever Parquet's reader thinks of damaged bytes
+        return None
+    return frame if set(frame.columns) >= COLUMNS[which] else None
+
+
+def write(store: Store, name: str, rows: pd.DataFrame, stages: pd.DataFrame) -> None:
+    """Store the records of a sweep as Parquet, records last."""
+    for which, frame in (("stages", stages), ("records", rows)):
+        buffer = io.BytesIO()
+        _storable(frame).to_parquet(buffer, index=False, write_page_checksum=True)
+        store.write(f"sweeps/{name}/{which}.parquet", buffer.getvalue())
+
+
+def _storable(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the frame with columns of mixed kinds (a parameter of several methods) as text."""
+    import pandas as pd
+
+    fixed = frame.copy()
+    for column in fixed.select_dtypes(object).columns:
+        present = fixed[column].dropna()
+        kinds = {type(value) for value in present}
+        if kinds <= {int, float}:
+            fixed[column] = pd.to_numeric(fixed[column])
+        elif len(kinds) > 1:
+            fixed[column] = present.map(str).reindex(fixed.index)
+    return fixed
+
+
+def damage(store: Store, place: str) -> list[str]:
+    """Return a line for each file of a sweep's records that is there and cannot be read."""
+    lines = []
+    known = {
+        DESCRIPTION: bool(described(store, place)),
+        "records.parquet": table(store, place, "records") is not None,
+        "stages.parquet": table(store, place, "stages") is not None,
+    }
+    for file, readable in known.items():
+        path = f"sweeps/{place}/{file}"
+        if not readable and store.read(path) is not None:
+            lines.append(f"{store.where(path)} is damaged; the next launch writes it anew")
+    return lines
+
+
+def said_of_damage(keys: Sequence[str]) -> list[str]:
+    """Return the line that says which stored stages are damaged; none if none is."""
+    if not keys:
+        return []
+    more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
+    return [f"damaged, and counted as missing until the next launch: {min(keys)}{more}"]
+
+
+# Versions
+
+
+@dataclass(frozen=True, kw_only=True)
+class Version:
+    """One version of a name's records.
+
+    Attributes:
+        number: from 1; the newest has the highest.
+        launched: when, in seconds since 1970; 0 if that is not known.
+        rows, ok: how many rows its records have, and how many of them succeeded; none if there
+            are no records.
+    """
+
+    number: int
+    launched: float
+    rows: int | None
+    ok: int | None
+
+
+def numbers(store: Store, name: str) -> list[int]:
+    """Return the numbers of the earlier versions, sorted."""
+    paths = store.list(f"sweeps/{name}/versions")
+    return sorted({int(n) for path in paths if (n := path.split("/")[3]).isdecimal()})
+
+
+def versions(store: Store, name: str) -> list[Version]:
+    """Return all versions of a name's records, the newest last."""
+    earlier = numbers(store, name)
+    places = [(n, f"{name}/versions/{n}") for n in earlier]
+    found = []
+    for number, place in [*places, (max(earlier, default=0) + 1, name)]:
+        frame = table(store, place, "records")
+        found.append(
+            Version(
+                number=number, launched=float(described(store, place).get("created_at", 0)),
+                rows=None if frame is None else len(frame),
+                ok=None if frame is None else int((frame["status"] == "ok").sum()),
+            )
+        )  # fmt: skip
+    return found
+
+
+def place_of(store: Store, name: str, version: int | None = None) -> str:
+    """Return where the records of a sweep are, below `sweeps/`.
+
+    A sweep that was tuned and never launched is where its tuning is.
+
+    Raises:
+        StoreError: if there is no such sweep or version; the message lists those that there are.
+    """
+    paths = store.list(f"sweeps/{name}")
+    if not paths:
+        names = sorted({path.split("/")[1] for path in store.list("sweeps") if path.count("/") > 1})
+        raise StoreError(
+            f"no sweep {name!r} in {store.where()}; there are: {', '.join(names) or 'none'}; "
+            f"another place is named with --storage or RAYSWEEP_STORAGE"
+        )
+    earlier = numbers(store, name)
+    newest = max(earlier, default=0) + 1
+    if version in earlier:
+        return f"{name}/versions/{version}"
+    if version not in (None, newest):
+        known = ", ".join(map(str, [*earlier, newest]))
+        raise StoreError(f"sweep {name!r} has no version {version}; there are: {known}")
+    own = {f"sweeps/{name}/{file}" for file in (DESCRIPTION, "records.parquet")}
+    tuned = f"sweeps/{name}/tune/{DESCRIPTION}" in paths
+    return f"{name}/tune" if tuned and own.isdisjoint(paths) else name
+
+
+def set_aside(store: Store, sweep: Sweep) -> list[str]:
+    """Keep what another sweep left under a name as a version, before it is launched anew.
+
+    Returns what to tell the user: which version it is, and how the two sweeps differ.
+    """
+    before = described(store, sweep.name)
+    told = differences(before["sweep"], sweep) if "sweep" in before else []
+    if not told:
+        return []
+    number = _keep(store, sweep.name, before)
+    for file in ("records.parquet", "stages.parquet", REPORT):
+        store.delete(f"sweeps/{sweep.name}/{file}")
+    return [f"{_said(sweep.name, number)}; this sweep differs from theirs:", *told]
+
+
+def _said(name: str, number: int) -> str:
+    return f"the records of {name} so far are kept: load({name!r}, version={number})"
+
+
+def _keep(store: Store, name: str, description: Mapping[str, Any]) -> int:
+    """Copy the newest records into a version, unless one holds them already; return its number."""
+    frame, plan = table(store, name, "records"), description.get("sweep", {})
+    earlier = numbers(store, name)
+    for number in earlier:
+        place = f"{name}/versions/{number}"
+        alike = deciding(described(store, place).get("sweep", {})) == deciding(plan)
+        if alike and good(frame) <= good(table(store, place, "records")):
+            return number
+    number = max(earlier, default=0) + 1
+    for file in ("stages.parquet", REPORT, "records.parquet"):
+        if (data := store.read(f"sweeps/{name}/{file}")) is not None:
+            store.write(f"sweeps/{name}/versions/{number}/{file}", data)
+    write_description(store, f"{name}/versions/{number}", description)
+    return number
+
+
+# Rows that succeeded
+
+
+def good(frame: pd.DataFrame | None) -> set[tuple[str, str]]:
+    """Return trial and evaluation of every row that succeeded."""
+    if frame is None or "key_evaluate" not in frame:
+        return set()
+    done = frame[frame["status"] == "ok"]
+    return set(zip(done["trial"], done["key_evaluate"], strict=True))
+
+
+def with_good(rows: pd.DataFrame, *earlier: pd.DataFrame | None) -> tuple[pd.DataFrame, int]:
+    """Return rows in which a trial that did not succeed keeps its row that did; and how many.
+
+    An earlier row is of the same trial if every key that the new one names is its own, too: on
+    other data, or by other code, it would be another result.
+    """
+    kept: dict[int, dict[str, Any]] = {}
+    lacking = rows[rows["status"] != "ok"]
+    keys = [column for column in rows.columns if column.startswith("key_")]
+    for frame in earlier:
+        if frame is None or lacking.empty:
+            continue
+        done = frame[frame["status"] == "ok"].drop_duplicates("trial").set_index("trial")
+        for number, row in lacking.iterrows():
+            if number in kept or row["trial"] not in done.index:
+                continue
+            other = done.loc[row["trial"]].dropna()
+            if all(row[key] == other.get(key) for key in keys if isinstance(row[key], str)):
+                kept[int(number)] = {"trial": row["trial"], **other.to_dict()}  # type: ignore[call-overload]
+    if not kept:
+        return rows, 0
+    import pandas as pd
+
+    merged = [kept.get(n, row) for n, row in enumerate(rows.to_dict("records"))]
+    frame = pd.DataFrame(merged)
+    return frame[[*rows.columns, *(c for c in frame.columns if c not in rows.columns)]], len(kept)
+
+
+def conclude(
+    store: Store,
+    name: str,
+    rows: pd.DataFrame,
+    stages: pd.DataFrame,
+    before: Mapping[str, Any],
+) -> tuple[pd.DataFrame, list[str]]:
+    """Store the records of a launch; return them, and what to tell the user.
+
+    Args:
+        store: where the records are kept.
+        name: of the sweep.
+        rows: one row per trial.
+        stages: one row per stage.
+        before: the description of the records that were there when the launch began.
+    """
+    previous, notes = table(store, name, "records"), []
+    rows, kept = with_good(rows, previous, *_latest(store, name))
+    if kept:
+        notes.append(f"{kept} trials did not succeed this time and keep the rows of an earlier one")
+    if not good(previous) <= good(rows):
+        notes.append(f"{_said(name, _keep(store, name, before))}; other data or code made them")
+    write(store, name, rows, stages)
+    write_description(store, name, {**described(store, name), "concluded": True})
+    return rows, notes
+
+
+def _latest(store: Store, name: str) -> Iterator[pd.DataFrame | None]:
+    for number in numbers(store, name)[-1:]:
+        yield table(store, f"{name}/versions/{number}", "records")

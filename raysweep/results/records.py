@@ -1,0 +1,124 @@
+"""The records of a sweep as a user reads them: one row per trial, and what a report shows.
+
+Once a launch has concluded, its records are read as they were written. Until then (while it runs,
+after a kill, where they are damaged) rows are derived from the manifests of what is stored, by
+planning the sweep as it was written down: finished trials are `ok`, others `pending`, or failed as
+the ledger says.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+
+from raysweep.errors import RaysweepError, StoreError
+from raysweep.plan.planner import Planner
+from raysweep.results import history
+from raysweep.results.rows import Collector
+from raysweep.store import Store, ledger
+from raysweep.sweep.spec import restored
+
+DEFAULT_STORAGE = "raysweep-store"
+
+
+def storage_uri(chosen: str | None = None) -> str:
+    """Return where artifacts and records are: the choice, RAYSWEEP_STORAGE, or ./raysweep-store."""
+    return chosen or os.environ.get("RAYSWEEP_STORAGE") or DEFAULT_STORAGE
+
+
+def load(name: str, storage: str | None = None, version: int | None = None) -> pd.DataFrame:
+    """Return the records of a sweep, one row per trial.
+
+    `attrs["sweep"]` of the frame describes the sweep: question, text, versions. `attrs["notes"]`
+    lists what is to be said about the rows: that they are derived, or that a file is damaged.
+
+    Args:
+        name: of the sweep.
+        storage: where its records are.
+        version: of the records, as `raysweep status` lists them; by default the newest.
+
+    Raises:
+        StoreError: if there is no sweep or version of that name, the message lists those that
+            there are; or if there are no records and none can be derived.
+    """
+    found = look(Store(storage_uri(storage)), name, version)
+    found.rows.attrs |= {"sweep": found.sweep, "notes": found.notes}
+    return found.rows
+
+
+def describe(store: Store, name: str) -> dict[str, Any]:
+    """Return what is written down about a sweep: question, text, versions; its name at least.
+
+    Raises:
+        StoreError: if there is no sweep of that name; the message lists those that there are.
+    """
+    return {"name": name, **history.described(store, history.place_of(store, name))}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What is known of a sweep.
+
+    Attributes:
+        rows: one row per trial.
+        stages: one row per stage.
+        sweep: its description.
+        notes: what is to be said about them, a line each.
+    """
+
+    rows: pd.DataFrame
+    stages: pd.DataFrame
+    sweep: dict[str, Any]
+    notes: list[str] = field(default_factory=list)
+
+
+def look(store: Store, name: str, version: int | None = None) -> Found:
+    """Return rows and stages of a sweep: its records, or what is derived from manifests.
+
+    Raises:
+        StoreError: as `load` does.
+    """
+    place = history.place_of(store, name, version)
+    about = history.described(store, place)
+    notes = history.damage(store, place)
+    rows, stages = history.table(store, place, "records"), history.table(store, place, "stages")
+    sweep = {"name": name, **about}
+    if rows is not None and about.get("concluded", True):
+        return Found(rows=rows, stages=_or_none(stages), sweep=sweep, notes=notes)
+    try:
+        collector = _collector(store, place, about)
+    except (RaysweepError, OSError) as error:
+        if rows is None:
+            raise StoreError(
+                f"sweep {name!r} has no records that can be read, and none can be derived from "
+                f"what is stored ({error}); launch its file again"
+            ) from None
+        notes.append(
+            f"records of an earlier launch; the last has none that can be derived: {error}"
+        )
+        return Found(rows=rows, stages=_or_none(stages), sweep=sweep, notes=notes)
+    derived, _ = history.with_good(collector.rows(name), rows)
+    done = int((derived["status"] == "ok").sum())
+    notes.append(f"derived from what is stored: {done} of {len(derived)} trials are finished")
+    notes += history.said_of_damage(collector.damaged)
+    return Found(rows=derived, stages=collector.stages([]), sweep=sweep, notes=notes)
+
+
+def _or_none(stages: pd.DataFrame | None) -> pd.DataFrame:
+    return pd.DataFrame() if stages is None else stages
+
+
+def _collector(store: Store, place: str, about: dict[str, Any]) -> Collector:
+    """Return what makes the rows of a sweep that was written down.
+
+    Raises:
+        RaysweepError, OSError: if it cannot be planned here.
+    """
+    if "sweep" not in about:
+        raise StoreError(f"{store.where(f'sweeps/{place}/{history.DESCRIPTION}')} is damaged")
+    standing = ledger.standing(store, place)
+    planner = Planner(history.as_launched(restored(about["sweep"]), about))
+    return Collector(planner, store, standing.failed, standing.upstream)

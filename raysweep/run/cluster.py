@@ -1,0 +1,127 @@
+"""A Ray cluster: the way to it, its room for stages, and which of its hosts are of no use."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections import Counter
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from raysweep.errors import PlanError
+from raysweep.sweep.spec import Sweep
+
+
+def connect(address: str | None) -> None:
+    """Connect to the cluster at an address, or start one on this machine.
+
+    Raises:
+        PlanError: if there is no cluster at the address, or this driver may not use it.
+    """
+    import ray
+
+    quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+    if address is None:
+        ray.init(address="local", include_dashboard=False, **quiet)
+        return
+    try:
+        _knock(address)
+        ray.init(address=address, **quiet)
+    except (OSError, RuntimeError, ValueError) as error:
+        mode = os.environ.get("RAY_AUTH_MODE", "unset")
+        raise PlanError(
+            f"no Ray cluster answers at --address {address!r} ({error}); check that it runs "
+            f"(ray status), and if it uses token authentication, which new clusters do by "
+            f"default, set RAY_AUTH_MODE=token here and give this host the cluster's token in "
+            f"~/.ray/auth_token or RAY_AUTH_TOKEN_PATH (RAY_AUTH_MODE is {mode})"
+        ) from None
+
+
+def _knock(address: str) -> None:
+    """Try the port for a moment: Ray itself would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdigit() and "/" not in address:
+        socket.create_connection((host, int(port)), timeout=10).close()
+
+
+def bundles(sweep: Sweep) -> dict[str, dict[str, float]]:
+    """Return what a worker of each resource class asks of its host, in Ray's names."""
+    found = {}
+    for name, size in (("cpu", sweep.resources.cpu), ("gpu", sweep.resources.gpu)):
+        asked = {"CPU": size.cpu, "GPU": size.gpu, "memory": size.memory_bytes}
+        found[name] = {kind: amount for kind, amount in asked.items() if amount or kind == "CPU"}
+    return found
+
+
+def room(refused: Collection[str] = ()) -> dict[str, float]:
+    """Return the resources of all hosts that are up, without those of some node ids."""
+    total: Counter[str] = Counter()
+    for node in _up(refused):
+        total.update(node["Resources"])
+    return dict(total)
+
+
+def fits_somewhere(asked: Mapping[str, float], refused: Collection[str]) -> bool:
+    """Return whether a worker fits on a host that is up, without some node ids."""
+    return any(
+        all(node["Resources"].get(kind, 0) >= amount for kind, amount in asked.items())
+        for node in _up(refused)
+    )
+
+
+def _up(refused: Collection[str]) -> list[dict[str, Any]]:
+    import ray
+
+    return [node for node in ray.nodes() if node["Alive"] and node["NodeID"] not in refused]
+
+
+def check_room(sweep: Sweep, have: Mapping[str, float]) -> None:
+    """Refuse what this machine can never give; a cluster may still grow.
+
+    Raises:
+        PlanError: names the field, what is asked, and what there is.
+    """
+    for name, asked in bundles(sweep).items():
+        for kind, wanted in asked.items():
+            if wanted > have.get(kind, 0):
+                raise PlanError(
+                    f"resources.{name}.{kind.lower()}: a stage asks for {wanted:g}, this machine "
+                    f"has {have.get(kind, 0):g}; ask for less, or launch on a cluster (--address)"
+                )
+
+
+def shape_of(sweep: Sweep) -> Any:
+    """Return a function from a batch's config to what its class asks of Ray.
+
+    Shapes that ask the same are equal, whatever hosts they avoid, so that Tune gives a batch to a
+    worker that is up already. Everything here travels to the workers by value.
+    """
+    from ray import tune
+    from ray.util.placement_group import placement_group
+
+    class Shape(tune.PlacementGroupFactory):  # type: ignore[misc]
+        """What a worker takes, on any host but those that refused."""
+
+        def __init__(self, bundle: dict[str, float], refused: list[str]) -> None:
+            super().__init__([bundle])
+            self.refused = refused
+
+        def to_placement_group(self) -> Any:
+            nodes = f"!in({','.join(self.refused)})"
+            selectors = [{"ray.io/node-id": nodes}] if self.refused else None
+            return placement_group(self.bundles, bundle_label_selector=selectors)
+
+    asked = bundles(sweep)
+    return lambda config: Shape(asked[config["class"]], config["refused"])
+
+
+def refusals(prefix: str) -> dict[str, str]:
+    """Return why hosts refuse to work for a run, by node id."""
+    from ray.experimental import internal_kv
+
+    keys = [key.decode() for key in internal_kv._internal_kv_list(prefix)]
+    return {
+        key.removeprefix(prefix): (internal_kv._internal_kv_get(key) or b"").decode()
+        for key in keys
+    }

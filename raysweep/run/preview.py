@@ -1,0 +1,176 @@
+"""What a launch would do, before it does it: counts, sharing, reasons, and an estimate."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from raysweep.plan.costs import Costs
+from raysweep.plan.planner import Planner
+from raysweep.plan.route import Route
+from raysweep.run.schedule import Schedule
+from raysweep.stages.stage import STAGE_VERSIONS
+from raysweep.store import Store, ledger
+from raysweep.sweep.spec import Sweep, Trial, check_layers
+
+
+@dataclass(frozen=True, kw_only=True)
+class KindPreview:
+    """One stage kind of a plan.
+
+    Attributes:
+        kind: the stage kind.
+        naive: how many there would be if every trial did its own.
+        distinct: how many there are, each shared by all trials that need it.
+        cached: how many are stored already.
+        run: how many would run.
+        why: reason → count, over those that would run.
+        seconds: expected seconds of those that would run.
+        guessed: how many of them have no recorded seconds.
+    """
+
+    kind: str
+    naive: int
+    distinct: int
+    cached: int
+    run: int
+    why: dict[str, int]
+    seconds: float
+    guessed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preview:
+    """A plan at a glance.
+
+    Attributes:
+        trials: how many.
+        forecasts: what defenses say of the size of their work.
+        kinds: stages that are known.
+        undecided: trials whose further stages depend on a decision.
+        below: how many these are at most.
+        below_seconds: about how long they take, if none is shared.
+        damaged: keys of stored stages that are damaged and count as missing.
+    """
+
+    trials: int
+    forecasts: tuple[str, ...] = ()
+    kinds: list[KindPreview] = field(default_factory=list)
+    undecided: int = 0
+    below: int = 0
+    below_seconds: float = 0.0
+    damaged: tuple[str, ...] = ()
+
+    @property
+    def seconds(self) -> float:
+        """Expected seconds of all known stages that would run, on one slot."""
+        return sum(kind.seconds for kind in self.kinds)
+
+
+def preview(sweep: Sweep, store: Store) -> Preview:
+    """Plan a sweep against a store.
+
+    Raises:
+        PlanError: if the sweep cannot be carried out.
+        StoreError: if the store cannot be written.
+    """
+    planner = Planner(sweep)
+    check_layers(sweep)
+    store.check()
+    costs = Costs(planner, store)
+    failed = {line["key"] for line in ledger.read(store, sweep.name) if line["event"] == "failed"}
+    damaged: list[str] = []
+    schedule = Schedule(
+        planner, set(store.done()), lambda keys: _outcomes(store, keys), expected=costs,
+        discard=damaged.append,  # from the plan alone: nothing is changed
+    )  # fmt: skip
+    naive, waiting = _naive(planner, schedule)
+    undecided = [_below(planner, costs, trial, route) for trial, route in waiting]
+    kinds = []
+    for kind in STAGE_VERSIONS:
+        keys = [key for key in schedule.wanted if key.partition("-")[0] == kind]
+        if not keys:
+            continue
+        todo = [key for key in keys if key not in schedule.done]
+        why: Counter[str] = Counter()
+        for key in todo:
+            stage = planner.stages[key]
+            if key in damaged:
+                why["damaged"] += 1
+            elif key in failed:
+                why["failed before"] += 1
+            elif all(need in schedule.done for need in stage.needs):
+                why["not stored"] += 1
+            else:
+                why["an input runs first"] += 1
+        stages = [planner.stages[key] for key in todo]
+        kinds.append(
+            KindPreview(
+                kind=kind,
+                naive=naive[kind],
+                distinct=len(keys),
+                cached=len(keys) - len(todo),
+                run=len(todo),
+                why=dict(why),
+                seconds=sum(map(costs, stages)),
+                guessed=sum(not costs.known(stage) for stage in stages),
+            )
+        )
+    said = {
+        f"{trial.defense.name} on {trial.dataset.name}: {text}"
+        for trial in planner.trials
+        if (text := trial.defense.forecast(len(planner.facts(trial.dataset).labels)))
+    }
+    return Preview(
+        trials=len(planner.trials), kinds=kinds, forecasts=tuple(sorted(said)),
+        undecided=len(undecided), below=sum(below for below, _ in undecided),
+        below_seconds=sum(seconds for _, seconds in undecided), damaged=tuple(damaged),
+    )  # fmt: skip
+
+
+def _outcomes(store: Store, keys: Sequence[str]) -> dict[str, Mapping[str, Any]]:
+    found, _ = store.manifests(keys)
+    return {key: manifest.outcome for key, manifest in found.items()}
+
+
+def _below(planner: Planner, costs: Costs, trial: Trial, route: Route) -> tuple[int, float]:
+    """Return how many stages a decision may still add to a trial's route, and their seconds."""
+    # A model (retrained or repaired), its predictions, the evaluation: about a victim's training.
+    below, seconds = 3, costs(planner.stages[planner.setting(trial).victim])
+    classes = planner.facts(trial.dataset).num_classes
+    shards = [key for role, key in route.roles.items() if role.startswith("shard ")]
+    lacking = len(trial.defense.parts(classes)) - len(shards)
+    if shards and lacking:  # it waits at a pause of its parts
+        below += lacking + len(trial.defense.pauses(classes))
+        seconds += lacking * costs(planner.stages[shards[-1]])
+    return below, seconds
+
+
+def _naive(planner: Planner, schedule: Schedule) -> tuple[Counter[str], list[tuple[Trial, Route]]]:
+    """Count stages trial by trial, as if nothing were shared; return the undecided trials too."""
+    counts: Counter[str] = Counter()
+    undecided = []
+    closures: dict[str, Counter[str]] = {}
+
+    def closure(key: str) -> Counter[str]:
+        if key not in closures:
+            kinds = {key: key.partition("-")[0]}
+            stack = list(planner.stages[key].needs)
+            while stack:
+                need = stack.pop()
+                if need not in kinds:
+                    kinds[need] = need.partition("-")[0]
+                    stack.extend(planner.stages[need].needs)
+            closures[key] = Counter(kinds.values())
+        return closures[key]
+
+    for trial in planner.trials:
+        route = planner.route(trial, schedule.outcomes)
+        last = route.evaluate or route.waiting
+        assert last is not None
+        counts += closure(last)
+        if route.waiting is not None:
+            undecided.append((trial, route))
+    return counts, undecided

@@ -1,0 +1,237 @@
+"""One run of a sweep, whatever executes it: schedule, ledger, provenance, and the end of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Protocol
+
+from raysweep.methods.recipe import Recipe
+from raysweep.plan.costs import Costs, record
+from raysweep.plan.planner import Planner
+from raysweep.provenance import git_commit, versions
+from raysweep.results import history
+from raysweep.run.schedule import Schedule
+from raysweep.stages.stage import Result, Stage
+from raysweep.store import Store
+from raysweep.store.ledger import Ledger, log_path
+from raysweep.sweep.spec import Sweep, canonical, check_layers
+
+
+def slots_of(cpus: float, gpus: float, sweep: Sweep, most: int | None) -> dict[str, int]:
+    """Return how many stages of each class fit at once; at least one, at most `most`."""
+    slots = {}
+    for name, size in (("cpu", sweep.resources.cpu), ("gpu", sweep.resources.gpu)):
+        fit = cpus / size.cpu if size.cpu else cpus
+        if size.gpu:
+            fit = min(fit, gpus / size.gpu)
+        slots[name] = max(1, min(int(fit), most or int(fit) or 1))
+    return slots
+
+
+class Supply(Protocol):
+    """Gives a run more trials while it runs; the searches of a tuning run are one."""
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether nothing more will come."""
+
+    def more(self, slots: int) -> bool:
+        """Give the planner more trials; False if there are none now."""
+
+    def entered(self, schedule: Schedule) -> list[dict[str, Any]]:
+        """Look at trials that were taken in, which may be stored already; lines for the ledger."""
+
+    def settled(self, keys: Iterable[str], schedule: Schedule) -> list[dict[str, Any]]:
+        """Take in that stages have ended; lines for the ledger."""
+
+
+class Run:
+    """A sweep under way: hands stages to an executor and takes in what becomes of them."""
+
+    def __init__(
+        self,
+        sweep: Sweep,
+        store: Store,
+        text: str,
+        watch: Callable[[Run], None] = lambda run: None,
+        planner: Planner | None = None,
+        supply: Supply | None = None,
+        place: str | None = None,
+    ) -> None:
+        """Plan against the store and write down what is to be run.
+
+        Args:
+            sweep: what to run.
+            store: where artifacts and records are.
+            text: the sweep file as written.
+            watch: called whenever the state has changed, for progress.
+            planner: makes the stages; by default those of the sweep.
+            supply: gives the planner more trials whenever slots would stay empty.
+            place: of ledger, logs and description below `sweeps/`, if it is not the sweep's own.
+
+        `notes` holds what is to be said to the user, a line each; `before` describes the records
+        that were there.
+        """
+        self.sweep = sweep
+        self.store = store
+        self.watch = watch
+        self.supply = supply
+        self.started = time.time()
+        self.planner = planner or Planner(sweep)
+        check_layers(sweep)
+        store.check()
+        self.place = place or sweep.name
+        self.ledger = Ledger(store, self.place)
+        self.damaged: list[str] = []
+        self.notes: list[str] = []
+        self.provenance = {"run": self.ledger.run}
+        self.costs = Costs(self.planner, store)
+        self.schedule = Schedule(
+            self.planner,
+            set(store.done()),
+            self._outcomes,
+            expected=self.costs,
+            discard=self._discard,
+            log=self.ledger.write,
+        )
+        self.cached = len(self.schedule.done)
+        self._spent: dict[str, list[tuple[float, float]]] = {}
+        self.before = history.described(store, self.place)
+        self.notes += [] if place else history.set_aside(store, sweep)
+        if self.damaged:
+            self.notes.append(f"{len(self.damaged)} stored stages are damaged and run again")
+        self._describe(text)
+        self.watch(self)
+
+    def _outcomes(self, keys: Iterable[str]) -> dict[str, Mapping[str, Any]]:
+        """Return the outcomes of stages whose manifests are whole."""
+        found, _ = self.store.manifests(keys)
+        return {key: manifest.outcome for key, manifest in found.items()}
+
+    def _discard(self, key: str) -> None:
+        self.damaged.append(key)
+        self.store.discard(key.partition("-")[0], key)
+
+    def _describe(self, text: str) -> None:
+        described = {
+            "name": self.sweep.name,
+            "question": self.sweep.question,
+            "text": text,
+            "sweep": canonical(self.sweep),
+            "created_at": self.started,
+            "storage": self.store.where(),
+            "versions": versions(),
+            "git_commit": git_commit(),
+            "precision": self.planner.resolved(Recipe()).precision,
+            "concluded": False,
+        }
+        history.write_description(self.store, self.place, described)
+        self.ledger.write(
+            {
+                "event": "start",
+                "trials": len(self.planner.trials),
+                "stages": len(self.schedule.wanted),
+                "cached": self.cached,
+            }
+        )
+        self.ledger.sync()
+
+    def take(self, slots: Mapping[str, int]) -> list[Stage]:
+        """Return the next batch, written down durably before anybody works on it."""
+        self._replenish(slots)
+        batch = self.schedule.take(slots)
+        if batch:
+            keys = [stage.key for stage in batch]
+            self.ledger.write({"event": "dispatch", "keys": keys, "ready": self.schedule.ready})
+            self.ledger.sync()
+        return batch
+
+    def _replenish(self, slots: Mapping[str, int]) -> None:
+        """Ask the supply for trials until every slot has work that is ready."""
+        if self.supply is None or self.schedule.stopping:
+            return
+        self._extend()
+        while self.schedule.ready < sum(slots.values()) and self.supply.more(max(slots.values())):
+            self._extend()
+
+    def _extend(self) -> None:
+        """Take in what the supply has given; what of it is stored may make it give more."""
+        assert self.supply is not None
+        while True:
+            stored, trials = len(self.schedule.done), self.schedule.routed
+            if grown := self.schedule.extend():
+                self.ledger.write(
+                    {"event": "grow", "key": "", "stages": grown,
+                     "cached": len(self.schedule.done) - stored,
+                     "trials": self.schedule.routed - trials}
+                )  # fmt: skip
+            self._remember(self.supply.entered(self.schedule))
+            if not self.schedule.behind:
+                return
+
+    def _remember(self, lines: Iterable[dict[str, Any]]) -> None:
+        for line in lines:
+            self.ledger.write(line)
+
+    def finished(self, results: Iterable[Result]) -> None:
+        """Take in results, keep the traceback of each failure, tell the watcher."""
+        for result in results:
+            stage = self.planner.stages[result.key]
+            if result.status == "done":
+                took = (result.seconds, self.costs.work(stage))
+                self._spent.setdefault(self.costs.name(stage), []).append(took)
+                self.ledger.write(
+                    {"event": "done", "key": result.key, "seconds": round(result.seconds, 4),
+                     "host": result.host, "pid": result.pid}
+                )  # fmt: skip
+            elif result.trace:
+                self.store.write(log_path(self.place, result.key), result.trace.encode())
+            self.schedule.finished([result])
+            self._settled([result.key])
+        self.watch(self)
+
+    def lost(self, keys: Iterable[str], reason: str) -> None:
+        """Take in the death of a process; what it had stored counts as done."""
+        gone = list(keys)
+        stored, _ = self.store.manifests(gone)
+        for key, manifest in stored.items():
+            self.ledger.write(
+                {"event": "done", "key": key, "seconds": manifest.info.get("seconds", 0.0),
+                 "host": manifest.info.get("host", ""), "pid": 0}
+            )  # fmt: skip
+        self.schedule.lost(gone, stored, reason)
+        self._settled(gone)
+        self.watch(self)
+
+    def returned(self, keys: Iterable[str]) -> None:
+        """Take back stages that no process has begun; nothing counts against them."""
+        self.schedule.returned(keys)
+        self.watch(self)
+
+    def note(self, text: str) -> None:
+        """Keep what a user should know beside the results, and tell the watcher."""
+        self.notes.append(text)
+        self.ledger.write({"event": "note", "text": text})
+        self.watch(self)
+
+    def _settled(self, keys: Iterable[str]) -> None:
+        if self.supply is not None:
+            self._remember(self.supply.settled(keys, self.schedule))
+
+    def close(self) -> None:
+        """Write down how long things took, for the next plan's estimate."""
+        self.ledger.write({"event": "end", "complete": self.complete})
+        self.ledger.close()
+        record(self.store, self._spent)
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing can be handed out any more."""
+        exhausted = self.supply is None or self.schedule.stopping or self.supply.exhausted
+        return exhausted and self.schedule.finished_all
+
+    @property
+    def complete(self) -> bool:
+        """Whether every stage that can be run has been run."""
+        return self.over and not self.schedule.stopping

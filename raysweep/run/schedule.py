@@ -1,0 +1,335 @@
+"""The state of a running sweep: what is ready, what is out, what failed, what has grown.
+
+Pure bookkeeping, with no Ray and no clock: executors ask `take` for work and report with
+`finished` and `lost`. Ready stages go out by the longest remaining path. An outcome that trials
+wait for lets them grow new stages; growing asks the planner again and does not depend on the order
+in which stages finish.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from raysweep.plan.route import Plan, remaining
+from raysweep.stages.stage import Result, Stage
+
+MOST_PER_BATCH = 16
+SHORT_SECONDS = 1.0
+
+
+class Schedule:
+    """Hands out stages whose inputs are stored, until nothing is left to hand out."""
+
+    def __init__(
+        self,
+        planner: Plan,
+        done: set[str],
+        outcomes_of: Callable[[Sequence[str]], Mapping[str, Mapping[str, Any]]],
+        *,
+        expected: Callable[[Stage], float] = lambda stage: 0.1,
+        attempts: int = 3,
+        discard: Callable[[str], None] = lambda key: None,
+        log: Callable[[dict[str, Any]], None] = lambda line: None,
+    ) -> None:
+        """Start with everything that is stored finished.
+
+        Args:
+            planner: gives stages and grows trials.
+            done: keys with a stored manifest; other sweeps' count.
+            outcomes_of: reads the outcomes of stored stages; what it leaves out is damaged.
+            expected: seconds that a stage is expected to take.
+            attempts: how often a stage may die or fail for a passing reason.
+            discard: removes a damaged artifact from the store.
+            log: receives one line per growth and failure.
+
+        `routed` counts the trials of the planner that were taken in.
+        """
+        self.planner = planner
+        self.expected = expected
+        self.attempts = attempts
+        self.log = log
+        self._discard = discard
+        self.failed: dict[str, Result] = {}
+        self.upstream_failed: dict[str, str] = {}
+        self.done: set[str] = set()
+        self.ran: dict[str, Result] = {}
+        self.wanted: set[str] = set()
+        self.stopping = False
+        self._stored = done
+        self._outcomes_of = outcomes_of
+        self.outcomes: dict[str, Mapping[str, Any]] = {}
+        self._missing: dict[str, set[str]] = {}
+        self._children: dict[str, list[str]] = defaultdict(list)
+        self._waiting: dict[str, list[int]] = defaultdict(list)
+        self._ready: dict[str, list[tuple[float, int, str]]] = {"cpu": [], "gpu": []}
+        self._rank: dict[str, float] = {}
+        self._longest = 0.0  # of all trainings
+        self._order: dict[str, int] = {}
+        self._tries: dict[tuple[str, str], int] = defaultdict(int)
+        self._alone: set[str] = set()
+        self._queued: set[str] = set()
+        self._out: set[str] = set()
+        self.routed = 0
+        self.extend()
+
+    # Growing
+
+    def extend(self) -> int:
+        """Take in trials that the planner has gained; return how many stages came with them."""
+        before, known = len(self.wanted), self.routed
+        self.routed = len(self.planner.trials)
+        self._grow(range(known, self.routed))
+        return len(self.wanted) - before
+
+    @property
+    def behind(self) -> bool:
+        """Whether the planner has gained trials that were not taken in yet."""
+        return self.routed < len(self.planner.trials)
+
+    def _grow(self, numbers: Iterable[int]) -> None:
+        """Route trials again and take in the stages that are new."""
+        pending, fresh = list(numbers), []
+        while pending:
+            routes = {n: self.planner.route(self.planner.trials[n], self.outcomes) for n in pending}
+            found = [k for route in routes.values() for k in self._closure([*route.roles.values()])]
+            known = self._examine(found)
+            fresh += found
+            pending = []
+            for number, route in routes.items():
+                key = route.waiting
+                if key is None:
+                    continue
+                if key in known:
+                    self.outcomes[key] = known[key]
+                if key in self._stored and self._readable(key):
+                    pending.append(number)  # already decided, perhaps by another sweep
+                else:
+                    self._waiting[key].append(number)
+        self._enter(fresh)
+
+    def _examine(self, keys: Iterable[str]) -> Mapping[str, Mapping[str, Any]]:
+        """Return the outcomes of what is stored; what is damaged is discarded, so not stored."""
+        listed = [key for key in keys if key in self._stored]
+        found = self._outcomes_of(listed)
+        for key in listed:
+            if key not in found:
+                self._forget(key)
+        return found
+
+    def _readable(self, key: str) -> bool:
+        """Return whether an outcome could be read; what cannot be read back is computed again."""
+        if key not in self.outcomes:
+            self.outcomes |= self._outcomes_of([key])
+            if key not in self.outcomes:
+                self.redo(key)
+        return key in self.outcomes
+
+    def _forget(self, key: str) -> None:
+        self._discard(key)
+        self.done.discard(key)
+        self._stored.discard(key)
+        self.log({"event": "damaged", "key": key})
+
+    def _closure(self, keys: list[str]) -> list[str]:
+        """Return keys and all that they need that are not wanted yet, and want them."""
+        found, stack = [], keys
+        while stack:
+            key = stack.pop()
+            if key not in self.wanted:
+                self.wanted.add(key)
+                found.append(key)
+                stack.extend(self.planner.stages[key].needs)
+        return found
+
+    def _enter(self, keys: list[str]) -> None:
+        for key in keys:
+            self._order.setdefault(key, len(self._order))
+            if key in self._stored:
+                self.done.add(key)
+            for need in self.planner.stages[key].needs:
+                self._children[need].append(key)
+        seconds = {key: self.expected(self.planner.stages[key]) for key in keys}
+        trainings = [seconds[key] for key in keys if key.partition("-")[0] == "train"]
+        self._longest = max([self._longest, *trainings])
+        remaining(seconds, self.planner.stages, self._children, self._rank, self._longest)
+        for key in keys:
+            if key not in self.done:
+                self._wait(key)
+
+    def _wait(self, key: str) -> None:
+        """Queue a stage, or keep it until its inputs are stored."""
+        needs = set(self.planner.stages[key].needs)
+        broken = [need for need in needs if self._broken(need)]
+        if broken:
+            self._fail_below(key, self._broken(broken[0]))
+            return
+        self._missing[key] = needs - self.done
+        if not self._missing[key]:
+            self._push(key)
+
+    def _broken(self, key: str) -> str:
+        """Return the key of the failure that a stage has come to; empty if it has not failed."""
+        return key if key in self.failed else self.upstream_failed.get(key, "")
+
+    def _push(self, key: str) -> None:
+        if key not in self._queued:
+            self._queued.add(key)
+            queue = self._ready[self.planner.stages[key].resource]
+            heapq.heappush(queue, (-self._rank[key], self._order[key], key))
+
+    # Handing out
+
+    def take(self, slots: Mapping[str, int]) -> list[Stage]:
+        """Return the next batch, all of one class; empty if nothing is ready.
+
+        Args:
+            slots: how many stages of each class can run at once; a class with 0 is passed over.
+        """
+        if self.stopping:
+            return []
+        heads = [(q[0][0], name) for name, q in self._ready.items() if q and slots.get(name, 0)]
+        if not heads:
+            return []
+        name = min(heads)[1]
+        queue = self._ready[name]
+        share = -(-len(queue) // slots[name])
+        batch: list[Stage] = []
+        total = 0.0
+        while queue and len(batch) < min(MOST_PER_BATCH, share):
+            key = queue[0][2]
+            stage = self.planner.stages[key]
+            seconds = self.expected(stage)
+            if batch and (total + seconds > SHORT_SECONDS or key in self._alone):
+                break
+            heapq.heappop(queue)
+            batch.append(stage)
+            total += seconds
+            if key in self._alone:
+                break
+        self._out.update(stage.key for stage in batch)
+        self._queued.difference_update(stage.key for stage in batch)
+        return batch
+
+    @property
+    def finished_all(self) -> bool:
+        """Whether nothing is ready and nothing is out, so that nothing can become ready."""
+        return not self._out and (self.stopping or not any(self._ready.values()))
+
+    @property
+    def ready(self) -> int:
+        """Number of stages whose inputs are stored."""
+        return sum(len(queue) for queue in self._ready.values())
+
+    @property
+    def out(self) -> frozenset[str]:
+        """Keys that an executor holds."""
+        return frozenset(self._out)
+
+    # Reports of executors
+
+    def finished(self, results: Iterable[Result]) -> None:
+        """Take in what became of stages that were handed out."""
+        for result in results:
+            self._out.discard(result.key)
+            if result.status == "done":
+                self._done(result)
+            elif result.status == "damaged" and self._try_again(result):
+                self._redo(result.damaged, result.key)
+            elif result.status == "failed" and not result.lasting and self._try_again(result):
+                self._push(result.key)
+            else:
+                self._fail(result)
+
+    def lost(self, keys: Iterable[str], published: Iterable[str], reason: str) -> None:
+        """Take in the death of a process: only a lone death counts against its stage."""
+        gone = list(keys)
+        stored = set(published)
+        for key in gone:
+            self._out.discard(key)
+            if key in stored:
+                self._done(Result(key=key, status="done"))
+                continue
+            result = Result(key=key, status="failed", error=reason, lasting=False)
+            if len(gone) > 1 or self._try_again(result):
+                self._alone.add(key)
+                self._push(key)
+            else:
+                self._fail(result)
+
+    def returned(self, keys: Iterable[str]) -> None:
+        """Take back stages that were handed out and not begun."""
+        for key in keys:
+            self._out.discard(key)
+            self._push(key)
+
+    def _try_again(self, result: Result) -> bool:
+        attempt = result.key, result.damaged  # one stage may meet several damaged inputs
+        self._tries[attempt] += 1
+        self.log({"event": "retry", "key": result.key, "error": result.error or result.damaged})
+        return self._tries[attempt] < self.attempts
+
+    def _done(self, result: Result) -> None:
+        key = result.key
+        if key in self._waiting and not self._readable(key):
+            return
+        self.done.add(key)
+        self._stored.add(key)
+        self.ran[key] = result
+        for child in self._children[key]:
+            missing = self._missing.get(child)
+            if missing and key in missing:
+                missing.discard(key)
+                if not missing:
+                    self._push(child)
+        if key in self._waiting:
+            numbers = self._waiting.pop(key)
+            before = len(self.wanted)
+            self._grow(numbers)
+            grown = len(self.wanted) - before
+            self.log({"event": "grow", "key": key, "stages": grown})
+
+    def _redo(self, damaged: str, reader: str) -> None:
+        """Recompute an artifact that turned out to be damaged, then its reader."""
+        if cause := self._broken(damaged):
+            self._fail_below(reader, cause)
+            return
+        self._forget(damaged)
+        self._missing[reader] = {damaged}
+        if damaged not in self._out:
+            self._wait(damaged)
+
+    def redo(self, key: str) -> None:
+        """Recompute an artifact that the driver itself found damaged.
+
+        What is damaged again whenever it is read back fails in the end.
+        """
+        if self._broken(key) or key in self._out or key in self._queued:
+            return
+        self._forget(key)
+        result = Result(key=key, status="failed", error="what it stores cannot be read back")
+        if self._try_again(result):
+            self._wait(key)
+        else:
+            self._fail(result)
+
+    def _fail(self, result: Result) -> None:
+        if result.status == "damaged":
+            result = replace(result, error=f"its input {result.damaged} is damaged every time")
+        self.failed[result.key] = result
+        self.log({"event": "failed", "key": result.key, "error": result.error})
+        for child in self._children[result.key]:
+            self._fail_below(child, result.key)
+
+    def _fail_below(self, key: str, cause: str) -> None:
+        stack = [key]
+        while stack:
+            below = stack.pop()
+            if below not in self.done and below not in self.upstream_failed:
+                self.upstream_failed[below] = cause
+                self._missing.pop(below, None)
+                self.log({"event": "upstream_failed", "key": below, "cause": cause})
+                stack.extend(self._children[below])

@@ -1,0 +1,1 @@
+"""What stages do: read artifacts, run a method, leave an artifact."""

@@ -1,0 +1,336 @@
+"""Content-addressed artifacts on any pyarrow filesystem: a folder, s3://, gs://.
+
+    <root>/manifests/<kind>/<key>.json                        written last: a stage is done
+    <root>/objects/<kind>/<two digits>/<key>-<unique>.safetensors   its arrays
+    <root>/scratch/<key>.checkpoint                           checkpoints of running stages
+    <root>/sweeps/<name>/…                                    records, ledgers, logs, reports
+
+Every file appears whole or not at all. Manifests carry checksums of their files and of themselves,
+which are verified when they are read. Nothing that is read is ever executed: tensors are
+safetensors, the rest is JSON. Two writers of one key never touch each other's objects; the last
+manifest stands, and whatever it does not name is litter that nobody reads.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import re
+import shutil
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit, urlunsplit
+
+from raysweep.arrays import Array
+from raysweep.errors import DamagedArtifact, StoreError
+from raysweep.identity import cache_folder
+from raysweep.store.files import Bucket, Files, Folder
+from raysweep.store.manifest import Manifest, pack, seal, unpack, unseal
+
+_KEY = re.compile(r"[A-Za-z0-9_-]{1,120}")
+REQUESTS = 16  # to a remote store at once
+__all__ = ["Manifest", "Store"]
+
+
+class Store:
+    """Artifacts and records below one root; pickles as its URI and cache alone."""
+
+    def __init__(self, uri: str, *, cache: Path | None = None) -> None:
+        """Name a place; nothing is read or written yet.
+
+        Args:
+            uri: a folder, or a URI that pyarrow knows.
+            cache: where objects of a remote store are kept after reading, by checksum; by default
+                `RAYSWEEP_CACHE`, else ~/.cache/raysweep. It may be emptied at any time.
+        """
+        self._remote = "://" in uri and not uri.startswith("file://")
+        local = unquote(urlsplit(uri).path) if uri.startswith("file://") else uri
+        self.uri = uri if self._remote else str(Path(local).expanduser().resolve())
+        self._cache = cache
+        self._opened: Files | None = None
+        self._verified: dict[tuple[bool, str], tuple[int, int]] = {}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_reopened, (self.uri, self._cache))
+
+    @property
+    def _files(self) -> Files:
+        if self._opened is None:
+            try:
+                self._opened = Bucket(self.uri) if self._remote else Folder(Path(self.uri))
+            except (OSError, ValueError, ImportError) as error:
+                raise StoreError(
+                    f"storage {self.where()}: {error}; use a folder, s3://bucket/path or gs://…"
+                ) from None
+        return self._opened
+
+    def local(self, path: str) -> Path | None:
+        """Return a path below the root as a local path, or None for a remote store."""
+        return None if self._remote else Path(self.uri) / _safe(path)
+
+    def where(self, path: str = "") -> str:
+        """Return a place in the store as text to show: no password, no connection options."""
+        if not self._remote:
+            return str(Path(self.uri, path))
+        parts = urlsplit(self.uri)
+        inside = "/".join(part for part in (parts.path.rstrip("/"), path) if part)
+        return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], inside, "", ""))
+
+    # Plain files
+
+    def check(self) -> None:
+        """Write, read and delete a probe.
+
+        Raises:
+            StoreError: if the storage cannot be used; names the reason and what to do.
+        """
+        probe = f"scratch/.probe-{uuid.uuid4().hex}"
+        self.write(probe, b"probe")
+        if self.read(probe) != b"probe":
+            raise StoreError(
+                f"storage {self.where()}: a probe file reads back differently; "
+                f"use another place (--storage, RAYSWEEP_STORAGE)"
+            )
+        self.delete(probe)
+
+    def write(self, path: str, data: bytes) -> None:
+        """Write a file; it appears whole or not at all.
+
+        Raises:
+            StoreError: if it cannot be written, for example on a full disk; nothing is left.
+        """
+        try:
+            self._files.write(_safe(path), data)
+        except OSError as error:
+            raise StoreError(
+                f"storage {self.where()}: cannot write {path} ({error}); check free space and "
+                f"permissions, then launch again: what is stored is kept"
+            ) from error
+
+    def read(self, path: str) -> bytes | None:
+        """Return a file's bytes, or None if there is none.
+
+        Raises:
+            StoreError: if it is there but cannot be read.
+        """
+        try:
+            return self._files.read(_safe(path))
+        except OSError as error:
+            raise StoreError(
+                f"storage {self.where()}: cannot read {path} ({error}); check permissions and "
+                f"connection"
+            ) from error
+
+    def list(self, prefix: str) -> list[str]:
+        """Return the paths of all files below a folder, sorted."""
+        try:
+            return self._files.list(_safe(prefix))
+        except OSError as error:
+            raise StoreError(f"storage {self.where()}: cannot list {prefix} ({error})") from error
+
+    def delete(self, path: str) -> None:
+        """Remove a file, if it is there.
+
+        Raises:
+            StoreError: if it is there and cannot be removed.
+        """
+        try:
+            self._files.delete(_safe(path))
+        except OSError as error:
+            raise StoreError(f"storage {self.where()}: cannot delete {path} ({error})") from error
+
+    # Artifacts
+
+    def put(
+        self,
+        kind: str,
+        key: str,
+        *,
+        arrays: Mapping[str, Array] | None = None,
+        outcome: Mapping[str, Any] | None = None,
+        info: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Store what a stage gives, the manifest last; a second writer of a key replaces it.
+
+        Raises:
+            StoreError: if it cannot be written; no manifest and no object is left.
+            TypeError: if outcome or info are not JSON, or arrays no numbers.
+        """
+        _checked(kind, key)
+        body = {"kind": kind, "key": key, "files": {}, "outcome": outcome or {}, "info": info or {}}
+        sealed = seal(body)
+        files: dict[str, dict[str, Any]] = {}
+        try:
+            if arrays:
+                data = pack(arrays)
+                path = f"objects/{kind}/{key[-2:]}/{key}-{uuid.uuid4().hex[:12]}.safetensors"
+                files[path] = {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
+                self.write(path, data)
+                sealed = seal(body | {"files": files})
+            self.write(_manifest_path(kind, key), sealed)
+        except BaseException:
+            for path in files:
+                with contextlib.suppress(StoreError):
+                    self.delete(path)
+            raise
+
+    def manifest(self, kind: str, key: str) -> Manifest | None:
+        """Return a stage's manifest, or None if it is not done.
+
+        Raises:
+            DamagedArtifact: if its content differs from its checksum.
+        """
+        _checked(kind, key)
+        raw = self.read(_manifest_path(kind, key))
+        return None if raw is None else unseal(kind, key, raw)
+
+    def manifests(self, keys: Iterable[str]) -> tuple[dict[str, Manifest], Sequence[str]]:
+        """Return the manifests of those stages that are stored, by key, and the damaged keys."""
+
+        def look(key: str) -> Manifest | DamagedArtifact | None:
+            try:
+                return self.manifest(key.partition("-")[0], key)
+            except DamagedArtifact as error:
+                return error
+
+        asked = list(keys)
+        if self._remote:
+            with ThreadPoolExecutor(REQUESTS) as pool:
+                found = list(pool.map(look, asked))
+        else:
+            found = list(map(look, asked))
+        pairs = list(zip(asked, found, strict=True))
+        damaged = [key for key, one in pairs if isinstance(one, DamagedArtifact)]
+        return {key: one for key, one in pairs if isinstance(one, Manifest)}, damaged
+
+    def outcome(self, key: str) -> Mapping[str, Any] | None:
+        """Return the outcome of a stage, or None if it is not done."""
+        manifest = self.manifest(key.partition("-")[0], key)
+        return None if manifest is None else manifest.outcome
+
+    def arrays(self, kind: str, key: str, names: Sequence[str] | None = None) -> dict[str, Array]:
+        """Return the arrays of a stage, or those of some names; they are read-only.
+
+        The bytes of an object are verified when this process first reads them, and again if size
+        or modification time have changed.
+
+        Raises:
+            DamagedArtifact: if bytes differ from the manifest, or are gone.
+            StoreError: if the stage is not done.
+            KeyError: if a name is not there.
+        """
+        manifest = self.manifest(kind, key)
+        if manifest is None:
+            raise StoreError(f"storage {self.where()}: {key} is not stored; launch again")
+        found: dict[str, Array] = {}
+        for path, facts in manifest.files.items():
+            found |= unpack(key, self._object(key, path, facts))
+        return found if names is None else {name: found[name] for name in names}
+
+    def _object(self, key: str, path: str, facts: Mapping[str, Any]) -> bytes:
+        if not self._remote:
+            data = self._verified_bytes(self._files, path, facts)
+            if data is None:
+                raise DamagedArtifact(key, f"{path} is gone or fails its checksum")
+            return data
+        cache, kept = Folder(self._cache or cache_folder()), f"objects/{facts['sha256']}"
+        data = self._verified_bytes(cache, kept, facts)
+        if data is None:
+            data = self._verified_bytes(self._files, path, facts)
+            if data is None:
+                raise DamagedArtifact(key, f"{path} is gone or fails its checksum")
+            with contextlib.suppress(OSError):  # A full or read-only cache costs time alone.
+                cache.write(kept, data)
+        return data
+
+    def _verified_bytes(self, files: Files, path: str, facts: Mapping[str, Any]) -> bytes | None:
+        """Return the bytes of an object if they are what the manifest says, else None."""
+        memo = (files is self._opened, path)
+        try:
+            stamp, data = files.stamp(path), files.read(path)
+        except OSError as error:
+            raise StoreError(f"storage {self.where()}: cannot read {path} ({error})") from error
+        if data is None or len(data) != facts["size"]:
+            return None
+        if stamp is None or self._verified.get(memo) != stamp:
+            if hashlib.sha256(data).hexdigest() != facts["sha256"]:
+                return None
+            if stamp is not None:
+                self._verified[memo] = stamp
+        return data
+
+    def done(self) -> dict[str, str]:
+        """Return key → kind of everything that is stored; one listing, no look at each key."""
+        keys = {}
+        for path in self.list("manifests"):
+            _, _, rest = path.partition("/")
+            kind, _, name = rest.partition("/")
+            key = name.removesuffix(".json")
+            if name.endswith(".json") and _KEY.fullmatch(key):
+                keys[key] = kind
+        return keys
+
+    def discard(self, kind: str, key: str) -> None:
+        """Forget a stage: its manifest first, then its files."""
+        try:
+            manifest = self.manifest(kind, key)
+        except DamagedArtifact:
+            manifest = None
+        self.delete(_manifest_path(kind, key))
+        for path in manifest.files if manifest else ():
+            self.delete(path)
+
+    # Checkpoints of running stages
+
+    def checkpoint(self, key: str, arrays: Mapping[str, Array]) -> None:
+        """Keep arrays of a stage that is not done, replacing earlier ones."""
+        data = pack(arrays)
+        self.write(_checkpoint_path(key), hashlib.sha256(data).digest() + data)
+
+    def restore(self, key: str) -> dict[str, Array]:
+        """Return what the last checkpoint kept; nothing if there is none, or it is damaged."""
+        raw = self.read(_checkpoint_path(key)) or b""
+        if hashlib.sha256(raw[32:]).digest() != raw[:32]:
+            return {}
+        return unpack(key, raw[32:])
+
+    def drop_checkpoint(self, key: str) -> None:
+        """Remove a stage's checkpoint, if there is one."""
+        self.delete(_checkpoint_path(key))
+
+    def free_bytes(self) -> int | None:
+        """Return the free space of a local store, in bytes; None for a remote one."""
+        if self._remote:
+            return None
+        folder = Path(self.uri)
+        there = next(place for place in (folder, *folder.parents) if place.exists())
+        return shutil.disk_usage(there).free
+
+
+def _reopened(uri: str, cache: Path | None) -> Store:
+    return Store(uri, cache=cache)
+
+
+def _safe(path: str) -> str:
+    parts = path.split("/")
+    if "" in parts or "." in parts or ".." in parts or "\\" in path or "\0" in path:
+        raise StoreError(f"a path in the store must stay below its root, got {path!r}")
+    return path
+
+
+def _checked(kind: str, key: str) -> None:
+    for word in (kind, key):
+        if not _KEY.fullmatch(word):
+            raise StoreError(f"kinds and keys are letters, digits, - and _, got {word!r}")
+
+
+def _manifest_path(kind: str, key: str) -> str:
+    return f"manifests/{kind}/{key}.json"
+
+
+def _checkpoint_path(key: str) -> str:
+    _checked("scratch", key)
+    return f"scratch/{key}.checkpoint"

@@ -1,0 +1,87 @@
+"""How two sweeps of one name differ in the rows that they give."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from raysweep.errors import SpecError
+from raysweep.methods import ROLES, Role, load, path_fields
+from raysweep.sweep.spec import AXES, PLURAL, Sweep, canonical, restored
+
+# What decides which rows a sweep has; a name, a question or a tracker changes none.
+ROWS = (*(PLURAL[axis] for axis in AXES), "seeds", "exclude")
+SHOWN = 3
+
+
+def differences(before: Mapping[str, Any], sweep: Sweep) -> list[str]:
+    """Return how a sweep differs in its rows from one that was written down, a line each axis."""
+    with contextlib.suppress(SpecError):  # a method is gone: as it was written down
+        before = canonical(restored(before))  # parameters that are new since have their defaults
+    was, now, told = deciding(before), deciding(canonical(sweep)), []
+    for field in ROWS:
+        old, new = was[field], now[field]
+        old = old if isinstance(old, list) else []
+        lost, gained = ([e for e in a if e not in b] for a, b in ((old, new), (new, old)))
+        parts = [
+            f"{word} {_shown(some, [*lost, *gained])}"
+            for word, some in (("gained", gained), ("lost", lost))
+            if some
+        ]
+        if parts or old != new:
+            told.append(f"{field}: {', '.join(parts) or 'in another order'}")
+    return told
+
+
+def deciding(sweep: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields that decide which rows a sweep has, of paths the last part alone.
+
+    A project that was moved is the same; whether its files are, the keys of its rows tell.
+    """
+    found = {field: sweep.get(field) for field in ROWS}
+    for role in ROLES:
+        if isinstance(entries := found[role], list):
+            found[role] = [_without_folders(role, entry) for entry in entries]
+    return found
+
+
+def _without_folders(role: Role, entry: Any) -> Any:
+    name, params = _flat(entry)
+    try:
+        fields = path_fields(load(role, name)) & params.keys()
+    except (SpecError, ImportError):  # it is gone: as it was written down
+        return entry
+    return {name: {**params, **{field: _last(params[field]) for field in fields}}}
+
+
+def _last(path: Any) -> Any:
+    if isinstance(path, list):
+        return [_last(part) for part in path]
+    return Path(path).name if isinstance(path, str) else path
+
+
+def _shown(entries: list[Any], among: list[Any]) -> str:
+    """Return entries of an axis in short: methods with the parameters in which they differ."""
+    every = [_flat(entry) for entry in among]
+    shown = []
+    for name, params in map(_flat, entries[:SHOWN]):
+        like = [other for known, other in every if known == name]
+        differing = [
+            f"{field}={value}"
+            for field, value in params.items()
+            if any(other.get(field) != value for other in like)
+        ]
+        shown.append(f"{name}({', '.join(differing)})" if differing else name)
+    more = len(entries) - SHOWN
+    return ", ".join(shown) + (f" and {more} more" if more > 0 else "")
+
+
+def _flat(entry: Any) -> tuple[str, dict[str, Any]]:
+    """Return the name and parameters of an entry of any axis."""
+    if not isinstance(entry, dict):
+        return str(entry), {}
+    if len(entry) == 1 and isinstance(params := next(iter(entry.values())), dict):
+        return str(next(iter(entry))), params
+    return "recipe" if "epochs" in entry else "where", entry

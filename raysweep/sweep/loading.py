@@ -1,0 +1,345 @@
+"""Sweep files → `Sweep`: axes are opened, methods made, every fault told with its line."""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+import json
+import runpy
+import traceback
+import types
+import typing
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from raysweep import methods
+from raysweep.errors import SpecError
+from raysweep.methods import ROLES, Method, paths_of
+from raysweep.methods.recipe import Recipe, resolved
+from raysweep.paths import starting_at
+from raysweep.sweep.resources import Resources
+from raysweep.sweep.spec import AXES, MOST_SEEDS, PLURAL, Sweep, Track, trials
+from raysweep.sweep.tuning import Tune
+from raysweep.sweep.yaml import Path_, SweepText, read_sweep_text
+
+FIELDS = (
+    "name", "question", *AXES, *PLURAL.values(), "seeds", "exclude", "resources", "track", "tune",
+)  # fmt: skip
+SHOWN = 80
+
+
+def load_sweep(file: Path) -> Sweep:
+    """Read a sweep file, `.yaml`, `.yml`, or `.py` (which defines `sweep`).
+
+    Raises:
+        SpecError: one line per fault: `file:line: field: got value; rule; remedy`.
+    """
+    with starting_at(file.parent):
+        if file.suffix == ".py" and not file.is_dir():
+            return _run_python(file)
+        return from_text(read_sweep_text(file))
+
+
+def from_text(text: SweepText) -> Sweep:
+    """Return the sweep that parsed YAML describes."""
+    return _Loader(text).sweep()
+
+
+def _run_python(file: Path) -> Sweep:
+    try:
+        found = runpy.run_path(str(file)).get("sweep")
+    except ValidationError as error:
+        raise SpecError("\n".join(_python_faults(file, error))) from None
+    except OSError as error:
+        raise SpecError(f"{file}: cannot be read ({error})") from None
+    except SpecError:
+        raise
+    except Exception as error:  # noqa: BLE001  whatever a user's file does wrong is told
+        raise SpecError(
+            f"{file}:{_line_in(file, error)}: {type(error).__name__}: {error}"
+        ) from None
+    if not isinstance(found, Sweep):
+        raise SpecError(
+            f"{file}:1: must define `sweep`, a raysweep.Sweep, got {type(found).__name__}"
+        )
+    lost = [
+        f"{file}:1: {role}.{number}.{value.name}.{field}: {message}"
+        for role in ROLES
+        for number, value in enumerate(getattr(found, role))
+        for field, message in _lost_paths(value)
+    ]
+    if lost:
+        raise SpecError("\n".join(lost))
+    return found
+
+
+def _lost_paths(value: Any) -> Iterator[tuple[str, str]]:
+    """Yield the fields of a method whose paths lead to nothing, each with a message."""
+    for field, path in paths_of(value) if isinstance(value, Method) else ():
+        if not path.exists():
+            yield (
+                field,
+                (
+                    f"must be there, got {str(path)!r}; a relative path starts at the sweep file's "
+                    f"folder"
+                ),
+            )
+
+
+def _line_in(file: Path, error: BaseException) -> int:
+    if isinstance(error, SyntaxError) and error.lineno:
+        return error.lineno
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == str(file)]
+    return (frames[-1].lineno or 1) if frames else 1
+
+
+def _python_faults(file: Path, error: ValidationError) -> Iterator[str]:
+    line = _line_in(file, error)
+    for fault in error.errors():
+        where = ".".join(str(part) for part in fault["loc"])
+        yield f"{file}:{line}: {error.title}.{where}: {_rule(fault)}, got {_short(fault['input'])}"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= SHOWN else f"{text[: SHOWN - 1]}…"
+
+
+def _rule(fault: Any) -> str:
+    """Say a pydantic fault as a rule."""
+    kind, context = fault["type"], fault.get("ctx", {})
+    signs = {
+        "greater_than": ("gt", "more than"),
+        "greater_than_equal": ("ge", "at least"),
+        "less_than": ("lt", "less than"),
+        "less_than_equal": ("le", "at most"),
+    }
+    if kind in signs:
+        name, words = signs[kind]
+        bound = context[name]
+        return f"must be {words} {bound if isinstance(bound, int) else f'{bound:g}'}"
+    if kind == "missing":
+        return "must be given"
+    if kind == "literal_error":
+        return f"must be {context['expected']}"
+    if kind == "string_pattern_mismatch":
+        return "must be 1 to 64 letters, digits, '_', '-' or '.', beginning with a letter or digit"
+    if kind == "value_error":
+        return str(context.get("error", fault["msg"]))
+    return str(fault["msg"]).replace("Input should", "must")
+
+
+def near(word: Any, known: typing.Iterable[str]) -> str:
+    """Return a hint at the nearest known word, else the list of all."""
+    words = list(known)
+    close = difflib.get_close_matches(str(word), words, n=1, cutoff=0.5)
+    return f"did you mean {close[0]!r}?" if close else f"one of {', '.join(words)}"
+
+
+def takes_list(annotation: Any) -> bool:
+    """Return whether a field's own type is a sequence, so that a flat list is one value."""
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return any(takes_list(part) for part in typing.get_args(annotation))
+    return typing.get_origin(annotation) in (tuple, list)
+
+
+class _Loader:
+    """Collects faults over the whole file, then raises them together."""
+
+    def __init__(self, text: SweepText) -> None:
+        self.text = text
+        self.faults: list[str] = []
+
+    def fault(self, path: Path_, message: str) -> None:
+        self.faults.append(self.text.error(path, message))
+
+    def sweep(self) -> Sweep:
+        values = self.text.values
+        given: dict[str, Any] = {}
+        for field in values:
+            if field not in FIELDS:
+                self.fault((field,), f"unknown field; {near(field, FIELDS)}")
+        for axis, plural in PLURAL.items():
+            field = axis if axis in values else plural
+            if axis in values and plural in values:
+                self.fault((plural,), f"{axis} and {plural} are both given; keep one")
+            elif field in values:
+                given[plural] = self._axis(axis, field)
+            elif axis != "recipe":
+                self.fault((), f"{plural} must be given: one {axis} or a list")
+        for field in ("name", "question"):
+            if field in values:
+                given[field] = values[field]
+        given |= self._plain()
+        if self.faults:
+            raise SpecError("\n".join(self.faults))
+        return self._made(given)
+
+    def _made(self, given: dict[str, Any]) -> Sweep:
+        try:
+            sweep = Sweep.model_validate(given)
+            trials(sweep)
+        except ValidationError as error:
+            for fault in error.errors():
+                if fault["type"] == "too_short" and fault["input"]:
+                    continue  # Its entries have faults, which are told.
+                path = tuple(fault["loc"])
+                shown = "" if fault["type"] in ("missing", "value_error") else (
+                    f", got {_short(fault['input'])}"
+                )  # fmt: skip
+                self.fault(path, _rule(fault) + shown)
+            raise SpecError("\n".join(self.faults)) from None
+        except SpecError as error:
+            field, _, message = str(error).partition(": ")
+            name, _, number = field.partition(".")
+            raise SpecError(
+                self.text.error((name, int(number)), message) if number.isdigit() else
+                self.text.error((), str(error))
+            ) from None  # fmt: skip
+        return sweep
+
+    def _plain(self) -> dict[str, Any]:
+        values, given = self.text.values, {}
+        seeds = values.get("seeds", [0])
+        whole = isinstance(seeds, int) and not isinstance(seeds, bool) and 1 <= seeds <= MOST_SEEDS
+        listed = isinstance(seeds, list) and all(
+            isinstance(s, int) and not isinstance(s, bool) and s >= 0 for s in seeds
+        )
+        if not (whole or (listed and seeds)):
+            self.fault(
+                ("seeds",),
+                f"must be a number of seeds or a list of them, at most {MOST_SEEDS:,}, "
+                f"got {_short(seeds)}",
+            )
+        else:
+            given["seeds"] = seeds
+        for field, kind in (("resources", Resources), ("track", Track), ("tune", Tune)):
+            if field in values:
+                given[field] = self._model(kind, values[field], (field,))
+        exclude = values.get("exclude", [])
+        if not isinstance(exclude, list) or not all(isinstance(e, dict) for e in exclude):
+            self.fault(("exclude",), f"must be a list of mappings, got {_short(exclude)}")
+        else:
+            given["exclude"] = [e["where"] if list(e) == ["where"] else e for e in exclude]
+        return given
+
+    def _model(self, kind: type[BaseModel], values: Any, path: Path_) -> Any:
+        """Validate a mapping; faults name their own lines."""
+        if not isinstance(values, dict):
+            self.fault(path, f"must be a mapping, got {_short(values)}")
+            return None
+        try:
+            return kind.model_validate_json(json.dumps(values))
+        except (TypeError, ValueError) as error:
+            if not isinstance(error, ValidationError):
+                self.fault(path, f"must be plain values, got {_short(values)}")
+                return None
+            for fault in error.errors():
+                self._translate(kind, fault, path)
+            return None
+
+    def _translate(self, kind: type[BaseModel], fault: Any, path: Path_) -> None:
+        inner = tuple(
+            p for p in fault["loc"] if isinstance(p, int) or not str(p).startswith("func")
+        )
+        where = (*path, *inner)
+        if fault["type"] == "extra_forbidden":
+            owner = kind
+            for part in inner[:-1]:
+                owner = owner.model_fields[str(part)].annotation  # type: ignore[assignment]
+            hint = near(inner[-1], owner.model_fields)
+            self.fault(where, f"unknown field, got {_short(fault['input'])}; {hint}")
+        else:
+            self.fault(where, f"{_rule(fault)}, got {_short(fault['input'])}")
+
+    def _axis(self, axis: str, field: str) -> list[Any]:
+        listed = self.text.values[field]
+        path: Path_ = (field,)
+        if isinstance(listed, list) and not listed:
+            self.fault(path, "is an empty axis; name at least one value or remove the field")
+        entries = (
+            [((field, n), entry) for n, entry in enumerate(listed)]
+            if isinstance(listed, list) else [(path, listed)]
+        )  # fmt: skip
+        found: list[Any] = []
+        first: list[Path_] = []
+        for where, entry in entries:
+            for value in self._entry(axis, where, entry):
+                if value in found:
+                    line = self.text.line(first[found.index(value)])
+                    shown = getattr(value, "label", axis)
+                    self.fault(where, f"duplicate: {shown} is on line {line} already; keep one")
+                found.append(value)
+                first.append(where)
+        return found
+
+    def _entry(self, axis: str, path: Path_, entry: Any) -> Iterator[Any]:
+        if axis == "recipe":
+            yield from self._recipes(path, entry)
+            return
+        role: Any = PLURAL[axis]
+        if isinstance(entry, dict) and len(entry) > 1 and path == (axis,):
+            entries = [(name, params) for name, params in entry.items()]
+        elif isinstance(entry, dict) and len(entry) == 1:
+            entries = list(entry.items())
+        elif isinstance(entry, str):
+            entries = [(entry, {})]
+        else:
+            hint = "; write none" if entry is None else f"; for example {axis}: [name]"
+            self.fault(
+                path, f"must be a name or {{name: {{parameters}}}}, got {_short(entry)}{hint}"
+            )
+            return
+        for name, params in entries:
+            try:
+                kind: type[Method] = methods.load(role, name)
+            except SpecError as error:
+                self.fault(path, str(error))
+                continue
+            inner = (*path, name) if isinstance(entry, dict) else path
+            yield from self._open(kind, params or {}, inner)
+
+    def _recipes(self, path: Path_, entry: Any) -> Iterator[Any]:
+        """Yield recipes: a name, parameters, or parameters on a `base`, which may be an axis."""
+        if not isinstance(entry, str | dict):
+            self.fault(path, f"must be a name or {{base: name, parameters}}, got {_short(entry)}")
+            return
+        given: dict[str, Any] = {"base": entry} if isinstance(entry, str) else entry
+        bases = given["base"] if isinstance(given.get("base"), list) else [given.get("base")]
+        for base in bases:
+            try:
+                values = resolved({**given, "base": base}) if "base" in given else given
+            except SpecError as error:
+                self.fault((*path, "base"), str(error))
+                continue
+            yield from self._open(Recipe, values, path)
+
+    def _open(self, kind: type[BaseModel], params: Any, path: Path_) -> Iterator[Any]:
+        """Yield one value for each point of the product of the parameters that are lists."""
+        if not isinstance(params, dict):
+            self.fault(path, f"parameters must be a mapping, got {_short(params)}")
+            return
+        axes = []
+        for name, value in params.items():
+            field = kind.model_fields.get(name)
+            own = field is not None and takes_list(field.annotation)
+            nested = isinstance(value, list) and any(isinstance(v, list | None) for v in value)
+            if isinstance(value, list) and (not own or nested):
+                if not value:
+                    self.fault((*path, name), "is an empty axis; name at least one value")
+                axes.append([(name, v) for v in value])
+            else:
+                axes.append([(name, value)])
+        before = len(self.faults)
+        for point in itertools.product(*axes):
+            value = self._model(kind, dict(point), path)
+            lost = list(_lost_paths(value))
+            for name, message in lost:
+                self.fault((*path, name), message)
+            if value is not None and not lost:
+                yield value
+            elif len(self.faults) > before + 20:
+                return

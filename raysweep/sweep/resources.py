@@ -1,0 +1,78 @@
+"""What stages ask of the cluster, and the precision that pays there."""
+
+from __future__ import annotations
+
+import os
+import re
+
+from pydantic import Field, field_validator
+
+from raysweep.errors import PlanError
+from raysweep.methods.value import Value
+
+_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+_MEMORY = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(?:iB|B)?\s*")
+
+
+class ResourceClass(Value):
+    """What one stage of a class asks of the cluster."""
+
+    cpu: float = Field(1.0, gt=0, description="CPUs")
+    gpu: float = Field(0.0, ge=0, description="GPUs; below 1 several stages share one")
+    memory: int | str | None = Field(None, description="bytes, or text such as 4GiB")
+
+    @field_validator("gpu")
+    @classmethod
+    def _whole_above_one(cls, value: float) -> float:
+        if value > 1 and value != int(value):
+            raise ValueError("must be a fraction up to 1, or a whole number")
+        return value
+
+    @field_validator("memory")
+    @classmethod
+    def _readable(cls, value: int | str | None) -> int | str | None:
+        if isinstance(value, str) and not _MEMORY.fullmatch(value):
+            raise ValueError("must be bytes or text such as 512MiB or 4GiB")
+        return value
+
+    @property
+    def memory_bytes(self) -> int:
+        """The memory in bytes; 0 if none is asked for."""
+        if isinstance(self.memory, str):
+            found = _MEMORY.fullmatch(self.memory)
+            assert found is not None
+            return int(float(found[1]) * _UNITS[found[2]])
+        return self.memory or 0
+
+
+class Resources(Value):
+    """Two classes of stages: `gpu` trains and runs models, `cpu` does the rest."""
+
+    cpu: ResourceClass = Field(ResourceClass(), description="light stages")
+    gpu: ResourceClass = Field(ResourceClass(), description="stages that train or run models")
+
+
+def bfloat16_is_fast(resources: Resources) -> bool:
+    """Return whether stages of the gpu class run where bfloat16 pays: on a GPU, or AMX.
+
+    Without a GPU request the driver's own processor is taken for the workers'. RAYSWEEP_PRECISION,
+    `float32` or `bfloat16`, says it instead: for a driver unlike its workers.
+
+    Raises:
+        PlanError: if RAYSWEEP_PRECISION is something else.
+    """
+    told = os.environ.get("RAYSWEEP_PRECISION")
+    if told:
+        if told not in ("float32", "bfloat16"):
+            raise PlanError(
+                f"RAYSWEEP_PRECISION must be float32 or bfloat16, which `precision: auto` then "
+                f"stands for, got {told!r}; correct it, or unset it"
+            )
+        return told == "bfloat16"
+    if resources.gpu.gpu > 0:
+        return True
+    try:
+        with open("/proc/cpuinfo") as facts:  # noqa: PTH123
+            return any("amx_bf16" in line for line in facts)
+    except OSError:
+        return False

@@ -1,0 +1,305 @@
+"""The sweep file: YAML or Python → one frozen, typed value; every error names line and remedy.
+
+A list is an axis. `trials` expands the axes into trials in the order of the file.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from raysweep.attacks import Attack
+from raysweep.datasets import Dataset
+from raysweep.defenses import Defense
+from raysweep.errors import PlanError, SpecError
+from raysweep.methods import Method, load, paths_of
+from raysweep.methods.recipe import Recipe, resolved
+from raysweep.methods.value import Value
+from raysweep.models import Model
+from raysweep.sweep.resources import Resources
+from raysweep.sweep.tuning import Tune
+
+AXES = ("dataset", "model", "attack", "defense", "recipe")
+PLURAL = {axis: f"{axis}s" for axis in AXES}
+MOST_SEEDS = 100_000
+Seed = Annotated[int, Field(ge=0, lt=2**63)]  # records hold no larger number
+Scalar = str | int | float | bool | None
+
+
+class Track(Value):
+    """Where results are published beside the report."""
+
+    wandb: Literal["online", "offline", "disabled"] = Field("offline", description="W&B mode")
+    project: str = Field("raysweep", min_length=1, description="W&B project")
+    entity: str | None = Field(None, description="W&B user or team")
+    group: str | None = Field(None, description="W&B group; none: the sweep's name")
+
+
+class Sweep(Value):
+    """What to run: axes, seeds, exclusions, resources.
+
+    In Python, single values, lists and the singular spelling are fine:
+    `Sweep(name="x", dataset=Digits(), attacks=[BadNets(rate=0.01)], ..., seeds=3)`.
+    """
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
+    question: str = ""
+    datasets: tuple[Dataset, ...] = Field(min_length=1)
+    models: tuple[Model, ...] = Field(min_length=1)
+    attacks: tuple[Attack, ...] = Field(min_length=1)
+    defenses: tuple[Defense, ...] = Field(min_length=1)
+    seeds: tuple[Seed, ...] = Field((0,), min_length=1)
+    recipes: tuple[Recipe, ...] = Field((Recipe(),), min_length=1)
+    exclude: tuple[dict[str, tuple[Scalar, ...]], ...] = ()
+    resources: Resources = Resources()
+    track: Track = Track()
+    tune: Tune | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _spellings(cls, given: Any) -> Any:
+        if not isinstance(given, Mapping):
+            return given
+        values = dict(given)
+        for axis, plural in PLURAL.items():
+            if axis in values:
+                if plural in values:
+                    raise ValueError(f"{axis} and {plural} are both given; keep one")
+                values[plural] = values.pop(axis)
+            if plural in values and not isinstance(values[plural], list | tuple):
+                values[plural] = (values[plural],)
+        if isinstance(values.get("recipes"), list | tuple):
+            values["recipes"] = tuple(map(_recipe, values["recipes"]))
+        seeds = values.get("seeds")
+        if isinstance(seeds, int) and not isinstance(seeds, bool):
+            if not 1 <= seeds <= MOST_SEEDS:
+                raise ValueError(
+                    f"seeds must be a number from 1 to {MOST_SEEDS:,}, or a list, got {seeds}"
+                )
+            values["seeds"] = tuple(range(seeds))
+        for name in (*PLURAL.values(), "seeds", "exclude"):
+            if isinstance(values.get(name), list):
+                values[name] = tuple(values[name])
+        values["exclude"] = tuple(
+            {k: tuple(v) if isinstance(v, list | tuple) else (v,) for k, v in where.items()}
+            for where in values.get("exclude", ())
+        )
+        for name, kind in (("track", Track), ("resources", Resources), ("tune", Tune)):
+            if isinstance(values.get(name), Mapping):
+                values[name] = kind.model_validate(values[name])
+        return values
+
+    @model_validator(mode="after")
+    def _no_duplicates(self) -> Sweep:
+        for name in (*PLURAL.values(), "seeds"):
+            values = getattr(self, name)
+            for number, value in enumerate(values):
+                if value in values[:number]:
+                    shown = getattr(value, "label", value)
+                    raise ValueError(f"duplicate in {name}: {shown} stands twice; keep one")
+                _told_apart(value, values[:number])
+        return self
+
+
+def _told_apart(value: Any, before: Sequence[Any]) -> None:
+    """Refuse two paths of one name: a label shows the last part of a path alone."""
+    paths = paths_of(value) if isinstance(value, Method) else []
+    for other in before if paths else ():
+        alike = [(one.label, getattr(one, "rate", None)) for one in (other, value)]
+        if alike[0] == alike[1] and paths_of(other) != paths:
+            places = ", ".join(str(path) for _, path in (*paths_of(other), *paths))
+            raise ValueError(
+                f"{value.label} stands for several paths, {places}, which tables cannot tell "
+                f"apart; rename one, or link to it by another name"
+            )
+
+
+def _recipe(given: Any) -> Any:
+    """Return the recipe of a name, or of a `base` with changes; anything else as it is."""
+    if not (isinstance(given, str) or (isinstance(given, Mapping) and "base" in given)):
+        return given
+    try:
+        return Recipe.model_validate_json(json.dumps(resolved(given)))
+    except SpecError as error:
+        raise ValueError(str(error)) from None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """One line of the results."""
+
+    dataset: Dataset
+    model: Model
+    attack: Attack
+    defense: Defense
+    recipe: Recipe
+    seed: int
+
+
+def trials(sweep: Sweep) -> tuple[Trial, ...]:
+    """Expand a sweep, in the order in which it is written.
+
+    Raises:
+        SpecError: if an exclusion matches nothing, or everything is excluded.
+    """
+    conditions = [_Condition(sweep, number) for number in range(len(sweep.exclude))]
+    found = []
+    axes = (sweep.datasets, sweep.models, sweep.recipes, sweep.attacks, sweep.defenses)
+    for dataset, model, recipe, attack, defense in itertools.product(*axes):
+        kept = [c for c in conditions if c.matches(dataset, model, recipe, attack, defense)]
+        for seed in sweep.seeds:
+            if not any(c.seeds is None or seed in c.seeds for c in kept):
+                trial = Trial(
+                    dataset=dataset,
+                    model=model,
+                    attack=attack,
+                    defense=defense,
+                    recipe=recipe,
+                    seed=seed,
+                )
+                found.append(trial)
+    if not found:
+        raise SpecError(f"sweep {sweep.name}: exclude leaves no trial; remove a condition")
+    return tuple(found)
+
+
+class _Condition:
+    """One `exclude` entry: a combination is left out when every axis matches."""
+
+    def __init__(self, sweep: Sweep, number: int) -> None:
+        self.seeds: tuple[Scalar, ...] | None = None
+        self._matching: dict[int, set[int]] = {}
+        axes: dict[str, Sequence[Any]] = {
+            "dataset": sweep.datasets,
+            "model": sweep.models,
+            "recipe": sweep.recipes,
+            "attack": sweep.attacks,
+            "defense": sweep.defenses,
+        }
+        for field, wanted in sweep.exclude[number].items():
+            if field == "seed":
+                self.seeds = wanted
+                if not set(wanted) & set(sweep.seeds):
+                    raise self._error(number, field, wanted, sweep.seeds)
+                continue
+            axis, _, parameter = ("attack.rate" if field == "rate" else field).partition(".")
+            if axis not in axes or (axis == "recipe" and not parameter):
+                raise SpecError(
+                    f"exclude.{number}: {field}: unknown axis; one of dataset, model, attack, "
+                    f"defense, rate, seed, or a parameter such as attack.alpha or recipe.epochs"
+                )
+            have = [_held(value, parameter) for value in axes[axis]]
+            matching = {id(v) for v, held in zip(axes[axis], have, strict=True) if held in wanted}
+            if not matching:
+                raise self._error(number, field, wanted, have)
+            position = list(axes).index(axis)
+            before = self._matching.get(position)
+            self._matching[position] = matching if before is None else before & matching
+
+    @staticmethod
+    def _error(number: int, field: str, wanted: Any, have: Sequence[Any]) -> SpecError:
+        import difflib
+
+        names = sorted({str(value) for value in have if value is not _ABSENT})
+        near = difflib.get_close_matches(str(wanted[0]), names, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"it holds {', '.join(names) or 'nothing'}"
+        return SpecError(
+            f"exclude.{number}: {field}: no combination of this sweep has "
+            f"{' or '.join(map(repr, wanted))}; {hint}"
+        )
+
+    def matches(self, *values: Any) -> bool:
+        return all(id(values[n]) in chosen for n, chosen in self._matching.items())
+
+
+_ABSENT = object()
+
+
+def _held(value: Any, parameter: str) -> Any:
+    return getattr(value, parameter, _ABSENT) if parameter else value.name
+
+
+def _plain(value: Method | Recipe) -> Any:
+    if isinstance(value, Method):
+        return {value.name: value.params()}
+    return value.model_dump(mode="json")
+
+
+def canonical(sweep: Sweep) -> dict[str, Any]:
+    """Return the resolved sweep as JSON values, every default written out."""
+    return {
+        "name": sweep.name,
+        "question": sweep.question,
+        **{plural: [_plain(v) for v in getattr(sweep, plural)] for plural in PLURAL.values()},
+        "seeds": list(sweep.seeds),
+        "exclude": [{k: list(v) for k, v in where.items()} for where in sweep.exclude],
+        "resources": sweep.resources.model_dump(mode="json"),
+        "track": sweep.track.model_dump(mode="json"),
+        "tune": sweep.tune.model_dump(mode="json") if sweep.tune else None,
+    }
+
+
+def restored(values: Mapping[str, Any]) -> Sweep:
+    """Return the sweep that `canonical` has written down.
+
+    Raises:
+        SpecError: if a method or a parameter of it is not there any more, or it is no sweep.
+    """
+    given = {name: value for name, value in values.items() if value is not None}
+    try:
+        for axis, plural in PLURAL.items():
+            given[plural] = tuple(_restored(axis, entry) for entry in values[plural])
+        for name, part in (("resources", Resources), ("track", Track), ("tune", Tune)):
+            if name in given:
+                given[name] = part.model_validate_json(json.dumps(given[name]))
+        return Sweep.model_validate(given)
+    except (SpecError, ImportError, KeyError, TypeError, AttributeError, ValueError) as error:
+        why = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise SpecError(
+            f"this version of raysweep cannot read the sweep as launched: {why}"
+        ) from None
+
+
+def _restored(axis: str, entry: Mapping[str, Any]) -> Method | Recipe:
+    if axis == "recipe":
+        return Recipe.model_validate_json(json.dumps(entry))
+    ((name, params),) = entry.items()
+    kind = load(PLURAL[axis], name)
+    return kind.model_validate_json(json.dumps(params))
+
+
+def check_layers(sweep: Sweep) -> None:
+    """Refuse feature layers that a model of the sweep does not name, before any work.
+
+    Raises:
+        PlanError: names defense, model and layer.
+    """
+    for defense in sweep.defenses:
+        layer = getattr(defense, "layer", None)
+        for model in sweep.models:
+            if layer is not None and layer not in model.LAYERS:
+                raise PlanError(
+                    f"defense {defense.name}: layer must be one of model {model.name}'s named "
+                    f"layers {', '.join(model.LAYERS)}, got {layer!r}"
+                )
+
+
+def foreign_modules(sweep: Sweep) -> set[str]:
+    """Return the modules of a sweep's methods that other packages bring."""
+    axes = (sweep.datasets, sweep.models, sweep.attacks, sweep.defenses)
+    modules = {type(method).__module__ for axis in axes for method in axis}
+    return {module for module in modules if not module.startswith("raysweep.")}
+
+
+def to_yaml(sweep: Sweep) -> str:
+    """Return a sweep file that loads to the same value."""
+    import yaml
+
+    values = {k: v for k, v in canonical(sweep).items() if v not in (None, [], "")}
+    text: str = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=96)
+    return text

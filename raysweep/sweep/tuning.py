@@ -1,0 +1,186 @@
+"""What a tuning search is after: objectives, constraints, and what it may see."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    Field,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
+
+from raysweep.methods.value import Value
+
+# What stored scores answer for, what needs a model that was trained after the decision, and costs.
+REPLAYED = ("tpr", "fpr", "youden", "auroc", "ap", "tpr_at_1fpr")
+RANKED = frozenset({"auroc", "ap", "tpr_at_1fpr"})  # of these, the same for every decision
+EVALUATED = ("ca", "asr", "ra")
+COSTS = ("seconds", "gpu_seconds")
+METRICS = (*REPLAYED, *EVALUATED, *COSTS)
+SMALLER_IS_BETTER = frozenset({"fpr", "asr", *COSTS})
+
+Metric = Literal[
+    "tpr",
+    "fpr",
+    "youden",
+    "auroc",
+    "ap",
+    "tpr_at_1fpr",
+    "ca",
+    "asr",
+    "ra",
+    "seconds",
+    "gpu_seconds",
+]
+Goal = Literal["maximize", "minimize"]
+
+
+_ONE: dict[str, Any] = {
+    "anyOf": [
+        {"enum": list(METRICS)},
+        {
+            "type": "object", "required": ["name"], "additionalProperties": False,
+            "properties": {
+                "name": {"enum": list(METRICS)}, "goal": {"enum": ["maximize", "minimize"]},
+            },
+        },
+    ]
+}  # fmt: skip
+_SEVERAL = {"anyOf": [*_ONE["anyOf"], {"type": "array", "items": _ONE, "minItems": 1}]}
+
+
+class Objective(Value):
+    """A metric and its direction."""
+
+    name: Metric = Field(description="what is improved")
+    goal: Goal = Field(description="direction; by default the one that is better")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _directed(cls, given: Any) -> Any:
+        if isinstance(given, str):
+            given = {"name": given}
+        if isinstance(given, Mapping) and "goal" not in given:
+            better = "minimize" if given.get("name") in SMALLER_IS_BETTER else "maximize"
+            return {**given, "goal": better}
+        return given
+
+    def loss(self, metrics: Mapping[str, float]) -> float:
+        """Return the metric so that smaller is better; NaN is worse than everything."""
+        value = metrics[self.name]
+        if math.isnan(value):
+            return math.inf
+        return value if self.goal == "minimize" else -value
+
+
+@dataclass(frozen=True, kw_only=True)
+class Constraint:
+    """A bound on a metric, such as `fpr <= 0.05`."""
+
+    metric: str
+    sign: Literal["<=", ">="]
+    bound: float
+
+    @classmethod
+    def parse(cls, text: str) -> Constraint:
+        """Read `metric <= number` or `metric >= number`.
+
+        Raises:
+            ValueError: if it is neither.
+        """
+        names = "|".join(METRICS)
+        found = re.fullmatch(rf"\s*({names})\s*(<=|>=)\s*([0-9.eE+-]+)\s*", text)
+        try:
+            assert found is not None
+            return cls(metric=found[1], sign=found[2], bound=float(found[3]))  # type: ignore[arg-type]
+        except (AssertionError, ValueError):
+            raise ValueError(
+                f"must be like 'fpr <= 0.05' (metrics: {', '.join(METRICS)}), got {text!r}"
+            ) from None
+
+    def excess(self, values: Mapping[str, float]) -> float:
+        """Return by how much it is broken; at most 0 where it holds, or nothing is known."""
+        value = values[self.metric]
+        if math.isnan(value):
+            return 0.0
+        return value - self.bound if self.sign == "<=" else self.bound - value
+
+
+class Tune(Value):
+    """What is searched for a better defense, and which labels the search may see."""
+
+    parameters: dict[str, dict[str, dict[str, Any]]] = Field(
+        {}, description="defense → parameter → {min, max, distribution}, {values}, or {}: its own"
+    )
+    metric: Annotated[tuple[Objective, ...], WithJsonSchema(_SEVERAL)] = Field(
+        (Objective(name="tpr", goal="maximize"),),
+        min_length=1,
+        description="what is improved: a metric, {name, goal}, or a list of them (Pareto front)",
+    )
+    constraints: tuple[str, ...] = Field(("fpr <= 0.05",), description="such as fpr <= 0.05")
+    over: Literal["mean", "worst"] = Field("mean", description="of the instances")
+    labels: Literal["clean_only", "transfer", "oracle"] = Field(
+        "transfer", description="what the search may see"
+    )
+    hold_out: Literal["attack", "dataset", "rate", "seed"] = Field(
+        "attack", description="what is left out, one after the other"
+    )
+    sampler: Literal["tpe", "gp", "random", "grid", "cmaes", "nsga2"] = Field(
+        "tpe", description="Optuna's"
+    )
+    pruner: Literal["none", "median", "hyperband", "wilcoxon"] = Field(
+        "none",
+        description="Optuna's, over instances: a bad candidate is not run on all (wilcoxon: > 4)",
+    )
+    trials: int = Field(200, ge=1, le=1_000_000, description="candidates of each Optuna study")
+    seed: int = Field(0, ge=0, lt=2**31, description="of the sampler")
+
+    @field_validator("metric", mode="before")
+    @classmethod
+    def _several(cls, value: Any) -> Any:
+        listed = value if isinstance(value, list | tuple) else [value]
+        return tuple(Objective.model_validate(one) for one in listed)
+
+    @field_validator("constraints", mode="before")
+    @classmethod
+    def _listed(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else tuple(value)
+
+    @property
+    def bounds(self) -> tuple[Constraint, ...]:
+        """The constraints, parsed."""
+        return tuple(Constraint.parse(text) for text in self.constraints)
+
+    @property
+    def wanted(self) -> tuple[str, ...]:
+        """Every metric that is improved or bounded, once."""
+        names = [o.name for o in self.metric] + [c.metric for c in self.bounds]
+        return tuple(dict.fromkeys(names))
+
+    @property
+    def whole(self) -> bool:
+        """Whether a metric needs models that are trained after the decision."""
+        return bool({*self.wanted} & {*EVALUATED})
+
+    @model_validator(mode="after")
+    def _keeps_apart(self) -> Tune:
+        budgets = [bound.metric == "fpr" and bound.sign == "<=" for bound in self.bounds]
+        if self.labels == "clean_only" and not all(budgets):
+            raise ValueError(
+                "constraints under labels: clean_only can only be a budget of false alarms, such "
+                "as fpr <= 0.05: other metrics need the labels of an attack"
+            )
+        if self.pruner != "none" and len(self.metric) > 1:
+            raise ValueError("pruner works on one metric; set pruner: none, or name one metric")
+        if self.sampler == "cmaes" and (self.constraints or len(self.metric) > 1):
+            raise ValueError(
+                "sampler cmaes takes one metric and no constraints; take tpe, gp or nsga2, or set "
+                "constraints: []"
+            )
+        return self

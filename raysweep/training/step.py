@@ -1,0 +1,254 @@
+"""One step of a training: batches, loss, gradients, weights; eager, or captured and replayed.
+
+A small network's step is some hundred short kernels, and the host needs longer to launch them than
+a GPU to run them. There the whole step is captured once as a CUDA graph for each pair of batch
+sizes and replayed from then on, with the same draws, to the same bytes as the eager step.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+import torch
+from torch import nn
+
+from raysweep.methods.recipe import Recipe
+from raysweep.training.streams import Batch, Source
+
+Objective = Callable[[nn.Module, Mapping[str, Batch]], torch.Tensor]
+Rows = Mapping[str, torch.Tensor]
+Given = TypeVar("Given", bound=Callable[..., torch.Tensor])
+FEWEST_STEPS = 100  # a capture costs about as much time as so many eager steps
+WARM_UP = 3
+_log = logging.getLogger(__name__)
+
+
+def capturable(objective: Given) -> Given:
+    """Mark an objective that a CUDA graph may replay; returns it.
+
+    Such an objective works by operations on the device alone: it waits for no value and draws from
+    no generator of its own. What it keeps between two calls are tensors that it changes in place,
+    and its attribute `memory` lists them.
+    """
+    objective.capturable = True  # type: ignore[attr-defined]
+    return objective
+
+
+def autocast(recipe: Recipe, device: str) -> torch.autocast:
+    """Return the autocast region of a recipe's resolved precision."""
+    return torch.autocast(device, dtype=torch.bfloat16, enabled=recipe.precision == "bfloat16")
+
+
+def graphs(device: str) -> bool:
+    """Return whether steps on a device can be captured as CUDA graphs."""
+    return device == "cuda" and torch.cuda.is_available()
+
+
+class Step(Protocol):
+    """Trains a model for one step on the rows of each stream; returns the loss, on the device."""
+
+    def __call__(self, rows: Rows, rate: float) -> torch.Tensor:
+        """Take one step at a learning rate."""
+
+    def settle(self) -> None:
+        """Bring up to date what is counted on the host; called at the end of each epoch."""
+
+
+class EagerStep:
+    """Launches every operation of a step by itself."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        sources: Mapping[str, Source],
+        objective: Objective,
+        recipe: Recipe,
+        device: str,
+    ) -> None:
+        self.model, self.optimizer, self.sources = model, optimizer, sources
+        self.objective, self.recipe, self.device = objective, recipe, device
+        self._rounded = graphs(device)
+
+    def __call__(self, rows: Rows, rate: float) -> torch.Tensor:
+        """Take one step at a learning rate."""
+        if self._rounded:
+            rate = float(np.float32(rate))  # as a captured step reads it
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        return self.taken(rows)
+
+    def taken(self, rows: Rows) -> torch.Tensor:
+        """Take one step at the learning rate that is set."""
+        batches = {name: self.sources[name].batch(of) for name, of in rows.items()}
+        with autocast(self.recipe, self.device):
+            loss = self.objective(self.model, batches)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        return loss.detach()
+
+    def settle(self) -> None:
+        """Nothing is counted apart."""
+
+
+class _Graph:
+    """A captured step: where it reads its rows, and where it leaves its loss."""
+
+    def __init__(self, step: EagerStep, rows: Rows, pool: Any) -> None:
+        self.rows = {name: of.clone() for name, of in rows.items()}
+        self.replays = 0
+        counters = _counters(step.model)
+        before = [counter.clone() for counter in counters]
+        self.graph = torch.cuda.CUDAGraph()
+        for source in step.sources.values():
+            self.graph.register_generator_state(source.noise)
+        step.optimizer.zero_grad(set_to_none=True)
+        # Another thread of this process may use the device meanwhile.
+        with torch.cuda.graph(self.graph, pool=pool, capture_error_mode="thread_local"):
+            self.loss = step.taken(self.rows)
+        self.counted = [c - b for c, b in zip(counters, before, strict=True)]
+        for counter, value in zip(counters, before, strict=True):
+            counter.copy_(value)
+
+    def replay(self, rows: Rows) -> torch.Tensor:
+        for name, of in rows.items():
+            self.rows[name].copy_(of)
+        self.graph.replay()
+        self.replays += 1
+        return self.loss.clone()
+
+
+class CapturedStep:
+    """Replays a step from CUDA graphs, one for each combination of streams and batch sizes.
+
+    What cannot be captured runs eagerly, from the state in which the attempt began.
+    """
+
+    def __init__(self, eager: EagerStep) -> None:
+        self.eager = eager
+        self.pool = torch.cuda.graph_pool_handle()
+        self.graphs: dict[tuple[tuple[str, int], ...], _Graph] = {}
+        self.failed = False
+        for group in eager.optimizer.param_groups:
+            group["lr"] = torch.tensor(0.0, device=eager.device)
+            if "capturable" in group:
+                group["capturable"] = True
+
+    def __call__(self, rows: Rows, rate: float) -> torch.Tensor:
+        """Take one step at a learning rate."""
+        if self.failed:
+            return self.eager(rows, rate)
+        for group in self.eager.optimizer.param_groups:
+            group["lr"].fill_(rate)
+        sizes = tuple((name, len(of)) for name, of in rows.items())
+        if sizes not in self.graphs:
+            try:
+                self.graphs[sizes] = self._captured(rows)
+            except RuntimeError as error:
+                self.failed = True
+                _log.warning("a step is not captured, it runs eagerly: %s", error)
+                return self.eager(rows, rate)
+        return self.graphs[sizes].replay(rows)
+
+    def _captured(self, rows: Rows) -> _Graph:
+        """Capture a step; weights, optimizer and generators are then as they were before."""
+        state = _State(self.eager)
+        try:
+            side = torch.cuda.Stream()
+            side.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(side):
+                for _ in range(WARM_UP):
+                    self.eager.taken(rows)
+            torch.cuda.current_stream().wait_stream(side)
+            state.restore()
+            return _Graph(self.eager, rows, self.pool)
+        finally:
+            state.restore()
+
+    def settle(self) -> None:
+        """Count on the host what the replays since the last call have counted."""
+        counters = _counters(self.eager.model)
+        for graph in self.graphs.values():
+            for counter, counted in zip(counters, graph.counted, strict=True):
+                counter += graph.replays * counted
+            graph.replays = 0
+
+
+class _State:
+    """All that a step changes: weights, buffers, the optimizer's state, generators."""
+
+    def __init__(self, step: EagerStep) -> None:
+        self.optimizer = step.optimizer
+        groups = step.optimizer.param_groups
+        own = [p for group in groups for p in group["params"]]
+        memory = getattr(step.objective, "memory", ())
+        self.tensors = [*own, *step.model.parameters(), *step.model.buffers(), *memory]
+        self.values = [tensor.detach().clone() for tensor in self.tensors]
+        self.states = {id(t): t.clone() for t in self._states()}
+        self.noises = [source.noise for source in step.sources.values()]
+        self.draws = [noise.get_state() for noise in self.noises]
+        self.random = torch.cuda.get_rng_state()
+
+    def _states(self) -> Iterable[torch.Tensor]:
+        for state in self.optimizer.state.values():
+            yield from (value for value in state.values() if isinstance(value, torch.Tensor))
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Put everything back in place; an optimizer's state that is new since is all zeros."""
+        for tensor, value in zip(self.tensors, self.values, strict=True):
+            tensor.copy_(value)
+        for tensor in self._states():
+            before = self.states.get(id(tensor))
+            if before is None:
+                tensor.zero_()
+            else:
+                tensor.copy_(before)
+        for noise, draw in zip(self.noises, self.draws, strict=True):
+            noise.set_state(draw)
+        torch.cuda.set_rng_state(self.random)
+
+
+def _counters(model: nn.Module) -> list[torch.Tensor]:
+    """Return the batch counters of a model's batch normalizations."""
+    found = [
+        getattr(layer, "num_batches_tracked", None)
+        for layer in model.modules()
+        if isinstance(layer, nn.modules.batchnorm._NormBase)
+    ]
+    return [counter for counter in found if counter is not None]
+
+
+def count_on(model: nn.Module, device: str) -> None:
+    """Move the batch counters of a model's batch normalizations to a device, in place.
+
+    On the host, counting launches nothing.
+    """
+    for layer in model.modules():
+        counter = getattr(layer, "num_batches_tracked", None)
+        # With no momentum, the running statistics are computed with the counter.
+        if counter is not None and getattr(layer, "momentum", None) is not None:
+            layer.num_batches_tracked = counter.to(device)
+
+
+def step_of(eager: EagerStep, steps: int, *, captured: bool) -> Step:
+    """Return the step that suits a training of so many steps.
+
+    Args:
+        eager: the step as it is.
+        steps: how often it will be taken.
+        captured: whether it may be captured where that is possible.
+    """
+    if captured and graphs(eager.device) and steps >= FEWEST_STEPS and _is_capturable(eager):
+        return CapturedStep(eager)
+    return eager
+
+
+def _is_capturable(eager: EagerStep) -> bool:
+    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    hooked = any(getattr(module, name) for module in eager.model.modules() for name in hooks)
+    return getattr(eager.objective, "capturable", False) and not hooked

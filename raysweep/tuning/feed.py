@@ -1,0 +1,195 @@
+"""Feeds searches into a running sweep: ask, stages, tell, with no slot idle while there is work.
+
+The plan of a tuning run ends at the evidence, since decisions are replayed; only if a metric needs
+a model that is trained after the decision does it go on to the evaluation.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from raysweep.errors import DamagedArtifact
+from raysweep.plan.planner import Planner
+from raysweep.plan.route import Outcomes, Route
+from raysweep.run.schedule import Schedule
+from raysweep.sweep.spec import Sweep, Trial
+from raysweep.tuning.instances import Instance
+from raysweep.tuning.search import Bench, Candidate, Search
+from raysweep.tuning.space import Values, with_parameters
+
+AHEAD = 4  # candidates under way for each slot, at most
+
+
+class EvidencePlanner(Planner):
+    """Plans trials as far as tuning needs them, and takes in more of them as it runs."""
+
+    def __init__(self, sweep: Sweep, *, whole: bool) -> None:
+        super().__init__(sweep)
+        self.whole = whole
+        self.every, self.trials = self.trials, ()
+
+    def route(self, trial: Trial, outcomes: Outcomes) -> Route:
+        """Add a trial's stages down to its evidence, or all of them."""
+        if self.whole or not trial.defense.gives() - {"model"}:
+            return super().route(trial, outcomes)
+        route = self.evidence(trial, outcomes)
+        route.roles.pop("decide", None)
+        return route
+
+
+@dataclass(kw_only=True, eq=False)
+class _Pending:
+    """A candidate under way, or the last trials of all, which no search asked for."""
+
+    trials: tuple[Trial, ...]
+    search: Search | None = None
+    candidate: Candidate | None = None
+    issued: int = 0
+    found: list[Instance] = field(default_factory=list)
+
+
+class Supply:
+    """What a run asks for more trials when slots would stay empty."""
+
+    def __init__(self, planner: EvidencePlanner, searches: Sequence[Search], bench: Bench) -> None:
+        self.planner, self.searches, self.bench = planner, searches, bench
+        self._pending: list[_Pending] = []
+        self._fresh: list[_Pending] = []
+        self._watch: dict[str, list[_Pending]] = defaultdict(list)
+        self._turn = 0
+        self._last = False
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether every search is finished and what it chose has been evaluated."""
+        return self._last and not self._pending
+
+    def more(self, slots: int) -> bool:
+        """Give the planner the trials of one more candidate; False if there is none now."""
+        if self._last or len(self._pending) >= AHEAD * slots:
+            return False
+        for _ in self.searches:
+            search = self.searches[self._turn % len(self.searches)]
+            self._turn += 1
+            candidate = search.ask()
+            if candidate is not None:
+                self._issue(_Pending(trials=candidate.trials, search=search, candidate=candidate))
+                return True
+        if not self._pending and all(search.finished for search in self.searches):
+            self._last = True
+            trials = tuple(dict.fromkeys(self._final()))
+            if trials:
+                self._issue(_Pending(trials=trials))
+            return bool(trials)
+        return False
+
+    def _final(self) -> Iterable[Trial]:
+        """Yield what was chosen, and the method's own parameters, where they are reported on."""
+        for search in self.searches:
+            if search.failures and search.study is None:
+                continue
+            for values in ({}, *search.chosen(self.bench)):
+                stages = self._staged(search, values)
+                defense = with_parameters(search.defense, stages)
+                yield from (replace(place, defense=defense) for place in search.held)
+
+    def _staged(self, search: Search, values: Values) -> Values:
+        """Return those of the values that have stages of their own."""
+        return {name: value for name, value in values.items() if name in search.outer}
+
+    def _issue(self, pending: _Pending) -> None:
+        """Plan a candidate's trials: all of them, or one by one if it may be pruned."""
+        self._pending.append(pending)
+        pruned = pending.search is not None and pending.search.settings.pruner != "none"
+        self._plan(pending, 1 if pruned else len(pending.trials))
+
+    def _plan(self, pending: _Pending, count: int) -> None:
+        self.planner.trials += pending.trials[pending.issued : pending.issued + count]
+        pending.issued += count
+        self._fresh.append(pending)
+
+    def entered(self, schedule: Schedule) -> list[dict[str, Any]]:
+        """Look at what was planned last: it may be stored already. Returns ledger lines."""
+        fresh, self._fresh = self._fresh, []
+        return [line for pending in fresh for line in self._advance(pending, schedule)]
+
+    def settled(self, keys: Iterable[str], schedule: Schedule) -> list[dict[str, Any]]:
+        """Take in that stages ended, and tell the searches. Returns ledger lines."""
+        ended = list(keys)
+        if any(key in schedule.failed for key in ended):
+            touched = list(self._pending)
+        else:
+            touched = [pending for key in ended for pending in self._watch.pop(key, ())]
+        unique = dict.fromkeys(touched)
+        return [line for pending in unique for line in self._advance(pending, schedule)]
+
+    def _advance(self, pending: _Pending, schedule: Schedule) -> list[dict[str, Any]]:
+        """Find out how a candidate stands; tell its search when it is at its end."""
+        if pending not in self._pending:
+            return []
+        waiting, failures = self._standing(pending, schedule)
+        for key in waiting:
+            if pending not in self._watch[key]:
+                self._watch[key].append(pending)
+        if waiting and not failures:
+            return []
+        if not failures and (damaged := self._damaged(pending)):
+            if damaged not in schedule.failed:
+                schedule.redo(damaged)
+            if damaged not in schedule.failed:
+                self._watch[damaged].append(pending)
+                return []
+            failures = [schedule.failed[damaged].error]
+        if pending.search is None or pending.candidate is None:
+            if not waiting:
+                self._pending.remove(pending)
+            return []
+        return self._told(pending, pending.search, pending.candidate, failures)
+
+    def _damaged(self, pending: _Pending) -> str:
+        """Return the key of a damaged artifact among all that is replayed; empty if all is whole.
+
+        Every instance that the end of the tuning reads is read here first, while there is still
+        somebody to compute it again.
+        """
+        for trial in pending.trials[: pending.issued]:
+            try:
+                self.bench.instance(trial)
+            except DamagedArtifact as error:
+                return error.key
+        return ""
+
+    def _told(
+        self, pending: _Pending, search: Search, candidate: Candidate, failures: list[str]
+    ) -> list[dict[str, Any]]:
+        if failures:
+            self._pending.remove(pending)
+            line = search.answered(candidate, [], self.bench, why=failures[0])
+            return [line] if line else []
+        if search.study is not None:
+            for trial in candidate.trials[len(pending.found) : pending.issued]:
+                pending.found.append(search.instance(trial, self.bench))
+        rest = pending.issued < len(pending.trials)
+        pruned = rest and search.hopeless(candidate, pending.found, self.bench)
+        if rest and not pruned:
+            self._plan(pending, 1)
+            return []
+        self._pending.remove(pending)
+        line = search.answered(candidate, pending.found, self.bench, pruned=pruned)
+        return [line] if line else []
+
+    def _standing(self, pending: _Pending, schedule: Schedule) -> tuple[list[str], list[str]]:
+        """Return the keys that a candidate waits for, and why it failed."""
+        waiting, failures = [], []
+        for trial in pending.trials[: pending.issued]:
+            route = self.planner.route(trial, schedule.outcomes)
+            key = route.waiting or route.evaluate or route.roles["defend"]
+            cause = schedule.upstream_failed.get(key, key)
+            if cause in schedule.failed:
+                failures.append(schedule.failed[cause].error or f"{cause} failed")
+            elif key not in schedule.done or route.waiting:
+                waiting.append(key)
+        return waiting, failures

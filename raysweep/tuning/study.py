@@ -1,0 +1,340 @@
+"""One Optuna study, asked and told by the driver; it outlives the process.
+
+A study lives in a journal file of its own sweep, or in any database that Optuna knows. It is tied
+to a digest of what it is evaluated on. What a killed driver had asked for is asked again: at the
+next start from a journal, which has one writer, and after missed heartbeats from a database, which
+may have several.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import os
+import threading
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.trial import TrialState
+
+from raysweep.errors import SpecError
+from raysweep.sweep.tuning import Tune
+from raysweep.tuning.ranking import Metrics, Tried
+from raysweep.tuning.space import Space, Values, distribution, grid, inside
+
+HEARTBEAT_SECONDS = 30
+SAMPLERS: Mapping[str, Callable[[int], optuna.samplers.BaseSampler]] = {
+    "tpe": lambda seed: optuna.samplers.TPESampler(seed=seed),
+    "gp": lambda seed: optuna.samplers.GPSampler(seed=seed),
+    "random": lambda seed: optuna.samplers.RandomSampler(seed=seed),
+    # Its points are enqueued: Optuna's own grid cannot be asked and told.
+    "grid": lambda seed: optuna.samplers.RandomSampler(seed=seed),
+    "cmaes": lambda seed: optuna.samplers.CmaEsSampler(seed=seed),
+    "nsga2": lambda seed: optuna.samplers.NSGAIISampler(seed=seed),
+}
+PRUNERS: Mapping[str, Callable[[int], optuna.pruners.BasePruner]] = {
+    "none": lambda _: optuna.pruners.NopPruner(),
+    "median": lambda _: optuna.pruners.MedianPruner(),
+    "hyperband": lambda steps: optuna.pruners.HyperbandPruner(max_resource=steps),
+    "wilcoxon": lambda _: optuna.pruners.WilcoxonPruner(),
+}
+FAILED, METRICS, REPLAYED, TIED = "failed", "metrics", "replayed", "evaluated_on"
+
+
+@functools.cache
+def open_storage(where: str | Path) -> optuna.storages.BaseStorage:
+    """Return the storage at a database's URL or a journal's path.
+
+    A torn last line of a journal, left by a process that died while writing, is cut: Optuna could
+    never read on after it. A journal that is damaged elsewhere is left aside as `….damaged`.
+    """
+    if isinstance(where, str):
+        return optuna.storages.RDBStorage(
+            where,
+            engine_kwargs={"pool_pre_ping": True},
+            heartbeat_interval=HEARTBEAT_SECONDS,
+            grace_period=3 * HEARTBEAT_SECONDS,
+            heartbeat_stale_trial_callback=optuna.storages.RetryHeartbeatStaleTrialCallback(),
+        )
+    where.parent.mkdir(parents=True, exist_ok=True)
+    if where.exists():
+        text = where.read_bytes()
+        whole = text[: text.rfind(b"\n") + 1]
+        if whole != text:
+            where.write_bytes(whole)
+    try:
+        for line in where.read_bytes().splitlines() if where.exists() else ():
+            json.loads(line)  # Optuna would stumble over a last line only when it writes the next
+        return _journal(where)
+    except Exception:  # noqa: BLE001  whatever Optuna thinks of damaged lines
+        # Left aside: the ledger remembers what was told.
+        where.replace(where.with_name(f"{where.name}.damaged"))
+        return _journal(where)
+
+
+def _journal(where: Path) -> optuna.storages.BaseStorage:
+    backend = optuna.storages.journal.JournalFileBackend(str(where))
+    return optuna.storages.JournalStorage(backend)
+
+
+class Study:
+    """Candidates of one space: asked for, pruned, told; the same after a kill."""
+
+    def __init__(
+        self,
+        name: str,
+        space: Space,
+        settings: Tune,
+        *,
+        where: str | Path | None = None,
+        tied: str = "",
+        own: Values | None = None,
+        steps: int = 1,
+        told: Iterable[Mapping[str, Any]] = (),
+    ) -> None:
+        """Open or create the study.
+
+        Args:
+            name: in its storage.
+            space: what is searched.
+            settings: sampler, pruner, objectives, number of candidates.
+            where: a database's URL, a journal's path, or none for memory.
+            tied: digest of what candidates are evaluated on.
+            own: the method's own values, the first to be tried if they lie in the space.
+            steps: instances of one candidate, for the pruner.
+            told: what a ledger remembers of this study, should its storage have been lost.
+
+        Raises:
+            SpecError: if the study was evaluated on something else.
+        """
+        self.space, self.settings, self.name = space, settings, name
+        self._spread = {field: distribution(rule) for field, rule in space.items()}
+        self._out: dict[int, optuna.Trial] = {}
+        self._shared = isinstance(where, str)
+        with _quiet():
+            self._study = optuna.create_study(
+                study_name=name,
+                load_if_exists=True,
+                storage=open_storage(where) if where else None,
+                pruner=PRUNERS[settings.pruner](steps),
+                directions=[objective.goal for objective in settings.metric],
+            )
+            self._tie(tied)
+            # A sampler that went on from its first draw would repeat what was tried before.
+            seed = settings.seed + len(self._study.trials) + (os.getpid() if self._shared else 0)
+            self._study.sampler = SAMPLERS[settings.sampler](seed)
+            self._study.set_metric_names([objective.name for objective in settings.metric])
+            if not self._study.trials:
+                self._recover(told)
+            first = [own] if own and inside(space, own) else []
+            if settings.sampler == "grid":
+                first = grid(space)[: settings.trials]
+            if not self._study.trials:
+                for values in first:
+                    self._study.enqueue_trial(values, skip_if_exists=True)
+            if not self._shared:
+                self._revive()
+        self.trials = len(first) if settings.sampler == "grid" else settings.trials
+        if self._shared:
+            self._beat()
+
+    def _tie(self, tied: str) -> None:
+        before = self._study.user_attrs.get(TIED)
+        if before is None:
+            self._study.set_user_attr(TIED, tied)
+        elif before != tied:
+            raise SpecError(
+                f"study {self.name!r} was evaluated on other data, another space or other "
+                f"objectives than this sweep file names ({before[:12]}, now {tied[:12]}); give the "
+                f"sweep another name, or delete the study (optuna delete-study)"
+            )
+
+    def _recover(self, told: Iterable[Mapping[str, Any]]) -> None:
+        """Enter what the ledger remembers of a study whose storage was lost."""
+        for line in told:
+            with contextlib.suppress(KeyError, TypeError, ValueError):  # a damaged ledger
+                state = TrialState[line["state"]]
+                self._study.add_trial(
+                    optuna.trial.create_trial(
+                        state=state,
+                        params=line["params"],
+                        distributions=self._spread,
+                        values=line["values"] if state == TrialState.COMPLETE else None,
+                        constraints=line["constraints"],
+                        user_attrs=line["attrs"],
+                    )
+                )
+
+    def _revive(self) -> None:
+        """Ask again for what a dead driver had asked for; a journal has one writer."""
+        for trial in self._study.get_trials(states=(TrialState.RUNNING,)):
+            if trial.params:
+                self._study.enqueue_trial(trial.params)
+            self._study.tell(trial.number, state=TrialState.FAIL)
+
+    def _beat(self) -> None:
+        """Tell the database every so often which candidates are still being worked on."""
+        storage: Any = self._study._storage
+        self._stop = threading.Event()
+
+        def beat() -> None:
+            while not self._stop.wait(HEARTBEAT_SECONDS):
+                for trial in list(self._out.values()):
+                    storage.record_heartbeat(trial._trial_id)
+
+        threading.Thread(target=beat, daemon=True, name=f"heartbeat {self.name}").start()
+
+    def close(self) -> None:
+        """Stop the heartbeat."""
+        if self._shared:
+            self._stop.set()
+
+    # Asking and telling
+
+    def _states(self) -> tuple[int, int]:
+        """Return how many candidates are done, and how many are out, here or elsewhere."""
+        done = out = 0
+        for trial in self._study.get_trials(deepcopy=False):
+            ended = trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
+            done += ended or (trial.state == TrialState.FAIL and FAILED in trial.user_attrs)
+            out += trial.state == TrialState.RUNNING
+        return done, out
+
+    @property
+    def finished(self) -> bool:
+        """Whether as many candidates as were wanted have been told."""
+        return self._states()[0] >= self.trials
+
+    def ask(self) -> tuple[int, Values] | None:
+        """Return the number and parameters of the next candidate; none if none is wanted now."""
+        with _quiet():
+            if self._shared:
+                optuna.storages.fail_stale_trials(self._study)
+            done, out = self._states()
+            if done + out >= self.trials:
+                return None
+            trial = self._study.ask(self._spread)
+            if self._shared:
+                self._study._storage.record_heartbeat(trial._trial_id)
+        self._out[trial.number] = trial
+        return trial.number, dict(trial.params)
+
+    def hopeless(self, number: int, step: int, value: float) -> bool:
+        """Report a candidate's objective on one instance; return whether to stop it."""
+        trial = self._out[number]
+        with _quiet():
+            trial.report(value, step)
+            return bool(trial.should_prune())
+
+    def tell(
+        self,
+        number: int,
+        metrics: Metrics | None,
+        *,
+        replayed: Values | None = None,
+        pruned: bool = False,
+        why: str = "",
+    ) -> dict[str, Any]:
+        """Enter what became of a candidate; return what a ledger should remember of it.
+
+        Args:
+            number: of the candidate.
+            metrics: over the instances; none if it failed.
+            replayed: the decision parameters that were best with it.
+            pruned: whether it was stopped before its last instance.
+            why: it failed.
+        """
+        trial = self._out.pop(number)
+        with _quiet():
+            known = {k: v for k, v in (metrics or {}).items() if v == v}
+            values = [known.get(objective.name) for objective in self.settings.metric]
+            state = TrialState.PRUNED if pruned else TrialState.COMPLETE
+            if None in values and not pruned:
+                state = TrialState.FAIL
+            attrs: dict[str, Any] = {METRICS: known, REPLAYED: replayed or {}}
+            if state == TrialState.FAIL:
+                attrs[FAILED] = why or "an objective is undefined on every instance"
+            for attribute, value in attrs.items():
+                trial.set_user_attr(attribute, value)
+            constraints = {}
+            if metrics is not None:
+                limits = zip(self.settings.constraints, self.settings.bounds, strict=True)
+                constraints = {text: bound.excess(metrics) for text, bound in limits}
+            for text, value in constraints.items():
+                trial.set_constraint(text, value)
+            ended = state == TrialState.COMPLETE
+            self._study.tell(trial, values if ended else None, state=state)
+        return {
+            "event": "told", "study": self.name, "tied": self._study.user_attrs[TIED],
+            "params": dict(trial.params), "values": values, "constraints": constraints,
+            "attrs": attrs, "state": state.name,
+        }  # fmt: skip
+
+    # Looking back
+
+    def tried(self) -> list[Tried]:
+        """Return every candidate that was evaluated in full, with what was replayed on it."""
+        nothing = dict.fromkeys(self.settings.wanted, float("nan"))
+        return [
+            Tried(
+                parameters={**trial.params, **trial.user_attrs[REPLAYED]},
+                metrics={**nothing, **trial.user_attrs[METRICS]},
+            )
+            for trial in self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        ]
+
+    def history(self) -> list[dict[str, Any]]:
+        """Return one row per candidate: number, state, parameters, metrics, seconds."""
+        rows = []
+        for trial in self._study.get_trials(deepcopy=False):
+            took = trial.duration.total_seconds() if trial.duration else None
+            rows.append(
+                {
+                    "number": trial.number,
+                    "state": trial.state.name.lower(),
+                    "parameters": {**trial.params, **trial.user_attrs.get(REPLAYED, {})},
+                    "metrics": trial.user_attrs.get(METRICS, {}),
+                    "seconds": took,
+                }
+            )
+        return rows
+
+    def importance(self) -> dict[str, float]:
+        """Return how much each parameter matters for the first objective (PED-ANOVA)."""
+        with _quiet():
+            try:
+                found = optuna.importance.get_param_importances(
+                    self._study,
+                    target=lambda trial: trial.values[0],
+                    evaluator=optuna.importance.PedAnovaImportanceEvaluator(),
+                )
+            except (ValueError, RuntimeError):  # too few candidates, or all of one value
+                return {}
+        return {name: float(value) for name, value in found.items()}
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Optuna's notices about experimental parts from the user of a sweep."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        yield
+
+
+def told_lines(lines: Iterable[Mapping[str, Any]], name: str, tied: str) -> list[Mapping[str, Any]]:
+    """Return what a ledger remembers of a study, evaluated on the same."""
+    mine = (line for line in lines if line.get("event") == "told")
+    return [line for line in mine if (line["study"], line["tied"]) == (name, tied)]
+
+
+def every_trial(study: Study, evaluate: Callable[[Values], Metrics]) -> list[Tried]:
+    """Run a study to its end in this process."""
+    while (asked := study.ask()) is not None:
+        number, values = asked
+        study.tell(number, evaluate(values))
+    return study.tried()
