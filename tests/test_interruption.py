@@ -249,7 +249,7 @@ def test_outside_the_main_thread_nothing_is_taken() -> None:
 
 ENDING = """
 import signal, sys
-from raysweep import interruption
+from raysweep.run import interruption
 interruption.ECHO_SECONDS = float(sys.argv[1])
 with interruption.listening() as signals:
     signals.hold()
