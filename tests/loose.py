@@ -1,4 +1,4 @@
-"""Counts signatures of the pipeline that say `Any` or pass bare containers: the list may only shrink.
+"""Counts signatures of the pipeline that say `Any` or pass bare containers; the list only shrinks.
 
 `python -m tests.loose` writes the list anew.
 """
