@@ -64,7 +64,7 @@ def noop(stage: Stage, store: Store, provenance: Any, gpus: float) -> Result:
     """Write a manifest and nothing else."""
     del gpus
     time.sleep(stage.params["nap"])
-    store.put(stage.kind, stage.key, outcome={"ok": 1}, info=dict(provenance))
+    store.put(stage.key, outcome={"ok": 1}, info=dict(provenance))
     return Result(key=stage.key, status="done")
 
 
@@ -118,7 +118,7 @@ def plain_tasks(total: int) -> float:
 
         @ray.remote
         def task(number: int) -> int:
-            Store(folder).put("noop", f"noop-{number:032x}", outcome={"ok": 1})
+            Store(folder).put(f"noop-{number:032x}", outcome={"ok": 1})
             return number
 
         ray.get([task.remote(-1 - n + (1 << 40)) for n in range(4)])

@@ -53,6 +53,11 @@ def stage_key(kind: str, version: int, params: Any, inputs: Any) -> str:
     return f"{kind}-{digest(canonical([SCHEMA, kind, version, params, inputs]))}"
 
 
+def kind_of(key: str) -> str:
+    """Return the stage kind of a key."""
+    return key.partition("-")[0]
+
+
 def cache_folder() -> Path:
     """Return the folder for what can be computed again: RAYSWEEP_CACHE, else the user's cache."""
     return paths.setting("RAYSWEEP_CACHE") or Path.home() / ".cache" / "raysweep"

@@ -15,6 +15,7 @@ from raysweep.attacks.none import NoAttack
 from raysweep.datasets.digits import Digits
 from raysweep.defenses.none import NoDefense
 from raysweep.errors import DeviceError
+from raysweep.identity import kind_of
 from raysweep.methods.recipe import Recipe
 from raysweep.models.linear import Linear
 from raysweep.plan.planner import Planner
@@ -202,7 +203,7 @@ def test_workers_see_their_gpus_alone_and_end_when_a_device_is_lost(
     assert set(told.values()) == {""}, "a worker without a share of a GPU sees none"
     assert len(told) == 3, "each stage was begun once"
     assert len({name.split()[0] for name in told}) == 2, "the process that lost its device ended"
-    failed = {key.partition("-")[0]: result for key, result in run.schedule.failed.items()}
+    failed = {kind_of(key): result for key, result in run.schedule.failed.items()}
     assert failed.keys() == {"train"}, "what needs no GPU is done"
     for result in failed.values():
         assert "0.5 GPUs and CUDA cannot be used" in result.error and result.host in result.error

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from raysweep.identity import kind_of
 from raysweep.jobs.launch import Conclusion, launch
 from raysweep.reports.material import gather
 from raysweep.results import records
@@ -144,13 +145,13 @@ def test_a_changed_threshold_reruns_decisions_and_what_really_changes(
     inline: tuple[Path, Conclusion], tmp_path: Path
 ) -> None:
     store, _ = inline
-    before = set(Store(str(store)).done())
+    before = Store(str(store)).done()
     run(write_sweep(tmp_path, fraction=0.1001), store, inline=True)
-    new = {key.partition("-")[0] for key in set(Store(str(store)).done()) - before}
+    new = {kind_of(key) for key in Store(str(store)).done() - before}
     assert new == {"decide", "evaluate"}, "the same samples are kept, so nothing is retrained"
-    before = set(Store(str(store)).done())
+    before = Store(str(store)).done()
     run(write_sweep(tmp_path, fraction=0.3), store, inline=True)
-    new = {key.partition("-")[0] for key in set(Store(str(store)).done()) - before}
+    new = {kind_of(key) for key in Store(str(store)).done() - before}
     assert new == {"decide", "train", "features", "evaluate"}
 
 
@@ -173,7 +174,7 @@ def test_a_damaged_artifact_is_recomputed(inline: tuple[Path, Conclusion], tmp_p
     file.write_bytes(data)
     evaluated = before.rows.iloc[0]["key_evaluate"]
     for key in (evaluated, before.rows.iloc[0]["key_tested"]):
-        Store(str(store)).discard(key.partition("-")[0], key)
+        Store(str(store)).discard(key)
     again = run(write_sweep(tmp_path), store, inline=True)
     assert again.ran == 3
     assert_same(again.rows, before.rows)
@@ -236,7 +237,7 @@ def driver(file: Path, store: Path, *words: str) -> subprocess.Popen[bytes]:
 def wait_for_stages(store: Path, least: int, process: subprocess.Popen[bytes]) -> set[str]:
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and process.poll() is None:
-        done = set(Store(str(store)).done())
+        done = Store(str(store)).done()
         if len(done) >= least:
             return done
         time.sleep(0.05)
@@ -253,7 +254,7 @@ def test_ray_gives_the_same_bytes_as_inline_even_after_kill_9(
     done = wait_for_stages(store, 15, first)
     os.killpg(first.pid, signal.SIGKILL)
     first.wait()
-    done = set(Store(str(store)).done())
+    done = Store(str(store)).done()
     assert 15 <= len(done) < 90, "killed in the middle"
     modified = {f: f.stat().st_mtime_ns for f in (store / "manifests").rglob("*.json")}
     again = driver(file, store)

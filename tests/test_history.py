@@ -140,7 +140,7 @@ def test_a_launch_that_fails_keeps_the_rows_that_succeeded(
     lost = before.rows.set_index("defense_name").loc[FILTER]
     store = Store(str(tmp_path))
     for key in (lost["key_evaluate"], lost["key_decide"], lost["key_defend"]):
-        store.discard(key.partition("-")[0], key)
+        store.discard(key)
     monkeypatch.setattr(SpectralSignatures, "run", broken)
     failed = run(sweep(), tmp_path)
     assert failed.unfinished == 1 and "1 trials did not succeed" in " ".join(failed.notes)
@@ -163,7 +163,7 @@ def test_the_command_says_that_a_launch_failed_though_earlier_rows_stand(
     file.write_text(sweep())
     before = run(sweep(), tmp_path / "store").rows.set_index("defense_name").loc[FILTER]
     for key in (before["key_evaluate"], before["key_decide"], before["key_defend"]):
-        Store(str(tmp_path / "store")).discard(key.partition("-")[0], key)
+        Store(str(tmp_path / "store")).discard(key)
     monkeypatch.setattr(SpectralSignatures, "run", None)
     words = ["launch", str(file), "--inline", "--storage", str(tmp_path / "store")]
     assert app(words, standalone_mode=False) == 1

@@ -54,32 +54,32 @@ def same(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> bool:
 
 
 def test_arrays_outcome_and_info_round_trip(store: Store) -> None:
-    store.put("train", "train-1", arrays=ARRAYS, outcome={"loss": [0.1]}, info={"host": "ü"})
-    assert same(store.arrays("train", "train-1"), ARRAYS)
-    assert list(store.arrays("train", "train-1", ["labels"])) == ["labels"]
-    manifest = store.manifest("train", "train-1")
+    store.put("train-1", arrays=ARRAYS, outcome={"loss": [0.1]}, info={"host": "ü"})
+    assert same(store.arrays("train-1"), ARRAYS)
+    assert list(store.arrays("train-1", ["labels"])) == ["labels"]
+    manifest = store.manifest("train-1")
     assert manifest is not None
     assert (manifest.outcome, manifest.info) == ({"loss": [0.1]}, {"host": "ü"})
     with pytest.raises(KeyError, match="missing"):
-        store.arrays("train", "train-1", ["missing"])
+        store.arrays("train-1", ["missing"])
 
 
 def test_strided_and_big_endian_arrays_round_trip(store: Store) -> None:
     wide = np.arange(24.0).reshape(4, 6)
-    store.put("train", "train-1", arrays={"t": wide.T[::2], "big": wide.astype(">f8")})
-    found = store.arrays("train", "train-1")
+    store.put("train-1", arrays={"t": wide.T[::2], "big": wide.astype(">f8")})
+    found = store.arrays("train-1")
     assert np.array_equal(found["t"], wide.T[::2]) and np.array_equal(found["big"], wide)
 
 
 def test_arrays_are_read_only(store: Store) -> None:
-    store.put("train", "train-1", arrays=ARRAYS)
+    store.put("train-1", arrays=ARRAYS)
     with pytest.raises(ValueError, match="read-only"):
-        store.arrays("train", "train-1")["labels"][0] = 9
+        store.arrays("train-1")["labels"][0] = 9
 
 
 def test_outcome_keys_of_any_kind_do_not_spoil_the_checksum(store: Store) -> None:
-    store.put("decide", "decide-1", outcome={"per": {10: 1, 9: 2}, "nan": float("nan")})
-    manifest = store.manifest("decide", "decide-1")
+    store.put("decide-1", outcome={"per": {10: 1, 9: 2}, "nan": float("nan")})
+    manifest = store.manifest("decide-1")
     assert manifest is not None and manifest.outcome["per"] == {"10": 1, "9": 2}
 
 
@@ -94,20 +94,20 @@ def test_outcome_keys_of_any_kind_do_not_spoil_the_checksum(store: Store) -> Non
 )
 def test_what_is_no_number_and_no_json_is_refused(store: Store, given: dict) -> None:
     with pytest.raises(TypeError):
-        store.put("train", "train-1", **given)
+        store.put("train-1", **given)
     assert files(Path(store.uri)) == []
 
 
 def test_a_stage_that_is_not_stored(store: Store) -> None:
-    assert store.manifest("train", "train-1") is None
-    assert store.done() == {} and store.list("sweeps") == []
+    assert store.manifest("train-1") is None
+    assert store.done() == set() and store.list("sweeps") == []
     with pytest.raises(StoreError, match="train-1 is not stored"):
-        store.arrays("train", "train-1")
+        store.arrays("train-1")
 
 
 def test_done_lists_without_looking_at_keys(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(30):
-        store.put(("train", "decide")[number % 2], f"key-{number}", outcome={"n": number})
+        store.put(f"{('train', 'decide')[number % 2]}-{number}", outcome={"n": number})
     (Path(store.uri) / "manifests" / ".DS_Store").write_bytes(b"x")
     (Path(store.uri) / "manifests" / "train" / ".abc.tmp").write_bytes(b"half")
 
@@ -116,13 +116,13 @@ def test_done_lists_without_looking_at_keys(store: Store, monkeypatch: pytest.Mo
 
     for name in ("stat", "read_bytes", "open"):
         monkeypatch.setattr(Path, name, refuse)
-    expected = {f"key-{n}": ("train", "decide")[n % 2] for n in range(30)}
+    expected = {f"{('train', 'decide')[n % 2]}-{n}" for n in range(30)}
     assert store.done() == expected
 
 
 def test_many_manifests_are_read_and_damaged_ones_named(store: Store) -> None:
     for number in range(3):
-        store.put("train", f"train-{number}", outcome={"n": number})
+        store.put(f"train-{number}", outcome={"n": number})
     store.write("manifests/train/train-1.json", b"")
     found, damaged = store.manifests(f"train-{number}" for number in range(4))
     assert {key: one.outcome["n"] for key, one in found.items()} == {"train-0": 0, "train-2": 2}
@@ -130,13 +130,13 @@ def test_many_manifests_are_read_and_damaged_ones_named(store: Store) -> None:
 
 
 def test_discard_leaves_nothing(store: Store) -> None:
-    store.put("train", "train-1", arrays=ARRAYS)
-    store.put("train", "train-2", arrays=ARRAYS)
-    store.discard("train", "train-1")
-    store.discard("train", "never-stored")
-    assert store.done() == {"train-2": "train"}
+    store.put("train-1", arrays=ARRAYS)
+    store.put("train-2", arrays=ARRAYS)
+    store.discard("train-1")
+    store.discard("never-stored")
+    assert store.done() == {"train-2"}
     assert not [path for path in files(Path(store.uri)) if "train-1" in path.name]
-    assert same(store.arrays("train", "train-2"), ARRAYS)
+    assert same(store.arrays("train-2"), ARRAYS)
 
 
 def test_checkpoints_are_replaced_dropped_and_ignored_when_damaged(store: Store) -> None:
@@ -155,12 +155,12 @@ def test_checkpoints_are_replaced_dropped_and_ignored_when_damaged(store: Store)
 
 
 def test_a_pickled_store_is_its_place(store: Store, tmp_path: Path) -> None:
-    store.put("train", "train-1", arrays=ARRAYS)
-    store.arrays("train", "train-1")
+    store.put("train-1", arrays=ARRAYS)
+    store.arrays("train-1")
     mine = Store(store.uri, cache=tmp_path / "cache")
     copy = pickle.loads(pickle.dumps(mine))
     assert (copy.uri, copy._cache) == (mine.uri, mine._cache)
-    assert same(copy.arrays("train", "train-1"), ARRAYS)
+    assert same(copy.arrays("train-1"), ARRAYS)
     assert len(pickle.dumps(store)) < 400
 
 
@@ -180,7 +180,7 @@ def test_free_bytes_of_a_folder_that_is_not_made_yet(store: Store) -> None:
 
 
 def test_every_flipped_bit_is_detected(store: Store) -> None:
-    store.put("train", "train-1", arrays={"x": np.arange(5)}, outcome={"a": 1}, info={"b": 2.5})
+    store.put("train-1", arrays={"x": np.arange(5)}, outcome={"a": 1}, info={"b": 2.5})
     for path in files(Path(store.uri)):
         whole = path.read_bytes()
         for at in range(len(whole)):
@@ -188,36 +188,36 @@ def test_every_flipped_bit_is_detected(store: Store) -> None:
             hurt[at] ^= 1 << (at % 8)
             path.write_bytes(hurt)
             with pytest.raises(DamagedArtifact, match="train-1"):
-                Store(store.uri).arrays("train", "train-1")
+                Store(store.uri).arrays("train-1")
         path.write_bytes(whole)
-    assert Store(store.uri).arrays("train", "train-1")["x"].tolist() == [0, 1, 2, 3, 4]
+    assert Store(store.uri).arrays("train-1")["x"].tolist() == [0, 1, 2, 3, 4]
 
 
 @pytest.mark.parametrize("left", [0, 1, 40, 80, -1])
 def test_truncated_files_are_detected(store: Store, left: int) -> None:
-    store.put("train", "train-1", arrays={"x": np.arange(50)}, outcome={"a": 1})
+    store.put("train-1", arrays={"x": np.arange(50)}, outcome={"a": 1})
     for path in files(Path(store.uri)):
         whole = path.read_bytes()
         path.write_bytes(whole[:left])
         with pytest.raises(DamagedArtifact):
-            Store(store.uri).arrays("train", "train-1")
+            Store(store.uri).arrays("train-1")
         path.write_bytes(whole)
 
 
 def test_damage_after_the_first_read_is_seen(store: Store) -> None:
-    store.put("train", "train-1", arrays={"x": np.arange(5)})
-    store.arrays("train", "train-1")
+    store.put("train-1", arrays={"x": np.arange(5)})
+    store.arrays("train-1")
     path = next((Path(store.uri) / "objects").rglob("*.safetensors"))
     raw = bytearray(path.read_bytes())
     raw[-1] ^= 1
     path.write_bytes(raw)
     os.utime(path, ns=(0, 0))
     with pytest.raises(DamagedArtifact):
-        store.arrays("train", "train-1")
+        store.arrays("train-1")
 
 
 def test_an_object_is_verified_once(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    store.put("train", "train-1", arrays={"x": np.zeros(100_000)})
+    store.put("train-1", arrays={"x": np.zeros(100_000)})
     hashed = []
 
     def sha256(data: bytes = b"") -> object:
@@ -227,19 +227,19 @@ def test_an_object_is_verified_once(store: Store, monkeypatch: pytest.MonkeyPatc
     real = hashlib.sha256
     monkeypatch.setattr(hashlib, "sha256", sha256)
     for _ in range(3):
-        store.arrays("train", "train-1")
+        store.arrays("train-1")
     assert len([size for size in hashed if size >= 800_000]) == 1
 
 
 def test_a_missing_object_is_damage_and_can_be_made_good(store: Store) -> None:
-    store.put("train", "train-1", arrays=ARRAYS)
+    store.put("train-1", arrays=ARRAYS)
     shutil.rmtree(Path(store.uri) / "objects")
     with pytest.raises(DamagedArtifact, match="gone"):
-        store.arrays("train", "train-1")
-    store.discard("train", "train-1")
-    assert store.done() == {}
-    store.put("train", "train-1", arrays=ARRAYS)
-    assert same(store.arrays("train", "train-1"), ARRAYS)
+        store.arrays("train-1")
+    store.discard("train-1")
+    assert store.done() == set()
+    store.put("train-1", arrays=ARRAYS)
+    assert same(store.arrays("train-1"), ARRAYS)
 
 
 # Hostile bytes
@@ -284,9 +284,9 @@ def test_hostile_manifests_are_damage(store: Store, content: bytes) -> None:
     store.write("manifests/train/train-1.json", content)
     for use in (store.manifest, store.arrays):
         with pytest.raises(DamagedArtifact):
-            use("train", "train-1")
-    store.discard("train", "train-1")
-    assert store.done() == {}
+            use("train-1")
+    store.discard("train-1")
+    assert store.done() == set()
 
 
 def deep() -> bytes:
@@ -328,18 +328,18 @@ def test_hostile_tensors_are_damage_and_run_nothing(
     store.write(path, data)
     store.write("manifests/train/train-1.json", seal(body(files={path: facts})))
     with pytest.raises(DamagedArtifact):
-        store.arrays("train", "train-1")
+        store.arrays("train-1")
     assert not bomb.exists()
 
 
 def test_deeply_nested_json_is_damage(store: Store) -> None:
     store.write("manifests/train/train-1.json", deep())
     with pytest.raises(DamagedArtifact):
-        store.manifest("train", "train-1")
+        store.manifest("train-1")
 
 
 def test_a_bfloat16_tensor_of_others_is_damage_not_a_crash(store: Store) -> None:
-    store.put("train", "train-1", arrays={"x": np.zeros(8, np.float16)})
+    store.put("train-1", arrays={"x": np.zeros(8, np.float16)})
     data = pack({"x": np.zeros(8, np.float16)}).replace(b'"F16"', b'"BF16"')
     data = (int.from_bytes(data[:8], "little") + 1).to_bytes(8, "little") + data[8:]
     path = "objects/train/-1/train-1-0123456789ab.safetensors"
@@ -347,21 +347,19 @@ def test_a_bfloat16_tensor_of_others_is_damage_not_a_crash(store: Store) -> None
     store.write(path, data)
     store.write("manifests/train/train-1.json", seal(body(files={path: facts})))
     try:
-        store.arrays("train", "train-1")
+        store.arrays("train-1")
     except DamagedArtifact:
         return
-    assert store.arrays("train", "train-1")["x"].shape == (8,)
+    assert store.arrays("train-1")["x"].shape == (8,)
 
 
 @pytest.mark.parametrize("word", ["..", "a/b", "", "a b", "a\0", "/etc", "a" * 121, "a\n", "ä"])
-def test_kinds_and_keys_cannot_leave_the_root(store: Store, word: str) -> None:
-    for kind, key in ((word, "key"), ("train", word)):
-        for use in (store.put, store.manifest, store.arrays, store.discard):
+def test_keys_cannot_leave_the_root(store: Store, word: str) -> None:
+    uses = (store.put, store.manifest, store.arrays, store.discard, store.restore)
+    for key in (word, f"train-{word}", f"{word}-1"):
+        for use in (*uses, store.drop_checkpoint):
             with pytest.raises(StoreError, match="letters"):
-                use(kind, key)
-    for use in (store.restore, store.drop_checkpoint):
-        with pytest.raises(StoreError, match="letters"):
-            use(word)
+                use(key)
 
 
 @pytest.mark.parametrize(
@@ -382,7 +380,7 @@ store, name, size = Store(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 print("ready", flush=True)
 for number in range(1_000_000):
     value = np.full(size, number % 100, np.int64)
-    store.put("train", f"train-{number % 7}", arrays={"x": value, "y": value[:9]},
+    store.put(f"train-{number % 7}", arrays={"x": value, "y": value[:9]},
               outcome={"value": number % 100})
     store.write(f"sweeps/{name}/table", bytes([number % 100]) * size)
 """
@@ -399,9 +397,9 @@ def writer(store: Store, name: str, size: int) -> subprocess.Popen[bytes]:
 def all_sound(store: Store) -> int:
     """Check that whatever is there is whole; return how many stages there are."""
     fresh = Store(store.uri)
-    for key, kind in fresh.done().items():
+    for key in fresh.done():
         # Two looks: another writer may replace the stage between them, but never half of it.
-        manifest, arrays = fresh.manifest(kind, key), fresh.arrays(kind, key)
+        manifest, arrays = fresh.manifest(key), fresh.arrays(key)
         assert manifest is not None and manifest.outcome["value"] in range(100)
         (value,) = set(arrays["x"].tolist())
         assert set(arrays["y"].tolist()) == {value}
@@ -440,7 +438,6 @@ def test_threads_that_write_one_key(store: Store) -> None:
     def write(value: int) -> None:
         for _ in range(20):
             store.put(
-                "train",
                 "train-0",
                 arrays={"x": np.full(99, value), "y": np.full(9, value)},
                 outcome={"value": value},
@@ -461,9 +458,9 @@ from raysweep.store import Store
 store = Store(sys.argv[1])
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
-store.put("train", "train-small", arrays={"x": np.zeros(10)})
-for attempt in (lambda: store.put("train", "train-big", arrays={"x": np.zeros(100_000)}),
-                lambda: store.put("train", "train-wide", outcome={"x": "y" * 200_000},
+store.put("train-small", arrays={"x": np.zeros(10)})
+for attempt in (lambda: store.put("train-big", arrays={"x": np.zeros(100_000)}),
+                lambda: store.put("train-wide", outcome={"x": "y" * 200_000},
                                   arrays={"x": np.zeros(10)}),
                 lambda: store.write("sweeps/s/records", bytes(200_000))):
     try:
@@ -481,7 +478,7 @@ def test_a_write_that_fails_leaves_nothing(store: Store) -> None:
     assert len(lines) == 3
     for line in lines:
         assert store.uri in line and "File too large" in line and "launch again" in line
-    assert store.done() == {"train-small": "train"}
+    assert store.done() == {"train-small"}
     assert len(files(Path(store.uri))) == 2  # the small one's object and manifest
 
 
@@ -501,13 +498,13 @@ def test_a_full_disk_leaves_nothing_and_heals(small_disk: Path) -> None:
     stored = 0
     with pytest.raises(StoreError, match=r"No space left on device.*free space"):
         for stored in range(1000):
-            store.put("train", f"train-{stored}", arrays={"x": np.full(3000, stored)})
+            store.put(f"train-{stored}", arrays={"x": np.full(3000, stored)})
     assert stored >= 3 and len(store.done()) == stored
     assert len(files(small_disk)) == 2 * stored
-    store.discard("train", "train-0")
-    store.put("train", f"train-{stored}", arrays={"x": np.full(3000, stored)})
+    store.discard("train-0")
+    store.put(f"train-{stored}", arrays={"x": np.full(3000, stored)})
     for number in range(1, stored + 1):
-        assert store.arrays("train", f"train-{number}")["x"][0] == number
+        assert store.arrays(f"train-{number}")["x"][0] == number
 
 
 def test_a_full_disk_at_the_manifest_removes_the_object(
@@ -523,7 +520,7 @@ def test_a_full_disk_at_the_manifest_removes_the_object(
 
     monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(StoreError, match="No space"):
-        store.put("train", "train-1", arrays=ARRAYS)
+        store.put("train-1", arrays=ARRAYS)
     assert files(Path(store.uri)) == []
 
 
@@ -545,11 +542,11 @@ def test_a_uri_that_pyarrow_does_not_know(uri: str) -> None:
 
 
 def test_small_puts_are_fast(store: Store) -> None:
-    store.put("decide", "decide-0", outcome={"n": 0})
+    store.put("decide-0", outcome={"n": 0})
     best = []
     for number in range(200):
         start = time.perf_counter()
-        store.put("decide", f"decide-{number}", outcome={"n": number})
+        store.put(f"decide-{number}", outcome={"n": number})
         best.append(time.perf_counter() - start)
     # 0.04 to 0.1 ms where this was written; the margin is for slow and busy disks.
     assert np.median(best) < 0.002
@@ -600,12 +597,12 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def test_s3_round_trip(s3: str, tmp_path: Path) -> None:
     store = Store(s3, cache=tmp_path / "cache")
     store.check()
-    assert store.done() == {} and store.manifest("train", "train-1") is None
-    store.put("train", "train-1", arrays=ARRAYS, outcome={"a": 1})
-    store.put("decide", "decide-1", outcome={"b": 2})
-    assert store.done() == {"train-1": "train", "decide-1": "decide"}
+    assert store.done() == set() and store.manifest("train-1") is None
+    store.put("train-1", arrays=ARRAYS, outcome={"a": 1})
+    store.put("decide-1", outcome={"b": 2})
+    assert store.done() == {"train-1", "decide-1"}
     copy = pickle.loads(pickle.dumps(store))
-    assert same(copy.arrays("train", "train-1"), ARRAYS)
+    assert same(copy.arrays("train-1"), ARRAYS)
     store.checkpoint("train-1", {"round": np.array(3)})
     assert copy.restore("train-1")["round"] == 3
     store.drop_checkpoint("train-1")
@@ -614,39 +611,39 @@ def test_s3_round_trip(s3: str, tmp_path: Path) -> None:
     store.write("manifests/decide/decide-2.json", b"")
     found, damaged = store.manifests(["train-1", "decide-1", "decide-2", "decide-3"])
     assert list(found) == ["train-1", "decide-1"] and list(damaged) == ["decide-2"]
-    store.discard("decide", "decide-2")
+    store.discard("decide-2")
     store.write("sweeps/s/records.parquet", b"x" * 100)
     assert copy.list("sweeps/s") == ["sweeps/s/records.parquet"]
     assert copy.local("sweeps/s") is None and copy.free_bytes() is None
-    store.discard("train", "train-1")
-    store.discard("decide", "decide-1")
-    assert store.done() == {} and store.list("objects") == []
+    store.discard("train-1")
+    store.discard("decide-1")
+    assert store.done() == set() and store.list("objects") == []
 
 
 def test_s3_objects_are_cached_and_the_cache_is_verified(s3: str, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     store = Store(s3, cache=cache)
-    store.put("train", "train-2", arrays=ARRAYS)
-    store.arrays("train", "train-2")
+    store.put("train-2", arrays=ARRAYS)
+    store.arrays("train-2")
     (kept,) = files(cache)
-    manifest = store.manifest("train", "train-2")
+    manifest = store.manifest("train-2")
     assert manifest is not None
     (path,) = manifest.files
     store._files.delete(path)
-    assert same(store.arrays("train", "train-2"), ARRAYS)  # from the cache
+    assert same(store.arrays("train-2"), ARRAYS)  # from the cache
     kept.write_bytes(kept.read_bytes()[:-1] + b"?")
     with pytest.raises(DamagedArtifact):  # neither place has it
-        Store(s3, cache=cache).arrays("train", "train-2")
-    store.put("train", "train-2", arrays=ARRAYS)
-    assert same(Store(s3, cache=cache).arrays("train", "train-2"), ARRAYS)  # heals the cache
-    assert same(Store(s3, cache=Path("/proc/nothing")).arrays("train", "train-2"), ARRAYS)
+        Store(s3, cache=cache).arrays("train-2")
+    store.put("train-2", arrays=ARRAYS)
+    assert same(Store(s3, cache=cache).arrays("train-2"), ARRAYS)  # heals the cache
+    assert same(Store(s3, cache=Path("/proc/nothing")).arrays("train-2"), ARRAYS)
 
 
 def test_s3_large_objects_go_up_in_parts(s3: str, tmp_path: Path) -> None:
     store = Store(s3, cache=tmp_path)
     large = np.random.default_rng(0).integers(0, 256, 25_000_000, np.uint8)
-    store.put("train", "train-3", arrays={"x": large})
-    assert np.array_equal(store.arrays("train", "train-3")["x"], large)
+    store.put("train-3", arrays={"x": large})
+    assert np.array_equal(store.arrays("train-3")["x"], large)
 
 
 def test_s3_that_is_not_there(s3: str) -> None:

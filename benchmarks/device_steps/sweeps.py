@@ -85,7 +85,7 @@ class Told:
         for key in [key for key in run.schedule.ran if key not in self.known]:
             self.known.add(key)
             stage = run.planner.stages[key]
-            manifest = run.store.manifest(stage.kind, key)
+            manifest = run.store.manifest(key)
             if manifest is None:
                 continue
             if stage.kind == "evaluate":
@@ -128,7 +128,7 @@ def _stages(run: Any) -> list[tuple[Any, dict[str, Any]]]:
     found = []
     for key in run.schedule.ran:
         stage = run.planner.stages[key]
-        manifest = run.store.manifest(stage.kind, key)
+        manifest = run.store.manifest(key)
         if manifest is not None:
             found.append((stage, dict(manifest.info)))
     return found

@@ -15,6 +15,7 @@ from rich.progress import Progress as RichProgress
 from rich.table import Table
 
 from raysweep import methods
+from raysweep.identity import kind_of
 from raysweep.results import history
 from raysweep.store import Store, ledger
 from raysweep.sweep import catalog
@@ -93,7 +94,7 @@ class Progress:
         soon = now - self._last < PLAIN_EVERY_SECONDS and settled < total
         if self._bar is None and (soon or not total):
             return
-        running = Counter(key.partition("-")[0] for key in schedule.out)
+        running = Counter(kind_of(key) for key in schedule.out)
         note = ", ".join(f"{n} {kind}" for kind, n in running.items())
         note = f"{note}; {duration(_remaining(run))} left" if note else note
         if self._bar is not None:

@@ -84,7 +84,7 @@ def poisoned_sets(sweep: Sweep, store: Store) -> Iterator[Poisoned]:
     try:
         yield from _poisoned_sets(sweep, store)
     except DamagedArtifact as error:
-        store.discard(error.key.partition("-")[0], error.key)
+        store.discard(error.key)
         raise PlanError(
             f"{error.key} was damaged ({error.detail}) and is discarded; launch the sweep again, "
             f"which computes it anew, then export"
@@ -113,17 +113,17 @@ def _poisoned_sets(sweep: Sweep, store: Store) -> Iterator[Poisoned]:
             continue
         seen.add(tested)
         for key in (setting.data, setting.poison, setting.victim, tested):
-            if store.manifest(key.partition("-")[0], key) is None:
+            if store.manifest(key) is None:
                 raise PlanError(
                     f"{trial.attack.label} @ {trial.attack.rate:g}, seed {trial.seed}: {key} is "
                     f"not stored; launch the sweep first"
                 )
         training = Desk(planner.stages[setting.victim], store, Context(seed=0))
         test = Desk(planner.stages[tested], store, Context(seed=0))
-        predicted = store.arrays("features", tested)
+        predicted = store.arrays(tested)
         data, poisoned = training.data, training.training_set
         labels, classes = trial.dataset.read_labels(), data.shape.num_classes
-        held = state_from(store.arrays("train", setting.victim))
+        held = state_from(store.arrays(setting.victim))
         state = {name: held[name] for name in trial.model.build(data.shape).state_dict()}
         mapped = trial.attack.relabel(data.test.labels, classes)
         eligible = trial.attack.eligible(data.test.labels, classes)

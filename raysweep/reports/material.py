@@ -184,6 +184,6 @@ def _arrays(store: Store, key: Any, *names: str) -> dict[str, np.ndarray]:
     if not isinstance(key, str):
         return {}
     try:
-        return store.arrays(key.partition("-")[0], key, names or None)
+        return store.arrays(key, names or None)
     except (StoreError, KeyError):
         return {}

@@ -46,7 +46,7 @@ class Collector:
         self.store = store
         self.failed = failed
         self.upstream = upstream
-        self.done = set(store.done())
+        self.done = store.done()
         self.damaged: list[str] = []
         self.manifests: dict[str, Manifest] = {}
         for trial in () if planner.stages else planner.trials:

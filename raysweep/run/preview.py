@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from raysweep.identity import kind_of
 from raysweep.plan.costs import Costs
 from raysweep.plan.planner import Planner
 from raysweep.plan.route import Route
@@ -83,14 +84,14 @@ def preview(sweep: Sweep, store: Store) -> Preview:
     failed = {line["key"] for line in ledger.read(store, sweep.name) if line["event"] == "failed"}
     damaged: list[str] = []
     schedule = Schedule(
-        planner, set(store.done()), lambda keys: _outcomes(store, keys), expected=costs,
+        planner, store.done(), lambda keys: _outcomes(store, keys), expected=costs,
         discard=damaged.append,  # from the plan alone: nothing is changed
     )  # fmt: skip
     naive, waiting = _naive(planner, schedule)
     undecided = [_below(planner, costs, trial, route) for trial, route in waiting]
     kinds = []
     for kind in STAGE_VERSIONS:
-        keys = [key for key in schedule.wanted if key.partition("-")[0] == kind]
+        keys = [key for key in schedule.wanted if kind_of(key) == kind]
         if not keys:
             continue
         todo = [key for key in keys if key not in schedule.done]
@@ -156,12 +157,12 @@ def _naive(planner: Planner, schedule: Schedule) -> tuple[Counter[str], list[tup
 
     def closure(key: str) -> Counter[str]:
         if key not in closures:
-            kinds = {key: key.partition("-")[0]}
+            kinds = {key: kind_of(key)}
             stack = list(planner.stages[key].needs)
             while stack:
                 need = stack.pop()
                 if need not in kinds:
-                    kinds[need] = need.partition("-")[0]
+                    kinds[need] = kind_of(need)
                     stack.extend(planner.stages[need].needs)
             closures[key] = Counter(kinds.values())
         return closures[key]

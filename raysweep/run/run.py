@@ -89,7 +89,7 @@ class Run:
         self.costs = Costs(self.planner, store)
         self.schedule = Schedule(
             self.planner,
-            set(store.done()),
+            store.done(),
             self._outcomes,
             expected=self.costs,
             discard=self._discard,
@@ -111,7 +111,7 @@ class Run:
 
     def _discard(self, key: str) -> None:
         self.damaged.append(key)
-        self.store.discard(key.partition("-")[0], key)
+        self.store.discard(key)
 
     def _describe(self, text: str) -> None:
         described = {

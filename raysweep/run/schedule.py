@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from raysweep.identity import kind_of
 from raysweep.plan.route import Plan, remaining
 from raysweep.stages.stage import Result, Stage
 
@@ -153,7 +154,7 @@ class Schedule:
             for need in self.planner.stages[key].needs:
                 self._children[need].append(key)
         seconds = {key: self.expected(self.planner.stages[key]) for key in keys}
-        trainings = [seconds[key] for key in keys if key.partition("-")[0] == "train"]
+        trainings = [seconds[key] for key in keys if kind_of(key) == "train"]
         self._longest = max([self._longest, *trainings])
         remaining(seconds, self.planner.stages, self._children, self._rank, self._longest)
         for key in keys:

@@ -250,7 +250,7 @@ def method(role: methods.Role, identity: Mapping[str, Any]) -> Any:
 
 
 def _manifest(store: Store, key: str) -> Manifest:
-    manifest = store.manifest(key.partition("-")[0], key)
+    manifest = store.manifest(key)
     if manifest is None:
         raise DamagedArtifact(key, "its manifest is gone")
     return manifest
@@ -258,7 +258,7 @@ def _manifest(store: Store, key: str) -> Manifest:
 
 def _arrays(store: Store, key: str) -> dict[str, Array]:
     _manifest(store, key)
-    return store.arrays(key.partition("-")[0], key)
+    return store.arrays(key)
 
 
 @functools.lru_cache(maxsize=4)

@@ -279,7 +279,7 @@ def perform(stage: Stage, store: Store, run: Mapping[str, Any], gpus: float) -> 
             "host": host,
             "finished_at": time.time(),
         }
-        store.put(stage.kind, stage.key, arrays=product.arrays, outcome=product.outcome, info=info)
+        store.put(stage.key, arrays=product.arrays, outcome=product.outcome, info=info)
         store.drop_checkpoint(stage.key)
     except DamagedArtifact as error:
         return Result(key=stage.key, status="damaged", host=host, damaged=error.key)

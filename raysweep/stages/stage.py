@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from raysweep.identity import kind_of
+
 STAGE_VERSIONS = {
     "prepare": 3,
     "poison": 1,
@@ -42,7 +44,7 @@ class Stage:
     @property
     def kind(self) -> str:
         """The stage kind, the key's first word."""
-        return self.key.partition("-")[0]
+        return kind_of(self.key)
 
     @property
     def needs(self) -> tuple[str, ...]:

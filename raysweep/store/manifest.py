@@ -17,6 +17,7 @@ import numpy as np
 
 from raysweep.arrays import Array
 from raysweep.errors import DamagedArtifact
+from raysweep.identity import kind_of
 
 _SHA = re.compile(r"[0-9a-f]{64}")
 _OBJECT = re.compile(
@@ -50,7 +51,7 @@ def seal(body: Mapping[str, Any]) -> bytes:
     return _HEAD + hashlib.sha256(rest).hexdigest().encode() + b'",' + rest
 
 
-def unseal(kind: str, key: str, raw: bytes) -> Manifest:
+def unseal(key: str, raw: bytes) -> Manifest:
     """Return the manifest of a stage from its bytes.
 
     Raises:
@@ -60,7 +61,7 @@ def unseal(kind: str, key: str, raw: bytes) -> Manifest:
         raise DamagedArtifact(key, "its manifest fails its checksum")
     try:
         found = Manifest(**json.loads(b"{" + raw[_BODY:]))
-        sound = (found.kind, found.key) == (kind, key) and all(
+        sound = (found.kind, found.key) == (kind_of(key), key) and all(
             _is_own(found, path)
             and _SHA.fullmatch(facts["sha256"])
             and isinstance(facts["size"], int)

@@ -26,11 +26,11 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 
 from raysweep.arrays import Array
 from raysweep.errors import DamagedArtifact, StoreError
-from raysweep.identity import cache_folder
+from raysweep.identity import cache_folder, kind_of
 from raysweep.store.files import Bucket, Files, Folder
 from raysweep.store.manifest import Manifest, pack, seal, unpack, unseal
 
-_KEY = re.compile(r"[A-Za-z0-9_-]{1,120}")
+_KEY = re.compile(r"(?=.{3,120}$)[A-Za-z0-9_]+-[A-Za-z0-9_-]+")
 REQUESTS = 16  # to a remote store at once
 __all__ = ["Manifest", "Store"]
 
@@ -146,7 +146,6 @@ class Store:
 
     def put(
         self,
-        kind: str,
         key: str,
         *,
         arrays: Mapping[str, Array] | None = None,
@@ -159,7 +158,8 @@ class Store:
             StoreError: if it cannot be written; no manifest and no object is left.
             TypeError: if outcome or info are not JSON, or arrays no numbers.
         """
-        _checked(kind, key)
+        _check(key)
+        kind = kind_of(key)
         body = {"kind": kind, "key": key, "files": {}, "outcome": outcome or {}, "info": info or {}}
         sealed = seal(body)
         files: dict[str, dict[str, Any]] = {}
@@ -170,29 +170,29 @@ class Store:
                 files[path] = {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
                 self.write(path, data)
                 sealed = seal(body | {"files": files})
-            self.write(_manifest_path(kind, key), sealed)
+            self.write(_manifest_path(key), sealed)
         except BaseException:
             for path in files:
                 with contextlib.suppress(StoreError):
                     self.delete(path)
             raise
 
-    def manifest(self, kind: str, key: str) -> Manifest | None:
+    def manifest(self, key: str) -> Manifest | None:
         """Return a stage's manifest, or None if it is not done.
 
         Raises:
             DamagedArtifact: if its content differs from its checksum.
         """
-        _checked(kind, key)
-        raw = self.read(_manifest_path(kind, key))
-        return None if raw is None else unseal(kind, key, raw)
+        _check(key)
+        raw = self.read(_manifest_path(key))
+        return None if raw is None else unseal(key, raw)
 
     def manifests(self, keys: Iterable[str]) -> tuple[dict[str, Manifest], Sequence[str]]:
         """Return the manifests of those stages that are stored, by key, and the damaged keys."""
 
         def look(key: str) -> Manifest | DamagedArtifact | None:
             try:
-                return self.manifest(key.partition("-")[0], key)
+                return self.manifest(key)
             except DamagedArtifact as error:
                 return error
 
@@ -208,10 +208,10 @@ class Store:
 
     def outcome(self, key: str) -> Mapping[str, Any] | None:
         """Return the outcome of a stage, or None if it is not done."""
-        manifest = self.manifest(key.partition("-")[0], key)
+        manifest = self.manifest(key)
         return None if manifest is None else manifest.outcome
 
-    def arrays(self, kind: str, key: str, names: Sequence[str] | None = None) -> dict[str, Array]:
+    def arrays(self, key: str, names: Sequence[str] | None = None) -> dict[str, Array]:
         """Return the arrays of a stage, or those of some names; they are read-only.
 
         The bytes of an object are verified when this process first reads them, and again if size
@@ -222,7 +222,7 @@ class Store:
             StoreError: if the stage is not done.
             KeyError: if a name is not there.
         """
-        manifest = self.manifest(kind, key)
+        manifest = self.manifest(key)
         if manifest is None:
             raise StoreError(f"storage {self.where()}: {key} is not stored; launch again")
         found: dict[str, Array] = {}
@@ -262,24 +262,24 @@ class Store:
                 self._verified[memo] = stamp
         return data
 
-    def done(self) -> dict[str, str]:
-        """Return key → kind of everything that is stored; one listing, no look at each key."""
-        keys = {}
+    def done(self) -> set[str]:
+        """Return the keys of all stored stages; one listing, no look at each key."""
+        keys = set()
         for path in self.list("manifests"):
             _, _, rest = path.partition("/")
             kind, _, name = rest.partition("/")
             key = name.removesuffix(".json")
-            if name.endswith(".json") and _KEY.fullmatch(key):
-                keys[key] = kind
+            if name.endswith(".json") and _KEY.fullmatch(key) and kind == kind_of(key):
+                keys.add(key)
         return keys
 
-    def discard(self, kind: str, key: str) -> None:
+    def discard(self, key: str) -> None:
         """Forget a stage: its manifest first, then its files."""
         try:
-            manifest = self.manifest(kind, key)
+            manifest = self.manifest(key)
         except DamagedArtifact:
             manifest = None
-        self.delete(_manifest_path(kind, key))
+        self.delete(_manifest_path(key))
         for path in manifest.files if manifest else ():
             self.delete(path)
 
@@ -321,16 +321,17 @@ def _safe(path: str) -> str:
     return path
 
 
-def _checked(kind: str, key: str) -> None:
-    for word in (kind, key):
-        if not _KEY.fullmatch(word):
-            raise StoreError(f"kinds and keys are letters, digits, - and _, got {word!r}")
+def _check(key: str) -> None:
+    if not _KEY.fullmatch(key):
+        raise StoreError(
+            f"a key is a stage kind, a dash, then letters, digits, - and _, got {key!r}"
+        )
 
 
-def _manifest_path(kind: str, key: str) -> str:
-    return f"manifests/{kind}/{key}.json"
+def _manifest_path(key: str) -> str:
+    return f"manifests/{kind_of(key)}/{key}.json"
 
 
 def _checkpoint_path(key: str) -> str:
-    _checked("scratch", key)
+    _check(key)
     return f"scratch/{key}.checkpoint"

@@ -234,7 +234,7 @@ def _shards(planner: Planner, key: str) -> list[str]:
 
 
 def _stored(store: Store, key: str, trial: Trial) -> Manifest:
-    manifest = store.manifest(key.partition("-")[0], key)
+    manifest = store.manifest(key)
     if manifest is None:
         raise PlanError(
             f"{trial.attack.label} @ {trial.attack.rate:g}, {trial.defense.label}, seed "
