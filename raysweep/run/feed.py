@@ -77,7 +77,7 @@ class Feed:
             "code": asdict(self.code),
             "refusing": f"{self.prefix}refused/",
             "refused": list(self.refused),
-            "stages": [asdict(stage) for stage in batch],
+            "stages": [asdict(stage.packed()) for stage in batch],
         }
 
     def heed(self) -> None:

@@ -12,7 +12,7 @@ from raysweep.plan.costs import Costs
 from raysweep.plan.planner import Planner
 from raysweep.plan.route import Route
 from raysweep.run.schedule import Schedule
-from raysweep.stages.stage import STAGE_VERSIONS
+from raysweep.stages.stage import in_order_of_work
 from raysweep.store import Store, ledger
 from raysweep.sweep.spec import Sweep, Trial, check_layers
 
@@ -90,10 +90,8 @@ def preview(sweep: Sweep, store: Store) -> Preview:
     naive, waiting = _naive(planner, schedule)
     undecided = [_below(planner, costs, trial, route) for trial, route in waiting]
     kinds = []
-    for kind in STAGE_VERSIONS:
+    for kind in in_order_of_work(planner.stages.values()):
         keys = [key for key in schedule.wanted if kind_of(key) == kind]
-        if not keys:
-            continue
         todo = [key for key in keys if key not in schedule.done]
         why: Counter[str] = Counter()
         for key in todo:
@@ -141,7 +139,7 @@ def _below(planner: Planner, costs: Costs, trial: Trial, route: Route) -> tuple[
     # A model (retrained or repaired), its predictions, the evaluation: about a victim's training.
     below, seconds = 3, costs(planner.stages[planner.setting(trial).victim])
     classes = planner.facts(trial.dataset).num_classes
-    shards = [key for role, key in route.roles.items() if role.startswith("shard ")]
+    shards = route.shards
     lacking = len(trial.defense.parts(classes)) - len(shards)
     if shards and lacking:  # it waits at a pause of its parts
         below += lacking + len(trial.defense.pauses(classes))

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from raysweep.identity import kind_of
 from raysweep.plan.route import Plan, remaining
 from raysweep.stages.stage import Result, Stage
 
@@ -27,7 +26,7 @@ class Schedule:
 
     def __init__(
         self,
-        planner: Plan,
+        planner: Plan[Any],
         done: set[str],
         outcomes_of: Callable[[Sequence[str]], Mapping[str, Mapping[str, Any]]],
         *,
@@ -96,7 +95,7 @@ class Schedule:
         pending, fresh = list(numbers), []
         while pending:
             routes = {n: self.planner.route(self.planner.trials[n], self.outcomes) for n in pending}
-            found = [k for route in routes.values() for k in self._closure([*route.roles.values()])]
+            found = [k for route in routes.values() for k in self._closure([*route.keys])]
             known = self._examine(found)
             fresh += found
             pending = []
@@ -154,7 +153,7 @@ class Schedule:
             for need in self.planner.stages[key].needs:
                 self._children[need].append(key)
         seconds = {key: self.expected(self.planner.stages[key]) for key in keys}
-        trainings = [seconds[key] for key in keys if kind_of(key) == "train"]
+        trainings = [seconds[key] for key in keys if self.planner.stages[key].work.GROWN]
         self._longest = max([self._longest, *trainings])
         remaining(seconds, self.planner.stages, self._children, self._rank, self._longest)
         for key in keys:

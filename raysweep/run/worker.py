@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Iterator
 from typing import Any, NoReturn
 
-from raysweep.stages.stage import Result, Stage
+from raysweep.stages.stage import Packed, Result
 from raysweep.store import Store
 
 START_SECONDS = 20.0
@@ -25,7 +25,7 @@ def perform(batch: dict[str, Any]) -> Iterator[Result]:
 
         store = _STORES.setdefault(batch["store"], Store(batch["store"]))
         while left:
-            yield perform.perform(Stage(**left[0]), store, batch["run"], batch["gpus"])
+            yield perform.perform(Packed(**left[0]), store, batch["run"], batch["gpus"])
             del left[0]
             if device.broken():
                 return  # What is left of the batch goes to another process.
