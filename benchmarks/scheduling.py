@@ -14,23 +14,40 @@ import os
 import resource
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from raysweep.datasets.digits import Digits
 from raysweep.defenses.none import NoDefense
-from raysweep.identity import stage_key
 from raysweep.models.tiny_cnn import TinyCNN
 from raysweep.plan.planner import Planner
 from raysweep.plan.route import Route
 from raysweep.run.ray import run_on_ray
 from raysweep.run.run import Run
-from raysweep.stages.stage import Result, Stage
+from raysweep.stages.content import Product
+from raysweep.stages.inputs import Inputs
+from raysweep.stages.stage import Packed, Result, Stage, Work
 from raysweep.store import Store
 from raysweep.sweep.spec import Sweep
 
 LEVELS = (1, 3, 8, 8)
 FAMILY = sum(LEVELS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Noop(Work):
+    """Nothing, for a while."""
+
+    KIND, VERSION, ORDER = "noop", 1, 0
+
+    family: int
+    level: int
+    number: int
+    nap: float
+
+    def perform(self, given: Inputs) -> Product:
+        raise NotImplementedError("the benchmark's workers call noop")
 
 
 class Families(Planner):
@@ -43,24 +60,24 @@ class Families(Planner):
 
     def route(self, trial: Any, outcomes: Any) -> Route:
         del outcomes
-        roles: dict[str, str] = {}
+        keys: list[str] = []
         above: list[str] = []
         for level, width in enumerate(LEVELS):
             row = []
             for number in range(width):
                 params = {"family": trial, "level": level, "number": number, "nap": self.nap}
                 inputs = {"above": above[number % len(above)]} if above else {}
-                key = stage_key("noop", 1, params, inputs)
-                self.stages[key] = Stage(
-                    key=key, params=params, inputs=inputs, reads={}, resource="cpu"
-                )
-                roles[f"{level}.{number}"] = key
-                row.append(key)
+                stage = Stage.of(Noop(**params), inputs)
+                self.stages[stage.key] = stage
+                row.append(stage.key)
+            keys += row
             above = row
-        return Route(roles=roles, evaluate=above[-1], waiting=None)
+        return Route(
+            data=keys[0], victim=keys[0], shards=tuple(keys), evaluate=above[-1], waiting=None
+        )
 
 
-def noop(stage: Stage, store: Store, provenance: Any, gpus: float) -> Result:
+def noop(stage: Packed, store: Store, provenance: Any, gpus: float) -> Result:
     """Write a manifest and nothing else."""
     del gpus
     time.sleep(stage.params["nap"])

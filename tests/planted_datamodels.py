@@ -263,7 +263,7 @@ FAULTS = (
     ),
     Fault(
         "what gives nothing is not run", "plan/planner.py",
-        "if not trial.defense.gives() | trial.defense.needs():", "if not trial.defense.gives():",
+        "if not defense.gives() | defense.needs():", "if not defense.gives():",
         (STRENGTH + "a_sweep_stores_the_curves_and_evaluates_the_victim",),
     ),
     Fault(

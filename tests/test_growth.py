@@ -53,7 +53,7 @@ def planned(*defenses: Any) -> tuple[Planner, Any]:
 
 
 def shards(route: Route) -> int:
-    return sum(role.startswith("shard") for role in route.roles)
+    return len(route.shards)
 
 
 def test_pauses_double_and_end_before_the_last_part() -> None:
@@ -70,33 +70,31 @@ def test_a_route_waits_at_each_pause_until_it_is_enough() -> None:
     for count in (2, 4):
         found = route(outcomes)
         assert shards(found) == count and found.evaluate is None
-        assert found.waiting == found.roles["defend"]
+        assert found.waiting == found.defend
         satisfied = route({**outcomes, found.waiting: {"enough": True}})
         assert shards(satisfied) == count
-        assert satisfied.waiting == satisfied.roles["decide"], "the decision is next"
+        assert satisfied.waiting == satisfied.decide, "the decision is next"
         reads = planner.stages[satisfied.waiting].reads | planner.stages[satisfied.waiting].inputs
         assert reads["defend"] == found.waiting
         outcomes[found.waiting] = {"enough": False}
     last = route(outcomes)
-    assert shards(last) == 8 and last.waiting == last.roles["decide"]
-    asked = [key for role, key in last.roles.items() if role.startswith("defend at ")]
-    assert asked == list(outcomes), "what was not enough is part of the trial"
+    assert shards(last) == 8 and last.waiting == last.decide
+    assert list(last.pauses) == list(outcomes), "what was not enough is part of the trial"
 
 
 def test_shards_are_those_of_a_sweep_that_never_pauses() -> None:
     _, route = planned(Datamodels(**FEW, until=0.5))
     _, at_once = planned(Datamodels(**FEW))
-    first = {key for role, key in route({}).roles.items() if role.startswith("shard")}
-    every = {key for role, key in at_once({}).roles.items() if role.startswith("shard")}
-    assert len(first) == 2 and first < every
+    first, every = route({}).shards, at_once({}).shards
+    assert len(first) == 2 and set(first) < set(every)
 
 
 def test_who_matches_a_growing_defense_waits_with_it() -> None:
     _, route = planned(Datamodels(**FEW, until=0.5), RandomFilter(like="datamodels"))
     found = route({})
-    assert found.waiting == found.roles["reference"] and found.waiting.startswith("defend-")
+    assert found.waiting == found.reference and found.waiting.startswith("defend-")
     settled = route({found.waiting: {"enough": True}})
-    assert settled.roles["reference"].startswith("decide-") and "decide" in settled.roles
+    assert settled.reference.startswith("decide-") and settled.decide
 
 
 def run(folder: Path, until: float) -> tuple[Path, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -19,19 +20,18 @@ import pytest
 
 from raysweep import methods
 from raysweep.datasets.digits import Digits
-from raysweep.defenses import Defense
 from raysweep.defenses.datamodels import Datamodels
 from raysweep.defenses.strip import Strip
 from raysweep.errors import StageError
 from raysweep.jobs.launch import Conclusion, launch
 from raysweep.jobs.tune import Tuning, tune
-from raysweep.methods.context import Context
+from raysweep.methods import Recipe
+from raysweep.models.linear import Linear
 from raysweep.provenance import code_here, git_commit, refusal, versions
 from raysweep.results import records
 from raysweep.run.run import Run
 from raysweep.stages import perform
-from raysweep.stages.inputs import Desk
-from raysweep.stages.stage import Stage
+from raysweep.stages.stage import Packed
 from raysweep.store import Store, ledger
 from raysweep.sweep.loading import load_sweep
 from tests import hosts
@@ -243,7 +243,7 @@ def test_an_artifact_records_the_host_that_made_it(tmp_path: Path) -> None:
     store = Store(str(tmp_path))
     dataset = Digits(size=20)
     params = {"dataset": dataset.identity(), "source": dataset.source_digest(dataset.read_labels())}
-    stage = Stage(key="prepare-1", params=params, inputs={}, reads={}, resource="cpu")
+    stage = Packed(key="prepare-1", params=params, inputs={}, reads={})
     assert perform.perform(stage, store, {"run": "r", "commit": "the driver's"}, 0).status == "done"
     manifest = store.manifest("prepare-1")
     assert manifest is not None
@@ -265,19 +265,20 @@ def test_a_run_of_another_version_is_not_restored(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What `run` makes of shards has a version of its own; shards do not depend on it."""
-    params = {"defense": Datamodels().identity(), "run_version": Datamodels.RUN_VERSION}
-
-    def defense(kind: str, part: str) -> Defense:
-        stage = Stage(
-            key=f"{kind}-1", params={**params, "part": part}, inputs={}, reads={}, resource="cpu"
-        )
-        return Desk(stage, Store(str(tmp_path)), Context(seed=0)).defense
-
-    assert defense("defend", "run") == Datamodels()
+    params = {
+        "defense": Datamodels().identity(), "run_version": Datamodels.RUN_VERSION, "part": "run",
+        "model": Linear().identity(), "recipe": Recipe().model_dump(mode="json"), "seed": 0,
+    }  # fmt: skip
+    stage = Packed(key="defend-1", params=params, inputs={}, reads={})
+    store = Store(str(tmp_path))
+    planned = perform.perform(stage, store, {}, 0)
+    assert planned.error.startswith("KeyError: 'data'"), "it went on to read its inputs"
     monkeypatch.setattr(Datamodels, "RUN_VERSION", Datamodels.RUN_VERSION + 1)
-    assert defense("shard", "0") == Datamodels()
-    with pytest.raises(StageError, match=r"method datamodels: .* RUN_VERSION \d+, and"):
-        defense("defend", "run")
+    done = perform.perform(stage, store, {}, 0)
+    assert re.match(r"StageError: method datamodels: .* RUN_VERSION \d+, and", done.error)
+    shard = {name: params[name] for name in params if name not in ("run_version", "part")}
+    alone = Packed(key="shard-1", params={**shard, "part": "0"}, inputs={}, reads={})
+    assert perform.perform(alone, store, {}, 0).error.startswith("KeyError: 'data'")
 
 
 def test_a_refusal_names_what_differs() -> None:

@@ -72,8 +72,8 @@ def test_trials_share_data_poison_and_victim() -> None:
     every = [NoDefense(), SpectralSignatures(), ActivationClustering(), Strip(), FineTuning()]
     planner, found = routes(sweep(defenses=every))
     assert len(kinds(planner, "train")) == len(kinds(planner, "poison")) == 1
-    assert len({route.roles["victim"] for route in found}) == 1
-    layers = {route.roles.get("defend") for route in found}
+    assert len({route.victim for route in found}) == 1
+    layers = {route.defend for route in found}
     assert len(layers) == len(every)
 
 
@@ -94,7 +94,7 @@ def test_trials_share_data_poison_and_victim() -> None:
     ids=lambda change: str(change)[:60],
 )
 def test_everything_that_changes_bytes_is_identity(change: dict[str, Any]) -> None:
-    assert only(sweep(**change)).roles["victim"] != only(sweep()).roles["victim"]
+    assert only(sweep(**change)).victim != only(sweep()).victim
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_everything_that_changes_bytes_is_identity(change: dict[str, Any]) -> No
     ids=lambda change: str(change)[:60],
 )
 def test_where_and_how_it_runs_is_no_identity(change: dict[str, Any]) -> None:
-    assert only(sweep(**change)).roles["victim"] == only(sweep()).roles["victim"]
+    assert only(sweep(**change)).victim == only(sweep()).victim
 
 
 def test_methods_that_come_and_go_keep_their_identities() -> None:
@@ -117,32 +117,32 @@ def test_methods_that_come_and_go_keep_their_identities() -> None:
     planner = Planner(sweep())
     for overlays in range(1, 200):
         trial = replace(planner.trials[0], defense=Strip(overlays=overlays))
-        decided = planner.stages[planner.evidence(trial, {}).roles["decide"]]
+        decided = planner.stages[planner.decision(trial, {}).decide]
         found = planner.stages[decided.inputs["defend"]]
         assert found.params["defense"]["overlays"] == overlays
         del trial
 
 
 def test_a_raised_version_changes_keys(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = only(sweep()).roles
+    before = only(sweep()).named
     monkeypatch.setattr(BadNets, "VERSION", 2)
-    after = only(sweep()).roles
+    after = only(sweep()).named
     assert before["data"] == after["data"] and before["victim"] != after["victim"]
 
 
 def test_changed_source_files_change_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAYSWEEP_CACHE", str(tmp_path / "cache"))
-    before = only(sweep()).roles["data"]
+    before = only(sweep()).data
     real = Digits().files()[0]
     copy = tmp_path / "digits.csv.gz"
     copy.write_bytes(real.read_bytes())
     monkeypatch.setattr(Digits, "files", lambda self: [copy])
-    assert only(sweep()).roles["data"] == before, "the same bytes in another place"
+    assert only(sweep()).data == before, "the same bytes in another place"
     import gzip
 
     text = gzip.decompress(real.read_bytes())
     copy.write_bytes(gzip.compress(text.replace(b"0", b"1", 1)))
-    assert only(sweep()).roles["data"] != before
+    assert only(sweep()).data != before
 
 
 def test_keys_do_not_depend_on_the_process() -> None:
@@ -172,37 +172,37 @@ def test_decisions_that_keep_the_same_share_a_retraining() -> None:
     filters = [SpectralSignatures(fraction=f) for f in (0.1, 0.11, 0.12)]
     given = sweep(defenses=filters)
     planner, waiting = routes(given)
-    assert len({route.roles["defend"] for route in waiting}) == 1, "scores are shared"
+    assert len({route.defend for route in waiting}) == 1, "scores are shared"
     outcomes: dict[str, Any] = {}
     for route, produced in zip(waiting, ("same", "same", "other"), strict=True):
         outcomes |= decided(route, produced)
-    models = [planner.route(t, outcomes).roles["model"] for t in planner.trials]
+    models = [planner.route(t, outcomes).model for t in planner.trials]
     assert models[0] == models[1] != models[2]
 
 
 def test_a_filter_that_flags_nothing_shares_the_victim() -> None:
     planner, (route,) = routes(sweep(defenses=[ActivationClustering()]))
     after = planner.route(planner.trials[0], decided(route, "nothing", 0))
-    assert after.roles["model"] == after.roles["victim"]
+    assert after.model == after.victim
     none = only(sweep())
-    assert after.roles["tested"] == none.roles["tested"]
+    assert after.tested == none.tested
 
 
 def test_repairs_are_keyed_by_what_was_decided() -> None:
     given = sweep(defenses=[NeuralCleanse(cut=2.0), NeuralCleanse(cut=1.9)])
     planner, found = routes(given)
-    assert found[0].roles["defend"] == found[1].roles["defend"]
+    assert found[0].defend == found[1].defend
     outcomes = decided(found[0], "class 0") | decided(found[1], "class 0")
-    models = {planner.route(t, outcomes).roles["model"] for t in planner.trials}
+    models = {planner.route(t, outcomes).model for t in planner.trials}
     assert len(models) == 1 and models.pop().startswith("defend")
     outcomes = decided(found[0], "nothing", 0) | decided(found[1], "class 0")
     first, second = (planner.route(t, outcomes) for t in planner.trials)
-    assert first.roles["model"] == first.roles["victim"] != second.roles["model"]
+    assert first.model == first.victim != second.model
 
 
 def test_a_changed_threshold_changes_the_decision_alone() -> None:
     before, after = (only(sweep(defenses=[SpectralSignatures(fraction=f)])) for f in (0.1, 0.2))
-    changed = {role for role in before.roles if before.roles[role] != after.roles[role]}
+    changed = {role for role in before.named if before.named[role] != after.named[role]}
     assert changed == {"decide"}
 
 
@@ -217,38 +217,36 @@ def test_what_shards_do_not_see_keeps_them() -> None:
 
 
 def test_a_changed_run_keeps_its_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = only(sweep(defenses=[Datamodels(models=100)])).roles
+    before = only(sweep(defenses=[Datamodels(models=100)]))
     monkeypatch.setattr(Datamodels, "RUN_VERSION", Datamodels.RUN_VERSION + 1)
-    after = only(sweep(defenses=[Datamodels(models=100)])).roles
-    changed = {role for role in before if before[role] != after[role]}
-    assert {"defend", "decide"} <= changed
-    assert not any(role.startswith("shard") for role in changed)
+    after = only(sweep(defenses=[Datamodels(models=100)]))
+    assert before.defend != after.defend and before.decide != after.decide
+    assert before.shards == after.shards
     pinned = versions.current()["defenses/datamodels"]["version"]
     assert pinned == [Datamodels.VERSION, Datamodels.RUN_VERSION]
 
 
 def test_shards_do_not_depend_on_their_number(monkeypatch: pytest.MonkeyPatch) -> None:
-    few = only(sweep(defenses=[NeuralCleanse()])).roles
+    few = only(sweep(defenses=[NeuralCleanse()]))
     monkeypatch.setattr(NeuralCleanse, "parts", lambda self, k: tuple(map(str, range(2 * k))))
-    more = only(sweep(defenses=[NeuralCleanse()])).roles
-    shards = {key for role, key in few.items() if role.startswith("shard")}
-    assert len(shards) == 10 and shards < set(more.values())
-    assert few["defend"] != more["defend"]
+    more = only(sweep(defenses=[NeuralCleanse()]))
+    assert len(few.shards) == 10 and set(few.shards) < set(more.shards)
+    assert few.defend != more.defend
 
 
 def test_rate_zero_shares_the_clean_victim() -> None:
     zero = [NoAttack(), BadNets(rate=0.0), Blend(rate=0.0), WaNet(rate=0.0)]
     planner, found = routes(sweep(attacks=zero))
-    assert len({route.roles["victim"] for route in found}) == 1
-    assert len({route.roles["tested"] for route in found}) == 4
+    assert len({route.victim for route in found}) == 1
+    assert len({route.tested for route in found}) == 4
     assert not kinds(planner, "poison"), "covers neither"
 
 
 def test_the_random_filter_waits_for_the_decision_that_it_matches() -> None:
     given = sweep(defenses=[SpectralSignatures(), RandomFilter()])
     planner, (spectral, random) = routes(given)
-    stage = planner.stages[random.roles["decide"]]
-    assert stage.inputs["reference"] == spectral.roles["decide"]
+    stage = planner.stages[random.decide]
+    assert stage.inputs["reference"] == spectral.decide
     two = [SpectralSignatures(fraction=f) for f in (0.1, 0.2)]
     for others in ([RandomFilter()], [RandomFilter(), *two]):
         with pytest.raises(PlanError, match="like must name one defense"):
@@ -257,7 +255,7 @@ def test_the_random_filter_waits_for_the_decision_that_it_matches() -> None:
 
 def test_truth_reaches_only_those_who_declare_it() -> None:
     planner, found = routes(sweep(defenses=[SpectralSignatures(), PerfectFilter(), ABL(), Strip()]))
-    spectral, perfect, abl, strip = (planner.stages[route.roles["defend"]] for route in found)
+    spectral, perfect, abl, strip = (planner.stages[route.defend] for route in found)
     assert "weights" not in spectral.inputs and "features" in spectral.inputs
     assert set(perfect.inputs) == {"data", "poison"}
     assert "weights" not in abl.inputs
@@ -291,9 +289,9 @@ def test_an_unknown_layer_is_refused() -> None:
 def test_an_attack_that_trains_the_victim(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(BadNets, "TRAINS", True)
     planner, (route,) = routes(sweep(defenses=[FineTuning()]))
-    assert "poison" not in route.roles
-    assert planner.stages[route.roles["victim"]].params["attack"]["rate"] == 0.05
-    assert planner.stages[route.roles["tested"]].inputs["artifact"] == route.roles["victim"]
+    assert route.poison is None
+    assert planner.stages[route.victim].params["attack"]["rate"] == 0.05
+    assert planner.stages[route.tested].inputs["artifact"] == route.victim
     with pytest.raises(PlanError, match=r"exclude this combination: \{attack: badnets"):
         routes(sweep(defenses=[SpectralSignatures()]))
 
@@ -302,7 +300,7 @@ def test_an_attack_that_prepares_shares_it_over_rates(monkeypatch: pytest.Monkey
     monkeypatch.setattr(BadNets, "PREPARES", True)
     planner, found = routes(sweep(attacks=[BadNets(rate=r) for r in (0.01, 0.05, 0.1)]))
     assert len(kinds(planner, "prepare")) == 2
-    assert len({route.roles["poison"] for route in found}) == 3
+    assert len({route.poison for route in found}) == 3
 
 
 def test_surrogates_are_trained_once_apart_from_the_victims() -> None:
@@ -313,7 +311,7 @@ def test_surrogates_are_trained_once_apart_from_the_victims() -> None:
     assert len(prepared) == 4 and len(given) == 2, "the data, and three attacks"
     (key,) = set(given)
     surrogate = planner.stages[key]
-    clean = planner.stages[found[0].roles["victim"]]
+    clean = planner.stages[found[0].victim]
     assert surrogate.inputs == clean.inputs and surrogate.key != clean.key
     same = {name for name in clean.params if clean.params[name] == surrogate.params[name]}
     assert same == set(clean.params) - {"seed"}

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from raysweep.identity import kind_of, stage_key
-from raysweep.plan.route import Route
+from raysweep.identity import kind_of
 from raysweep.run.schedule import Schedule
 from raysweep.stages.stage import Result, Stage
+from tests import graphs
+from tests.graphs import Line
 
 
 class Graph:
@@ -25,26 +26,23 @@ class Graph:
 
     def add(self, kind: str, name: str, *needs: str, resource: str = "cpu") -> str:
         inputs = {str(n): need for n, need in enumerate(needs)}
-        key = stage_key(kind, 1, {"name": name}, inputs)
-        self.stages[key] = Stage(
-            key=key, params={"name": name}, inputs=inputs, reads={}, resource=resource
-        )
-        return key
+        added = graphs.stage(kind, name, inputs, resource)
+        self.stages[added.key] = added
+        return added.key
 
     def trial(self, *keys: str) -> None:
         self.trials = (*self.trials, len(self.trials))
         self.routes.append(list(keys))
 
-    def route(self, trial: int, outcomes: Mapping[str, Any]) -> Route:
-        keys = self.routes[trial]
-        roles = {str(n): key for n, key in enumerate(keys)}
+    def route(self, trial: int, outcomes: Mapping[str, Any]) -> Line:
+        keys = tuple(self.routes[trial])
         last = keys[-1]
         if last.startswith("decide"):
             if last not in outcomes:
-                return Route(roles=roles, evaluate=None, waiting=last)
+                return Line(keys, waiting=last)
             grown = self.add("train", f"kept {outcomes[last]['kept']}")
-            return Route(roles={**roles, "grown": grown}, evaluate=grown, waiting=None)
-        return Route(roles=roles, evaluate=last, waiting=None)
+            return Line((*keys, grown), evaluate=grown)
+        return Line(keys, evaluate=last)
 
 
 def random_graph(seed: int, size: int = 60) -> Graph:

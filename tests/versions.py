@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from raysweep import methods
-from raysweep.stages.stage import STAGE_VERSIONS
+from raysweep.plan import planner as planner  # every stage kind
+from raysweep.stages.stage import Work
 
 ROOT = Path(__file__).parent.parent / "raysweep"
 PINS = Path(__file__).with_name("versions.json")
 # What stages of every method compute with; base classes among them.
+STAGE_VERSIONS = {kind: forms[0].VERSION for kind, forms in Work._forms.items()}
 SHARED = ("stages/perform", "stages/knowledge", "stages/inputs", "metrics/judgment")
 SHARED += ("metrics/rates", "metrics/ranking", "metrics/intervals", "rng", "methods/context")
 SHARED += tuple(

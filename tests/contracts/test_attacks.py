@@ -138,9 +138,9 @@ def test_at_rate_0_the_victim_is_the_clean_model(name: str) -> None:
          "defenses": [NoDefense()], "seeds": 1}
     )  # fmt: skip
     planner = Planner(sweep)
-    clean, floor = (planner.route(trial, {}).roles for trial in planner.trials)
-    assert floor["victim"] == clean["victim"] and "poison" not in floor
-    assert floor["evaluate"] != clean["evaluate"]
+    clean, floor = (planner.route(trial, {}) for trial in planner.trials)
+    assert floor.victim == clean.victim and floor.poison is None
+    assert floor.evaluate != clean.evaluate
 
 
 @pytest.mark.parametrize("name", POISONING)

@@ -23,9 +23,9 @@ from raysweep.datasets import Dataset, Labels
 from raysweep.datasets._decode import decoded
 from raysweep.errors import PlanError, StageError
 from raysweep.methods.context import Context
-from raysweep.stages import perform
-from raysweep.stages.inputs import Desk, Product
-from raysweep.stages.stage import Stage
+from raysweep.stages.content import Product
+from raysweep.stages.inputs import Inputs
+from raysweep.stages.prepare import Decode
 from raysweep.store import Store
 
 NAMES = list(methods.available("datasets"))
@@ -306,12 +306,10 @@ def test_identity_is_stable_and_checked_where_the_stage_runs(name: str, make: An
 
 def test_the_stage_refuses_files_that_were_not_planned(make: Any, tmp_path: Path) -> None:
     dataset = make("imagefolder")
-    store = Store(str(tmp_path / "store"))
+    given = Inputs({}, Store(str(tmp_path / "store")), Context(seed=0))
 
     def prepared(source: str) -> Product:
-        params = {"dataset": dataset.identity(), "source": source}
-        stage = Stage(key="prepare-0", params=params, inputs={}, reads={}, resource="cpu")
-        return perform.prepare(Desk(stage, store, Context(seed=0)))
+        return Decode(dataset=dataset, source=source).perform(given)
 
     planned = identity(dataset)
     assert len(prepared(planned).arrays["train_images"]) == 15
@@ -518,10 +516,8 @@ def test_a_long_tail_has_the_published_counts(make: Any) -> None:
 
 def test_plan_and_stage_see_the_same_labels(make: Any, tmp_path: Path) -> None:
     dataset = make("imagefolder", label_noise=0.4, imbalance=3.0)
-    store = Store(str(tmp_path / "store"))
-    params = {"dataset": dataset.identity(), "source": identity(dataset)}
-    stage = Stage(key="prepare-0", params=params, inputs={}, reads={}, resource="cpu")
-    arrays = perform.prepare(Desk(stage, store, Context(seed=0))).arrays
+    given = Inputs({}, Store(str(tmp_path / "store")), Context(seed=0))
+    arrays = Decode(dataset=dataset, source=identity(dataset)).perform(given).arrays
     labels = dataset.read_labels()
     rows = dataset.kept(labels)[0]
     assert (arrays["train_labels"] == dataset.training_labels(labels, rows)).all()
