@@ -16,7 +16,6 @@ from torch import nn
 from raysweep import methods, rng, training
 from raysweep.arrays import Array
 from raysweep.attacks import Attack, Part
-from raysweep.counts import share_for
 from raysweep.datasets import ImageSet, IntArray, Shape, as_floats
 from raysweep.defenses import Defense
 from raysweep.errors import DamagedArtifact, StageError
@@ -75,15 +74,8 @@ class Desk:
 
     @property
     def attack(self) -> Attack:
-        """The attack, at the rate that gives the planned counts."""
-        identity = dict(self.params["attack"])
-        if "poison" in self.params:
-            total = len(self.data.train)
-            identity["rate"] = share_for(self.params["poison"], total)
-            identity["cover_rate"] = share_for(self.params["cover"], total)
-        elif "rate" not in identity:
-            identity["rate"] = 0.0
-        return method("attacks", identity)  # type: ignore[no-any-return]
+        """The attack; it has a rate where this stage's key holds one."""
+        return method("attacks", self.params["attack"])  # type: ignore[no-any-return]
 
     @property
     def defense(self) -> Defense:

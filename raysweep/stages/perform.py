@@ -18,11 +18,11 @@ import torch
 
 from raysweep import provenance, rng, training
 from raysweep.arrays import Array
-from raysweep.attacks import AttackInputs, Part
+from raysweep.attacks import AttackInputs, Counts, Part
 from raysweep.datasets import Dataset, ImageSet, IntArray, Shape, as_floats
 from raysweep.defenses import Decision, Findings
 from raysweep.environment import blame
-from raysweep.errors import DamagedArtifact, FilesError, PlanError, StoreError
+from raysweep.errors import DamagedArtifact, FilesError, PlanError, StageError, StoreError
 from raysweep.identity import digest, finite_or_none
 from raysweep.methods.context import Context
 from raysweep.metrics.judgment import Truth, judge
@@ -77,17 +77,22 @@ def poison(desk: Desk) -> Product:
     """Choose, stamp and relabel: the poisoned rows of the training set."""
     data, attack = desk.data, desk.attack
     labels, classes = data.train.labels, data.shape.num_classes
-    chosen = attack.choose(
-        labels, classes, desk.read("artifact"), rng.generator(desk.attack_seed, "choose")
-    )
+    counts = Counts(poison=desk.params["poison"], cover=desk.params["cover"])
+    stream = rng.generator(desk.attack_seed, "choose")
+    chosen = attack.choose(labels, classes, counts, desk.read("artifact"), stream)
+    if chosen.counts != counts:
+        raise StageError(
+            f"attack {attack.label}: choose must return as many rows as were planned, {counts}, "
+            f"got {chosen.counts}"
+        )
     arrays: dict[str, Array] = {"poison_rows": chosen.poison, "cover_rows": chosen.cover}
     parts: tuple[tuple[Part, IntArray], ...] = (("poison", chosen.poison), ("cover", chosen.cover))
     for part, rows in parts:
         arrays[f"{part}_images"] = desk.stamp(data.train.take(rows).images, rows, part).numpy()
     arrays["poison_labels"] = attack.relabel(labels[chosen.poison], classes)
     relabeled = int((arrays["poison_labels"] != labels[chosen.poison]).sum())
-    counts = {"poison": len(chosen.poison), "cover": len(chosen.cover), "relabeled": relabeled}
-    return Product(arrays=arrays, outcome=counts)
+    outcome = {"poison": counts.poison, "cover": counts.cover, "relabeled": relabeled}
+    return Product(arrays=arrays, outcome=outcome)
 
 
 def train(desk: Desk) -> Product:
