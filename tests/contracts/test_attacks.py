@@ -144,15 +144,13 @@ def test_as_many_are_chosen_as_were_counted(name: str) -> None:
     attack = make(name)
     pool, coverable = attack.pool(LABELS, 10), attack.cover_pool(LABELS, 10)
     for poison in (0, 1, 2, 17, int(pool.sum()) - 1, int(pool.sum())):
-        both = int((pool & coverable).sum())
-        left = int((coverable & ~pool).sum()) + max(both - poison, 0)
+        left = int((coverable & ~pool).sum()) + max(int((pool & coverable).sum()) - poison, 0)
         for cover in {0, min(1, left), min(23, left), left}:
             counts = Counts(poison=poison, cover=cover)
             for seed in range(3):
                 choice = drawn(attack, counts, seed)
                 assert choice.counts == counts
-                rows = np.concatenate([choice.poison, choice.cover])
-                assert len(set(rows)) == poison + cover, "no row twice"
+                assert len({*choice.poison, *choice.cover}) == poison + cover, "no row twice"
                 assert pool[choice.poison].all() and coverable[choice.cover].all()
 
 
@@ -184,8 +182,8 @@ def test_a_stage_holds_the_rate_that_is_in_its_key_or_none(
     store, held = Store(str(tmp_path)), []
     for stage in planner.stages.values():
         if "attack" in stage.params:
-            attack = Desk(stage, store, Context(seed=0)).attack
             held.append(stage.kind)
+            attack = Desk(stage, store, Context(seed=0)).attack
             if trains and stage.kind == "train":
                 assert (attack.rate, attack.cover_rate) == (0.05, 0.0)
                 continue
