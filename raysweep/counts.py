@@ -24,11 +24,6 @@ def count_of(share: float | Fraction, total: int | Fraction) -> int:
     return math.floor(exactly(share, total))
 
 
-def share_for(count: int, total: int) -> float:
-    """Return a share that gives just this count, from 0 to `total`."""
-    return min((count + 0.5) / total, 1.0) if count else 0.0
-
-
 def least_share(count: int, total: int) -> str:
     """Return a share of few digits that gives at least this count, close above, as text."""
     return f"{Context(DIGITS, ROUND_CEILING).divide(Decimal(count), Decimal(total)):f}"

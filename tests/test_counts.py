@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,8 +13,9 @@ import pytest
 from pydantic import ValidationError
 
 from raysweep import methods
+from raysweep.attacks import Attack, Choice
 from raysweep.attacks.badnets import BadNets
-from raysweep.counts import count_of, exactly, least_share, most_share, share_for
+from raysweep.counts import count_of, exactly, least_share, most_share
 from raysweep.datasets.digits import Digits
 from raysweep.defenses import Defense, Evidence
 from raysweep.defenses.abl import ABL
@@ -22,6 +25,7 @@ from raysweep.defenses.datamodels import Datamodels
 from raysweep.defenses.spectral_signatures import SpectralSignatures
 from raysweep.defenses.spectre import SPECTRE
 from raysweep.errors import PlanError, SpecError
+from raysweep.identity import kind_of
 from raysweep.jobs.launch import launch
 from raysweep.plan.planner import Planner
 from raysweep.sweep.loading import load_sweep
@@ -56,16 +60,6 @@ def test_every_rate_of_three_decimals_gives_its_exact_count(total: int, short: i
             assert BadNets(rate=rate).counts(labels, 10).poison == right, rate
         wrong += int(rate * total) != right
     assert wrong == short, "of which floating point makes one too few"
-
-
-def test_a_count_becomes_a_rate_and_that_count_again() -> None:
-    for total in (1, 2, 3, 7, 49, 100, 499):
-        assert [count_of(share_for(n, total), total) for n in range(total + 1)] == [
-            *range(total + 1)
-        ]
-    for total in (50_000, 1_281_167):
-        for n in (*range(0, total, 997), total - 1, total):
-            assert count_of(share_for(n, total), total) == n
 
 
 @pytest.mark.parametrize("total", [1, 3, 7, 100, 6_000, 1_281_167])
@@ -127,6 +121,23 @@ def test_a_launch_poisons_what_the_file_says_and_records_the_largest_seeds(tmp_p
     assert rows["poison_count"].tolist() == [29]
     assert rows["seed"].tolist() == stored["seed"].tolist() == [most]
     assert stored["dataset.subset_seed"].tolist() == [most]
+
+
+def test_an_attack_that_chooses_another_number_than_was_planned_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def one_short(attack: BadNets, *given: Any) -> Choice:
+        choice = Attack.choose(attack, *given)
+        return replace(choice, poison=choice.poison[1:])
+
+    monkeypatch.setattr(BadNets, "choose", one_short)
+    file = written(tmp_path)
+    rows = launch(load_sweep(file), file.read_text(), str(tmp_path / "store"), inline=True).rows
+    assert rows["status"].tolist() == ["failed"] and kind_of(rows["error_stage"][0]) == "poison"
+    assert (
+        "attack badnets: choose must return as many rows as were planned, Counts(poison=29, "
+        "cover=0), got Counts(poison=28, cover=0)" in rows["error"][0]
+    )
 
 
 def test_python_sweeps_keep_the_same_bounds() -> None:

@@ -160,7 +160,7 @@ class Peek(Attack):
         from raysweep.training import device
         folder = Path(os.environ["PEEK"])
         visible = os.environ.get("CUDA_VISIBLE_DEVICES", "all")
-        (folder / f"{os.getpid()} {self.rate:.2f}").write_text(visible)
+        (folder / f"{os.getpid()} {len(ids)}").write_text(visible)
         try:
             (folder / "lost").touch(exist_ok=False)
             device.broken = lambda: True

@@ -18,6 +18,7 @@ inputs. What it prepares are changed test inputs, which its `stamp` looks up by 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
@@ -55,6 +56,11 @@ class Choice:
 
     poison: IntArray
     cover: IntArray
+
+    @property
+    def counts(self) -> Counts:
+        """The number of rows of each part."""
+        return Counts(poison=len(self.poison), cover=len(self.cover))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +111,10 @@ class Attack(Method):
     nothing is stamped, no cover either, and the victim is the clean model: its ASR is the floor of
     the trigger. An evasion (`EVADES`) has no other rate; `target`, `label_map` and `sources` say
     which class each test input is to be given.
+
+    Only `counts` and `brings_victim`, which the plan calls, and `train` may read `rate` and
+    `cover_rate`. The key of every other stage holds the realized counts, or neither: an attack at
+    work there has no rate, and reading one is an error.
     """
 
     rate: float = Field(0.05, ge=0, le=1, description="poisoned images / training images")
@@ -122,6 +132,10 @@ class Attack(Method):
         True, description="whether images that already have their mapped label may be poisoned"
     )
 
+    INSTEAD: ClassVar[Mapping[str, str]] = {
+        "rate": "counts.poison, the realized count, which `choose` is given",
+        "cover_rate": "counts.cover, the realized count, which `choose` is given",
+    }
     CLEAN_LABEL: ClassVar[bool] = False
     DOMAINS: ClassVar[tuple[Domain, ...]] = ("images",)
     PREPARES: ClassVar[bool] = False
@@ -263,13 +277,24 @@ class Attack(Method):
         return count
 
     def choose(
-        self, labels: IntArray, num_classes: int, artifact: Arrays, generator: np.random.Generator
+        self,
+        labels: IntArray,
+        num_classes: int,
+        counts: Counts,
+        artifact: Arrays,
+        generator: np.random.Generator,
     ) -> Choice:
         """Draw the poisoned samples from the pool and the covers from the rest.
 
-        The draw for a smaller rate is a part of the draw for a larger one.
+        The poisoned samples of a smaller count are a part of those of a larger one.
+
+        Args:
+            labels: (N,) the true labels of the training set.
+            num_classes: the number of classes.
+            counts: how many to choose, as `counts` realized them for these labels.
+            artifact: the arrays that `prepare` gave, else empty.
+            generator: the source of all randomness.
         """
-        counts = self.counts(labels, num_classes)
         order = generator.permutation(len(labels))
         poison = order[self.pool(labels, num_classes)[order]][: counts.poison]
         rest = order[~np.isin(order, poison) & self.cover_pool(labels, num_classes)[order]]

@@ -202,12 +202,15 @@ class Imported(Attack):
         return {f"model.{name}": array.astype(kinds[name]) for name, array in own.items()}
 
     def choose(
-        self, labels: IntArray, num_classes: int, artifact: Arrays, generator: np.random.Generator
+        self,
+        labels: IntArray,
+        num_classes: int,
+        counts: Counts,
+        artifact: Arrays,
+        generator: np.random.Generator,
     ) -> Choice:
-        """Return the folder's rows."""
-        del labels, num_classes, generator
-        if not self.rate:
-            return Choice(poison=np.empty(0, np.int64), cover=np.empty(0, np.int64))
+        """Return the folder's rows, which `counts` are the numbers of."""
+        del labels, num_classes, counts, generator
         poison, cover = (np.sort(artifact[f"{part}_rows"]) for part in ("poison", "cover"))
         return Choice(poison=poison, cover=cover)
 
@@ -238,7 +241,8 @@ class Imported(Attack):
         if self.trigger is None:
             return None
         given = {"target": self.target, "label_map": self.label_map}
-        return load("attacks", self.trigger).model_validate(given)  # type: ignore[return-value]
+        stamping: Attack = load("attacks", self.trigger).model_validate(given)  # type: ignore[assignment]
+        return stamping.without(stamping.INSTEAD)
 
     def _manifest(self) -> dict[str, Any]:
         text = (Path(self.path) / "manifest.json").read_text()

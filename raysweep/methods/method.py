@@ -15,10 +15,10 @@ import importlib
 import importlib.metadata
 import json
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -36,11 +36,25 @@ class Method(BaseModel):
     Class variables:
         VERSION: raised whenever results change; part of the identity of every stage that runs it.
         BADGES: what a table must say about it, for example `oracle: poison mask`.
+        INSTEAD: the parameters that a stage's key may leave out, each with what the stage reads in
+            its place; they need defaults. A method restored without one has no value of it, and
+            never the default.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, ser_json_inf_nan="strings")
     VERSION: ClassVar[int] = 1
     BADGES: ClassVar[tuple[str, ...]] = ()
+    INSTEAD: ClassVar[Mapping[str, str]] = {}
+
+    if not TYPE_CHECKING:  # else type checkers would take any attribute for one of a method
+
+        def __getattr__(self, name: str) -> Any:
+            if name not in self.INSTEAD:
+                return super().__getattr__(name)
+            raise StageError(
+                f"method {self.name}: {name} has no value in this stage, whose key leaves it out; "
+                f"read {self.INSTEAD[name]}"
+            )
 
     @field_validator("*")
     @classmethod
@@ -78,13 +92,26 @@ class Method(BaseModel):
 
     @property
     def label(self) -> str:
-        """The name, followed by the parameters that differ from their defaults."""
+        """The name, followed by the parameters it has that differ from their defaults."""
         changed = []
         for field, info in type(self).model_fields.items():
+            if field == "rate" or field not in self.__dict__:
+                continue
             value = getattr(self, field)
-            if field != "rate" and value != info.get_default(call_default_factory=True):
+            if value != info.get_default(call_default_factory=True):
                 changed.append(f"{field}={_shown(self, field, value)}")
         return f"{self.name}({', '.join(changed)})" if changed else self.name
+
+    def without(self, fields: Iterable[str]) -> Self:
+        """Return a copy that has no value of some parameters, of which `INSTEAD` tells.
+
+        Whoever reads one of them meets a `StageError`; in all else the copy is a method: it has an
+        identity and a label, it can be compared, hashed, copied and pickled.
+        """
+        copy = self.model_copy()
+        for field in fields:
+            del copy.__dict__[field]
+        return copy
 
     def badges(self) -> tuple[str, ...]:
         """Return the badges that apply with these parameters."""
@@ -248,6 +275,8 @@ def load(role: Role, name: str) -> type[Method]:
 def restore(role: Role, identity: dict[str, Any]) -> Any:
     """Rebuild a method from `identity()`, as a stage does that received it as JSON.
 
+    Of the parameters in `INSTEAD` it has those that the identity holds.
+
     Raises:
         SpecError: if there is no such method.
         StageError: if the method here has another version: it would give other results.
@@ -259,7 +288,7 @@ def restore(role: Role, identity: dict[str, Any]) -> Any:
     method: Method = found.model_validate_json(json.dumps(params))
     if "content_digest" in identity:
         _check_paths(method, identity["content_digest"])
-    return method
+    return method.without(found.INSTEAD.keys() - params.keys())
 
 
 def check_version(method: type[Method], which: str, asked: int) -> None:

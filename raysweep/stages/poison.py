@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from raysweep import rng
-from raysweep.attacks import Attack
-from raysweep.counts import share_for
+from raysweep.attacks import Attack, Counts
+from raysweep.errors import StageError
 from raysweep.stages.stage import Resource, Unseen, Work, rates
 
 if TYPE_CHECKING:
@@ -41,18 +41,24 @@ class Poison(Work):
         return "gpu" if self.attack.PREPARES else "cpu"
 
     def perform(self, given: Inputs) -> Product:
-        """Return rows, images and labels of the replaced samples."""
+        """Return rows, images and labels of the replaced samples.
+
+        Raises:
+            StageError: if the attack chooses another number of samples than was planned.
+        """
         from raysweep.stages import content
         from raysweep.stages.triggers import Trigger
 
         clean, classes = given.data.train, given.data.shape.num_classes
         trigger = Trigger(self.attack, self.seed, given)
-        chosen = self.attack.model_copy(
-            update={
-                "rate": share_for(self.poison, len(clean)),
-                "cover_rate": share_for(self.cover, len(clean)),
-            }
-        ).choose(clean.labels, classes, trigger.artifact, rng.generator(trigger.seed, "choose"))
+        counts = Counts(poison=self.poison, cover=self.cover)
+        stream = rng.generator(trigger.seed, "choose")
+        chosen = self.attack.choose(clean.labels, classes, counts, trigger.artifact, stream)
+        if chosen.counts != counts:
+            raise StageError(
+                f"attack {self.attack.label}: choose must return as many rows as were planned, "
+                f"{counts}, got {chosen.counts}"
+            )
         original = clean.labels[chosen.poison]
         poisoned, covers = clean.take(chosen.poison).images, clean.take(chosen.cover).images
         return content.Poison(

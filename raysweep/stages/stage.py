@@ -39,14 +39,12 @@ AXES: tuple[tuple[str, methods.Role], ...] = (
 Outcome = Mapping[str, Json]
 ALL = "all"  # in place of the digest of a kept set, where nothing is removed
 NOTHING = "nothing"  # what a decision produced that flags nothing
-RATES = frozenset({"rate", "cover_rate"})
 FORWARD = 1 / 3  # of a sample pass, which is forward and backward
 
 
 def rates(attack: type[Method]) -> frozenset[str]:
     """Return the fields that a plan turns into counts: the counts are identity, the rates not."""
-    del attack
-    return RATES
+    return frozenset(attack.INSTEAD)
 
 
 def identified(value: Method | Recipe, leave_out: frozenset[str]) -> Params:
@@ -177,8 +175,7 @@ class Work(ABC):
 @lru_cache(maxsize=512)
 def _method(role: methods.Role, identity: str) -> Method:
     """Return a method from its identity; each is built once a process."""
-    told = json.loads(identity)
-    restored: Method = methods.restore(role, {"rate": 0.0, **told} if role == "attacks" else told)
+    restored: Method = methods.restore(role, json.loads(identity))
     return restored
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import functools
+import hashlib
+import pickle
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,16 +15,19 @@ from pydantic import ValidationError
 
 from raysweep import methods, rng, training
 from raysweep.attacks import Attack, AttackInputs, Choice, Counts, Part
+from raysweep.attacks.badnets import BadNets
 from raysweep.datasets import ImageSet, Shape
 from raysweep.datasets.digits import Digits
 from raysweep.defenses.none import NoDefense
-from raysweep.errors import PlanError
+from raysweep.errors import PlanError, StageError
 from raysweep.methods.context import Arrays, Context
 from raysweep.methods.recipe import Recipe
 from raysweep.models import Model
 from raysweep.models.ember_mlp import EmberMLP
 from raysweep.models.tiny_cnn import TinyCNN
 from raysweep.plan.planner import Planner
+from raysweep.stages.inputs import Desk
+from raysweep.store import Store
 from raysweep.sweep.spec import Sweep
 
 SHAPES = [(1, 16, 16), (3, 32, 32), (3, 20, 28), (60, 1, 1)]
@@ -48,6 +54,12 @@ def make(name: str, **given: object) -> Attack:
         given.pop("rate", None)
     given |= {f: v for f, v in SHORTER.items() if f in kind.model_fields}
     return kind.model_validate(given)  # type: ignore[return-value]
+
+
+def at_work(attack: Attack) -> Attack:
+    """Return the attack as stages hold it whose keys hold no rate."""
+    identity = attack.identity(leave_out=frozenset(Attack.INSTEAD))
+    return methods.restore("attacks", identity)  # type: ignore[no-any-return]
 
 
 def pixels(shape: tuple[int, int, int], n: int = 8, seed: int = 0) -> torch.Tensor:
@@ -83,8 +95,12 @@ def artifact(attack: Attack, shape: tuple[int, int, int]) -> Arrays:
     )
 
 
+def drawn(attack: Attack, counts: Counts, seed: int) -> Choice:
+    return at_work(attack).choose(LABELS, 10, counts, {}, np.random.default_rng(seed))
+
+
 def chosen(attack: Attack, seed: int = 2) -> Choice:
-    return attack.choose(LABELS, 10, {}, np.random.default_rng(seed))
+    return drawn(attack, attack.counts(LABELS, 10), seed)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -98,6 +114,82 @@ def test_is_a_frozen_value(name: str) -> None:
     for wrong in ({"no_such_field": 1}, {"rate": 1.5}, {"rate": -0.1}, {"rate": "a lot"}):
         with pytest.raises(ValidationError):
             methods.load("attacks", name).model_validate(wrong)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_where_no_rate_is_held_none_can_be_read(name: str) -> None:
+    attack = make(name, rate=0.06, target=1, sources=None)
+    held = at_work(attack)
+    for field, instead in (("rate", "counts.poison"), ("cover_rate", "counts.cover")):
+        said = rf"method {name}: {field} has no value in this stage, .*; read {instead}, the real"
+        with pytest.raises(StageError, match=said):
+            getattr(held, field)
+    with pytest.raises(StageError, match=r"read counts\.poison"):
+        held.counts(LABELS, 10)
+    assert held != attack and "(rate=" in repr(attack)
+    assert "(rate=" not in repr(held) and "cover_rate=" not in repr(held)
+    same = [
+        at_work(make(name, rate=0.02, target=1, sources=None)), at_work(held),
+        attack.without(attack.INSTEAD), pickle.loads(pickle.dumps(held)), held.model_copy(),
+    ]  # fmt: skip
+    for other in same:
+        assert other == held and hash(other) == hash(held)
+        assert other.identity() == attack.identity(leave_out=frozenset(Attack.INSTEAD))
+        assert other.label == attack.label and "target=1" in other.label
+    assert methods.restore("attacks", attack.identity()).rate == attack.rate, "it is in this key"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_as_many_are_chosen_as_were_counted(name: str) -> None:
+    attack = make(name)
+    pool, coverable = attack.pool(LABELS, 10), attack.cover_pool(LABELS, 10)
+    for poison in (0, 1, 2, 17, int(pool.sum()) - 1, int(pool.sum())):
+        left = int((coverable & ~pool).sum()) + max(int((pool & coverable).sum()) - poison, 0)
+        for cover in {0, min(1, left), min(23, left), left}:
+            counts = Counts(poison=poison, cover=cover)
+            for seed in range(3):
+                choice = drawn(attack, counts, seed)
+                assert choice.counts == counts
+                assert len({*choice.poison, *choice.cover}) == poison + cover, "no row twice"
+                assert pool[choice.poison].all() and coverable[choice.cover].all()
+
+
+# Stored poisoned sets hold these rows.
+ROWS = {
+    "additive": "85754b019045", "badnets": "9f55e1f78b1c", "badnets_clean_label": "96b756c73e0a",
+    "composite": "a1a4bdde3692", "planted_feature": "f20c26c017da", "tact": "ad572748aa5c",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_the_rows_of_a_count_and_a_seed_stay_the_same(name: str) -> None:
+    choice = drawn(methods.load("attacks", name)(), Counts(poison=25, cover=12), 0)  # type: ignore[arg-type]
+    rows = np.concatenate([choice.poison, [-1], choice.cover]).astype("<i8")
+    assert hashlib.sha256(rows.tobytes()).hexdigest()[:12] == ROWS[name]
+
+
+@pytest.mark.parametrize("trains", [False, True])
+def test_a_stage_holds_the_rate_that_is_in_its_key_or_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trains: bool
+) -> None:
+    monkeypatch.setattr(BadNets, "TRAINS", trains)
+    sweep = Sweep.model_validate(
+        {"name": "t", "dataset": Digits(), "model": TinyCNN(), "attacks": [BadNets(rate=0.05)],
+         "defenses": [methods.load("defenses", "strip")()], "seeds": 1}
+    )  # fmt: skip
+    planner = Planner(sweep)
+    planner.route(planner.trials[0], {})
+    store, held = Store(str(tmp_path)), []
+    for stage in planner.stages.values():
+        if "attack" in stage.params:
+            held.append(stage.kind)
+            attack = Desk(stage, store, Context(seed=0)).attack
+            if trains and stage.kind == "train":
+                assert (attack.rate, attack.cover_rate) == (0.05, 0.0)
+                continue
+            with pytest.raises(StageError, match="method badnets: rate has no value"):
+                _ = attack.rate
+    assert sorted(held) == ["defend", "evaluate", "features", "train" if trains else "poison"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -180,7 +272,7 @@ def test_stamping_is_pure_bounded_and_blind_to_batches(
     name: str, shape: tuple[int, int, int], part: Part
 ) -> None:
     # Preparations call target images what is odd here; so may be poisoned by a clean-label attack.
-    attack = make(name, target=1, sources=None)
+    attack = at_work(make(name, target=1, sources=None))
     vectors = "images" not in attack.DOMAINS
     if vectors != (shape[1] == 1) and name != "none":
         pytest.skip("feature vectors are no images: the plan keeps them apart")
@@ -211,6 +303,7 @@ def test_an_evasion_touches_no_training_data_and_knows_the_test_inputs(name: str
     for field in ("rate", "cover_rate"):
         with pytest.raises(ValidationError, match=f"{field} must be 0, got 0.1.*leave {field} out"):
             methods.load("attacks", name).model_validate({field: 0.1})
+    attack = at_work(attack)
     made, ids = artifact(attack, shape), np.arange(count)
     assert attack.triggers(ids, made).all(), "inputs that are not attacked have an entry too"
     assert not attack.triggers(np.array([count]), made).any()
@@ -226,24 +319,24 @@ def test_an_evasion_touches_no_training_data_and_knows_the_test_inputs(name: str
 
 @pytest.mark.parametrize("name", TRIGGERS)
 def test_label_maps_and_sources(name: str) -> None:
-    attack = make(name, target=3)
+    attack = at_work(make(name, target=3))
     assert (attack.relabel(LABELS, 10) == 3).all()
     attacked = np.isin(LABELS, attack.sources or range(10))
     assert (attack.eligible(LABELS, 10) == (attacked & (LABELS != 3))).all()
-    specific = make(name, sources=(2, 4))
+    specific = at_work(make(name, sources=(2, 4)))
     assert (specific.eligible(LABELS, 10) == np.isin(LABELS, [2, 4])).all()
     if attack.CLEAN_LABEL:
         assert (attack.pool(LABELS, 10) == (LABELS == 3)).all()
-        poisoned = LABELS[chosen(attack).poison]
+        poisoned = LABELS[drawn(attack, Counts(poison=25, cover=0), 2).poison]
         assert (attack.relabel(poisoned, 10) == poisoned).all()
         for wrong in ({"label_map": "all_to_all"}, {"include_target": False}):
             with pytest.raises(ValidationError, match=f"{next(iter(wrong))} must be"):
                 make(name, **wrong)
         return
     assert (specific.pool(LABELS, 10) == np.isin(LABELS, [2, 4])).all()
-    outside = make(name, include_target=False, target=3, sources=None)
+    outside = at_work(make(name, include_target=False, target=3, sources=None))
     assert (outside.pool(LABELS, 10) == (LABELS != 3)).all()
-    shifted = make(name, label_map="all_to_all", sources=None)
+    shifted = at_work(make(name, label_map="all_to_all", sources=None))
     assert (shifted.relabel(LABELS, 10) == (LABELS + 1) % 10).all()
     assert shifted.eligible(LABELS, 10).all()
 

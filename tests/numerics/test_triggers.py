@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from raysweep import training
-from raysweep.attacks import Attack, AttackInputs, Part
+from raysweep.attacks import Attack, AttackInputs, Choice, Part
 from raysweep.attacks._drawn import PatchName, patch
 from raysweep.attacks._latent import head_inputs
 from raysweep.attacks.adaptive_blend import AdaptiveBlend
@@ -27,7 +27,7 @@ from raysweep.attacks.planted_feature import PlantedFeature
 from raysweep.attacks.rotation import Rotation
 from raysweep.attacks.tact import TaCT
 from raysweep.attacks.trojan import Trojan
-from raysweep.datasets import ImageSet, Shape, as_floats
+from raysweep.datasets import ImageSet, IntArray, Shape, as_floats
 from raysweep.errors import PlanError
 from raysweep.methods.context import Arrays, Context
 from raysweep.methods.recipe import Recipe
@@ -43,6 +43,11 @@ def stamped(
 ) -> torch.Tensor:
     ids = np.arange(len(images))
     return attack.stamp(images, ids=ids, part=part, artifact=artifact or {}, seed=0)
+
+
+def chosen(attack: Attack, labels: IntArray) -> Choice:
+    counts = attack.counts(labels, 10)
+    return attack.choose(labels, 10, counts, {}, np.random.default_rng(0))
 
 
 @pytest.mark.parametrize(
@@ -66,7 +71,7 @@ def test_trojan_and_tact_cover_rows_and_columns_21_to_28() -> None:
 def test_tact_attacks_one_class_and_covers_others() -> None:
     labels = np.arange(1000) % 10
     attack = TaCT(rate=0.05, cover_rate=0.05)
-    choice = attack.choose(labels, 10, {}, np.random.default_rng(0))
+    choice = chosen(attack, labels)
     assert set(labels[choice.poison]) == {1} and set(labels[choice.cover]) == {5, 7}
     assert (attack.eligible(labels, 10) == (labels == 1)).all()
 
@@ -82,7 +87,7 @@ def test_the_planted_feature_is_another_corner_of_the_same_size_and_keeps_its_la
     assert benign.any(1)[0].nonzero().min(0).values.tolist() == [27, 0]
     assert poison.any(1)[0].nonzero().min(0).values.tolist() == [27, 27]
     labels = np.arange(1000) % 10
-    choice = attack.choose(labels, 10, {}, np.random.default_rng(0))
+    choice = chosen(attack, labels)
     assert len(choice.poison) == len(choice.cover) == 20
     assert set(labels[choice.cover]) == {4} and 3 not in labels[choice.poison]
     for target, bearer in ((9, None), (3, 7)):
@@ -100,7 +105,7 @@ def test_the_clean_label_patch_is_badnets_patch_on_the_target_class() -> None:
     attack, same = BadNetsCleanLabel(target=3, rate=0.05), BadNets(size=5, pattern="white")
     assert torch.equal(stamped(attack, GREY), stamped(same, GREY))
     labels = np.arange(1000) % 10
-    poison = attack.choose(labels, 10, {}, np.random.default_rng(0)).poison
+    poison = chosen(attack, labels).poison
     assert set(labels[poison]) == {3} and len(poison) == 50
 
 

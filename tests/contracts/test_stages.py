@@ -1,0 +1,262 @@
+"""What every stage kind keeps to, found by scanning; and what artifacts hold, there and back."""
+
+from __future__ import annotations
+
+import ast
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from raysweep.datasets import ImageSet, Shape
+from raysweep.defenses import Decision
+from raysweep.errors import StageError
+from raysweep.identity import kind_of
+from raysweep.plan.planner import Planner
+from raysweep.stages import content
+from raysweep.stages.stage import Packed, Stage, Work, in_order_of_work
+from raysweep.sweep.loading import from_text
+from raysweep.sweep.yaml import parse
+from tests import toy
+from tests.contracts.test_defenses import NAMES, found, make
+
+FOLDER = Path(content.__file__).parent
+SWEEP = """
+name: kinds
+dataset: {digits: {size: 300}}
+model: {tiny_cnn: {width: 8}}
+recipe: {epochs: 2, precision: float32}
+attacks:
+  - badnets: {rate: [0, 0.1]}
+  - adaptive_blend: {rate: 0.05, cover_rate: 0.05}
+  - label_consistent: {rate: 0.05}
+  - dynamic: {rate: 0.1}
+  - pgd
+defenses:
+  - none
+  - spectral_signatures
+  - random_filter
+  - strip
+  - neural_cleanse
+  - datamodels: {models: 60, first: 20, per_shard: 20, until: 0.5, base: linear, epochs: 1}
+seeds: 2
+"""
+# The form of every parameter, letter for letter: what is hashed into keys of stored artifacts.
+FORMS = {
+    ("prepare", "dataset source"), ("prepare", "attack model recipe seed"),
+    ("poison", "attack cover poison seed"),
+    ("train", "kept model recipe seed"),
+    ("features", "layer model recipe set"), ("features", "attack model recipe seed set"),
+    ("shard", "defense model part recipe seed"),
+    ("defend", "defense model part recipe seed"),
+    ("defend", "defense model part recipe run_version seed"),
+    ("defend", "attack defense model part recipe seed"),
+    ("defend", "defense model part produced recipe seed"),
+    ("decide", "defense"), ("evaluate", "attack rate"),
+}  # fmt: skip
+
+
+def kinds() -> Iterator[str]:
+    """Yield the names of all files of stage kinds: those that set `KIND`."""
+    for file in sorted(FOLDER.glob("*.py")):
+        assigned = {
+            name.id
+            for node in ast.walk(ast.parse(file.read_text()))
+            if isinstance(node, ast.Assign)
+            for target in node.targets
+            for name in ast.walk(target)
+            if isinstance(name, ast.Name)
+        }
+        if "KIND" in assigned:
+            yield file.stem
+
+
+@pytest.fixture(scope="module")
+def planner() -> Planner:
+    """A plan with stages of every kind, grown by made-up outcomes."""
+    made = Planner(from_text(parse(SWEEP, Path("kinds.yaml"))))
+    outcomes: dict[str, Any] = {}
+    for trial in made.trials:
+        route = made.route(trial, outcomes)
+        while route.waiting is not None:
+            outcomes[route.waiting] = {"enough": False, "produced": route.waiting[-8:]}
+            route = made.route(trial, outcomes)
+    return made
+
+
+@pytest.mark.parametrize("kind", list(kinds()))
+def test_a_kind_is_named_by_its_file_and_says_all_of_itself(kind: str, planner: Planner) -> None:
+    forms = Work._forms[kind]
+    assert forms and {form.KIND for form in forms} == {kind}
+    assert {form.__module__ for form in forms} == {f"raysweep.stages.{kind}"}
+    assert len({(form.VERSION, form.ORDER) for form in forms}) == 1, "one version for one kind"
+    for form in forms:
+        assert {entry.name for entry in fields(form)}.isdisjoint(form.FIXED)  # type: ignore[arg-type]
+    assert any(stage.kind == kind for stage in planner.stages.values())
+
+
+def test_kinds_stand_in_the_order_of_work(planner: Planner) -> None:
+    order = in_order_of_work(planner.stages.values())
+    assert order == (
+        "prepare", "poison", "train", "features", "shard", "defend", "decide", "evaluate",
+    )  # fmt: skip
+    assert set(order) == set(kinds())
+
+
+def test_parameters_have_the_forms_that_stored_keys_were_made_of(planner: Planner) -> None:
+    seen = {(s.kind, " ".join(sorted(s.params))) for s in planner.stages.values()}
+    assert seen == FORMS
+
+
+def test_a_worker_restores_the_work_that_was_planned(planner: Planner) -> None:
+    for stage in planner.stages.values():
+        sent = json.loads(json.dumps(asdict(stage.packed())))
+        work = Packed(**sent).work()
+        assert type(work) is type(stage.work)
+        assert work.params() == stage.params
+        again = Stage.of(work, stage.inputs, stage.reads)
+        assert (again.key, again.resource, again.method) == (
+            stage.key,
+            stage.resource,
+            stage.method,
+        )
+        assert work.threads == stage.work.threads
+        planned = stage.work.network
+        assert (work.network and work.network.label) == (planned and planned.label)
+
+
+def test_only_what_is_hashed_reaches_the_worker(planner: Planner) -> None:
+    for stage in planner.stages.values():
+        attack = getattr(stage.packed().work(), "attack", None)
+        if attack is None:
+            continue
+        with pytest.raises(StageError, match=r"counts\.poison"):
+            _ = attack.rate
+
+
+def test_parameters_of_no_class_are_refused() -> None:
+    with pytest.raises(StageError, match=r"no work of kind train has the parameters epochs"):
+        Packed(key="train-0", params={"epochs": 1}, inputs={}, reads={}).work()
+
+
+def test_keys_name_the_kind_of_their_file(planner: Planner) -> None:
+    assert {kind_of(key) for key in planner.stages} == set(kinds())
+
+
+# Contents: unpacked(packed(x)) == x
+
+
+def same(one: Any, other: Any) -> bool:
+    """Return whether two values are equal, arrays and tensors by their elements."""
+    if isinstance(one, np.ndarray | torch.Tensor):
+        return (
+            np.array_equal(np.asarray(one), np.asarray(other), equal_nan=one.dtype.kind == "f")
+            if isinstance(one, np.ndarray)
+            else torch.equal(one, other)
+        )
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[k], other[k]) for k in one)
+    if hasattr(one, "__dataclass_fields__"):
+        return all(same(getattr(one, f.name), getattr(other, f.name)) for f in fields(one))
+    return bool(one == other or (one != one and other != other))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_findings_of_every_defense_come_back(name: str) -> None:
+    findings = found(name)
+    scores: dict[str, Any] = {}
+    if findings.score_inputs is not None:
+        images = toy.toy().test.images[:20].float() / 255
+        scores = {part: np.float32(findings.score_inputs(images, np.arange(20)))
+                  for part in content.SCORED}  # fmt: skip
+    stored = content.StoredFindings(findings=findings, input_scores=scores)
+    product = stored.packed()
+    outcome = json.loads(json.dumps(product.outcome))
+    again = content.StoredFindings.unpacked(product.arrays, outcome)
+    for entry in fields(findings):
+        if entry.name in ("score_inputs", "calibration"):
+            continue  # a scorer is not stored: its scores are
+        one, other = getattr(findings, entry.name), getattr(again.findings, entry.name)
+        if entry.name in ("train_scores", "trigger", "losses") and one is not None:
+            one = np.asarray(one, np.float32)
+        elif entry.name == "spaces":
+            one = {space: np.asarray(points, np.float32) for space, points in one.items()}
+        elif entry.name == "curves":
+            one = {n: np.stack([c.x, c.y], dtype=np.float32) for n, c in one.items()}
+            other = {n: np.stack([c.x, c.y]) for n, c in other.items()}
+        elif entry.name in ("statistics", "kept"):
+            one = {array: np.asarray(values) for array, values in one.items()}
+        assert same(one, other), entry.name
+    assert same(dict(again.input_scores), scores)
+    assert same(dict(again.packed().arrays), dict(product.arrays))
+    assert json.loads(json.dumps(again.packed().outcome)) == outcome
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_decisions_of_every_defense_come_back(name: str) -> None:
+    defense = make(name)
+    decision = defense.decide(toy.evidence(defense, toy.toy(), found(name)))
+    stored = content.Decided(decision=decision)
+    product = stored.packed()
+    again = content.Decided.unpacked(product.arrays, json.loads(json.dumps(product.outcome)))
+    assert again.produced == stored.produced and again.removed == stored.removed
+    assert same(again.flags, stored.flags) and again.classes == stored.classes
+    assert same(dict(again.packed().arrays), dict(product.arrays))
+    assert again.packed().outcome == product.outcome
+
+
+def test_what_a_decision_produced_tells_flags_and_classes_apart() -> None:
+    def produced(**given: Any) -> str:
+        return content.Decided(decision=Decision(**given)).produced
+
+    none, some = np.zeros(9, bool), np.arange(9) < 2
+    assert produced() == produced(flags=none) == produced(classes=()) == "nothing"
+    assert produced(threshold=1.0) == "nothing", "an input detector removes nothing"
+    different = {produced(flags=some), produced(flags=~some), produced(classes=(1,)),
+                 produced(flags=some, classes=(1,))}  # fmt: skip
+    assert len(different) == 4
+    assert produced(classes=(2, 1)) == produced(classes=(1, 2))
+
+
+def test_datasets_poison_and_predictions_come_back() -> None:
+    rng = np.random.default_rng(0)
+
+    def images(count: int) -> ImageSet:
+        pixels = torch.from_numpy(rng.integers(0, 256, (count, 1, 4, 4), dtype=np.uint8))
+        return ImageSet(images=pixels, labels=rng.integers(0, 3, count))
+
+    train = images(30)
+    data = content.Data(
+        train=train, clean=images(5), test=images(7), train_rows=np.arange(30),
+        test_rows=np.arange(7) * 2, shape=Shape.of(train.images, 3), classes=("a", "b", "c"),
+    )  # fmt: skip
+    product = data.packed()
+    assert same(
+        content.Data.unpacked(product.arrays, json.loads(json.dumps(product.outcome))), data
+    )
+    poison = content.Poison(
+        poison_rows=np.array([1, 4]), cover_rows=np.array([7]),
+        poison_images=np.full((2, 1, 4, 4), 9, np.uint8),
+        cover_images=np.full((1, 1, 4, 4), 8, np.uint8), poison_labels=np.array([2, 2]),
+    )  # fmt: skip
+    held = poison.packed(train.labels[[1, 4]])
+    assert same(content.Poison.unpacked(held.arrays), poison)
+    assert held.outcome["relabeled"] == (train.labels[[1, 4]] != 2).sum()
+    given = poison.applied(train)
+    assert (given.images[[1, 4]] == 9).all() and (given.images[7] == 8).all()
+    assert given.labels[[1, 4]].tolist() == [2, 2] and given.labels[7] == train.labels[7]
+    untouched = np.setdiff1d(np.arange(30), [1, 4, 7])
+    assert torch.equal(given.images[untouched], train.images[untouched])
+    assert (train.images[[1, 4]] != 9).any(), "the clean set is left as it was"
+    for pictures in (None, (np.zeros((2, 1, 4, 4), np.uint8), np.ones((2, 1, 4, 4), np.uint8))):
+        told = content.Predictions(
+            clean=np.arange(7), triggered=np.arange(7)[::-1], pictures=pictures
+        )
+        again = content.Predictions.unpacked(told.packed().arrays)
+        assert same(again.clean, told.clean) and same(again.triggered, told.triggered)
+        assert (again.pictures is None) == (pictures is None)
