@@ -36,11 +36,13 @@ class Method(BaseModel):
     Class variables:
         VERSION: raised whenever results change; part of the identity of every stage that runs it.
         BADGES: what a table must say about it, for example `oracle: poison mask`.
+        TOY: parameters that make it quick on a toy; the tests of all methods run it with them.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, ser_json_inf_nan="strings")
     VERSION: ClassVar[int] = 1
     BADGES: ClassVar[tuple[str, ...]] = ()
+    TOY: ClassVar[Mapping[str, Any]] = {}
 
     @field_validator("*")
     @classmethod
