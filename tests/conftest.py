@@ -2,16 +2,26 @@
 
 Small tensors gain nothing from two threads, and lose much on busy cores. Ray reads its way of
 authentication once a process, whatever the environment says later.
+
+Beside that: which tests one worker of pytest-xdist runs, and how much CPU time a test may take.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported
 os.environ["RAY_AUTH_MODE"] = "disabled"
+BEGAN = pytest.StashKey[float]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addini(
+        "cpu_seconds", "CPU time that a test may take without the mark `slow`", default="60"
+    )
 
 
 @pytest.fixture(params=["float32", "bfloat16"])
@@ -19,3 +29,52 @@ def auto(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
     """What `precision: auto` stands for, both answers: no test may depend on which CPU runs it."""
     monkeypatch.setenv("RAYSWEEP_PRECISION", request.param)
     return str(request.param)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Put tests that share what is made once into one group, for one worker of pytest-xdist.
+
+    Tests that start Ray come first, as they are the longest group; two Rays never run at once.
+    """
+    items.sort(key=lambda item: item.get_closest_marker("ray") is None)
+    if config.pluginmanager.hasplugin("xdist"):
+        for item in items:
+            item.add_marker(pytest.mark.xdist_group(group(item)))
+
+
+def group(item: pytest.Item) -> str:
+    """Return the group of a test: Ray's, that of one method in the contracts, or its module's."""
+    if item.get_closest_marker("ray"):
+        return "ray"
+    module = item.nodeid.partition("::")[0]
+    named = getattr(item, "callspec", None)
+    if "/contracts/" in module and named is not None and "name" in named.params:
+        return f"{module}-{named.params['name']}"
+    return module
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item: pytest.Item) -> Iterator[None]:
+    item.stash[BEGAN] = cpu_seconds()
+    yield
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """Fail a test that takes too much CPU time, its fixtures included, and is not marked `slow`.
+
+    CPU time is that of this process and of its children that have ended, so that a busy machine
+    fails no test.
+    """
+    yield
+    taken, most = cpu_seconds() - item.stash[BEGAN], float(item.config.getini("cpu_seconds"))
+    if taken > most and not item.get_closest_marker("slow"):
+        pytest.fail(
+            f"took {taken:.1f} s of CPU time, a test without the mark `slow` may take {most:g} s: "
+            f"make it smaller, or mark it",
+            pytrace=False,
+        )
+
+
+def cpu_seconds() -> float:
+    return sum(os.times()[:4])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 import re
 import resource
@@ -49,6 +50,14 @@ track: {wandb: disabled}
 """
 
 
+@functools.cache
+def schema() -> jsonschema.Draft202012Validator:
+    """Return the schema of sweep files, itself checked, as a validator."""
+    made = json_schema()
+    jsonschema.Draft202012Validator.check_schema(made)
+    return jsonschema.Draft202012Validator(made)
+
+
 def load(text: str) -> Sweep:
     return from_text(parse("f.yaml", text))
 
@@ -93,7 +102,7 @@ def test_recipes_have_names_that_stand_for_their_values() -> None:
 
     def recipes(given: str) -> list[Recipe]:
         text = where.replace("{epochs: [1, 2]}", given)
-        jsonschema.validate(yaml.safe_load(text), json_schema())
+        schema().validate(yaml.safe_load(text))
         sweep = load(text)
         assert load(to_yaml(sweep)) == sweep
         assert all("base" not in recipe for recipe in canonical(sweep)["recipes"])
@@ -133,7 +142,7 @@ def shipped(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 def test_every_shipped_sweep_loads_and_fits_the_schema(shipped: Path) -> None:
     sweep = load_sweep(shipped)
     assert trials(sweep) and sweep.question
-    jsonschema.validate(parse(shipped.name, shipped.read_text()).values, json_schema())
+    schema().validate(parse(shipped.name, shipped.read_text()).values)
     assert load(to_yaml(sweep)) == sweep
 
 
@@ -271,11 +280,9 @@ def test_python_sweep_files(tmp_path: Path) -> None:
      ("wandb: disabled", "wandb: maybe"), ("dataset: digits\n", "")],
 )  # fmt: skip
 def test_the_json_schema_agrees_with_the_loader(old: str, new: str) -> None:
-    schema = json_schema()
-    jsonschema.Draft202012Validator.check_schema(schema)
-    jsonschema.validate(yaml.safe_load(GOOD), schema)
+    schema().validate(yaml.safe_load(GOOD))
     with pytest.raises(jsonschema.ValidationError):
-        jsonschema.validate(yaml.safe_load(GOOD.replace(old, new, 1)), schema)
+        schema().validate(yaml.safe_load(GOOD.replace(old, new, 1)))
 
 
 def test_on_is_a_word_and_no_boolean(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import torch
 from raysweep import training
 from raysweep.datasets import ImageSet, Shape
 from raysweep.defenses import Defense, Evidence, Findings, Inputs
+from raysweep.methods import decision_fields
 from raysweep.methods.context import Context
 from raysweep.methods.recipe import Recipe
 from raysweep.models.tiny_cnn import TinyCNN
@@ -108,12 +109,20 @@ def inputs(defense: Defense, case: Toy, **more: Any) -> Inputs:
     return Inputs(defense.name, needs, values)
 
 
+def blind(defense: Defense) -> Defense:
+    """Return a copy without its decision parameters: reading one raises AttributeError."""
+    copy = defense.model_copy()
+    for field in decision_fields(type(defense)):
+        del copy.__dict__[field]
+    return copy
+
+
 def found(defense: Defense, case: Toy, seed: int = 5) -> Findings:
-    """Run a defense on the toy, its parts first."""
+    """Run a defense on the toy, its parts first; neither they nor scorers see how it decides."""
     parts = defense.parts(CLASSES)
-    ctx = Context(seed=seed)
-    shards = [dict(defense.shard(part, inputs(defense, case), ctx)) for part in parts]
-    return defense.run(inputs(defense, case, shards=shards), ctx)
+    ctx, runs = Context(seed=seed), blind(defense)
+    shards = [dict(runs.shard(part, inputs(defense, case), ctx)) for part in parts]
+    return runs.run(inputs(defense, case, shards=shards), ctx)
 
 
 def evidence(defense: Defense, case: Toy, findings: Findings) -> Evidence:

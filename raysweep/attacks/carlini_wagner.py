@@ -16,7 +16,7 @@ to one class, or each to the next; the framework sent 500 images to every wrong 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
@@ -34,6 +34,8 @@ INSIDE = 0.999999  # tanh reaches neither 0 nor 1
 
 class CarliniWagner(Evasion):
     """Targeted adversarial examples of least L2 norm."""
+
+    TOY: ClassVar = {"steps": 2}
 
     kappa: float = Field(0.0, ge=0, le=1000, description="margin of the wanted logit")
     steps: int = Field(1000, ge=1, le=100_000, description="steps of Adam for each constant")

@@ -37,6 +37,7 @@ class DFST(Attack):
     """The image in the generator's style."""
 
     PREPARES: ClassVar[bool] = True
+    TOY: ClassVar = {"epochs": 1, "width": 4}
 
     epochs: int = Field(10, ge=1, le=10_000, description="epochs of the CycleGAN")
     width: int = Field(16, ge=4, le=256, description="channels of the networks' first layer")

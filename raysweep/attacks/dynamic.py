@@ -36,6 +36,7 @@ class Dynamic(Attack):
 
     PREPARES: ClassVar[bool] = True
     SURROGATE: ClassVar[bool] = True
+    TOY: ClassVar = {"epochs": 1, "mask_epochs": 1, "width": 4}
 
     VERSION = 2
 

@@ -34,6 +34,7 @@ class FeatureCollision(Attack):
     CLEAN_LABEL: ClassVar[bool] = True
     PREPARES: ClassVar[bool] = True
     SURROGATE: ClassVar[bool] = True
+    TOY: ClassVar = {"steps": 2}
 
     pattern: PatchName = Field("square", description="patch of the collision's images, see _drawn")
     watermark: float = Field(0.3, ge=0, lt=1, description="opacity of t in the base image")

@@ -35,6 +35,7 @@ class ISSBA(Attack):
     """x + residual(x, secret)."""
 
     PREPARES: ClassVar[bool] = True
+    TOY: ClassVar = {"epochs": 1, "width": 4}
 
     rate: float = Field(0.02, ge=0, le=1, description="poisoned images / training images")
     bits: int = Field(20, ge=1, le=1024, description="length of the secret")

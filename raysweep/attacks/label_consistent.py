@@ -32,6 +32,7 @@ class LabelConsistent(Attack):
     CLEAN_LABEL: ClassVar[bool] = True
     PREPARES: ClassVar[bool] = True
     SURROGATE: ClassVar[bool] = True
+    TOY: ClassVar = {"steps": 2}
 
     rate: float = Field(0.003, ge=0, le=1, description="poisoned images / training images")
     radius: float = Field(600.0, gt=0, description="L2 radius of the perturbation, in 1/255")

@@ -33,6 +33,7 @@ class LatentBackdoor(Attack):
 
     PREPARES: ClassVar[bool] = True
     SURROGATE: ClassVar[bool] = True
+    TOY: ClassVar = {"steps": 2}
 
     area: float = Field(0.04, gt=0, le=1, description="of the patch / of the image")
     steps: int = Field(200, ge=1, le=100_000, description="steps of Adam on the patch")

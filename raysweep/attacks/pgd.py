@@ -12,7 +12,7 @@ a whole number of levels of 255, which rounding to 8 bits then keeps.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from pydantic import Field
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 class PGD(Evasion):
     """Adversarial examples within an L-infinity ball of the test images."""
+
+    TOY: ClassVar = {"steps": 2}
 
     epsilon: int = Field(8, ge=1, le=255, description="largest change of a pixel, in 1/255")
     step_size: float = Field(2.0, gt=0, le=255, description="change of a pixel a step, in 1/255")

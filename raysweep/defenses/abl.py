@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -54,6 +54,7 @@ class ABL(Defense):
 
     REPAIRS = True
     VERSION = 4
+    TOY: ClassVar = {"unlearning_steps": 20, "tuning_epochs": 2}
 
     isolation_epochs: int = Field(4, ge=1, le=1000, description="epochs of stage 1")
     isolation_loss: Loss = Field("flooding", description="see 'Where we differ'")

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -37,6 +37,7 @@ class ASSET(Defense):
     """Scores are losses after the separation; decisions cut them."""
 
     VERSION = 2
+    TOY: ClassVar = {"learning_rate": 0.05, "epochs": 3}
 
     epochs: int = Field(5, ge=1, le=1000, description="passes over the training set")
     learning_rate: float = Field(0.01, gt=0, le=10, description="constant")

@@ -11,7 +11,7 @@ where the paper takes the mean minus a multiple of the deviation.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from pydantic import Field
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 class CognitiveDistillation(scored.Scored):
     """Scores are minus the mean of the smallest mask; decisions set the nominal FPR."""
+
+    TOY: ClassVar = {"mask_steps": 40, "mask_rate": 0.2, "norm_weight": 0.05}
 
     on: scored.On = Field("training_set", description="what is scored")
     mask_steps: int = Field(100, ge=1, le=10_000, description="of Adam on the mask")

@@ -21,7 +21,7 @@ which the gate takes two. Reference: Unispac/Fight-Poison-With-Poison at f2f02c2
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -67,6 +67,7 @@ class ConfusionTraining(Defense):
     """Scores are minus the confused model's loss; decisions gate classes by their log R."""
 
     VERSION = 2
+    TOY: ClassVar = {"scale": 0.01, "learning_rate": 0.05}
 
     schedule: Literal["cifar10", "gtsrb", "imagenet", "ember", "small"] = Field(
         "cifar10", description="hyperparameters of all rounds"

@@ -97,6 +97,15 @@ class Datamodels(SubsetModels):
     """Scores are weighted memberships in found sets; decisions remove the highest."""
 
     RUN_VERSION: ClassVar[int] = 3
+    TOY: ClassVar = {
+        "base": "linear",
+        "models": 300,
+        "per_shard": 100,
+        "restarts": 5,
+        "learning_rate": 0.05,
+        "epochs": 3,
+        "width": 8,
+    }
 
     until: float | None = reduction(
         None,

@@ -47,6 +47,14 @@ class FeatureStrength(SubsetModels):
     """Draws g(k) and s(k) of the poison and of natural groups of the same size."""
 
     CONTROL: ClassVar[bool] = True
+    TOY: ClassVar = {
+        "base": "linear",
+        "models": 300,
+        "per_shard": 100,
+        "learning_rate": 0.05,
+        "epochs": 3,
+        "width": 8,
+    }
 
     points: int = reduction(21, ge=2, le=1000, description="values of k on a curve")
     span: float = reduction(

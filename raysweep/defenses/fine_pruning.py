@@ -14,7 +14,7 @@ those of the last convolution are in the networks here.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from pydantic import Field
@@ -34,6 +34,7 @@ class FinePruning(Defense):
     """Gives the pruned and fine-tuned victim."""
 
     VERSION = 3
+    TOY: ClassVar = {"learning_rate": 0.05, "epochs": 3}
 
     accuracy_drop: float = searched(
         0.1, {"min": 0.01, "max": 0.3}, ge=0, lt=1, description="accuracy that pruning may cost"

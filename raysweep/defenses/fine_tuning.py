@@ -8,6 +8,8 @@ Where we differ: all layers are trained, by SGD with a one-cycle schedule, on th
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from pydantic import Field
 
 from raysweep.defenses import Defense, Findings, Gift, Inputs, Need
@@ -17,6 +19,8 @@ from raysweep.methods.context import Context
 
 class FineTuning(Defense):
     """Plain training on clean images, from the victim's weights."""
+
+    TOY: ClassVar = {"epochs": 3}
 
     epochs: int = Field(20, ge=1, le=1000, description="passes over the clean set")
     learning_rate: float = searched(

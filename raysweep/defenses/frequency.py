@@ -13,7 +13,7 @@ quantile of clean images' scores instead of the larger logit. The victim is not 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from pydantic import Field
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 class Frequency(scored.Scored):
     """Scores are the network's log odds of a perturbation; decisions set the nominal FPR."""
+
+    TOY: ClassVar = {"width": 8}
 
     network_epochs: int = Field(30, ge=1, le=10_000, description="of the network")
     width: int = Field(32, ge=4, le=512, description="channels of its first layers")

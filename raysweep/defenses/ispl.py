@@ -24,7 +24,7 @@ the rounds learn the poison again; larger sets were not tried.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,6 +56,15 @@ MEMORY = 0.8  # weight of earlier rounds in whether a sample is predicted right
 
 class ISPL(Defense):
     """Scores are shares of votes against the label; decisions cut them, or what came of them."""
+
+    TOY: ClassVar = {
+        "components": 5,
+        "warm_up": 4,
+        "epochs": 3,
+        "weak_epochs": 8,
+        "repeats": 1,
+        "rounds": 2,
+    }
 
     components: int = Field(8, ge=1, le=100, description="subsets, one after another")
     share: float = Field(0.12, gt=0, le=1, description="of the whole set, in a subset (alpha)")

@@ -49,6 +49,8 @@ class ModelMutation(scored.Scored):
 
     VERSION = 2
     EXTENDED: ClassVar[bool] = True
+    # On the toy, mutation flips a trigger before it flips a bar.
+    TOY: ClassVar = {"sign": "adversarial"}
 
     mutants: int = Field(100, ge=1, le=10_000, description="mutated copies of the dense layers")
     variance: float = searched(

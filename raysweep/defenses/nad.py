@@ -14,7 +14,7 @@ tenth; the last epoch is taken, since the released code's choice of the best loo
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 class NAD(Defense):
     """Gives the distilled victim."""
+
+    TOY: ClassVar = {"epochs": 3}
 
     teacher_epochs: int = Field(10, ge=1, le=1000, description="of the teacher's fine-tuning")
     epochs: int = Field(20, ge=1, le=1000, description="of the distillation")

@@ -15,7 +15,7 @@ small images; the paper's scale is some thousands.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from pydantic import Field
@@ -42,6 +42,7 @@ class NeuralCleanse(Defense):
 
     REPAIRS = True
     VERSION = 2
+    TOY: ClassVar = {"learning_rate": 0.05, "steps": 40}
 
     steps: int = Field(300, ge=10, le=1_000_000, description="optimization steps per class")
     batch_size: int = Field(64, ge=1, le=4096, description="clean images per step")

@@ -26,7 +26,7 @@ estimate and in the scan of all pairs.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -60,6 +60,7 @@ class RED(Defense):
     """Patterns per pair → target class → score of removal; decisions set significance and cut."""
 
     VERSION = 2
+    TOY: ClassVar = {"learning_rate": 0.05, "steps": 40}
 
     images: int = searched(
         200,

@@ -16,7 +16,7 @@ maps.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from pydantic import Field
@@ -45,6 +45,7 @@ class SentiNet(scored.Scored):
     """Scores are heights above the clean boundary; decisions set the nominal FPR."""
 
     VERSION = 2
+    TOY: ClassVar = {"overlays": 8}
 
     region: float = Field(0.15, gt=0, lt=1, description="salient share of the image")
     overlays: int = Field(100, ge=1, le=10_000, description="clean images pasted on")

@@ -14,7 +14,7 @@ inputs, unclipped. Overlays of an input are drawn by its id, so that batches do 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 class Strip(scored.Scored):
     """Scores are minus the mean entropy over overlays; decisions set the nominal FPR."""
+
+    TOY: ClassVar = {"overlays": 8}
 
     overlays: int = searched(
         64, {"min": 4, "max": 200}, ge=1, le=1000, description="clean images laid over each input"

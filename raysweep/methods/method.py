@@ -39,12 +39,14 @@ class Method(BaseModel):
         INSTEAD: the parameters that a stage's key may leave out, each with what the stage reads in
             its place; they need defaults. A method restored without one has no value of it, and
             never the default.
+        TOY: parameters that make it quick on a toy; the tests of all methods run it with them.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, ser_json_inf_nan="strings")
     VERSION: ClassVar[int] = 1
     BADGES: ClassVar[tuple[str, ...]] = ()
     INSTEAD: ClassVar[Mapping[str, str]] = {}
+    TOY: ClassVar[Mapping[str, Any]] = {}
 
     if not TYPE_CHECKING:  # else type checkers would take any attribute for one of a method
 

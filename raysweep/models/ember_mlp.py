@@ -28,6 +28,7 @@ class EmberMLP(Model):
     LAYERS: ClassVar[tuple[str, ...]] = ("hidden1", "hidden2", "hidden3", "head")
     HEAD: ClassVar[str] = "head"
     DOMAINS: ClassVar[tuple[Domain, ...]] = ("features",)
+    TOY: ClassVar = {"widths": (32, 16, 8)}
 
     widths: tuple[int, int, int] = Field((4000, 2000, 100), description="units of hidden layers")
     dropout: float = Field(0.5, ge=0, lt=1, description="probability in each hidden layer")

@@ -23,6 +23,7 @@ class ViTB16(ViT):
     """768 wide, 12 heads, 12 blocks."""
 
     LAYERS: ClassVar[tuple[str, ...]] = ("net.vit.encoder.ln", "net.vit.heads.head")
+    TOY: ClassVar = {"side": 32}
 
     side: int = Field(224, ge=16, le=1024, multiple_of=16, description="images are resized to it")
 

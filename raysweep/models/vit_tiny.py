@@ -26,6 +26,7 @@ class ViTTiny(ViT):
 
     VERSION = 2
     LAYERS: ClassVar[tuple[str, ...]] = ("net.vit.encoder.ln", "net.vit.heads.head")
+    TOY: ClassVar = {"blocks": 2}
 
     blocks: int = Field(12, ge=1, le=48, description="encoder blocks")
 

@@ -44,16 +44,11 @@ EVADING = [n for n in NAMES if methods.load("attacks", n).EVADES]  # type: ignor
 POISONING = [n for n in TRIGGERS if n not in EVADING]
 
 
-# What makes a preparation short, where an attack has a field of that name.
-SHORTER = {"steps": 2, "epochs": 1, "mask_epochs": 1, "width": 4, "partner": 0}
-
-
 def make(name: str, **given: object) -> Attack:
     kind = methods.load("attacks", name)
     if name not in POISONING:
         given.pop("rate", None)
-    given |= {f: v for f, v in SHORTER.items() if f in kind.model_fields}
-    return kind.model_validate(given)  # type: ignore[return-value]
+    return kind.model_validate({**given, **kind.TOY})  # type: ignore[return-value]
 
 
 def at_work(attack: Attack) -> Attack:

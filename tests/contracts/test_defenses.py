@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 from typing import Any
 
@@ -21,33 +22,17 @@ from raysweep.metrics.ranking import ranking
 from tests import toy
 
 NAMES = list(methods.available("defenses"))
-# Cheaper than the defaults, where the toy does not need them; by field, not by method.
-SMALL = {
-    "scale": 0.01,
-    "base": "linear",
-    "models": 300,
-    "per_shard": 100,
-    "restarts": 5,
-    "learning_rate": 0.05,
-    "steps": 40,
-    "overlays": 8,
-    "epochs": 3,
-    "unlearning_steps": 20,
-    "tuning_epochs": 2,
-    "width": 8,
-    "repeats": 1,
-    "rounds": 3,
-    "weak_epochs": 8,
-    "norm_weight": 0.05,
-    # Eight features and one dense layer: here mutation flips a trigger before it flips a bar.
-    "sign": "adversarial",
-}
-OTHER = {float: lambda v: v * 0.9, int: lambda v: v + 1, str: lambda v: v}
 
 
 def make(name: str) -> Defense:
     kind = methods.load("defenses", name)
-    return kind.model_validate({k: v for k, v in SMALL.items() if k in kind.model_fields})  # type: ignore[return-value]
+    return kind.model_validate(dict(kind.TOY))  # type: ignore[return-value]
+
+
+@functools.cache
+def found(name: str) -> Findings:
+    """Return what a defense finds on the toy; run once a process."""
+    return toy.found(make(name), toy.toy())
 
 
 @pytest.fixture(scope="module")
@@ -72,17 +57,17 @@ def test_is_a_frozen_value(name: str) -> None:
 
 
 def outputs(findings: Findings) -> dict[str, np.ndarray]:
-    found = {f"s.{k}": np.asarray(v) for k, v in findings.statistics.items()}
-    found |= {f"k.{k}": np.asarray(v) for k, v in findings.kept.items()}
-    found |= {f"c.{k}": np.stack([v.x, v.y]) for k, v in findings.curves.items()}
-    found |= {f"sp.{k}": np.asarray(v) for k, v in findings.spaces.items()}
+    arrays = {f"s.{k}": np.asarray(v) for k, v in findings.statistics.items()}
+    arrays |= {f"k.{k}": np.asarray(v) for k, v in findings.kept.items()}
+    arrays |= {f"c.{k}": np.stack([v.x, v.y]) for k, v in findings.curves.items()}
+    arrays |= {f"sp.{k}": np.asarray(v) for k, v in findings.spaces.items()}
     if findings.losses is not None:
-        found["losses"] = np.asarray(findings.losses)
+        arrays["losses"] = np.asarray(findings.losses)
     if findings.train_scores is not None:
-        found["train"] = np.asarray(findings.train_scores)
+        arrays["train"] = np.asarray(findings.train_scores)
     if findings.model is not None:
-        found |= {f"m.{k}": v.detach().numpy() for k, v in findings.model.items()}
-    return found
+        arrays |= {f"m.{k}": v.detach().numpy() for k, v in findings.model.items()}
+    return arrays
 
 
 def assert_equal(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> None:
@@ -101,6 +86,7 @@ def test_gives_what_it_declares_deterministically_and_leaves_no_trace(
     random.seed(1)
     states = (random.getstate(), np.random.get_state()[1].copy(), torch.get_rng_state())
     first = toy.found(defense, case)
+    assert_equal(outputs(first), outputs(found(name)))
     gives = defense.gives()
     assert (first.train_scores is not None) == ("train_scores" in gives)
     assert (first.score_inputs is not None) == ("input_scores" in gives)
@@ -114,22 +100,44 @@ def test_gives_what_it_declares_deterministically_and_leaves_no_trace(
     assert torch.equal(case.train.images, before[0]) and (case.train.labels == before[1]).all()
     assert torch.equal(case.clean.images, before[2]) and (case.features == before[3]).all()
     assert all(torch.equal(case.weights[k], v) for k, v in before[4].items())
-    assert_equal(outputs(first), outputs(toy.found(defense, case)))
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_decision_parameters_never_reach_the_scores(name: str, case: toy.Toy) -> None:
+    """What is found here, scorers included, is found without them."""
     defense = make(name)
     fields = methods.decision_fields(type(defense))
-    changes: dict[str, Any] = {}
+    if not fields:
+        pytest.skip("no decision parameter")
     for field in fields:
-        value = getattr(defense, field)
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            changes[field] = OTHER[type(value)](value)
-    if not changes:
-        pytest.skip("no numeric decision parameter")
-    other = defense.model_copy(update=changes)
-    assert_equal(outputs(toy.found(defense, case)), outputs(toy.found(other, case)))
+        with pytest.raises(AttributeError, match=field):
+            getattr(toy.blind(defense), field)
+    findings = found(name)
+    if findings.score_inputs is not None:
+        findings.score_inputs(case.test.images[:4].float() / 255, np.arange(4))
+
+
+def test_a_run_that_reads_a_decision_parameter_gets_an_error(case: toy.Toy) -> None:
+    class Decided(Defense):
+        cut: float = methods.decision(0.5)
+        rule: str = methods.decision("mean")
+
+        def needs(self) -> frozenset[Any]:
+            return frozenset({"features"})
+
+        def parts(self, num_classes: int) -> tuple[str, ...]:
+            return ("0",) * (self.cut > 0.5)
+
+        def shard(self, part: str, inputs: Inputs, ctx: Context) -> Any:
+            return {"cut": np.array(self.cut)}
+
+        def run(self, inputs: Inputs, ctx: Context) -> Findings:
+            return Findings(train_scores=inputs.features.mean(1) * (self.rule == "mean"))
+
+    with pytest.raises(AttributeError, match="'Decided' object has no attribute 'cut'"):
+        toy.found(Decided(cut=0.6), case)
+    with pytest.raises(AttributeError, match="'Decided' object has no attribute 'rule'"):
+        toy.found(Decided(), case)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -137,7 +145,7 @@ def test_decisions_are_pure(name: str, case: toy.Toy) -> None:
     defense = make(name)
     if not defense.gives() - {"model"}:
         pytest.skip("decides nothing")
-    findings = toy.found(defense, case)
+    findings = found(name)
     one, other = (defense.decide(toy.evidence(defense, case, findings)) for _ in range(2))
     assert one.threshold == other.threshold and one.classes == other.classes
     if "train_scores" in defense.gives():
@@ -155,7 +163,7 @@ def test_scores_beat_chance(name: str, case: toy.Toy) -> None:
     defense = make(name)
     if defense.CONTROL:
         pytest.skip("a control")
-    findings = toy.found(defense, case)
+    findings = found(name)
     if findings.train_scores is not None:
         assert ranking(np.asarray(findings.train_scores), case.mask).auroc > 0.7
     if findings.score_inputs is not None:
@@ -202,7 +210,7 @@ def test_filters_on_features_follow_their_samples(name: str, case: toy.Toy) -> N
     defense = make(name)
     if not (defense.needs() <= {"features"} and defense.gives() == {"train_scores"}):
         pytest.skip("not a filter on features alone")
-    base = np.asarray(toy.found(defense, case).train_scores)
+    base = np.asarray(found(name).train_scores)
     order = np.random.default_rng(3).permutation(600)
     moved = toy.inputs(
         defense, case, features=case.features[order], labels=case.train.labels[order]

@@ -14,7 +14,6 @@ from raysweep.models import Model
 
 NAMES = list(methods.available("models"))
 SIZES = [(1, 16, 16), (3, 32, 32), (3, 20, 28), (3, 64, 64), (2351, 1, 1)]
-SMALLER = {"blocks": 2, "side": 32, "widths": (32, 16, 8)}
 PLAIN = Recipe(precision="float32")
 
 
@@ -26,10 +25,9 @@ def shape(channels: int, height: int, width: int) -> Shape:
 
 
 def make(name: str) -> Model:
-    """Return the model with defaults, shrunk where it has a field for its size."""
+    """Return the model as small as its toy size."""
     kind = methods.load("models", name)
-    given = {f: v for f, v in SMALLER.items() if f in kind.model_fields}
-    return kind.model_validate(given)  # type: ignore[return-value]
+    return kind.model_validate(dict(kind.TOY))  # type: ignore[return-value]
 
 
 def suits(model: Model, size: tuple[int, int, int]) -> bool:
@@ -49,12 +47,28 @@ def test_builds_for_any_images_and_names_its_layers(name: str, size: tuple[int, 
         with pytest.raises(StageError, match=f"model {name}: images must have at least"):
             training.build(model, shape(*size), Context(seed=1))
         return
+    with torch.device("meta"):  # shapes alone: nothing is drawn and nothing computed
+        network = model.build(shape(*size)).eval()
+        rows: dict[str, int] = {}
+        for layer in model.LAYERS:
+            network.get_submodule(layer).register_forward_hook(
+                lambda _, given, made, layer=layer: rows.update({layer: len(made)})
+            )
+        assert network(torch.rand(4, *size)).shape == (4, 7)
+    assert rows == dict.fromkeys(model.LAYERS, 4) and model.HEAD in model.LAYERS
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_features_lead_to_the_logits(name: str) -> None:
+    """The values, on the smallest images that suit the model."""
+    model = make(name)
+    vectors = "images" not in model.DOMAINS
+    size = next(size for size in SIZES if (size[1] == 1) == vectors and suits(model, size))
     network = training.build(model, shape(*size), Context(seed=1)).eval()
     images = torch.rand(4, *size)
     state = torch.get_rng_state()
     logits = network(images)
     assert torch.equal(torch.get_rng_state(), state) and logits.shape == (4, 7)
-    assert model.HEAD in model.LAYERS
     for layer in model.LAYERS:
         values, again = training.features(network, images, layer, model.HEAD, PLAIN, "cpu")
         assert values.ndim == 2 and len(values) == 4
@@ -92,6 +106,7 @@ def test_networks_have_the_size_that_is_published(name: str, millions: float) ->
     given = Shape(
         channels=3, height=32, width=32, num_classes=10, mean=(0.5,) * 3, std=(0.2,) * 3
     )  # fmt: skip
-    network = methods.load("models", name)().build(given)  # type: ignore[attr-defined]
+    with torch.device("meta"):
+        network = methods.load("models", name)().build(given)  # type: ignore[attr-defined]
     count = sum(p.numel() for p in network.parameters()) / 1e6
     assert count == pytest.approx(millions, rel=0.01)

@@ -79,7 +79,7 @@ def kinds() -> Iterator[str]:
 @pytest.fixture(scope="module")
 def planner() -> Planner:
     """A plan with stages of every kind, grown by made-up outcomes."""
-    made = Planner(from_text(parse(SWEEP, Path("kinds.yaml"))))
+    made = Planner(from_text(parse(Path("kinds.yaml"), SWEEP)))
     outcomes: dict[str, Any] = {}
     for trial in made.trials:
         route = made.route(trial, outcomes)
