@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import re
 import subprocess
 import sys
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
 
-from tests.test_rules import prints, too_long, unsafe
+from raysweep import stages
+from raysweep.attacks.none import NoAttack
+from raysweep.datasets.digits import Digits
+from raysweep.defenses.none import NoDefense
+from raysweep.methods import ROLES, Recipe
+from raysweep.models.linear import Linear
+from raysweep.plan.planner import Planner
+from raysweep.stages.perform import perform
+from raysweep.stages.stage import Work
+from raysweep.store import Store
+from raysweep.sweep.spec import Sweep
+from tests.test_rules import prints, too_long, undocumented, unsafe
 
 ROOT = Path(__file__).parent.parent
 BLOCK = re.compile(r"```python\n# raysweep/(\w+)/(\w+)\.py\n(.*?)```", re.DOTALL)
@@ -37,9 +50,15 @@ print(json.dumps(rows[["defense", "status", "asr", "ca", "tpr", "fpr", "auroc", 
 """
 
 
-def blocks() -> dict[tuple[str, str], str]:
+def examples() -> dict[tuple[str, str], str]:
+    """Return the text of every whole file that is shown, by its folder and name."""
     text = (ROOT / "CONTRIBUTING.md").read_text()
-    return {(role, name): code for role, name, code in BLOCK.findall(text)}
+    return {(folder, name): code for folder, name, code in BLOCK.findall(text)}
+
+
+def blocks() -> dict[tuple[str, str], str]:
+    """Return the examples that are methods, by role and name."""
+    return {where: code for where, code in examples().items() if where[0] in ROLES}
 
 
 @pytest.fixture(scope="module")
@@ -69,14 +88,16 @@ def run(package: Path, *arguments: str) -> str:
     return done.stdout
 
 
-def test_one_whole_attack_and_one_whole_defense_are_shown() -> None:
-    assert sorted(role for role, _ in blocks()) == ["attacks", "defenses"]
+def test_one_whole_attack_defense_and_stage_kind_are_shown() -> None:
+    assert sorted(folder for folder, _ in examples()) == ["attacks", "defenses", "stages"]
 
 
-@pytest.mark.parametrize("code", blocks().values(), ids=[name for _, name in blocks()])
-def test_the_examples_keep_the_house_rules(code: str) -> None:
+@pytest.mark.parametrize("where", examples(), ids=lambda where: where[1])
+def test_the_examples_keep_the_house_rules(where: tuple[str, str]) -> None:
+    code = examples()[where]
     assert unsafe(code) == [] and too_long(code) == [] and not prints(code)
-    assert "Where we differ" in code
+    assert undocumented(code) == []
+    assert where[0] not in ROLES or "Where we differ" in code
     for line in code.splitlines():
         assert len(line) <= 100
         assert not re.match(r"(import|from) (torch|sklearn|scipy)", line)
@@ -103,3 +124,31 @@ def test_they_run_in_a_sweep_and_do_what_they_say(package: Path) -> None:
     assert strong["tpr"] >= mild["tpr"]
     again = run(package, "-m", "raysweep", "launch", "sweep.yaml", "--inline", *storage)
     assert "0 stages ran" in again
+
+
+def test_the_stage_kind_is_planned_and_done_as_it_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = examples()["stages", "confidence"]
+    (tmp_path / "confidence.py").write_text(code)
+    monkeypatch.setattr(stages, "__path__", [*stages.__path__, str(tmp_path)])
+    monkeypatch.setattr(Work, "_forms", defaultdict(list, Work._forms))
+    monkeypatch.setattr(sys, "modules", dict(sys.modules))
+    kind = importlib.import_module("raysweep.stages.confidence").Confidence
+    sweep = Sweep(
+        name="kinds", dataset=Digits(size=200), model=Linear(), attacks=[NoAttack()],
+        defenses=[NoDefense()], seeds=1, recipe=Recipe(epochs=1, precision="float32"),
+    )  # fmt: skip
+    planner = Planner(sweep)
+    (trial,) = planner.trials
+    setting = planner.setting(trial)
+    added = kind(model=trial.model, recipe=planner.resolved(trial.recipe))
+    key = planner.add(added, data=setting.data, weights=setting.victim)
+    assert key.startswith("confidence-") and planner.add(added, **planner.stages[key].inputs) == key
+    store = Store(str(tmp_path / "store"))
+    for needed in (setting.data, setting.victim, key):
+        done = perform(planner.stages[needed].packed(), store, {}, 0)
+        assert done.status == "done", done.error
+    largest = store.arrays(key)["confidence"]
+    assert (largest >= 0.1).all() and (largest <= 1).all()
+    assert (store.outcome(key) or {})["mean"] == pytest.approx(largest.mean())
