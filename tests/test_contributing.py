@@ -133,7 +133,8 @@ def test_the_stage_kind_is_planned_and_done_as_it_stands(
     (tmp_path / "confidence.py").write_text(code)
     monkeypatch.setattr(stages, "__path__", [*stages.__path__, str(tmp_path)])
     monkeypatch.setattr(Work, "_forms", defaultdict(list, Work._forms))
-    monkeypatch.setattr(sys, "modules", dict(sys.modules))
+    monkeypatch.setitem(sys.modules, "raysweep.stages.confidence", None)  # forgotten at the end
+    del sys.modules["raysweep.stages.confidence"]
     kind = importlib.import_module("raysweep.stages.confidence").Confidence
     sweep = Sweep(
         name="kinds", dataset=Digits(size=200), model=Linear(), attacks=[NoAttack()],
