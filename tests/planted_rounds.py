@@ -216,19 +216,19 @@ UNLEARNING = (
     ),
     Fault(
         "accuracy on eligible inputs is of all", "metrics/judgment.py",
-        'rejected.get("clean"), truth.eligible)', 'rejected.get("clean"))',
+        'no_clean, truth.eligible)', 'no_clean)',
         ("test_metrics.py::test_clean_accuracy_is_of_all_classes_and_success_of_those_without_"
          "the_target",),
     ),
     Fault(
         "clean accuracy without the target class", "metrics/judgment.py",
-        'accuracy(clean, truth.labels, rejected.get("clean"))',
+        "accuracy(clean, truth.labels, no_clean)",
         "accuracy(clean[truth.eligible], truth.labels[truth.eligible])",
         ("test_metrics.py::test_clean_accuracy_is_of_all_classes_and_success_of_those_without_"
          "the_target",),
     ),
     Fault(
-        "a high loss finds poison", "metrics/judgment.py",
+        "a high loss finds poison", "metrics/curves.py",
         "np.where(np.isnan(losses_TN), -np.inf, -losses_TN)", "losses_TN",
         ("test_metrics.py::test_losses_tell_after_each_step_how_well_a_low_one_finds_poison",),
     ),

@@ -12,15 +12,15 @@ import contextlib
 import json
 import shlex
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from raysweep.results import entries, wandb_runs
 from raysweep.results.entries import Entry
+from raysweep.results.tuned import Tuned
 from raysweep.results.wandb_runs import Mode
 from raysweep.sweep.spec import Track
 
@@ -45,7 +45,7 @@ class Published:
     warning: str = ""
 
 
-def publish(rows: pd.DataFrame, sweep: Mapping[str, Any], track: Track, folder: Path) -> Published:
+def publish(rows: pd.DataFrame, sweep: str, track: Track, folder: Path) -> Published:
     """Write a run for every finished trial that is new or has changed.
 
     Online, W&B is asked what arrived; only that is remembered. Without a key or a network, and
@@ -54,7 +54,7 @@ def publish(rows: pd.DataFrame, sweep: Mapping[str, Any], track: Track, folder: 
 
     Args:
         rows: trials; those whose status is not `ok` are left out.
-        sweep: its description; the name is the runs' group unless `track.group` is given.
+        sweep: its name, the runs' group unless `track.group` is given.
         track: mode, project, entity.
         folder: where offline runs and the memory of what was published are kept.
 
@@ -64,34 +64,32 @@ def publish(rows: pd.DataFrame, sweep: Mapping[str, Any], track: Track, folder: 
     if rows.empty:
         return Published(folder=folder)
     finished = rows[rows["status"] == "ok"] if "status" in rows else rows
-    said = (entries.trial(row, sweep, track) for row in finished.to_dict("records"))
+    records = (
+        {str(column): cell for column, cell in row.items()} for row in finished.to_dict("records")
+    )
+    said = (entries.trial(row, sweep, track) for row in records)
     return _published(said, sweep, track, folder)
 
 
-def publish_tuning(
-    told: Mapping[str, Any], sweep: Mapping[str, Any], track: Track, folder: Path
-) -> Published:
+def publish_tuning(tuned: Tuned, sweep: str, track: Track, folder: Path) -> Published:
     """Write one run for a tuning: a table of what was tuned, and one of every candidate.
 
     Args:
-        told: `rows` and `searches`, as `raysweep.tuning.conclude` gives them.
-        sweep: its description.
+        tuned: what the tuning left.
+        sweep: the name of the sweep that was tuned.
         track: mode, project, entity.
         folder: as `publish` takes it.
     """
-    said = (entries.tuning(one, sweep, track) for one in (told,))
+    said = (entries.tuning(one, sweep, track) for one in (tuned,))
     return _published(said, sweep, track, folder)
 
 
-def _published(
-    said: Iterable[Entry], sweep: Mapping[str, Any], track: Track, folder: Path
-) -> Published:
+def _published(said: Iterable[Entry], sweep: str, track: Track, folder: Path) -> Published:
     if track.wandb == "disabled":
         return Published(folder=folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        group = track.group or str(sweep["name"])
-        publisher = _Publisher(track, group, folder, _known(folder / MEMORY))
+        publisher = _Publisher(track, track.group or sweep, folder, _known(folder / MEMORY))
         return publisher.publish(list(said))
     except Exception as error:  # noqa: BLE001  tracking never fails a sweep
         return Published(folder=folder, warning=_trouble(error))

@@ -234,7 +234,7 @@ def evaluate(desk: Desk) -> Product:
         found=desk.read("defend"),
         decided=desk.read("decide"),
         decision=desk.outcome("decide"),
-    )
+    ).pack()
     poisoned = desk.outcome("poison")
     counts = {f"{n}_count": poisoned.get(n, 0) for n in ("poison", "cover", "relabeled")}
     outcome = {**metrics, **counts, "n_train": len(desk.data.train)}
