@@ -53,6 +53,11 @@ def unpack_ranking(metrics: Metrics) -> Ranking | None:
     return Ranking(auroc=auroc, ap=ap, tpr_at_1fpr=tpr_at_1fpr)
 
 
+def classes_in(text: str) -> tuple[int, ...]:
+    """Return the classes that a verdict names, as `Verdict.pack` writes them."""
+    return tuple(map(int, text.split(", "))) if text else ()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Flagged:
     """The flags of a decision on training samples against the truth.
@@ -157,9 +162,8 @@ class Verdict:
         if "verdict" not in metrics:
             return None
         target, anomaly, p_value = (metrics[n] for n in ("target_found", "anomaly", "p_value"))
-        named = str(metrics["verdict_classes"])
         return cls(
-            classes=tuple(map(int, named.split(", "))) if named else (),
+            classes=classes_in(str(metrics["verdict_classes"])),
             correct=bool(metrics["verdict_correct"]),
             target_found=None if target is None else bool(target),
             anomaly=None if anomaly is None else number(anomaly),

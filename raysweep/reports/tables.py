@@ -10,6 +10,7 @@ import pandas as pd
 
 from raysweep.metrics.intervals import FEW, t_interval, wilson
 from raysweep.metrics.names import INPUT, cases
+from raysweep.results.columns import PARAMETERS
 
 METRICS = ("ca", "asr", "tpr", "fpr")
 ARENA = ("dataset", "model")
@@ -124,9 +125,9 @@ def arena_column(rows: pd.DataFrame) -> pd.Series[str]:
     Evasions are apart from backdoors: a detector may hold against the one and not the other.
     """
     parts = [rows[name].map(words) for name in ARENA]
-    for name in (column for column in rows if str(column).startswith("recipe.")):
-        if rows[name].map(words).nunique() > 1:
-            parts.append(rows[name].map(lambda v, n=str(name)[7:]: f"{n} {words(v)}"))
+    for name, column in PARAMETERS["recipe"].within(rows.columns).items():
+        if rows[column].map(words).nunique() > 1:
+            parts.append(rows[column].map(lambda v, n=name: f"{n} {words(v)}"))
     parts.append(evasions(rows).map({True: "adversarial examples", False: ""}))
     names = [" · ".join(filter(None, line)) for line in zip(*parts, strict=True)]
     return pd.Series(names, index=rows.index, dtype="str")

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from raysweep.metrics.parts import classes_in
 from raysweep.reports.html_elements import note, shown, table, text
 from raysweep.reports.material import Material
 from raysweep.reports.tables import arena_column, attack_column, finished, number, words
@@ -52,11 +53,11 @@ def _triggers(material: Material) -> str:
     for trial in known[:MODELS]:
         row, triggers = rows.loc[trial], material.triggers[trial]
         who = f"{row['defense']}, {attacks[trial]}, seed {row['seed']}"
-        named = words(row.get("verdict_classes")).split(", ")
+        named = classes_in(words(row.get("verdict_classes")))
         images = "".join(
             shown(
                 np.rint(np.clip(np.nan_to_num(t), 0, 1) * 255).astype(np.uint8),
-                f"class {k}" + (" (named)" if str(k) in named else ""),
+                f"class {k}" + (" (named)" if k in named else ""),
                 f"{who}: estimated trigger of class {k}",
             )
             for k, t in enumerate(triggers[:CLASSES])

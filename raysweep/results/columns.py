@@ -17,13 +17,9 @@ holds the same number once more as `attack.rate`.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Literal
-
-import numpy as np
-import pandas as pd
 
 from raysweep.metrics.names import Family
 from raysweep.metrics.parts import Metric
@@ -192,11 +188,3 @@ def is_parameter(column: str) -> bool:
     """Return whether a column holds a parameter of a part of the trial."""
     part, dot, _ = column.partition(".")
     return bool(dot) and part in PARAMETERS
-
-
-def defined(cell: Cell | np.generic) -> Cell:
-    """Return a cell of a table as a plain value; None where it is missing, NaN or infinite."""
-    plain: Cell = cell.item() if isinstance(cell, np.generic) else cell
-    if pd.isna(plain) or (isinstance(plain, float) and math.isinf(plain)):
-        return None
-    return plain

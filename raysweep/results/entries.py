@@ -7,10 +7,11 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 
 from raysweep.identity import digest
-from raysweep.results.columns import COSTS, WHO, Cell, defined, is_parameter
+from raysweep.results.columns import COSTS, WHO, Cell, is_parameter
 from raysweep.results.tuned import Tuned
 from raysweep.sweep.spec import Track
 
@@ -88,16 +89,24 @@ def _textual(frame: pd.DataFrame) -> pd.DataFrame:
     return fixed
 
 
+def _defined(cell: Cell | np.generic) -> Cell:
+    """Return a cell of a table as a plain value; None where it is missing, NaN or infinite."""
+    plain: Cell = cell.item() if isinstance(cell, np.generic) else cell
+    if pd.isna(plain) or (isinstance(plain, float) and math.isinf(plain)):
+        return None
+    return plain
+
+
 def config_of(row: Mapping[str, Cell]) -> dict[str, Cell]:
     """Return parameters with flat keys: filters and groups of W&B disagree on nested ones."""
-    chosen = {name: defined(cell) for name, cell in row.items() if _configures(name)}
+    chosen = {name: _defined(cell) for name, cell in row.items() if _configures(name)}
     return {name: cell for name, cell in chosen.items() if cell is not None}
 
 
 def summary_of(row: Mapping[str, Cell]) -> dict[str, float]:
     """Return every number that is neither a parameter nor undefined."""
     cells = {
-        name: defined(cell)
+        name: _defined(cell)
         for name, cell in row.items()
         if not _configures(name) and name not in UNSTABLE
     }
