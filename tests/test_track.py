@@ -183,7 +183,7 @@ def test_without_a_key_nothing_is_asked_on_a_terminal(tmp_path: Path) -> None:
         "import sys; from pathlib import Path; from raysweep.results import wandb; "
         "from raysweep.sweep.spec import Track; from tests.test_track import rows; "
         "assert sys.stdin.isatty() and sys.stderr.isatty(); "
-        "done = wandb.publish(rows(), {'name': 's'}, Track(wandb='online'), Path(sys.argv[1])); "
+        "done = wandb.publish(rows(), 's', Track(wandb='online'), Path(sys.argv[1])); "
         "assert sys.stdin.isatty(), 'given back'; "
         "print(done.count, 'sync' in done.warning)"
     )

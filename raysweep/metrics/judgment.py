@@ -39,15 +39,15 @@ SHARES = ("ca", "ca_eligible", "asr", "ra")  # of every trial
 
 @dataclass(frozen=True, kw_only=True)
 class Truth:
-    """What the attack did to N training samples and E test inputs.
+    """The truth about an attack on N training samples and E test inputs.
 
     Attributes:
         labels: (E,) true labels of the test inputs.
         mapped: (E,) labels that the attacker wants.
-        eligible: (E,) which inputs the ASR is measured on.
+        eligible: (E,) mask of the inputs that the ASR counts.
         given: (N,) labels of the training samples as the attack left them.
-        poison: (N,) which training samples are poisoned.
-        cover: (N,) which are covers.
+        poison: (N,) mask of the poisoned training samples.
+        cover: (N,) mask of the covers.
         targets: the classes that are backdoor targets; none if nothing is poisoned.
     """
 
@@ -133,7 +133,7 @@ def judge(
     """Return all metrics of a trial and its curves.
 
     Args:
-        truth: what the attack did.
+        truth: the true labels, masks and targets.
         tested: predictions on clean and triggered test inputs.
         found: scores of the defense, if any.
         decided: flags and class scores of the decision, if any.
@@ -174,7 +174,7 @@ def _flagged(truth: Truth, flags: Bools) -> Flagged:
 
 
 def _rejected(found: Mapping[str, Array], decision: Mapping[str, Any]) -> dict[str, Bools]:
-    """Return which clean and triggered inputs score above the threshold."""
+    """Return masks of the clean and of the triggered inputs that score above the threshold."""
     threshold = decision.get("threshold")
     if threshold is None or "clean_scores" not in found:
         return {}
