@@ -121,10 +121,10 @@ class Detected:
     def unpack(cls, metrics: Metrics) -> Detected | None:
         """Return rates and ranking among metrics; none where no inputs were scored."""
         own = {name: metrics[stored] for name, stored in INPUT.within(metrics).items()}
-        found = unpack_ranking(own)
-        if found is None:
+        order = unpack_ranking(own)
+        if order is None:
             return None
-        return cls(tpr=unpack_share(own, "tpr"), fpr=unpack_share(own, "fpr"), ranking=found)
+        return cls(tpr=unpack_share(own, "tpr"), fpr=unpack_share(own, "fpr"), ranking=order)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,14 +32,14 @@ def _by_stage(material: Material) -> str:
         )  # fmt: skip
     headers = ["stage", "distinct", "run now", "cached", "failed", "upstream failed", "pending",
                "seconds", "GPU seconds", "unshared seconds"]  # fmt: skip
-    said = f"Stages took {seconds(spent.sum())} s"
+    sentence = f"Stages took {seconds(spent.sum())} s"
     if spent.sum() > 0:
-        said += (
+        sentence += (
             f"; without sharing, the same trials would take {seconds(alone.sum())} s: "
             f"sharing saves a factor of {alone.sum() / spent.sum():.1f}"
         )
     return (
-        f"<p>{said}.</p>" + table("Cost by stage kind", headers, lines)
+        f"<p>{sentence}.</p>" + table("Cost by stage kind", headers, lines)
         + plots(figures.cost_bars(material), wide=True)
     )  # fmt: skip
 

@@ -62,7 +62,7 @@ def render(material: Material) -> str:
         f"{body}</section>"
         for key, title, body in shown
     )
-    told = "".join(note(html.escape(line)) for line in material.notes)
+    notes = "".join(note(html.escape(line)) for line in material.notes)
     library = get_plotlyjs() if '<figure class="plot">' in bodies else ""
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
@@ -73,7 +73,7 @@ def render(material: Material) -> str:
         f"<style>{_asset('page.css')}</style></head><body>"
         f'<a class="skip" href="#main">Skip to the results</a><header><h1>{name}</h1>'
         f'<nav aria-label="Sections"><ul>{links}</ul></nav></header>'
-        f'<main id="main" tabindex="-1">{told}{bodies}</main>'
+        f'<main id="main" tabindex="-1">{notes}{bodies}</main>'
         f"<script>{library}</script><script>{_asset('page.js')}</script></body></html>"
     )
 

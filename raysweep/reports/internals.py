@@ -22,7 +22,7 @@ GROUPS = {"poison": ("poisoned", COLORS[1], "solid"), "rest": ("not poisoned", C
 def section(material: Material) -> str:
     """Return the table of facts and the figures of losses and curves, where there are any."""
     drawn = plots(loss_lines(material) + auroc_lines(material))
-    said = note(
+    legend = note(
         "Medians over training samples; the band is from the first to the third quartile. AUROC: "
         "how well a low loss tells poison from the rest. Which samples are poisoned the defense "
         "does not know."
@@ -33,7 +33,7 @@ def section(material: Material) -> str:
         SEPARABILITY,
         "Separability: AUROC of a linear discriminant between poison and others of its label",
     )
-    return facts + apart + (drawn and said + drawn) + plots(curve_lines(material))
+    return facts + apart + (drawn and legend + drawn) + plots(curve_lines(material))
 
 
 def _named(rows: pd.DataFrame, family: Family, title: str) -> str:
@@ -42,9 +42,11 @@ def _named(rows: pd.DataFrame, family: Family, title: str) -> str:
     done = finished(rows) if names else rows
     if not names or done.empty:
         return ""
-    told = done.assign(attack=attack_column(done), arena=arena_column(done))
+    labeled = done.assign(attack=attack_column(done), arena=arena_column(done))
     lines = []
-    for (defense, attack, arena), part in told.groupby(["defense", "attack", "arena"], sort=False):
+    for (defense, attack, arena), part in labeled.groupby(
+        ["defense", "attack", "arena"], sort=False
+    ):
         for name, column in names.items():
             values = pd.to_numeric(part[column], errors="coerce").dropna()
             if len(values):
@@ -81,14 +83,14 @@ def auroc_lines(material: Material) -> Titled:
     return list(figures.items())
 
 
-def _trials(material: Material, told: Collection[str]) -> Iterator[tuple[str, str, str, str]]:
+def _trials(material: Material, wanted: Collection[str]) -> Iterator[tuple[str, str, str, str]]:
     """Yield trial, defense and attack, where trained if trials differ in it, and seed."""
-    if not told:  # a sweep that was only tuned has no rows
+    if not wanted:  # a sweep that was only tuned has no rows
         return
     rows = material.rows.drop_duplicates("trial").set_index("trial")
     attacks, arenas = attack_column(rows), arena_column(rows)
     several = arenas.nunique() > 1
-    for trial in told:
+    for trial in wanted:
         if trial in rows.index:
             among = f" · {arenas[trial]}" if several else ""
             who, seed = f"{rows['defense'][trial]}, {attacks[trial]}", number(rows["seed"][trial])

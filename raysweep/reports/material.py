@@ -117,11 +117,11 @@ def _drawn(store: Store, key: object) -> dict[str, Curve]:
         titles = (store.outcome(key) or {}).get("curves", {})
     except StoreError:
         return {}
-    found = _arrays(store, key, *(f"curve.{name}" for name in titles)) if titles else {}
+    arrays = _arrays(store, key, *(f"curve.{name}" for name in titles)) if titles else {}
     return {
-        name: Curve(x=found[at][0], y=found[at][1], x_title=x_title, y_title=y_title)
+        name: Curve(x=arrays[at][0], y=arrays[at][1], x_title=x_title, y_title=y_title)
         for name, (x_title, y_title) in titles.items()
-        if (at := f"curve.{name}") in found
+        if (at := f"curve.{name}") in arrays
     }
 
 

@@ -29,7 +29,7 @@ def section(material: Material) -> str:
     settings = tuned.settings
     goals = ", ".join(f"{one.goal} {one.name}" for one in settings.metric)
     bounds = " and ".join(settings.constraints) or "no constraint"
-    said = note(
+    introduction = note(
         f"{badges(settings.labels)} {text(SEEN[settings.labels])}. Sought: {text(goals)}, "
         f"{text(bounds)}, "
         f"{text(settings.over)} of the instances. “own”: the method’s own parameters; "
@@ -41,7 +41,7 @@ def section(material: Material) -> str:
         *_gaps(tuned), *_pareto(tuned), *_histories(tuned), *_importances(tuned),
         *_curves(tuned),
     ]  # fmt: skip
-    return said + _table([*tuned.rows, *tuned.means]) + plots(figures)
+    return introduction + _table([*tuned.rows, *tuned.means]) + plots(figures)
 
 
 def _value(metric: MetricName, value: float) -> str:
@@ -68,13 +68,13 @@ def _table(rows: list[TunedRow]) -> str:
 
 def _compared(row: TunedRow, metric: MetricName) -> list[str]:
     """Return one metric of a row as cells: tuned, own, oracle; dashes where it has none."""
-    found = row.metrics.get(metric)
-    if found is None:
+    compared = row.metrics.get(metric)
+    if compared is None:
         return [_value(metric, math.nan)] * 3
-    low, high = found.interval or (math.nan, math.nan)
+    low, high = compared.interval or (math.nan, math.nan)
     interval = "" if math.isnan(low) else f" [{_value(metric, low)}–{_value(metric, high)}]"
-    own, oracle = _value(metric, found.default), _value(metric, found.oracle)
-    return [_value(metric, found.tuned) + interval, own, oracle]
+    own, oracle = _value(metric, compared.default), _value(metric, compared.oracle)
+    return [_value(metric, compared.tuned) + interval, own, oracle]
 
 
 def _gaps(tuned: Tuned) -> Titled:
@@ -100,8 +100,8 @@ def _gaps(tuned: Tuned) -> Titled:
 
 
 def _gain(row: TunedRow, metric: MetricName) -> float:
-    found = row.metrics[metric]
-    return _drawn(metric, found.tuned - found.default)
+    compared = row.metrics[metric]
+    return _drawn(metric, compared.tuned - compared.default)
 
 
 def _curves(tuned: Tuned) -> Titled:
@@ -241,5 +241,5 @@ def _pareto(tuned: Tuned) -> Titled:
 
 
 def _tuned(row: TunedRow, metric: MetricName) -> float:
-    found = row.metrics.get(metric)
-    return math.nan if found is None else found.tuned
+    compared = row.metrics.get(metric)
+    return math.nan if compared is None else compared.tuned

@@ -68,5 +68,5 @@ def _triggers(material: Material) -> str:
     fewer = [f"the first {MODELS} of {len(known)} models"] if len(known) > MODELS else []
     if any(len(material.triggers[t]) > CLASSES for t in known[:MODELS]):
         fewer.append(f"the first {CLASSES} classes")
-    said = note(f"Shown: {' and '.join(fewer)}.") if fewer else ""
-    return f"<h3>Estimated triggers</h3>{said}{out}"
+    shortened = note(f"Shown: {' and '.join(fewer)}.") if fewer else ""
+    return f"<h3>Estimated triggers</h3>{shortened}{out}"

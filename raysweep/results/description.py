@@ -56,15 +56,15 @@ class Description:
     def unpack(cls, raw: bytes) -> Description:
         """Return the description in a file's bytes; what is damaged of it is left out."""
         try:
-            found = json.loads(raw)
+            values = json.loads(raw)
         except (ValueError, RecursionError):
             return cls()
-        if not isinstance(found, dict):
+        if not isinstance(values, dict):
             return cls()
         known = {
-            field.name: found[field.name]
+            field.name: values[field.name]
             for field in fields(cls)
-            if isinstance(found.get(field.name), _KINDS.get(field.name, str))
+            if isinstance(values.get(field.name), _KINDS.get(field.name, str))
         }
         if not 0 <= known.get("created_at", math.nan) < _LATEST:
             known.pop("created_at", None)

@@ -40,11 +40,11 @@ def trial(row: Mapping[str, Cell], sweep: str, track: Track) -> Entry:
     """Return the run of one finished trial of a sweep."""
     config, summary = config_of(row), summary_of(row)
     where = [track.project, track.entity, track.group]
-    told = json.dumps([where, config, summary], sort_keys=True, default=str)
+    content = json.dumps([where, config, summary], sort_keys=True, default=str)
     run = digest(f"{sweep}/{row['trial']}")[:16]
     tags = dict.fromkeys(str(row[t])[:TAG_CHARACTERS] for t in TAGS if row.get(t))
     return Entry(
-        run=run, mark=digest(told), config=config, summary=summary, tags=tuple(tags),
+        run=run, mark=digest(content), config=config, summary=summary, tags=tuple(tags),
         name=f"{row['attack']} · {row['defense']} · seed {row['seed']}"[:128],
         job=str(row["kind"])[:TAG_CHARACTERS], tables={},
     )  # fmt: skip

@@ -45,9 +45,9 @@ def load(name: str, storage: str | None = None, version: int | None = None) -> p
         StoreError: if there is no sweep or version of that name, the message lists those that
             there are; or if there are no records and none can be derived.
     """
-    found = read(Store(storage_uri(storage)), name, version)
-    found.rows.attrs |= {"sweep": found.sweep.pack(), "notes": found.notes}
-    return found.rows
+    records = read(Store(storage_uri(storage)), name, version)
+    records.rows.attrs |= {"sweep": records.sweep.pack(), "notes": records.notes}
+    return records.rows
 
 
 def describe(store: Store, name: str) -> Description:

@@ -74,10 +74,10 @@ class Collector:
 
     def _read(self, keys: Iterable[str]) -> None:
         asked = list(keys)
-        found, damaged = self.store.manifests(asked)
-        self.manifests |= found
+        whole, damaged = self.store.manifests(asked)
+        self.manifests |= whole
         self.damaged += damaged
-        self.done.difference_update(key for key in asked if key not in found)
+        self.done.difference_update(key for key in asked if key not in whole)
 
     def _route(self, trial: Trial) -> Route:
         return followed(
@@ -86,14 +86,14 @@ class Collector:
         )
 
     def _closure(self, route: Route) -> set[str]:
-        found: set[str] = set()
+        reached: set[str] = set()
         stack = list(route.roles.values())
         while stack:
             key = stack.pop()
-            if key not in found:
-                found.add(key)
+            if key not in reached:
+                reached.add(key)
                 stack.extend(self.planner.stages[key].needs)
-        return found
+        return reached
 
     def _seconds(self, key: str, name: str = "seconds") -> float:
         manifest = self.manifest(key)
@@ -174,10 +174,10 @@ def trial_id(trial: Trial, planner: Planner) -> str:
     """Return a stable id of a trial: a hash of everything that the user chose."""
     recipe = planner.resolved(trial.recipe).model_dump(mode="json")
     chosen = {axis: getattr(trial, axis).identity() for axis in AXES if axis != "recipe"}
-    told = [*by_content(chosen).values(), recipe, trial.seed]
+    hashed = [*by_content(chosen).values(), recipe, trial.seed]
     if path_fields(type(trial.dataset)):
-        told.append(planner.facts(trial.dataset).digest)
-    return digest(canonical(told))[:16]
+        hashed.append(planner.facts(trial.dataset).digest)
+    return digest(canonical(hashed))[:16]
 
 
 def _who(trial: Trial, sweep: str, planner: Planner) -> Who:

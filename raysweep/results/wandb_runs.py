@@ -122,16 +122,16 @@ def _table_digest(name: str, table: pd.DataFrame) -> str:
 
 def refusal(error: Exception | None, folder: Path, run: str) -> int | None:
     """Return the HTTP status that kept a run away: in the error's words, else in the run's log."""
-    if error is not None and (told := STATUS.search(str(error))):
-        return int(told[1])
-    found = None
+    if error is not None and (named := STATUS.search(str(error))):
+        return int(named[1])
+    refused = None
     for copy in copies(folder, run, "online"):
         log = copy / "logs" / "debug-internal.log"
         for line in log.read_text(errors="replace").splitlines() if log.exists() else ():
             with contextlib.suppress(ValueError, KeyError, TypeError):
                 status = json.loads(line)["status"]
-                found = status if isinstance(status, int) and status >= 400 else found
-    return found
+                refused = status if isinstance(status, int) and status >= 400 else refused
+    return refused
 
 
 def copies(folder: Path, run: str, mode: Mode) -> list[Path]:
