@@ -228,6 +228,22 @@ UNLEARNING = (
          "the_target",),
     ),
     Fault(
+        "separability in the order in which arrays are read", "metrics/judgment.py",
+        "sorted(SPACES.within(found).items())", "SPACES.within(found).items()",
+        ("test_metrics.py::test_a_judgment_does_not_depend_on_the_order_in_which_arrays_are_read",),
+    ),
+    Fault(
+        "an undefined rate is stored as 0", "metrics/parts.py",
+        "return None if math.isnan(value) else float(value)",
+        "return 0.0 if math.isnan(value) else float(value)",
+        ("test_metrics.py::test_a_judgment_is_what_was_packed",),
+    ),
+    Fault(
+        "whatever has a dot is a parameter", "results/columns.py",
+        "return bool(dot) and part in PARAMETERS", "return bool(dot)",
+        ("test_columns.py::test_parameters_are_told_from_everything_else",),
+    ),
+    Fault(
         "a high loss finds poison", "metrics/curves.py",
         "np.where(np.isnan(losses_TN), -np.inf, -losses_TN)", "losses_TN",
         ("test_metrics.py::test_losses_tell_after_each_step_how_well_a_low_one_finds_poison",),
