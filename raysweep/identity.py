@@ -20,6 +20,7 @@ from raysweep.errors import PlanError
 
 Json: TypeAlias = "bool | int | float | str | Sequence[Json] | Mapping[str, Json] | None"
 SCHEMA = 1
+Json = bool | int | float | str | None | list["Json"] | dict[str, "Json"]
 _SHA = re.compile(r"[0-9a-f]{64}")
 
 

@@ -9,7 +9,20 @@ import numpy as np
 import pandas as pd
 
 from raysweep.defenses import Curve
+from raysweep.metrics.curves import Losses, Roc, Scored
 from raysweep.reports.material import Material
+from raysweep.results.description import Description
+from raysweep.results.tuned import (
+    CandidateRow,
+    CandidateState,
+    CurvePoint,
+    DecisionCurve,
+    SearchAccount,
+    Tuned,
+    TunedMetric,
+    TunedRow,
+)
+from raysweep.sweep.tuning import MetricName, Objective, Tune
 
 # name, label, kind, badges, ASR left of the victim's, CA lost, TPR, FPR
 DEFENSES = (
@@ -78,12 +91,13 @@ def _trial(
     return row(**own)
 
 
-def _losses(rng: np.random.Generator) -> dict[str, np.ndarray]:
+def _losses(rng: np.random.Generator) -> Losses:
     """Return quartiles of losses over 8 steps: poison falls, the rest stays at 0.5."""
     steps = np.arange(8)
     poison = 2.3 * 0.4**steps + rng.normal(0, 1e-3, 8)
     spread = np.array([0.8, 1.0, 1.2])[:, None]
-    return {"poison": spread * poison, "rest": spread * np.maximum(2.3 * 0.8**steps, 0.5)}
+    rest = np.maximum(2.3 * 0.8**steps, 0.5)
+    return Losses(poison=spread * poison, rest=spread * rest, auroc=None)
 
 
 def _measured(seed: int) -> dict[str, Curve]:
@@ -117,14 +131,15 @@ def _images(rng: np.random.Generator, channels: int) -> tuple[np.ndarray, np.nda
     return clean, triggered
 
 
-def _curves(rows: pd.DataFrame) -> dict[tuple[str, str], tuple[np.ndarray, np.ndarray]]:
+def _curves(rows: pd.DataFrame) -> dict[tuple[str, Scored], Roc]:
     """Return binormal curves, through what each trial's decision made of its scores."""
     fpr = np.linspace(0, 1, 101)
-    curves = {}
+    curves: dict[tuple[str, Scored], Roc] = {}
+    scored: tuple[tuple[Scored, str], ...] = (("train", "tpr"), ("input", "input_tpr"))
     for line in rows[(rows["rate"] > 0) & (rows["status"] == "ok")].to_dict("records"):
-        for what, metric in (("train", "tpr"), ("input", "input_tpr")):
+        for what, metric in scored:
             if line[metric] == line[metric]:
-                curves[line["trial"], what] = (fpr, fpr ** (1 - 0.98 * line[metric]))
+                curves[line["trial"], what] = Roc(fpr=fpr, tpr=fpr ** (1 - 0.98 * line[metric]))
     return curves
 
 
@@ -150,12 +165,11 @@ def generated(seeds: int = 3, seed: int = 0) -> Material:
     inspected = rows[(rows["defense_name"] == "neural_cleanse") & (rows["seed"] == 0)]
     drawn = trained[trained["attack"] == "blend"].set_index("trial")["seed"]
     return Material(
-        sweep={
-            "name": "generated", "question": "Which defenses hold against three triggers?",
-            "text": "name: generated\nattacks: [badnets, blend, sig]\n", "created_at": 1.8e9,
-            "storage": "/tmp/store", "versions": {"raysweep": "0", "torch": "2"},
-            "git_commit": "abc123",
-        },
+        sweep=Description(
+            name="generated", question="Which defenses hold against three triggers?",
+            text="name: generated\nattacks: [badnets, blend, sig]\n", created_at=1.8e9,
+            storage="/tmp/store", versions={"raysweep": "0", "torch": "2"}, git_commit="abc123",
+        ),
         rows=rows,
         stages=_stages(len(rows)),
         curves=_curves(rows),
@@ -163,39 +177,53 @@ def generated(seeds: int = 3, seed: int = 0) -> Material:
         triggers={t: rng.random((10, 3, 16, 16)) for t in inspected["trial"]},
         losses={trial: _losses(rng) for trial in trained["trial"]},
         measured={trial: _measured(seed) for trial, seed in drawn.items()},
-        tuning=_tuning(),
+        tuned=_tuned(),
     )  # fmt: skip
 
 
-def _tuning() -> dict[str, Any]:
+def _tuned() -> Tuned:
     """Return what a tuning of two objectives leaves: a front of two points, for each part."""
-    rows, searches = [], []
-    for part in ("badnets", "<b>blend</b>", "nothing"):
-        history = [
-            {"number": n, "state": ("complete", "pruned", "fail")[n % 3],
-             "parameters": {"overlays": 4 + n, "fpr": 0.01}, "seconds": 1.0,
-             "metrics": {"tpr": 0.5 + n / 20, "seconds": 1.0 + n} if n % 3 < 2 else {}}
-            for n in range(9)
-        ]  # fmt: skip
-        points = [{"value": v, "tpr": v**0.5, "fpr": v} for v in np.geomspace(0.001, 0.3, 20)]
-        searches.append(
-            {"defense": "strip", "held_out": part, "history": history,
-             "importance": {"overlays": 0.75, "fpr": 0.25},
-             "curve": {"parameter": "fpr", "chosen": 0.02, "points": points}}
-        )  # fmt: skip
-        for point in range(2):
-            row: dict[str, Any] = {
-                "defense": "strip", "labels": "transfer", "held_out": part, "point": point,
-                "parameters": {"overlays": 12 - point, "fpr": 0.02}, "tried": 9, "seconds": 40.5,
-                "gpu_seconds": 20.0,
-                "note": "",
-            }  # fmt: skip
-            for metric, value in (("tpr", 0.8 - 0.1 * point), ("seconds", 3.0 - point)):
-                row |= {f"tuned_{metric}": value, f"tuned_{metric}_low": 0.9 * value,
-                        f"tuned_{metric}_high": 1.1 * value, f"default_{metric}": 0.9 * value,
-                        f"oracle_{metric}": 1.2 * value}  # fmt: skip
-            rows.append(row)
-    metric = [{"name": "tpr", "goal": "maximize"}, {"name": "seconds", "goal": "minimize"}]
-    settings = {"labels": "transfer", "metric": metric, "constraints": ["fpr <= 0.05"],
-                "over": "mean"}  # fmt: skip
-    return {"settings": settings, "rows": rows, "searches": searches}
+    parts = ("badnets", "<b>blend</b>", "nothing")
+    settings = Tune(
+        labels="transfer", constraints=("fpr <= 0.05",), over="mean",
+        metric=(Objective(name="tpr", goal="maximize"), Objective(name="seconds", goal="minimize")),
+    )  # fmt: skip
+    return Tuned(
+        settings=settings,
+        rows=tuple(_tuned_row(part, point) for part in parts for point in range(2)),
+        means=(),
+        searches=tuple(map(_search, parts)),
+    )
+
+
+def _search(part: str) -> SearchAccount:
+    states: tuple[CandidateState, ...] = ("complete", "pruned", "fail")
+    history = tuple(
+        CandidateRow(
+            number=n, state=states[n % 3], parameters={"overlays": 4 + n, "fpr": 0.01}, seconds=1.0,
+            metrics={"tpr": 0.5 + n / 20, "seconds": 1.0 + n} if n % 3 < 2 else {},
+        )
+        for n in range(9)
+    )  # fmt: skip
+    points = tuple(CurvePoint(value=v, tpr=v**0.5, fpr=v) for v in np.geomspace(0.001, 0.3, 20))
+    return SearchAccount(
+        defense="strip", held_out=part, history=history,
+        importance={"overlays": 0.75, "fpr": 0.25},
+        curve=DecisionCurve(parameter="fpr", chosen=0.02, points=points),
+    )  # fmt: skip
+
+
+def _tuned_row(part: str, point: int) -> TunedRow:
+    values: dict[MetricName, float] = {"tpr": 0.8 - 0.1 * point, "seconds": 3.0 - point}
+    return TunedRow(
+        defense="strip", labels="transfer", held_out=part, point=point,
+        parameters={"overlays": 12 - point, "fpr": 0.02}, tried=9, seconds=40.5, gpu_seconds=20.0,
+        note="",
+        metrics={
+            name: TunedMetric(
+                tuned=value, default=0.9 * value, oracle=1.2 * value,
+                interval=(0.9 * value, 1.1 * value),
+            )
+            for name, value in values.items()
+        },
+    )  # fmt: skip

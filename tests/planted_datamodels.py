@@ -272,7 +272,7 @@ FAULTS = (
         ("test_plan.py::test_a_changed_run_keeps_its_shards",),
     ),
     Fault(
-        "curves of one name alone", "reports/insides.py",
+        "curves of one name alone", "reports/internals.py",
         "            groups.setdefault(axes, []).append((name, seed, curve))",
         "            groups[axes] = [(name, seed, curve)]",
         ("test_report.py::test_curves_of_the_same_axes_are_drawn_together_a_line_for_each_name_and_seed",),

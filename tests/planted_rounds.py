@@ -216,19 +216,35 @@ UNLEARNING = (
     ),
     Fault(
         "accuracy on eligible inputs is of all", "metrics/judgment.py",
-        'rejected.get("clean"), truth.eligible)', 'rejected.get("clean"))',
+        'no_clean, truth.eligible)', 'no_clean)',
         ("test_metrics.py::test_clean_accuracy_is_of_all_classes_and_success_of_those_without_"
          "the_target",),
     ),
     Fault(
         "clean accuracy without the target class", "metrics/judgment.py",
-        'accuracy(clean, truth.labels, rejected.get("clean"))',
+        "accuracy(clean, truth.labels, no_clean)",
         "accuracy(clean[truth.eligible], truth.labels[truth.eligible])",
         ("test_metrics.py::test_clean_accuracy_is_of_all_classes_and_success_of_those_without_"
          "the_target",),
     ),
     Fault(
-        "a high loss finds poison", "metrics/judgment.py",
+        "separability in the order in which arrays are read", "metrics/judgment.py",
+        "sorted(SPACES.within(found).items())", "SPACES.within(found).items()",
+        ("test_metrics.py::test_a_judgment_does_not_depend_on_the_order_in_which_arrays_are_read",),
+    ),
+    Fault(
+        "an undefined rate is stored as 0", "metrics/parts.py",
+        "return None if math.isnan(value) else float(value)",
+        "return 0.0 if math.isnan(value) else float(value)",
+        ("test_metrics.py::test_a_judgment_is_what_was_packed",),
+    ),
+    Fault(
+        "whatever has a dot is a parameter", "results/columns.py",
+        "return bool(dot) and part in PARAMETERS", "return bool(dot)",
+        ("test_columns.py::test_parameters_are_told_from_everything_else",),
+    ),
+    Fault(
+        "a high loss finds poison", "metrics/curves.py",
         "np.where(np.isnan(losses_TN), -np.inf, -losses_TN)", "losses_TN",
         ("test_metrics.py::test_losses_tell_after_each_step_how_well_a_low_one_finds_poison",),
     ),

@@ -197,13 +197,13 @@ def test_a_signal_while_planning_runs_nothing(
 def test_a_signal_while_records_are_written_waits_for_them(
     tmp_path: Path, undisturbed: tuple[Path, pd.DataFrame], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, (store, _) = history.write, undisturbed
+    real, (store, _) = history.write_tables, undisturbed
 
     def write(store: Store, name: str, rows: pd.DataFrame, stages: pd.DataFrame) -> None:
         signal.raise_signal(signal.SIGTERM)
         real(store, name, rows, stages)
 
-    monkeypatch.setattr(history, "write", write)
+    monkeypatch.setattr(history, "write_tables", write)
     (store / "sweeps" / "stopped" / "records.parquet").unlink()
     file = written(tmp_path)
     done = launch(load_sweep(file), file.read_text(), str(store), inline=True)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import math
 import warnings
-from typing import Any
 
 import numpy as np
 import pytest
 from sklearn import metrics as reference
 
 from raysweep.metrics.intervals import t_interval, wilson
-from raysweep.metrics.judgment import Truth, judge
+from raysweep.metrics.judgment import Judgment, Truth, judge
 from raysweep.metrics.ranking import ranking, roc, separability
 from raysweep.metrics.rates import (
     Share,
@@ -63,10 +63,10 @@ def test_clean_accuracy_is_of_all_classes_and_success_of_those_without_the_targe
     predicted = np.where((labels == 0) | (labels == 1), 1, labels)
     predicted[labels == 2] = 3
     tested = {"clean_predicted": predicted, "triggered_predicted": mapped}
-    found, _ = judge(truth=truth, tested=tested, found={}, decided={}, decision={})
-    assert (found["ca"], found["ca_n"]) == (0.8, 10_000)
-    assert (found["ca_eligible"], found["ca_eligible_n"]) == (pytest.approx(8 / 9), 9000)
-    assert (found["asr"], found["asr_n"]) == (1.0, 9000)
+    judgment = judge(truth=truth, tested=tested, found={}, decided={}, decision={})
+    assert judgment.ca == Share(value=0.8, n=10_000)
+    assert judgment.ca_eligible == Share(value=8 / 9, n=9000)
+    assert judgment.asr == Share(value=1.0, n=9000)
     assert accuracy(predicted[labels != 0], labels[labels != 0]) == Share(value=8 / 9, n=9000)
 
 
@@ -152,9 +152,7 @@ def test_separability_of_nothing_is_undefined() -> None:
     assert math.isnan(separability(points, labels, labels == 0)), "a label of poison alone"
 
 
-def judged(
-    found: dict[str, np.ndarray], labels: np.ndarray, poison: np.ndarray
-) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def judged(found: dict[str, np.ndarray], labels: np.ndarray, poison: np.ndarray) -> Judgment:
     none = np.zeros(4, int)
     truth = Truth(
         labels=none, mapped=none, eligible=none > 0, given=labels, poison=poison,
@@ -166,8 +164,20 @@ def judged(
 
 def test_spaces_of_a_defense_are_judged_by_name() -> None:
     points, labels, poison = spread_out(40.0)
-    told, _ = judged({"spaces.before": points * 0, "spaces.after": points}, labels, poison)
-    assert (told["separability_before"], told["separability_after"]) == (0.5, 1.0)
+    judgment = judged({"spaces.before": points * 0, "spaces.after": points}, labels, poison)
+    assert judgment.separability == {"before": 0.5, "after": 1.0}
+    metrics, _ = judgment.pack()
+    assert (metrics["separability_before"], metrics["separability_after"]) == (0.5, 1.0)
+
+
+def test_a_judgment_does_not_depend_on_the_order_in_which_arrays_are_read() -> None:
+    points, labels, poison = spread_out(40.0)
+    spaces = {f"spaces.{name}": points for name in "dacb"}
+    one, other = (
+        judged(spaces, labels, poison),
+        judged(dict(sorted(spaces.items())), labels, poison),
+    )
+    assert list(one.pack()[0]) == list(other.pack()[0]), "the columns of the records"
 
 
 def test_losses_tell_after_each_step_how_well_a_low_one_finds_poison() -> None:
@@ -175,11 +185,80 @@ def test_losses_tell_after_each_step_how_well_a_low_one_finds_poison() -> None:
     low, high = [0, 0, 1, 1, 1, 1], [1, 1, 0, 0, 0, 0]
     half, broken = [0, 2, 1, 1, 1, 1], [0, np.nan, 1, 1, 1, 1]
     losses = {"losses": np.array([low, high, half, broken], np.float32)}
-    _, drawn = judged(losses, poison * 0, poison)
-    assert np.allclose(drawn["losses_auroc"], [1, 0, 0.5, 0.5])
-    assert np.array_equal(drawn["losses_rest"][1, :3], [1, 0, 1]), "medians"
-    _, drawn = judged(losses, poison * 0, poison & False)
-    assert not {"losses_auroc", "losses_poison"} & drawn.keys(), "nothing to tell apart"
+    drawn = judged(losses, poison * 0, poison).curves.losses
+    assert drawn is not None and drawn.auroc is not None and drawn.rest is not None
+    assert np.allclose(drawn.auroc, [1, 0, 0.5, 0.5])
+    assert np.array_equal(drawn.rest[1, :3], [1, 0, 1]), "medians"
+    clean = judged(losses, poison * 0, poison & False).curves.losses
+    assert clean is not None and clean.auroc is None and clean.poison is None
+
+
+# What an evaluation stores
+
+EVERY_METRIC = [
+    "ca", "ca_n", "ca_eligible", "ca_eligible_n", "asr", "asr_n", "ra", "ra_n", "removed", "tpr",
+    "tpr_n", "fpr", "fpr_n", "fpr_no_cover", "cover_removal", "auroc", "ap", "tpr_at_1fpr",
+    "separability_axes", "input_tpr", "input_tpr_n", "input_fpr", "input_fpr_n", "input_auroc",
+    "input_ap", "input_tpr_at_1fpr", "verdict", "verdict_classes", "verdict_correct",
+    "target_found", "anomaly", "p_value",
+]  # fmt: skip
+EVERY_CURVE = [
+    "train_roc_fpr", "train_roc_tpr", "losses_poison", "losses_rest", "losses_auroc",
+    "input_roc_fpr", "input_roc_tpr",
+]  # fmt: skip
+
+
+def whole_judgment(poisoned: int = 30, classes: list[int] | None = None) -> Judgment:
+    """Return the judgment of a defense that gives everything that a defense can give."""
+    draw = np.random.default_rng(0)
+    n, inputs = 200, 60
+    poison, labels = np.arange(n) < poisoned, draw.integers(0, 4, inputs)
+    return judge(
+        truth=Truth(
+            labels=labels, mapped=labels * 0, eligible=labels > 0, given=draw.integers(0, 2, n),
+            poison=poison, cover=np.arange(n) >= n - 10, targets=(0,) if poisoned else (),
+        ),
+        tested={name: draw.integers(0, 4, inputs)
+                for name in ("clean_predicted", "triggered_predicted")},
+        found={
+            "train_scores": draw.random(n) + poison, "losses": draw.random((5, n)),
+            "clean_scores": draw.random(inputs), "triggered_scores": draw.random(inputs) + 0.3,
+            "spaces.axes": draw.normal(size=(n, 3)),
+        },
+        decided={"flags": draw.random(n) < 0.2, "class_scores": np.array([3.5, 1.0, 0.5])},
+        decision={"threshold": 0.7, "classes": [0, 2] if classes is None else classes},
+    )  # fmt: skip
+
+
+def test_every_metric_and_curve_is_stored_under_its_name() -> None:
+    metrics, arrays = whole_judgment().pack()
+    assert list(metrics) == EVERY_METRIC and list(arrays) == EVERY_CURVE
+    assert all(array.dtype == np.float32 for array in arrays.values())
+
+
+@pytest.mark.parametrize(("poisoned", "classes"), [(30, [0, 2]), (30, []), (0, [1])])
+def test_a_judgment_is_what_was_packed(poisoned: int, classes: list[int]) -> None:
+    whole = whole_judgment(poisoned, classes)
+    metrics, arrays = whole.pack()
+    stored = json.loads(json.dumps(metrics | {"poison_count": 30, "n_train": 200}))
+    again = Judgment.unpack(stored, arrays)
+    assert repr(again.pack()) == repr((metrics, arrays))
+    assert (again.ca, again.ra, again.verdict) == (whole.ca, whole.ra, whole.verdict)
+    assert whole.verdict is not None and whole.verdict.classes == tuple(classes)
+    assert again.flagged is not None and whole.flagged is not None
+    assert again.flagged.fpr == whole.flagged.fpr and again.flagged.tpr.n == poisoned
+    assert math.isnan(again.flagged.tpr.value) == (poisoned == 0), "undefined, not 0"
+
+
+def test_what_a_defense_does_not_give_is_not_judged() -> None:
+    bare = judged({}, np.zeros(9, int), np.zeros(9, bool))
+    metrics, arrays = bare.pack()
+    assert list(metrics) == EVERY_METRIC[:8] and arrays == {}
+    again = Judgment.unpack(metrics, arrays)
+    parts = (again.flagged, again.ranking, again.detected, again.verdict, again.curves.losses)
+    assert parts == (None,) * 5 and again.separability == {} and again.curves.rocs() == {}
+    with pytest.raises(KeyError, match="asr"):
+        Judgment.unpack(dict.fromkeys(("ca", "ca_n", "ca_eligible", "ca_eligible_n"), 0.5), {})
 
 
 # Flags

@@ -20,13 +20,14 @@ import pytest
 from PIL import Image
 
 from raysweep.jobs.launch import launch
-from raysweep.reports import insides, tuning
-from raysweep.reports.elements import picture, table
-from raysweep.reports.evidence import factor, magnified
+from raysweep.reports import internals, tuning
 from raysweep.reports.figures import heat_maps, rate_lines
 from raysweep.reports.html import render
+from raysweep.reports.html_elements import picture, table
 from raysweep.reports.material import Material, gather
+from raysweep.reports.pictures import factor, magnified
 from raysweep.reports.tables import METRICS, aggregate, failed_attacks, floors, spread, text_table
+from raysweep.results.description import Description
 from raysweep.sweep.loading import from_text
 from raysweep.sweep.yaml import parse
 from tests.material import generated, row
@@ -78,7 +79,7 @@ def test_undefined_values_do_not_count() -> None:
 
 
 def page_material(rows: pd.DataFrame, **sweep: Any) -> Material:
-    return Material(sweep={"name": "s", **sweep}, rows=rows, stages=pd.DataFrame())
+    return Material(sweep=Description(name="s", **sweep), rows=rows, stages=pd.DataFrame())
 
 
 def page_of(rows: pd.DataFrame, **sweep: Any) -> str:
@@ -215,7 +216,8 @@ def test_nothing_from_the_data_becomes_markup() -> None:
     rows[names] = rows[names].map(lambda v: EVIL + str(v))
     rows.loc[:5, ["status", "error", "log", "error_stage"]] = ["failed", EVIL, EVIL, EVIL]
     rows["trial"] = rows["trial"].map(lambda v: EVIL + str(v))
-    sweep = {**dict.fromkeys(material.sweep, EVIL), "versions": {EVIL: EVIL}}
+    words = ("name", "question", "text", "storage", "git_commit")
+    sweep = Description(**dict.fromkeys(words, EVIL), versions={EVIL: EVIL})
     page = render(
         Material(
             sweep=sweep,
@@ -290,16 +292,16 @@ def test_the_page_of_a_real_sweep_holds_everything(tmp_path: Path) -> None:
     material = gather("shown", str(tmp_path))
     assert '<section id="insides"' in text
     assert len(material.losses) == 6, "ABL, at three rates and two seeds"
-    poisoned = [told for told in material.losses.values() if "poison" in told]
-    assert len(poisoned) == 4 and all(told["poison"].shape == (3, 3) for told in poisoned)
-    assert all(told["auroc"].shape == (3,) for told in poisoned)
-    areas = [figure for _, figure in insides.auroc_lines(material)]
+    poisoned = [losses for losses in material.losses.values() if losses.poison is not None]
+    assert len(poisoned) == 4 and all(losses.poison.shape == (3, 3) for losses in poisoned)
+    assert all(losses.auroc.shape == (3,) for losses in poisoned)
+    areas = [figure for _, figure in internals.auroc_lines(material)]
     assert sum(len(figure.data) for figure in areas) == 4, "a line per rate and seed"
     assert all(min(line.y) >= 0 and max(line.y) <= 1 for figure in areas for line in figure.data)
     drawn = sorted(tuple(line.y) for figure in areas for line in figure.data)
-    assert drawn == sorted(tuple(told["auroc"]) for told in poisoned)
+    assert drawn == sorted(tuple(losses.auroc) for losses in poisoned)
     assert "AUROC by step" in text
-    assert all((np.diff(told["rest"], axis=0) >= 0).all() for told in material.losses.values())
+    assert all((np.diff(losses.rest, axis=0) >= 0).all() for losses in material.losses.values())
     assert render(material) == render(material), "pure"
 
 
@@ -311,7 +313,7 @@ def test_the_page_names_no_address_but_those_of_the_library() -> None:
 
 
 def test_what_defenses_say_of_themselves_is_shown() -> None:
-    shown = insides.section(generated())
+    shown = internals.section(generated())
     assert "&lt;i&gt;models&lt;/i&gt;" in shown and "<i>models" not in shown
     assert shown.count("500 to 500") == 9, "each attack at each rate"
     assert shown.count(">features<") == 6, "where poison lies, and where there is some"
@@ -321,16 +323,16 @@ def test_what_defenses_say_of_themselves_is_shown() -> None:
         "abl, blend @ 5 %: g(k), &lt;i&gt;margin&lt;/i&gt;",
         "abl, blend @ 5 %: s(k), per sample",
     ]
-    ((_, figure), *_) = insides.loss_lines(generated())
+    ((_, figure), *_) = internals.loss_lines(generated())
     lines = {(trace.legendgroup, trace.showlegend): trace for trace in figure.data}
     assert {name for name, _ in lines} == {"poison", "rest"}
     poison = lines["poison", True]
     assert poison.name == "poisoned" and poison.y[-1] < 0.01 and len(poison.x) == 8
-    assert insides.section(page_material(pd.DataFrame([row()]))) == ""
+    assert internals.section(page_material(pd.DataFrame([row()]))) == ""
 
 
 def test_curves_of_the_same_axes_are_drawn_together_a_line_for_each_name_and_seed() -> None:
-    (_, levels), (_, strengths) = insides.curve_lines(generated())
+    (_, levels), (_, strengths) = internals.curve_lines(generated())
     assert len(levels.data) == 2 * 3 and len(strengths.data) == 3
     assert levels.layout.xaxis.title.text == "k, samples"
     assert levels.layout.yaxis.title.text == "g(k), &lt;i&gt;margin&lt;/i&gt;"
@@ -341,7 +343,7 @@ def test_curves_of_the_same_axes_are_drawn_together_a_line_for_each_name_and_see
     assert [list(line.y) for line in poison] == [[s, s + 1, s + 2, s + 3, s + 4] for s in range(3)]
     assert len({line.line.color for line in levels.data}) == 2
     alone = replace(generated(), measured={"unknown": generated().measured.popitem()[1]})
-    assert insides.curve_lines(alone) == []
+    assert internals.curve_lines(alone) == []
 
 
 def test_tuning_is_shown_with_what_it_saw() -> None:
@@ -352,9 +354,12 @@ def test_tuning_is_shown_with_what_it_saw() -> None:
     assert "<b>blend" not in shown
     figures = re.findall(r"<figcaption>(.*?)</figcaption>", shown)
     assert len(figures) == 1 + 3 + 1 + 1 + 3, figures
-    assert tuning.section(replace(generated(), tuning={})) == ""
-    blind = generated().tuning | {"settings": generated().tuning["settings"] | {"labels": "oracle"}}
-    assert "the labels of the very attack" in tuning.section(replace(generated(), tuning=blind))
+    assert tuning.section(replace(generated(), tuned=None)) == ""
+    tuned = generated().tuned
+    assert tuned is not None
+    settings = tuned.settings.model_copy(update={"labels": "oracle"})
+    blind = replace(generated(), tuned=replace(tuned, settings=settings))
+    assert "the labels of the very attack" in tuning.section(blind)
 
 
 @pytest.fixture(scope="module")

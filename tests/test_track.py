@@ -21,7 +21,7 @@ from raysweep.sweep.spec import Track
 from tests.material import generated, row
 from tests.wandb_server import ENTITY, State, What, serving
 
-SWEEP = {"name": "s"}
+SWEEP = "s"
 OFFLINE = Track(wandb="offline", project="p")
 ONLINE = Track(wandb="online", project="p")
 A, B = "badnets · none · seed 0", "badnets · strip · seed 0"
@@ -140,7 +140,7 @@ def test_only_finished_trials_are_published(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_tuning_is_one_run_with_its_tables(tmp_path: Path) -> None:
-    told = generated().tuning
+    told = generated().tuned
     first = wandb.publish_tuning(told, SWEEP, OFFLINE, tmp_path)
     assert (first.count, first.warning) == (1, "")
     assert wandb.publish_tuning(told, SWEEP, OFFLINE, tmp_path).skipped == 1
@@ -183,7 +183,7 @@ def test_without_a_key_nothing_is_asked_on_a_terminal(tmp_path: Path) -> None:
         "import sys; from pathlib import Path; from raysweep.results import wandb; "
         "from raysweep.sweep.spec import Track; from tests.test_track import rows; "
         "assert sys.stdin.isatty() and sys.stderr.isatty(); "
-        "done = wandb.publish(rows(), {'name': 's'}, Track(wandb='online'), Path(sys.argv[1])); "
+        "done = wandb.publish(rows(), 's', Track(wandb='online'), Path(sys.argv[1])); "
         "assert sys.stdin.isatty(), 'given back'; "
         "print(done.count, 'sync' in done.warning)"
     )
@@ -257,7 +257,7 @@ def test_earlier_content_is_not_taken_for_what_was_refused(server: State, tmp_pa
 
 @pytest.mark.slow
 def test_a_tuning_whose_tables_are_refused_stays_offline(server: State, tmp_path: Path) -> None:
-    told = generated().tuning
+    told = generated().tuned
     for part, status, after in (
         ("graphql CreateArtifact", 400, 0), ("graphql CommitArtifact", 409, 1), ("upload", 403, 0),
     ):  # fmt: skip

@@ -17,6 +17,7 @@ from rich.table import Table
 from raysweep import methods
 from raysweep.identity import kind_of
 from raysweep.results import history
+from raysweep.results.table import read_table
 from raysweep.store import Store, ledger
 from raysweep.sweep import catalog
 
@@ -219,7 +220,7 @@ def _print_standing(console: Console, store: Store, place: str, title: str, comm
     if not now.start:
         console.print(f"{title}: begun, nothing handed out yet")
         return
-    stages = history.table(store, place, "stages")
+    stages = read_table(store, place, "stages")
     known = now.done if stages is None else now.done | set(stages["key"].map(str))
     _, damaged = store.manifests(sorted(known))
     settled = now.cached + len(now.done) - len(damaged)

@@ -16,7 +16,7 @@ from raysweep.datasets import IntArray
 from raysweep.errors import DamagedArtifact, PlanError
 from raysweep.methods.context import Context
 from raysweep.plan.planner import Planner
-from raysweep.results import history
+from raysweep.results.description import as_launched, described
 from raysweep.stages.inputs import Inputs
 from raysweep.stages.triggers import Trigger
 from raysweep.store import Store
@@ -94,7 +94,7 @@ def poisoned_sets(sweep: Sweep, store: Store) -> Iterator[Poisoned]:
 
 
 def _poisoned_sets(sweep: Sweep, store: Store) -> Iterator[Poisoned]:
-    launched = history.as_launched(sweep, history.described(store, sweep.name))
+    launched = as_launched(sweep, described(store, sweep.name))
     planner, seen = Planner(launched), set()
     for trial in planner.trials:
         if trial.dataset.DOMAIN != "images":

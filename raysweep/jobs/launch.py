@@ -12,7 +12,7 @@ import pandas as pd
 from raysweep.errors import HostError
 from raysweep.reports.html import render
 from raysweep.reports.material import gather
-from raysweep.results import history, records
+from raysweep.results import history
 from raysweep.results.rows import Collector
 from raysweep.run.inline import run_inline
 from raysweep.run.interruption import Signals, listening
@@ -140,8 +140,7 @@ def _publish(run: Run, rows: pd.DataFrame) -> list[str]:
         return []
     from raysweep.results import wandb
 
-    described = records.describe(run.store, run.sweep.name)
     local = run.store.local(f"sweeps/{run.sweep.name}/wandb")
     folder = local or Path("wandb-offline") / run.sweep.name
-    published = wandb.publish(rows[rows["status"] == "ok"], described, run.sweep.track, folder)
+    published = wandb.publish(rows[rows["status"] == "ok"], run.sweep.name, run.sweep.track, folder)
     return [published.warning] if published.warning else []

@@ -13,7 +13,8 @@ import pandas as pd
 from raysweep.jobs.launch import carry_out, published, stopped_by
 from raysweep.reports.html import render
 from raysweep.reports.material import gather
-from raysweep.results import history, wandb
+from raysweep.results import wandb
+from raysweep.results.tuned import Tuned
 from raysweep.run.interruption import Signals, listening
 from raysweep.run.run import Run
 from raysweep.store import Store
@@ -117,10 +118,11 @@ def _concluded(run: Run, told: dict[str, Any] | None, signals: Signals) -> Tunin
     path, page = (f"sweeps/{run.sweep.name}/{file}" for file in ("tuned.json", "report.html"))
     warnings: list[str] = []
     if told is not None:
-        run.store.write(path, json.dumps(told, indent=1).encode())
+        content = json.dumps(told, indent=1).encode()
+        run.store.write(path, content)
         html = render(gather(run.sweep.name, run.store.uri)).encode()
         run.store.write(page, html)
-        warnings += published(signals, lambda: _publish(run, told))
+        warnings += published(signals, lambda: _publish(run, Tuned.unpack(content)))
     rows = told["rows"] if told else []
     return Tuning(
         table=pd.DataFrame(rows + told["means"] if told else []), rows=rows,
@@ -130,12 +132,11 @@ def _concluded(run: Run, told: dict[str, Any] | None, signals: Signals) -> Tunin
     )  # fmt: skip
 
 
-def _publish(run: Run, told: dict[str, Any]) -> list[str]:
+def _publish(run: Run, tuned: Tuned) -> list[str]:
     """Write the table and the searches to W&B; whatever happens there, the tuning stands."""
     if run.sweep.track.wandb == "disabled":
         return []
     local = run.store.local(f"sweeps/{run.sweep.name}/wandb")
     folder = local or Path("wandb-offline") / run.sweep.name
-    described = history.described(run.store, run.place)
-    published = wandb.publish_tuning(told, described, run.sweep.track, folder)
+    published = wandb.publish_tuning(tuned, run.sweep.name, run.sweep.track, folder)
     return [published.warning] if published.warning else []

@@ -6,6 +6,8 @@ import math
 
 from raysweep.arrays import Floats
 
+FEW = 5  # values under which their range says more than an interval
+
 
 def wilson(successes: int, n: int) -> tuple[float, float]:
     """Return the 95 % Wilson score interval of a proportion; n must be positive."""

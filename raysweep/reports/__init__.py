@@ -1,1 +1,7 @@
-"""Reports: pure functions of the records."""
+"""Reports: pure functions of the records.
+
+material    everything that a page shows, read from records and store
+html        the page, made of its sections: results, figures, internals, verdicts, tuning,
+            pictures, costs, failures, provenance
+tables      aggregation over seeds       html_elements  the few elements of the page
+"""

@@ -9,9 +9,11 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from raysweep.reports.material import Material, Roc
+from raysweep.metrics.curves import Roc, Scored
+from raysweep.metrics.intervals import FEW
+from raysweep.metrics.names import INPUT
+from raysweep.reports.material import Material
 from raysweep.reports.tables import (
-    FEW,
     METRICS,
     aggregate,
     arena_column,
@@ -171,7 +173,7 @@ def roc_curves(material: Material) -> Titled:
     rows = material.rows.drop_duplicates("trial").set_index("trial")
     attacks, arenas = attack_column(rows), arena_column(rows)
     several = arenas.nunique() > 1
-    groups: dict[tuple[str, str, str], list[tuple[str, Roc]]] = {}
+    groups: dict[tuple[str, str, Scored], list[tuple[str, Roc]]] = {}
     for (trial, what), curve in material.curves.items():
         if trial in rows.index:
             key = (str(arenas[trial]), str(attacks[trial]), what)
@@ -184,11 +186,10 @@ def roc_curves(material: Material) -> Titled:
     return figures
 
 
-def _roc(rows: pd.DataFrame, what: str, entries: list[tuple[str, Roc]]) -> go.Figure:
+def _roc(rows: pd.DataFrame, what: Scored, entries: list[tuple[str, Roc]]) -> go.Figure:
     figure = go.Figure()
     numbers: dict[str, int] = {}
-    prefix = "" if what == "train" else "input_"
-    for trial, (fpr, tpr) in entries:
+    for trial, curve in entries:
         row = rows.loc[trial]
         defense = str(row["defense"])
         first = defense not in numbers
@@ -196,12 +197,12 @@ def _roc(rows: pd.DataFrame, what: str, entries: list[tuple[str, Roc]]) -> go.Fi
         color = COLORS[turn % len(COLORS)]
         who = f"{label(defense)}, seed {row['seed']}"
         figure.add_scatter(
-            x=fpr, y=tpr, name=label(defense), legendgroup=str(turn), showlegend=first,
+            x=curve.fpr, y=curve.tpr, name=label(defense), legendgroup=str(turn), showlegend=first,
             mode="lines", hovertext=who,
             line={"color": color, "width": 1.7,
                   "dash": DASHES[turn // len(COLORS) % len(DASHES)]},
         )  # fmt: skip
-        point = [number(row.get(f"{prefix}{m}")) for m in ("fpr", "tpr")]
+        point = [number(row.get(m if what == "train" else INPUT.of(m))) for m in ("fpr", "tpr")]
         if not any(map(math.isnan, point)):
             figure.add_scatter(
                 x=point[:1], y=point[1:], legendgroup=str(turn), showlegend=False,

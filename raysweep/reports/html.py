@@ -8,8 +8,18 @@ from collections.abc import Callable
 
 import pandas as pd
 
-from raysweep.reports import accounts, evidence, figures, insides, results, tuning
-from raysweep.reports.elements import note, plots
+from raysweep.reports import (
+    costs,
+    failures,
+    figures,
+    internals,
+    pictures,
+    provenance,
+    results,
+    tuning,
+    verdicts,
+)
+from raysweep.reports.html_elements import note, plots
 from raysweep.reports.material import Material
 from raysweep.reports.tables import finished, words
 
@@ -28,7 +38,7 @@ def render(material: Material) -> str:
     """
     from plotly.offline import get_plotlyjs
 
-    name = html.escape(words(material.sweep.get("name")) or "sweep")
+    name = html.escape(words(material.sweep.name) or "sweep")
     rows = material.rows
     sections = [
         ("answer", "Question and answer", results.answer(material)),
@@ -37,13 +47,13 @@ def render(material: Material) -> str:
         ("maps", "Attack × defense", _drawn(figures.heat_maps, rows, wide=True)),
         ("rates", "Metrics against poison rate", _drawn(figures.rate_lines, rows)),
         ("roc", "ROC curves", plots(figures.roc_curves(material)) if material.curves else ""),
-        ("insides", "Inside the defenses", insides.section(material)),
-        ("verdicts", "Verdicts", evidence.verdicts(material)),
+        ("insides", "Inside the defenses", internals.section(material)),
+        ("verdicts", "Verdicts", verdicts.verdicts(material)),
         ("tuning", "Tuning", tuning.section(material)),
-        ("pictures", "What the attacks look like", evidence.pictures(material)),
-        ("cost", "Cost and reuse", accounts.cost(material)),
-        ("failures", "Failures", accounts.failures(material)),
-        ("provenance", "Provenance", accounts.provenance(material)),
+        ("pictures", "What the attacks look like", pictures.pictures(material)),
+        ("cost", "Cost and reuse", costs.cost(material)),
+        ("failures", "Failures", failures.failures(material)),
+        ("provenance", "Provenance", provenance.provenance(material)),
     ]
     shown = [(key, title, body) for key, title, body in sections if body]
     links = "".join(f'<li><a href="#{key}">{title}</a></li>' for key, title, _ in shown)
@@ -52,7 +62,7 @@ def render(material: Material) -> str:
         f"{body}</section>"
         for key, title, body in shown
     )
-    told = "".join(note(html.escape(line)) for line in material.notes)
+    notes = "".join(note(html.escape(line)) for line in material.notes)
     library = get_plotlyjs() if '<figure class="plot">' in bodies else ""
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
@@ -63,7 +73,7 @@ def render(material: Material) -> str:
         f"<style>{_asset('page.css')}</style></head><body>"
         f'<a class="skip" href="#main">Skip to the results</a><header><h1>{name}</h1>'
         f'<nav aria-label="Sections"><ul>{links}</ul></nav></header>'
-        f'<main id="main" tabindex="-1">{told}{bodies}</main>'
+        f'<main id="main" tabindex="-1">{notes}{bodies}</main>'
         f"<script>{library}</script><script>{_asset('page.js')}</script></body></html>"
     )
 

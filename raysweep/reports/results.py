@@ -6,7 +6,7 @@ import math
 
 import pandas as pd
 
-from raysweep.reports.elements import badges, details, note, table, text
+from raysweep.reports.html_elements import badges, details, note, table, text
 from raysweep.reports.material import Material
 from raysweep.reports.tables import (
     METRICS,
@@ -65,7 +65,7 @@ def _ranked(rows: pd.DataFrame) -> pd.DataFrame:
 
 def answer(material: Material) -> str:
     """Return the question, and what the numbers say to it."""
-    question = text(words(material.sweep.get("question")) or "No question was written down.")
+    question = text(words(material.sweep.question) or "No question was written down.")
     asked = f'<p class="question">{question}</p>'
     total, rows = len(material.rows), material.rows
     if total == 0 or finished(rows).empty:

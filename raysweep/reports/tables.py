@@ -8,13 +8,14 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from raysweep.metrics.intervals import t_interval, wilson
+from raysweep.metrics.intervals import FEW, t_interval, wilson
+from raysweep.metrics.names import INPUT, cases
+from raysweep.results.columns import PARAMETERS
 
 METRICS = ("ca", "asr", "tpr", "fpr")
 ARENA = ("dataset", "model")
-DETECTION = {"tpr": "input_tpr", "fpr": "input_fpr", "auroc": "input_auroc"}
+DETECTION = ("tpr", cases("tpr"), "fpr", cases("fpr"), "auroc")
 FAILED_BELOW = 0.5
-FEW = 5
 
 
 def aggregate(rows: pd.DataFrame, by: Sequence[str], metrics: Sequence[str]) -> pd.DataFrame:
@@ -40,8 +41,8 @@ def _summary(part: pd.DataFrame, metric: str) -> dict[str, float]:
     low = high = math.nan
     if len(values) > 1:
         low, high = t_interval(values)
-    elif len(values) == 1 and f"{metric}_n" in part:
-        n = _numbers(part, f"{metric}_n")[given.notna()].iloc[0]
+    elif len(values) == 1 and cases(metric) in part:
+        n = _numbers(part, cases(metric))[given.notna()].iloc[0]
         if n and not math.isnan(n):
             low, high = wilson(round(values[0] * n), int(n))
     return {
@@ -63,11 +64,8 @@ def _numbers(rows: pd.DataFrame, column: str) -> pd.Series[float]:
 def with_detection(rows: pd.DataFrame) -> pd.DataFrame:
     """Return rows in which tpr, fpr and auroc of an input detector stand in the same columns."""
     merged = rows.copy()
-    for metric, other in DETECTION.items():
-        for suffix in ("", "_n") if metric != "auroc" else ("",):
-            merged[metric + suffix] = _numbers(rows, metric + suffix).fillna(
-                _numbers(rows, other + suffix)
-            )
+    for metric in DETECTION:
+        merged[metric] = _numbers(rows, metric).fillna(_numbers(rows, INPUT.of(metric)))
     return merged
 
 
@@ -80,6 +78,17 @@ def number(value: object) -> float:
     """Return a cell as a float; NaN where it is missing or no number."""
     found = pd.to_numeric(words(value) or "nan", errors="coerce")
     return float(found)
+
+
+def short(value: object) -> str:
+    """Return the value of a parameter as text, a float with four digits."""
+    if isinstance(value, tuple):
+        value = _listed(value)
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _listed(values: tuple[object, ...]) -> list[object]:
+    return [_listed(one) if isinstance(one, tuple) else one for one in values]
 
 
 def finished(rows: pd.DataFrame) -> pd.DataFrame:
@@ -116,9 +125,9 @@ def arena_column(rows: pd.DataFrame) -> pd.Series[str]:
     Evasions are apart from backdoors: a detector may hold against the one and not the other.
     """
     parts = [rows[name].map(words) for name in ARENA]
-    for name in (column for column in rows if str(column).startswith("recipe.")):
-        if rows[name].map(words).nunique() > 1:
-            parts.append(rows[name].map(lambda v, n=str(name)[7:]: f"{n} {words(v)}"))
+    for name, column in PARAMETERS["recipe"].within(rows.columns).items():
+        if rows[column].map(words).nunique() > 1:
+            parts.append(rows[column].map(lambda v, n=name: f"{n} {words(v)}"))
     parts.append(evasions(rows).map({True: "adversarial examples", False: ""}))
     names = [" · ".join(filter(None, line)) for line in zip(*parts, strict=True)]
     return pd.Series(names, index=rows.index, dtype="str")

@@ -1,6 +1,9 @@
 """Results: rows that anything else is a view of.
 
-rows     one per trial, from manifests at any time     records     what is written and loaded
-history  versions of a sweep's records                 wandb       rows as W&B runs
-entries  what W&B is told of a trial                   wandb_runs  the W&B client
+columns      the columns of both tables, named once      rows        made from manifests at any time
+table        both tables as Parquet files                records     as a user reads them
+description  what is written down about a sweep          history     versions of a name's records
+tuned        what a tuning leaves, typed                 json_fields stored JSON, field by field
+entries      what W&B is told of a trial or a tuning     wandb       publishes entries as runs
+wandb_runs   the W&B client
 """

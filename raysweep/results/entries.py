@@ -6,21 +6,19 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from raysweep.identity import digest
+from raysweep.results.columns import COSTS, WHO, Cell, is_parameter
+from raysweep.results.tuned import Tuned
 from raysweep.sweep.spec import Track
 
-CONFIG = (
-    "dataset", "model", "attack", "attack_name", "rate", "target", "defense", "defense_name",
-    "kind", "badges", "seed", "trial", "git_commit",
-)  # fmt: skip
+CONFIG = frozenset({*WHO, "git_commit"}) - {"sweep", "evades"}
 TAGS = ("dataset", "model", "attack_name", "defense_name")
 # Shares of a cost change whenever another trial joins; they say nothing about this one.
-UNSTABLE = frozenset({"own_seconds", "shared_seconds", "gpu_seconds", "finished_at"})
+UNSTABLE = frozenset({*COSTS, "finished_at"}) - {"standalone_seconds"}
 TAG_CHARACTERS = 64
 
 
@@ -33,53 +31,51 @@ class Entry:
     name: str
     job: str
     tags: tuple[str, ...]
-    config: dict[str, Any]
+    config: Mapping[str, Cell]
     summary: dict[str, float]
     tables: Mapping[str, pd.DataFrame]
 
 
-def trial(record: Mapping[Any, Any], sweep: Mapping[str, Any], track: Track) -> Entry:
-    """Return the run of one finished trial."""
-    row = {str(name): value for name, value in record.items()}
+def trial(row: Mapping[str, Cell], sweep: str, track: Track) -> Entry:
+    """Return the run of one finished trial of a sweep."""
     config, summary = config_of(row), summary_of(row)
     where = [track.project, track.entity, track.group]
-    told = json.dumps([where, config, summary], sort_keys=True, default=str)
-    run = digest(f"{sweep['name']}/{row['trial']}")[:16]
+    content = json.dumps([where, config, summary], sort_keys=True, default=str)
+    run = digest(f"{sweep}/{row['trial']}")[:16]
     tags = dict.fromkeys(str(row[t])[:TAG_CHARACTERS] for t in TAGS if row.get(t))
     return Entry(
-        run=run, mark=digest(told), config=config, summary=summary, tags=tuple(tags),
+        run=run, mark=digest(content), config=config, summary=summary, tags=tuple(tags),
         name=f"{row['attack']} · {row['defense']} · seed {row['seed']}"[:128],
         job=str(row["kind"])[:TAG_CHARACTERS], tables={},
     )  # fmt: skip
 
 
-def tuning(told: Mapping[str, Any], sweep: Mapping[str, Any], track: Track) -> Entry:
-    """Return the run of a tuning, with tables of what was tuned and of every candidate."""
-    rows = pd.DataFrame(told["rows"])
+def tuning(tuned: Tuned, sweep: str, track: Track) -> Entry:
+    """Return the run of a sweep's tuning, with tables of what was tuned and of every candidate."""
+    rows = pd.DataFrame([row.pack() for row in tuned.rows])
     candidates = [
         {
-            "defense": search["defense"], "held_out": search["held_out"],
-            "number": one["number"], "state": one["state"],
-            **{f"parameter.{name}": value for name, value in one["parameters"].items()},
-            **one["metrics"],
+            "defense": search.defense, "held_out": search.held_out,
+            "number": one.number, "state": one.state,
+            **{f"parameter.{name}": value for name, value in one.parameters.items()},
+            **one.metrics,
         }
-        for search in told["searches"] for one in search.get("history", ())
+        for search in tuned.searches for one in search.history or ()
     ]  # fmt: skip
     summary = {}
-    for column in rows.columns:
-        if str(column).startswith(("tuned_", "default_", "oracle_")):
-            for held, part in rows.groupby("held_out"):
-                value = float(pd.to_numeric(part[column]).mean())
-                if math.isfinite(value):
-                    summary[f"{column}/{held}"] = value
+    for column in dict.fromkeys(column for row in tuned.rows for column in row.columns()):
+        for held, part in rows.groupby("held_out"):
+            value = float(pd.to_numeric(part[column]).mean())
+            if math.isfinite(value):
+                summary[f"{column}/{held}"] = value
     tables = {"tuned": _textual(rows)}
     if candidates:
         tables["candidates"] = _textual(pd.DataFrame(candidates))
     where = [track.project, track.entity, track.group]
-    mark = digest(json.dumps([where, told], sort_keys=True, default=str))
+    mark = digest(json.dumps([where, json.loads(tuned.pack())], sort_keys=True))
     return Entry(
-        run=digest(f"{sweep['name']}/tune")[:16], mark=mark, name=f"tune · {sweep['name']}"[:128],
-        job="tune", tags=("tune",), config={"sweep": sweep["name"]}, summary=summary, tables=tables,
+        run=digest(f"{sweep}/tune")[:16], mark=mark, name=f"tune · {sweep}"[:128],
+        job="tune", tags=("tune",), config={"sweep": sweep}, summary=summary, tables=tables,
     )  # fmt: skip
 
 
@@ -93,34 +89,29 @@ def _textual(frame: pd.DataFrame) -> pd.DataFrame:
     return fixed
 
 
-def _plain(value: Any) -> Any:
-    return value.item() if isinstance(value, np.generic) else value
+def _defined(cell: Cell | np.generic) -> Cell:
+    """Return a cell of a table as a plain value; None where it is missing, NaN or infinite."""
+    plain: Cell = cell.item() if isinstance(cell, np.generic) else cell
+    if pd.isna(plain) or (isinstance(plain, float) and math.isinf(plain)):
+        return None
+    return plain
 
 
-def _defined(value: Any) -> bool:
-    """Return whether a cell holds something: not None, NA, NaN or infinite."""
-    if value is None or value is pd.NA or value is pd.NaT:
-        return False
-    return not isinstance(value, float) or math.isfinite(value)
-
-
-def config_of(row: Mapping[str, Any]) -> dict[str, Any]:
+def config_of(row: Mapping[str, Cell]) -> dict[str, Cell]:
     """Return parameters with flat keys: filters and groups of W&B disagree on nested ones."""
-    chosen = {k: _plain(v) for k, v in row.items() if k in CONFIG or _parameter(k)}
-    return {k: v for k, v in chosen.items() if _defined(v)}
+    chosen = {name: _defined(cell) for name, cell in row.items() if _configures(name)}
+    return {name: cell for name, cell in chosen.items() if cell is not None}
 
 
-def _parameter(column: str) -> bool:
-    """Return whether a column is a parameter; `found.*` are what a defense measured."""
-    return "." in column and not column.startswith("found.")
-
-
-def summary_of(row: Mapping[str, Any]) -> dict[str, float]:
+def summary_of(row: Mapping[str, Cell]) -> dict[str, float]:
     """Return every number that is neither a parameter nor undefined."""
-    numbers = {}
-    for name, value in row.items():
-        plain = _plain(value)
-        outside = _parameter(name) or name in CONFIG or name in UNSTABLE
-        if not outside and isinstance(plain, int | float) and _defined(plain):
-            numbers[name] = float(plain)
-    return numbers
+    cells = {
+        name: _defined(cell)
+        for name, cell in row.items()
+        if not _configures(name) and name not in UNSTABLE
+    }
+    return {name: float(cell) for name, cell in cells.items() if isinstance(cell, int | float)}
+
+
+def _configures(column: str) -> bool:
+    return column in CONFIG or is_parameter(column)

@@ -11,14 +11,19 @@ derived from manifests, and the next launch writes everything anew.
 
 from __future__ import annotations
 
-import io
-import json
-import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from raysweep.errors import StoreError
+from raysweep.results.columns import KEYS
+from raysweep.results.description import (
+    DESCRIPTION,
+    Description,
+    described,
+    write_description,
+)
+from raysweep.results.table import read_table, write_tables
 from raysweep.store import Store
 from raysweep.sweep.differences import deciding, differences
 from raysweep.sweep.spec import Sweep
@@ -26,102 +31,17 @@ from raysweep.sweep.spec import Sweep
 if TYPE_CHECKING:
     import pandas as pd
 
-Table = Literal["records", "stages"]
-DESCRIPTION, REPORT = "sweep.json", "report.html"
-FIELDS: dict[str, type | tuple[type, ...]] = {
-    "name": str, "question": str, "text": str, "sweep": dict, "created_at": (int, float),
-    "storage": str, "versions": dict, "git_commit": str, "precision": str, "concluded": bool,
-}  # fmt: skip
-COLUMNS: dict[Table, set[str]] = {
-    "records": {
-        "trial", "dataset", "model", "attack", "attack_name", "rate", "target", "defense",
-        "defense_name", "kind", "badges", "seed", "status", "error", "error_stage", "log",
-    },
-    "stages": {
-        "key", "kind", "method", "status", "seconds", "gpu_seconds", "trials", "host", "error",
-    },
-}  # fmt: skip
-LATEST = 1e11  # seconds since 1970 that still are a date
-
-
-def described(store: Store, place: str) -> dict[str, Any]:
-    """Return what is written down about a sweep; what is damaged of it is left out."""
-    try:
-        found = json.loads(store.read(f"sweeps/{place}/{DESCRIPTION}") or b"{}")
-    except (ValueError, RecursionError):
-        return {}
-    if not isinstance(found, dict):
-        return {}
-    if not 0 <= _number(found.get("created_at")) < LATEST:
-        found.pop("created_at", None)
-    return {name: found[name] for name, kind in FIELDS.items() if isinstance(found.get(name), kind)}
-
-
-def _number(value: Any) -> float:
-    return value if isinstance(value, int | float) else math.nan
-
-
-def as_launched(sweep: Sweep, description: Mapping[str, Any]) -> Sweep:
-    """Return a sweep with the precision that `auto` was where it was launched, if that is known."""
-    precision = description.get("precision")
-    if precision not in ("float32", "bfloat16"):
-        return sweep
-    recipes = [
-        recipe.model_copy(update={"precision": precision}) if recipe.precision == "auto" else recipe
-        for recipe in sweep.recipes
-    ]
-    return sweep.model_copy(update={"recipes": tuple(recipes)})
-
-
-def write_description(store: Store, place: str, values: Mapping[str, Any]) -> None:
-    """Write down what is known of a sweep."""
-    store.write(f"sweeps/{place}/{DESCRIPTION}", json.dumps(values, indent=1).encode())
-
-
-def table(store: Store, place: str, which: Table) -> pd.DataFrame | None:
-    """Return records or stages as they were written; none if they are not there, or damaged."""
-    import pandas as pd
-
-    raw = store.read(f"sweeps/{place}/{which}.parquet")
-    if raw is None:
-        return None
-    try:
-        frame = pd.read_parquet(io.BytesIO(raw), page_checksum_verification=True)
-    except Exception:  # noqa: BLE001  whatever Parquet's reader thinks of damaged bytes
-        return None
-    return frame if set(frame.columns) >= COLUMNS[which] else None
-
-
-def write(store: Store, name: str, rows: pd.DataFrame, stages: pd.DataFrame) -> None:
-    """Store the records of a sweep as Parquet, records last."""
-    for which, frame in (("stages", stages), ("records", rows)):
-        buffer = io.BytesIO()
-        _storable(frame).to_parquet(buffer, index=False, write_page_checksum=True)
-        store.write(f"sweeps/{name}/{which}.parquet", buffer.getvalue())
-
-
-def _storable(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return the frame with columns of mixed kinds (a parameter of several methods) as text."""
-    import pandas as pd
-
-    fixed = frame.copy()
-    for column in fixed.select_dtypes(object).columns:
-        present = fixed[column].dropna()
-        kinds = {type(value) for value in present}
-        if kinds <= {int, float}:
-            fixed[column] = pd.to_numeric(fixed[column])
-        elif len(kinds) > 1:
-            fixed[column] = present.map(str).reindex(fixed.index)
-    return fixed
+REPORT = "report.html"
+_EVALUATED = KEYS.of("evaluate")
 
 
 def damage(store: Store, place: str) -> list[str]:
     """Return a line for each file of a sweep's records that is there and cannot be read."""
     lines = []
     known = {
-        DESCRIPTION: bool(described(store, place)),
-        "records.parquet": table(store, place, "records") is not None,
-        "stages.parquet": table(store, place, "stages") is not None,
+        DESCRIPTION: described(store, place) != Description(),
+        "records.parquet": read_table(store, place, "records") is not None,
+        "stages.parquet": read_table(store, place, "stages") is not None,
     }
     for file, readable in known.items():
         path = f"sweeps/{place}/{file}"
@@ -170,10 +90,10 @@ def versions(store: Store, name: str) -> list[Version]:
     places = [(n, f"{name}/versions/{n}") for n in earlier]
     found = []
     for number, place in [*places, (max(earlier, default=0) + 1, name)]:
-        frame = table(store, place, "records")
+        frame = read_table(store, place, "records")
         found.append(
             Version(
-                number=number, launched=float(described(store, place).get("created_at", 0)),
+                number=number, launched=float(described(store, place).created_at or 0),
                 rows=None if frame is None else len(frame),
                 ok=None if frame is None else int((frame["status"] == "ok").sum()),
             )
@@ -214,7 +134,7 @@ def set_aside(store: Store, sweep: Sweep) -> list[str]:
     Returns what to tell the user: which version it is, and how the two sweeps differ.
     """
     before = described(store, sweep.name)
-    told = differences(before["sweep"], sweep) if "sweep" in before else []
+    told = differences(before.sweep, sweep) if before.sweep is not None else []
     if not told:
         return []
     number = _keep(store, sweep.name, before)
@@ -227,14 +147,14 @@ def _said(name: str, number: int) -> str:
     return f"the records of {name} so far are kept: load({name!r}, version={number})"
 
 
-def _keep(store: Store, name: str, description: Mapping[str, Any]) -> int:
+def _keep(store: Store, name: str, description: Description) -> int:
     """Copy the newest records into a version, unless one holds them already; return its number."""
-    frame, plan = table(store, name, "records"), description.get("sweep", {})
+    frame, plan = read_table(store, name, "records"), description.sweep or {}
     earlier = numbers(store, name)
     for number in earlier:
         place = f"{name}/versions/{number}"
-        alike = deciding(described(store, place).get("sweep", {})) == deciding(plan)
-        if alike and good(frame) <= good(table(store, place, "records")):
+        alike = deciding(described(store, place).sweep or {}) == deciding(plan)
+        if alike and good(frame) <= good(read_table(store, place, "records")):
             return number
     number = max(earlier, default=0) + 1
     for file in ("stages.parquet", REPORT, "records.parquet"):
@@ -249,10 +169,10 @@ def _keep(store: Store, name: str, description: Mapping[str, Any]) -> int:
 
 def good(frame: pd.DataFrame | None) -> set[tuple[str, str]]:
     """Return trial and evaluation of every row that succeeded."""
-    if frame is None or "key_evaluate" not in frame:
+    if frame is None or _EVALUATED not in frame:
         return set()
     done = frame[frame["status"] == "ok"]
-    return set(zip(done["trial"], done["key_evaluate"], strict=True))
+    return set(zip(done["trial"], done[_EVALUATED], strict=True))
 
 
 def with_good(rows: pd.DataFrame, *earlier: pd.DataFrame | None) -> tuple[pd.DataFrame, int]:
@@ -261,9 +181,9 @@ def with_good(rows: pd.DataFrame, *earlier: pd.DataFrame | None) -> tuple[pd.Dat
     An earlier row is of the same trial if every key that the new one names is its own, too: on
     other data, or by other code, it would be another result.
     """
-    kept: dict[int, dict[str, Any]] = {}
+    kept: dict[int, dict[Hashable, object]] = {}
     lacking = rows[rows["status"] != "ok"]
-    keys = [column for column in rows.columns if column.startswith("key_")]
+    keys = list(KEYS.within(rows.columns).values())
     for frame in earlier:
         if frame is None or lacking.empty:
             continue
@@ -288,7 +208,7 @@ def conclude(
     name: str,
     rows: pd.DataFrame,
     stages: pd.DataFrame,
-    before: Mapping[str, Any],
+    before: Description,
 ) -> tuple[pd.DataFrame, list[str]]:
     """Store the records of a launch; return them, and what to tell the user.
 
@@ -299,17 +219,17 @@ def conclude(
         stages: one row per stage.
         before: the description of the records that were there when the launch began.
     """
-    previous, notes = table(store, name, "records"), []
+    previous, notes = read_table(store, name, "records"), []
     rows, kept = with_good(rows, previous, *_latest(store, name))
     if kept:
         notes.append(f"{kept} trials did not succeed this time and keep the rows of an earlier one")
     if not good(previous) <= good(rows):
         notes.append(f"{_said(name, _keep(store, name, before))}; other data or code made them")
-    write(store, name, rows, stages)
-    write_description(store, name, {**described(store, name), "concluded": True})
+    write_tables(store, name, rows, stages)
+    write_description(store, name, replace(described(store, name), concluded=True))
     return rows, notes
 
 
 def _latest(store: Store, name: str) -> Iterator[pd.DataFrame | None]:
     for number in numbers(store, name)[-1:]:
-        yield table(store, f"{name}/versions/{number}", "records")
+        yield read_table(store, f"{name}/versions/{number}", "records")

@@ -9,15 +9,16 @@ the ledger says.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
 
 import pandas as pd
 
 from raysweep.errors import RaysweepError, StoreError
 from raysweep.plan.planner import Planner
 from raysweep.results import history
+from raysweep.results.description import DESCRIPTION, Description, as_launched, described
 from raysweep.results.rows import Collector
+from raysweep.results.table import read_table
 from raysweep.store import Store, ledger
 from raysweep.sweep.spec import restored
 
@@ -44,23 +45,23 @@ def load(name: str, storage: str | None = None, version: int | None = None) -> p
         StoreError: if there is no sweep or version of that name, the message lists those that
             there are; or if there are no records and none can be derived.
     """
-    found = look(Store(storage_uri(storage)), name, version)
-    found.rows.attrs |= {"sweep": found.sweep, "notes": found.notes}
-    return found.rows
+    records = read(Store(storage_uri(storage)), name, version)
+    records.rows.attrs |= {"sweep": records.sweep.pack(), "notes": records.notes}
+    return records.rows
 
 
-def describe(store: Store, name: str) -> dict[str, Any]:
+def describe(store: Store, name: str) -> Description:
     """Return what is written down about a sweep: question, text, versions; its name at least.
 
     Raises:
         StoreError: if there is no sweep of that name; the message lists those that there are.
     """
-    return {"name": name, **history.described(store, history.place_of(store, name))}
+    return _named(described(store, history.place_of(store, name)), name)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
-    """What is known of a sweep.
+class Records:
+    """The records of a sweep.
 
     Attributes:
         rows: one row per trial.
@@ -71,23 +72,23 @@ class Found:
 
     rows: pd.DataFrame
     stages: pd.DataFrame
-    sweep: dict[str, Any]
+    sweep: Description
     notes: list[str] = field(default_factory=list)
 
 
-def look(store: Store, name: str, version: int | None = None) -> Found:
-    """Return rows and stages of a sweep: its records, or what is derived from manifests.
+def read(store: Store, name: str, version: int | None = None) -> Records:
+    """Return rows and stages of a sweep as written, or as derived from manifests.
 
     Raises:
         StoreError: as `load` does.
     """
     place = history.place_of(store, name, version)
-    about = history.described(store, place)
+    about = described(store, place)
     notes = history.damage(store, place)
-    rows, stages = history.table(store, place, "records"), history.table(store, place, "stages")
-    sweep = {"name": name, **about}
-    if rows is not None and about.get("concluded", True):
-        return Found(rows=rows, stages=_or_none(stages), sweep=sweep, notes=notes)
+    rows, stages = read_table(store, place, "records"), read_table(store, place, "stages")
+    sweep = _named(about, name)
+    if rows is not None and about.concluded is not False:
+        return Records(rows=rows, stages=_or_none(stages), sweep=sweep, notes=notes)
     try:
         collector = _collector(store, place, about)
     except (RaysweepError, OSError) as error:
@@ -99,26 +100,30 @@ def look(store: Store, name: str, version: int | None = None) -> Found:
         notes.append(
             f"records of an earlier launch; the last has none that can be derived: {error}"
         )
-        return Found(rows=rows, stages=_or_none(stages), sweep=sweep, notes=notes)
+        return Records(rows=rows, stages=_or_none(stages), sweep=sweep, notes=notes)
     derived, _ = history.with_good(collector.rows(name), rows)
     done = int((derived["status"] == "ok").sum())
     notes.append(f"derived from what is stored: {done} of {len(derived)} trials are finished")
     notes += history.said_of_damage(collector.damaged)
-    return Found(rows=derived, stages=collector.stages([]), sweep=sweep, notes=notes)
+    return Records(rows=derived, stages=collector.stages([]), sweep=sweep, notes=notes)
+
+
+def _named(about: Description, name: str) -> Description:
+    return replace(about, name=about.name or name)
 
 
 def _or_none(stages: pd.DataFrame | None) -> pd.DataFrame:
     return pd.DataFrame() if stages is None else stages
 
 
-def _collector(store: Store, place: str, about: dict[str, Any]) -> Collector:
+def _collector(store: Store, place: str, about: Description) -> Collector:
     """Return what makes the rows of a sweep that was written down.
 
     Raises:
         RaysweepError, OSError: if it cannot be planned here.
     """
-    if "sweep" not in about:
-        raise StoreError(f"{store.where(f'sweeps/{place}/{history.DESCRIPTION}')} is damaged")
+    if about.sweep is None:
+        raise StoreError(f"{store.where(f'sweeps/{place}/{DESCRIPTION}')} is damaged")
     standing = ledger.standing(store, place)
-    planner = Planner(history.as_launched(restored(about["sweep"]), about))
+    planner = Planner(as_launched(restored(about.sweep), about))
     return Collector(planner, store, standing.failed, standing.upstream)

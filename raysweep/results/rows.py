@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from functools import partial
-from typing import Any
 
 import pandas as pd
 
@@ -18,6 +18,16 @@ from raysweep.identity import canonical, digest
 from raysweep.methods import by_content, path_fields
 from raysweep.plan.planner import Planner
 from raysweep.plan.route import Route, followed
+from raysweep.results.columns import (
+    Cell,
+    Costs,
+    Origin,
+    StageRow,
+    StageStatus,
+    Status,
+    TrialRow,
+    Who,
+)
 from raysweep.store import Manifest, Store, ledger
 from raysweep.sweep.spec import AXES, Trial
 
@@ -64,147 +74,153 @@ class Collector:
 
     def _read(self, keys: Iterable[str]) -> None:
         asked = list(keys)
-        found, damaged = self.store.manifests(asked)
-        self.manifests |= found
+        whole, damaged = self.store.manifests(asked)
+        self.manifests |= whole
         self.damaged += damaged
-        self.done.difference_update(key for key in asked if key not in found)
+        self.done.difference_update(key for key in asked if key not in whole)
 
     def _route(self, trial: Trial) -> Route:
-        def outcome_of(key: str) -> Mapping[str, Any] | None:
-            manifest = self.manifest(key)
-            return manifest.outcome if manifest else None
-
-        return followed(partial(self.planner.route, trial), outcome_of)
+        return followed(
+            partial(self.planner.route, trial),
+            lambda key: stored.outcome if (stored := self.manifest(key)) else None,
+        )
 
     def _closure(self, route: Route) -> set[str]:
-        found: set[str] = set()
+        reached: set[str] = set()
         stack = list(route.keys)
         while stack:
             key = stack.pop()
-            if key not in found:
-                found.add(key)
+            if key not in reached:
+                reached.add(key)
                 stack.extend(self.planner.stages[key].needs)
-        return found
+        return reached
 
     def _seconds(self, key: str, name: str = "seconds") -> float:
         manifest = self.manifest(key)
         return float(manifest.info.get(name, 0.0)) if manifest else 0.0
 
-    def row(self, number: int, sweep: str) -> dict[str, Any]:
+    def row(self, number: int, sweep: str) -> TrialRow:
         """Return the row of one trial."""
         trial, route = self.planner.trials[number], self.routes[number]
         closure = self.closures[number]
-        row = _who(trial, sweep, self.planner)
-        row |= self._status(route, closure, sweep)
         evaluated = self.manifest(route.evaluate) if route.evaluate else None
-        if evaluated is not None:
-            row |= evaluated.outcome
-            row["host"] = evaluated.info.get("host", "")
-            row["git_commit"] = evaluated.info.get("commit", "")
-            row["finished_at"] = evaluated.info.get("finished_at")
-        found = self.manifest(route.defend or "")
-        facts = found.outcome.get("facts", {}) if found is not None else {}
-        row |= {f"found.{name}": value for name, value in facts.items()}
-        own = sum(self._seconds(key) for key in closure if self.users[key] == 1)
-        row["own_seconds"] = own
-        row["shared_seconds"] = sum(
-            self._seconds(key) / self.users[key] for key in closure if self.users[key] > 1
+        defended = self.manifest(route.defend or "")
+        return TrialRow(
+            who=_who(trial, sweep, self.planner),
+            parameters=_parameters(trial, self.planner),
+            status=self._status(route, closure, sweep),
+            metrics=evaluated.outcome if evaluated else {},
+            origin=_origin(evaluated) if evaluated else None,
+            found=defended.outcome.get("facts", {}) if defended else {},
+            costs=self._costs(closure),
+            keys=route.named,
         )
-        row["standalone_seconds"] = sum(self._seconds(key) for key in closure)
-        row["gpu_seconds"] = sum(
-            self._seconds(key, "gpu_seconds") / self.users[key] for key in closure
-        )
-        row |= {f"key_{role}": key for role, key in route.named.items()}
-        return row
 
-    def _status(self, route: Route, closure: set[str], sweep: str) -> dict[str, Any]:
+    def _costs(self, closure: set[str]) -> Costs:
+        alone = [key for key in closure if self.users[key] == 1]
+        shared = [key for key in closure if self.users[key] > 1]
+        return Costs(
+            own_seconds=sum(self._seconds(key) for key in alone),
+            shared_seconds=sum(self._seconds(key) / self.users[key] for key in shared),
+            standalone_seconds=sum(self._seconds(key) for key in closure),
+            gpu_seconds=sum(self._seconds(key, "gpu_seconds") / self.users[key] for key in closure),
+        )
+
+    def _status(self, route: Route, closure: set[str], sweep: str) -> Status:
         if route.evaluate and self.manifest(route.evaluate):
-            return {"status": "ok", "error": "", "error_stage": "", "log": ""}
+            return Status(status="ok")
         missing = [key for key in closure if self.manifest(key) is None]
         causes = [key for key in missing if key in self.failed]
         causes += [self.upstream[key] for key in missing if key in self.upstream]
         if not causes:
-            return {"status": "pending", "error": "", "error_stage": "", "log": ""}
+            return Status(status="pending")
         cause = min(causes)
-        return {
-            "status": "failed" if self.users[cause] == 1 else "upstream_failed",
-            "error": self.failed.get(cause, ""),
-            "error_stage": cause,
-            "log": ledger.local_log(self.store, sweep, cause),
-        }
+        return Status(
+            status="failed" if self.users[cause] == 1 else "upstream_failed",
+            error=self.failed.get(cause, ""),
+            error_stage=cause,
+            log=ledger.local_log(self.store, sweep, cause),
+        )
 
     def rows(self, sweep: str) -> pd.DataFrame:
         """Return one row per trial, in the order of the sweep."""
-        return pd.DataFrame([self.row(number, sweep) for number in range(len(self.routes))])
+        return pd.DataFrame([self.row(n, sweep).pack() for n in range(len(self.routes))])
 
     def stages(self, fresh: Iterable[str]) -> pd.DataFrame:
         """Return one row per stage; `fresh` are the keys that this run computed."""
         ran = set(fresh)
-        table = []
-        for key, trials in sorted(self.users.items()):
-            manifest = self.manifest(key)
-            stage = self.planner.stages[key]
-            status = "pending"
-            if manifest is not None:
-                status = "done" if key in ran else "cached"
-            elif key in self.failed:
-                status = "failed"
-            elif key in self.upstream:
-                status = "upstream_failed"
-            table.append(
-                {
-                    "key": key,
-                    "kind": stage.kind,
-                    "method": stage.method,
-                    "status": status,
-                    "seconds": self._seconds(key),
-                    "gpu_seconds": self._seconds(key, "gpu_seconds"),
-                    "trials": trials,
-                    "host": str(manifest.info.get("host", "")) if manifest else "",
-                    "error": self.failed.get(key, ""),
-                    "log": "",
-                }
-            )
-        return pd.DataFrame(table)
+        keys = sorted(self.users)
+        return pd.DataFrame([asdict(self._stage(key, ran)) for key in keys])
+
+    def _stage(self, key: str, ran: set[str]) -> StageRow:
+        manifest, stage = self.manifest(key), self.planner.stages[key]
+        status: StageStatus = "pending"
+        if manifest is not None:
+            status = "done" if key in ran else "cached"
+        elif key in self.failed:
+            status = "failed"
+        elif key in self.upstream:
+            status = "upstream_failed"
+        return StageRow(
+            key=key, kind=stage.kind, method=stage.method, status=status,
+            seconds=self._seconds(key), gpu_seconds=self._seconds(key, "gpu_seconds"),
+            trials=self.users[key],
+            host=str(manifest.info.get("host", "")) if manifest else "",
+            error=self.failed.get(key, ""),
+        )  # fmt: skip
 
 
 def trial_id(trial: Trial, planner: Planner) -> str:
     """Return a stable id of a trial: a hash of everything that the user chose."""
     recipe = planner.resolved(trial.recipe).model_dump(mode="json")
     chosen = {axis: getattr(trial, axis).identity() for axis in AXES if axis != "recipe"}
-    told = [*by_content(chosen).values(), recipe, trial.seed]
+    hashed = [*by_content(chosen).values(), recipe, trial.seed]
     if path_fields(type(trial.dataset)):
-        told.append(planner.facts(trial.dataset).digest)
-    return digest(canonical(told))[:16]
+        hashed.append(planner.facts(trial.dataset).digest)
+    return digest(canonical(hashed))[:16]
 
 
-def _who(trial: Trial, sweep: str, planner: Planner) -> dict[str, Any]:
+def _who(trial: Trial, sweep: str, planner: Planner) -> Who:
     attack, defense = trial.attack, trial.defense
-    row: dict[str, Any] = {
-        "sweep": sweep,
-        "trial": trial_id(trial, planner),
-        "dataset": trial.dataset.label,
-        "model": trial.model.label,
-        "attack": attack.label,
-        "attack_name": attack.name,
-        "rate": attack.rate,
-        "evades": attack.EVADES,
-        "target": attack.target,
-        "defense": defense.label,
-        "defense_name": defense.name,
-        "kind": defense.kind,
-        "badges": ", ".join((*attack.badges(), *defense.badges())),
-        "seed": trial.seed,
-    }
+    return Who(
+        sweep=sweep,
+        trial=trial_id(trial, planner),
+        dataset=trial.dataset.label,
+        model=trial.model.label,
+        attack=attack.label,
+        attack_name=attack.name,
+        rate=attack.rate,
+        evades=attack.EVADES,
+        target=attack.target,
+        defense=defense.label,
+        defense_name=defense.name,
+        kind=defense.kind,
+        badges=", ".join((*attack.badges(), *defense.badges())),
+        seed=trial.seed,
+    )
+
+
+def _parameters(trial: Trial, planner: Planner) -> dict[str, dict[str, Cell]]:
+    """Return part → parameter → value; lists and mappings as JSON."""
     parts = {
         "dataset": trial.dataset.params(),
         "model": trial.model.params(),
-        "attack": attack.params(),
-        "defense": defense.params(),
+        "attack": trial.attack.params(),
+        "defense": trial.defense.params(),
         "recipe": planner.resolved(trial.recipe).model_dump(mode="json"),
     }
-    for part, params in parts.items():
-        for name, value in params.items():
-            plain = value if isinstance(value, int | float | str | None) else json.dumps(value)
-            row[f"{part}.{name}"] = plain
-    return row
+    return {
+        part: {
+            name: value if isinstance(value, int | float | str | None) else json.dumps(value)
+            for name, value in params.items()
+        }
+        for part, params in parts.items()
+    }
+
+
+def _origin(evaluated: Manifest) -> Origin:
+    info = evaluated.info
+    return Origin(
+        host=info.get("host", ""), git_commit=info.get("commit", ""),
+        finished_at=info.get("finished_at"),
+    )  # fmt: skip

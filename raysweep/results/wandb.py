@@ -12,15 +12,15 @@ import contextlib
 import json
 import shlex
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from raysweep.results import entries, wandb_runs
 from raysweep.results.entries import Entry
+from raysweep.results.tuned import Tuned
 from raysweep.results.wandb_runs import Mode
 from raysweep.sweep.spec import Track
 
@@ -45,7 +45,7 @@ class Published:
     warning: str = ""
 
 
-def publish(rows: pd.DataFrame, sweep: Mapping[str, Any], track: Track, folder: Path) -> Published:
+def publish(rows: pd.DataFrame, sweep: str, track: Track, folder: Path) -> Published:
     """Write a run for every finished trial that is new or has changed.
 
     Online, W&B is asked what arrived; only that is remembered. Without a key or a network, and
@@ -54,7 +54,7 @@ def publish(rows: pd.DataFrame, sweep: Mapping[str, Any], track: Track, folder: 
 
     Args:
         rows: trials; those whose status is not `ok` are left out.
-        sweep: its description; the name is the runs' group unless `track.group` is given.
+        sweep: its name, the runs' group unless `track.group` is given.
         track: mode, project, entity.
         folder: where offline runs and the memory of what was published are kept.
 
@@ -64,35 +64,33 @@ def publish(rows: pd.DataFrame, sweep: Mapping[str, Any], track: Track, folder: 
     if rows.empty:
         return Published(folder=folder)
     finished = rows[rows["status"] == "ok"] if "status" in rows else rows
-    said = (entries.trial(row, sweep, track) for row in finished.to_dict("records"))
-    return _published(said, sweep, track, folder)
+    records = (
+        {str(column): cell for column, cell in row.items()} for row in finished.to_dict("records")
+    )
+    runs = (entries.trial(row, sweep, track) for row in records)
+    return _published(runs, sweep, track, folder)
 
 
-def publish_tuning(
-    told: Mapping[str, Any], sweep: Mapping[str, Any], track: Track, folder: Path
-) -> Published:
+def publish_tuning(tuned: Tuned, sweep: str, track: Track, folder: Path) -> Published:
     """Write one run for a tuning: a table of what was tuned, and one of every candidate.
 
     Args:
-        told: `rows` and `searches`, as `raysweep.tuning.conclude` gives them.
-        sweep: its description.
+        tuned: what the tuning left.
+        sweep: the name of the sweep that was tuned.
         track: mode, project, entity.
         folder: as `publish` takes it.
     """
-    said = (entries.tuning(one, sweep, track) for one in (told,))
-    return _published(said, sweep, track, folder)
+    runs = (entries.tuning(one, sweep, track) for one in (tuned,))
+    return _published(runs, sweep, track, folder)
 
 
-def _published(
-    said: Iterable[Entry], sweep: Mapping[str, Any], track: Track, folder: Path
-) -> Published:
+def _published(runs: Iterable[Entry], sweep: str, track: Track, folder: Path) -> Published:
     if track.wandb == "disabled":
         return Published(folder=folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        group = track.group or str(sweep["name"])
-        publisher = _Publisher(track, group, folder, _known(folder / MEMORY))
-        return publisher.publish(list(said))
+        publisher = _Publisher(track, track.group or sweep, folder, _known(folder / MEMORY))
+        return publisher.publish(list(runs))
     except Exception as error:  # noqa: BLE001  tracking never fails a sweep
         return Published(folder=folder, warning=_trouble(error))
 
@@ -110,12 +108,12 @@ class _Publisher:
     skipped: int = 0
     cause: str = ""
 
-    def publish(self, said: Sequence[Entry]) -> Published:
+    def publish(self, runs: Sequence[Entry]) -> Published:
         if self.track.wandb == "offline":
-            return self._told(self._keep(said))
+            return self._result(self._keep(runs))
         # What only lies offline is not yet published online.
-        new = [entry for entry in said if not self._stands(entry, "online")]
-        self.skipped = len(said) - len(new)
+        new = [entry for entry in runs if not self._stands(entry, "online")]
+        self.skipped = len(runs) - len(new)
         ends = time.monotonic() + wandb_runs.UPLOAD_SECONDS + RUN_SECONDS * len(new)
         for first in range(0, len(new), BATCH):
             sent, goes_on = self._send(new[first : first + BATCH], ends)
@@ -124,8 +122,8 @@ class _Publisher:
         missing = [entry for entry in new if not self._stands(entry, "online")]
         failed = self._keep(missing)
         if failed:
-            return self._told(f"{self.cause}; {failed}")
-        return self._told(_missed(missing, self.cause, self.folder))
+            return self._result(f"{self.cause}; {failed}")
+        return self._result(_missed(missing, self.cause, self.folder))
 
     def _stands(self, entry: Entry, mode: Mode) -> bool:
         return (entry.mark, mode) in self.known.get(entry.run, ())
@@ -172,13 +170,13 @@ class _Publisher:
         """Return the HTTP status that kept a run away; the first cause is the one that is told."""
         status = wandb_runs.refusal(error, self.folder, entry.run)
         if not self.cause:
-            said = f"{what} ({_said(error)})" if error else what
-            self.cause = said if status is None else _remedy(status, self.track)
+            text = f"{what} ({_brief(error)})" if error else what
+            self.cause = text if status is None else _remedy(status, self.track)
         return status
 
-    def _keep(self, said: Sequence[Entry]) -> str:
+    def _keep(self, runs: Sequence[Entry]) -> str:
         """Write runs offline that do not lie there yet; return what went wrong."""
-        for entry in said:
+        for entry in runs:
             if self._stands(entry, "offline"):
                 self.skipped += 1
                 continue
@@ -194,7 +192,7 @@ class _Publisher:
         self.known.setdefault(entry.run, set()).add((entry.mark, mode))
         self.count += 1
 
-    def _told(self, warning: str) -> Published:
+    def _result(self, warning: str) -> Published:
         return Published(
             count=self.count, skipped=self.skipped, folder=self.folder, warning=warning
         )
@@ -233,13 +231,13 @@ def _missed(missing: Sequence[Entry], cause: str, folder: Path) -> str:
     )
 
 
-def _said(error: Exception) -> str:
+def _brief(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
 
 
 def _trouble(error: Exception) -> str:
     return (
-        f"W&B failed ({_said(error)}); the records are whole, and what "
+        f"W&B failed ({_brief(error)}); the records are whole, and what "
         f"was not published is published by the next launch"
     )
 

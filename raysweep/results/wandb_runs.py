@@ -15,12 +15,16 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import pandas as pd
 
 from raysweep.results.entries import Entry
 from raysweep.sweep.spec import Track
+
+if TYPE_CHECKING:
+    from wandb import Settings
+    from wandb.apis.public import Run
 
 Mode = Literal["online", "offline"]
 CONNECT_SECONDS = 20
@@ -55,9 +59,9 @@ def write(entry: Entry, group: str, track: Track, folder: Path, mode: Mode) -> s
             entity=track.entity,
             group=group,
             job_type=entry.job,
-            config=entry.config,
+            config=dict(entry.config),
             dir=str(folder),
-            settings=_settings(wandb),
+            settings=_settings(),
             tags=list(entry.tags),
             resume="allow" if mode == "online" else None,
             reinit="finish_previous",
@@ -90,7 +94,7 @@ def arrived(where: str, sent: Sequence[Entry]) -> set[str]:
         while True:
             asked = {"name": {"$in": list(missing)}}
             for run in api.runs(where, filters=asked, per_page=len(missing), lazy=False):
-                if run.id in missing and _whole(wandb, run, missing[run.id]):
+                if run.id in missing and _whole(run, missing[run.id]):
                     del missing[run.id]
             if not missing or time.monotonic() + pause > ends:
                 return {entry.run for entry in sent} - set(missing)
@@ -98,17 +102,19 @@ def arrived(where: str, sent: Sequence[Entry]) -> set[str]:
             pause *= 2
 
 
-def _whole(wandb: Any, run: Any, entry: Entry) -> bool:
+def _whole(run: Run, entry: Entry) -> bool:
     if run.state != "finished" or run.summary_metrics.get(MARK) != entry.mark:
         return False
     if not entry.tables:
         return True
     kept = {a.digest for a in run.logged_artifacts() if a.state == "COMMITTED"}
-    return all(_table_digest(wandb, *table) in kept for table in entry.tables.items())
+    return all(_table_digest(*table) in kept for table in entry.tables.items())
 
 
-def _table_digest(wandb: Any, name: str, table: pd.DataFrame) -> str:
+def _table_digest(name: str, table: pd.DataFrame) -> str:
     """Return the digest of the artifact that logging a table makes."""
+    import wandb
+
     artifact = wandb.Artifact(name, type="table")
     artifact.add(wandb.Table(dataframe=table), name)
     return str(artifact.digest)
@@ -116,16 +122,16 @@ def _table_digest(wandb: Any, name: str, table: pd.DataFrame) -> str:
 
 def refusal(error: Exception | None, folder: Path, run: str) -> int | None:
     """Return the HTTP status that kept a run away: in the error's words, else in the run's log."""
-    if error is not None and (told := STATUS.search(str(error))):
-        return int(told[1])
-    found = None
+    if error is not None and (named := STATUS.search(str(error))):
+        return int(named[1])
+    refused = None
     for copy in copies(folder, run, "online"):
         log = copy / "logs" / "debug-internal.log"
         for line in log.read_text(errors="replace").splitlines() if log.exists() else ():
             with contextlib.suppress(ValueError, KeyError, TypeError):
                 status = json.loads(line)["status"]
-                found = status if isinstance(status, int) and status >= 400 else found
-    return found
+                refused = status if isinstance(status, int) and status >= 400 else refused
+    return refused
 
 
 def copies(folder: Path, run: str, mode: Mode) -> list[Path]:
@@ -148,8 +154,10 @@ def forget() -> None:
         wandb.teardown()
 
 
-def _settings(wandb: Any) -> Any:
+def _settings() -> Settings:
     """Return settings that collect nothing, print nothing and end in bounded time."""
+    import wandb
+
     wanted = {
         "console": "off", "silent": True, "disable_git": True, "disable_code": True,
         "save_code": False, "x_disable_stats": True, "x_disable_meta": True,

@@ -11,6 +11,7 @@ from raysweep.plan.costs import Costs, record
 from raysweep.plan.planner import Planner
 from raysweep.provenance import git_commit, versions
 from raysweep.results import history
+from raysweep.results.description import Description, described, write_description
 from raysweep.run.schedule import Schedule
 from raysweep.stages.stage import Result, Stage
 from raysweep.store import Store
@@ -97,7 +98,7 @@ class Run:
         )
         self.cached = len(self.schedule.done)
         self._spent: dict[str, list[tuple[float, float]]] = {}
-        self.before = history.described(store, self.place)
+        self.before = described(store, self.place)
         self.notes += [] if place else history.set_aside(store, sweep)
         if self.damaged:
             self.notes.append(f"{len(self.damaged)} stored stages are damaged and run again")
@@ -114,19 +115,19 @@ class Run:
         self.store.discard(key)
 
     def _describe(self, text: str) -> None:
-        described = {
-            "name": self.sweep.name,
-            "question": self.sweep.question,
-            "text": text,
-            "sweep": canonical(self.sweep),
-            "created_at": self.started,
-            "storage": self.store.where(),
-            "versions": versions(),
-            "git_commit": git_commit(),
-            "precision": self.planner.resolved(Recipe()).precision,
-            "concluded": False,
-        }
-        history.write_description(self.store, self.place, described)
+        description = Description(
+            name=self.sweep.name,
+            question=self.sweep.question,
+            text=text,
+            sweep=canonical(self.sweep),
+            created_at=self.started,
+            storage=self.store.where(),
+            versions=versions(),
+            git_commit=git_commit(),
+            precision=self.planner.resolved(Recipe()).precision,
+            concluded=False,
+        )
+        write_description(self.store, self.place, description)
         self.ledger.write(
             {
                 "event": "start",

@@ -43,7 +43,7 @@ class Evaluate(Work):
             found=given.read("defend"),
             decided=given.read("decide"),
             decision=given.outcome("decide"),
-        )
+        ).pack()
         poisoned = given.outcome("poison")
         counts = {f"{n}_count": poisoned.get(n, 0) for n in ("poison", "cover", "relabeled")}
         outcome = {**metrics, **counts, "n_train": len(given.data.train)}

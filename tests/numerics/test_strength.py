@@ -20,7 +20,7 @@ from raysweep.defenses.feature_strength import (
 )
 from raysweep.jobs.launch import launch
 from raysweep.methods.context import Context
-from raysweep.reports import insides
+from raysweep.reports import internals
 from raysweep.reports.material import gather
 from raysweep.sweep.loading import from_text
 from raysweep.sweep.yaml import parse
@@ -228,6 +228,6 @@ def test_a_sweep_stores_the_curves_and_evaluates_the_victim(tmp_path: Path) -> N
     curves = material.measured[measured["trial"]]
     assert {"g of poison", "s of covers", "g of class 9"} < set(curves)
     assert all(c.x.shape == c.y.shape == (5,) for c in curves.values())
-    titles = [title for title, _ in insides.curve_lines(material)]
+    titles = [title for title, _ in internals.curve_lines(material)]
     assert len(titles) == 2 and ": g(k), margin of held-out samples" in titles[0]
     assert "s(k), margin gained per sample" in Path(done.report).read_text()

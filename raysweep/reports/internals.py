@@ -9,46 +9,49 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from raysweep.defenses import Curve
-from raysweep.reports.elements import note, plots, table, text
+from raysweep.metrics.names import SEPARABILITY, Family
 from raysweep.reports.figures import COLORS, DASHES, Titled, label, legend_height, plain
+from raysweep.reports.html_elements import note, plots, table, text
 from raysweep.reports.material import Material
 from raysweep.reports.tables import arena_column, attack_column, finished, number
+from raysweep.results.columns import FOUND
 
-FACT, SEPARABILITY = "found.", "separability_"
 GROUPS = {"poison": ("poisoned", COLORS[1], "solid"), "rest": ("not poisoned", COLORS[0], "dash")}
 
 
 def section(material: Material) -> str:
     """Return the table of facts and the figures of losses and curves, where there are any."""
     drawn = plots(loss_lines(material) + auroc_lines(material))
-    said = note(
+    legend = note(
         "Medians over training samples; the band is from the first to the third quartile. AUROC: "
         "how well a low loss tells poison from the rest. Which samples are poisoned the defense "
         "does not know."
     )
-    facts = _named(material.rows, FACT, "What defenses measured of themselves")
+    facts = _named(material.rows, FOUND, "What defenses measured of themselves")
     apart = _named(
         material.rows,
         SEPARABILITY,
         "Separability: AUROC of a linear discriminant between poison and others of its label",
     )
-    return facts + apart + (drawn and said + drawn) + plots(curve_lines(material))
+    return facts + apart + (drawn and legend + drawn) + plots(curve_lines(material))
 
 
-def _named(rows: pd.DataFrame, prefix: str, title: str) -> str:
-    """Return a table of the columns with a prefix, or nothing."""
-    names = [str(c) for c in rows.columns if str(c).startswith(prefix)]
+def _named(rows: pd.DataFrame, family: Family, title: str) -> str:
+    """Return a table of the columns of a family, or nothing."""
+    names = family.within(rows.columns)
     done = finished(rows) if names else rows
     if not names or done.empty:
         return ""
-    told = done.assign(attack=attack_column(done), arena=arena_column(done))
+    labeled = done.assign(attack=attack_column(done), arena=arena_column(done))
     lines = []
-    for (defense, attack, arena), part in told.groupby(["defense", "attack", "arena"], sort=False):
-        for name in names:
-            values = pd.to_numeric(part[name], errors="coerce").dropna()
+    for (defense, attack, arena), part in labeled.groupby(
+        ["defense", "attack", "arena"], sort=False
+    ):
+        for name, column in names.items():
+            values = pd.to_numeric(part[column], errors="coerce").dropna()
             if len(values):
                 lines.append(
-                    [text(defense), text(attack), text(arena), text(name.removeprefix(prefix)),
+                    [text(defense), text(attack), text(arena), text(name),
                      f"{values.mean():.3g}", f"{values.min():.3g} to {values.max():.3g}",
                      str(len(values))]
                 )  # fmt: skip
@@ -69,7 +72,7 @@ def auroc_lines(material: Material) -> Titled:
     groups: dict[str, list[tuple[str, str, Curve]]] = {}
     x_title, y_title = "step of the method", "AUROC of a low loss"
     for trial, who, among, seed in _trials(material, material.losses):
-        if (areas := material.losses[trial].get("auroc")) is not None:
+        if (areas := material.losses[trial].auroc) is not None:
             steps = np.arange(1.0, len(areas) + 1)
             curve = Curve(x=steps, y=areas, x_title=x_title, y_title=y_title)
             groups.setdefault(f"{who}: AUROC by step{among}", []).append((seed, seed, curve))
@@ -80,14 +83,14 @@ def auroc_lines(material: Material) -> Titled:
     return list(figures.items())
 
 
-def _trials(material: Material, told: Collection[str]) -> Iterator[tuple[str, str, str, str]]:
+def _trials(material: Material, wanted: Collection[str]) -> Iterator[tuple[str, str, str, str]]:
     """Yield trial, defense and attack, where trained if trials differ in it, and seed."""
-    if not told:  # a sweep that was only tuned has no rows
+    if not wanted:  # a sweep that was only tuned has no rows
         return
     rows = material.rows.drop_duplicates("trial").set_index("trial")
     attacks, arenas = attack_column(rows), arena_column(rows)
     several = arenas.nunique() > 1
-    for trial in told:
+    for trial in wanted:
         if trial in rows.index:
             among = f" · {arenas[trial]}" if several else ""
             who, seed = f"{rows['defense'][trial]}, {attacks[trial]}", number(rows["seed"][trial])
@@ -97,11 +100,12 @@ def _trials(material: Material, told: Collection[str]) -> Iterator[tuple[str, st
 def _losses(material: Material, trials: list[tuple[str, str]]) -> go.Figure:
     figure, shown = go.Figure(), set()
     for trial, seed in trials:
-        told = material.losses[trial]
-        for group, (name, color, dash) in GROUPS.items():
-            if group not in told:
+        losses = material.losses[trial]
+        for group, quartiles in (("poison", losses.poison), ("rest", losses.rest)):
+            name, color, dash = GROUPS[group]
+            if quartiles is None:
                 continue
-            low, middle, high = np.maximum(told[group], 1e-6)
+            low, middle, high = np.maximum(quartiles, 1e-6)
             steps = np.arange(1, len(middle) + 1)
             figure.add_scatter(
                 x=np.concatenate([steps, steps[::-1]]), y=np.concatenate([high, low[::-1]]),
