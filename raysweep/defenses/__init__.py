@@ -79,7 +79,7 @@ class _Declared:
         return self._values[name]
 
 
-class Inputs(_Declared):
+class DefenseInputs(_Declared):
     """What `run`, `shard` and `repair` may read: the declared needs, and always the setting."""
 
     if TYPE_CHECKING:
@@ -275,11 +275,11 @@ class Defense(Method):
         """Return the architecture that `passes` go through: the sweep's, or one of its own."""
         return model
 
-    def shard(self, part: str, inputs: Inputs, ctx: Context) -> Arrays:
+    def shard(self, part: str, inputs: DefenseInputs, ctx: Context) -> Arrays:
         """Do one of `parts`; its key does not depend on how many there are."""
         raise NotImplementedError(f"{self.name} lists parts but defines no shard")
 
-    def run(self, inputs: Inputs, ctx: Context) -> Findings:
+    def run(self, inputs: DefenseInputs, ctx: Context) -> Findings:
         """Do the expensive part, or reduce `inputs.shards`."""
         del inputs, ctx
         return Findings()
@@ -289,7 +289,7 @@ class Defense(Method):
         del evidence
         return Decision()
 
-    def repair(self, inputs: Inputs, ctx: Context) -> dict[str, torch.Tensor]:
+    def repair(self, inputs: DefenseInputs, ctx: Context) -> dict[str, torch.Tensor]:
         """Return the repaired model's state dict; only if `REPAIRS`.
 
         Not called where the decision flags nothing: the victim stands, or for a robust training

@@ -17,11 +17,11 @@ from raysweep.datasets import ImageSet, IntArray, as_floats
 from raysweep.defenses import (
     Decision,
     Defense,
+    DefenseInputs,
     Evidence,
     Findings,
     FloatArray,
     Gift,
-    Inputs,
     Need,
     Scorer,
 )
@@ -63,7 +63,7 @@ class Scored(Defense):
         ours = self.EXTENDED and self.on == "training_set"
         return (*super().badges(), *(("extension: as a filter",) if ours else ()))
 
-    def found(self, inputs: Inputs, rows: IntArray, score: Scorer) -> Findings:
+    def found(self, inputs: DefenseInputs, rows: IntArray, score: Scorer) -> Findings:
         """Return the scorer, or the training set scored with it, calibrated by clean rows."""
         if self.on == "inputs":
             return Findings(score_inputs=score, calibration=rows)

@@ -32,7 +32,16 @@ import numpy as np
 from pydantic import Field
 
 from raysweep.counts import count_of
-from raysweep.defenses import Decision, Defense, Evidence, Findings, Flags, Gift, Inputs, Need
+from raysweep.defenses import (
+    Decision,
+    Defense,
+    DefenseInputs,
+    Evidence,
+    Findings,
+    Flags,
+    Gift,
+    Need,
+)
 from raysweep.methods import decision, log_range, searched
 from raysweep.methods.context import Context
 
@@ -93,7 +102,7 @@ class ABL(Defense):
         del epochs, num_classes
         return samples * (self.isolation_epochs + self.tuning_epochs)
 
-    def run(self, inputs: Inputs, ctx: Context) -> Findings:
+    def run(self, inputs: DefenseInputs, ctx: Context) -> Findings:
         """Stage 1: train with the isolation loss; score minus the loss of each sample."""
         from raysweep import training
 
@@ -119,7 +128,7 @@ class ABL(Defense):
         flags[np.argsort(-scores, kind="stable")[:count]] = True
         return Decision(flags=flags)
 
-    def repair(self, inputs: Inputs, ctx: Context) -> dict[str, torch.Tensor]:
+    def repair(self, inputs: DefenseInputs, ctx: Context) -> dict[str, torch.Tensor]:
         """Train on with the rest, then unlearn the isolated samples."""
         import torch
 

@@ -21,7 +21,16 @@ import numpy as np
 from pydantic import Field
 
 from raysweep.counts import count_of
-from raysweep.defenses import Decision, Defense, Evidence, Findings, Flags, Gift, Inputs, Need
+from raysweep.defenses import (
+    Decision,
+    Defense,
+    DefenseInputs,
+    Evidence,
+    Findings,
+    Flags,
+    Gift,
+    Need,
+)
 from raysweep.defenses._scored import split
 from raysweep.methods import decision, log_range
 from raysweep.methods.context import Context
@@ -64,7 +73,7 @@ class ASSET(Defense):
         del epochs, num_classes
         return 2 * samples * self.epochs
 
-    def run(self, inputs: Inputs, ctx: Context) -> Findings:
+    def run(self, inputs: DefenseInputs, ctx: Context) -> Findings:
         """Train apart, and measure losses."""
         from raysweep import training
 

@@ -31,12 +31,12 @@ from raysweep.datasets import ImageSet
 from raysweep.defenses import (
     Decision,
     Defense,
+    DefenseInputs,
     Evidence,
     Findings,
     Flags,
     FloatArray,
     Gift,
-    Inputs,
     Need,
 )
 from raysweep.defenses._confusion import (
@@ -122,7 +122,7 @@ class ConfusionTraining(Defense):
         del epochs, num_classes
         return self._rounds().passes(samples)
 
-    def run(self, inputs: Inputs, ctx: Context) -> Findings:
+    def run(self, inputs: DefenseInputs, ctx: Context) -> Findings:
         """Run all rounds; a killed run goes on after the last one that was finished."""
 
         from raysweep import training
@@ -165,7 +165,7 @@ class ConfusionTraining(Defense):
         return self._found(confused, before, np.stack(losses), inputs, ctx)
 
     def _found(
-        self, confused: nn.Module, before: FloatArray, losses: FloatArray, inputs: Inputs,
+        self, confused: nn.Module, before: FloatArray, losses: FloatArray, inputs: DefenseInputs,
         ctx: Context,
     ) -> Findings:  # fmt: skip
         """Return what `decide` reads; `before`: features in the victim, (N, D)."""
@@ -215,7 +215,7 @@ class _Round:
     """One round: pretraining on the distilled set, then confusion."""
 
     def __init__(
-        self, method: ConfusionTraining, schedule: Schedule, number: int, inputs: Inputs,
+        self, method: ConfusionTraining, schedule: Schedule, number: int, inputs: DefenseInputs,
         ctx: Context,
     ) -> None:  # fmt: skip
         self.schedule, self.number, self.inputs, self.ctx = schedule, number, inputs, ctx
@@ -289,7 +289,7 @@ class _Round:
 
 
 def _seen(
-    network: nn.Module, inputs: Inputs, ctx: Context, whose: str
+    network: nn.Module, inputs: DefenseInputs, ctx: Context, whose: str
 ) -> tuple[FloatArray, torch.Tensor]:
     """Return what the head is given for the training samples, (N, D), and what it makes of it."""
     from raysweep import training

@@ -41,12 +41,12 @@ from raysweep.counts import count_of
 from raysweep.defenses import (
     Curve,
     Decision,
+    DefenseInputs,
     Evidence,
     Findings,
     Flags,
     FloatArray,
     Gift,
-    Inputs,
     Need,
 )
 from raysweep.defenses._datamodels import (
@@ -173,7 +173,7 @@ class Datamodels(SubsetModels):
         )
 
     def _outputs(
-        self, model: Model, state: Mapping[str, torch.Tensor], inputs: Inputs, ctx: Context
+        self, model: Model, state: Mapping[str, torch.Tensor], inputs: DefenseInputs, ctx: Context
     ) -> Arrays:
         """Return margins, or gradients: (E, n, dimensions), float16, and 1 - p (E, n)."""
         from raysweep import training
@@ -192,7 +192,7 @@ class Datamodels(SubsetModels):
         scale = np.maximum(np.abs(phi).max((1, 2), keepdims=True), 1e-12)
         return {"phi": (phi / scale).astype(np.float16), "left": np.stack([q for _, q in found])}
 
-    def run(self, inputs: Inputs, ctx: Context) -> Findings:
+    def run(self, inputs: DefenseInputs, ctx: Context) -> Findings:
         """Estimate all effects and search."""
         data = inputs.training_set
         names = ("phi", "left") if self.keep == "gradients" else ("margins",)

@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raysweep.datasets import ImageSet, IntArray, as_floats
-from raysweep.defenses import Curve, Findings, Flags, FloatArray, Inputs, Need
+from raysweep.defenses import Curve, DefenseInputs, Findings, Flags, FloatArray, Need
 from raysweep.defenses._datamodels import Masks
 from raysweep.defenses._subset_models import SubsetModels, gathered
 from raysweep.methods import reduction
@@ -57,7 +57,7 @@ class FeatureStrength(SubsetModels):
         """Return the training set, and which samples are poison or covers: oracles."""
         return frozenset({"training_set", "poison_mask", "cover_mask"})
 
-    def _groups(self, inputs: Inputs) -> dict[str, IntArray]:
+    def _groups(self, inputs: DefenseInputs) -> dict[str, IntArray]:
         poison = np.flatnonzero(inputs.poison_mask)
         if len(poison) < LEAST:
             raise ValueError(
@@ -71,14 +71,14 @@ class FeatureStrength(SubsetModels):
         natural = natural_groups(inputs.training_set, stamped, len(poison))
         return {"poison": poison, **planted, **natural}
 
-    def _subsets(self, inputs: Inputs, ctx: Context, first: int, count: int) -> Masks:
+    def _subsets(self, inputs: DefenseInputs, ctx: Context, first: int, count: int) -> Masks:
         masks = super()._subsets(inputs, ctx, first, count)
         groups = self._groups(inputs)
         for number, mask in enumerate(masks, first):
             vary(mask, groups, partial(ctx.generator, "group", number))
         return masks
 
-    def run(self, inputs: Inputs, ctx: Context) -> Findings:
+    def run(self, inputs: DefenseInputs, ctx: Context) -> Findings:
         """Draw the curves of all groups."""
         del ctx
         kept, masks = gathered(inputs, "margins")

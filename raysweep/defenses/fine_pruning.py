@@ -20,7 +20,7 @@ import numpy as np
 from pydantic import Field
 
 from raysweep.counts import count_of
-from raysweep.defenses import Defense, Findings, Gift, Inputs, Need
+from raysweep.defenses import Defense, DefenseInputs, Findings, Gift, Need
 from raysweep.defenses._scored import halves
 from raysweep.methods import searched
 from raysweep.methods.context import Context
@@ -51,7 +51,7 @@ class FinePruning(Defense):
         """Return a model."""
         return frozenset({"model"})
 
-    def run(self, inputs: Inputs, ctx: Context) -> Findings:
+    def run(self, inputs: DefenseInputs, ctx: Context) -> Findings:
         """Prune, then fine-tune with the pruned channels held at zero."""
         import torch
 

@@ -19,7 +19,7 @@ import numpy as np
 from pydantic import Field
 
 from raysweep.datasets import ImageSet, IntArray, Shape, as_floats
-from raysweep.defenses import Findings, FloatArray, Inputs, Need
+from raysweep.defenses import DefenseInputs, Findings, FloatArray, Need
 from raysweep.defenses import _scored as scored
 from raysweep.methods.context import Context
 
@@ -39,7 +39,7 @@ class Frequency(scored.Scored):
         """Return the clean set; the training set if that is what is scored."""
         return super().needs() - {"victim"}
 
-    def run(self, inputs: Inputs, ctx: Context) -> Findings:
+    def run(self, inputs: DefenseInputs, ctx: Context) -> Findings:
         """Train the network and make the scorer."""
         from raysweep import training
 

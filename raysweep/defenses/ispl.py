@@ -35,12 +35,12 @@ from raysweep.datasets import IntArray
 from raysweep.defenses import (
     Decision,
     Defense,
+    DefenseInputs,
     Evidence,
     Findings,
     Flags,
     FloatArray,
     Gift,
-    Inputs,
     Need,
 )
 from raysweep.methods import decision, reduction
@@ -105,7 +105,7 @@ class ISPL(Defense):
         batch = min(base.batch_size, max(LEAST_BATCH, samples // self.least_steps))
         return base.model_copy(update={"epochs": epochs, "batch_size": batch})
 
-    def shard(self, part: str, inputs: Inputs, ctx: Context) -> Arrays:
+    def shard(self, part: str, inputs: DefenseInputs, ctx: Context) -> Arrays:
         """Find subsets; return who is in each and what its learner predicts, both (M, N)."""
         from raysweep import training
 
@@ -134,7 +134,9 @@ class ISPL(Defense):
             ctx.progress((number + 1) / self.components, f"search {part}: subset {number + 1}")
         return {name: np.stack(arrays) for name, arrays in found.items()}
 
-    def grown(self, rows: IntArray, part: str, number: int, inputs: Inputs, ctx: Context) -> Flags:
+    def grown(
+        self, rows: IntArray, part: str, number: int, inputs: DefenseInputs, ctx: Context
+    ) -> Flags:
         """Return the members (N,) of a subset of `rows` that generalizes to itself."""
         from raysweep import training
 
@@ -165,7 +167,7 @@ class ISPL(Defense):
         members[rows] = kept
         return members
 
-    def run(self, inputs: Inputs, ctx: Context) -> Findings:
+    def run(self, inputs: DefenseInputs, ctx: Context) -> Findings:
         """Let all learners vote, then train on what they kept, and again on what that fits."""
         labels = inputs.training_set.labels
         predicted = np.concatenate([part["predicted"] for part in inputs.shards])
@@ -177,7 +179,7 @@ class ISPL(Defense):
         statistics = {"wrong": 1 - right, "members": members}
         return Findings(train_scores=1 - votes.own, statistics=statistics)
 
-    def refined(self, kept: Flags, inputs: Inputs, ctx: Context) -> FloatArray:
+    def refined(self, kept: Flags, inputs: DefenseInputs, ctx: Context) -> FloatArray:
         """Return how often samples are predicted right in rounds of training on `kept`, (N,)."""
         from raysweep import training
 

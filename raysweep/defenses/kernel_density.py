@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from raysweep.datasets import ImageSet, IntArray
-from raysweep.defenses import Findings, FloatArray, Inputs
+from raysweep.defenses import DefenseInputs, Findings, FloatArray
 from raysweep.defenses import _scored as scored
 from raysweep.methods import log_range, searched
 from raysweep.methods.context import Context
@@ -42,7 +42,7 @@ class KernelDensity(scored.Scored):
         None, log_range(0.05, 5.0), gt=0, description="in units of the features' spread"
     )
 
-    def run(self, inputs: Inputs, ctx: Context) -> Findings:
+    def run(self, inputs: DefenseInputs, ctx: Context) -> Findings:
         """Fit one density per class."""
         from raysweep import training
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from raysweep.datasets import ImageSet, IntArray
-from raysweep.defenses import Findings, FloatArray, Inputs
+from raysweep.defenses import DefenseInputs, Findings, FloatArray
 from raysweep.defenses import _scored as scored
 from raysweep.defenses._layers import layer_values
 from raysweep.methods import searched
@@ -38,7 +38,7 @@ class LID(scored.Scored):
 
     neighbors: int = searched(20, {"min": 5, "max": 100}, ge=2, le=10_000, description="k")
 
-    def run(self, inputs: Inputs, ctx: Context) -> Findings:
+    def run(self, inputs: DefenseInputs, ctx: Context) -> Findings:
         """Measure the dimensionalities of clean inputs."""
         clean = inputs.clean_set
         fitted, calibration = scored.halves(self.name, clean, ctx, least=8)

@@ -16,7 +16,16 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from raysweep.datasets import as_floats
-from raysweep.defenses import Decision, Defense, Evidence, Findings, FloatArray, Gift, Inputs, Need
+from raysweep.defenses import (
+    Decision,
+    Defense,
+    DefenseInputs,
+    Evidence,
+    Findings,
+    FloatArray,
+    Gift,
+    Need,
+)
 from raysweep.methods import decision
 from raysweep.methods.context import Context
 
@@ -45,7 +54,7 @@ class MatchedFilter(Defense):
         """Return scores of training samples."""
         return frozenset({"train_scores"})
 
-    def run(self, inputs: Inputs, ctx: Context) -> Findings:
+    def run(self, inputs: DefenseInputs, ctx: Context) -> Findings:
         """Filter every image."""
         import torch
 

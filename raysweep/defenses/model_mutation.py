@@ -27,7 +27,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from raysweep.datasets import ImageSet, IntArray
-from raysweep.defenses import Decision, Evidence, Findings, FloatArray, Inputs
+from raysweep.defenses import Decision, DefenseInputs, Evidence, Findings, FloatArray
 from raysweep.defenses import _scored as scored
 from raysweep.methods import decision, searched
 from raysweep.methods.context import Context
@@ -66,7 +66,7 @@ class ModelMutation(scored.Scored):
     kappa: float = Field(0.0124, gt=0, lt=1, description="sprt: the rate of normal inputs")
     margin: float = Field(0.1, gt=0, lt=1, description="sprt: delta / kappa")
 
-    def run(self, inputs: Inputs, ctx: Context) -> Findings:
+    def run(self, inputs: DefenseInputs, ctx: Context) -> Findings:
         """Mutate, and make the scorer or score the training set."""
         from raysweep import training
 

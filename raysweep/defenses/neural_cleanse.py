@@ -21,7 +21,16 @@ import numpy as np
 from pydantic import Field
 
 from raysweep.datasets import as_floats
-from raysweep.defenses import Decision, Defense, Evidence, Findings, FloatArray, Gift, Inputs, Need
+from raysweep.defenses import (
+    Decision,
+    Defense,
+    DefenseInputs,
+    Evidence,
+    Findings,
+    FloatArray,
+    Gift,
+    Need,
+)
 from raysweep.methods import decision
 from raysweep.methods.context import Arrays, Context
 
@@ -71,12 +80,14 @@ class NeuralCleanse(Defense):
         del samples, epochs
         return self.steps * self.batch_size * num_classes
 
-    def shard(self, part: str, inputs: Inputs, ctx: Context) -> Arrays:
+    def shard(self, part: str, inputs: DefenseInputs, ctx: Context) -> Arrays:
         """Search the trigger of one class: mask (H, W) and pattern (C, H, W) in [0, 1]."""
         mask, pattern = self.search(int(part), inputs, ctx)
         return {"mask": mask, "pattern": pattern}
 
-    def search(self, target: int, inputs: Inputs, ctx: Context) -> tuple[FloatArray, FloatArray]:
+    def search(
+        self, target: int, inputs: DefenseInputs, ctx: Context
+    ) -> tuple[FloatArray, FloatArray]:
         """Minimize cross-entropy to `target` plus cost * |mask|_1 over the clean set."""
         import torch
         import torch.nn.functional as F
@@ -113,7 +124,7 @@ class NeuralCleanse(Defense):
         found = torch.where(seen.norm.isfinite(), seen.best, last).cpu().numpy()
         return found[0], found[1:]
 
-    def run(self, inputs: Inputs, ctx: Context) -> Findings:
+    def run(self, inputs: DefenseInputs, ctx: Context) -> Findings:
         """Gather the triggers of all classes."""
         del ctx
         masks = np.stack([shard["mask"] for shard in inputs.shards])
@@ -132,7 +143,7 @@ class NeuralCleanse(Defense):
             classes=tuple(np.flatnonzero(index > self.cut).tolist()), class_scores=index
         )
 
-    def repair(self, inputs: Inputs, ctx: Context) -> dict[str, torch.Tensor]:
+    def repair(self, inputs: DefenseInputs, ctx: Context) -> dict[str, torch.Tensor]:
         """Fine-tune on clean images, a share of them stamped with a found trigger, labels right."""
         import torch
         import torch.nn.functional as F

@@ -35,12 +35,12 @@ from raysweep.datasets import ImageSet, as_floats
 from raysweep.defenses import (
     Decision,
     Defense,
+    DefenseInputs,
     Evidence,
     Findings,
     Flags,
     FloatArray,
     Gift,
-    Inputs,
     Need,
 )
 from raysweep.defenses._scored import split
@@ -116,7 +116,7 @@ class RED(Defense):
         del samples, epochs
         return self.steps * self.images * num_classes * (num_classes - 1)
 
-    def shard(self, part: str, inputs: Inputs, ctx: Context) -> Arrays:
+    def shard(self, part: str, inputs: DefenseInputs, ctx: Context) -> Arrays:
         """Search the patterns of all sources into one target."""
         target, classes = int(part.split()[1]), inputs.shape.num_classes
         sources = [s for s in range(classes) if s != target]
@@ -129,7 +129,7 @@ class RED(Defense):
         return arrays
 
     def _search(
-        self, inputs: Inputs, ctx: Context, sources: list[int], target: int, weight: float
+        self, inputs: DefenseInputs, ctx: Context, sources: list[int], target: int, weight: float
     ) -> tuple[FloatArray, np.ndarray]:
         """Return patterns (S, C, H, W) and which reached pi, (S,); absent classes do not."""
         import torch
@@ -172,7 +172,7 @@ class RED(Defense):
         return as_floats(data.take(np.sort(rows[: self.images])).images)
 
     def smallest(
-        self, inputs: Inputs, images: torch.Tensor, removed: torch.Tensor, target: int,
+        self, inputs: DefenseInputs, images: torch.Tensor, removed: torch.Tensor, target: int,
         weight: float, ctx: Context,
     ) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
         """Return patterns (S, C, H, W) and whether they reach pi, (S,); all sources at once.
@@ -217,7 +217,7 @@ class RED(Defense):
             patterns[active] = torch.where(still, tried.detach(), moved)
         return patterns, done
 
-    def run(self, inputs: Inputs, ctx: Context) -> Findings:
+    def run(self, inputs: DefenseInputs, ctx: Context) -> Findings:
         """Find the target class, refine its pattern, and score its samples by removal."""
         from raysweep.defenses import _red
 
@@ -254,7 +254,12 @@ class RED(Defense):
         )  # fmt: skip
 
     def _refined(
-        self, inputs: Inputs, ctx: Context, patterns: FloatArray, reached: np.ndarray, target: int
+        self,
+        inputs: DefenseInputs,
+        ctx: Context,
+        patterns: FloatArray,
+        reached: np.ndarray,
+        target: int,
     ) -> tuple[FloatArray, int]:
         """Return the smallest pattern (C, H, W) into the target with both terms, and its source.
 
@@ -276,7 +281,7 @@ class RED(Defense):
         return patterns[source], source
 
     def _removal(
-        self, inputs: Inputs, ctx: Context, pattern: np.ndarray, target: int, source: int
+        self, inputs: DefenseInputs, ctx: Context, pattern: np.ndarray, target: int, source: int
     ) -> tuple[FloatArray, np.ndarray, FloatArray]:
         """Return scores (N,), which samples leave their class (N,), and other classes' scores."""
         import torch

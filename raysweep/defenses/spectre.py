@@ -26,10 +26,10 @@ from pydantic import Field
 from raysweep.counts import exactly
 from raysweep.defenses import (
     Decision,
+    DefenseInputs,
     Evidence,
     Findings,
     FloatArray,
-    Inputs,
 )
 from raysweep.defenses._removal import RemovesPerClass
 from raysweep.methods import decision
@@ -56,7 +56,7 @@ class SPECTRE(RemovesPerClass):
         count = Fraction(round(rate * total)) or exactly(0.1, size)
         return min(count, exactly(0.1 if size < 500 else 0.33, size))
 
-    def run(self, inputs: Inputs, ctx: Context) -> Findings:
+    def run(self, inputs: DefenseInputs, ctx: Context) -> Findings:
         """Score each sample within its class."""
         del ctx
         labels = inputs.labels

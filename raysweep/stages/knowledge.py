@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from raysweep.datasets import ImageSet
-from raysweep.defenses import Decision, Evidence, Inputs
+from raysweep.defenses import Decision, DefenseInputs, Evidence
 from raysweep.stages.inputs import Desk
 
 
-def inputs(desk: Desk) -> Inputs:
+def inputs(desk: Desk) -> DefenseInputs:
     """Return what the defense declares, and the setting that every defender knows."""
     needs, data = desk.defense.needs(), desk.data
     values: dict[str, Any] = {
@@ -43,7 +43,7 @@ def inputs(desk: Desk) -> Inputs:
         found = desk.read("found")
         values["found"] = {n.removeprefix("kept."): a for n, a in found.items() if n[:5] == "kept."}
         values["decision"] = _decision(desk)
-    return Inputs(desk.defense.name, needs, values)
+    return DefenseInputs(desk.defense.name, needs, values)
 
 
 def _oracles(desk: Desk) -> dict[str, Any]:

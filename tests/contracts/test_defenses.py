@@ -14,7 +14,7 @@ import torch
 from pydantic import ValidationError
 
 from raysweep import methods
-from raysweep.defenses import ORACLES, Defense, Findings, Inputs
+from raysweep.defenses import ORACLES, Defense, DefenseInputs, Findings
 from raysweep.errors import KnowledgeError
 from raysweep.methods.context import Context
 from raysweep.metrics.ranking import ranking
@@ -189,7 +189,7 @@ def test_a_filter_that_peeks_gets_an_error(case: toy.Toy) -> None:
         def needs(self) -> frozenset[Any]:
             return frozenset({"features"})
 
-        def run(self, inputs: Inputs, ctx: Context) -> Findings:
+        def run(self, inputs: DefenseInputs, ctx: Context) -> Findings:
             return Findings(train_scores=inputs.poison_mask.astype(float))
 
     with pytest.raises(KnowledgeError, match="'poison_mask', which its needs do not list"):
