@@ -89,7 +89,7 @@ def launch(
         return
     if inline and address:
         raise SpecError("--inline runs in this process and --address on a cluster; give one")
-    from raysweep.cli.terminal import Progress
+    from raysweep.cli.progress import Progress
     from raysweep.jobs.launch import launch as run_sweep
     from raysweep.results.records import storage_uri
     from raysweep.sweep.loading import load_sweep
@@ -153,7 +153,8 @@ def tune(
     ] = None,
 ) -> None:
     """Search better parameters for the defenses of a sweep; reported where they were not tuned."""
-    from raysweep.cli.terminal import Progress, print_tuned
+    from raysweep.cli.progress import Progress
+    from raysweep.cli.terminal import print_tuned
     from raysweep.jobs.tune import tune as search
     from raysweep.results.records import storage_uri
     from raysweep.sweep.loading import load_sweep
@@ -301,7 +302,7 @@ def schema() -> None:
 @app.command()
 def doctor(storage: Storage = None) -> None:
     """Check this machine: versions, devices, data, storage."""
-    from raysweep.cli.terminal import print_doctor
+    from raysweep.cli.doctor import print_doctor
 
     if not print_doctor(_console(), storage):
         raise typer.Exit(1)

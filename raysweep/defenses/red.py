@@ -254,13 +254,9 @@ class RED(Defense):
         )  # fmt: skip
 
     def _refined(
-        self,
-        inputs: DefenseInputs,
-        ctx: Context,
-        patterns: FloatArray,
-        reached: np.ndarray,
+        self, inputs: DefenseInputs, ctx: Context, patterns: FloatArray, reached: np.ndarray,
         target: int,
-    ) -> tuple[FloatArray, int]:
+    ) -> tuple[FloatArray, int]:  # fmt: skip
         """Return the smallest pattern (C, H, W) into the target with both terms, and its source.
 
         Args:

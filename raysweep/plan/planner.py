@@ -29,7 +29,8 @@ from raysweep.methods.recipe import Recipe
 from raysweep.plan.route import Facts, Outcomes, Route, Setting
 from raysweep.stages.stage import STAGE_VERSIONS, Stage
 from raysweep.sweep.resources import bfloat16_is_fast
-from raysweep.sweep.spec import Sweep, Trial, trials
+from raysweep.sweep.spec import Sweep
+from raysweep.sweep.trials import Trial, trials
 
 RATES = frozenset({"rate", "cover_rate"})
 LIGHT_NEEDS = frozenset({"features", "poison_rate", "poison_mask", "target_class", "removed_count"})
@@ -47,8 +48,6 @@ class Planner:
         self._settings: dict[tuple[Any, ...], Setting] = {}
         self._identities: dict[tuple[int, frozenset[str]], tuple[Method, dict[str, Any]]] = {}
         self._recipes: dict[Recipe, dict[str, Any]] = {}
-
-    # Building blocks
 
     def facts(self, dataset: Dataset) -> Facts:
         """Return labels and identity of a dataset's training set."""

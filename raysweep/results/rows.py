@@ -19,7 +19,8 @@ from raysweep.methods import by_content, path_fields
 from raysweep.plan.planner import Planner
 from raysweep.plan.route import Route, followed
 from raysweep.store import Manifest, Store, ledger
-from raysweep.sweep.spec import AXES, Trial
+from raysweep.sweep.spec import AXES
+from raysweep.sweep.trials import Trial
 
 
 class Collector:

@@ -9,7 +9,7 @@ from typing import Any
 
 from raysweep.errors import SpecError
 from raysweep.methods import ROLES, Role, load, path_fields
-from raysweep.sweep.spec import AXES, PLURAL, Sweep, canonical, restored
+from raysweep.sweep.spec import AXES, PLURAL, Sweep, restored, to_plain
 
 # What decides which rows a sweep has; a name, a question or a tracker changes none.
 ROWS = (*(PLURAL[axis] for axis in AXES), "seeds", "exclude")
@@ -19,8 +19,8 @@ SHOWN = 3
 def differences(before: Mapping[str, Any], sweep: Sweep) -> list[str]:
     """Return how a sweep differs in its rows from one that was written down, a line each axis."""
     with contextlib.suppress(SpecError):  # a method is gone: as it was written down
-        before = canonical(restored(before))  # parameters that are new since have their defaults
-    was, now, told = deciding(before), deciding(canonical(sweep)), []
+        before = to_plain(restored(before))  # parameters that are new since have their defaults
+    was, now, told = deciding(before), deciding(to_plain(sweep)), []
     for field in ROWS:
         old, new = was[field], now[field]
         old = old if isinstance(old, list) else []
