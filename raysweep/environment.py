@@ -1,4 +1,4 @@
-"""What workers need of the driver's environment: where data lie, and how a storage is reached.
+"""The settings that workers need of the driver's environment: data folder, access to storage.
 
 Settings travel with the work, paths written out. Secrets never do: on this machine workers inherit
 them, and on a cluster each host has its own.

@@ -1,4 +1,4 @@
-"""Which code runs on a host: compared before it works, and recorded with everything that it makes.
+"""The code that runs on a host: compared before it works, recorded with everything it makes.
 
 `refusal` and all that it calls travel to a worker as they are, not by name: the raysweep that is
 installed there may be any other, or none. They use the standard library alone.
@@ -26,13 +26,13 @@ PACKAGES = ("torch", "torchvision", "ray", "numpy", "scikit-learn", "optuna", "w
 
 @dataclass(frozen=True, kw_only=True)
 class Code:
-    """What must be the same on every host of a run, since it decides what the results are.
+    """The code that decides the results, hence must be the same on every host of a run.
 
     Attributes:
         source: digest of raysweep's source files, and of `modules`; `none` without them.
         python: its minor version.
-        torch: its version without what follows `+`, which names a build.
-        torchvision: the same.
+        torch: its version without the build, which follows `+`.
+        torchvision: its version without the build.
         modules: method modules of other packages that the run uses.
     """
 
@@ -44,7 +44,7 @@ class Code:
 
 
 def code_here(modules: Iterable[str] = ()) -> Code:
-    """Return what this host would run.
+    """Return the code that this host would run.
 
     Args:
         modules: method modules of other packages that belong to it.
@@ -96,7 +96,7 @@ def _origin(module: str) -> Path | None:
 
 
 def refusal(asked: dict[str, Any]) -> str:
-    """Return why this host may not work for a driver, or nothing if it may.
+    """Return the reason why this host may not work for a driver, or "" if it may.
 
     Args:
         asked: the driver's `Code`, as a dict.
@@ -150,7 +150,7 @@ def git_commit() -> str:
 
 @cache
 def of_host(device: str) -> dict[str, Any]:
-    """Return what an artifact records of the host that made it; found once a process.
+    """Return the facts that an artifact records of the host that made it, read once a process.
 
     Args:
         device: where the stage computed, `cpu` or `cuda`.
@@ -187,7 +187,7 @@ def _driver() -> str | None:
 
 
 def _first(file: str, pattern: re.Pattern[str]) -> str | None:
-    """Return what a pattern finds first in a file of the system; None where there is none."""
+    """Return the first match of a pattern in a file of the system, or None."""
     try:
         found = pattern.search(Path(file).read_text())
     except OSError:

@@ -44,7 +44,7 @@ def _console(*, error: bool = False) -> Console:
 
 @contextlib.contextmanager
 def _stoppable() -> Iterator[None]:
-    """Exit as a shell says of a signal, whenever one of those comes that stop a run."""
+    """Exit with the status of a signal, 128 + its number, when a signal stops a run."""
     from raysweep.run.interruption import Interrupted, listening
 
     with listening():

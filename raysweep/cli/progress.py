@@ -54,12 +54,12 @@ class Progress:
         self.close()
 
     def close(self) -> None:
-        """Take the bar from the terminal, and give it its cursor back."""
+        """Remove the bar from the terminal, and show the cursor again."""
         if self._bar is not None:
             self._bar.stop()
 
     def watch(self, run: Run) -> None:
-        """Show how a run stands; called after every change."""
+        """Show the state of a run; called after every change."""
         schedule = run.schedule
         for note in run.notes[self.noted :]:
             self.console.print(note, style="yellow")

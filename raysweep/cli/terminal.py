@@ -69,7 +69,7 @@ def print_results(console: Console, rows: pd.DataFrame) -> None:
 
 
 def print_tuned(console: Console, table: pd.DataFrame) -> None:
-    """Print what tuning found: held-out metrics beside the method's own and the oracle's."""
+    """Print the results of tuning: held-out metrics beside the method's own and the oracle's."""
     from raysweep.reports.tables import percent
 
     metrics = [str(name)[6:] for name in table.columns if str(name).startswith("tuned_")]
@@ -100,10 +100,10 @@ def _short(value: object) -> str:
 
 
 def print_status(console: Console, store: Store, name: str) -> None:
-    """Print how a sweep stands, from its ledger and what is stored; its tuning, its versions.
+    """Print the standing of a sweep and its tuning, from ledger and store, and its versions.
 
     Raises:
-        StoreError: if there is no sweep of that name; the message lists those that there are.
+        StoreError: if there is no sweep of that name; the message lists all sweeps.
     """
     place = history.place_of(store, name)
     for line in history.damage(store, place):
@@ -125,7 +125,7 @@ def _version(one: history.Version) -> str:
 
 
 def _print_standing(console: Console, store: Store, place: str, title: str, command: str) -> None:
-    """Print how the last run at a place stands; stages whose manifests are damaged are missing."""
+    """Print the standing of the last run at a place; damaged stages count as missing."""
     now = ledger.standing(store, place)
     if not now.start:
         console.print(f"{title}: begun, nothing handed out yet")

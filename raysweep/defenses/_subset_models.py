@@ -1,8 +1,8 @@
 """Many small models, each trained on a part of the training set, in shards.
 
 A. Ilyas, S. M. Park, L. Engstrom, G. Leclerc, A. Madry: Datamodels, ICML 2022, arXiv:2202.00622.
-Which samples a model is trained on is drawn for its shard and its number, so that a sweep with more
-models shares the whole shards of one with fewer. The recipe is the sweep's but for what is set
+The samples that a model is trained on are drawn for its shard and its number, so that a sweep with
+more models shares the whole shards of one with fewer. The recipe is the sweep's but for what is set
 here: augmentation, precision and Nesterov's momentum are its own. E: models of a shard, m: of all
 shards, n: training samples.
 """
@@ -49,7 +49,7 @@ class SubsetModels(Defense):
         return tuple(f"{start}+{min(self.per_shard, self.models - start)}" for start in starts)
 
     def passes(self, samples: int, epochs: int, num_classes: int) -> float:
-        """Return those of all subset models."""
+        """Return the sample passes of training all subset models."""
         del epochs, num_classes
         return self.models * self.epochs * self.alpha * samples
 
@@ -76,7 +76,7 @@ class SubsetModels(Defense):
     def _outputs(
         self, model: Model, state: Mapping[str, torch.Tensor], inputs: DefenseInputs, ctx: Context
     ) -> Arrays:
-        """Return what is kept of each model: `margins` (E, n), float16."""
+        """Return the arrays that are kept of each model: `margins` (E, n), float16."""
         from raysweep.training import ensemble
 
         data, recipe = inputs.training_set, self._recipe(inputs)

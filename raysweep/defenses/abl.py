@@ -98,7 +98,7 @@ class ABL(Defense):
         return frozenset({"train_scores", "model"})
 
     def passes(self, samples: int, epochs: int, num_classes: int) -> float:
-        """Return those of isolation and of training on the rest."""
+        """Return the sample passes of isolation and of training on the rest."""
         del epochs, num_classes
         return samples * (self.isolation_epochs + self.tuning_epochs)
 
@@ -225,5 +225,5 @@ class Ascent:
         return loss
 
     def finished(self) -> bool:
-        """Return whether ascent on the isolated samples alone has made them forgotten."""
+        """Return whether ascent on the isolated samples alone has reached the cap."""
         return not self.joint and bool(self.latest >= self.cap)

@@ -108,7 +108,7 @@ class ActivationClustering(Defense):
 
 
 def two_means(points_ND: FloatArray) -> tuple[Flags, FloatArray] | None:
-    """Return who is in the smaller of two clusters (N,) and margins toward it (N,).
+    """Return a mask (N,) of the samples in the smaller of two clusters, and margins (N,) toward it.
 
     The margin is the distance to the larger cluster's center minus that to the smaller's. None
     where there are fewer than two different points.

@@ -98,7 +98,7 @@ def _predicted(inputs: DefenseInputs, images: torch.Tensor, ctx: Context) -> np.
 
 
 def switches(labels_LN: np.ndarray) -> np.ndarray:
-    """Return where neighboring layers disagree, (L - 1, N)."""
+    """Return a mask (L - 1, N) of the neighboring layers that disagree."""
     changed: np.ndarray = labels_LN[1:] != labels_LN[:-1]
     return changed
 

@@ -69,7 +69,7 @@ class ASSET(Defense):
         return frozenset({"train_scores"})
 
     def passes(self, samples: int, epochs: int, num_classes: int) -> float:
-        """Return those of the separation, with a clean image beside each sample."""
+        """Return the sample passes of the separation, with a clean image beside each sample."""
         del epochs, num_classes
         return 2 * samples * self.epochs
 

@@ -118,7 +118,7 @@ class ConfusionTraining(Defense):
         return dataclasses.replace(base, **changed)
 
     def passes(self, samples: int, epochs: int, num_classes: int) -> float:
-        """Return those of all rounds."""
+        """Return the sample passes of all rounds."""
         del epochs, num_classes
         return self._rounds().passes(samples)
 
@@ -168,7 +168,7 @@ class ConfusionTraining(Defense):
         self, confused: nn.Module, before: FloatArray, losses: FloatArray, inputs: DefenseInputs,
         ctx: Context,
     ) -> Findings:  # fmt: skip
-        """Return what `decide` reads; `before`: features in the victim, (N, D)."""
+        """Return the findings that `decide` reads; `before`: features in the victim, (N, D)."""
         after, logits = _seen(confused, inputs, ctx, "confused model's")
         labels, predicted = inputs.training_set.labels, logits.argmax(1).numpy()
         axes = np.zeros((2, len(labels), AXES))
@@ -291,7 +291,7 @@ class _Round:
 def _seen(
     network: nn.Module, inputs: DefenseInputs, ctx: Context, whose: str
 ) -> tuple[FloatArray, torch.Tensor]:
-    """Return what the head is given for the training samples, (N, D), and what it makes of it."""
+    """Return the head's inputs (N, D) and logits (N, K) for the training samples."""
     from raysweep import training
 
     head = inputs.model.HEAD

@@ -78,11 +78,11 @@ VALUE = "mean effect of the set on itself (difference of logits)"
 
 @dataclass(frozen=True, kw_only=True)
 class Searched:
-    """What all searches found.
+    """The result of all searches.
 
     Attributes:
         scores: (n,).
-        counts: (sizes, n), in how many found sets a sample is.
+        counts: (sizes, n), number of found sets that a sample is in.
         best: (sizes,), largest value; -inf where no search was possible.
         chance: (sizes,), the same where no sample has an effect; -inf where none was searched.
     """
@@ -163,7 +163,7 @@ class Datamodels(SubsetModels):
         return tuple(found)
 
     def forecast(self, samples: int) -> str:
-        """Return about how many models this many samples need, for the plan."""
+        """Return a sentence on the number of models that `samples` need, for the plan."""
         needed = models_needed(samples, 5.2, 10.0, self.alpha)
         per_sample = 4 / (self.alpha * (1 - self.alpha))
         most = "" if self.until is None else f" at most, fewer if halves agree by {self.until:g}"
@@ -224,7 +224,7 @@ class Datamodels(SubsetModels):
         )  # fmt: skip
 
     def _curves(self, found: Searched) -> dict[str, Curve]:
-        """Return the value of the best set of each size, and of chance's, where that is known."""
+        """Return the value of the best set of each size, and of chance's best set if known."""
         lines = {"best set": found.best, "best by chance": found.chance}
         sizes = np.array(self.sizes, float)
         return {
@@ -236,14 +236,14 @@ class Datamodels(SubsetModels):
     def _measured(
         self, margins: NDArray[np.float16], masks: Masks, counts: np.ndarray, labels: np.ndarray
     ) -> dict[str, float]:
-        """Return how well the effects predict models left out, and how many models are needed.
+        """Return the fit of the effects on models left out, and the number of models needed.
 
-        As a datamodel does, they predict a margin from all that is in the subset, its own sample
-        included.
+        As in a datamodel, the effects predict a margin from all samples in the subset, its own
+        sample included.
 
         Args:
             margins: (m, n) of all models.
-            masks: (m, n) what they were trained on.
+            masks: (m, n) mask of the samples that they were trained on.
             counts: (sizes, n) memberships found with the even models.
             labels: (n,).
         """
@@ -272,7 +272,7 @@ class Datamodels(SubsetModels):
         }
 
     def _effects(self, kept: Mapping[str, NDArray[Any]], masks: Masks) -> NDArray[np.float32]:
-        """Return W from what the models gave."""
+        """Return W from the outputs of the models."""
         if self.keep == "gradients":
             from raysweep.defenses._trak import attribution
 

@@ -54,7 +54,7 @@ class FeatureStrength(SubsetModels):
     )
 
     def needs(self) -> frozenset[Need]:
-        """Return the training set, and which samples are poison or covers: oracles."""
+        """Return the training set, and the masks of poison and covers: oracles."""
         return frozenset({"training_set", "poison_mask", "cover_mask"})
 
     def _groups(self, inputs: DefenseInputs) -> dict[str, IntArray]:
@@ -104,10 +104,10 @@ class FeatureStrength(SubsetModels):
 
 
 def _compared(strength: Mapping[str, tuple[float, float]]) -> dict[str, float]:
-    """Return s(alpha p) with its standard error of groups of p samples, and how they compare.
+    """Return s(alpha p), with standard errors, of groups of p samples, and their comparison.
 
     Args:
-        strength: group → s(alpha p) and its standard error; of poison, and of others of its size.
+        strength: group → s(alpha p) and its standard error, for the poison and groups of its size.
     """
     told = {f"the {name}": strength[name] for name in ("poison", "covers") if name in strength}
     natural = [pair for name, pair in strength.items() if f"the {name}" not in told]
@@ -153,12 +153,12 @@ def vary(
 def held_out_means(
     margins_MN: NDArray[np.floating], masks_MN: Masks, rows: IntArray
 ) -> tuple[IntArray, FloatArray]:
-    """Return of each model how many of `rows` it has seen, and the mean margin of the others.
+    """Return each model's number of seen `rows`, and its mean margin on the other rows.
 
     Args:
         margins_MN: of each model on each sample, (m, n).
-        masks_MN: which samples each model was trained on, (m, n); of `rows`, never all.
-        rows: of a group.
+        masks_MN: (m, n) mask of the samples that each model was trained on; of `rows`, never all.
+        rows: the row numbers of a group.
     """
     out = ~masks_MN[:, rows]
     means: FloatArray = (margins_MN[:, rows].astype(np.float64) * out).sum(1) / out.sum(1)
@@ -175,8 +175,8 @@ def local_lines(
     Args:
         x: (m,).
         y: (m,).
-        at: (T,) where lines are wanted.
-        width: how far from it a point may be.
+        at: (T,) the places of the lines.
+        width: largest distance of a point from its place.
 
     Raises:
         ValueError: if around some place all points have one x.

@@ -94,7 +94,7 @@ def pruned_count(
     features_ND: torch.Tensor, weight_KD: torch.Tensor, bias_K: torch.Tensor,
     labels: torch.Tensor, order: torch.Tensor, floor: float, most: float,
 ) -> int:  # fmt: skip
-    """Return how many channels, in `order`, can go before accuracy falls below `floor`."""
+    """Return the number of channels, in `order`, that can go before accuracy is below `floor`."""
     logits = features_ND.float() @ weight_KD.T + bias_K
     count = 0
     for channel in order[: count_of(most, len(order))].tolist():

@@ -36,7 +36,7 @@ class Frequency(scored.Scored):
     copies: int = Field(8, ge=1, le=100, description="perturbed copies of each clean image")
 
     def needs(self) -> frozenset[Need]:
-        """Return the clean set; the training set if that is what is scored."""
+        """Return the clean set, and the training set if it is scored."""
         return super().needs() - {"victim"}
 
     def run(self, inputs: DefenseInputs, ctx: Context) -> Findings:

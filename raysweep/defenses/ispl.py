@@ -55,7 +55,7 @@ MEMORY = 0.8  # weight of earlier rounds in whether a sample is predicted right
 
 
 class ISPL(Defense):
-    """Scores are shares of votes against the label; decisions cut them, or what came of them."""
+    """Scores are shares of votes against the label; decisions cut them, or the rounds' shares."""
 
     components: int = Field(8, ge=1, le=100, description="subsets, one after another")
     share: float = Field(0.12, gt=0, le=1, description="of the whole set, in a subset (alpha)")
@@ -96,7 +96,7 @@ class ISPL(Defense):
         return tuple(str(number) for number in range(self.repeats))
 
     def passes(self, samples: int, epochs: int, num_classes: int) -> float:
-        """Return about those of the weak learners, each on its part of the set."""
+        """Return the sample passes of the weak learners, each on its part of the set."""
         del epochs, num_classes
         return self.repeats * samples * (self.weak_epochs + self.warm_up)
 
@@ -106,7 +106,7 @@ class ISPL(Defense):
         return base.model_copy(update={"epochs": epochs, "batch_size": batch})
 
     def shard(self, part: str, inputs: DefenseInputs, ctx: Context) -> Arrays:
-        """Find subsets; return who is in each and what its learner predicts, both (M, N)."""
+        """Find subsets; return their masks and their learners' predictions, both (M, N)."""
         from raysweep import training
 
         data, recipe = inputs.training_set, inputs.recipe
@@ -168,7 +168,7 @@ class ISPL(Defense):
         return members
 
     def run(self, inputs: DefenseInputs, ctx: Context) -> Findings:
-        """Let all learners vote, then train on what they kept, and again on what that fits."""
+        """Let all learners vote, then train in rounds on the samples that are kept."""
         labels = inputs.training_set.labels
         predicted = np.concatenate([part["predicted"] for part in inputs.shards])
         votes = vote(predicted, labels, inputs.shape.num_classes)
@@ -180,7 +180,7 @@ class ISPL(Defense):
         return Findings(train_scores=1 - votes.own, statistics=statistics)
 
     def refined(self, kept: Flags, inputs: DefenseInputs, ctx: Context) -> FloatArray:
-        """Return how often samples are predicted right in rounds of training on `kept`, (N,)."""
+        """Return the running mean (N,) of right predictions over rounds of training on `kept`."""
         from raysweep import training
 
         data = inputs.training_set
@@ -201,7 +201,7 @@ class ISPL(Defense):
         return right
 
     def decide(self, evidence: Evidence) -> Decision:
-        """Flag what a majority of the rounds, or of the votes, is against."""
+        """Flag the samples that a majority of the rounds, or of the votes, is against."""
         votes = evidence.train_scores
         against = votes if self.rule == "vote" else evidence.statistics["wrong"]
         return Decision(flags=against > self.majority)
@@ -209,7 +209,7 @@ class ISPL(Defense):
 
 @dataclass(frozen=True, kw_only=True)
 class Votes:
-    """What the learners say of each sample.
+    """The votes of the learners on each sample.
 
     Attributes:
         own: (N,) share of the votes for the given label.

@@ -66,12 +66,12 @@ class MatchedFilter(Defense):
         return Findings(train_scores=np.concatenate(parts))
 
     def decide(self, evidence: Evidence) -> Decision:
-        """Flag what holds more than `multiple` of the pattern."""
+        """Flag the samples that hold more than `multiple` of the pattern."""
         return Decision(flags=evidence.train_scores > self.multiple)
 
 
 def multiples(images_BCHW: torch.Tensor, pattern_CHW: torch.Tensor) -> FloatArray:
-    """Return how many times each image holds the pattern, (B,)."""
+    """Return the multiple (B,) of the pattern that each image holds."""
     filtered = high_pass(pattern_CHW[None])[0]
     energy = float(filtered.square().sum())
     if energy < 1e-12:

@@ -219,7 +219,7 @@ class Mutants:
         return own.cpu().numpy(), torch.stack(changed).cpu().numpy()
 
     def _label(self, number: int, values_BD: torch.Tensor) -> torch.Tensor:
-        """Return a mutant's labels (B,) of what its first dense layer is given."""
+        """Return a mutant's labels (B,), from the inputs of its first dense layer."""
         from torch import nn
         from torch.nn import functional as F
 
@@ -258,7 +258,7 @@ def trailing_dense(network: nn.Module, head: str) -> tuple[str, list[nn.Module]]
 
 
 def _flattened(module: nn.Module, name: str) -> list[tuple[str, nn.Module]]:
-    """Return names and layers of a sequence in their order, those of nested sequences too."""
+    """Return names and layers of a sequence in their order, with all layers of nested ones."""
     from torch import nn
 
     if not isinstance(module, nn.Sequential):

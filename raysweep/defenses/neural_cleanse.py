@@ -76,7 +76,7 @@ class NeuralCleanse(Defense):
         return tuple(str(label) for label in range(num_classes))
 
     def passes(self, samples: int, epochs: int, num_classes: int) -> float:
-        """Return those of the search in every class."""
+        """Return the sample passes of the search in every class."""
         del samples, epochs
         return self.steps * self.batch_size * num_classes
 
@@ -182,7 +182,7 @@ class NeuralCleanse(Defense):
 
 
 class _Search:
-    """What a search keeps between steps, on the device: nothing in it waits for a value.
+    """The state of a search between steps, on the device: nothing in it waits for a value.
 
     `cost`, the weight of the mask norm, goes up by 1.5 after `patience` checks in a row in which
     the trigger works, and down by 1.5 ** 1.5 after as many in which it does not.

@@ -32,5 +32,5 @@ class PerfectFilter(Defense):
         return Findings(train_scores=inputs.poison_mask.astype(np.float32))
 
     def decide(self, evidence: Evidence) -> Decision:
-        """Flag what scores 1."""
+        """Flag the samples that score 1."""
         return Decision(flags=evidence.train_scores > 0.5)

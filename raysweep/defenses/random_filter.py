@@ -23,7 +23,7 @@ class RandomFilter(Defense):
     like: str = Field("spectral_signatures", description="defense of this sweep to be matched")
 
     def needs(self) -> frozenset[Need]:
-        """Return the labels' count through the training set, and how many to remove."""
+        """Return the training set, for its size, and the number of samples to remove."""
         return frozenset({"training_set", "removed_count"})
 
     def gives(self) -> frozenset[Gift]:

@@ -112,7 +112,7 @@ class RED(Defense):
         return tuple(f"target {target}" for target in range(num_classes))
 
     def passes(self, samples: int, epochs: int, num_classes: int) -> float:
-        """Return those of all pairs, if no search ends early."""
+        """Return the sample passes of all pairs, if no search ends early."""
         del samples, epochs
         return self.steps * self.images * num_classes * (num_classes - 1)
 
@@ -131,7 +131,7 @@ class RED(Defense):
     def _search(
         self, inputs: DefenseInputs, ctx: Context, sources: list[int], target: int, weight: float
     ) -> tuple[FloatArray, np.ndarray]:
-        """Return patterns (S, C, H, W) and which reached pi, (S,); absent classes do not."""
+        """Return patterns (S, C, H, W) and a mask (S,): reached pi, which absent classes do not."""
         import torch
 
         from raysweep.training import room
@@ -175,7 +175,7 @@ class RED(Defense):
         self, inputs: DefenseInputs, images: torch.Tensor, removed: torch.Tensor, target: int,
         weight: float, ctx: Context,
     ) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
-        """Return patterns (S, C, H, W) and whether they reach pi, (S,); all sources at once.
+        """Return patterns (S, C, H, W) and a mask (S,) of those that reach pi; all sources at once.
 
         Args:
             inputs: gives victim and precision.
@@ -263,7 +263,7 @@ class RED(Defense):
             inputs: as `run` was given them.
             ctx: the stage's.
             patterns: (S, C, H, W) of the scan.
-            reached: (S,) whether they reach pi.
+            reached: (S,) mask of those that reach pi.
             target: the class.
         """
         if self.weight != self.scan_weight:
@@ -279,7 +279,7 @@ class RED(Defense):
     def _removal(
         self, inputs: DefenseInputs, ctx: Context, pattern: np.ndarray, target: int, source: int
     ) -> tuple[FloatArray, np.ndarray, FloatArray]:
-        """Return scores (N,), which samples leave their class (N,), and other classes' scores."""
+        """Return scores (N,), a mask (N,) of samples that leave their class, and others' scores."""
         import torch
 
         from raysweep import training

@@ -186,7 +186,7 @@ class _Stored:
     Attributes:
         rows, labels, originals: (M,) rows of the source's split, labels with and before the attack.
         images: (M, C, H, W) uint8.
-        ignored: how many stored images the data set does not show.
+        ignored: number of stored images that the data set does not show.
     """
 
     rows: IntArray
@@ -232,7 +232,7 @@ def _stored(folder: Path, result: dict[str, Any], part: str) -> _Stored:
 
 
 def _listed(file: Path, total: int) -> NDArray[np.bool_] | None:
-    """Return which training images were chosen for poison, (N,), where the record has the list."""
+    """Return a mask (N,) of the images chosen for poison, or None if the record has no list."""
     if not file.is_file():
         return None
     listed = np.asarray(untrusted(file))
@@ -248,7 +248,8 @@ def _listed(file: Path, total: int) -> NDArray[np.bool_] | None:
 def _target(train: _Stored, test: _Stored, chosen: NDArray[np.bool_]) -> int | None:
     """Return the one class that triggered inputs are given; none, if there are several.
 
-    Test inputs tell; without them the images that changed their label, and if none did, the chosen.
+    It is read from the test inputs; without them from the images that changed their label, and if
+    none did, from the chosen images.
     """
     changed = train.labels[train.labels != train.originals]
     given = next((some for some in (test.labels, changed) if len(some)), train.labels[chosen])

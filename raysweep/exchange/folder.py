@@ -43,7 +43,7 @@ class Foreign:
     Attributes:
         source, attack, dataset: the project, and its names.
         train_total: images of its training set.
-        split_total: images of the source's training split, of which those are a part.
+        split_total: images of the source's training split, which contains the training set.
         target: the class that triggered inputs are given, if it is one; none: y + 1 (mod K).
         sources: the classes that are attacked; none: all.
         poison_rows, poison_images, poison_labels: (P,), (P, C, H, W), (P,) as trained on.
@@ -100,7 +100,7 @@ class Foreign:
 
 
 def untrusted(file: Path) -> Any:
-    """Return what a file of another project holds, without running anything that it says.
+    """Return the content of another project's file, without running any code in it.
 
     Raises:
         PlanError: if it cannot be read, or holds more than tensors, arrays and plain values.
@@ -156,7 +156,7 @@ def _is_state(given: Any) -> bool:
 
 
 def taken_in(read: Callable[[Path], Foreign], folder: Path) -> Foreign:
-    """Return what a format's `read` makes of a folder.
+    """Return a foreign folder as a format's `read` understands it.
 
     Raises:
         PlanError: if the folder is not of that form, whatever its bytes are.

@@ -28,7 +28,7 @@ NORMALIZED = {
 
 
 def write(given: Poisoned, top: Path) -> Path:
-    """Write `poisoned_train_set` and, once, `clean_set` below `top`; return the former's folder."""
+    """Write `poisoned_train_set` and, once, `clean_set` below `top`; return the poisoned folder."""
     cover = f"_cover={given.cover_rate:.3f}" if given.cover.any() else ""
     name = f"{given.attack}_{given.rate:.3f}{cover}_poison_seed={given.seed}"
     with new_folder(top / "poisoned_train_set" / given.dataset / name) as folder:
@@ -96,7 +96,7 @@ def read(folder: Path) -> Foreign:
 
 
 def _images(file: Path, count: int) -> tuple[torch.Tensor, int]:
-    """Return the images, (N, C, H, W), and what makes their values levels from 0 to 255.
+    """Return the images, (N, C, H, W), and the factor that scales their values to 0 to 255.
 
     Raises:
         PlanError: if shape or values leave open what they mean.

@@ -35,7 +35,7 @@ class Method(BaseModel):
 
     Class variables:
         VERSION: raised whenever results change; part of the identity of every stage that runs it.
-        BADGES: what a table must say about it, for example `oracle: poison mask`.
+        BADGES: remarks that a table must show with it, for example `oracle: poison mask`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, ser_json_inf_nan="strings")
@@ -59,17 +59,17 @@ class Method(BaseModel):
         return self.model_dump(mode="json", exclude=set(leave_out))
 
     def identity(self, *, leave_out: frozenset[str] = frozenset()) -> dict[str, Any]:
-        """Return what a stage rebuilds this method from; `by_content` of it enters keys."""
+        """Return the JSON values that `restore` rebuilds it from; keys take them `by_content`."""
         content = self.content_digest()
         led_to = {"content_digest": content} if content else {}
         told = {"name": self.name, "version": self.VERSION, **led_to}
         return told | self.params(leave_out=leave_out)
 
     def content_digest(self) -> str:
-        """Return a digest of all that the paths lead to, or "" if there is none.
+        """Return a digest of all files that the paths lead to, or "" if there is no path.
 
-        It stands for the paths in keys. A method whose parameters, or the plan, tell its content
-        already returns "".
+        It stands for the paths in keys. A method returns "" if its parameters, or the plan, already
+        identify its content.
 
         Raises:
             PlanError: if a path leads to nothing.
@@ -159,7 +159,7 @@ def path_fields(method: type[Method]) -> frozenset[str]:
 
 
 def by_content(params: Mapping[str, Any]) -> dict[str, Any]:
-    """Return parameters as they enter keys: where a method's files lie is not what they hold.
+    """Return parameters as they enter keys: without paths, since a digest of the files is there.
 
     Args:
         params: identities by `dataset`, `model`, `attack` and `defense`; anything else is kept.
@@ -187,7 +187,7 @@ def _each(value: Any) -> list[Path]:
 
 
 def _shown(method: Method, field: str, value: Any) -> str:
-    """Return a value for a label; of a path the last part, as a label is the same everywhere."""
+    """Return a value's text in a label; of a path its last part, which is the same everywhere."""
     if field not in path_fields(type(method)):
         return str(value)
     return ", ".join(path.name for path in _each(value))

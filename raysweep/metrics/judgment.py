@@ -22,15 +22,15 @@ from raysweep.metrics.rates import (
 
 @dataclass(frozen=True, kw_only=True)
 class Truth:
-    """What the attack did to N training samples and E test inputs.
+    """The truth about an attack on N training samples and E test inputs.
 
     Attributes:
         labels: (E,) true labels of the test inputs.
         mapped: (E,) labels that the attacker wants.
-        eligible: (E,) which inputs the ASR is measured on.
+        eligible: (E,) mask of the inputs that the ASR counts.
         given: (N,) labels of the training samples as the attack left them.
-        poison: (N,) which training samples are poisoned.
-        cover: (N,) which are covers.
+        poison: (N,) mask of the poisoned training samples.
+        cover: (N,) mask of the covers.
         targets: the classes that are backdoor targets; none if nothing is poisoned.
     """
 
@@ -54,7 +54,7 @@ def judge(
     """Return the metrics of a trial, flat, and its ROC curves.
 
     Args:
-        truth: what the attack did.
+        truth: the true labels, masks and targets.
         tested: predictions on clean and triggered test inputs.
         found: scores of the defense, if any.
         decided: flags and class scores of the decision, if any.
@@ -128,10 +128,10 @@ def _rank(
 
 
 def _apart(losses_TN: Array, poison: Bools) -> dict[str, Array]:
-    """Return how far apart the losses of poison and of the rest lie after each of T steps.
+    """Return the quartiles of the losses of poison and of the rest after each of T steps, (3, T).
 
-    Quartiles of both, (3, T), where there are any; and where there are both, the AUROC of a low
-    loss, (T,), for which a loss that is not a number is the highest.
+    A group without samples has none. If both groups have samples, also the AUROC of a low loss,
+    (T,), for which a loss that is not a number is the highest.
     """
     told = {
         f"losses_{name}": np.percentile(losses_TN[:, who], (25, 50, 75), axis=1).astype(np.float32)
@@ -146,7 +146,7 @@ def _apart(losses_TN: Array, poison: Bools) -> dict[str, Array]:
 
 
 def _rejected(found: Mapping[str, Array], decision: Mapping[str, Any]) -> dict[str, Bools]:
-    """Return which clean, triggered and calibration inputs score above the threshold."""
+    """Return masks of the clean and of the triggered inputs that score above the threshold."""
     threshold = decision.get("threshold")
     if threshold is None or "clean_scores" not in found:
         return {}

@@ -188,7 +188,7 @@ class Store:
         return None if raw is None else unseal(key, raw)
 
     def manifests(self, keys: Iterable[str]) -> tuple[dict[str, Manifest], Sequence[str]]:
-        """Return the manifests of those stages that are stored, by key, and the damaged keys."""
+        """Return the manifests of the stages that are stored, by key, and the damaged keys."""
 
         def look(key: str) -> Manifest | DamagedArtifact | None:
             try:
@@ -212,7 +212,7 @@ class Store:
         return None if manifest is None else manifest.outcome
 
     def arrays(self, key: str, names: Sequence[str] | None = None) -> dict[str, Array]:
-        """Return the arrays of a stage, or those of some names; they are read-only.
+        """Return the arrays of a stage, all or some by name; they are read-only.
 
         The bytes of an object are verified when this process first reads them, and again if size
         or modification time have changed.
@@ -291,7 +291,7 @@ class Store:
         self.write(_checkpoint_path(key), hashlib.sha256(data).digest() + data)
 
     def restore(self, key: str) -> dict[str, Array]:
-        """Return what the last checkpoint kept; nothing if there is none, or it is damaged."""
+        """Return the arrays of the last checkpoint; empty if there is none, or it is damaged."""
         raw = self.read(_checkpoint_path(key)) or b""
         if hashlib.sha256(raw[32:]).digest() != raw[:32]:
             return {}

@@ -1,6 +1,6 @@
-"""What a user asks for: a file becomes typed values.
+"""The sweep file: text becomes typed values.
 
-yaml         text in which every part knows its line
+yaml         YAML, the line of every value kept
 loading      axes opened, methods made             faults     a fault, said as rule and remedy
 spec         a sweep                               trials     its trials, its exclusions
 resources    the share of a machine per stage      tuning     the `tune` section

@@ -1,4 +1,4 @@
-"""How two sweeps of one name differ in the rows that they give."""
+"""The differences of two sweeps of one name in the rows that they give."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SHOWN = 3
 
 
 def differences(before: Mapping[str, Any], sweep: Sweep) -> list[str]:
-    """Return how a sweep differs in its rows from one that was written down, a line each axis."""
+    """Return a line for each axis in which the rows of a sweep differ from a recorded sweep's."""
     with contextlib.suppress(SpecError):  # a method is gone: as it was written down
         before = to_plain(restored(before))  # parameters that are new since have their defaults
     was, now, told = deciding(before), deciding(to_plain(sweep)), []
@@ -36,9 +36,9 @@ def differences(before: Mapping[str, Any], sweep: Sweep) -> list[str]:
 
 
 def deciding(sweep: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields that decide which rows a sweep has, of paths the last part alone.
+    """Return the fields that decide the rows of a sweep; of paths only the last part.
 
-    A project that was moved is the same; whether its files are, the keys of its rows tell.
+    A project that was moved thus has the same rows; their keys tell whether its files changed.
     """
     found = {field: sweep.get(field) for field in ROWS}
     for role in ROLES:
@@ -63,7 +63,7 @@ def _last(path: Any) -> Any:
 
 
 def _shown(entries: list[Any], among: list[Any]) -> str:
-    """Return entries of an axis in short: methods with the parameters in which they differ."""
+    """Return the text of an axis's entries: methods with the parameters in which they differ."""
     every = [_flat(entry) for entry in among]
     shown = []
     for name, params in map(_flat, entries[:SHOWN]):

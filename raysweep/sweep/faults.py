@@ -30,7 +30,7 @@ def python_faults(file: Path, error: ValidationError) -> Iterator[str]:
 
 
 def short(value: Any) -> str:
-    """Return the text of a value, of a long one its first 79 characters and `…`."""
+    """Return the text of a value; of a long value the first 79 characters and `…`."""
     text = repr(value)
     return text if len(text) <= SHOWN else f"{text[: SHOWN - 1]}…"
 

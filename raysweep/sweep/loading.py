@@ -1,4 +1,4 @@
-"""Sweep files → `Sweep`: axes are opened, methods made, every fault told with its line."""
+"""Sweep files → `Sweep`: axes are opened, methods made, every fault named with its line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What stages ask of the cluster, and the precision that pays there."""
+"""The resources of stages, and the precision that pays on them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _MEMORY = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(?:iB|B)?\s*")
 
 
 class ResourceClass(Value):
-    """What one stage of a class asks of the cluster."""
+    """The resources that one stage of a class asks of the cluster."""
 
     cpu: float = Field(1.0, gt=0, description="CPUs")
     gpu: float = Field(0.0, ge=0, description="GPUs; below 1 several stages share one")
@@ -55,8 +55,8 @@ class Resources(Value):
 def bfloat16_is_fast(resources: Resources) -> bool:
     """Return whether stages of the gpu class run where bfloat16 pays: on a GPU, or AMX.
 
-    Without a GPU request the driver's own processor is taken for the workers'. RAYSWEEP_PRECISION,
-    `float32` or `bfloat16`, says it instead: for a driver unlike its workers.
+    Without a GPU request the workers are taken to have the driver's processor. RAYSWEEP_PRECISION,
+    `float32` or `bfloat16`, overrides this, for a driver unlike its workers.
 
     Raises:
         PlanError: if RAYSWEEP_PRECISION is something else.

@@ -30,7 +30,7 @@ Scalar = str | int | float | bool | None
 
 
 class Track(Value):
-    """Where results are published beside the report."""
+    """The settings of Weights & Biases, to which results are published beside the report."""
 
     wandb: Literal["online", "offline", "disabled"] = Field("offline", description="W&B mode")
     project: str = Field("raysweep", min_length=1, description="W&B project")
@@ -39,7 +39,7 @@ class Track(Value):
 
 
 class Sweep(Value):
-    """What to run: axes, seeds, exclusions, resources.
+    """A sweep: axes, seeds, exclusions, resources.
 
     In Python, single values, lists and the singular spelling are fine:
     `Sweep(name="x", dataset=Digits(), attacks=[BadNets(rate=0.01)], ..., seeds=3)`.
@@ -148,7 +148,7 @@ def to_plain(sweep: Sweep) -> dict[str, Any]:
 
 
 def restored(values: Mapping[str, Any]) -> Sweep:
-    """Return the sweep that `to_plain` has written down.
+    """Return the sweep of which `to_plain` gave these values.
 
     Raises:
         SpecError: if a method or a parameter of it is not there any more, or it is no sweep.

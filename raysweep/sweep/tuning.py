@@ -1,4 +1,4 @@
-"""What a tuning search is after: objectives, constraints, and what it may see."""
+"""The `tune` section of a sweep file: objectives, constraints, labels that may be seen."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ class Constraint:
             ) from None
 
     def excess(self, values: Mapping[str, float]) -> float:
-        """Return by how much it is broken; at most 0 where it holds, or nothing is known."""
+        """Return the excess over the bound, at most 0 where the constraint holds; 0 for NaN."""
         value = values[self.metric]
         if math.isnan(value):
             return 0.0
@@ -113,7 +113,7 @@ class Constraint:
 
 
 class Tune(Value):
-    """What is searched for a better defense, and which labels the search may see."""
+    """A search for better parameters of defenses, and the labels that it may see."""
 
     parameters: dict[str, dict[str, dict[str, Any]]] = Field(
         {}, description="defense → parameter → {min, max, distribution}, {values}, or {}: its own"

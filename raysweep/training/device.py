@@ -1,4 +1,4 @@
-"""The device of a stage: claimed before it runs, cleaned after it, and what its faults mean.
+"""The device of a stage: claimed before it runs, cleaned after it, its errors classified.
 
 Float32 means float32: TF32, which keeps 10 bits of a product's factors, is off in convolutions as
 it is in matrix products. cuDNN chooses among its deterministic algorithms alone, which cost nothing
@@ -108,7 +108,7 @@ def held_bytes() -> int:
 
 
 class Leaks:
-    """Tells whether a worker holds more GPU memory between stages than it did when it was clean."""
+    """A check for GPU memory that a worker still holds between stages."""
 
     ALLOWED = 64 << 20
 
@@ -116,7 +116,7 @@ class Leaks:
         self._clean: int | None = None
 
     def found(self, held: int) -> bool:
-        """Return whether `held` bytes are more than the least held before, and what is allowed."""
+        """Return whether `held` bytes exceed the least bytes held so far by more than `ALLOWED`."""
         self._clean = held if self._clean is None else min(self._clean, held)
         return held > self._clean + self.ALLOWED
 

@@ -81,13 +81,14 @@ def fit(
         objective: maps the model and the batches of this step to a scalar loss; by default
             cross-entropy with the recipe's label smoothing.
         phase: tells the random streams of several `fit` calls of one stage apart.
-        steps: how many, instead of the recipe's epochs; the last epoch may then be a part of one.
+        steps: number of steps, instead of the recipe's epochs; the last epoch may be shorter.
         optimizer: to carry its state over from an earlier phase; by default a new one.
         on_epoch: called after each epoch with its number from 1 and the model in train mode;
             training ends early if it returns True.
-        checkpoint: keep the whole state every so often, and continue from `ctx.restored`, on a CPU
-            to the same bytes; `on_epoch` then sees the remaining epochs alone. For the only `fit`
-            of a stage, since a second one replaces what is kept, and an objective without memory.
+        checkpoint: keep the whole state from time to time, and continue from `ctx.restored`, on
+            a CPU to the same bytes; `on_epoch` then sees the remaining epochs alone. Only for the
+            one `fit` of a stage, since a second `fit` replaces the checkpoint, and for an objective
+            without memory.
 
     Returns:
         The mean loss of each epoch.

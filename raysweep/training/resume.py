@@ -2,8 +2,9 @@
 
 On a CPU, resuming changes no byte.
 
-What later steps depend on: weights and buffers, the optimizer's state, the generators of order,
-augmentation and dropout, the batches of a pass that is not over, and the number of the epoch.
+The state is all that later steps depend on: weights and buffers, the optimizer's state, the
+generators of order, augmentation and dropout, the batches of a pass that is not over, and the
+number of the epoch.
 """
 
 from __future__ import annotations
