@@ -57,7 +57,7 @@ def _stoppable() -> Iterator[None]:
 
 @app.command()
 def plan(file: SweepFile, storage: Storage = None) -> None:
-    """Show what a launch would run, what it would share, and why."""
+    """Show the plan of a launch: stages to run, shared work, and reasons."""
     from raysweep.cli.terminal import print_preview
     from raysweep.results.records import storage_uri
     from raysweep.run.preview import preview
@@ -191,7 +191,7 @@ def tune(
 
 @app.command()
 def status(name: SweepName, storage: Storage = None) -> None:
-    """Show how a sweep stands, while it runs and afterwards."""
+    """Show the state of a sweep, while it runs and afterwards."""
     from raysweep.cli.terminal import print_status
     from raysweep.results.records import storage_uri
     from raysweep.store import Store
@@ -248,7 +248,7 @@ def export(
 
 
 @app.command(name="import")
-def take_in(
+def import_folder(
     folder: Annotated[Path, typer.Argument(help="One attack's folder of the other project.")],
     to: Annotated[Path, typer.Option(help="Folder to write; nothing is overwritten.")],
     form: Annotated[
@@ -257,13 +257,13 @@ def take_in(
 ) -> None:
     """Make another project's poisoned set an attack of your sweeps; runs nothing that it holds."""
     from raysweep.exchange import backdoorbench, toolbox
-    from raysweep.exchange.folder import save, taken_in
+    from raysweep.exchange.folder import read_foreign, save
     from raysweep.paths import resolved
 
     readers = {"backdoorbench": backdoorbench.read, "backdoor-toolbox": toolbox.read}
     if form not in readers:
         raise SpecError(f"--format must be one of {', '.join(readers)}, got {form!r}")
-    foreign = taken_in(readers[form], folder)
+    foreign = read_foreign(readers[form], folder)
     save(foreign, to)
     console = _console()
     console.print(str(foreign))

@@ -12,7 +12,7 @@ from raysweep.provenance import versions
 from raysweep.results.records import storage_uri
 from raysweep.store import Store
 from raysweep.sweep.resources import Resources, bfloat16_is_fast
-from raysweep.training.device import tried_kernel
+from raysweep.training.device import try_kernel
 
 
 def print_doctor(console: Console, storage: str | None) -> bool:
@@ -21,7 +21,7 @@ def print_doctor(console: Console, storage: str | None) -> bool:
         console.print(f"{package} {version}")
     fast = "bfloat16" if bfloat16_is_fast(Resources()) else "float32"
     console.print(f"{os.cpu_count()} CPUs (precision auto: {fast})")
-    console.print(f"GPUs, one kernel tried on each: {tried_kernel()}")
+    console.print(f"GPUs, one kernel tried on each: {try_kernel()}")
     console.print(f"RAYSWEEP_DATA: {setting('RAYSWEEP_DATA') or 'not set'}")
     store = Store(storage_uri(storage))
     try:

@@ -25,7 +25,7 @@ from PIL import Image
 from raysweep.datasets import IntArray
 from raysweep.errors import PlanError
 from raysweep.exchange import Poisoned, new_folder, plain_state
-from raysweep.exchange.folder import Foreign, Pixels, untrusted, weights
+from raysweep.exchange.folder import Foreign, Pixels, read_untrusted, weights
 
 Entries = dict[int, dict[str, Any]]
 # The file that lists the rows chosen for poison: a 0 or 1 for each training image.
@@ -139,7 +139,7 @@ def read(folder: Path) -> Foreign:
         raise PlanError(
             f"{folder}: has no attack_result.pt; give the folder of one attack's record"
         )
-    result = untrusted(file)
+    result = read_untrusted(file)
     if not isinstance(result, dict) or not isinstance(result.get("bd_train"), dict):
         raise PlanError(
             f"{file}: bd_train is no poisoned training set; attacks that train the victim "
@@ -235,7 +235,7 @@ def _listed(file: Path, total: int) -> NDArray[np.bool_] | None:
     """Return a mask (N,) of the images chosen for poison, or None if the record has no list."""
     if not file.is_file():
         return None
-    listed = np.asarray(untrusted(file))
+    listed = np.asarray(read_untrusted(file))
     if listed.shape != (total,):
         raise PlanError(
             f"{file}: must hold a 0 or 1 for each of {total} training images, got shape "

@@ -99,7 +99,7 @@ class Foreign:
         return said
 
 
-def untrusted(file: Path) -> Any:
+def read_untrusted(file: Path) -> Any:
     """Return the content of another project's file, without running any code in it.
 
     Raises:
@@ -155,7 +155,7 @@ def _is_state(given: Any) -> bool:
     )
 
 
-def taken_in(read: Callable[[Path], Foreign], folder: Path) -> Foreign:
+def read_foreign(read: Callable[[Path], Foreign], folder: Path) -> Foreign:
     """Return a foreign folder as a format's `read` understands it.
 
     Raises:

@@ -18,7 +18,7 @@ from PIL import Image
 from raysweep.datasets import IntArray
 from raysweep.errors import PlanError
 from raysweep.exchange import Poisoned, new_folder, plain_state
-from raysweep.exchange.folder import Foreign, Pixels, untrusted, weights
+from raysweep.exchange.folder import Foreign, Pixels, read_untrusted, weights
 
 # How the project normalizes, by its name of the data set.
 NORMALIZED = {
@@ -66,11 +66,11 @@ def read(folder: Path) -> Foreign:
                 f"{folder}: has no file {name!r}; give a folder poisoned_train_set/DATASET/NAME "
                 f"whose images are in one tensor `imgs`"
             )
-    labels = np.asarray(untrusted(folder / "labels"), np.int64)
+    labels = np.asarray(read_untrusted(folder / "labels"), np.int64)
     images, scale = _images(folder / "imgs", len(labels))
     covered = folder / "cover_indices"
-    poison = np.sort(np.asarray(untrusted(folder / "poison_indices"), np.int64))
-    cover = np.sort(np.asarray(untrusted(covered) if covered.is_file() else [], np.int64))
+    poison = np.sort(np.asarray(read_untrusted(folder / "poison_indices"), np.int64))
+    cover = np.sort(np.asarray(read_untrusted(covered) if covered.is_file() else [], np.int64))
     for name, rows in (("poison_indices", poison), ("cover_indices", cover)):
         if len(rows) and not 0 <= rows[0] <= rows[-1] < len(labels):
             raise PlanError(
@@ -91,7 +91,8 @@ def read(folder: Path) -> Foreign:
         test_rows=np.empty(0, np.int64),
         test_images=np.empty((0, *images.shape[1:]), np.uint8),
         known_rows=known, known_labels=labels[known],
-        state=weights(untrusted(victims[0]), victims[0]) if victims else {}, mean=mean, std=std,
+        state=weights(read_untrusted(victims[0]), victims[0]) if victims else {},
+        mean=mean, std=std,
     )  # fmt: skip
 
 
@@ -101,7 +102,7 @@ def _images(file: Path, count: int) -> tuple[torch.Tensor, int]:
     Raises:
         PlanError: if shape or values leave open what they mean.
     """
-    images = untrusted(file)
+    images = read_untrusted(file)
     shape = tuple(getattr(images, "shape", ()))
     channels = [axis for axis in (1, 3) if len(shape) == 4 and shape[axis] in (1, 3)]
     if not isinstance(images, torch.Tensor) or shape[:1] != (count,) or len(channels) != 1:

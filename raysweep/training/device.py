@@ -40,7 +40,7 @@ def claim(gpus: float) -> str:
     if not torch.cuda.is_available():
         raise DeviceError(
             f"host {socket.gethostname()}: a stage holds {gpus:g} GPUs and CUDA cannot be used "
-            f"there ({why_not()}); install a torch build that fits the driver, or launch with "
+            f"there ({cuda_state()}); install a torch build that fits the driver, or launch with "
             f"resources.gpu.gpu: 0. `raysweep doctor` on that host tries one kernel"
         )
     torch.backends.cuda.matmul.allow_tf32 = False
@@ -65,7 +65,7 @@ def _total_bytes() -> int:
     return int(torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory)
 
 
-def why_not() -> str:
+def cuda_state() -> str:
     """Return torch's build, the CUDA version that it wants, and what the driver says, as text."""
     built = torch.version.cuda
     if built is None:
@@ -80,10 +80,10 @@ def why_not() -> str:
     return f"torch {torch.__version__}, built for CUDA {built}: {said}{seen}"
 
 
-def tried_kernel() -> str:
+def try_kernel() -> str:
     """Run one small kernel on each visible GPU; return the GPUs' names, or why there are none."""
     if not torch.cuda.is_available():
-        return f"no GPU ({why_not()})"
+        return f"no GPU ({cuda_state()})"
     names = []
     for index in range(torch.cuda.device_count()):
         name = torch.cuda.get_device_name(index)
@@ -115,7 +115,7 @@ class Leaks:
     def __init__(self) -> None:
         self._clean: int | None = None
 
-    def found(self, held: int) -> bool:
+    def exceeded(self, held: int) -> bool:
         """Return whether `held` bytes exceed the least bytes held so far by more than `ALLOWED`."""
         self._clean = held if self._clean is None else min(self._clean, held)
         return held > self._clean + self.ALLOWED
