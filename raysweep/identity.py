@@ -88,12 +88,12 @@ def files_digest(files: list[Path]) -> str:
 def _remembered(file: Path) -> dict[str, str]:
     """Return the digests in a memory file; what is no digest is left out."""
     try:
-        found = json.loads(file.read_text())
+        digests = json.loads(file.read_text())
     except (OSError, ValueError, RecursionError):
         return {}
-    if not isinstance(found, dict):
+    if not isinstance(digests, dict):
         return {}
-    return {name: value for name, value in found.items() if _SHA.fullmatch(str(value))}
+    return {name: value for name, value in digests.items() if _SHA.fullmatch(str(value))}
 
 
 def _remember(file: Path, memory: dict[str, str]) -> None:

@@ -89,10 +89,10 @@ def _source(modules: Sequence[str]) -> str:
 
 def _origin(module: str) -> Path | None:
     try:
-        found = importlib.util.find_spec(module)
+        spec = importlib.util.find_spec(module)
     except ModuleNotFoundError:  # of the package that holds it
         return None
-    return Path(found.origin) if found is not None and found.origin else None
+    return Path(spec.origin) if spec is not None and spec.origin else None
 
 
 def refusal(asked: dict[str, Any]) -> str:
@@ -101,12 +101,12 @@ def refusal(asked: dict[str, Any]) -> str:
     Args:
         asked: the driver's `Code`, as a dict.
     """
-    mine = asdict(code_here(asked["modules"]))
+    here = asdict(code_here(asked["modules"]))
     host = socket.gethostname()
     words = {"source": "raysweep source", "python": "Python"}
-    differing = [name for name in mine if mine[name] != asked[name] and name != "modules"]
+    differing = [name for name in here if here[name] != asked[name] and name != "modules"]
     if differing:
-        have = ", ".join(f"{words.get(name, name)} {mine[name]}" for name in differing)
+        have = ", ".join(f"{words.get(name, name)} {here[name]}" for name in differing)
         want = ", ".join(f"{words.get(name, name)} {asked[name]}" for name in differing)
         return (
             f"host {host} is given no work: it has {have}, and the driver has {want}; bring both "
@@ -125,8 +125,8 @@ def refusal(asked: dict[str, Any]) -> str:
 
 def versions() -> dict[str, str]:
     """Return the versions of this package, Python and everything that can change a number."""
-    found = {"raysweep": __version__, "python": platform.python_version()}
-    return found | {name: v for name in PACKAGES if (v := _version(name)) != "none"}
+    own = {"raysweep": __version__, "python": platform.python_version()}
+    return own | {name: v for name in PACKAGES if (v := _version(name)) != "none"}
 
 
 @cache
@@ -176,8 +176,8 @@ DRIVER = re.compile(r"^NVRM version:.*?\s(\d+(?:\.\d+)+)\s", re.MULTILINE)
 
 def _driver() -> str | None:
     """Return the version of NVIDIA's driver; None if neither the kernel nor nvidia-smi tells it."""
-    if told := _first("/proc/driver/nvidia/version", DRIVER):
-        return told
+    if version := _first("/proc/driver/nvidia/version", DRIVER):
+        return version
     asked = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
     try:
         run = subprocess.run(asked, capture_output=True, text=True, timeout=10, check=True)
@@ -189,7 +189,7 @@ def _driver() -> str | None:
 def _first(file: str, pattern: re.Pattern[str]) -> str | None:
     """Return the first match of a pattern in a file of the system, or None."""
     try:
-        found = pattern.search(Path(file).read_text())
+        match = pattern.search(Path(file).read_text())
     except OSError:
         return None
-    return found[1].strip() if found else None
+    return match[1].strip() if match else None

@@ -153,12 +153,12 @@ def print_methods(console: Console, roles: list[methods.Role]) -> None:
     for role in roles:
         table = Table(box=None, pad_edge=False, title=role, title_justify="left", show_lines=False)
         table.add_column("name", no_wrap=True)
-        found = catalog.entries(role)
-        kinds = any(one.kind for one in found)
+        entries = catalog.entries(role)
+        kinds = any(one.kind for one in entries)
         for column in (*(["kind"] if kinds else []), "idea", "paper", "venue", "year"):
             table.add_column(column)
         table.add_column("where we differ", ratio=2)
-        for one in found:
+        for one in entries:
             kind = [one.kind] if kinds else []
             table.add_row(
                 one.name, *kind, one.idea, one.paper, one.venue, one.year, one.differs,

@@ -81,22 +81,22 @@ class Foreign:
 
     def __str__(self) -> str:
         """Say in sentences what the set holds."""
-        said = (
+        text = (
             f"{self.source} {self.attack} on {self.dataset}: {len(self.poison_rows)} poisons, "
             f"{len(self.cover_rows)} covers of {self.train_total} images, {len(self.test_rows)} "
             f"triggered test inputs, {'with' if self.state else 'without'} a victim's weights"
         )
         if self.ignored:
-            said += (
+            text += (
                 f"\n{self.ignored} stored images are left out: the folder marks them as clean, and "
                 f"the project's own loader shows the clean image instead"
             )
         if self.unsure:
-            said += (
+            text += (
                 f"\n{self.unsure} of the poisons keep the label {self.target}, the target: they "
                 f"may be covers, which the folder does not tell"
             )
-        return said
+        return text
 
 
 def read_untrusted(file: Path) -> Any:

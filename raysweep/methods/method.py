@@ -62,8 +62,8 @@ class Method(BaseModel):
         """Return the JSON values that `restore` rebuilds it from; keys take them `by_content`."""
         content = self.content_digest()
         led_to = {"content_digest": content} if content else {}
-        told = {"name": self.name, "version": self.VERSION, **led_to}
-        return told | self.params(leave_out=leave_out)
+        identity = {"name": self.name, "version": self.VERSION, **led_to}
+        return identity | self.params(leave_out=leave_out)
 
     def content_digest(self) -> str:
         """Return a digest of all files that the paths lead to, or "" if there is no path.
@@ -164,12 +164,12 @@ def by_content(params: Mapping[str, Any]) -> dict[str, Any]:
     Args:
         params: identities by `dataset`, `model`, `attack` and `defense`; anything else is kept.
     """
-    found = dict(params)
+    content = dict(params)
     for role in ROLES:
         axis = role[:-1]
-        if axis in found and (fields := path_fields(load(role, found[axis]["name"]))):
-            found[axis] = {k: v for k, v in found[axis].items() if k not in fields}
-    return found
+        if axis in content and (fields := path_fields(load(role, content[axis]["name"]))):
+            content[axis] = {k: v for k, v in content[axis].items() if k not in fields}
+    return content
 
 
 def paths_of(method: Method) -> list[tuple[str, Path]]:
@@ -207,14 +207,14 @@ def _digest_of_paths(method: Method) -> str:
 def available(role: Role) -> dict[str, str]:
     """Return name → module of every method of a role, found without importing any."""
     folder = Path(__file__).parent.parent / role
-    found = {
+    modules = {
         path.stem: f"raysweep.{role}.{path.stem}"
         for path in sorted(folder.glob("*.py"))
         if not path.stem.startswith("_")
     }
     for point in importlib.metadata.entry_points(group=f"raysweep.{role}"):
-        found.setdefault(point.name, point.module)
-    return dict(sorted(found.items()))
+        modules.setdefault(point.name, point.module)
+    return dict(sorted(modules.items()))
 
 
 @cache
@@ -254,9 +254,9 @@ def restore(role: Role, identity: dict[str, Any]) -> Any:
         FilesError: if its paths lead to something else on this host than where it was planned.
     """
     params = {k: v for k, v in identity.items() if k not in ("name", "version", "content_digest")}
-    found = load(role, identity["name"])
-    check_version(found, "VERSION", identity["version"])
-    method: Method = found.model_validate_json(json.dumps(params))
+    kind = load(role, identity["name"])
+    check_version(kind, "VERSION", identity["version"])
+    method: Method = kind.model_validate_json(json.dumps(params))
     if "content_digest" in identity:
         _check_paths(method, identity["content_digest"])
     return method

@@ -20,7 +20,7 @@ def differences(before: Mapping[str, Any], sweep: Sweep) -> list[str]:
     """Return a line for each axis in which the rows of a sweep differ from a recorded sweep's."""
     with contextlib.suppress(SpecError):  # a method is gone: as it was written down
         before = to_plain(restored(before))  # parameters that are new since have their defaults
-    was, now, told = deciding(before), deciding(to_plain(sweep)), []
+    was, now, lines = deciding(before), deciding(to_plain(sweep)), []
     for field in ROWS:
         old, new = was[field], now[field]
         old = old if isinstance(old, list) else []
@@ -31,8 +31,8 @@ def differences(before: Mapping[str, Any], sweep: Sweep) -> list[str]:
             if some
         ]
         if parts or old != new:
-            told.append(f"{field}: {', '.join(parts) or 'in another order'}")
-    return told
+            lines.append(f"{field}: {', '.join(parts) or 'in another order'}")
+    return lines
 
 
 def deciding(sweep: Mapping[str, Any]) -> dict[str, Any]:
@@ -40,11 +40,11 @@ def deciding(sweep: Mapping[str, Any]) -> dict[str, Any]:
 
     A project that was moved thus has the same rows; their keys tell whether its files changed.
     """
-    found = {field: sweep.get(field) for field in ROWS}
+    fields = {field: sweep.get(field) for field in ROWS}
     for role in ROLES:
-        if isinstance(entries := found[role], list):
-            found[role] = [_without_folders(role, entry) for entry in entries]
-    return found
+        if isinstance(entries := fields[role], list):
+            fields[role] = [_without_folders(role, entry) for entry in entries]
+    return fields
 
 
 def _without_folders(role: Role, entry: Any) -> Any:

@@ -49,7 +49,7 @@ def from_text(text: SweepText) -> Sweep:
 
 def _run_python(file: Path) -> Sweep:
     try:
-        found = runpy.run_path(str(file)).get("sweep")
+        sweep = runpy.run_path(str(file)).get("sweep")
     except ValidationError as error:
         raise SpecError("\n".join(python_faults(file, error))) from None
     except OSError as error:
@@ -58,19 +58,19 @@ def _run_python(file: Path) -> Sweep:
         raise
     except Exception as error:  # noqa: BLE001  whatever a user's file does wrong is told
         raise SpecError(f"{file}:{line_in(file, error)}: {type(error).__name__}: {error}") from None
-    if not isinstance(found, Sweep):
+    if not isinstance(sweep, Sweep):
         raise SpecError(
-            f"{file}:1: must define `sweep`, a raysweep.Sweep, got {type(found).__name__}"
+            f"{file}:1: must define `sweep`, a raysweep.Sweep, got {type(sweep).__name__}"
         )
     lost = [
         f"{file}:1: {role}.{number}.{value.name}.{field}: {message}"
         for role in ROLES
-        for number, value in enumerate(getattr(found, role))
+        for number, value in enumerate(getattr(sweep, role))
         for field, message in _lost_paths(value)
     ]
     if lost:
         raise SpecError("\n".join(lost))
-    return found
+    return sweep
 
 
 def _lost_paths(value: Any) -> Iterator[tuple[str, str]]:
@@ -211,17 +211,17 @@ class _Loader:
             [((field, n), entry) for n, entry in enumerate(listed)]
             if isinstance(listed, list) else [(path, listed)]
         )  # fmt: skip
-        found: list[Any] = []
+        values: list[Any] = []
         first: list[Path_] = []
         for where, entry in entries:
             for value in self._entry(axis, where, entry):
-                if value in found:
-                    line = self.text.line(first[found.index(value)])
+                if value in values:
+                    line = self.text.line(first[values.index(value)])
                     shown = getattr(value, "label", axis)
                     self.fault(where, f"duplicate: {shown} is on line {line} already; keep one")
-                found.append(value)
+                values.append(value)
                 first.append(where)
-        return found
+        return values
 
     def _entry(self, axis: str, path: Path_, entry: Any) -> Iterator[Any]:
         if axis == "recipe":

@@ -39,9 +39,9 @@ class ResourceClass(Value):
     def memory_bytes(self) -> int:
         """The memory in bytes; 0 if none is asked for."""
         if isinstance(self.memory, str):
-            found = _MEMORY.fullmatch(self.memory)
-            assert found is not None
-            return int(float(found[1]) * _UNITS[found[2]])
+            match = _MEMORY.fullmatch(self.memory)
+            assert match is not None
+            return int(float(match[1]) * _UNITS[match[2]])
         return self.memory or 0
 
 
@@ -61,14 +61,14 @@ def bfloat16_is_fast(resources: Resources) -> bool:
     Raises:
         PlanError: if RAYSWEEP_PRECISION is something else.
     """
-    told = os.environ.get("RAYSWEEP_PRECISION")
-    if told:
-        if told not in ("float32", "bfloat16"):
+    precision = os.environ.get("RAYSWEEP_PRECISION")
+    if precision:
+        if precision not in ("float32", "bfloat16"):
             raise PlanError(
                 f"RAYSWEEP_PRECISION must be float32 or bfloat16, which `precision: auto` then "
-                f"stands for, got {told!r}; correct it, or unset it"
+                f"stands for, got {precision!r}; correct it, or unset it"
             )
-        return told == "bfloat16"
+        return precision == "bfloat16"
     if resources.gpu.gpu > 0:
         return True
     try:

@@ -95,10 +95,10 @@ class Constraint:
             ValueError: if it is neither.
         """
         names = "|".join(METRICS)
-        found = re.fullmatch(rf"\s*({names})\s*(<=|>=)\s*([0-9.eE+-]+)\s*", text)
+        match = re.fullmatch(rf"\s*({names})\s*(<=|>=)\s*([0-9.eE+-]+)\s*", text)
         try:
-            assert found is not None
-            return cls(metric=found[1], sign=found[2], bound=float(found[3]))  # type: ignore[arg-type]
+            assert match is not None
+            return cls(metric=match[1], sign=match[2], bound=float(match[3]))  # type: ignore[arg-type]
         except (AssertionError, ValueError):
             raise ValueError(
                 f"must be like 'fpr <= 0.05' (metrics: {', '.join(METRICS)}), got {text!r}"

@@ -72,12 +72,12 @@ def cuda_state() -> str:
         return f"torch {torch.__version__} is built without CUDA"
     try:
         torch.cuda.init()
-        said = "no GPU is visible"
+        answer = "no GPU is visible"
     except (RuntimeError, AssertionError) as error:
-        said = " ".join(str(error).split())[:200]
+        answer = " ".join(str(error).split())[:200]
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     seen = "" if visible is None else f", CUDA_VISIBLE_DEVICES is {visible!r}"
-    return f"torch {torch.__version__}, built for CUDA {built}: {said}{seen}"
+    return f"torch {torch.__version__}, built for CUDA {built}: {answer}{seen}"
 
 
 def try_kernel() -> str:

@@ -200,13 +200,13 @@ def predict_many(
     """
     network = training.build(model, shape, ctx, "unused")
     if _chosen(way, ctx.device, network) == "one by one":
-        found = []
+        logits = []
         for e in range(len(next(iter(state.values())))):
             network.load_state_dict({n: t[e] for n, t in state.items()})
-            found.append(
+            logits.append(
                 training.predict(network, images, recipe, ctx.device, batch_size=batch_size)
             )
-        return torch.stack(found)
+        return torch.stack(logits)
     names = dict(network.named_parameters())
     there = {n: t.to(ctx.device) for n, t in state.items()}
     many = _Many(

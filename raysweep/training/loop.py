@@ -109,15 +109,15 @@ def fit(
         means = resume.restored(before, model, optimizer, sources, name)
         eager = EagerStep(model, optimizer, sources, objective, recipe, ctx.device)
         take = step_of(eager, sum(map(len, epochs[len(means) :])), captured=stage.captured)
-        kept = time.monotonic()
+        saved_at = time.monotonic()
         for epoch, rates in enumerate(epochs[len(means) :], len(means) + 1):
             means.append(_epoch(take, sources, rates))
             ctx.progress(epoch / len(epochs), f"{phase}: epoch {epoch}")
             if on_epoch is not None and on_epoch(epoch, model):
                 break
-            if checkpoint and time.monotonic() - kept >= CHECKPOINT_SECONDS:
+            if checkpoint and time.monotonic() - saved_at >= CHECKPOINT_SECONDS:
                 stage.checkpoint(resume.captured(model, optimizer, sources, means, name))
-                kept = time.monotonic()
+                saved_at = time.monotonic()
     return means
 
 

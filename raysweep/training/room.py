@@ -32,8 +32,8 @@ def kept_bytes(network: nn.Module, image_1CHW: torch.Tensor, recipe: Recipe, dev
     image = image_1CHW.detach().requires_grad_()
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t), autocast(recipe, device):
         network(image)
-    kept = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in held}
-    return sum(size for place, size in kept.items() if place not in weights)
+    sizes = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in held}
+    return sum(size for place, size in sizes.items() if place not in weights)
 
 
 def images_at_once(

@@ -215,12 +215,12 @@ class _State:
 
 def _counters(model: nn.Module) -> list[torch.Tensor]:
     """Return the batch counters of a model's batch normalizations."""
-    found = [
+    counters = [
         getattr(layer, "num_batches_tracked", None)
         for layer in model.modules()
         if isinstance(layer, nn.modules.batchnorm._NormBase)
     ]
-    return [counter for counter in found if counter is not None]
+    return [counter for counter in counters if counter is not None]
 
 
 def count_on(model: nn.Module, device: str) -> None:
