@@ -59,7 +59,7 @@ def kind_of(key: str) -> str:
 
 
 def cache_folder() -> Path:
-    """Return the folder for what can be computed again: RAYSWEEP_CACHE, else the user's cache."""
+    """Return the cache folder: RAYSWEEP_CACHE, else the user's cache."""
     return paths.setting("RAYSWEEP_CACHE") or Path.home() / ".cache" / "raysweep"
 
 
@@ -86,7 +86,7 @@ def files_digest(files: list[Path]) -> str:
 
 
 def _remembered(file: Path) -> dict[str, str]:
-    """Return the digests in a memory file; what is no digest is left out."""
+    """Return the digests in a memory file; other values are left out."""
     try:
         digests = json.loads(file.read_text())
     except (OSError, ValueError, RecursionError):

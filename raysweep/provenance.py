@@ -67,7 +67,7 @@ def _version(package: str) -> str:
 
 
 def _source(modules: Sequence[str]) -> str:
-    """Return a digest of the source files, the same whatever ends their lines."""
+    """Return a digest of the source files, the same for all line endings."""
     package = _origin("raysweep")
     if package is None:
         return "none"

@@ -83,7 +83,7 @@ def launch(
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show the plan.")] = False,
 ) -> None:
-    """Run what is missing or failed of a sweep; ends with a table and a report."""
+    """Run the missing and failed stages of a sweep; ends with a table and a report."""
     if dry_run:
         plan(file, storage)
         return

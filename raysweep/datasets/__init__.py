@@ -164,8 +164,8 @@ class Dataset(Method):
     def training_labels(self, labels: Labels, rows: IntArray) -> IntArray:
         """Return the given labels of the training rows: `label_noise` of them are wrong.
 
-        floor(label_noise * N) of them get another class, each with the same probability; what is
-        trained on, and what attacks and defenses see. Test labels are never touched.
+        floor(label_noise * N) of them get another class, each with the same probability. Models are
+        trained on these labels, and attacks and defenses see them. Test labels are never touched.
         """
         given = labels.train[rows].copy()
         draw = rng.generator(self.subset_seed, "label noise")

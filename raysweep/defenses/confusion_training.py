@@ -190,7 +190,7 @@ class ConfusionTraining(Defense):
         )  # fmt: skip
 
     def decide(self, evidence: Evidence) -> Decision:
-        """Flag, in the classes that pass the gate, what the confused model still gets right."""
+        """Flag, in classes that pass the gate, the samples that the confused model gets right."""
         labels, found = evidence.labels, evidence.statistics
         if self.rule == "lowest":
             flags = np.zeros(len(labels), bool)

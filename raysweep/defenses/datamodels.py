@@ -21,9 +21,9 @@ are trained without label smoothing (the authors' code: 0.1), with Nesterov's mo
 augmentation if the sweep's recipe has them, on batches of the whole set, of which each model takes
 its own samples: a share alpha of `batch_size`, in 1 / alpha times as many steps. A sweep that asks
 for more models trains the difference only; the agreement of the highest tenths of two halves of the
-models says whether they are enough, and with `until` more are trained until they agree. Not so the
-values of their best sets: on 150 models of 1,000 images those of halves in which no sample has an
-effect were alike to 0.93 and more.
+models says whether they are enough, and with `until` more are trained until they agree. The
+values of the best sets do not say it: on 150 models of 1,000 images, the values of two halves in
+which no sample has an effect were alike to 0.93 and more.
 Reference: MadryLab/rethinking-backdoor-attacks.
 """
 

@@ -7,12 +7,12 @@ strength s(k) is g(k + 1) - g(k). Assumption 1, on which the paper's detection r
 alpha, the trigger's s(alpha p) is the largest of all features of p samples.
 
 Where we differ: a control that knows poison and covers; it flags nothing. In random subsets k stays
-near alpha p; here each model draws a k of its own for each group, evenly from 0 to p - 1, and
-keeps all samples outside the groups with probability alpha, so that the other groups are on average
-half there. g and s are level and slope of lines fitted to the models near each k. Covers, the
-benign feature of `planted_feature`, have curves of their own. Of all natural features one per class
-is measured: the p samples, neither poison nor covers, that are nearest to the mean of those of
-their label, pixel by pixel; so that Assumption 1 can be refuted here, not proven. A class with
+near alpha p; here each model draws a k of its own for each group, evenly from 0 to p - 1, and keeps
+all samples outside the groups with probability alpha, so that the other groups are on average half
+there. g and s are level and slope of lines fitted to the models near each k. Covers, the benign
+feature of `planted_feature`, have curves of their own. Of all natural features one per class is
+measured: the p samples, neither poison nor covers, that are nearest, pixel by pixel, to the mean of
+the clean samples of their label; so that Assumption 1 can be refuted here, not proven. A class with
 fewer gives all that it has, and its curves are drawn but not compared, since the assumption is on
 equal sizes. Margins are those of `datamodels`. The strongest of several natural groups is overrated
 by noise, by about its standard error.

@@ -8,8 +8,8 @@ Where we differ: accuracy is watched on one half of the reserved clean set, the 
 channels and fine-tunes, where released code watches the test set; the step that cost too much is
 undone. Every step is checked and the first that fails ends the pruning; Confusion Training's code
 removes int(512 * ratio) - 100 of 512 channels unchecked, then at most 100 singly, and does not
-fine-tune. A channel is pruned by a mask on the features that the head is given, whose channels
-those of the last convolution are in the networks here.
+fine-tune. A channel is pruned by a mask on the features that the head is given, which in the
+networks here are the channels of the last convolution.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 C. Jin, M. Sun, M. Rinard: Incompatibility Clustering as a Defense Against Backdoor Poisoning
 Attacks, ICLR 2023, arXiv:2105.03692. Inverse self-paced learning grows a subset that generalizes to
 itself: train on a part of the subset, average the losses of all samples over time, keep the share
-of lowest loss, and anneal the share down. What is found is set aside and the rest is searched
+of lowest loss, and anneal the share down. The subset is set aside and the rest is searched
 again. Then boosting: a weak learner is trained on each subset, and all vote on every sample by 0-1
 loss; most subsets being clean, the poison is outvoted.
 
@@ -15,10 +15,10 @@ exact size, ties that keep a sample (the code draws), the sweep's recipe for eve
 constant rate while subsets are grown and in smaller batches on small sets, where an epoch would be
 a step or two, and an end of the search when 4 % of the set are left (the code: 2,000 images). The
 score is the share of votes against the label. The code decides after `rounds` of self-paced
-training on what the vote kept (`rule: rounds`), which forgives hard clean samples, but learns again
-whatever poison outlived the vote; `rule: vote` decides by the score. The paper's numbers are not
-reached so far: on 1,297 digits, with a fifth of one class poisoned, the score has AUROC 0.84 and
-the rounds learn the poison again; larger sets were not tried.
+training on the samples that the vote kept (`rule: rounds`), which forgives hard clean samples, but
+learns again any poison that outlived the vote; `rule: vote` decides by the score. The paper's
+numbers are not reached so far: on 1,297 digits, with a fifth of one class poisoned, the score has
+AUROC 0.84 and the rounds learn the poison again; larger sets were not tried.
 """
 
 from __future__ import annotations

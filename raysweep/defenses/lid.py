@@ -7,9 +7,9 @@ a logistic regression over layers. One of the four detectors of K. Jin et al., I
 arXiv:2006.14871.
 
 Where we differ: the regression needs attacked inputs; here the score is the Mahalanobis distance of
-the logarithms of the layers' dimensionalities from those of clean inputs. Neighbors come from one
-fixed part of the clean half that fits, instead of a random minibatch, so that a score does not
-depend on the batch; distances of zero are left out, and k is at most one less than there are
+the logarithms of the layers' dimensionalities from their values on clean inputs. Neighbors come
+from one fixed part of the clean half that fits, instead of a random minibatch, so that a score does
+not depend on the batch; distances of zero are left out, and k is at most one less than there are
 neighbors. `on: training_set` takes neighbors of the given label, or all for a label of two or
 fewer, and is an extension.
 """

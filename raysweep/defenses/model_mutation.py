@@ -12,10 +12,10 @@ instead and decides by the test's own bound: high if log 19 is reached, else low
 paper's constants is a fixed cut at about 16 changes of 100 whatever the clean images say. The
 released code looks before it counts a change and needs 17: it calls a rate of .10, .15, .20 and .25
 high in 2, 33, 81 and 98 % of cases, ours in 4, 43, 87 and 99. In a filter the quantile decides for
-both rules. Of the dense layers those mutate that end the network, in nested sequences too, but none
-inside an attention block; what they are given is computed once for all mutants. Where the head is
-the only one, `variance` wants tuning anew. `on: training_set` counts changes from the given label,
-within its class, and is an extension. Reference: kaidi-jin/backdoor_samples_detection.
+both rules. The dense layers that end the network mutate, in nested sequences too, but none inside
+an attention block; their inputs are computed once for all mutants. Where the head is the only one,
+`variance` wants tuning anew. `on: training_set` counts changes from the given label, within its
+class, and is an extension. Reference: kaidi-jin/backdoor_samples_detection.
 """
 
 from __future__ import annotations

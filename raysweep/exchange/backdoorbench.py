@@ -257,7 +257,7 @@ def _target(train: _Stored, test: _Stored, chosen: NDArray[np.bool_]) -> int | N
 
 
 def _picture(folder: Path, named: str, channels: int) -> Pixels:
-    """Read an image below the folder: PART/LABEL/ROW.png, whatever the path begins with.
+    """Read an image below the folder, PART/LABEL/ROW.png; the beginning of the path is ignored.
 
     It begins at another machine's root, which may be one of Windows.
     """

@@ -80,7 +80,7 @@ class Foreign:
     unsure: int = 0
 
     def __str__(self) -> str:
-        """Say in sentences what the set holds."""
+        """Describe the content of the set in sentences."""
         text = (
             f"{self.source} {self.attack} on {self.dataset}: {len(self.poison_rows)} poisons, "
             f"{len(self.cover_rows)} covers of {self.train_total} images, {len(self.test_rows)} "
@@ -125,7 +125,7 @@ def weights(given: Any, file: Path) -> dict[str, NDArray[Any]]:
     prefix before every name. NumPy lacks bfloat16, which becomes float32.
 
     Raises:
-        PlanError: if what is given is no state dict, and does not hold just one.
+        PlanError: if the value is no state dict, and does not hold exactly one.
     """
     if given is None:
         return {}

@@ -100,7 +100,7 @@ def _images(file: Path, count: int) -> tuple[torch.Tensor, int]:
     """Return the images, (N, C, H, W), and the factor that scales their values to 0 to 255.
 
     Raises:
-        PlanError: if shape or values leave open what they mean.
+        PlanError: if shape or values are ambiguous.
     """
     images = read_untrusted(file)
     shape = tuple(getattr(images, "shape", ()))

@@ -57,7 +57,7 @@ class Ledger:
         self._lines += 1
 
     def sync(self, *, copy: bool = False) -> None:
-        """Make what was written durable; copy it to a remote store every half minute."""
+        """Make all written lines durable; copy them to a remote store every half minute."""
         if self._lines:
             self._file.flush()
             os.fsync(self._file.fileno())

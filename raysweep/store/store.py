@@ -85,7 +85,7 @@ class Store:
         """Write, read and delete a probe.
 
         Raises:
-            StoreError: if the storage cannot be used; names the reason and what to do.
+            StoreError: if the storage cannot be used; names the reason and the remedy.
         """
         probe = f"scratch/.probe-{uuid.uuid4().hex}"
         self.write(probe, b"probe")
@@ -152,7 +152,7 @@ class Store:
         outcome: Mapping[str, Any] | None = None,
         info: Mapping[str, Any] | None = None,
     ) -> None:
-        """Store what a stage gives, the manifest last; a second writer of a key replaces it.
+        """Store the product of a stage, the manifest last; a second writer of a key replaces it.
 
         Raises:
             StoreError: if it cannot be written; no manifest and no object is left.
@@ -247,7 +247,7 @@ class Store:
         return data
 
     def _verified_bytes(self, files: Files, path: str, facts: Mapping[str, Any]) -> bytes | None:
-        """Return the bytes of an object if they are what the manifest says, else None."""
+        """Return the bytes of an object if they agree with the manifest, else None."""
         memo = (files is self._opened, path)
         try:
             stamp, data = files.stamp(path), files.read(path)

@@ -66,7 +66,7 @@ def _total_bytes() -> int:
 
 
 def cuda_state() -> str:
-    """Return torch's build, the CUDA version that it wants, and what the driver says, as text."""
+    """Return torch's build, the CUDA version that it wants, and the driver's message, as text."""
     built = torch.version.cuda
     if built is None:
         return f"torch {torch.__version__} is built without CUDA"

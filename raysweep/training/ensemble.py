@@ -44,7 +44,7 @@ _GROUP_NORMS = {F.group_norm, torch.group_norm}
 
 
 class _LikeAutocast(TorchFunctionMode):
-    """Casts what autocast casts: it does not reach the convolutions inside `vmap`.
+    """A cast of all that autocast casts, since autocast does not reach convolutions inside `vmap`.
 
     With no `dtype` nothing is cast.
     """

@@ -30,8 +30,8 @@ def capturable(objective: Given) -> Given:
     """Mark an objective that a CUDA graph may replay; returns it.
 
     Such an objective works by operations on the device alone: it waits for no value and draws from
-    no generator of its own. What it keeps between two calls are tensors that it changes in place,
-    and its attribute `memory` lists them.
+    no generator of its own. It keeps tensors alone between two calls, changes them
+    in place, and lists them in its attribute `memory`.
     """
     objective.capturable = True  # type: ignore[attr-defined]
     return objective
@@ -54,7 +54,7 @@ class Step(Protocol):
         """Take one step at a learning rate."""
 
     def settle(self) -> None:
-        """Bring up to date what is counted on the host; called at the end of each epoch."""
+        """Bring the counters on the host up to date; called at the end of each epoch."""
 
 
 class EagerStep:
@@ -170,7 +170,7 @@ class CapturedStep:
             state.restore()
 
     def settle(self) -> None:
-        """Count on the host what the replays since the last call have counted."""
+        """Add the replays since the last call to the counters on the host."""
         counters = _counters(self.eager.model)
         for graph in self.graphs.values():
             for counter, counted in zip(counters, graph.counted, strict=True):
