@@ -86,9 +86,8 @@ def fit(
         on_epoch: called after each epoch with its number from 1 and the model in train mode;
             training ends early if it returns True.
         checkpoint: keep the whole state from time to time, and continue from `ctx.restored`, on
-            a CPU to the same bytes; `on_epoch` then sees the remaining epochs alone. Only for the
-            one `fit` of a stage, since a second `fit` replaces the checkpoint, and for an objective
-            without memory.
+            a CPU to the same bytes; `on_epoch` then sees the remaining epochs alone. For the only
+            `fit` of a stage, since a second one replaces it, and an objective without memory.
 
     Returns:
         The mean loss of each epoch.
