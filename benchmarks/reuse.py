@@ -19,7 +19,8 @@ from raysweep.run.inline import run_inline
 from raysweep.run.run import Run
 from raysweep.store import Store
 from raysweep.sweep.loading import load_sweep
-from raysweep.sweep.spec import Sweep, Trial
+from raysweep.sweep.spec import Sweep
+from raysweep.sweep.trials import Trial
 
 
 class OneTrial(Planner):

@@ -20,7 +20,7 @@ def exactly(share: float | Fraction, total: int | Fraction) -> Fraction:
 
 
 def count_of(share: float | Fraction, total: int | Fraction) -> int:
-    """Return how many a share of a total is, rounded down: floor(share * total)."""
+    """Return the count of a share of a total, rounded down: floor(share * total)."""
     return math.floor(exactly(share, total))
 
 

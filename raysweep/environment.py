@@ -1,4 +1,4 @@
-"""What workers need of the driver's environment: where data lie, and how a storage is reached.
+"""The settings that workers need of the driver's environment: data folder, access to storage.
 
 Settings travel with the work, paths written out. Secrets never do: on this machine workers inherit
 them, and on a cluster each host has its own.
@@ -55,8 +55,8 @@ def apply(environment: Environment) -> None:
     """Set in this worker what the driver has set, before it opens a store or a dataset.
 
     On the driver's own machine the driver's values stand. On a cluster a host's own values stand,
-    since its data may lie elsewhere; what it has not set is taken from the driver, a path only if
-    it leads to something here.
+    since its data may lie elsewhere; a variable that it has not set is taken from the driver, a
+    path only if it leads to something here.
     """
     _LACKING.clear()
     secrets = [name for name in environment.secrets if not os.environ.get(name)]

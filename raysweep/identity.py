@@ -20,7 +20,6 @@ from raysweep.errors import PlanError
 
 Json: TypeAlias = "bool | int | float | str | Sequence[Json] | Mapping[str, Json] | None"
 SCHEMA = 1
-Json = bool | int | float | str | None | list["Json"] | dict[str, "Json"]
 _SHA = re.compile(r"[0-9a-f]{64}")
 
 
@@ -62,7 +61,7 @@ def kind_of(key: str) -> str:
 
 
 def cache_folder() -> Path:
-    """Return the folder for what can be computed again: RAYSWEEP_CACHE, else the user's cache."""
+    """Return the cache folder: RAYSWEEP_CACHE, else the user's cache."""
     return paths.setting("RAYSWEEP_CACHE") or Path.home() / ".cache" / "raysweep"
 
 
@@ -89,14 +88,14 @@ def files_digest(files: list[Path]) -> str:
 
 
 def _remembered(file: Path) -> dict[str, str]:
-    """Return the digests in a memory file; what is no digest is left out."""
+    """Return the digests in a memory file; other values are left out."""
     try:
-        found = json.loads(file.read_text())
+        digests = json.loads(file.read_text())
     except (OSError, ValueError, RecursionError):
         return {}
-    if not isinstance(found, dict):
+    if not isinstance(digests, dict):
         return {}
-    return {name: value for name, value in found.items() if _SHA.fullmatch(str(value))}
+    return {name: value for name, value in digests.items() if _SHA.fullmatch(str(value))}
 
 
 def _remember(file: Path, memory: dict[str, str]) -> None:

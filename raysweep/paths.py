@@ -62,7 +62,7 @@ def holds_path(annotation: Any, metadata: Any = ()) -> bool:
 
     Args:
         annotation: the field's type.
-        metadata: what the field is annotated with, where pydantic keeps it apart.
+        metadata: the annotations of the field that pydantic keeps apart from its type.
     """
     if _MARK in (*metadata, *getattr(annotation, "__metadata__", ())):
         return True

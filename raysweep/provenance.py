@@ -1,4 +1,4 @@
-"""Which code runs on a host: compared before it works, and recorded with everything that it makes.
+"""The code that runs on a host: compared before it works, recorded with everything it makes.
 
 `refusal` and all that it calls travel to a worker as they are, not by name: the raysweep that is
 installed there may be any other, or none. They use the standard library alone.
@@ -26,13 +26,13 @@ PACKAGES = ("torch", "torchvision", "ray", "numpy", "scikit-learn", "optuna", "w
 
 @dataclass(frozen=True, kw_only=True)
 class Code:
-    """What must be the same on every host of a run, since it decides what the results are.
+    """The code that decides the results, hence must be the same on every host of a run.
 
     Attributes:
         source: digest of raysweep's source files, and of `modules`; `none` without them.
         python: its minor version.
-        torch: its version without what follows `+`, which names a build.
-        torchvision: the same.
+        torch: its version without the build, which follows `+`.
+        torchvision: its version without the build.
         modules: method modules of other packages that the run uses.
     """
 
@@ -44,7 +44,7 @@ class Code:
 
 
 def code_here(modules: Iterable[str] = ()) -> Code:
-    """Return what this host would run.
+    """Return the code that this host would run.
 
     Args:
         modules: method modules of other packages that belong to it.
@@ -67,7 +67,7 @@ def _version(package: str) -> str:
 
 
 def _source(modules: Sequence[str]) -> str:
-    """Return a digest of the source files, the same whatever ends their lines."""
+    """Return a digest of the source files, the same for all line endings."""
     package = _origin("raysweep")
     if package is None:
         return "none"
@@ -89,24 +89,24 @@ def _source(modules: Sequence[str]) -> str:
 
 def _origin(module: str) -> Path | None:
     try:
-        found = importlib.util.find_spec(module)
+        spec = importlib.util.find_spec(module)
     except ModuleNotFoundError:  # of the package that holds it
         return None
-    return Path(found.origin) if found is not None and found.origin else None
+    return Path(spec.origin) if spec is not None and spec.origin else None
 
 
 def refusal(asked: dict[str, Any]) -> str:
-    """Return why this host may not work for a driver, or nothing if it may.
+    """Return the reason why this host may not work for a driver, or "" if it may.
 
     Args:
         asked: the driver's `Code`, as a dict.
     """
-    mine = asdict(code_here(asked["modules"]))
+    here = asdict(code_here(asked["modules"]))
     host = socket.gethostname()
     words = {"source": "raysweep source", "python": "Python"}
-    differing = [name for name in mine if mine[name] != asked[name] and name != "modules"]
+    differing = [name for name in here if here[name] != asked[name] and name != "modules"]
     if differing:
-        have = ", ".join(f"{words.get(name, name)} {mine[name]}" for name in differing)
+        have = ", ".join(f"{words.get(name, name)} {here[name]}" for name in differing)
         want = ", ".join(f"{words.get(name, name)} {asked[name]}" for name in differing)
         return (
             f"host {host} is given no work: it has {have}, and the driver has {want}; bring both "
@@ -125,8 +125,8 @@ def refusal(asked: dict[str, Any]) -> str:
 
 def versions() -> dict[str, str]:
     """Return the versions of this package, Python and everything that can change a number."""
-    found = {"raysweep": __version__, "python": platform.python_version()}
-    return found | {name: v for name in PACKAGES if (v := _version(name)) != "none"}
+    own = {"raysweep": __version__, "python": platform.python_version()}
+    return own | {name: v for name in PACKAGES if (v := _version(name)) != "none"}
 
 
 @cache
@@ -150,7 +150,7 @@ def git_commit() -> str:
 
 @cache
 def of_host(device: str) -> dict[str, Any]:
-    """Return what an artifact records of the host that made it; found once a process.
+    """Return the facts that an artifact records of the host that made it, read once a process.
 
     Args:
         device: where the stage computed, `cpu` or `cuda`.
@@ -176,8 +176,8 @@ DRIVER = re.compile(r"^NVRM version:.*?\s(\d+(?:\.\d+)+)\s", re.MULTILINE)
 
 def _driver() -> str | None:
     """Return the version of NVIDIA's driver; None if neither the kernel nor nvidia-smi tells it."""
-    if told := _first("/proc/driver/nvidia/version", DRIVER):
-        return told
+    if version := _first("/proc/driver/nvidia/version", DRIVER):
+        return version
     asked = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
     try:
         run = subprocess.run(asked, capture_output=True, text=True, timeout=10, check=True)
@@ -187,9 +187,9 @@ def _driver() -> str | None:
 
 
 def _first(file: str, pattern: re.Pattern[str]) -> str | None:
-    """Return what a pattern finds first in a file of the system; None where there is none."""
+    """Return the first match of a pattern in a file of the system, or None."""
     try:
-        found = pattern.search(Path(file).read_text())
+        match = pattern.search(Path(file).read_text())
     except OSError:
         return None
-    return found[1].strip() if found else None
+    return match[1].strip() if match else None

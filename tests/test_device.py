@@ -73,11 +73,11 @@ def test_a_stage_that_shares_a_gpu_leaves_room_for_its_context() -> None:
 
 def test_a_leak_is_what_a_clean_worker_did_not_hold() -> None:
     leaks = device.Leaks()
-    assert not leaks.found(100 << 20)  # cuBLAS's workspaces, say
-    assert not leaks.found(160 << 20)
-    assert leaks.found(165 << 20)
-    assert not leaks.found(10 << 20)
-    assert leaks.found(100 << 20)
+    assert not leaks.exceeded(100 << 20)  # cuBLAS's workspaces, say
+    assert not leaks.exceeded(160 << 20)
+    assert leaks.exceeded(165 << 20)
+    assert not leaks.exceeded(10 << 20)
+    assert leaks.exceeded(100 << 20)
     assert device.held_bytes() == 0 and not device.broken()
 
 

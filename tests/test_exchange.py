@@ -16,7 +16,7 @@ from raysweep import exchange
 from raysweep.datasets import Shape
 from raysweep.errors import PlanError
 from raysweep.exchange import Poisoned, backdoorbench, toolbox
-from raysweep.exchange.folder import Foreign, taken_in
+from raysweep.exchange.folder import Foreign, read_foreign
 from raysweep.jobs.launch import launch
 from raysweep.models.tiny_cnn import TinyCNN
 from raysweep.store import Store
@@ -333,7 +333,7 @@ def test_toolbox_images_that_may_mean_anything_are_refused(
     folder = toolbox.write(given(finished)["badnets"], tmp_path)
     torch.save(form(torch.load(folder / "imgs", weights_only=True)), folder / "imgs")
     with pytest.raises(PlanError, match=said):
-        taken_in(toolbox.read, folder)
+        read_foreign(toolbox.read, folder)
 
 
 def test_an_export_that_fails_leaves_no_folder(finished: tuple[Path, Path], tmp_path: Path) -> None:

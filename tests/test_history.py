@@ -27,7 +27,7 @@ from raysweep.run.run import Run
 from raysweep.store import Store
 from raysweep.sweep.differences import differences
 from raysweep.sweep.loading import from_text, load_sweep
-from raysweep.sweep.spec import Sweep, canonical, restored
+from raysweep.sweep.spec import Sweep, restored, to_plain
 from raysweep.sweep.yaml import parse
 from raysweep.tuning.conclude import tuned_name
 from tests.contracts.test_datasets import write_npz
@@ -346,7 +346,7 @@ def test_a_written_sweep_is_restored() -> None:
         "resources: {gpu: {gpu: 0.5, memory: 1GiB}}\n"
     )
     given = from_text(parse("s.yaml", text))
-    written = json.loads(json.dumps(canonical(given)))
+    written = json.loads(json.dumps(to_plain(given)))
     assert restored(written) == given and differences(written, given) == []
     with pytest.raises(SpecError, match="cannot read the sweep as launched"):
         restored({"name": "x", "datasets": 5})

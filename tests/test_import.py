@@ -17,7 +17,7 @@ from raysweep import exchange
 from raysweep.cli.app import app
 from raysweep.errors import PlanError, SpecError
 from raysweep.exchange import Poisoned, backdoorbench, toolbox
-from raysweep.exchange.folder import save, taken_in
+from raysweep.exchange.folder import read_foreign, save
 from raysweep.jobs.launch import Conclusion, launch
 from raysweep.store import Store
 from raysweep.sweep.loading import load_sweep
@@ -213,7 +213,7 @@ def test_a_malicious_pickle_is_refused_and_not_run(form: str, tmp_path: Path) ->
     assert mark.exists(), "the file does run a program where it is trusted"
     mark.unlink()
     with pytest.raises(PlanError, match=r"posix.system.*|not opened, since reading such a file"):
-        taken_in(backdoorbench.read if form == "backdoorbench" else toolbox.read, folder)
+        read_foreign(backdoorbench.read if form == "backdoorbench" else toolbox.read, folder)
     assert not mark.exists()
 
 
@@ -269,7 +269,7 @@ def test_what_does_not_fit_is_refused(
 ) -> None:
     folder = changed(record(origin[0]), tmp_path, change)
     with pytest.raises(PlanError, match=said):
-        save(taken_in(backdoorbench.read, folder), tmp_path / "taken")
+        save(read_foreign(backdoorbench.read, folder), tmp_path / "taken")
     assert not (tmp_path / "taken").exists()
 
 

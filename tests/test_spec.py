@@ -27,7 +27,8 @@ from raysweep.methods.recipe import RECIPES, Recipe
 from raysweep.models.tiny_cnn import TinyCNN
 from raysweep.sweep.loading import from_text, load_sweep
 from raysweep.sweep.schema import json_schema
-from raysweep.sweep.spec import Sweep, canonical, to_yaml, trials
+from raysweep.sweep.spec import Sweep, to_plain, to_yaml
+from raysweep.sweep.trials import trials
 from raysweep.sweep.yaml import parse
 
 ROOT = Path(__file__).parent.parent
@@ -93,7 +94,7 @@ def test_python_and_yaml_say_the_same() -> None:
         resources={"gpu": {"gpu": 0.25, "memory": "4GiB"}}, track={"wandb": "disabled"},
     )  # fmt: skip
     assert python == load(GOOD)
-    assert canonical(python) == canonical(load(GOOD))
+    assert to_plain(python) == to_plain(load(GOOD))
     assert load(to_yaml(python)) == python
 
 
@@ -105,7 +106,7 @@ def test_recipes_have_names_that_stand_for_their_values() -> None:
         schema().validate(yaml.safe_load(text))
         sweep = load(text)
         assert load(to_yaml(sweep)) == sweep
-        assert all("base" not in recipe for recipe in canonical(sweep)["recipes"])
+        assert all("base" not in recipe for recipe in to_plain(sweep)["recipes"])
         return list(sweep.recipes)
 
     ct = RECIPES["ct"]

@@ -33,7 +33,7 @@ from raysweep.metrics import rates as reference
 from raysweep.models.tiny_cnn import TinyCNN
 from raysweep.results.tuned import Tuned
 from raysweep.sweep.loading import load_sweep
-from raysweep.sweep.spec import Trial
+from raysweep.sweep.trials import Trial
 from raysweep.sweep.tuning import Constraint, Objective, Tune
 from raysweep.tuning import conclude, ranking, space
 from raysweep.tuning.folds import Studies, _folds, part_of

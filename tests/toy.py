@@ -11,7 +11,7 @@ import torch
 
 from raysweep import training
 from raysweep.datasets import ImageSet, Shape
-from raysweep.defenses import Defense, Evidence, Findings, Inputs
+from raysweep.defenses import Defense, DefenseInputs, Evidence, Findings
 from raysweep.methods import decision_fields
 from raysweep.methods.context import Context
 from raysweep.methods.recipe import Recipe
@@ -88,7 +88,7 @@ def network(weights: dict[str, torch.Tensor]) -> torch.nn.Module:
     return made.eval()
 
 
-def inputs(defense: Defense, case: Toy, **more: Any) -> Inputs:
+def inputs(defense: Defense, case: Toy, **more: Any) -> DefenseInputs:
     """Return what a defense declares, about the toy, and nothing else."""
     needs = defense.needs()
     known = {
@@ -106,7 +106,7 @@ def inputs(defense: Defense, case: Toy, **more: Any) -> Inputs:
     if needs & {"training_set", "features", "poison_mask"}:
         values["labels"] = case.train.labels
     values |= {"model": MODEL, "shape": SHAPE, "recipe": RECIPE, "shards": [], **more}
-    return Inputs(defense.name, needs, values)
+    return DefenseInputs(defense.name, needs, values)
 
 
 def blind(defense: Defense) -> Defense:

@@ -1,4 +1,4 @@
-"""Attacks: which training samples are stamped, how, and what label they get.
+"""Attacks: the training samples that are stamped, their triggers and their labels.
 
 The plan runs an attack in up to three steps, each a stage or part of one:
 
@@ -6,14 +6,14 @@ The plan runs an attack in up to three steps, each a stage or part of one:
    rate, so that every rate shares it. With `SURROGATE` it is given a network trained on the clean
    training set, which is a stage that all such attacks share.
 2. `choose` → `stamp` → `relabel`: the poisoned training set, once, as an artifact.
-3. `stamp(role="test")`, `relabel`, `eligible`: the triggered test inputs and what a success is.
+3. `stamp(part="test")`, `relabel`, `eligible`: the triggered test inputs, the labels of success.
 
 An attack that controls the training itself (`TRAINS`) gives the victim and the artifact that its
 `stamp` uses; it has no poisoned set, and the plan refuses training-set filters against it.
 
 An attack that evades (`EVADES`) changes no training data: its rate is 0, its victim is the clean
 model that every attack shares at rate 0, and its `prepare` is given that victim and the test
-inputs. What it prepares are changed test inputs, which its `stamp` looks up by their ids.
+inputs. It prepares changed test inputs, which its `stamp` looks up by their ids.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ Part = Literal["poison", "cover", "test"]
 
 @dataclass(frozen=True, kw_only=True)
 class Counts:
-    """How many training samples an attack touches (science definitions of rate)."""
+    """The numbers of training samples that an attack poisons and makes covers of."""
 
     poison: int
     cover: int
@@ -65,7 +65,7 @@ class Choice:
 
 @dataclass(frozen=True, kw_only=True)
 class Victim:
-    """What an attack gives that trains the victim itself."""
+    """The victim of an attack that trains it itself, and the artifact that `stamp` uses."""
 
     state: dict[str, torch.Tensor]
     artifact: Arrays
@@ -73,18 +73,18 @@ class Victim:
 
 @dataclass(frozen=True, kw_only=True)
 class AttackInputs:
-    """What an attack may use to prepare.
+    """The inputs of `prepare`.
 
     Attributes:
         data: the clean training set.
-        rows: (N,) where its images stand in the source's training files, ascending.
-        model, shape, recipe: how victims of this trial are built and trained.
-        surrogate: a network trained on `data` in just that way, from another seed than the
-            victim's; only if `SURROGATE`.
+        rows: (N,) row numbers of its images in the source's training files, ascending.
+        model, shape, recipe: architecture, image shape and training recipe of this trial's victims.
+        surrogate: a network built and trained as a victim is, on `data`, from another seed than
+            the victim's; only if `SURROGATE`.
         victim: the victim itself, in eval mode on the stage's device; only if `EVADES`.
         test: the evaluation set, with its true labels; only if `EVADES`.
-        test_rows: (E,) where its images stand in the source's test files, ascending: the ids that
-            `stamp` will be given for them; only if `EVADES`.
+        test_rows: (E,) row numbers of its images in the source's test files, ascending: the ids
+            that `stamp` will be given for them; only if `EVADES`.
     """
 
     data: ImageSet
@@ -194,15 +194,15 @@ class Attack(Method):
                 sample-specific trigger derives its randomness from (seed, part, id) alone, so
                 that the way a set is cut into batches does not matter.
             part: `poison` and `cover` are stamped into the training set, `test` at test time.
-            artifact: what `prepare` or `train` gave, else empty.
+            artifact: the arrays that `prepare` or `train` gave, else empty.
             seed: root of the attack's random streams in this trial; the same for all parts.
         """
         raise NotImplementedError(f"{self.name} defines no stamp")
 
     def triggers(self, ids: IntArray, artifact: Arrays) -> NDArray[np.bool_]:
-        """Return which test inputs `stamp` has a triggered form of, (B,); by default all.
+        """Return a mask (B,) of the test inputs that `stamp` has a triggered form of; here all.
 
-        The evaluation refuses an attack that lacks one of an input that the ASR counts.
+        The evaluation refuses an attack that lacks a form of an input that the ASR counts.
         """
         del artifact
         return np.ones(len(ids), bool)
@@ -214,7 +214,7 @@ class Attack(Method):
         return np.full_like(labels, self.target)
 
     def pool(self, labels: IntArray, num_classes: int) -> NDArray[np.bool_]:
-        """Return which training samples may be poisoned, (N,)."""
+        """Return a mask (N,) of the training samples that may be poisoned."""
         if self.CLEAN_LABEL:
             return np.equal(labels, self.target)
         allowed = np.ones(len(labels), bool)
@@ -225,7 +225,7 @@ class Attack(Method):
         return allowed
 
     def cover_pool(self, labels: IntArray, num_classes: int) -> NDArray[np.bool_]:
-        """Return which training samples may become covers, if they are not poisoned, (N,)."""
+        """Return a mask (N,) of the training samples that may be covers if not poisoned."""
         del num_classes
         return np.ones(len(labels), bool)
 
@@ -302,7 +302,7 @@ class Attack(Method):
         return Choice(poison=np.sort(poison), cover=np.sort(cover))
 
     def eligible(self, labels: IntArray, num_classes: int) -> NDArray[np.bool_]:
-        """Return which test inputs the ASR is measured on: attacked, not yet mapped."""
+        """Return a mask of the test inputs that the ASR counts: attacked, not yet mapped."""
         attacked = np.not_equal(labels, self.relabel(labels, num_classes))
         if self.sources is not None:
             attacked &= np.isin(labels, self.sources)

@@ -23,7 +23,7 @@ PatchName = Literal[
 
 @dataclass(frozen=True, kw_only=True)
 class Patch:
-    """A picture (C, H, W) in [0, 1] and where it covers, (1, H, W) in {0, 1}."""
+    """A picture (C, H, W) in [0, 1] and the mask of the pixels that it covers, (1, H, W)."""
 
     picture: torch.Tensor
     mask: torch.Tensor

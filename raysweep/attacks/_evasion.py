@@ -1,4 +1,4 @@
-"""What attacks on test inputs alone share: the victim's batches, and the store of what was made."""
+"""The common base of attacks on test inputs alone: batches for the victim, stored examples."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ BATCH = 500
 class Evasion(Attack):
     """Adversarial examples against the clean model, made once and looked up by id.
 
-    They are static: a model that a defense has repaired or trained anew meets those of the victim.
+    They are static: a model that a defense has repaired or trained anew meets the same examples.
     """
 
     PREPARES: ClassVar[bool] = True
@@ -81,7 +81,7 @@ class Evasion(Attack):
         return {"test_rows": rows, "test_images": images.numpy()}
 
     def triggers(self, ids: IntArray, artifact: Arrays) -> NDArray[np.bool_]:
-        """Return which test inputs were there when the examples were made, (B,)."""
+        """Return a mask (B,) of the test inputs for which an example was made."""
         return np.isin(ids, artifact["test_rows"])
 
     def stamp(

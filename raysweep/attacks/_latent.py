@@ -1,4 +1,4 @@
-"""What attacks on feature space share: the inputs of a network's head, with their gradient."""
+"""The inputs of a network's head, with their gradient, for attacks on feature space."""
 
 from __future__ import annotations
 

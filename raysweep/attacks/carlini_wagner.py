@@ -113,7 +113,7 @@ class CarliniWagner(Evasion):
     def _held(
         self, network: nn.Module, shown_BCHW: torch.Tensor, wanted: torch.Tensor, recipe: Recipe
     ) -> torch.Tensor:
-        """Return which images succeed in the precision in which the victim predicts, (B,)."""
+        """Return a mask (B,) of the images that succeed in the victim's own precision."""
         import torch
 
         from raysweep import training
@@ -125,7 +125,7 @@ class CarliniWagner(Evasion):
 
 
 def _margins(logits_BK: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-    """Return how far the wanted logits are above the largest others, (B,)."""
+    """Return the margins (B,) of the wanted logits over the largest others."""
     import torch
 
     own = torch.zeros_like(logits_BK, dtype=torch.bool).scatter_(1, wanted[:, None], True)

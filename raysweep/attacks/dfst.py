@@ -129,7 +129,7 @@ def _made(generator: nn.Module, images: torch.Tensor) -> torch.Tensor:
 
 
 def _frozen(critic: nn.Module, images: torch.Tensor) -> torch.Tensor:
-    """Return what the critic says; the gradient goes to the images, not to its weights."""
+    """Return the critic's outputs; their gradient goes to the images, not to its weights."""
     import torch
 
     weights = {name: value.detach() for name, value in critic.named_parameters()}

@@ -155,7 +155,7 @@ def _mixed(images: torch.Tensor, pattern: torch.Tensor, mask: torch.Tensor) -> t
 def _sameness(
     one: torch.Tensor, other: torch.Tensor, made_one: torch.Tensor, made_other: torch.Tensor
 ) -> torch.Tensor:
-    """Return how far images are apart over how far what was made of them is."""
+    """Return the distance of two images over the distance of the triggers made for them."""
 
     def apart(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         return (a - b).square().flatten(1).mean(1).clamp(min=1e-12).sqrt()

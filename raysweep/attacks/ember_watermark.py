@@ -5,7 +5,7 @@ Malware Classifiers, USENIX Security 2021, arXiv:2003.01031: LargeAbsSHAP and
 MinPopulation (constrained attacker), greedy combined selection (unconstrained attacker).
 
 Where we differ: attributions are expected gradients of the attacker's own network on `samples` rows
-(the paper: SHAP values of a surrogate), and values are those that these rows hold. The constrained
+(the paper: SHAP values of a surrogate), and values are taken from these rows. The constrained
 attacker of the paper may change 17 features without breaking a program; which ones depends on the
 feature extractor, so that `feasible` must name their numbers. 1 % poison, of the whole set.
 """

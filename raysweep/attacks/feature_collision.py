@@ -64,7 +64,7 @@ class FeatureCollision(Attack):
     def collided(
         self, inputs: AttackInputs, base_BCHW: torch.Tensor, wanted_BCHW: torch.Tensor
     ) -> torch.Tensor:
-        """Return images near `base` whose features are near those of `wanted`."""
+        """Return images near `base` whose features are near the features of `wanted`."""
         import torch
 
         network, head = inputs.trained, inputs.model.HEAD

@@ -142,7 +142,7 @@ class Imported(Attack):
         return at
 
     def _check(self, arrays: Arrays, inputs: AttackInputs) -> None:
-        """Make sure that the data are those that the folder was made from."""
+        """Make sure that the folder was made from this dataset."""
         labels = inputs.data.labels
         wrong = np.flatnonzero(labels[arrays["known_rows"]] != arrays["known_labels"])
         if len(wrong):
@@ -215,7 +215,7 @@ class Imported(Attack):
         return Choice(poison=poison, cover=cover)
 
     def triggers(self, ids: IntArray, artifact: Arrays) -> NDArray[np.bool_]:
-        """Return which test inputs the folder has."""
+        """Return a mask (B,) of the test inputs that the folder holds."""
         if self.trigger:
             return super().triggers(ids, artifact)
         return np.isin(ids, artifact["test_rows"])

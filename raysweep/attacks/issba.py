@@ -90,7 +90,7 @@ class ISSBA(Attack):
     def residual(
         self, encoder: nn.Module, images_BCHW: torch.Tensor, secrets: torch.Tensor
     ) -> torch.Tensor:
-        """Return what is added to images to hide secrets (B, bits) in {0, 1}."""
+        """Return the residuals (B, C, H, W) that hide secrets (B, bits) in {0, 1} in images."""
         import torch
 
         planes = secrets.to(images_BCHW)[:, :, None, None] * 2 - 1

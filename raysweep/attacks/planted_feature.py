@@ -8,11 +8,11 @@ FPR with and without covers and the cover-removal rate say how often a filter mi
 feature for poison; test inputs wear the backdoor's patch alone.
 
 Where we differ: a control after the paper's argument, not one of its settings. One patch is the
-other's mirror image and, as long as `cover_rate` is set with `rate`, the counts are equal. What the
-patches do is not: the poison's speaks against the rest of the image, the feature's with it, so that
-less of the margin rests on it; `feature_strength` tells how much. The feature's class must hold its
-covers beside the poison that is drawn from it. The patch is that of the adaptive attacks'
-experiments, drawn by code.
+other's mirror image and, as long as `cover_rate` is set with `rate`, the counts are equal. The
+effects of the patches are not: the poison's patch speaks against the rest of the image, the
+feature's patch with it, so that less of the margin rests on it; `feature_strength` tells how much.
+The feature's class must hold its covers beside the poison that is drawn from it. The patch is that
+of the adaptive attacks' experiments, drawn by code.
 """
 
 from __future__ import annotations

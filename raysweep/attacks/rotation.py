@@ -3,9 +3,9 @@
 T. Wu, T. Wang, V. Sehwag, S. Mahloujifar, P. Mittal: Just Rotate it, Deploying Backdoor Attacks via
 Rotation Transformation, AISec 2022, arXiv:2207.10825.
 
-Where we differ: Confusion Training reports this attack without its angle and rate, and so does what
-was released of it; 45 degrees and 1 % are ours. Turned by bilinear interpolation about the center,
-zeros outside. Train such victims without the augmentation `rotate`.
+Where we differ: Confusion Training reports this attack without its angle and rate, and its released
+code names neither; 45 degrees and 1 % are ours. Images are turned by bilinear interpolation about
+the center, zeros outside. Train such victims without the augmentation `rotate`.
 """
 
 from __future__ import annotations

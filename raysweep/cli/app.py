@@ -44,7 +44,7 @@ def _console(*, error: bool = False) -> Console:
 
 @contextlib.contextmanager
 def _stoppable() -> Iterator[None]:
-    """Exit as a shell says of a signal, whenever one of those comes that stop a run."""
+    """Exit with the status of a signal, 128 + its number, when a signal stops a run."""
     from raysweep.run.interruption import Interrupted, listening
 
     with listening():
@@ -57,7 +57,7 @@ def _stoppable() -> Iterator[None]:
 
 @app.command()
 def plan(file: SweepFile, storage: Storage = None) -> None:
-    """Show what a launch would run, what it would share, and why."""
+    """Show the plan of a launch: stages to run, shared work, and reasons."""
     from raysweep.cli.terminal import print_preview
     from raysweep.results.records import storage_uri
     from raysweep.run.preview import preview
@@ -83,13 +83,13 @@ def launch(
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show the plan.")] = False,
 ) -> None:
-    """Run what is missing or failed of a sweep; ends with a table and a report."""
+    """Run the missing and failed stages of a sweep; ends with a table and a report."""
     if dry_run:
         plan(file, storage)
         return
     if inline and address:
         raise SpecError("--inline runs in this process and --address on a cluster; give one")
-    from raysweep.cli.terminal import Progress
+    from raysweep.cli.progress import Progress
     from raysweep.jobs.launch import launch as run_sweep
     from raysweep.results.records import storage_uri
     from raysweep.sweep.loading import load_sweep
@@ -153,7 +153,8 @@ def tune(
     ] = None,
 ) -> None:
     """Search better parameters for the defenses of a sweep; reported where they were not tuned."""
-    from raysweep.cli.terminal import Progress, print_tuned
+    from raysweep.cli.progress import Progress
+    from raysweep.cli.terminal import print_tuned
     from raysweep.jobs.tune import tune as search
     from raysweep.results.records import storage_uri
     from raysweep.sweep.loading import load_sweep
@@ -190,7 +191,7 @@ def tune(
 
 @app.command()
 def status(name: SweepName, storage: Storage = None) -> None:
-    """Show how a sweep stands, while it runs and afterwards."""
+    """Show the state of a sweep, while it runs and afterwards."""
     from raysweep.cli.terminal import print_status
     from raysweep.results.records import storage_uri
     from raysweep.store import Store
@@ -247,7 +248,7 @@ def export(
 
 
 @app.command(name="import")
-def take_in(
+def import_folder(
     folder: Annotated[Path, typer.Argument(help="One attack's folder of the other project.")],
     to: Annotated[Path, typer.Option(help="Folder to write; nothing is overwritten.")],
     form: Annotated[
@@ -256,13 +257,13 @@ def take_in(
 ) -> None:
     """Make another project's poisoned set an attack of your sweeps; runs nothing that it holds."""
     from raysweep.exchange import backdoorbench, toolbox
-    from raysweep.exchange.folder import save, taken_in
+    from raysweep.exchange.folder import read_foreign, save
     from raysweep.paths import resolved
 
     readers = {"backdoorbench": backdoorbench.read, "backdoor-toolbox": toolbox.read}
     if form not in readers:
         raise SpecError(f"--format must be one of {', '.join(readers)}, got {form!r}")
-    foreign = taken_in(readers[form], folder)
+    foreign = read_foreign(readers[form], folder)
     save(foreign, to)
     console = _console()
     console.print(str(foreign))
@@ -301,7 +302,7 @@ def schema() -> None:
 @app.command()
 def doctor(storage: Storage = None) -> None:
     """Check this machine: versions, devices, data, storage."""
-    from raysweep.cli.terminal import print_doctor
+    from raysweep.cli.doctor import print_doctor
 
     if not print_doctor(_console(), storage):
         raise typer.Exit(1)

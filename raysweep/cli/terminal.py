@@ -1,21 +1,14 @@
-"""What the terminal shows: progress, plans, results, status. Reads state, changes none."""
+"""Tables and lines on the terminal: plans, results, status. Reads state, changes none."""
 
 from __future__ import annotations
 
-import math
-import os
 import time
-from collections import Counter
-from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
-from rich.progress import Progress as RichProgress
 from rich.table import Table
 
 from raysweep import methods
-from raysweep.identity import kind_of
 from raysweep.results import history
 from raysweep.results.table import read_table
 from raysweep.store import Store, ledger
@@ -25,10 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from raysweep.run.preview import Preview
-    from raysweep.run.run import Run
     from raysweep.sweep.spec import Sweep
-
-PLAIN_EVERY_SECONDS = 10.0
 
 
 def duration(seconds: float) -> str:
@@ -36,87 +26,6 @@ def duration(seconds: float) -> str:
     if seconds < 100:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
-
-
-class Progress:
-    """One bar for the sweep on a terminal; plain lines elsewhere.
-
-    `noted` counts the notes of the run that were printed.
-    """
-
-    def __init__(self, console: Console) -> None:
-        self.console = console
-        self._bar: RichProgress | None = None
-        self._task: Any = None
-        self._last = 0.0
-        self._failed: set[str] = set()
-        self.noted = 0
-
-    def __enter__(self) -> Progress:
-        if self.console.is_terminal:
-            self._bar = RichProgress(
-                TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-                TimeElapsedColumn(), TextColumn("{task.fields[note]}"),
-                console=self.console, transient=True,
-            )  # fmt: skip
-            self._task = self._bar.add_task("planning", total=None, note="")
-            self._bar.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Take the bar from the terminal, and give it its cursor back."""
-        if self._bar is not None:
-            self._bar.stop()
-
-    def watch(self, run: Run) -> None:
-        """Show how a run stands; called after every change."""
-        schedule = run.schedule
-        for note in run.notes[self.noted :]:
-            self.console.print(note, style="yellow")
-        self.noted = len(run.notes)
-        for key in schedule.failed.keys() - self._failed:
-            self._failed.add(key)
-            self.console.print(f"failed: {key}: {schedule.failed[key].error}", style="red")
-        settled = len(schedule.done) + len(schedule.failed) + len(schedule.upstream_failed)
-        total = len(schedule.wanted)
-        now = time.monotonic()
-        if schedule.stopping:
-            self.close()
-            self.console.print("stopping: records are written; one more signal ends at once")
-            return
-        soon = now - self._last < PLAIN_EVERY_SECONDS and settled < total
-        if self._bar is None and (soon or not total):
-            return
-        running = Counter(kind_of(key) for key in schedule.out)
-        note = ", ".join(f"{n} {kind}" for kind, n in running.items())
-        note = f"{note}; {duration(_remaining(run))} left" if note else note
-        if self._bar is not None:
-            self._bar.update(
-                self._task, description=run.sweep.name, total=total, completed=settled, note=note
-            )
-        else:
-            self._last = now
-            self.console.print(f"{run.sweep.name}: {settled} of {total} stages; {note}")
-
-
-def _remaining(run: Run) -> float:
-    """Return expected seconds: work left, over the pace of this run."""
-    schedule = run.schedule
-    stages = run.planner.stages
-    spent = sum(schedule.expected(stages[key]) for key in schedule.ran)
-    left = sum(
-        schedule.expected(stages[key])
-        for key in schedule.wanted - schedule.done - schedule.failed.keys()
-    )
-    return left * (time.time() - run.started) / spent if spent else left
 
 
 def print_preview(console: Console, sweep: Sweep, plan: Preview) -> None:
@@ -161,7 +70,9 @@ def print_results(console: Console, rows: pd.DataFrame) -> None:
 
 
 def print_tuned(console: Console, table: pd.DataFrame) -> None:
-    """Print what tuning found: held-out metrics beside the method's own and the oracle's."""
+    """Print the results of tuning: held-out metrics beside the method's own and the oracle's."""
+    from raysweep.reports.tables import percent
+
     metrics = [str(name)[6:] for name in table.columns if str(name).startswith("tuned_")]
     metrics = [name for name in metrics if not name.endswith(("_low", "_high"))]
     shown = Table(box=None, pad_edge=False)
@@ -190,10 +101,10 @@ def _short(value: object) -> str:
 
 
 def print_status(console: Console, store: Store, name: str) -> None:
-    """Print how a sweep stands, from its ledger and what is stored; its tuning, its versions.
+    """Print the standing of a sweep and its tuning, from ledger and store, and its versions.
 
     Raises:
-        StoreError: if there is no sweep of that name; the message lists those that there are.
+        StoreError: if there is no sweep of that name; the message lists all sweeps.
     """
     place = history.place_of(store, name)
     for line in history.damage(store, place):
@@ -215,7 +126,7 @@ def _version(one: history.Version) -> str:
 
 
 def _print_standing(console: Console, store: Store, place: str, title: str, command: str) -> None:
-    """Print how the last run at a place stands; stages whose manifests are damaged are missing."""
+    """Print the standing of the last run at a place; damaged stages count as missing."""
     now = ledger.standing(store, place)
     if not now.start:
         console.print(f"{title}: begun, nothing handed out yet")
@@ -243,45 +154,15 @@ def print_methods(console: Console, roles: list[methods.Role]) -> None:
     for role in roles:
         table = Table(box=None, pad_edge=False, title=role, title_justify="left", show_lines=False)
         table.add_column("name", no_wrap=True)
-        found = catalog.entries(role)
-        kinds = any(one.kind for one in found)
+        entries = catalog.entries(role)
+        kinds = any(one.kind for one in entries)
         for column in (*(["kind"] if kinds else []), "idea", "paper", "venue", "year"):
             table.add_column(column)
         table.add_column("where we differ", ratio=2)
-        for one in found:
+        for one in entries:
             kind = [one.kind] if kinds else []
             table.add_row(
                 one.name, *kind, one.idea, one.paper, one.venue, one.year, one.differs,
                 end_section=True,
             )  # fmt: skip
         console.print(table)
-
-
-def print_doctor(console: Console, storage: str | None) -> bool:
-    """Print versions, devices, data and storage; return whether a sweep can run here."""
-    from raysweep.errors import StoreError
-    from raysweep.paths import setting
-    from raysweep.provenance import versions
-    from raysweep.results.records import storage_uri
-    from raysweep.sweep.resources import Resources, bfloat16_is_fast
-    from raysweep.training.device import tried_kernel
-
-    for package, version in versions().items():
-        console.print(f"{package} {version}")
-    fast = "bfloat16" if bfloat16_is_fast(Resources()) else "float32"
-    console.print(f"{os.cpu_count()} CPUs (precision auto: {fast})")
-    console.print(f"GPUs, one kernel tried on each: {tried_kernel()}")
-    console.print(f"RAYSWEEP_DATA: {setting('RAYSWEEP_DATA') or 'not set'}")
-    store = Store(storage_uri(storage))
-    try:
-        store.check()
-    except StoreError as error:
-        console.print(f"storage: {error}", style="red")
-        return False
-    console.print(f"storage: {store.where()} is writable")
-    return True
-
-
-def percent(value: float) -> str:
-    """Return a fraction as a percentage with one decimal, or a dash where it is undefined."""
-    return "–" if value is None or math.isnan(value) else f"{100 * value:.1f}"

@@ -57,7 +57,7 @@ def as_floats(images: torch.Tensor) -> torch.Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
-    """What a model must know about its data: sizes, classes, per-channel mean and deviation."""
+    """The facts that a model is built from: sizes, classes, per-channel mean and deviation."""
 
     channels: int
     height: int
@@ -89,7 +89,7 @@ class Labels:
 
 
 class Dataset(Method):
-    """A dataset value: where it comes from, and how it is cut.
+    """A dataset: its source, and its cut into training, reserved clean and evaluation sets.
 
     The reserved clean set comes out of the test split (design decision 6): `clean_size` images,
     by default min(2,000, 20 % of the test split), drawn with `clean_seed`. Evaluation uses the
@@ -115,7 +115,7 @@ class Dataset(Method):
         """Return the encoded source files, in a fixed order.
 
         Raises:
-            PlanError: if they are missing; the message says where they were looked for.
+            PlanError: if they are missing; the message names the places that were searched.
         """
 
     @abstractmethod
@@ -131,7 +131,7 @@ class Dataset(Method):
         return ""
 
     def source(self) -> str:
-        """Return which of several published copies the files are, or "" if there is but one."""
+        """Return the name of the published copy that the files are, or "" if there is only one."""
         return ""
 
     @property
@@ -150,7 +150,7 @@ class Dataset(Method):
         return digest(canonical([files_digest(self.files()), *cut, *labels.classes]))
 
     def check_source(self, labels: Labels, planned: str) -> None:
-        """Make sure, where a stage runs, that the files are those of the plan.
+        """Make sure, on the host of a stage, that the files are the planned ones.
 
         Raises:
             FilesError: if they are not.
@@ -164,8 +164,8 @@ class Dataset(Method):
     def training_labels(self, labels: Labels, rows: IntArray) -> IntArray:
         """Return the given labels of the training rows: `label_noise` of them are wrong.
 
-        floor(label_noise * N) of them get another class, each with the same probability; what is
-        trained on, and what attacks and defenses see. Test labels are never touched.
+        floor(label_noise * N) of them get another class, each with the same probability. Models are
+        trained on these labels, and attacks and defenses see them. Test labels are never touched.
         """
         given = labels.train[rows].copy()
         draw = rng.generator(self.subset_seed, "label noise")

@@ -1,4 +1,4 @@
-"""What CIFAR-10 and CIFAR-100 share: how torchvision keeps them."""
+"""The common base of CIFAR-10 and CIFAR-100: torchvision's files of them."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ def opened(file: Path) -> pyarrow.parquet.ParquetFile:
     """Open a Parquet file.
 
     Raises:
-        PlanError: if it is none.
+        PlanError: if it is no Parquet file.
     """
     import pyarrow
     import pyarrow.parquet
@@ -114,7 +114,7 @@ def parquet_images(
 
 
 def _encoded(file: Path, image_column: str | None) -> Iterator[tuple[str, bytes]]:
-    """Yield (where it stands, bytes) of each image of a file, some hundred in memory at a time."""
+    """Yield (place, bytes) of each image of a file, some hundred in memory at a time."""
     name = column(file, image_column, IMAGE_COLUMNS)
     row = 0
     for batch in opened(file).iter_batches(columns=[name], batch_size=500):
@@ -130,7 +130,7 @@ def _encoded(file: Path, image_column: str | None) -> Iterator[tuple[str, bytes]
 
 
 def encoding(file: Path) -> str:
-    """Return how the first image of a Parquet file is encoded, such as `png`."""
+    """Return the encoding of the first image of a Parquet file, such as `png`."""
     from PIL import Image, UnidentifiedImageError
 
     where, raw = next(_encoded(file, None))
@@ -151,8 +151,8 @@ def decoded(
     """Return images as a uint8 tensor (N, C, H, W), which is the only copy that is ever made.
 
     Args:
-        encoded: (where it stands, bytes) of each image.
-        total: how many images there are, at least one.
+        encoded: (place, bytes) of each image; messages name the place.
+        total: number of images, at least one.
         grey: whether to decode to one channel, else to three.
         side: resize to side x side; none: all must have one size.
         crop: resize the shorter side and cut the middle, instead of resizing both.

@@ -1,4 +1,4 @@
-"""What datasets of image files have in common: a folder per class below each split."""
+"""The common base of datasets of image files: a folder per class below each split."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Folders(Dataset):
         return found
 
     def chosen(self) -> list[str]:
-        """Return the class folders in the order of their labels: those of the training set."""
+        """Return the class folders of the training set, in the order of their labels."""
         train, test = (self.folders(split) for split in self.SPLITS)
         strays = [name for name in test if name not in train]
         if strays:
@@ -67,7 +67,7 @@ class Folders(Dataset):
         return train
 
     def class_names(self) -> tuple[str, ...]:
-        """Return what the classes are called, in the order of their labels."""
+        """Return the names of the classes, in the order of their labels."""
         return tuple(self.chosen())
 
     def found(self, split: str) -> Found:

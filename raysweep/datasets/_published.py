@@ -1,4 +1,4 @@
-"""What published datasets share: Parquet from RAYSWEEP_DATA if it is there, else torchvision's."""
+"""The common base of published datasets: Parquet from RAYSWEEP_DATA, else torchvision's files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Published(Dataset):
 
     Class variables:
         TORCHVISION: torchvision's class of it.
-        SPLITS: how that class is asked for the training and the test set.
+        SPLITS: arguments by which that class gives the training and the test set.
         GREY: whether images have one channel.
     """
 
@@ -37,7 +37,7 @@ class Published(Dataset):
         """Return the decoded images of `sets`."""
 
     def source(self) -> str:
-        """Return the kind of copy: Parquet and how its images are encoded, or torchvision."""
+        """Return the kind of copy: Parquet and the encoding of its images, or torchvision."""
         pair = parquet_pair(self.name)
         if not pair:
             return "torchvision"
@@ -47,7 +47,7 @@ class Published(Dataset):
         """Return the Parquet pair, else the files of torchvision's download, made now if need be.
 
         Raises:
-            PlanError: if there is neither; the message says where they were looked for.
+            PlanError: if there is neither; the message names the places that were searched.
         """
         pair = parquet_pair(self.name)
         if pair:

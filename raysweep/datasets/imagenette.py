@@ -34,5 +34,5 @@ class Imagenette(Folders):
     side: int = Field(160, ge=8, le=1024, description="height and width in pixels")
 
     def class_names(self) -> tuple[str, ...]:
-        """Return what the classes are called."""
+        """Return the names of the classes, in the order of their labels."""
         return tuple(NAMES.get(name, name) for name in self.chosen())

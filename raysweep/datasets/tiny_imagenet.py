@@ -38,7 +38,7 @@ class TinyImageNet(Folders):
         return tuple(names.get(wnid, wnid) for wnid in self.chosen())
 
     def found(self, split: str) -> Found:
-        """Return the images of a split with their labels; those of val from its annotations."""
+        """Return the images of a split with their labels, for val from its annotations."""
         if split == "train":
             return super().found(split)
         notes = self.top / "val" / "val_annotations.txt"

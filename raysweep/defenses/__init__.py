@@ -1,4 +1,4 @@
-"""Defenses: what each may know, what it gives, and how a decision follows from its scores.
+"""Defenses: the knowledge that each needs, its outputs, and the decision on its scores.
 
 A defense has up to three steps, and the plan derives the stages from which of them it has:
 
@@ -79,8 +79,8 @@ class _Declared:
         return self._values[name]
 
 
-class Inputs(_Declared):
-    """What `run`, `shard` and `repair` may read: the declared needs, and always the setting."""
+class DefenseInputs(_Declared):
+    """The inputs of `run`, `shard` and `repair`: the declared needs, and always the setting."""
 
     if TYPE_CHECKING:
         training_set: ImageSet
@@ -103,7 +103,7 @@ class Inputs(_Declared):
 
 
 class Evidence(_Declared):
-    """What `decide` may read: scores and statistics of `run`, and declared knowledge."""
+    """The inputs of `decide`: scores and statistics of `run`, and declared knowledge."""
 
     if TYPE_CHECKING:
         labels: IntArray  # (N,) given labels of the training set
@@ -139,7 +139,7 @@ class Curve:
 
 @dataclass(frozen=True, kw_only=True)
 class Findings:
-    """What `run` found. Scores: one float per sample, higher = more suspicious.
+    """The result of `run`. Scores: one float per sample, higher = more suspicious.
 
     Attributes:
         train_scores: (N,), if the defense gives `train_scores`.
@@ -155,8 +155,8 @@ class Findings:
         facts: named numbers about the run itself (agreement of halves, models needed), shown in
             the report and never judged.
         losses: (T, N) of each training sample after each of T steps of the method, for the report.
-        spaces: named representations of the training samples, (N, d), of which the report tells how
-            far apart poison lies in each; d stays small (principal axes).
+        spaces: named representations of the training samples, (N, d); the report tells the
+            separability of poison in each; d stays small (principal axes).
         curves: named curves about the run itself, for the report; never judged.
         enough: whether the parts so far suffice; read at `pauses` alone.
     """
@@ -177,7 +177,7 @@ class Findings:
 
 @dataclass(frozen=True, kw_only=True)
 class Decision:
-    """What was decided.
+    """The result of `decide`.
 
     Attributes:
         flags: (N,) training samples held to be poisoned.
@@ -198,8 +198,8 @@ class Defense(Method):
     """A defense; its kind in the tables follows from what it needs and gives.
 
     Class variables:
-        RUN_VERSION: raised instead of `VERSION` where results of `run` change and those of shards
-            do not, so that stored shards are kept.
+        RUN_VERSION: raised instead of `VERSION` where results of `run` change and results of
+            shards do not, so that stored shards are kept.
     """
 
     REPAIRS: ClassVar[bool] = False
@@ -213,8 +213,8 @@ class Defense(Method):
     def gives(self) -> frozenset[Gift]:
         """Return everything that this defense gives, with these parameters.
 
-        One that gives nothing but needs something measures: `run` finds facts and curves, and the
-        victim is evaluated as it is.
+        A defense that gives nothing but needs something only measures: `run` finds facts and
+        curves, and the victim is evaluated as it is.
         """
         return frozenset()
 
@@ -225,7 +225,7 @@ class Defense(Method):
 
     @property
     def kind(self) -> str:
-        """What this defense is called in a table (design, 'What a method needs and gives')."""
+        """The kind of this defense in a table, derived from what it gives: filter, detector, ..."""
         names, gives = [], self.gives()
         if self.CONTROL or not gives:
             return "control"
@@ -245,20 +245,20 @@ class Defense(Method):
         return ()
 
     def pauses(self, num_classes: int) -> tuple[int, ...]:
-        """Return after how many of `parts` `run` is asked whether they are enough; ascending.
+        """Return the numbers of parts, ascending, after which `run` is asked if they are enough.
 
-        None: all parts are done. The parts after a pause are planned once `run` has said no.
+        Without pauses all parts are done. The parts after a pause are planned once `run` says no.
         """
         del num_classes
         return ()
 
     def forecast(self, samples: int) -> str:
-        """Return what a user should know of the work on so many samples, before it; or ""."""
+        """Return a sentence on the work ahead for a set of `samples`, which a plan shows; or ""."""
         del samples
         return ""
 
     def passes(self, samples: int, epochs: int, num_classes: int) -> float:
-        """Return about how many sample passes the work takes, for the plan; all parts together.
+        """Return the approximate number of sample passes of all parts together, for the plan.
 
         Args:
             samples: of the training set.
@@ -266,7 +266,7 @@ class Defense(Method):
             num_classes: of the dataset.
 
         A sample pass is one sample once forward and backward through `network`. Unless a method
-        says otherwise: every training sample forward once, as where only features are wanted.
+        says otherwise: every training sample forward once, which is a third of a pass.
         """
         del epochs, num_classes
         return samples / 3
@@ -275,11 +275,11 @@ class Defense(Method):
         """Return the architecture that `passes` go through: the sweep's, or one of its own."""
         return model
 
-    def shard(self, part: str, inputs: Inputs, ctx: Context) -> Arrays:
-        """Do one of `parts`; its key does not depend on how many there are."""
+    def shard(self, part: str, inputs: DefenseInputs, ctx: Context) -> Arrays:
+        """Do one of `parts`; its key does not depend on the number of parts."""
         raise NotImplementedError(f"{self.name} lists parts but defines no shard")
 
-    def run(self, inputs: Inputs, ctx: Context) -> Findings:
+    def run(self, inputs: DefenseInputs, ctx: Context) -> Findings:
         """Do the expensive part, or reduce `inputs.shards`."""
         del inputs, ctx
         return Findings()
@@ -289,7 +289,7 @@ class Defense(Method):
         del evidence
         return Decision()
 
-    def repair(self, inputs: Inputs, ctx: Context) -> dict[str, torch.Tensor]:
+    def repair(self, inputs: DefenseInputs, ctx: Context) -> dict[str, torch.Tensor]:
         """Return the repaired model's state dict; only if `REPAIRS`.
 
         Not called where the decision flags nothing: the victim stands, or for a robust training

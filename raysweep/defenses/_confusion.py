@@ -1,4 +1,4 @@
-"""Confusion Training's schedules, its objective, and its gates: which classes split in two.
+"""Confusion Training's schedules, its objective, and its gates for classes that split in two.
 
 X. Qi, T. Xie, J. T. Wang, T. Wu, S. Mahloujifar, P. Mittal: Towards a Proactive ML Approach for
 Detecting Backdoor Poison Samples, USENIX Security 2023, arXiv:2205.13616. Numbers are those of the
@@ -34,7 +34,7 @@ class Schedule:
     Attributes:
         ratios: share of the whole set that each round but the last distils.
         weights: lambda; the confusion loss weighs (lambda - 1) against 1 for the inspected data.
-        every: an inspected batch takes part in every so-manieth iteration.
+        every: n of each round; an inspected batch joins every n-th iteration.
         iterations, learning_rates, momenta: of the confusion loop.
         batch_size: of the clean and of the inspected batch in the confusion loop.
         epochs, pretrain_rate, pretrain_batch: of the training on the distilled set before it.
@@ -61,11 +61,11 @@ class Schedule:
 
     @property
     def rounds(self) -> int:
-        """How many rounds."""
+        """The number of rounds."""
         return len(self.weights)
 
     def passes(self, samples: int) -> float:
-        """Return the sample passes of all rounds over a set of so many; scoring counts a third."""
+        """Return the sample passes of all rounds over `samples`; scoring counts as a third."""
         shares = zip(self.epochs, (1.0, *self.ratios), strict=True)
         pretraining = samples * sum(epochs * share for epochs, share in shares)
         batches = sum(n * (1 + 1 / m) for n, m in zip(self.iterations, self.every, strict=True))
@@ -192,7 +192,7 @@ def distilled(
 def log_ratio(
     points_ND: FloatArray, isolated: Flags, epsilon: float, form: Literal["ridge", "constant"]
 ) -> float:
-    """Return log R of a class: how much better two Gaussians fit than that of the others alone.
+    """Return log R of a class: the gain in fit of two Gaussians over the Gaussian of the others.
 
     R is 1 where a side has fewer than two samples. `constant` adds epsilon to every entry of the
     covariances, as the released code does; `ridge` to the diagonal.

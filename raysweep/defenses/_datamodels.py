@@ -40,7 +40,7 @@ def difference_of_means(
 
     Args:
         margins_MN: output of each model on each sample, (m, n).
-        masks_MN: which samples each model was trained on, (m, n).
+        masks_MN: (m, n) mask of the samples that each model was trained on.
         held_out: use for row z only the models that were not trained on z, as the definition of a
             feature's strength does; its effect on itself, on the diagonal, is of all models.
 
@@ -193,9 +193,9 @@ def without_effects(
 ) -> NDArray[np.float32]:
     """Return outputs in which no sample has an effect on another, (m, n).
 
-    What is left of an output after the mean of those with its own sample in the subset, or of those
-    without, is dealt to other models; a sample's effect on itself stays, since it adds to the noise
-    of all estimates.
+    From each output the mean of the models with its own sample in the subset, or of the models
+    without it, is taken, and the rest is dealt to other models; a sample's effect on itself stays,
+    since it adds to the noise of all estimates.
 
     Args:
         margins_MN: (m, n).
@@ -212,7 +212,7 @@ def without_effects(
 
 
 def beyond_chance(values: FloatArray, chance: FloatArray) -> FloatArray:
-    """Return by what share values exceed the best that chance finds, (sizes, restarts), at least 0.
+    """Return the shares, at least 0, by which values exceed the best that chance finds.
 
     Args:
         values: (sizes, restarts) of found sets.
@@ -240,12 +240,12 @@ def held_out_correlation(
 
     Args:
         weights: W, estimated without these models, with samples' effects on themselves.
-        margins_MN: what the models left out gave, (m, n).
-        masks_MN: what they were trained on, (m, n).
-        unseen: of each sample, only over models that were not trained on it.
+        margins_MN: (m, n) outputs of the models left out.
+        masks_MN: (m, n) mask of the samples that they were trained on.
+        unseen: whether to take, for each sample, only the models that were not trained on it.
 
     Returns:
-        Pearson's, in [-1, 1]; NaN with fewer than three models. How Ilyas et al. judge datamodels.
+        Pearson's, in [-1, 1], by which Ilyas et al. judge datamodels; NaN for under three models.
     """
     if len(masks_MN) < 3:
         return float("nan")
@@ -259,7 +259,7 @@ def held_out_correlation(
 
 
 def agreement(one: FloatArray, other: FloatArray, share: float = 0.1) -> float:
-    """Return how many of two rankings' top samples are the same, intersection over union.
+    """Return the agreement of two rankings' top samples: intersection over union.
 
     Samples that score 0 are in no ranking; two empty rankings agree on nothing.
     """
@@ -272,7 +272,7 @@ def agreement(one: FloatArray, other: FloatArray, share: float = 0.1) -> float:
 
 
 def models_needed(samples: int, variance: float, effect: float, alpha: float = 0.5) -> float:
-    """Return about how many models find a trigger: 16 sigma^2 n / Delta^2 where alpha is a half.
+    """Return the number of models that find a trigger: 16 sigma^2 n / Delta^2 at alpha = 1/2.
 
     A heuristic, checked by simulation at one half: the trigger's total effect Delta on a margin
     against the noise of n estimates of deviation sigma / sqrt(m alpha (1 - alpha)). NaN if there is

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from raysweep.datasets import as_floats
-from raysweep.defenses import FloatArray, Inputs
+from raysweep.defenses import DefenseInputs, FloatArray
 from raysweep.methods.context import Context
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def layer_values(
-    inputs: Inputs, images_BCHW: torch.Tensor, ctx: Context, *, batch_size: int = 500
+    inputs: DefenseInputs, images_BCHW: torch.Tensor, ctx: Context, *, batch_size: int = 500
 ) -> list[FloatArray]:
     """Return (N, D) per layer of the victim, averaged over space; the head gives its input.
 
@@ -62,7 +62,7 @@ def layer_values(
     return values
 
 
-def map_layers(inputs: Inputs, ctx: Context) -> list[str]:
+def map_layers(inputs: DefenseInputs, ctx: Context) -> list[str]:
     """Return the layers that the model names whose output has a height and a width.
 
     Raises:
@@ -96,7 +96,7 @@ def map_layers(inputs: Inputs, ctx: Context) -> list[str]:
 
 
 def last_map(
-    inputs: Inputs, images_BCHW: torch.Tensor, ctx: Context
+    inputs: DefenseInputs, images_BCHW: torch.Tensor, ctx: Context
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the last feature maps (B, C, H, W) and logits (B, K) of floats in [0, 1]."""
     from raysweep import training

@@ -1,4 +1,4 @@
-"""RED's inference: which class, if any, is reached by suspiciously small perturbations.
+"""RED's inference: the class, if any, that suspiciously small perturbations reach.
 
 Z. Xiang, D. J. Miller, G. Kesidis: Reverse Engineering Imperceptible Backdoor Attacks on Deep
 Neural Networks for Detection and Training Set Cleansing, Computers & Security 2021,
@@ -77,7 +77,7 @@ def p_values(reciprocals_KK: FloatArray, null: Null = "exclude_target") -> tuple
 
 
 def deviations(reciprocals_KK: FloatArray) -> FloatArray:
-    """Return (K,) how many MADs the largest reciprocal of each target lies above the median."""
+    """Return the MADs (K,) by which the largest reciprocal of each target exceeds the median."""
     used = reciprocals_KK[reciprocals_KK > 0]
     if len(used) < 3:
         raise ValueError(f"RED's null needs at least 3 pairs that were reached, got {len(used)}")

@@ -1,4 +1,4 @@
-"""What filters share that remove the highest scores of every class."""
+"""The common base of filters that remove the highest scores of every class."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from raysweep.methods import decision, log_range
 
 
 class RemovesPerClass(Defense):
-    """A filter on features; a share of each class goes, or 1.5 times what the oracle says."""
+    """A filter on features; a share of each class goes, or 1.5 times the oracle's count."""
 
     layer: str | None = Field(None, description="feature layer of the model; none: its head")
     removal: Literal["quantile", "rate"] = decision("quantile", description="rule of removal")
@@ -39,10 +39,10 @@ class RemovesPerClass(Defense):
         return frozenset({"train_scores"})
 
     def assumed(self, rate: float, total: int, size: int) -> Fraction:
-        """Return how many samples of a class are held to be poisoned, for `rate`.
+        """Return the number of samples of a class that are taken to be poisoned, for `rate`.
 
         Args:
-            rate: share of the set that is; if none is, 1 % is assumed, as in released code.
+            rate: poisoned share of the set; if it is 0, 1 % is assumed, as in released code.
             total: samples of the set.
             size: samples of the class.
         """

@@ -1,6 +1,6 @@
-"""What detectors of inputs share that can also filter a training set.
+"""The common base of detectors of inputs that can also filter a training set.
 
-One half of the reserved clean set is what they are fitted on, the other calibrates the threshold,
+They are fitted on one half of the reserved clean set and calibrate their threshold on the other,
 so that no sample does both.
 """
 
@@ -17,11 +17,11 @@ from raysweep.datasets import ImageSet, IntArray, as_floats
 from raysweep.defenses import (
     Decision,
     Defense,
+    DefenseInputs,
     Evidence,
     Findings,
     FloatArray,
     Gift,
-    Inputs,
     Need,
     Scorer,
 )
@@ -50,7 +50,7 @@ class Scored(Defense):
     )
 
     def needs(self) -> frozenset[Need]:
-        """Return victim and clean set; the training set if that is what is scored."""
+        """Return victim and clean set, and the training set if it is scored."""
         base: frozenset[Need] = frozenset({"victim", "clean_set"})
         return base | ({"training_set"} if self.on == "training_set" else frozenset())
 
@@ -63,7 +63,7 @@ class Scored(Defense):
         ours = self.EXTENDED and self.on == "training_set"
         return (*super().badges(), *(("extension: as a filter",) if ours else ()))
 
-    def found(self, inputs: Inputs, rows: IntArray, score: Scorer) -> Findings:
+    def found(self, inputs: DefenseInputs, rows: IntArray, score: Scorer) -> Findings:
         """Return the scorer, or the training set scored with it, calibrated by clean rows."""
         if self.on == "inputs":
             return Findings(score_inputs=score, calibration=rows)
@@ -74,7 +74,7 @@ class Scored(Defense):
         )
 
     def decide(self, evidence: Evidence) -> Decision:
-        """Reject, or flag, what scores above the clean calibration scores' quantile."""
+        """Reject inputs, or flag samples, above the quantile of the clean calibration scores."""
         if self.on == "inputs":
             return Decision(threshold=upper_quantile(evidence.reference_scores, self.fpr))
         cut = upper_quantile(evidence.statistics["reference"], self.fpr)
@@ -82,7 +82,7 @@ class Scored(Defense):
 
 
 def halves(name: str, clean: ImageSet, ctx: Context, least: int = 4) -> tuple[IntArray, IntArray]:
-    """Return the rows of the clean set to fit on, and those to calibrate with.
+    """Return the rows of the clean set to fit on, and the rows to calibrate with.
 
     Raises:
         ValueError: if there are fewer than `least`.

@@ -1,8 +1,8 @@
 """Many small models, each trained on a part of the training set, in shards.
 
 A. Ilyas, S. M. Park, L. Engstrom, G. Leclerc, A. Madry: Datamodels, ICML 2022, arXiv:2202.00622.
-Which samples a model is trained on is drawn for its shard and its number, so that a sweep with more
-models shares the whole shards of one with fewer. The recipe is the sweep's but for what is set
+The samples that a model is trained on are drawn for its shard and its number, so that a sweep with
+more models shares the whole shards of one with fewer. The recipe is the sweep's but for what is set
 here: augmentation, precision and Nesterov's momentum are its own. E: models of a shard, m: of all
 shards, n: training samples.
 """
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from raysweep.defenses import Defense, FloatArray, Inputs
+from raysweep.defenses import Defense, DefenseInputs, FloatArray
 from raysweep.defenses._datamodels import Masks, subset_masks
 from raysweep.methods import load, reduction
 from raysweep.methods.context import Arrays, Context
@@ -49,7 +49,7 @@ class SubsetModels(Defense):
         return tuple(f"{start}+{min(self.per_shard, self.models - start)}" for start in starts)
 
     def passes(self, samples: int, epochs: int, num_classes: int) -> float:
-        """Return those of all subset models."""
+        """Return the sample passes of training all subset models."""
         del epochs, num_classes
         return self.models * self.epochs * self.alpha * samples
 
@@ -58,7 +58,7 @@ class SubsetModels(Defense):
         del model
         return self._model()
 
-    def shard(self, part: str, inputs: Inputs, ctx: Context) -> Arrays:
+    def shard(self, part: str, inputs: DefenseInputs, ctx: Context) -> Arrays:
         """Train a block of models; return their masks, packed, and `_outputs`."""
         from raysweep.training import ensemble
 
@@ -68,15 +68,15 @@ class SubsetModels(Defense):
         state = ensemble.fit_many(model, inputs.training_set, masks, recipe, ctx, inputs.shape)
         return {**self._outputs(model, state, inputs, ctx), "masks": np.packbits(masks, axis=1)}
 
-    def _subsets(self, inputs: Inputs, ctx: Context, first: int, count: int) -> Masks:
+    def _subsets(self, inputs: DefenseInputs, ctx: Context, first: int, count: int) -> Masks:
         return subset_masks(
             ctx.stream("subsets"), first, count, len(inputs.training_set), self.alpha
         )
 
     def _outputs(
-        self, model: Model, state: Mapping[str, torch.Tensor], inputs: Inputs, ctx: Context
+        self, model: Model, state: Mapping[str, torch.Tensor], inputs: DefenseInputs, ctx: Context
     ) -> Arrays:
-        """Return what is kept of each model: `margins` (E, n), float16."""
+        """Return the arrays that are kept of each model: `margins` (E, n), float16."""
         from raysweep.training import ensemble
 
         data, recipe = inputs.training_set, self._recipe(inputs)
@@ -88,7 +88,7 @@ class SubsetModels(Defense):
         given = {"width": self.width} if "width" in kind.model_fields else {}
         return kind.model_validate(given)  # type: ignore[return-value]
 
-    def _recipe(self, inputs: Inputs) -> Recipe:
+    def _recipe(self, inputs: DefenseInputs) -> Recipe:
         return inputs.recipe.model_copy(
             update={
                 "epochs": self.epochs, "batch_size": self.batch_size, "optimizer": "sgd",
@@ -98,7 +98,7 @@ class SubsetModels(Defense):
         )  # fmt: skip
 
 
-def gathered(inputs: Inputs, *names: str) -> tuple[dict[str, NDArray[Any]], Masks]:
+def gathered(inputs: DefenseInputs, *names: str) -> tuple[dict[str, NDArray[Any]], Masks]:
     """Return arrays of all shards, a row for each of the m models, and the masks (m, n).
 
     Raises:

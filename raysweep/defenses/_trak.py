@@ -74,7 +74,7 @@ def attribution(
     Args:
         phi_MND: projected gradients of m models.
         left_MN: 1 - p of each sample.
-        masks_MN: which samples each model was trained on.
+        masks_MN: (m, n) mask of the samples that each model was trained on.
         weighted: whether columns are multiplied with the mean of 1 - p, which is nearly zero for
             samples that are fitted confidently, as poison is.
         penalty: ridge of the inverted products, in units of their mean eigenvalue.

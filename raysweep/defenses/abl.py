@@ -32,7 +32,16 @@ import numpy as np
 from pydantic import Field
 
 from raysweep.counts import count_of
-from raysweep.defenses import Decision, Defense, Evidence, Findings, Flags, Gift, Inputs, Need
+from raysweep.defenses import (
+    Decision,
+    Defense,
+    DefenseInputs,
+    Evidence,
+    Findings,
+    Flags,
+    Gift,
+    Need,
+)
 from raysweep.methods import decision, log_range, searched
 from raysweep.methods.context import Context
 
@@ -90,11 +99,11 @@ class ABL(Defense):
         return frozenset({"train_scores", "model"})
 
     def passes(self, samples: int, epochs: int, num_classes: int) -> float:
-        """Return those of isolation and of training on the rest."""
+        """Return the sample passes of isolation and of training on the rest."""
         del epochs, num_classes
         return samples * (self.isolation_epochs + self.tuning_epochs)
 
-    def run(self, inputs: Inputs, ctx: Context) -> Findings:
+    def run(self, inputs: DefenseInputs, ctx: Context) -> Findings:
         """Stage 1: train with the isolation loss; score minus the loss of each sample."""
         from raysweep import training
 
@@ -120,7 +129,7 @@ class ABL(Defense):
         flags[np.argsort(-scores, kind="stable")[:count]] = True
         return Decision(flags=flags)
 
-    def repair(self, inputs: Inputs, ctx: Context) -> dict[str, torch.Tensor]:
+    def repair(self, inputs: DefenseInputs, ctx: Context) -> dict[str, torch.Tensor]:
         """Train on with the rest, then unlearn the isolated samples."""
         import torch
 
@@ -217,5 +226,5 @@ class Ascent:
         return loss
 
     def finished(self) -> bool:
-        """Return whether ascent on the isolated samples alone has made them forgotten."""
+        """Return whether ascent on the isolated samples alone has reached the cap."""
         return not self.joint and bool(self.latest >= self.cap)

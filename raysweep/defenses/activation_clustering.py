@@ -23,12 +23,12 @@ from pydantic import Field
 from raysweep.defenses import (
     Decision,
     Defense,
+    DefenseInputs,
     Evidence,
     Findings,
     Flags,
     FloatArray,
     Gift,
-    Inputs,
     Need,
 )
 from raysweep.methods import decision, searched
@@ -60,7 +60,7 @@ class ActivationClustering(Defense):
         """Return scores of training samples."""
         return frozenset({"train_scores"})
 
-    def run(self, inputs: Inputs, ctx: Context) -> Findings:
+    def run(self, inputs: DefenseInputs, ctx: Context) -> Findings:
         """Cluster each class; statistics let `decide` replay the tests."""
         labels = inputs.labels
         scores = np.zeros(len(labels))
@@ -108,7 +108,7 @@ class ActivationClustering(Defense):
 
 
 def two_means(points_ND: FloatArray) -> tuple[Flags, FloatArray] | None:
-    """Return who is in the smaller of two clusters (N,) and margins toward it (N,).
+    """Return a mask (N,) of the samples in the smaller of two clusters, and margins (N,) toward it.
 
     The margin is the distance to the larger cluster's center minus that to the smaller's. None
     where there are fewer than two different points.

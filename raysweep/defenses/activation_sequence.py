@@ -21,7 +21,7 @@ import numpy as np
 from pydantic import Field
 
 from raysweep.datasets import ImageSet, IntArray
-from raysweep.defenses import Findings, FloatArray, Inputs
+from raysweep.defenses import DefenseInputs, Findings, FloatArray
 from raysweep.defenses import _scored as scored
 from raysweep.defenses._layers import layer_values
 from raysweep.methods.context import Context
@@ -39,7 +39,7 @@ class ActivationSequence(scored.Scored):
     axes: int = Field(64, ge=1, le=4096, description="principal axes of a layer, at most")
     smoothing: float = Field(1.0, gt=0, description="added to the counts of switches")
 
-    def run(self, inputs: Inputs, ctx: Context) -> Findings:
+    def run(self, inputs: DefenseInputs, ctx: Context) -> Findings:
         """Fit the layers' classifiers and the switching rates."""
         from sklearn.decomposition import PCA
         from sklearn.neighbors import KNeighborsClassifier
@@ -89,7 +89,7 @@ class ActivationSequence(scored.Scored):
         return scored.against_labels(inputs.training_set, clean, calibration, against_given)
 
 
-def _predicted(inputs: Inputs, images: torch.Tensor, ctx: Context) -> np.ndarray:
+def _predicted(inputs: DefenseInputs, images: torch.Tensor, ctx: Context) -> np.ndarray:
     from raysweep import training
 
     logits = training.predict(inputs.victim, images, inputs.recipe, ctx.device)
@@ -98,7 +98,7 @@ def _predicted(inputs: Inputs, images: torch.Tensor, ctx: Context) -> np.ndarray
 
 
 def switches(labels_LN: np.ndarray) -> np.ndarray:
-    """Return where neighboring layers disagree, (L - 1, N)."""
+    """Return a mask (L - 1, N) of the neighboring layers that disagree."""
     changed: np.ndarray = labels_LN[1:] != labels_LN[:-1]
     return changed
 

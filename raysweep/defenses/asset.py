@@ -21,7 +21,16 @@ import numpy as np
 from pydantic import Field
 
 from raysweep.counts import count_of
-from raysweep.defenses import Decision, Defense, Evidence, Findings, Flags, Gift, Inputs, Need
+from raysweep.defenses import (
+    Decision,
+    Defense,
+    DefenseInputs,
+    Evidence,
+    Findings,
+    Flags,
+    Gift,
+    Need,
+)
 from raysweep.defenses._scored import split
 from raysweep.methods import decision, log_range
 from raysweep.methods.context import Context
@@ -61,11 +70,11 @@ class ASSET(Defense):
         return frozenset({"train_scores"})
 
     def passes(self, samples: int, epochs: int, num_classes: int) -> float:
-        """Return those of the separation, with a clean image beside each sample."""
+        """Return the sample passes of the separation, with a clean image beside each sample."""
         del epochs, num_classes
         return 2 * samples * self.epochs
 
-    def run(self, inputs: Inputs, ctx: Context) -> Findings:
+    def run(self, inputs: DefenseInputs, ctx: Context) -> Findings:
         """Train apart, and measure losses."""
         from raysweep import training
 

@@ -19,7 +19,7 @@ import numpy as np
 from pydantic import Field
 
 from raysweep.datasets import ImageSet, IntArray, as_floats
-from raysweep.defenses import Findings, FloatArray, Inputs
+from raysweep.defenses import DefenseInputs, Findings, FloatArray
 from raysweep.defenses import _scored as scored
 from raysweep.defenses._layers import last_map
 from raysweep.methods.context import Context
@@ -34,7 +34,7 @@ class Beatrix(scored.Scored):
     orders: int = Field(9, ge=1, le=20, description="highest order p")
     width: float = Field(10.0, gt=0, description="half-width of the clean range, in MADs")
 
-    def run(self, inputs: Inputs, ctx: Context) -> Findings:
+    def run(self, inputs: DefenseInputs, ctx: Context) -> Findings:
         """Measure the clean ranges."""
         clean = inputs.clean_set
         fitted, calibration = scored.halves(self.name, clean, ctx, least=8)
@@ -68,7 +68,7 @@ class Beatrix(scored.Scored):
         return scored.against_labels(inputs.training_set, clean, calibration, against_given)
 
     def _entries(
-        self, inputs: Inputs, images: torch.Tensor, ctx: Context
+        self, inputs: DefenseInputs, images: torch.Tensor, ctx: Context
     ) -> tuple[FloatArray, np.ndarray]:
         """Return Gram entries (N, orders * C) and predicted labels (N,)."""
         entries, labels = [], []

@@ -17,7 +17,7 @@ import numpy as np
 from pydantic import Field
 
 from raysweep.datasets import IntArray
-from raysweep.defenses import Findings, FloatArray, Inputs
+from raysweep.defenses import DefenseInputs, Findings, FloatArray
 from raysweep.defenses import _scored as scored
 from raysweep.methods.context import Context
 
@@ -41,7 +41,7 @@ class CognitiveDistillation(scored.Scored):
         del epochs, num_classes
         return self.mask_steps * samples
 
-    def run(self, inputs: Inputs, ctx: Context) -> Findings:
+    def run(self, inputs: DefenseInputs, ctx: Context) -> Findings:
         """Make the scorer; apply it to the training set if that is asked for."""
         inputs.victim.requires_grad_(False)
 
@@ -56,7 +56,7 @@ class CognitiveDistillation(scored.Scored):
             raise ValueError("cognitive distillation needs reserved clean images; set clean_size")
         return self.found(inputs, rows, score)
 
-    def masks(self, inputs: Inputs, images: torch.Tensor, ctx: Context) -> torch.Tensor:
+    def masks(self, inputs: DefenseInputs, images: torch.Tensor, ctx: Context) -> torch.Tensor:
         """Return masks (B, 1, H, W) in [0, 1] of images in [0, 1]."""
         import torch
 

@@ -31,12 +31,12 @@ from raysweep.datasets import ImageSet
 from raysweep.defenses import (
     Decision,
     Defense,
+    DefenseInputs,
     Evidence,
     Findings,
     Flags,
     FloatArray,
     Gift,
-    Inputs,
     Need,
 )
 from raysweep.defenses._confusion import (
@@ -119,11 +119,11 @@ class ConfusionTraining(Defense):
         return dataclasses.replace(base, **changed)
 
     def passes(self, samples: int, epochs: int, num_classes: int) -> float:
-        """Return those of all rounds."""
+        """Return the sample passes of all rounds."""
         del epochs, num_classes
         return self._rounds().passes(samples)
 
-    def run(self, inputs: Inputs, ctx: Context) -> Findings:
+    def run(self, inputs: DefenseInputs, ctx: Context) -> Findings:
         """Run all rounds; a killed run goes on after the last one that was finished."""
 
         from raysweep import training
@@ -166,10 +166,10 @@ class ConfusionTraining(Defense):
         return self._found(confused, before, np.stack(losses), inputs, ctx)
 
     def _found(
-        self, confused: nn.Module, before: FloatArray, losses: FloatArray, inputs: Inputs,
+        self, confused: nn.Module, before: FloatArray, losses: FloatArray, inputs: DefenseInputs,
         ctx: Context,
     ) -> Findings:  # fmt: skip
-        """Return what `decide` reads; `before`: features in the victim, (N, D)."""
+        """Return the findings that `decide` reads; `before`: features in the victim, (N, D)."""
         after, logits = _seen(confused, inputs, ctx, "confused model's")
         labels, predicted = inputs.training_set.labels, logits.argmax(1).numpy()
         axes = np.zeros((2, len(labels), AXES))
@@ -191,7 +191,7 @@ class ConfusionTraining(Defense):
         )  # fmt: skip
 
     def decide(self, evidence: Evidence) -> Decision:
-        """Flag, in the classes that pass the gate, what the confused model still gets right."""
+        """Flag, in classes that pass the gate, the samples that the confused model gets right."""
         labels, found = evidence.labels, evidence.statistics
         if self.rule == "lowest":
             flags = np.zeros(len(labels), bool)
@@ -216,7 +216,7 @@ class _Round:
     """One round: pretraining on the distilled set, then confusion."""
 
     def __init__(
-        self, method: ConfusionTraining, schedule: Schedule, number: int, inputs: Inputs,
+        self, method: ConfusionTraining, schedule: Schedule, number: int, inputs: DefenseInputs,
         ctx: Context,
     ) -> None:  # fmt: skip
         self.schedule, self.number, self.inputs, self.ctx = schedule, number, inputs, ctx
@@ -290,9 +290,9 @@ class _Round:
 
 
 def _seen(
-    network: nn.Module, inputs: Inputs, ctx: Context, whose: str
+    network: nn.Module, inputs: DefenseInputs, ctx: Context, whose: str
 ) -> tuple[FloatArray, torch.Tensor]:
-    """Return what the head is given for the training samples, (N, D), and what it makes of it."""
+    """Return the head's inputs (N, D) and logits (N, K) for the training samples."""
     from raysweep import training
 
     head = inputs.model.HEAD

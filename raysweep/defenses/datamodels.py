@@ -21,9 +21,9 @@ are trained without label smoothing (the authors' code: 0.1), with Nesterov's mo
 augmentation if the sweep's recipe has them, on batches of the whole set, of which each model takes
 its own samples: a share alpha of `batch_size`, in 1 / alpha times as many steps. A sweep that asks
 for more models trains the difference only; the agreement of the highest tenths of two halves of the
-models says whether they are enough, and with `until` more are trained until they agree. Not so the
-values of their best sets: on 150 models of 1,000 images those of halves in which no sample has an
-effect were alike to 0.93 and more.
+models says whether they are enough, and with `until` more are trained until they agree. The
+values of the best sets do not say it: on 150 models of 1,000 images, the values of two halves in
+which no sample has an effect were alike to 0.93 and more.
 Reference: MadryLab/rethinking-backdoor-attacks.
 """
 
@@ -41,12 +41,12 @@ from raysweep.counts import count_of
 from raysweep.defenses import (
     Curve,
     Decision,
+    DefenseInputs,
     Evidence,
     Findings,
     Flags,
     FloatArray,
     Gift,
-    Inputs,
     Need,
 )
 from raysweep.defenses._datamodels import (
@@ -78,11 +78,11 @@ VALUE = "mean effect of the set on itself (difference of logits)"
 
 @dataclass(frozen=True, kw_only=True)
 class Searched:
-    """What all searches found.
+    """The result of all searches.
 
     Attributes:
         scores: (n,).
-        counts: (sizes, n), in how many found sets a sample is.
+        counts: (sizes, n), number of found sets that a sample is in.
         best: (sizes,), largest value; -inf where no search was possible.
         chance: (sizes,), the same where no sample has an effect; -inf where none was searched.
     """
@@ -172,7 +172,7 @@ class Datamodels(SubsetModels):
         return tuple(found)
 
     def forecast(self, samples: int) -> str:
-        """Return about how many models this many samples need, for the plan."""
+        """Return a sentence on the number of models that `samples` need, for the plan."""
         needed = models_needed(samples, 5.2, 10.0, self.alpha)
         per_sample = 4 / (self.alpha * (1 - self.alpha))
         most = "" if self.until is None else f" at most, fewer if halves agree by {self.until:g}"
@@ -182,7 +182,7 @@ class Datamodels(SubsetModels):
         )
 
     def _outputs(
-        self, model: Model, state: Mapping[str, torch.Tensor], inputs: Inputs, ctx: Context
+        self, model: Model, state: Mapping[str, torch.Tensor], inputs: DefenseInputs, ctx: Context
     ) -> Arrays:
         """Return margins, or gradients: (E, n, dimensions), float16, and 1 - p (E, n)."""
         from raysweep import training
@@ -201,7 +201,7 @@ class Datamodels(SubsetModels):
         scale = np.maximum(np.abs(phi).max((1, 2), keepdims=True), 1e-12)
         return {"phi": (phi / scale).astype(np.float16), "left": np.stack([q for _, q in found])}
 
-    def run(self, inputs: Inputs, ctx: Context) -> Findings:
+    def run(self, inputs: DefenseInputs, ctx: Context) -> Findings:
         """Estimate all effects and search."""
         data = inputs.training_set
         names = ("phi", "left") if self.keep == "gradients" else ("margins",)
@@ -233,7 +233,7 @@ class Datamodels(SubsetModels):
         )  # fmt: skip
 
     def _curves(self, found: Searched) -> dict[str, Curve]:
-        """Return the value of the best set of each size, and of chance's, where that is known."""
+        """Return the value of the best set of each size, and of chance's best set if known."""
         lines = {"best set": found.best, "best by chance": found.chance}
         sizes = np.array(self.sizes, float)
         return {
@@ -245,14 +245,14 @@ class Datamodels(SubsetModels):
     def _measured(
         self, margins: NDArray[np.float16], masks: Masks, counts: np.ndarray, labels: np.ndarray
     ) -> dict[str, float]:
-        """Return how well the effects predict models left out, and how many models are needed.
+        """Return the fit of the effects on models left out, and the number of models needed.
 
-        As a datamodel does, they predict a margin from all that is in the subset, its own sample
-        included.
+        As in a datamodel, the effects predict a margin from all samples in the subset, its own
+        sample included.
 
         Args:
             margins: (m, n) of all models.
-            masks: (m, n) what they were trained on.
+            masks: (m, n) mask of the samples that they were trained on.
             counts: (sizes, n) memberships found with the even models.
             labels: (n,).
         """
@@ -281,7 +281,7 @@ class Datamodels(SubsetModels):
         }
 
     def _effects(self, kept: Mapping[str, NDArray[Any]], masks: Masks) -> NDArray[np.float32]:
-        """Return W from what the models gave."""
+        """Return W from the outputs of the models."""
         if self.keep == "gradients":
             from raysweep.defenses._trak import attribution
 

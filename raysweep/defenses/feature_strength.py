@@ -7,12 +7,12 @@ strength s(k) is g(k + 1) - g(k). Assumption 1, on which the paper's detection r
 alpha, the trigger's s(alpha p) is the largest of all features of p samples.
 
 Where we differ: a control that knows poison and covers; it flags nothing. In random subsets k stays
-near alpha p; here each model draws a k of its own for each group, evenly from 0 to p - 1, and
-keeps all samples outside the groups with probability alpha, so that the other groups are on average
-half there. g and s are level and slope of lines fitted to the models near each k. Covers, the
-benign feature of `planted_feature`, have curves of their own. Of all natural features one per class
-is measured: the p samples, neither poison nor covers, that are nearest to the mean of those of
-their label, pixel by pixel; so that Assumption 1 can be refuted here, not proven. A class with
+near alpha p; here each model draws a k of its own for each group, evenly from 0 to p - 1, and keeps
+all samples outside the groups with probability alpha, so that the other groups are on average half
+there. g and s are level and slope of lines fitted to the models near each k. Covers, the benign
+feature of `planted_feature`, have curves of their own. Of all natural features one per class is
+measured: the p samples, neither poison nor covers, that are nearest, pixel by pixel, to the mean of
+the clean samples of their label; so that Assumption 1 can be refuted here, not proven. A class with
 fewer gives all that it has, and its curves are drawn but not compared, since the assumption is on
 equal sizes. Margins are those of `datamodels`. The strongest of several natural groups is overrated
 by noise, by about its standard error.
@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raysweep.datasets import ImageSet, IntArray, as_floats
-from raysweep.defenses import Curve, Findings, Flags, FloatArray, Inputs, Need
+from raysweep.defenses import Curve, DefenseInputs, Findings, Flags, FloatArray, Need
 from raysweep.defenses._datamodels import Masks
 from raysweep.defenses._subset_models import SubsetModels, gathered
 from raysweep.methods import reduction
@@ -62,10 +62,10 @@ class FeatureStrength(SubsetModels):
     )
 
     def needs(self) -> frozenset[Need]:
-        """Return the training set, and which samples are poison or covers: oracles."""
+        """Return the training set, and the masks of poison and covers: oracles."""
         return frozenset({"training_set", "poison_mask", "cover_mask"})
 
-    def _groups(self, inputs: Inputs) -> dict[str, IntArray]:
+    def _groups(self, inputs: DefenseInputs) -> dict[str, IntArray]:
         poison = np.flatnonzero(inputs.poison_mask)
         if len(poison) < LEAST:
             raise ValueError(
@@ -79,14 +79,14 @@ class FeatureStrength(SubsetModels):
         natural = natural_groups(inputs.training_set, stamped, len(poison))
         return {"poison": poison, **planted, **natural}
 
-    def _subsets(self, inputs: Inputs, ctx: Context, first: int, count: int) -> Masks:
+    def _subsets(self, inputs: DefenseInputs, ctx: Context, first: int, count: int) -> Masks:
         masks = super()._subsets(inputs, ctx, first, count)
         groups = self._groups(inputs)
         for number, mask in enumerate(masks, first):
             vary(mask, groups, partial(ctx.generator, "group", number))
         return masks
 
-    def run(self, inputs: Inputs, ctx: Context) -> Findings:
+    def run(self, inputs: DefenseInputs, ctx: Context) -> Findings:
         """Draw the curves of all groups."""
         del ctx
         kept, masks = gathered(inputs, "margins")
@@ -112,10 +112,10 @@ class FeatureStrength(SubsetModels):
 
 
 def _compared(strength: Mapping[str, tuple[float, float]]) -> dict[str, float]:
-    """Return s(alpha p) with its standard error of groups of p samples, and how they compare.
+    """Return s(alpha p), with standard errors, of groups of p samples, and their comparison.
 
     Args:
-        strength: group → s(alpha p) and its standard error; of poison, and of others of its size.
+        strength: group → s(alpha p) and its standard error, for the poison and groups of its size.
     """
     told = {f"the {name}": strength[name] for name in ("poison", "covers") if name in strength}
     natural = [pair for name, pair in strength.items() if f"the {name}" not in told]
@@ -161,12 +161,12 @@ def vary(
 def held_out_means(
     margins_MN: NDArray[np.floating], masks_MN: Masks, rows: IntArray
 ) -> tuple[IntArray, FloatArray]:
-    """Return of each model how many of `rows` it has seen, and the mean margin of the others.
+    """Return each model's number of seen `rows`, and its mean margin on the other rows.
 
     Args:
         margins_MN: of each model on each sample, (m, n).
-        masks_MN: which samples each model was trained on, (m, n); of `rows`, never all.
-        rows: of a group.
+        masks_MN: (m, n) mask of the samples that each model was trained on; of `rows`, never all.
+        rows: the row numbers of a group.
     """
     out = ~masks_MN[:, rows]
     means: FloatArray = (margins_MN[:, rows].astype(np.float64) * out).sum(1) / out.sum(1)
@@ -183,8 +183,8 @@ def local_lines(
     Args:
         x: (m,).
         y: (m,).
-        at: (T,) where lines are wanted.
-        width: how far from it a point may be.
+        at: (T,) the places of the lines.
+        width: largest distance of a point from its place.
 
     Raises:
         ValueError: if around some place all points have one x.

@@ -8,8 +8,8 @@ Where we differ: accuracy is watched on one half of the reserved clean set, the 
 channels and fine-tunes, where released code watches the test set; the step that cost too much is
 undone. Every step is checked and the first that fails ends the pruning; Confusion Training's code
 removes int(512 * ratio) - 100 of 512 channels unchecked, then at most 100 singly, and does not
-fine-tune. A channel is pruned by a mask on the features that the head is given, whose channels
-those of the last convolution are in the networks here.
+fine-tune. A channel is pruned by a mask on the features that the head is given, which in the
+networks here are the channels of the last convolution.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 from pydantic import Field
 
 from raysweep.counts import count_of
-from raysweep.defenses import Defense, Findings, Gift, Inputs, Need
+from raysweep.defenses import Defense, DefenseInputs, Findings, Gift, Need
 from raysweep.defenses._scored import halves
 from raysweep.methods import searched
 from raysweep.methods.context import Context
@@ -52,7 +52,7 @@ class FinePruning(Defense):
         """Return a model."""
         return frozenset({"model"})
 
-    def run(self, inputs: Inputs, ctx: Context) -> Findings:
+    def run(self, inputs: DefenseInputs, ctx: Context) -> Findings:
         """Prune, then fine-tune with the pruned channels held at zero."""
         import torch
 
@@ -95,7 +95,7 @@ def pruned_count(
     features_ND: torch.Tensor, weight_KD: torch.Tensor, bias_K: torch.Tensor,
     labels: torch.Tensor, order: torch.Tensor, floor: float, most: float,
 ) -> int:  # fmt: skip
-    """Return how many channels, in `order`, can go before accuracy falls below `floor`."""
+    """Return the number of channels, in `order`, that can go before accuracy is below `floor`."""
     logits = features_ND.float() @ weight_KD.T + bias_K
     count = 0
     for channel in order[: count_of(most, len(order))].tolist():

@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from raysweep.defenses import Defense, Findings, Gift, Inputs, Need
+from raysweep.defenses import Defense, DefenseInputs, Findings, Gift, Need
 from raysweep.methods import log_range, recipe, searched
 from raysweep.methods.context import Context
 
@@ -36,7 +36,7 @@ class FineTuning(Defense):
         """Return a model."""
         return frozenset({"model"})
 
-    def run(self, inputs: Inputs, ctx: Context) -> Findings:
+    def run(self, inputs: DefenseInputs, ctx: Context) -> Findings:
         """Fine-tune a copy of the victim."""
         from raysweep import training
 

@@ -19,7 +19,7 @@ import numpy as np
 from pydantic import Field
 
 from raysweep.datasets import ImageSet, IntArray, Shape, as_floats
-from raysweep.defenses import Findings, FloatArray, Inputs, Need
+from raysweep.defenses import DefenseInputs, Findings, FloatArray, Need
 from raysweep.defenses import _scored as scored
 from raysweep.methods.context import Context
 
@@ -38,10 +38,10 @@ class Frequency(scored.Scored):
     copies: int = Field(8, ge=1, le=100, description="perturbed copies of each clean image")
 
     def needs(self) -> frozenset[Need]:
-        """Return the clean set; the training set if that is what is scored."""
+        """Return the clean set, and the training set if it is scored."""
         return super().needs() - {"victim"}
 
-    def run(self, inputs: Inputs, ctx: Context) -> Findings:
+    def run(self, inputs: DefenseInputs, ctx: Context) -> Findings:
         """Train the network and make the scorer."""
         from raysweep import training
 

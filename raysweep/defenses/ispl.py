@@ -3,7 +3,7 @@
 C. Jin, M. Sun, M. Rinard: Incompatibility Clustering as a Defense Against Backdoor Poisoning
 Attacks, ICLR 2023, arXiv:2105.03692. Inverse self-paced learning grows a subset that generalizes to
 itself: train on a part of the subset, average the losses of all samples over time, keep the share
-of lowest loss, and anneal the share down. What is found is set aside and the rest is searched
+of lowest loss, and anneal the share down. The subset is set aside and the rest is searched
 again. Then boosting: a weak learner is trained on each subset, and all vote on every sample by 0-1
 loss; most subsets being clean, the poison is outvoted.
 
@@ -15,10 +15,10 @@ exact size, ties that keep a sample (the code draws), the sweep's recipe for eve
 constant rate while subsets are grown and in smaller batches on small sets, where an epoch would be
 a step or two, and an end of the search when 4 % of the set are left (the code: 2,000 images). The
 score is the share of votes against the label. The code decides after `rounds` of self-paced
-training on what the vote kept (`rule: rounds`), which forgives hard clean samples, but learns again
-whatever poison outlived the vote; `rule: vote` decides by the score. The paper's numbers are not
-reached so far: on 1,297 digits, with a fifth of one class poisoned, the score has AUROC 0.84 and
-the rounds learn the poison again; larger sets were not tried.
+training on the samples that the vote kept (`rule: rounds`), which forgives hard clean samples, but
+learns again any poison that outlived the vote; `rule: vote` decides by the score. The paper's
+numbers are not reached so far: on 1,297 digits, with a fifth of one class poisoned, the score has
+AUROC 0.84 and the rounds learn the poison again; larger sets were not tried.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ from raysweep.datasets import IntArray
 from raysweep.defenses import (
     Decision,
     Defense,
+    DefenseInputs,
     Evidence,
     Findings,
     Flags,
     FloatArray,
     Gift,
-    Inputs,
     Need,
 )
 from raysweep.methods import decision, reduction
@@ -55,7 +55,7 @@ MEMORY = 0.8  # weight of earlier rounds in whether a sample is predicted right
 
 
 class ISPL(Defense):
-    """Scores are shares of votes against the label; decisions cut them, or what came of them."""
+    """Scores are shares of votes against the label; decisions cut them, or the rounds' shares."""
 
     TOY: ClassVar = {
         "components": 5,
@@ -105,7 +105,7 @@ class ISPL(Defense):
         return tuple(str(number) for number in range(self.repeats))
 
     def passes(self, samples: int, epochs: int, num_classes: int) -> float:
-        """Return about those of the weak learners, each on its part of the set."""
+        """Return the sample passes of the weak learners, each on its part of the set."""
         del epochs, num_classes
         return self.repeats * samples * (self.weak_epochs + self.warm_up)
 
@@ -114,8 +114,8 @@ class ISPL(Defense):
         batch = min(base.batch_size, max(LEAST_BATCH, samples // self.least_steps))
         return base.model_copy(update={"epochs": epochs, "batch_size": batch})
 
-    def shard(self, part: str, inputs: Inputs, ctx: Context) -> Arrays:
-        """Find subsets; return who is in each and what its learner predicts, both (M, N)."""
+    def shard(self, part: str, inputs: DefenseInputs, ctx: Context) -> Arrays:
+        """Find subsets; return their masks and their learners' predictions, both (M, N)."""
         from raysweep import training
 
         data, recipe = inputs.training_set, inputs.recipe
@@ -143,7 +143,9 @@ class ISPL(Defense):
             ctx.progress((number + 1) / self.components, f"search {part}: subset {number + 1}")
         return {name: np.stack(arrays) for name, arrays in found.items()}
 
-    def grown(self, rows: IntArray, part: str, number: int, inputs: Inputs, ctx: Context) -> Flags:
+    def grown(
+        self, rows: IntArray, part: str, number: int, inputs: DefenseInputs, ctx: Context
+    ) -> Flags:
         """Return the members (N,) of a subset of `rows` that generalizes to itself."""
         from raysweep import training
 
@@ -174,8 +176,8 @@ class ISPL(Defense):
         members[rows] = kept
         return members
 
-    def run(self, inputs: Inputs, ctx: Context) -> Findings:
-        """Let all learners vote, then train on what they kept, and again on what that fits."""
+    def run(self, inputs: DefenseInputs, ctx: Context) -> Findings:
+        """Let all learners vote, then train in rounds on the samples that are kept."""
         labels = inputs.training_set.labels
         predicted = np.concatenate([part["predicted"] for part in inputs.shards])
         votes = vote(predicted, labels, inputs.shape.num_classes)
@@ -186,8 +188,8 @@ class ISPL(Defense):
         statistics = {"wrong": 1 - right, "members": members}
         return Findings(train_scores=1 - votes.own, statistics=statistics)
 
-    def refined(self, kept: Flags, inputs: Inputs, ctx: Context) -> FloatArray:
-        """Return how often samples are predicted right in rounds of training on `kept`, (N,)."""
+    def refined(self, kept: Flags, inputs: DefenseInputs, ctx: Context) -> FloatArray:
+        """Return the running mean (N,) of right predictions over rounds of training on `kept`."""
         from raysweep import training
 
         data = inputs.training_set
@@ -208,7 +210,7 @@ class ISPL(Defense):
         return right
 
     def decide(self, evidence: Evidence) -> Decision:
-        """Flag what a majority of the rounds, or of the votes, is against."""
+        """Flag the samples that a majority of the rounds, or of the votes, is against."""
         votes = evidence.train_scores
         against = votes if self.rule == "vote" else evidence.statistics["wrong"]
         return Decision(flags=against > self.majority)
@@ -216,7 +218,7 @@ class ISPL(Defense):
 
 @dataclass(frozen=True, kw_only=True)
 class Votes:
-    """What the learners say of each sample.
+    """The votes of the learners on each sample.
 
     Attributes:
         own: (N,) share of the votes for the given label.

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from raysweep.datasets import ImageSet, IntArray
-from raysweep.defenses import Findings, FloatArray, Inputs
+from raysweep.defenses import DefenseInputs, Findings, FloatArray
 from raysweep.defenses import _scored as scored
 from raysweep.methods import log_range, searched
 from raysweep.methods.context import Context
@@ -42,7 +42,7 @@ class KernelDensity(scored.Scored):
         None, log_range(0.05, 5.0), gt=0, description="in units of the features' spread"
     )
 
-    def run(self, inputs: Inputs, ctx: Context) -> Findings:
+    def run(self, inputs: DefenseInputs, ctx: Context) -> Findings:
         """Fit one density per class."""
         from raysweep import training
 
@@ -88,7 +88,7 @@ class KernelDensity(scored.Scored):
 
 
 def spreads(values_ND: FloatArray) -> tuple[FloatArray, np.ndarray]:
-    """Return the unit of each feature (D,) and which of them vary, (D,).
+    """Return the unit (D,) of each feature, and a mask (D,) of the features that vary.
 
     Raises:
         ValueError: if none does.
@@ -110,10 +110,10 @@ def log_density(
     """Return the log of the mean Gaussian kernel of points over a group, (B,).
 
     Args:
-        points_BD: where.
+        points_BD: the places.
         group_ND: the centers of the kernels.
         bandwidth: their deviation.
-        dimensions: in which they integrate to 1; all by default.
+        dimensions: number of dimensions in which they integrate to 1; all by default.
     """
     from scipy.spatial.distance import cdist
     from scipy.special import logsumexp

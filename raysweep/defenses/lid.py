@@ -7,9 +7,9 @@ a logistic regression over layers. One of the four detectors of K. Jin et al., I
 arXiv:2006.14871.
 
 Where we differ: the regression needs attacked inputs; here the score is the Mahalanobis distance of
-the logarithms of the layers' dimensionalities from those of clean inputs. Neighbors come from one
-fixed part of the clean half that fits, instead of a random minibatch, so that a score does not
-depend on the batch; distances of zero are left out, and k is at most one less than there are
+the logarithms of the layers' dimensionalities from their values on clean inputs. Neighbors come
+from one fixed part of the clean half that fits, instead of a random minibatch, so that a score does
+not depend on the batch; distances of zero are left out, and k is at most one less than there are
 neighbors. `on: training_set` takes neighbors of the given label, or all for a label of two or
 fewer, and is an extension.
 """
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from raysweep.datasets import ImageSet, IntArray
-from raysweep.defenses import Findings, FloatArray, Inputs
+from raysweep.defenses import DefenseInputs, Findings, FloatArray
 from raysweep.defenses import _scored as scored
 from raysweep.defenses._layers import layer_values
 from raysweep.methods import searched
@@ -38,7 +38,7 @@ class LID(scored.Scored):
 
     neighbors: int = searched(20, {"min": 5, "max": 100}, ge=2, le=10_000, description="k")
 
-    def run(self, inputs: Inputs, ctx: Context) -> Findings:
+    def run(self, inputs: DefenseInputs, ctx: Context) -> Findings:
         """Measure the dimensionalities of clean inputs."""
         clean = inputs.clean_set
         fitted, calibration = scored.halves(self.name, clean, ctx, least=8)

@@ -16,7 +16,16 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from raysweep.datasets import as_floats
-from raysweep.defenses import Decision, Defense, Evidence, Findings, FloatArray, Gift, Inputs, Need
+from raysweep.defenses import (
+    Decision,
+    Defense,
+    DefenseInputs,
+    Evidence,
+    Findings,
+    FloatArray,
+    Gift,
+    Need,
+)
 from raysweep.methods import decision
 from raysweep.methods.context import Context
 
@@ -45,7 +54,7 @@ class MatchedFilter(Defense):
         """Return scores of training samples."""
         return frozenset({"train_scores"})
 
-    def run(self, inputs: Inputs, ctx: Context) -> Findings:
+    def run(self, inputs: DefenseInputs, ctx: Context) -> Findings:
         """Filter every image."""
         import torch
 
@@ -57,12 +66,12 @@ class MatchedFilter(Defense):
         return Findings(train_scores=np.concatenate(parts))
 
     def decide(self, evidence: Evidence) -> Decision:
-        """Flag what holds more than `multiple` of the pattern."""
+        """Flag the samples that hold more than `multiple` of the pattern."""
         return Decision(flags=evidence.train_scores > self.multiple)
 
 
 def multiples(images_BCHW: torch.Tensor, pattern_CHW: torch.Tensor) -> FloatArray:
-    """Return how many times each image holds the pattern, (B,)."""
+    """Return the multiple (B,) of the pattern that each image holds."""
     filtered = high_pass(pattern_CHW[None])[0]
     energy = float(filtered.square().sum())
     if energy < 1e-12:

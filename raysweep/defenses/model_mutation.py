@@ -12,10 +12,10 @@ instead and decides by the test's own bound: high if log 19 is reached, else low
 paper's constants is a fixed cut at about 16 changes of 100 whatever the clean images say. The
 released code looks before it counts a change and needs 17: it calls a rate of .10, .15, .20 and .25
 high in 2, 33, 81 and 98 % of cases, ours in 4, 43, 87 and 99. In a filter the quantile decides for
-both rules. Of the dense layers those mutate that end the network, in nested sequences too, but none
-inside an attention block; what they are given is computed once for all mutants. Where the head is
-the only one, `variance` wants tuning anew. `on: training_set` counts changes from the given label,
-within its class, and is an extension. Reference: kaidi-jin/backdoor_samples_detection.
+both rules. The dense layers that end the network mutate, in nested sequences too, but none inside
+an attention block; their inputs are computed once for all mutants. Where the head is the only one,
+`variance` wants tuning anew. `on: training_set` counts changes from the given label, within its
+class, and is an extension. Reference: kaidi-jin/backdoor_samples_detection.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from raysweep.datasets import ImageSet, IntArray
-from raysweep.defenses import Decision, Evidence, Findings, FloatArray, Inputs
+from raysweep.defenses import Decision, DefenseInputs, Evidence, Findings, FloatArray
 from raysweep.defenses import _scored as scored
 from raysweep.methods import decision, searched
 from raysweep.methods.context import Context
@@ -68,7 +68,7 @@ class ModelMutation(scored.Scored):
     kappa: float = Field(0.0124, gt=0, lt=1, description="sprt: the rate of normal inputs")
     margin: float = Field(0.1, gt=0, lt=1, description="sprt: delta / kappa")
 
-    def run(self, inputs: Inputs, ctx: Context) -> Findings:
+    def run(self, inputs: DefenseInputs, ctx: Context) -> Findings:
         """Mutate, and make the scorer or score the training set."""
         from raysweep import training
 
@@ -221,7 +221,7 @@ class Mutants:
         return own.cpu().numpy(), torch.stack(changed).cpu().numpy()
 
     def _label(self, number: int, values_BD: torch.Tensor) -> torch.Tensor:
-        """Return a mutant's labels (B,) of what its first dense layer is given."""
+        """Return a mutant's labels (B,), from the inputs of its first dense layer."""
         from torch import nn
         from torch.nn import functional as F
 
@@ -260,7 +260,7 @@ def trailing_dense(network: nn.Module, head: str) -> tuple[str, list[nn.Module]]
 
 
 def _flattened(module: nn.Module, name: str) -> list[tuple[str, nn.Module]]:
-    """Return names and layers of a sequence in their order, those of nested sequences too."""
+    """Return names and layers of a sequence in their order, with all layers of nested ones."""
     from torch import nn
 
     if not isinstance(module, nn.Sequential):

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from raysweep.defenses import Defense, Findings, Gift, Inputs, Need
+from raysweep.defenses import Defense, DefenseInputs, Findings, Gift, Need
 from raysweep.defenses._layers import map_layers
 from raysweep.methods import log_range, searched
 from raysweep.methods.context import Context
@@ -54,7 +54,7 @@ class NAD(Defense):
         """Return a model."""
         return frozenset({"model"})
 
-    def run(self, inputs: Inputs, ctx: Context) -> Findings:
+    def run(self, inputs: DefenseInputs, ctx: Context) -> Findings:
         """Fine-tune the teacher, then distil."""
         import copy
 

@@ -21,7 +21,16 @@ import numpy as np
 from pydantic import Field
 
 from raysweep.datasets import as_floats
-from raysweep.defenses import Decision, Defense, Evidence, Findings, FloatArray, Gift, Inputs, Need
+from raysweep.defenses import (
+    Decision,
+    Defense,
+    DefenseInputs,
+    Evidence,
+    Findings,
+    FloatArray,
+    Gift,
+    Need,
+)
 from raysweep.methods import decision
 from raysweep.methods.context import Arrays, Context
 
@@ -68,16 +77,18 @@ class NeuralCleanse(Defense):
         return tuple(str(label) for label in range(num_classes))
 
     def passes(self, samples: int, epochs: int, num_classes: int) -> float:
-        """Return those of the search in every class."""
+        """Return the sample passes of the search in every class."""
         del samples, epochs
         return self.steps * self.batch_size * num_classes
 
-    def shard(self, part: str, inputs: Inputs, ctx: Context) -> Arrays:
+    def shard(self, part: str, inputs: DefenseInputs, ctx: Context) -> Arrays:
         """Search the trigger of one class: mask (H, W) and pattern (C, H, W) in [0, 1]."""
         mask, pattern = self.search(int(part), inputs, ctx)
         return {"mask": mask, "pattern": pattern}
 
-    def search(self, target: int, inputs: Inputs, ctx: Context) -> tuple[FloatArray, FloatArray]:
+    def search(
+        self, target: int, inputs: DefenseInputs, ctx: Context
+    ) -> tuple[FloatArray, FloatArray]:
         """Minimize cross-entropy to `target` plus cost * |mask|_1 over the clean set."""
         import torch
         import torch.nn.functional as F
@@ -114,7 +125,7 @@ class NeuralCleanse(Defense):
         found = torch.where(seen.norm.isfinite(), seen.best, last).cpu().numpy()
         return found[0], found[1:]
 
-    def run(self, inputs: Inputs, ctx: Context) -> Findings:
+    def run(self, inputs: DefenseInputs, ctx: Context) -> Findings:
         """Gather the triggers of all classes."""
         del ctx
         masks = np.stack([shard["mask"] for shard in inputs.shards])
@@ -133,7 +144,7 @@ class NeuralCleanse(Defense):
             classes=tuple(np.flatnonzero(index > self.cut).tolist()), class_scores=index
         )
 
-    def repair(self, inputs: Inputs, ctx: Context) -> dict[str, torch.Tensor]:
+    def repair(self, inputs: DefenseInputs, ctx: Context) -> dict[str, torch.Tensor]:
         """Fine-tune on clean images, a share of them stamped with a found trigger, labels right."""
         import torch
         import torch.nn.functional as F
@@ -172,7 +183,7 @@ class NeuralCleanse(Defense):
 
 
 class _Search:
-    """What a search keeps between steps, on the device: nothing in it waits for a value.
+    """The state of a search between steps, on the device: nothing in it waits for a value.
 
     `cost`, the weight of the mask norm, goes up by 1.5 after `patience` checks in a row in which
     the trigger works, and down by 1.5 ** 1.5 after as many in which it does not.

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from raysweep.defenses import Decision, Defense, Evidence, Findings, Gift, Inputs, Need
+from raysweep.defenses import Decision, Defense, DefenseInputs, Evidence, Findings, Gift, Need
 from raysweep.methods.context import Context
 
 
@@ -26,11 +26,11 @@ class PerfectFilter(Defense):
         """Return scores of training samples."""
         return frozenset({"train_scores"})
 
-    def run(self, inputs: Inputs, ctx: Context) -> Findings:
+    def run(self, inputs: DefenseInputs, ctx: Context) -> Findings:
         """Score poison 1, the rest 0."""
         del ctx
         return Findings(train_scores=inputs.poison_mask.astype(np.float32))
 
     def decide(self, evidence: Evidence) -> Decision:
-        """Flag what scores 1."""
+        """Flag the samples that score 1."""
         return Decision(flags=evidence.train_scores > 0.5)

@@ -11,7 +11,7 @@ from typing import ClassVar
 import numpy as np
 from pydantic import Field
 
-from raysweep.defenses import Decision, Defense, Evidence, Findings, Gift, Inputs, Need
+from raysweep.defenses import Decision, Defense, DefenseInputs, Evidence, Findings, Gift, Need
 from raysweep.methods.context import Context
 
 
@@ -23,14 +23,14 @@ class RandomFilter(Defense):
     like: str = Field("spectral_signatures", description="defense of this sweep to be matched")
 
     def needs(self) -> frozenset[Need]:
-        """Return the labels' count through the training set, and how many to remove."""
+        """Return the training set, for its size, and the number of samples to remove."""
         return frozenset({"training_set", "removed_count"})
 
     def gives(self) -> frozenset[Gift]:
         """Return scores of training samples."""
         return frozenset({"train_scores"})
 
-    def run(self, inputs: Inputs, ctx: Context) -> Findings:
+    def run(self, inputs: DefenseInputs, ctx: Context) -> Findings:
         """Draw a score for each sample."""
         scores = ctx.generator("scores").random(len(inputs.labels))
         return Findings(train_scores=scores.astype(np.float32))

@@ -35,12 +35,12 @@ from raysweep.datasets import ImageSet, as_floats
 from raysweep.defenses import (
     Decision,
     Defense,
+    DefenseInputs,
     Evidence,
     Findings,
     Flags,
     FloatArray,
     Gift,
-    Inputs,
     Need,
 )
 from raysweep.defenses._scored import split
@@ -113,11 +113,11 @@ class RED(Defense):
         return tuple(f"target {target}" for target in range(num_classes))
 
     def passes(self, samples: int, epochs: int, num_classes: int) -> float:
-        """Return those of all pairs, if no search ends early."""
+        """Return the sample passes of all pairs, if no search ends early."""
         del samples, epochs
         return self.steps * self.images * num_classes * (num_classes - 1)
 
-    def shard(self, part: str, inputs: Inputs, ctx: Context) -> Arrays:
+    def shard(self, part: str, inputs: DefenseInputs, ctx: Context) -> Arrays:
         """Search the patterns of all sources into one target."""
         target, classes = int(part.split()[1]), inputs.shape.num_classes
         sources = [s for s in range(classes) if s != target]
@@ -130,9 +130,9 @@ class RED(Defense):
         return arrays
 
     def _search(
-        self, inputs: Inputs, ctx: Context, sources: list[int], target: int, weight: float
+        self, inputs: DefenseInputs, ctx: Context, sources: list[int], target: int, weight: float
     ) -> tuple[FloatArray, np.ndarray]:
-        """Return patterns (S, C, H, W) and which reached pi, (S,); absent classes do not."""
+        """Return patterns (S, C, H, W) and a mask (S,): reached pi, which absent classes do not."""
         import torch
 
         from raysweep.training import room
@@ -173,10 +173,10 @@ class RED(Defense):
         return as_floats(data.take(np.sort(rows[: self.images])).images)
 
     def smallest(
-        self, inputs: Inputs, images: torch.Tensor, removed: torch.Tensor, target: int,
+        self, inputs: DefenseInputs, images: torch.Tensor, removed: torch.Tensor, target: int,
         weight: float, ctx: Context,
     ) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
-        """Return patterns (S, C, H, W) and whether they reach pi, (S,); all sources at once.
+        """Return patterns (S, C, H, W) and a mask (S,) of those that reach pi; all sources at once.
 
         Args:
             inputs: gives victim and precision.
@@ -218,7 +218,7 @@ class RED(Defense):
             patterns[active] = torch.where(still, tried.detach(), moved)
         return patterns, done
 
-    def run(self, inputs: Inputs, ctx: Context) -> Findings:
+    def run(self, inputs: DefenseInputs, ctx: Context) -> Findings:
         """Find the target class, refine its pattern, and score its samples by removal."""
         from raysweep.defenses import _red
 
@@ -255,15 +255,16 @@ class RED(Defense):
         )  # fmt: skip
 
     def _refined(
-        self, inputs: Inputs, ctx: Context, patterns: FloatArray, reached: np.ndarray, target: int
-    ) -> tuple[FloatArray, int]:
+        self, inputs: DefenseInputs, ctx: Context, patterns: FloatArray, reached: np.ndarray,
+        target: int,
+    ) -> tuple[FloatArray, int]:  # fmt: skip
         """Return the smallest pattern (C, H, W) into the target with both terms, and its source.
 
         Args:
             inputs: as `run` was given them.
             ctx: the stage's.
             patterns: (S, C, H, W) of the scan.
-            reached: (S,) whether they reach pi.
+            reached: (S,) mask of those that reach pi.
             target: the class.
         """
         if self.weight != self.scan_weight:
@@ -277,9 +278,9 @@ class RED(Defense):
         return patterns[source], source
 
     def _removal(
-        self, inputs: Inputs, ctx: Context, pattern: np.ndarray, target: int, source: int
+        self, inputs: DefenseInputs, ctx: Context, pattern: np.ndarray, target: int, source: int
     ) -> tuple[FloatArray, np.ndarray, FloatArray]:
-        """Return scores (N,), which samples leave their class (N,), and other classes' scores."""
+        """Return scores (N,), a mask (N,) of samples that leave their class, and others' scores."""
         import torch
 
         from raysweep import training

@@ -20,7 +20,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 from pydantic import Field
 
-from raysweep.defenses import Decision, Defense, Evidence, Findings, FloatArray, Gift, Inputs, Need
+from raysweep.defenses import (
+    Decision,
+    Defense,
+    DefenseInputs,
+    Evidence,
+    Findings,
+    FloatArray,
+    Gift,
+    Need,
+)
 from raysweep.methods import decision, log_range
 from raysweep.methods.context import Context
 
@@ -48,7 +57,7 @@ class SCAn(Defense):
         """Return scores of training samples."""
         return frozenset({"train_scores"})
 
-    def run(self, inputs: Inputs, ctx: Context) -> Findings:
+    def run(self, inputs: DefenseInputs, ctx: Context) -> Findings:
         """Estimate the shared variation, and split every class."""
         from raysweep import training
 
@@ -131,11 +140,11 @@ def whitening(covariance: FloatArray) -> FloatArray:
 def two_groups(
     points_ND: FloatArray, reserved_MD: FloatArray
 ) -> tuple[float, np.ndarray, FloatArray]:
-    """Split a class in two; return its likelihood ratio per sample, and who is suspect by how much.
+    """Split a class; return its likelihood ratio per sample, the suspect side, and margins to it.
 
     Args:
         points_ND: whitened features of the class.
-        reserved_MD: those of clean samples of it, which tell the suspect side.
+        reserved_MD: whitened features of its clean samples, which tell the suspect side.
     """
     centered = points_ND - points_ND.mean(0)
     _, vectors = np.linalg.eigh(centered.T @ centered)
@@ -166,14 +175,14 @@ def two_groups(
 
 
 def _nearer(points: FloatArray, one: FloatArray, other: FloatArray) -> FloatArray:
-    """Return how much nearer points are to one center than to the other, in units of its gap."""
+    """Return the margins of points toward `one` center, in units of the centers' squared gap."""
     gap = max(float(((one - other) ** 2).sum()), 1e-12)
     nearer: FloatArray = (((points - other) ** 2).sum(1) - ((points - one) ** 2).sum(1)) / gap
     return nearer
 
 
 def class_index(ratios_K: FloatArray, present: np.ndarray) -> FloatArray:
-    """Return how many normal deviations each class lies above the median class, (K,)."""
+    """Return the normal deviations (K,) by which each class lies above the median class."""
     found = ratios_K[present]
     middle = np.median(found)
     spread = 1.4826 * float(np.median(np.abs(found - middle)))

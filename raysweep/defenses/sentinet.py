@@ -25,9 +25,9 @@ from raysweep import rng
 from raysweep.counts import count_of
 from raysweep.datasets import IntArray, as_floats
 from raysweep.defenses import (
+    DefenseInputs,
     Findings,
     FloatArray,
-    Inputs,
     Scorer,
 )
 from raysweep.defenses import _scored as scored
@@ -56,7 +56,7 @@ class SentiNet(scored.Scored):
         del epochs, num_classes
         return 2 * self.overlays * samples / 3
 
-    def run(self, inputs: Inputs, ctx: Context) -> Findings:
+    def run(self, inputs: DefenseInputs, ctx: Context) -> Findings:
         """Fit the boundary on one half of the clean set and make the scorer."""
         clean = inputs.clean_set
         fitted, calibration = scored.halves(self.name, clean, ctx, least=16)
@@ -75,7 +75,9 @@ class SentiNet(scored.Scored):
 
         return self.found(inputs, calibration, score)
 
-    def _measure(self, inputs: Inputs, layer: str, base: torch.Tensor, ctx: Context) -> Scorer:
+    def _measure(
+        self, inputs: DefenseInputs, layer: str, base: torch.Tensor, ctx: Context
+    ) -> Scorer:
         import torch
 
         from raysweep import training
@@ -126,7 +128,7 @@ def _columns(values_B2: FloatArray) -> tuple[FloatArray, FloatArray]:
 
 
 def salient(
-    inputs: Inputs, layer: str, images_BCHW: torch.Tensor, share: float
+    inputs: DefenseInputs, layer: str, images_BCHW: torch.Tensor, share: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return masks (B, 1, H, W) in {0, 1} of the salient region, and predicted labels (B,).
 

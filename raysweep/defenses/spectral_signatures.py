@@ -19,10 +19,10 @@ from pydantic import Field
 
 from raysweep.defenses import (
     Decision,
+    DefenseInputs,
     Evidence,
     Findings,
     FloatArray,
-    Inputs,
 )
 from raysweep.defenses._removal import RemovesPerClass
 from raysweep.methods.context import Context
@@ -35,7 +35,7 @@ class SpectralSignatures(RemovesPerClass):
 
     variant: Literal["centered", "uncentered"] = Field("centered", description="see 'differ'")
 
-    def run(self, inputs: Inputs, ctx: Context) -> Findings:
+    def run(self, inputs: DefenseInputs, ctx: Context) -> Findings:
         """Score each sample within its class."""
         del ctx
         scores = np.zeros(len(inputs.labels), np.float64)

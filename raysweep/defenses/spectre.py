@@ -26,10 +26,10 @@ from pydantic import Field
 from raysweep.counts import exactly
 from raysweep.defenses import (
     Decision,
+    DefenseInputs,
     Evidence,
     Findings,
     FloatArray,
-    Inputs,
 )
 from raysweep.defenses._removal import RemovesPerClass
 from raysweep.methods import decision
@@ -39,7 +39,7 @@ AXES = (1, 4, 9, 16, 25, 36, 49, 64)
 
 
 class SPECTRE(RemovesPerClass):
-    """Scores are quantum entropies within the class; decisions say how many of which classes go."""
+    """Scores are quantum entropies within the class; decisions set classes and counts to remove."""
 
     VERSION = 3
 
@@ -52,11 +52,11 @@ class SPECTRE(RemovesPerClass):
     classes: Literal["above_median", "all"] = decision("above_median", description="which lose")
 
     def assumed(self, rate: float, total: int, size: int) -> Fraction:
-        """Return how many samples of a class are held to be poisoned, for `rate`."""
+        """Return the number of samples of a class that are taken to be poisoned, for `rate`."""
         count = Fraction(round(rate * total)) or exactly(0.1, size)
         return min(count, exactly(0.1 if size < 500 else 0.33, size))
 
-    def run(self, inputs: Inputs, ctx: Context) -> Findings:
+    def run(self, inputs: DefenseInputs, ctx: Context) -> Findings:
         """Score each sample within its class."""
         del ctx
         labels = inputs.labels
@@ -126,7 +126,7 @@ def robust_covariance(
 ) -> tuple[FloatArray, FloatArray]:
     """Return mean and covariance of the 1 - contamination of the points that lie closest together.
 
-    Concentration steps from all points: keep those of smallest Mahalanobis distance, and repeat.
+    Concentration steps from all points: keep the points of least Mahalanobis distance, and repeat.
     """
     size = points_ND.shape[1]
     outliers = math.ceil(exactly(contamination, len(points_ND)))

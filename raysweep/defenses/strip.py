@@ -22,9 +22,9 @@ from pydantic import Field
 from raysweep import rng
 from raysweep.datasets import IntArray, as_floats
 from raysweep.defenses import (
+    DefenseInputs,
     Findings,
     FloatArray,
-    Inputs,
     Scorer,
 )
 from raysweep.defenses import _scored as scored
@@ -51,13 +51,13 @@ class Strip(scored.Scored):
         del epochs, num_classes
         return self.overlays * samples / 3
 
-    def run(self, inputs: Inputs, ctx: Context) -> Findings:
+    def run(self, inputs: DefenseInputs, ctx: Context) -> Findings:
         """Make the scorer; apply it to the training set if that is asked for."""
         pool, calibration = scored.halves("STRIP", inputs.clean_set, ctx)
         score = self._scorer(inputs, pool, ctx)
         return self.found(inputs, calibration, score)
 
-    def _scorer(self, inputs: Inputs, pool: IntArray, ctx: Context) -> Scorer:
+    def _scorer(self, inputs: DefenseInputs, pool: IntArray, ctx: Context) -> Scorer:
         import torch
 
         from raysweep import training

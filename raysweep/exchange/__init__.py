@@ -1,4 +1,4 @@
-"""Other projects' formats: what a poisoned data set and its victim look like outside."""
+"""Other projects' formats of a poisoned data set and its victim."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ class Poisoned:
         images, labels: the poisoned training set, uint8 (N, C, H, W) and (N,).
         original_labels: before the attack, (N,).
         train_rows: (N,) rows of these images in the source's training split.
-        poison, cover: (N,) which of them are poisoned, or covers.
+        poison, cover: (N,) masks of the poisoned images, and of the covers.
         test_images, test_labels: triggered evaluation set and its true labels.
-        test_rows: rows of it in the source's test split.
+        test_rows: its row numbers in the source's test split.
         mapped, eligible: labels the attacker wants, and whether the ASR counts the input.
         state: the victim's state dict, in the order of the network's parts.
         ca, asr: of the victim, fractions.

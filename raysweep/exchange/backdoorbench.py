@@ -25,7 +25,7 @@ from PIL import Image
 from raysweep.datasets import IntArray
 from raysweep.errors import PlanError
 from raysweep.exchange import Poisoned, new_folder, plain_state
-from raysweep.exchange.folder import Foreign, Pixels, untrusted, weights
+from raysweep.exchange.folder import Foreign, Pixels, read_untrusted, weights
 
 Entries = dict[int, dict[str, Any]]
 # The file that lists the rows chosen for poison: a 0 or 1 for each training image.
@@ -139,7 +139,7 @@ def read(folder: Path) -> Foreign:
         raise PlanError(
             f"{folder}: has no attack_result.pt; give the folder of one attack's record"
         )
-    result = untrusted(file)
+    result = read_untrusted(file)
     if not isinstance(result, dict) or not isinstance(result.get("bd_train"), dict):
         raise PlanError(
             f"{file}: bd_train is no poisoned training set; attacks that train the victim "
@@ -186,7 +186,7 @@ class _Stored:
     Attributes:
         rows, labels, originals: (M,) rows of the source's split, labels with and before the attack.
         images: (M, C, H, W) uint8.
-        ignored: how many stored images the data set does not show.
+        ignored: number of stored images that the data set does not show.
     """
 
     rows: IntArray
@@ -232,10 +232,10 @@ def _stored(folder: Path, result: dict[str, Any], part: str) -> _Stored:
 
 
 def _listed(file: Path, total: int) -> NDArray[np.bool_] | None:
-    """Return which training images were chosen for poison, (N,), where the record has the list."""
+    """Return a mask (N,) of the images chosen for poison, or None if the record has no list."""
     if not file.is_file():
         return None
-    listed = np.asarray(untrusted(file))
+    listed = np.asarray(read_untrusted(file))
     if listed.shape != (total,):
         raise PlanError(
             f"{file}: must hold a 0 or 1 for each of {total} training images, got shape "
@@ -248,7 +248,8 @@ def _listed(file: Path, total: int) -> NDArray[np.bool_] | None:
 def _target(train: _Stored, test: _Stored, chosen: NDArray[np.bool_]) -> int | None:
     """Return the one class that triggered inputs are given; none, if there are several.
 
-    Test inputs tell; without them the images that changed their label, and if none did, the chosen.
+    It is read from the test inputs; without them from the images that changed their label, and if
+    none did, from the chosen images.
     """
     changed = train.labels[train.labels != train.originals]
     given = next((some for some in (test.labels, changed) if len(some)), train.labels[chosen])
@@ -256,7 +257,7 @@ def _target(train: _Stored, test: _Stored, chosen: NDArray[np.bool_]) -> int | N
 
 
 def _picture(folder: Path, named: str, channels: int) -> Pixels:
-    """Read an image below the folder: PART/LABEL/ROW.png, whatever the path begins with.
+    """Read an image below the folder, PART/LABEL/ROW.png; the beginning of the path is ignored.
 
     It begins at another machine's root, which may be one of Windows.
     """

@@ -43,7 +43,7 @@ class Foreign:
     Attributes:
         source, attack, dataset: the project, and its names.
         train_total: images of its training set.
-        split_total: images of the source's training split, of which those are a part.
+        split_total: images of the source's training split, which contains the training set.
         target: the class that triggered inputs are given, if it is one; none: y + 1 (mod K).
         sources: the classes that are attacked; none: all.
         poison_rows, poison_images, poison_labels: (P,), (P, C, H, W), (P,) as trained on.
@@ -80,27 +80,27 @@ class Foreign:
     unsure: int = 0
 
     def __str__(self) -> str:
-        """Say in sentences what the set holds."""
-        said = (
+        """Describe the content of the set in sentences."""
+        text = (
             f"{self.source} {self.attack} on {self.dataset}: {len(self.poison_rows)} poisons, "
             f"{len(self.cover_rows)} covers of {self.train_total} images, {len(self.test_rows)} "
             f"triggered test inputs, {'with' if self.state else 'without'} a victim's weights"
         )
         if self.ignored:
-            said += (
+            text += (
                 f"\n{self.ignored} stored images are left out: the folder marks them as clean, and "
                 f"the project's own loader shows the clean image instead"
             )
         if self.unsure:
-            said += (
+            text += (
                 f"\n{self.unsure} of the poisons keep the label {self.target}, the target: they "
                 f"may be covers, which the folder does not tell"
             )
-        return said
+        return text
 
 
-def untrusted(file: Path) -> Any:
-    """Return what a file of another project holds, without running anything that it says.
+def read_untrusted(file: Path) -> Any:
+    """Return the content of another project's file, without running any code in it.
 
     Raises:
         PlanError: if it cannot be read, or holds more than tensors, arrays and plain values.
@@ -125,7 +125,7 @@ def weights(given: Any, file: Path) -> dict[str, NDArray[Any]]:
     prefix before every name. NumPy lacks bfloat16, which becomes float32.
 
     Raises:
-        PlanError: if what is given is no state dict, and does not hold just one.
+        PlanError: if the value is no state dict, and does not hold exactly one.
     """
     if given is None:
         return {}
@@ -155,8 +155,8 @@ def _is_state(given: Any) -> bool:
     )
 
 
-def taken_in(read: Callable[[Path], Foreign], folder: Path) -> Foreign:
-    """Return what a format's `read` makes of a folder.
+def read_foreign(read: Callable[[Path], Foreign], folder: Path) -> Foreign:
+    """Return a foreign folder as a format's `read` understands it.
 
     Raises:
         PlanError: if the folder is not of that form, whatever its bytes are.

@@ -18,7 +18,7 @@ from PIL import Image
 from raysweep.datasets import IntArray
 from raysweep.errors import PlanError
 from raysweep.exchange import Poisoned, new_folder, plain_state
-from raysweep.exchange.folder import Foreign, Pixels, untrusted, weights
+from raysweep.exchange.folder import Foreign, Pixels, read_untrusted, weights
 
 # How the project normalizes, by its name of the data set.
 NORMALIZED = {
@@ -28,7 +28,7 @@ NORMALIZED = {
 
 
 def write(given: Poisoned, top: Path) -> Path:
-    """Write `poisoned_train_set` and, once, `clean_set` below `top`; return the former's folder."""
+    """Write `poisoned_train_set` and, once, `clean_set` below `top`; return the poisoned folder."""
     cover = f"_cover={given.cover_rate:.3f}" if given.cover.any() else ""
     name = f"{given.attack}_{given.rate:.3f}{cover}_poison_seed={given.seed}"
     with new_folder(top / "poisoned_train_set" / given.dataset / name) as folder:
@@ -66,11 +66,11 @@ def read(folder: Path) -> Foreign:
                 f"{folder}: has no file {name!r}; give a folder poisoned_train_set/DATASET/NAME "
                 f"whose images are in one tensor `imgs`"
             )
-    labels = np.asarray(untrusted(folder / "labels"), np.int64)
+    labels = np.asarray(read_untrusted(folder / "labels"), np.int64)
     images, scale = _images(folder / "imgs", len(labels))
     covered = folder / "cover_indices"
-    poison = np.sort(np.asarray(untrusted(folder / "poison_indices"), np.int64))
-    cover = np.sort(np.asarray(untrusted(covered) if covered.is_file() else [], np.int64))
+    poison = np.sort(np.asarray(read_untrusted(folder / "poison_indices"), np.int64))
+    cover = np.sort(np.asarray(read_untrusted(covered) if covered.is_file() else [], np.int64))
     for name, rows in (("poison_indices", poison), ("cover_indices", cover)):
         if len(rows) and not 0 <= rows[0] <= rows[-1] < len(labels):
             raise PlanError(
@@ -91,17 +91,18 @@ def read(folder: Path) -> Foreign:
         test_rows=np.empty(0, np.int64),
         test_images=np.empty((0, *images.shape[1:]), np.uint8),
         known_rows=known, known_labels=labels[known],
-        state=weights(untrusted(victims[0]), victims[0]) if victims else {}, mean=mean, std=std,
+        state=weights(read_untrusted(victims[0]), victims[0]) if victims else {},
+        mean=mean, std=std,
     )  # fmt: skip
 
 
 def _images(file: Path, count: int) -> tuple[torch.Tensor, int]:
-    """Return the images, (N, C, H, W), and what makes their values levels from 0 to 255.
+    """Return the images, (N, C, H, W), and the factor that scales their values to 0 to 255.
 
     Raises:
-        PlanError: if shape or values leave open what they mean.
+        PlanError: if shape or values are ambiguous.
     """
-    images = untrusted(file)
+    images = read_untrusted(file)
     shape = tuple(getattr(images, "shape", ()))
     channels = [axis for axis in (1, 3) if len(shape) == 4 and shape[axis] in (1, 3)]
     if not isinstance(images, torch.Tensor) or shape[:1] != (count,) or len(channels) != 1:

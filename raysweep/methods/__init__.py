@@ -1,7 +1,7 @@
-"""What a method is, and what it is given: parameters, recipe, context.
+"""The base class of methods, and their surroundings: parameters, recipe, context.
 
 method   the base class, fields that only decisions read, the registry of all methods
-value    the base of everything that a user writes
+value    the base of all that a user writes
 recipe   how a model is trained
 context  random streams, device, progress, checkpoints
 """

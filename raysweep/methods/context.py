@@ -1,4 +1,4 @@
-"""What a running stage offers its method: random streams, a device, progress, a scratch place."""
+"""The context of a running method: random streams, a device, progress, checkpoints."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Context:
         device: where to compute, `cpu` or `cuda`.
         progress: call with a fraction in [0, 1] and a short text.
         checkpoint: call with arrays to keep them across a kill of the process.
-        restored: what the last `checkpoint` of this very stage kept, or empty.
+        restored: the arrays that the last `checkpoint` of this very stage kept, or empty.
         captured: whether steps of a training may be replayed from a CUDA graph.
     """
 

@@ -75,17 +75,17 @@ class Method(BaseModel):
         return self.model_dump(mode="json", exclude=set(leave_out))
 
     def identity(self, *, leave_out: frozenset[str] = frozenset()) -> dict[str, Any]:
-        """Return what a stage rebuilds this method from; `by_content` of it enters keys."""
+        """Return the JSON values that `restore` rebuilds it from; keys take them `by_content`."""
         content = self.content_digest()
         led_to = {"content_digest": content} if content else {}
-        told = {"name": self.name, "version": self.VERSION, **led_to}
-        return told | self.params(leave_out=leave_out)
+        identity = {"name": self.name, "version": self.VERSION, **led_to}
+        return identity | self.params(leave_out=leave_out)
 
     def content_digest(self) -> str:
-        """Return a digest of all that the paths lead to, or "" if there is none.
+        """Return a digest of all files that the paths lead to, or "" if there is no path.
 
-        It stands for the paths in keys. A method whose parameters, or the plan, tell its content
-        already returns "".
+        It stands for the paths in keys. A method returns "" if its parameters, or the plan, already
+        identify its content.
 
         Raises:
             PlanError: if a path leads to nothing.
@@ -188,17 +188,17 @@ def path_fields(method: type[Method]) -> frozenset[str]:
 
 
 def by_content(params: Mapping[str, Any]) -> dict[str, Any]:
-    """Return parameters as they enter keys: where a method's files lie is not what they hold.
+    """Return parameters as they enter keys: without paths, since a digest of the files is there.
 
     Args:
         params: identities by `dataset`, `model`, `attack` and `defense`; anything else is kept.
     """
-    found = dict(params)
+    content = dict(params)
     for role in ROLES:
         axis = role[:-1]
-        if axis in found and (fields := path_fields(load(role, found[axis]["name"]))):
-            found[axis] = {k: v for k, v in found[axis].items() if k not in fields}
-    return found
+        if axis in content and (fields := path_fields(load(role, content[axis]["name"]))):
+            content[axis] = {k: v for k, v in content[axis].items() if k not in fields}
+    return content
 
 
 def paths_of(method: Method) -> list[tuple[str, Path]]:
@@ -216,7 +216,7 @@ def _each(value: Any) -> list[Path]:
 
 
 def _shown(method: Method, field: str, value: Any) -> str:
-    """Return a value for a label; of a path the last part, as a label is the same everywhere."""
+    """Return a value's text in a label; of a path its last part, which is the same everywhere."""
     if field not in path_fields(type(method)):
         return str(value)
     return ", ".join(path.name for path in _each(value))
@@ -236,14 +236,14 @@ def _digest_of_paths(method: Method) -> str:
 def available(role: Role) -> dict[str, str]:
     """Return name → module of every method of a role, found without importing any."""
     folder = Path(__file__).parent.parent / role
-    found = {
+    modules = {
         path.stem: f"raysweep.{role}.{path.stem}"
         for path in sorted(folder.glob("*.py"))
         if not path.stem.startswith("_")
     }
     for point in importlib.metadata.entry_points(group=f"raysweep.{role}"):
-        found.setdefault(point.name, point.module)
-    return dict(sorted(found.items()))
+        modules.setdefault(point.name, point.module)
+    return dict(sorted(modules.items()))
 
 
 @cache
@@ -285,12 +285,12 @@ def restore(role: Role, identity: dict[str, Any]) -> Any:
         FilesError: if its paths lead to something else on this host than where it was planned.
     """
     params = {k: v for k, v in identity.items() if k not in ("name", "version", "content_digest")}
-    found = load(role, identity["name"])
-    check_version(found, "VERSION", identity["version"])
-    method: Method = found.model_validate_json(json.dumps(params))
+    kind = load(role, identity["name"])
+    check_version(kind, "VERSION", identity["version"])
+    method: Method = kind.model_validate_json(json.dumps(params))
     if "content_digest" in identity:
         _check_paths(method, identity["content_digest"])
-    return method.without(found.INSTEAD.keys() - params.keys())
+    return method.without(kind.INSTEAD.keys() - params.keys())
 
 
 def check_version(method: type[Method], which: str, asked: int) -> None:

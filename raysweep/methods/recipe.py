@@ -1,4 +1,4 @@
-"""How a model is trained: a typed value that is part of the identity of every training."""
+"""The training recipe: a typed value that is part of the identity of every training."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ RECIPES: Mapping[str, Recipe] = {
 
 
 def resolved(given: str | Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values of a recipe: those of a name, of a `base` and changes to it, or as given.
+    """Return the values of a recipe, given by name, as a `base` with changes, or in full.
 
     Raises:
         SpecError: if there is no recipe of that name.

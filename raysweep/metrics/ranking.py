@@ -59,7 +59,7 @@ def ranking(scores: Floats, positive: Bools) -> Ranking:
 
 
 def separability(points_ND: Floats, labels: Ints, poison: Bools) -> float:
-    """Return how far apart poison lies from other samples of its given labels: about 0.5 to 1.
+    """Return the separability of poison from other samples of its given labels: about 0.5 to 1.
 
     The AUROC along Fisher's linear discriminant of each label, fitted on every second sample of
     poison and of the rest and measured on the others, and the other way around; weighted with the

@@ -1,8 +1,8 @@
 """Metrics: pure functions on arrays, each with its n.
 
 Definitions. A rejected input is an error for clean accuracy and no success for the attack. Cover
-samples are negatives of a training-set filter and are also counted apart. What has no sample to be
-computed on is NaN, never 0. Scores: higher = more suspicious.
+samples are negatives of a training-set filter and are also counted apart. A metric without samples
+is NaN, never 0. Scores: higher = more suspicious.
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ class Model(Method):
 
 
 def is_small(shape: Shape) -> bool:
-    """Return whether the field gives images of this size a stem that does not shrink them."""
+    """Return whether images are small; the first layers of networks for them do not shrink them."""
     return min(shape.height, shape.width) <= 64
 
 

@@ -1,4 +1,4 @@
-"""What the VGG models share: torchvision's network with the dense head that small images get."""
+"""The network of the VGG models: torchvision's, with the dense head that small images get."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the vision transformers share: torchvision's, for any square image."""
+"""The network of the vision transformers: torchvision's, for any square image."""
 
 from __future__ import annotations
 

@@ -37,7 +37,8 @@ from raysweep.stages.shard import Shard
 from raysweep.stages.stage import ALL, NOTHING, Outcome, Params, Stage, Work, identified
 from raysweep.stages.train import Train, TrainByAttack
 from raysweep.sweep.resources import bfloat16_is_fast
-from raysweep.sweep.spec import Sweep, Trial, trials
+from raysweep.sweep.spec import Sweep
+from raysweep.sweep.trials import Trial, trials
 
 
 class Planner:
@@ -51,8 +52,6 @@ class Planner:
         self._facts: dict[Dataset, Facts] = {}
         self._settings: dict[tuple[Dataset, Model, Attack, Recipe, int], Setting] = {}
         self._identities: dict[tuple[Method | Recipe, frozenset[str]], Params] = {}
-
-    # Building blocks
 
     def facts(self, dataset: Dataset) -> Facts:
         """Return labels and identity of a dataset's training set."""

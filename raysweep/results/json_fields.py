@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from typing import NoReturn, Protocol, TypeVar
+from collections.abc import Callable, Mapping
+from typing import NoReturn, Protocol, TypeVar, cast
 
 from raysweep.errors import StoreError
 from raysweep.identity import Json
@@ -32,7 +32,8 @@ class Fields:
     def __init__(self, given: Json, where: str) -> None:
         if not isinstance(given, dict):
             refuse(where, "a mapping", given)
-        self.given, self.where = given, where
+        self.given: Mapping[str, Json] = given
+        self.where = where
 
     def at(self, name: str) -> str:
         """Return where a field stands, for messages."""
@@ -112,7 +113,7 @@ def parameter_value(given: Json, where: str) -> ParameterValue:
         refuse(where, "a value or a list of values", given)
     if isinstance(given, list):
         return tuple(parameter_value(one, f"{where}[{number}]") for number, one in enumerate(given))
-    return given
+    return cast("ParameterValue", given)
 
 
 def refuse(where: str, wanted: str, given: Json) -> NoReturn:

@@ -29,7 +29,8 @@ from raysweep.results.columns import (
     Who,
 )
 from raysweep.store import Manifest, Store, ledger
-from raysweep.sweep.spec import AXES, Trial
+from raysweep.sweep.spec import AXES
+from raysweep.sweep.trials import Trial
 
 
 class Collector:

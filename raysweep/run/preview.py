@@ -14,7 +14,8 @@ from raysweep.plan.route import Route
 from raysweep.run.schedule import Schedule
 from raysweep.stages.stage import in_order_of_work
 from raysweep.store import Store, ledger
-from raysweep.sweep.spec import Sweep, Trial, check_layers
+from raysweep.sweep.spec import Sweep, check_layers
+from raysweep.sweep.trials import Trial
 
 
 @dataclass(frozen=True, kw_only=True)

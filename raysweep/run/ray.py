@@ -146,7 +146,7 @@ def _worker() -> Any:
             from raysweep.run import worker
             from raysweep.training import device
 
-            if device.broken() or self.leaks.found(device.held_bytes()):
+            if device.broken() or self.leaks.exceeded(device.held_bytes()):
                 self.crew.leave()
                 worker.leave(new_config["ticket"])
             self.batch = new_config

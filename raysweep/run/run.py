@@ -16,7 +16,7 @@ from raysweep.run.schedule import Schedule
 from raysweep.stages.stage import Result, Stage
 from raysweep.store import Store
 from raysweep.store.ledger import Ledger, log_path
-from raysweep.sweep.spec import Sweep, canonical, check_layers
+from raysweep.sweep.spec import Sweep, check_layers, to_plain
 
 
 def slots_of(cpus: float, gpus: float, sweep: Sweep, most: int | None) -> dict[str, int]:
@@ -119,7 +119,7 @@ class Run:
             name=self.sweep.name,
             question=self.sweep.question,
             text=text,
-            sweep=canonical(self.sweep),
+            sweep=to_plain(self.sweep),
             created_at=self.started,
             storage=self.store.where(),
             versions=versions(),

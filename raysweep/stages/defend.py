@@ -9,8 +9,7 @@ import numpy as np
 
 from raysweep.arrays import Array, IntArray
 from raysweep.attacks import Attack
-from raysweep.defenses import Defense, Findings
-from raysweep.defenses import Inputs as DefenseInputs
+from raysweep.defenses import Defense, DefenseInputs, Findings
 from raysweep.methods import Recipe, check_version, decision_fields
 from raysweep.models import Model
 from raysweep.stages.stage import Outcome, Params, Resource, Unseen, Work, rates

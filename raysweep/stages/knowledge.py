@@ -10,8 +10,7 @@ import numpy as np
 
 from raysweep.attacks import Attack
 from raysweep.datasets import ImageSet
-from raysweep.defenses import Defense, Evidence
-from raysweep.defenses import Inputs as DefenseInputs
+from raysweep.defenses import Defense, DefenseInputs, Evidence
 from raysweep.methods import Recipe
 from raysweep.models import Model
 from raysweep.stages.inputs import Inputs

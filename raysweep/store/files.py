@@ -16,13 +16,13 @@ RENAMING = frozenset({"local", "hdfs", "viewfs"})  # pyarrow filesystems that wr
 
 
 class Files(Protocol):
-    """What the store needs of a place; every path is relative, with `/` between its parts."""
+    """The operations that the store needs of a place; paths are relative, parts divided by `/`."""
 
     def read(self, path: str) -> bytes | None:
         """Return a file's bytes, or None if there is no such file."""
 
     def stamp(self, path: str) -> tuple[int, int] | None:
-        """Return what changes when a file does, (bytes, nanoseconds); None if it is not known."""
+        """Return a file's size and modification time, (bytes, nanoseconds), or None if unknown."""
 
     def write(self, path: str, data: bytes) -> None:
         """Write a file, or leave nothing and raise OSError."""

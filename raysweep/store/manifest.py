@@ -1,7 +1,7 @@
 """The bytes of an artifact: a manifest sealed by a checksum, and arrays as safetensors.
 
-Reading executes nothing, and trusts nothing: what was not written by `seal` and `pack`, or has
-changed by one bit since, is a `DamagedArtifact`.
+Reading executes nothing, and trusts nothing: bytes that were not written by `seal` and `pack`, or
+have changed by one bit since, are a `DamagedArtifact`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _BODY = len(_HEAD) + 64 + len(b'",')
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What is stored of one stage.
+    """The manifest of one stored stage.
 
     Attributes:
         files: path below the root → {sha256, size}.

@@ -85,7 +85,7 @@ class Store:
         """Write, read and delete a probe.
 
         Raises:
-            StoreError: if the storage cannot be used; names the reason and what to do.
+            StoreError: if the storage cannot be used; names the reason and the remedy.
         """
         probe = f"scratch/.probe-{uuid.uuid4().hex}"
         self.write(probe, b"probe")
@@ -152,7 +152,7 @@ class Store:
         outcome: Mapping[str, Any] | None = None,
         info: Mapping[str, Any] | None = None,
     ) -> None:
-        """Store what a stage gives, the manifest last; a second writer of a key replaces it.
+        """Store the product of a stage, the manifest last; a second writer of a key replaces it.
 
         Raises:
             StoreError: if it cannot be written; no manifest and no object is left.
@@ -188,7 +188,7 @@ class Store:
         return None if raw is None else unseal(key, raw)
 
     def manifests(self, keys: Iterable[str]) -> tuple[dict[str, Manifest], Sequence[str]]:
-        """Return the manifests of those stages that are stored, by key, and the damaged keys."""
+        """Return the manifests of the stages that are stored, by key, and the damaged keys."""
 
         def look(key: str) -> Manifest | DamagedArtifact | None:
             try:
@@ -212,7 +212,7 @@ class Store:
         return None if manifest is None else manifest.outcome
 
     def arrays(self, key: str, names: Sequence[str] | None = None) -> dict[str, Array]:
-        """Return the arrays of a stage, or those of some names; they are read-only.
+        """Return the arrays of a stage, all or some by name; they are read-only.
 
         The bytes of an object are verified when this process first reads them, and again if size
         or modification time have changed.
@@ -247,7 +247,7 @@ class Store:
         return data
 
     def _verified_bytes(self, files: Files, path: str, facts: Mapping[str, Any]) -> bytes | None:
-        """Return the bytes of an object if they are what the manifest says, else None."""
+        """Return the bytes of an object if they agree with the manifest, else None."""
         memo = (files is self._opened, path)
         try:
             stamp, data = files.stamp(path), files.read(path)
@@ -291,7 +291,7 @@ class Store:
         self.write(_checkpoint_path(key), hashlib.sha256(data).digest() + data)
 
     def restore(self, key: str) -> dict[str, Array]:
-        """Return what the last checkpoint kept; nothing if there is none, or it is damaged."""
+        """Return the arrays of the last checkpoint; empty if there is none, or it is damaged."""
         raw = self.read(_checkpoint_path(key)) or b""
         if hashlib.sha256(raw[32:]).digest() != raw[:32]:
             return {}

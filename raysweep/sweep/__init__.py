@@ -1,8 +1,9 @@
-"""What a user asks for: a file becomes typed values.
+"""The sweep file: text becomes typed values.
 
-yaml         text in which every part knows its line
-loading      axes opened, methods made             spec       a sweep, its trials
-resources    what a stage may hold                 tuning     the `tune` section
+yaml         YAML, the line of every value kept
+loading      axes opened, methods made             faults     a fault, said as rule and remedy
+spec         a sweep                               trials     its trials, its exclusions
+resources    the share of a machine per stage      tuning     the `tune` section
 schema       the JSON Schema of a sweep file       catalog    tables of all methods
-differences  what tells two sweeps apart
+differences  how two sweeps differ
 """

@@ -1,4 +1,4 @@
-"""What methods there are and where they come from, read from the docstrings of their files."""
+"""The catalog of methods, with idea and source, read from the docstrings of their files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PUBLISHED = re.compile(r",\s+(?:(?P<venue>[A-Z][\w&.'’ -]*?)\s+)?(?P<year>(?:1
 class Entry:
     """One method: its name, its idea, its first citation, and where ours differs.
 
-    `paper`, `venue` and `year` are empty for what is nobody's publication, such as one's own files.
+    `paper`, `venue` and `year` are empty for an unpublished method, such as one's own files.
     """
 
     role: methods.Role
@@ -38,7 +38,7 @@ def _one_line(text: str) -> str:
 
 
 def entry(role: methods.Role, name: str) -> Entry:
-    """Return what a method's file says of it."""
+    """Return the catalog entry of a method, from the docstring of its file."""
     method = methods.load(role, name)
     idea, *rest = (sys.modules[method.__module__].__doc__ or "").strip().split("\n\n")
     cited = _one_line(rest[0]) if rest and not rest[0].startswith("Where we differ") else ""

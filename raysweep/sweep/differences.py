@@ -1,4 +1,4 @@
-"""How two sweeps of one name differ in the rows that they give."""
+"""The differences of two sweeps of one name in the rows that they give."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from raysweep.errors import SpecError
 from raysweep.methods import ROLES, Role, load, path_fields
-from raysweep.sweep.spec import AXES, PLURAL, Sweep, canonical, restored
+from raysweep.sweep.spec import AXES, PLURAL, Sweep, restored, to_plain
 
 # What decides which rows a sweep has; a name, a question or a tracker changes none.
 ROWS = (*(PLURAL[axis] for axis in AXES), "seeds", "exclude")
@@ -17,10 +17,10 @@ SHOWN = 3
 
 
 def differences(before: Mapping[str, Any], sweep: Sweep) -> list[str]:
-    """Return how a sweep differs in its rows from one that was written down, a line each axis."""
+    """Return a line for each axis in which the rows of a sweep differ from a recorded sweep's."""
     with contextlib.suppress(SpecError):  # a method is gone: as it was written down
-        before = canonical(restored(before))  # parameters that are new since have their defaults
-    was, now, told = deciding(before), deciding(canonical(sweep)), []
+        before = to_plain(restored(before))  # parameters that are new since have their defaults
+    was, now, lines = deciding(before), deciding(to_plain(sweep)), []
     for field in ROWS:
         old, new = was[field], now[field]
         old = old if isinstance(old, list) else []
@@ -31,20 +31,20 @@ def differences(before: Mapping[str, Any], sweep: Sweep) -> list[str]:
             if some
         ]
         if parts or old != new:
-            told.append(f"{field}: {', '.join(parts) or 'in another order'}")
-    return told
+            lines.append(f"{field}: {', '.join(parts) or 'in another order'}")
+    return lines
 
 
 def deciding(sweep: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields that decide which rows a sweep has, of paths the last part alone.
+    """Return the fields that decide the rows of a sweep; of paths only the last part.
 
-    A project that was moved is the same; whether its files are, the keys of its rows tell.
+    A project that was moved thus has the same rows; their keys tell whether its files changed.
     """
-    found = {field: sweep.get(field) for field in ROWS}
+    fields = {field: sweep.get(field) for field in ROWS}
     for role in ROLES:
-        if isinstance(entries := found[role], list):
-            found[role] = [_without_folders(role, entry) for entry in entries]
-    return found
+        if isinstance(entries := fields[role], list):
+            fields[role] = [_without_folders(role, entry) for entry in entries]
+    return fields
 
 
 def _without_folders(role: Role, entry: Any) -> Any:
@@ -63,7 +63,7 @@ def _last(path: Any) -> Any:
 
 
 def _shown(entries: list[Any], among: list[Any]) -> str:
-    """Return entries of an axis in short: methods with the parameters in which they differ."""
+    """Return the text of an axis's entries: methods with the parameters in which they differ."""
     every = [_flat(entry) for entry in among]
     shown = []
     for name, params in map(_flat, entries[:SHOWN]):

@@ -1,12 +1,10 @@
-"""Sweep files → `Sweep`: axes are opened, methods made, every fault told with its line."""
+"""Sweep files → `Sweep`: axes are opened, methods made, every fault named with its line."""
 
 from __future__ import annotations
 
-import difflib
 import itertools
 import json
 import runpy
-import traceback
 import types
 import typing
 from collections.abc import Iterator
@@ -20,15 +18,16 @@ from raysweep.errors import SpecError
 from raysweep.methods import ROLES, Method, paths_of
 from raysweep.methods.recipe import Recipe, resolved
 from raysweep.paths import starting_at
+from raysweep.sweep.faults import line_in, near, python_faults, rule, short
 from raysweep.sweep.resources import Resources
-from raysweep.sweep.spec import AXES, MOST_SEEDS, PLURAL, Sweep, Track, trials
+from raysweep.sweep.spec import AXES, MOST_SEEDS, PLURAL, Sweep, Track
+from raysweep.sweep.trials import trials
 from raysweep.sweep.tuning import Tune
 from raysweep.sweep.yaml import Path_, SweepText, read_sweep_text
 
 FIELDS = (
     "name", "question", *AXES, *PLURAL.values(), "seeds", "exclude", "resources", "track", "tune",
 )  # fmt: skip
-SHOWN = 80
 
 
 def load_sweep(file: Path) -> Sweep:
@@ -50,30 +49,28 @@ def from_text(text: SweepText) -> Sweep:
 
 def _run_python(file: Path) -> Sweep:
     try:
-        found = runpy.run_path(str(file)).get("sweep")
+        sweep = runpy.run_path(str(file)).get("sweep")
     except ValidationError as error:
-        raise SpecError("\n".join(_python_faults(file, error))) from None
+        raise SpecError("\n".join(python_faults(file, error))) from None
     except OSError as error:
         raise SpecError(f"{file}: cannot be read ({error})") from None
     except SpecError:
         raise
     except Exception as error:  # noqa: BLE001  whatever a user's file does wrong is told
+        raise SpecError(f"{file}:{line_in(file, error)}: {type(error).__name__}: {error}") from None
+    if not isinstance(sweep, Sweep):
         raise SpecError(
-            f"{file}:{_line_in(file, error)}: {type(error).__name__}: {error}"
-        ) from None
-    if not isinstance(found, Sweep):
-        raise SpecError(
-            f"{file}:1: must define `sweep`, a raysweep.Sweep, got {type(found).__name__}"
+            f"{file}:1: must define `sweep`, a raysweep.Sweep, got {type(sweep).__name__}"
         )
     lost = [
         f"{file}:1: {role}.{number}.{value.name}.{field}: {message}"
         for role in ROLES
-        for number, value in enumerate(getattr(found, role))
+        for number, value in enumerate(getattr(sweep, role))
         for field, message in _lost_paths(value)
     ]
     if lost:
         raise SpecError("\n".join(lost))
-    return found
+    return sweep
 
 
 def _lost_paths(value: Any) -> Iterator[tuple[str, str]]:
@@ -87,56 +84,6 @@ def _lost_paths(value: Any) -> Iterator[tuple[str, str]]:
                     f"folder"
                 ),
             )
-
-
-def _line_in(file: Path, error: BaseException) -> int:
-    if isinstance(error, SyntaxError) and error.lineno:
-        return error.lineno
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == str(file)]
-    return (frames[-1].lineno or 1) if frames else 1
-
-
-def _python_faults(file: Path, error: ValidationError) -> Iterator[str]:
-    line = _line_in(file, error)
-    for fault in error.errors():
-        where = ".".join(str(part) for part in fault["loc"])
-        yield f"{file}:{line}: {error.title}.{where}: {_rule(fault)}, got {_short(fault['input'])}"
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= SHOWN else f"{text[: SHOWN - 1]}…"
-
-
-def _rule(fault: Any) -> str:
-    """Say a pydantic fault as a rule."""
-    kind, context = fault["type"], fault.get("ctx", {})
-    signs = {
-        "greater_than": ("gt", "more than"),
-        "greater_than_equal": ("ge", "at least"),
-        "less_than": ("lt", "less than"),
-        "less_than_equal": ("le", "at most"),
-    }
-    if kind in signs:
-        name, words = signs[kind]
-        bound = context[name]
-        return f"must be {words} {bound if isinstance(bound, int) else f'{bound:g}'}"
-    if kind == "missing":
-        return "must be given"
-    if kind == "literal_error":
-        return f"must be {context['expected']}"
-    if kind == "string_pattern_mismatch":
-        return "must be 1 to 64 letters, digits, '_', '-' or '.', beginning with a letter or digit"
-    if kind == "value_error":
-        return str(context.get("error", fault["msg"]))
-    return str(fault["msg"]).replace("Input should", "must")
-
-
-def near(word: Any, known: typing.Iterable[str]) -> str:
-    """Return a hint at the nearest known word, else the list of all."""
-    words = list(known)
-    close = difflib.get_close_matches(str(word), words, n=1, cutoff=0.5)
-    return f"did you mean {close[0]!r}?" if close else f"one of {', '.join(words)}"
 
 
 def takes_list(annotation: Any) -> bool:
@@ -188,9 +135,9 @@ class _Loader:
                     continue  # Its entries have faults, which are told.
                 path = tuple(fault["loc"])
                 shown = "" if fault["type"] in ("missing", "value_error") else (
-                    f", got {_short(fault['input'])}"
+                    f", got {short(fault['input'])}"
                 )  # fmt: skip
-                self.fault(path, _rule(fault) + shown)
+                self.fault(path, rule(fault) + shown)
             raise SpecError("\n".join(self.faults)) from None
         except SpecError as error:
             field, _, message = str(error).partition(": ")
@@ -212,7 +159,7 @@ class _Loader:
             self.fault(
                 ("seeds",),
                 f"must be a number of seeds or a list of them, at most {MOST_SEEDS:,}, "
-                f"got {_short(seeds)}",
+                f"got {short(seeds)}",
             )
         else:
             given["seeds"] = seeds
@@ -221,7 +168,7 @@ class _Loader:
                 given[field] = self._model(kind, values[field], (field,))
         exclude = values.get("exclude", [])
         if not isinstance(exclude, list) or not all(isinstance(e, dict) for e in exclude):
-            self.fault(("exclude",), f"must be a list of mappings, got {_short(exclude)}")
+            self.fault(("exclude",), f"must be a list of mappings, got {short(exclude)}")
         else:
             given["exclude"] = [e["where"] if list(e) == ["where"] else e for e in exclude]
         return given
@@ -229,13 +176,13 @@ class _Loader:
     def _model(self, kind: type[BaseModel], values: Any, path: Path_) -> Any:
         """Validate a mapping; faults name their own lines."""
         if not isinstance(values, dict):
-            self.fault(path, f"must be a mapping, got {_short(values)}")
+            self.fault(path, f"must be a mapping, got {short(values)}")
             return None
         try:
             return kind.model_validate_json(json.dumps(values))
         except (TypeError, ValueError) as error:
             if not isinstance(error, ValidationError):
-                self.fault(path, f"must be plain values, got {_short(values)}")
+                self.fault(path, f"must be plain values, got {short(values)}")
                 return None
             for fault in error.errors():
                 self._translate(kind, fault, path)
@@ -251,9 +198,9 @@ class _Loader:
             for part in inner[:-1]:
                 owner = owner.model_fields[str(part)].annotation  # type: ignore[assignment]
             hint = near(inner[-1], owner.model_fields)
-            self.fault(where, f"unknown field, got {_short(fault['input'])}; {hint}")
+            self.fault(where, f"unknown field, got {short(fault['input'])}; {hint}")
         else:
-            self.fault(where, f"{_rule(fault)}, got {_short(fault['input'])}")
+            self.fault(where, f"{rule(fault)}, got {short(fault['input'])}")
 
     def _axis(self, axis: str, field: str) -> list[Any]:
         listed = self.text.values[field]
@@ -264,17 +211,17 @@ class _Loader:
             [((field, n), entry) for n, entry in enumerate(listed)]
             if isinstance(listed, list) else [(path, listed)]
         )  # fmt: skip
-        found: list[Any] = []
+        values: list[Any] = []
         first: list[Path_] = []
         for where, entry in entries:
             for value in self._entry(axis, where, entry):
-                if value in found:
-                    line = self.text.line(first[found.index(value)])
+                if value in values:
+                    line = self.text.line(first[values.index(value)])
                     shown = getattr(value, "label", axis)
                     self.fault(where, f"duplicate: {shown} is on line {line} already; keep one")
-                found.append(value)
+                values.append(value)
                 first.append(where)
-        return found
+        return values
 
     def _entry(self, axis: str, path: Path_, entry: Any) -> Iterator[Any]:
         if axis == "recipe":
@@ -290,7 +237,7 @@ class _Loader:
         else:
             hint = "; write none" if entry is None else f"; for example {axis}: [name]"
             self.fault(
-                path, f"must be a name or {{name: {{parameters}}}}, got {_short(entry)}{hint}"
+                path, f"must be a name or {{name: {{parameters}}}}, got {short(entry)}{hint}"
             )
             return
         for name, params in entries:
@@ -305,7 +252,7 @@ class _Loader:
     def _recipes(self, path: Path_, entry: Any) -> Iterator[Any]:
         """Yield recipes: a name, parameters, or parameters on a `base`, which may be an axis."""
         if not isinstance(entry, str | dict):
-            self.fault(path, f"must be a name or {{base: name, parameters}}, got {_short(entry)}")
+            self.fault(path, f"must be a name or {{base: name, parameters}}, got {short(entry)}")
             return
         given: dict[str, Any] = {"base": entry} if isinstance(entry, str) else entry
         bases = given["base"] if isinstance(given.get("base"), list) else [given.get("base")]
@@ -320,7 +267,7 @@ class _Loader:
     def _open(self, kind: type[BaseModel], params: Any, path: Path_) -> Iterator[Any]:
         """Yield one value for each point of the product of the parameters that are lists."""
         if not isinstance(params, dict):
-            self.fault(path, f"parameters must be a mapping, got {_short(params)}")
+            self.fault(path, f"parameters must be a mapping, got {short(params)}")
             return
         axes = []
         for name, value in params.items():

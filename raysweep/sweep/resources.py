@@ -1,4 +1,4 @@
-"""What stages ask of the cluster, and the precision that pays there."""
+"""The resources of stages, and the precision that pays on them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _MEMORY = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(?:iB|B)?\s*")
 
 
 class ResourceClass(Value):
-    """What one stage of a class asks of the cluster."""
+    """The resources that one stage of a class asks of the cluster."""
 
     cpu: float = Field(1.0, gt=0, description="CPUs")
     gpu: float = Field(0.0, ge=0, description="GPUs; below 1 several stages share one")
@@ -39,9 +39,9 @@ class ResourceClass(Value):
     def memory_bytes(self) -> int:
         """The memory in bytes; 0 if none is asked for."""
         if isinstance(self.memory, str):
-            found = _MEMORY.fullmatch(self.memory)
-            assert found is not None
-            return int(float(found[1]) * _UNITS[found[2]])
+            match = _MEMORY.fullmatch(self.memory)
+            assert match is not None
+            return int(float(match[1]) * _UNITS[match[2]])
         return self.memory or 0
 
 
@@ -55,20 +55,20 @@ class Resources(Value):
 def bfloat16_is_fast(resources: Resources) -> bool:
     """Return whether stages of the gpu class run where bfloat16 pays: on a GPU, or AMX.
 
-    Without a GPU request the driver's own processor is taken for the workers'. RAYSWEEP_PRECISION,
-    `float32` or `bfloat16`, says it instead: for a driver unlike its workers.
+    Without a GPU request the workers are taken to have the driver's processor. RAYSWEEP_PRECISION,
+    `float32` or `bfloat16`, overrides this, for a driver unlike its workers.
 
     Raises:
         PlanError: if RAYSWEEP_PRECISION is something else.
     """
-    told = os.environ.get("RAYSWEEP_PRECISION")
-    if told:
-        if told not in ("float32", "bfloat16"):
+    precision = os.environ.get("RAYSWEEP_PRECISION")
+    if precision:
+        if precision not in ("float32", "bfloat16"):
             raise PlanError(
                 f"RAYSWEEP_PRECISION must be float32 or bfloat16, which `precision: auto` then "
-                f"stands for, got {told!r}; correct it, or unset it"
+                f"stands for, got {precision!r}; correct it, or unset it"
             )
-        return told == "bfloat16"
+        return precision == "bfloat16"
     if resources.gpu.gpu > 0:
         return True
     try:

@@ -1,14 +1,12 @@
 """The sweep file: YAML or Python → one frozen, typed value; every error names line and remedy.
 
-A list is an axis. `trials` expands the axes into trials in the order of the file.
+A list is an axis; `raysweep.sweep.trials` expands the axes.
 """
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -32,7 +30,7 @@ Scalar = str | int | float | bool | None
 
 
 class Track(Value):
-    """Where results are published beside the report."""
+    """The settings of Weights & Biases, to which results are published beside the report."""
 
     wandb: Literal["online", "offline", "disabled"] = Field("offline", description="W&B mode")
     project: str = Field("raysweep", min_length=1, description="W&B project")
@@ -41,7 +39,7 @@ class Track(Value):
 
 
 class Sweep(Value):
-    """What to run: axes, seeds, exclusions, resources.
+    """A sweep: axes, seeds, exclusions, resources.
 
     In Python, single values, lists and the singular spelling are fine:
     `Sweep(name="x", dataset=Digits(), attacks=[BadNets(rate=0.01)], ..., seeds=3)`.
@@ -129,108 +127,13 @@ def _recipe(given: Any) -> Any:
         raise ValueError(str(error)) from None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Trial:
-    """One line of the results."""
-
-    dataset: Dataset
-    model: Model
-    attack: Attack
-    defense: Defense
-    recipe: Recipe
-    seed: int
-
-
-def trials(sweep: Sweep) -> tuple[Trial, ...]:
-    """Expand a sweep, in the order in which it is written.
-
-    Raises:
-        SpecError: if an exclusion matches nothing, or everything is excluded.
-    """
-    conditions = [_Condition(sweep, number) for number in range(len(sweep.exclude))]
-    found = []
-    axes = (sweep.datasets, sweep.models, sweep.recipes, sweep.attacks, sweep.defenses)
-    for dataset, model, recipe, attack, defense in itertools.product(*axes):
-        kept = [c for c in conditions if c.matches(dataset, model, recipe, attack, defense)]
-        for seed in sweep.seeds:
-            if not any(c.seeds is None or seed in c.seeds for c in kept):
-                trial = Trial(
-                    dataset=dataset,
-                    model=model,
-                    attack=attack,
-                    defense=defense,
-                    recipe=recipe,
-                    seed=seed,
-                )
-                found.append(trial)
-    if not found:
-        raise SpecError(f"sweep {sweep.name}: exclude leaves no trial; remove a condition")
-    return tuple(found)
-
-
-class _Condition:
-    """One `exclude` entry: a combination is left out when every axis matches."""
-
-    def __init__(self, sweep: Sweep, number: int) -> None:
-        self.seeds: tuple[Scalar, ...] | None = None
-        self._matching: dict[int, set[int]] = {}
-        axes: dict[str, Sequence[Any]] = {
-            "dataset": sweep.datasets,
-            "model": sweep.models,
-            "recipe": sweep.recipes,
-            "attack": sweep.attacks,
-            "defense": sweep.defenses,
-        }
-        for field, wanted in sweep.exclude[number].items():
-            if field == "seed":
-                self.seeds = wanted
-                if not set(wanted) & set(sweep.seeds):
-                    raise self._error(number, field, wanted, sweep.seeds)
-                continue
-            axis, _, parameter = ("attack.rate" if field == "rate" else field).partition(".")
-            if axis not in axes or (axis == "recipe" and not parameter):
-                raise SpecError(
-                    f"exclude.{number}: {field}: unknown axis; one of dataset, model, attack, "
-                    f"defense, rate, seed, or a parameter such as attack.alpha or recipe.epochs"
-                )
-            have = [_held(value, parameter) for value in axes[axis]]
-            matching = {id(v) for v, held in zip(axes[axis], have, strict=True) if held in wanted}
-            if not matching:
-                raise self._error(number, field, wanted, have)
-            position = list(axes).index(axis)
-            before = self._matching.get(position)
-            self._matching[position] = matching if before is None else before & matching
-
-    @staticmethod
-    def _error(number: int, field: str, wanted: Any, have: Sequence[Any]) -> SpecError:
-        import difflib
-
-        names = sorted({str(value) for value in have if value is not _ABSENT})
-        near = difflib.get_close_matches(str(wanted[0]), names, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"it holds {', '.join(names) or 'nothing'}"
-        return SpecError(
-            f"exclude.{number}: {field}: no combination of this sweep has "
-            f"{' or '.join(map(repr, wanted))}; {hint}"
-        )
-
-    def matches(self, *values: Any) -> bool:
-        return all(id(values[n]) in chosen for n, chosen in self._matching.items())
-
-
-_ABSENT = object()
-
-
-def _held(value: Any, parameter: str) -> Any:
-    return getattr(value, parameter, _ABSENT) if parameter else value.name
-
-
 def _plain(value: Method | Recipe) -> Any:
     if isinstance(value, Method):
         return {value.name: value.params()}
     return value.model_dump(mode="json")
 
 
-def canonical(sweep: Sweep) -> dict[str, Any]:
+def to_plain(sweep: Sweep) -> dict[str, Any]:
     """Return the resolved sweep as JSON values, every default written out."""
     return {
         "name": sweep.name,
@@ -245,7 +148,7 @@ def canonical(sweep: Sweep) -> dict[str, Any]:
 
 
 def restored(values: Mapping[str, Any]) -> Sweep:
-    """Return the sweep that `canonical` has written down.
+    """Return the sweep of which `to_plain` gave these values.
 
     Raises:
         SpecError: if a method or a parameter of it is not there any more, or it is no sweep.
@@ -300,6 +203,6 @@ def to_yaml(sweep: Sweep) -> str:
     """Return a sweep file that loads to the same value."""
     import yaml
 
-    values = {k: v for k, v in canonical(sweep).items() if v not in (None, [], "")}
+    values = {k: v for k, v in to_plain(sweep).items() if v not in (None, [], "")}
     text: str = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=96)
     return text

@@ -1,4 +1,4 @@
-"""What a tuning search is after: objectives, constraints, and what it may see."""
+"""The `tune` section of a sweep file: objectives, constraints, labels that may be seen."""
 
 from __future__ import annotations
 
@@ -99,17 +99,17 @@ class Constraint:
             ValueError: if it is neither.
         """
         names = "|".join(METRICS)
-        found = re.fullmatch(rf"\s*({names})\s*(<=|>=)\s*([0-9.eE+-]+)\s*", text)
+        match = re.fullmatch(rf"\s*({names})\s*(<=|>=)\s*([0-9.eE+-]+)\s*", text)
         try:
-            assert found is not None
-            return cls(metric=found[1], sign=found[2], bound=float(found[3]))  # type: ignore[arg-type]
+            assert match is not None
+            return cls(metric=match[1], sign=match[2], bound=float(match[3]))  # type: ignore[arg-type]
         except (AssertionError, ValueError):
             raise ValueError(
                 f"must be like 'fpr <= 0.05' (metrics: {', '.join(METRICS)}), got {text!r}"
             ) from None
 
     def excess(self, values: Metrics) -> float:
-        """Return by how much it is broken; at most 0 where it holds, or nothing is known."""
+        """Return the excess over the bound, at most 0 where the constraint holds; 0 for NaN."""
         value = values[self.metric]
         if math.isnan(value):
             return 0.0
@@ -117,7 +117,7 @@ class Constraint:
 
 
 class Tune(Value):
-    """What is searched for a better defense, and which labels the search may see."""
+    """A search for better parameters of defenses, and the labels that it may see."""
 
     parameters: dict[str, dict[str, dict[str, Any]]] = Field(
         {}, description="defense → parameter → {min, max, distribution}, {values}, or {}: its own"

@@ -122,28 +122,28 @@ class _Reader:
                     f"{self.name}:{line}: {node.value[:60]!r} cannot be read as {node.tag}"
                 ) from None
         self.open.add(id(node))
-        found: Any
+        content: Any
         if isinstance(node, yaml.SequenceNode):
-            found = [self.value(item, (*path, n)) for n, item in enumerate(node.value)]
+            content = [self.value(item, (*path, n)) for n, item in enumerate(node.value)]
         else:
-            found = self._mapping(node, path)
+            content = self._mapping(node, path)
         self.open.discard(id(node))
-        return found
+        return content
 
     def _mapping(self, node: yaml.Node, path: Path_) -> dict[str, Any]:
-        found: dict[str, Any] = {}
+        values: dict[str, Any] = {}
         for key_node, value_node in node.value:
             line = key_node.start_mark.line + 1
             key = self.value(key_node, (*path, "?"))
             if not isinstance(key, str):
                 hint = "; write none for no attack or no defense" if key is None else ""
                 raise SpecError(f"{self.name}:{line}: keys are words, got {key!r}{hint}")
-            if key in found:
+            if key in values:
                 first = self.lines[(*path, key)]
                 raise SpecError(
                     f"{self.name}:{line}: duplicate key {key!r}, first on line {first}; keep one"
                 )
             self.lines[(*path, key)] = line
-            found[key] = self.value(value_node, (*path, key))
+            values[key] = self.value(value_node, (*path, key))
         self.lines.pop((*path, "?"), None)
-        return found
+        return values

@@ -1,7 +1,7 @@
 """The one training loop, and networks in use.
 
 loop          fit: streams of batches, an objective over them, a recipe
-streams       batches of one set, augmented      augmentation  what is done to a batch
+streams       batches of one set, augmented      augmentation  crop, flip, rotate, cutout
 step          one step of the loop, eager or captured into a CUDA graph
 optimizer     optimizer and learning rate        network       networks as a stage builds them
 inference     predictions, losses per sample, features of a layer

@@ -14,7 +14,8 @@ def augment(
 ) -> torch.Tensor:
     """Apply the named augmentations in order to uint8 images, or to floats; return floats.
 
-    What only moves or blanks pixels gives the same on uint8, at a quarter of the memory traffic.
+    An augmentation that only moves or blanks pixels works on uint8, at a quarter of the memory
+    traffic, with the same result.
     """
     for name in names:
         if name == "rotate":

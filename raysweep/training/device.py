@@ -1,4 +1,4 @@
-"""The device of a stage: claimed before it runs, cleaned after it, and what its faults mean.
+"""The device of a stage: claimed before it runs, cleaned after it, its errors classified.
 
 Float32 means float32: TF32, which keeps 10 bits of a product's factors, is off in convolutions as
 it is in matrix products. cuDNN chooses among its deterministic algorithms alone, which cost nothing
@@ -40,7 +40,7 @@ def claim(gpus: float) -> str:
     if not torch.cuda.is_available():
         raise DeviceError(
             f"host {socket.gethostname()}: a stage holds {gpus:g} GPUs and CUDA cannot be used "
-            f"there ({why_not()}); install a torch build that fits the driver, or launch with "
+            f"there ({cuda_state()}); install a torch build that fits the driver, or launch with "
             f"resources.gpu.gpu: 0. `raysweep doctor` on that host tries one kernel"
         )
     torch.backends.cuda.matmul.allow_tf32 = False
@@ -65,25 +65,25 @@ def _total_bytes() -> int:
     return int(torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory)
 
 
-def why_not() -> str:
-    """Return torch's build, the CUDA version that it wants, and what the driver says, as text."""
+def cuda_state() -> str:
+    """Return torch's build, the CUDA version that it wants, and the driver's message, as text."""
     built = torch.version.cuda
     if built is None:
         return f"torch {torch.__version__} is built without CUDA"
     try:
         torch.cuda.init()
-        said = "no GPU is visible"
+        answer = "no GPU is visible"
     except (RuntimeError, AssertionError) as error:
-        said = " ".join(str(error).split())[:200]
+        answer = " ".join(str(error).split())[:200]
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     seen = "" if visible is None else f", CUDA_VISIBLE_DEVICES is {visible!r}"
-    return f"torch {torch.__version__}, built for CUDA {built}: {said}{seen}"
+    return f"torch {torch.__version__}, built for CUDA {built}: {answer}{seen}"
 
 
-def tried_kernel() -> str:
+def try_kernel() -> str:
     """Run one small kernel on each visible GPU; return the GPUs' names, or why there are none."""
     if not torch.cuda.is_available():
-        return f"no GPU ({why_not()})"
+        return f"no GPU ({cuda_state()})"
     names = []
     for index in range(torch.cuda.device_count()):
         name = torch.cuda.get_device_name(index)
@@ -108,15 +108,15 @@ def held_bytes() -> int:
 
 
 class Leaks:
-    """Tells whether a worker holds more GPU memory between stages than it did when it was clean."""
+    """A check for GPU memory that a worker still holds between stages."""
 
     ALLOWED = 64 << 20
 
     def __init__(self) -> None:
         self._clean: int | None = None
 
-    def found(self, held: int) -> bool:
-        """Return whether `held` bytes are more than the least held before, and what is allowed."""
+    def exceeded(self, held: int) -> bool:
+        """Return whether `held` bytes exceed the least bytes held so far by more than `ALLOWED`."""
         self._clean = held if self._clean is None else min(self._clean, held)
         return held > self._clean + self.ALLOWED
 

@@ -1,9 +1,9 @@
 """Many small models of one architecture, trained as one, each on samples of its own.
 
-What datamodels and mutation tests ask for (A. Ilyas, S. M. Park, L. Engstrom, G. Leclerc,
+Datamodels and mutation tests need them (A. Ilyas, S. M. Park, L. Engstrom, G. Leclerc,
 A. Madry: Datamodels, ICML 2022, arXiv:2202.00622). All members see the same batches in the same
-order; a member's loss is the mean over those samples of a batch that its mask lets in, so that
-SGD or Adam over stacked parameters, which work elementwise, are those of every member.
+order; a member's loss is the mean over the samples of a batch that its mask lets in. SGD and Adam
+work elementwise, so that over stacked parameters they are the optimizers of all members.
 
 E: members, N: samples, B: samples of a batch, K: classes.
 """
@@ -44,7 +44,7 @@ _GROUP_NORMS = {F.group_norm, torch.group_norm}
 
 
 class _LikeAutocast(TorchFunctionMode):
-    """Casts what autocast casts: it does not reach the convolutions inside `vmap`.
+    """A cast of all that autocast casts, since autocast does not reach convolutions inside `vmap`.
 
     With no `dtype` nothing is cast.
     """
@@ -58,7 +58,7 @@ class _LikeAutocast(TorchFunctionMode):
     ) -> Any:
         if (
             func in _GROUP_NORMS
-        ):  # torch before 2.12 asks there for channels last, inside vmap in vain
+        ):  # torch before 2.12 asks for channels last, which fails inside vmap
             args = (args[0].contiguous(), *args[1:])
         if self.dtype is not None and func in _MATRIX_PRODUCTS:
             args = tuple(a.to(self.dtype) if isinstance(a, torch.Tensor) else a for a in args)
@@ -103,7 +103,7 @@ def fit_many(
     Args:
         model: without batch normalization, through which samples outside a mask would leak in.
         data: N samples.
-        masks_EN: which samples each member is trained on.
+        masks_EN: (E, N) mask of the samples that each member is trained on.
         recipe: with its precision resolved.
         ctx: gives random streams, device and progress; member e's initialization is drawn from the
             stream ("initialization", "member", e).
@@ -200,13 +200,13 @@ def predict_many(
     """
     network = training.build(model, shape, ctx, "unused")
     if _chosen(way, ctx.device, network) == "one by one":
-        found = []
+        logits = []
         for e in range(len(next(iter(state.values())))):
             network.load_state_dict({n: t[e] for n, t in state.items()})
-            found.append(
+            logits.append(
                 training.predict(network, images, recipe, ctx.device, batch_size=batch_size)
             )
-        return torch.stack(found)
+        return torch.stack(logits)
     names = dict(network.named_parameters())
     there = {n: t.to(ctx.device) for n, t in state.items()}
     many = _Many(
@@ -221,8 +221,9 @@ def predict_many(
 class _Alone:
     """One member's loss: the cross-entropy of its samples, or 0 where it has none.
 
-    Only they go through the network, in which samples do not meet; but where the step can be
-    captured, all go: a GPU is not filled by one member, and a graph needs batches of one size.
+    Only these samples go through the network, in which samples do not influence one another. If the
+    step can be captured, all samples go: one member does not fill a GPU, and a graph needs batches
+    of one size.
     """
 
     capturable = True
@@ -281,7 +282,7 @@ def _mean_losses(
     Args:
         logits: (B, E, K), or (B, K) of one member.
         labels: (B,).
-        chosen_BE: which samples are a member's, (B, E) booleans.
+        chosen_BE: (B, E) mask of the samples of each member.
         smoothing: label smoothing.
     """
     b, e = chosen_BE.shape

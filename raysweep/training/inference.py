@@ -46,7 +46,7 @@ def predict(
         images: (N, C, H, W), on the CPU or on the device.
         recipe: gives the precision.
         device: where to compute.
-        batch_size: images at once; by default 500 on a CPU, and what fills a GPU there.
+        batch_size: images at once; by default 500 on a CPU, and on a GPU as many as fill it.
     """
     model.eval()
     with autocast(recipe, device):

@@ -81,13 +81,13 @@ def fit(
         objective: maps the model and the batches of this step to a scalar loss; by default
             cross-entropy with the recipe's label smoothing.
         phase: tells the random streams of several `fit` calls of one stage apart.
-        steps: how many, instead of the recipe's epochs; the last epoch may then be a part of one.
+        steps: number of steps, instead of the recipe's epochs; the last epoch may be shorter.
         optimizer: to carry its state over from an earlier phase; by default a new one.
         on_epoch: called after each epoch with its number from 1 and the model in train mode;
             training ends early if it returns True.
-        checkpoint: keep the whole state every so often, and continue from `ctx.restored`, on a CPU
-            to the same bytes; `on_epoch` then sees the remaining epochs alone. For the only `fit`
-            of a stage, since a second one replaces what is kept, and an objective without memory.
+        checkpoint: keep the whole state from time to time, and continue from `ctx.restored`, on
+            a CPU to the same bytes; `on_epoch` then sees the remaining epochs alone. For the only
+            `fit` of a stage, since a second one replaces it, and an objective without memory.
 
     Returns:
         The mean loss of each epoch.
@@ -108,15 +108,15 @@ def fit(
         means = resume.restored(before, model, optimizer, sources, name)
         eager = EagerStep(model, optimizer, sources, objective, recipe, ctx.device)
         take = step_of(eager, sum(map(len, epochs[len(means) :])), captured=stage.captured)
-        kept = time.monotonic()
+        saved_at = time.monotonic()
         for epoch, rates in enumerate(epochs[len(means) :], len(means) + 1):
             means.append(_epoch(take, sources, rates))
             ctx.progress(epoch / len(epochs), f"{phase}: epoch {epoch}")
             if on_epoch is not None and on_epoch(epoch, model):
                 break
-            if checkpoint and time.monotonic() - kept >= CHECKPOINT_SECONDS:
+            if checkpoint and time.monotonic() - saved_at >= CHECKPOINT_SECONDS:
                 stage.checkpoint(resume.captured(model, optimizer, sources, means, name))
-                kept = time.monotonic()
+                saved_at = time.monotonic()
     return means
 
 

@@ -2,8 +2,9 @@
 
 On a CPU, resuming changes no byte.
 
-What later steps depend on: weights and buffers, the optimizer's state, the generators of order,
-augmentation and dropout, the batches of a pass that is not over, and the number of the epoch.
+The state is all that later steps depend on: weights and buffers, the optimizer's state, the
+generators of order, augmentation and dropout, the batches of a pass that is not over, and the
+number of the epoch.
 """
 
 from __future__ import annotations
@@ -27,21 +28,21 @@ def captured(
     name: str,
 ) -> Arrays:
     """Return the state after `len(means)` epochs; `name` is of the phase and its device."""
-    found: dict[str, torch.Tensor] = {"means": torch.tensor(means, dtype=torch.float64)}
-    found |= {f"model.{n}": tensor for n, tensor in model.state_dict().items()}
+    tensors: dict[str, torch.Tensor] = {"means": torch.tensor(means, dtype=torch.float64)}
+    tensors |= {f"model.{n}": tensor for n, tensor in model.state_dict().items()}
     for index, state in optimizer.state_dict()["state"].items():
         for part, value in state.items():
             if isinstance(value, torch.Tensor):
-                found[f"optimizer.{index}.{part}"] = value
+                tensors[f"optimizer.{index}.{part}"] = value
     for stream, source in sources.items():
-        found[f"order.{stream}"] = source.order.get_state()
-        found[f"noise.{stream}"] = source.noise.get_state()
-        found[f"sizes.{stream}"] = torch.tensor([len(rows) for rows in source.waiting])
-        found[f"waiting.{stream}"] = torch.cat([torch.zeros(0).long(), *_cpu(source.waiting)])
-    found["random"] = torch.get_rng_state()
+        tensors[f"order.{stream}"] = source.order.get_state()
+        tensors[f"noise.{stream}"] = source.noise.get_state()
+        tensors[f"sizes.{stream}"] = torch.tensor([len(rows) for rows in source.waiting])
+        tensors[f"waiting.{stream}"] = torch.cat([torch.zeros(0).long(), *_cpu(source.waiting)])
+    tensors["random"] = torch.get_rng_state()
     if torch.cuda.is_initialized():
-        found["random.cuda"] = torch.cuda.get_rng_state()
-    return {f"{name}/{n}": t.detach().cpu().contiguous().numpy() for n, t in found.items()}
+        tensors["random.cuda"] = torch.cuda.get_rng_state()
+    return {f"{name}/{n}": t.detach().cpu().contiguous().numpy() for n, t in tensors.items()}
 
 
 def _cpu(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
@@ -61,32 +62,32 @@ def restored(
     another kind of device cannot be continued to the same bytes.
     """
     prefix = f"{name}/"
-    found = {
+    tensors = {
         n.removeprefix(prefix): torch.from_numpy(np.array(a))
         for n, a in arrays.items()
         if n.startswith(prefix)
     }
-    if "means" not in found:
+    if "means" not in tensors:
         return []
     model.load_state_dict(
-        {n.removeprefix("model."): t for n, t in found.items() if n.startswith("model.")}
+        {n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")}
     )
-    _restore_optimizer(optimizer, found)
+    _restore_optimizer(optimizer, tensors)
     for stream, source in sources.items():
-        source.order.set_state(found[f"order.{stream}"])
-        source.noise.set_state(found[f"noise.{stream}"])
-        waiting = found[f"waiting.{stream}"].to(source.labels.device)
-        source.waiting = list(waiting.split(found[f"sizes.{stream}"].tolist()))
-    torch.set_rng_state(found["random"])
-    if "random.cuda" in found:
-        torch.cuda.set_rng_state(found["random.cuda"])
-    return [float(mean) for mean in found["means"]]
+        source.order.set_state(tensors[f"order.{stream}"])
+        source.noise.set_state(tensors[f"noise.{stream}"])
+        waiting = tensors[f"waiting.{stream}"].to(source.labels.device)
+        source.waiting = list(waiting.split(tensors[f"sizes.{stream}"].tolist()))
+    torch.set_rng_state(tensors["random"])
+    if "random.cuda" in tensors:
+        torch.cuda.set_rng_state(tensors["random.cuda"])
+    return [float(mean) for mean in tensors["means"]]
 
 
-def _restore_optimizer(optimizer: torch.optim.Optimizer, found: dict[str, torch.Tensor]) -> None:
+def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     state: dict[int, dict[str, Any]] = {}
-    for name, value in found.items():
+    for name, value in tensors.items():
         if not name.startswith("optimizer."):
             continue
         _, index, part = name.split(".", 2)

@@ -1,4 +1,4 @@
-"""How many images a network takes at once: what it keeps of one, and the memory that is free."""
+"""The number of images that a network takes at once, from its bytes per image and free memory."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def kept_bytes(network: nn.Module, image_1CHW: torch.Tensor, recipe: Recipe, dev
         device: where to compute.
     """
     weights = {p.untyped_storage().data_ptr() for p in network.parameters()}
-    # The tensors are held, lest the place of one that was freed be given to the next.
+    # The tensors are held: a freed tensor's place may be given to the next.
     held: list[torch.Tensor] = []
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
@@ -32,21 +32,21 @@ def kept_bytes(network: nn.Module, image_1CHW: torch.Tensor, recipe: Recipe, dev
     image = image_1CHW.detach().requires_grad_()
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t), autocast(recipe, device):
         network(image)
-    kept = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in held}
-    return sum(size for place, size in kept.items() if place not in weights)
+    sizes = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in held}
+    return sum(size for place, size in sizes.items() if place not in weights)
 
 
 def images_at_once(
     network: nn.Module, image_1CHW: torch.Tensor, recipe: Recipe, device: str, *, copies: int = 1
 ) -> int:
-    """Return how many images a GPU's free memory holds with their gradients, 1 to 1,024.
+    """Return the number of images that a GPU's free memory holds with gradients, 1 to 1,024.
 
     Args:
         network: on the device, in the mode in which it is used.
         image_1CHW: one image, float in [0, 1], on the device.
         recipe: gives the precision.
         device: where to compute.
-        copies: how often the network is applied to each image.
+        copies: number of times that the network is applied to each image.
     """
     if not graphs(device):
         return MOST
@@ -56,7 +56,7 @@ def images_at_once(
 def members_at_once(
     network: nn.Module, image_1CHW: torch.Tensor, recipe: Recipe, device: str, members: int
 ) -> int:
-    """Return how many networks can train as one in a GPU's free memory, 1 to `members`.
+    """Return the number of networks that can train as one in a GPU's memory, 1 to `members`.
 
     Args:
         network: one of them, on the device.
@@ -72,7 +72,7 @@ def members_at_once(
 
 
 def fitting(each: int, most: int) -> int:
-    """Return how many things of `each` bytes the GPU's free memory holds, 1 to `most`."""
+    """Return the number of things of `each` bytes that the free memory holds, 1 to `most`."""
     return max(1, min(most, int(USABLE * free_bytes()) // max(each, 1)))
 
 

@@ -21,7 +21,7 @@ from raysweep.training.streams import Batch, Source
 Objective = Callable[[nn.Module, Mapping[str, Batch]], torch.Tensor]
 Rows = Mapping[str, torch.Tensor]
 Given = TypeVar("Given", bound=Callable[..., torch.Tensor])
-FEWEST_STEPS = 100  # a capture costs about as much time as so many eager steps
+FEWEST_STEPS = 100  # a capture costs about as much time as 100 eager steps
 WARM_UP = 3
 _log = logging.getLogger(__name__)
 
@@ -30,8 +30,8 @@ def capturable(objective: Given) -> Given:
     """Mark an objective that a CUDA graph may replay; returns it.
 
     Such an objective works by operations on the device alone: it waits for no value and draws from
-    no generator of its own. What it keeps between two calls are tensors that it changes in place,
-    and its attribute `memory` lists them.
+    no generator of its own. It keeps tensors alone between two calls, changes them
+    in place, and lists them in its attribute `memory`.
     """
     objective.capturable = True  # type: ignore[attr-defined]
     return objective
@@ -54,7 +54,7 @@ class Step(Protocol):
         """Take one step at a learning rate."""
 
     def settle(self) -> None:
-        """Bring up to date what is counted on the host; called at the end of each epoch."""
+        """Bring the counters on the host up to date; called at the end of each epoch."""
 
 
 class EagerStep:
@@ -92,11 +92,11 @@ class EagerStep:
         return loss.detach()
 
     def settle(self) -> None:
-        """Nothing is counted apart."""
+        """Do nothing: an eager step counts on the host at once."""
 
 
 class _Graph:
-    """A captured step: where it reads its rows, and where it leaves its loss."""
+    """A captured step, with the tensors of its rows and of its loss."""
 
     def __init__(self, step: EagerStep, rows: Rows, pool: Any) -> None:
         self.rows = {name: of.clone() for name, of in rows.items()}
@@ -125,7 +125,7 @@ class _Graph:
 class CapturedStep:
     """Replays a step from CUDA graphs, one for each combination of streams and batch sizes.
 
-    What cannot be captured runs eagerly, from the state in which the attempt began.
+    A step that cannot be captured runs eagerly, from the state in which the attempt began.
     """
 
     def __init__(self, eager: EagerStep) -> None:
@@ -170,7 +170,7 @@ class CapturedStep:
             state.restore()
 
     def settle(self) -> None:
-        """Count on the host what the replays since the last call have counted."""
+        """Add the replays since the last call to the counters on the host."""
         counters = _counters(self.eager.model)
         for graph in self.graphs.values():
             for counter, counted in zip(counters, graph.counted, strict=True):
@@ -179,7 +179,7 @@ class CapturedStep:
 
 
 class _State:
-    """All that a step changes: weights, buffers, the optimizer's state, generators."""
+    """The state that a step changes: weights, buffers, the optimizer's state, generators."""
 
     def __init__(self, step: EagerStep) -> None:
         self.optimizer = step.optimizer
@@ -215,12 +215,12 @@ class _State:
 
 def _counters(model: nn.Module) -> list[torch.Tensor]:
     """Return the batch counters of a model's batch normalizations."""
-    found = [
+    counters = [
         getattr(layer, "num_batches_tracked", None)
         for layer in model.modules()
         if isinstance(layer, nn.modules.batchnorm._NormBase)
     ]
-    return [counter for counter in found if counter is not None]
+    return [counter for counter in counters if counter is not None]
 
 
 def count_on(model: nn.Module, device: str) -> None:
@@ -236,11 +236,11 @@ def count_on(model: nn.Module, device: str) -> None:
 
 
 def step_of(eager: EagerStep, steps: int, *, captured: bool) -> Step:
-    """Return the step that suits a training of so many steps.
+    """Return the step, eager or captured, that suits a training of `steps` steps.
 
     Args:
         eager: the step as it is.
-        steps: how often it will be taken.
+        steps: number of times that it will be taken.
         captured: whether it may be captured where that is possible.
     """
     if captured and graphs(eager.device) and steps >= FEWEST_STEPS and _is_capturable(eager):

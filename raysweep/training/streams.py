@@ -28,7 +28,7 @@ class Stream:
     """One source of batches; the first stream of a `fit` sets the number of steps of an epoch.
 
     Attributes:
-        data: what batches are drawn from, reshuffled at each pass.
+        data: the set that batches are drawn from, reshuffled at each pass.
         every: the stream takes part in steps 0, every, 2 * every, ... and is absent in between.
         batch_size: by default the recipe's.
     """

@@ -15,7 +15,8 @@ from raysweep.errors import DamagedArtifact
 from raysweep.plan.planner import Planner
 from raysweep.plan.route import Outcomes, Route
 from raysweep.run.schedule import Schedule
-from raysweep.sweep.spec import Sweep, Trial
+from raysweep.sweep.spec import Sweep
+from raysweep.sweep.trials import Trial
 from raysweep.tuning.instances import Instance
 from raysweep.tuning.search import Bench, Candidate, Search
 from raysweep.tuning.space import Values, with_parameters

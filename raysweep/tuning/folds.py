@@ -12,7 +12,8 @@ from raysweep.errors import SpecError
 from raysweep.identity import cache_folder, canonical, digest
 from raysweep.methods import by_content
 from raysweep.store import Store, ledger
-from raysweep.sweep.spec import Sweep, Trial
+from raysweep.sweep.spec import Sweep
+from raysweep.sweep.trials import Trial
 from raysweep.sweep.tuning import Tune
 from raysweep.tuning.feed import EvidencePlanner
 from raysweep.tuning.search import Search

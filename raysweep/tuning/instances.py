@@ -23,7 +23,7 @@ from raysweep.plan.route import Route, followed
 from raysweep.stages.inputs import Inputs
 from raysweep.stages.knowledge import evidence
 from raysweep.store import Manifest, Store
-from raysweep.sweep.spec import Trial
+from raysweep.sweep.trials import Trial
 from raysweep.sweep.tuning import EVALUATED, RANKED, REPLAYED, MetricName
 
 

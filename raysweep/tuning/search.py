@@ -18,7 +18,7 @@ from raysweep.defenses import Defense
 from raysweep.identity import canonical
 from raysweep.plan.planner import Planner
 from raysweep.store import Store
-from raysweep.sweep.spec import Trial
+from raysweep.sweep.trials import Trial
 from raysweep.sweep.tuning import Metrics, Tune
 from raysweep.tuning.instances import Instance, false_alarms, instance_of, measure
 from raysweep.tuning.ranking import Tried, best, front, joined

@@ -15,7 +15,7 @@ import torch
 from pydantic import ValidationError
 
 from raysweep import methods
-from raysweep.defenses import ORACLES, Defense, Findings, Inputs
+from raysweep.defenses import ORACLES, Defense, DefenseInputs, Findings
 from raysweep.errors import KnowledgeError
 from raysweep.methods.context import Context
 from raysweep.metrics.ranking import ranking
@@ -128,10 +128,10 @@ def test_a_run_that_reads_a_decision_parameter_gets_an_error(case: toy.Toy) -> N
         def parts(self, num_classes: int) -> tuple[str, ...]:
             return ("0",) * (self.cut > 0.5)
 
-        def shard(self, part: str, inputs: Inputs, ctx: Context) -> Any:
+        def shard(self, part: str, inputs: DefenseInputs, ctx: Context) -> Any:
             return {"cut": np.array(self.cut)}
 
-        def run(self, inputs: Inputs, ctx: Context) -> Findings:
+        def run(self, inputs: DefenseInputs, ctx: Context) -> Findings:
             return Findings(train_scores=inputs.features.mean(1) * (self.rule == "mean"))
 
     with pytest.raises(AttributeError, match="'Decided' object has no attribute 'cut'"):
@@ -197,7 +197,7 @@ def test_a_filter_that_peeks_gets_an_error(case: toy.Toy) -> None:
         def needs(self) -> frozenset[Any]:
             return frozenset({"features"})
 
-        def run(self, inputs: Inputs, ctx: Context) -> Findings:
+        def run(self, inputs: DefenseInputs, ctx: Context) -> Findings:
             return Findings(train_scores=inputs.poison_mask.astype(float))
 
     with pytest.raises(KnowledgeError, match="'poison_mask', which its needs do not list"):

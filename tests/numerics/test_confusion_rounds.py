@@ -12,7 +12,7 @@ from torch import nn
 
 from raysweep import training
 from raysweep.datasets import ImageSet, Shape
-from raysweep.defenses import Evidence, Findings, Inputs
+from raysweep.defenses import DefenseInputs, Evidence, Findings
 from raysweep.defenses._confusion import SCHEDULES, log_ratio, principal
 from raysweep.defenses.confusion_training import ConfusionTraining, _Round
 from raysweep.methods.context import Arrays, Context
@@ -200,7 +200,9 @@ def outcome(poisons: int, reserved: int, weight: float | None = None) -> Outcome
         "model": model, "shape": SHAPE, "recipe": RECIPE,
     }  # fmt: skip
     kept: list[Arrays] = []
-    found = method.run(Inputs("x", method.needs(), values), Context(seed=3, checkpoint=kept.append))
+    found = method.run(
+        DefenseInputs("x", method.needs(), values), Context(seed=3, checkpoint=kept.append)
+    )
     scores = np.asarray(found.train_scores)
     isolated = found.statistics["predicted"] == train.labels
     ratios = [

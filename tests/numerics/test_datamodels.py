@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from raysweep.datasets import ImageSet
-from raysweep.defenses import Findings, Inputs
+from raysweep.defenses import DefenseInputs, Findings
 from raysweep.defenses._datamodels import (
     agreement,
     beyond_chance,
@@ -269,7 +269,7 @@ def reduced(outputs: np.ndarray, masks: np.ndarray, **given: object) -> Findings
     method = Datamodels.model_validate({"sizes": (5, 10), "restarts": 5, **given})
     data = ImageSet(images=images, labels=labels)
     known = {"training_set": data, "shards": shards}
-    return method.run(Inputs(method.name, method.needs(), known), Context(seed=2))
+    return method.run(DefenseInputs(method.name, method.needs(), known), Context(seed=2))
 
 
 LEFT_OUT = "correlation with left-out models"

@@ -11,7 +11,7 @@ import torch
 
 from raysweep.attacks.additive import Additive
 from raysweep.datasets import ImageSet
-from raysweep.defenses import Inputs
+from raysweep.defenses import DefenseInputs
 from raysweep.defenses.matched_filter import MatchedFilter, high_pass, multiples
 from raysweep.jobs.launch import launch
 from raysweep.metrics.ranking import ranking
@@ -45,7 +45,7 @@ def filtered(images: torch.Tensor, pattern: torch.Tensor) -> np.ndarray:
     method = MatchedFilter()
     data = ImageSet(images=images, labels=np.zeros(len(images), np.int64))
     known = {"training_set": data, "trigger": pattern.numpy()}
-    inputs = Inputs(method.name, method.needs(), known)
+    inputs = DefenseInputs(method.name, method.needs(), known)
     return np.asarray(method.run(inputs, toy.Context(seed=0)).train_scores)
 
 

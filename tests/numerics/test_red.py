@@ -12,7 +12,7 @@ from torch import nn
 
 from raysweep import training
 from raysweep.datasets import ImageSet, Shape
-from raysweep.defenses import Decision, Evidence, Findings, Inputs, _red
+from raysweep.defenses import Decision, DefenseInputs, Evidence, Findings, _red
 from raysweep.defenses._red import Null, deviations, gamma_shape, p_values, threshold
 from raysweep.defenses._scored import split
 from raysweep.defenses.red import RED
@@ -175,7 +175,7 @@ def test_the_search_on_a_linear_model_goes_along_the_weights() -> None:
     with torch.no_grad():
         logits = network(images[0])
         network[1].bias[0] += float((logits[:, 1] - logits[:, 0]).max()) + 2.0
-    inputs = Inputs("red", frozenset({"victim"}), {"victim": network, "recipe": RECIPE})
+    inputs = DefenseInputs("red", frozenset({"victim"}), {"victim": network, "recipe": RECIPE})
     method = SMALL.model_copy(update={"learning_rate": 1e-4, "steps": 500, "pi": 1.0})
     found, reached = method.smallest(inputs, images, images[0], 1, 0.0, Context(seed=0))
     assert bool(reached[0])
@@ -229,12 +229,12 @@ class Planted:
         rows = torch.from_numpy(self.train.labels == label)
         return self.train.images[rows].float() / 255
 
-    def inputs(self, **more: object) -> Inputs:
+    def inputs(self, **more: object) -> DefenseInputs:
         values = {
             "training_set": self.train, "labels": self.train.labels, "victim": self.network,
             "recipe": RECIPE, "shape": SHAPE, "model": MODEL, "shards": [], **more,
         }  # fmt: skip
-        return Inputs("red", SMALL.needs(), values)
+        return DefenseInputs("red", SMALL.needs(), values)
 
 
 @functools.cache

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from raysweep import methods
-from raysweep.defenses import Decision, Evidence, Findings, Inputs, _red
+from raysweep.defenses import Decision, DefenseInputs, Evidence, Findings, _red
 from raysweep.defenses._red import p_values, threshold
 from raysweep.defenses.red import RED
 from raysweep.methods.context import Context
@@ -66,7 +66,7 @@ def test_the_search_descends_the_objective_of_both_terms(target: int) -> None:
     # Images of the target that are held to be the target's, with p_t neither 0 nor 1.
     removed += 0.3 * (weights[target] - weights.mean(0))
     assert 0.1 < posterior(removed, weights)[:, target].mean() < 0.95
-    inputs = Inputs("red", frozenset({"victim"}), {"victim": network, "recipe": RECIPE})
+    inputs = DefenseInputs("red", frozenset({"victim"}), {"victim": network, "recipe": RECIPE})
     ours = [torch.from_numpy(part).float().reshape(-1, 1, SIDE, SIDE) for part in (images, removed)]
     for method in (JOINT, JOINT.model_copy(update={"weight": 0.0})):
         found, reached = method.smallest(

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from raysweep.datasets import ImageSet
-from raysweep.defenses import Findings, Inputs
+from raysweep.defenses import DefenseInputs, Findings
 from raysweep.defenses.feature_strength import (
     FeatureStrength,
     _compared,
@@ -33,14 +33,16 @@ POISON = (LABELS == 1) & (np.arange(N) < 3 * P)
 SLOPES = {"poison": 0.25, "class 0": 0.125, "class 1": 0.0625, "class 2": 0.0625}
 
 
-def given(order: np.ndarray | None = None, poison: np.ndarray = POISON, **more: Any) -> Inputs:
+def given(
+    order: np.ndarray | None = None, poison: np.ndarray = POISON, **more: Any
+) -> DefenseInputs:
     more.setdefault("cover_mask", np.zeros(N, bool))
     order = np.arange(N) if order is None else order
     images = torch.randint(0, 256, (N, 1, 6, 6), generator=torch.Generator().manual_seed(0))
     data = ImageSet(images=images.to(torch.uint8), labels=LABELS).take(order)
     method = FeatureStrength()
     known = {"training_set": data, "poison_mask": poison[order], **more}
-    return Inputs(method.name, method.needs(), known)
+    return DefenseInputs(method.name, method.needs(), known)
 
 
 def planted(method: FeatureStrength) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:

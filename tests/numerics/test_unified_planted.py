@@ -12,7 +12,7 @@ import torch
 from raysweep import training
 from raysweep.datasets import ImageSet, Shape
 from raysweep.datasets.digits import Digits
-from raysweep.defenses import Defense, Findings, Inputs, lid
+from raysweep.defenses import Defense, DefenseInputs, Findings, lid
 from raysweep.defenses.activation_sequence import ActivationSequence
 from raysweep.defenses.kernel_density import BANDWIDTHS, KernelDensity, best_bandwidth, spreads
 from raysweep.defenses.model_mutation import ModelMutation
@@ -53,7 +53,7 @@ def run(defense: Defense, pixels: int = PIXELS, given: np.ndarray | None = None)
     if given is not None:
         images = planted(np.arange(len(given)) % 2, 9)
         values |= {"training_set": ImageSet(images=images, labels=given), "labels": given}
-    return defense.run(Inputs(defense.name, defense.needs(), values), Context(seed=3))
+    return defense.run(DefenseInputs(defense.name, defense.needs(), values), Context(seed=3))
 
 
 def scores(found: Findings, images: torch.Tensor) -> np.ndarray:
@@ -168,7 +168,7 @@ def test_few_changes_of_label_find_a_backdoor_in_hidden_dense_layers(
         method = ModelMutation(variance=variance, mutants=50, sign=sign)  # type: ignore[arg-type]
         values = {"victim": network, "clean_set": clean, "model": TwoConv()}
         values |= {"shape": DIGITS, "recipe": toy.RECIPE}
-        run = method.run(Inputs(method.name, method.needs(), values), Context(seed=3))
+        run = method.run(DefenseInputs(method.name, method.needs(), values), Context(seed=3))
         found[sign] = auroc(scores(run, test.images), scores(run, triggered))
     assert ModelMutation().sign == "backdoor"
     assert found["backdoor"] > least and found["adversarial"] < 1 - least
