@@ -34,7 +34,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from raysweep import training
 from raysweep.datasets import ImageSet, Shape
-from raysweep.defenses import Inputs
+from raysweep.defenses import DefenseInputs
 from raysweep.defenses._confusion import Confusion
 from raysweep.defenses._datamodels import _one_pass, difference_of_means, objective_matrix, value
 from raysweep.defenses.activation_clustering import ActivationClustering
@@ -130,7 +130,7 @@ def red() -> dict[str, Any]:
     """Compare nine sources at once with one after another."""
     ctx = Context(seed=0)
     network = training.build(TinyCNN(width=32), SHAPE, ctx).eval()
-    inputs = Inputs("red", RED().needs(), {"victim": network, "recipe": RECIPE})
+    inputs = DefenseInputs("red", RED().needs(), {"victim": network, "recipe": RECIPE})
     method = RED(steps=10, images=64, pi=1.0)
     pixels = images(64 * 9).images.float().div(255).view(9, 64, 3, 32, 32)
     removed = images(64, 2).images.float() / 255
@@ -231,7 +231,7 @@ def features() -> dict[str, Any]:
     values = draw.normal(size=(50_000, 512)).astype(np.float32)
     labels, found = np.arange(50_000) % 10, {}
     for method in (SpectralSignatures(), ActivationClustering(), SPECTRE()):
-        inputs = Inputs(
+        inputs = DefenseInputs(
             method.name, method.needs(), {"features": values, "labels": labels, "shape": SHAPE}
         )
         start = time.perf_counter()

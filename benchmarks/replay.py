@@ -16,7 +16,7 @@ import time
 
 import numpy as np
 
-from raysweep.defenses import Defense, Evidence, Inputs
+from raysweep.defenses import Defense, DefenseInputs, Evidence
 from raysweep.defenses.spectral_signatures import SpectralSignatures
 from raysweep.defenses.strip import Strip
 from raysweep.methods.context import Context
@@ -59,7 +59,7 @@ def rerun_per_second(given: argparse.Namespace) -> float:
     }
     start = time.perf_counter()
     for _ in range(3):
-        method.run(Inputs(method.name, method.needs(), values), Context(seed=0))
+        method.run(DefenseInputs(method.name, method.needs(), values), Context(seed=0))
     return 3 / (time.perf_counter() - start)
 
 

@@ -10,7 +10,7 @@ from device_steps.bench import Bench
 from device_steps.victims import RECIPE, SHAPE, model, network, random_images
 from raysweep import training
 from raysweep.datasets import as_floats
-from raysweep.defenses import Inputs
+from raysweep.defenses import DefenseInputs
 from raysweep.defenses.neural_cleanse import NeuralCleanse
 from raysweep.defenses.red import RED
 from raysweep.defenses.sentinet import SentiNet
@@ -32,7 +32,7 @@ def searches(bench: Bench) -> None:
         bench.attempt(defense.name, lambda d=defense: _scores(bench, name, d), needs=2)
 
 
-def _inputs(bench: Bench, name: str, needs: frozenset[Any]) -> Inputs:
+def _inputs(bench: Bench, name: str, needs: frozenset[Any]) -> DefenseInputs:
     data = random_images(bench.pick(400, 80))
     values = {
         "victim": network(name, bench.device).eval(),
@@ -44,7 +44,7 @@ def _inputs(bench: Bench, name: str, needs: frozenset[Any]) -> Inputs:
         "model": model(name),
         "shards": [],
     }
-    return Inputs("benchmark", needs, values)
+    return DefenseInputs("benchmark", needs, values)
 
 
 def _red(bench: Bench, row: str, name: str, groups: int, weight: float) -> None:

@@ -1,4 +1,4 @@
-"""How long stages take: as long as stages like them took, else a guess from the network's size.
+"""Durations of stages: as long as stages like them took, else a guess from the network's size.
 
 The work of a stage is counted in sample passes: one sample once forward and backward through the
 network; forward alone counts a third. Stages without a network count the samples they handle.

@@ -1,4 +1,4 @@
-"""What is known of a plan: facts of datasets, settings that trials share, each trial's route."""
+"""The parts of a plan: facts of datasets, settings that trials share, each trial's route."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Outcomes = Mapping[str, Outcome]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """What a plan must know about a dataset, without decoding it."""
+    """The facts of a dataset that a plan needs, known without decoding it."""
 
     digest: str
     labels: IntArray
@@ -90,7 +90,7 @@ class Route:
 
 
 class Routed(Protocol):
-    """What a schedule must know of a trial's route."""
+    """The part of a trial's route that a schedule reads."""
 
     @property
     def keys(self) -> Sequence[str]:
@@ -105,7 +105,7 @@ T = TypeVar("T")
 
 
 class Plan(Protocol[T]):
-    """What a schedule works from; `Planner` is the plan of a sweep."""
+    """The stages and routes that a schedule works from; `Planner` is the plan of a sweep."""
 
     stages: dict[str, Stage]
 

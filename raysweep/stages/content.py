@@ -1,4 +1,4 @@
-"""What artifacts hold, typed, both ways: every content packs itself and is unpacked here alone."""
+"""Contents of artifacts, typed, both ways: each packs itself, and is unpacked here alone."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SCORED = ("reference", "clean", "triggered")  # sets of inputs that a detector s
 
 @dataclass(frozen=True, kw_only=True)
 class Product:
-    """What a stage leaves in the store.
+    """The product of a stage, as the store keeps it.
 
     Attributes:
         arrays: by name, in one object of the store.
@@ -167,7 +167,7 @@ class Predictions:
 
 @dataclass(frozen=True, kw_only=True)
 class StoredFindings:
-    """What is stored of a defense's run: its `Findings`, and in place of a scorer its scores.
+    """The stored form of a defense's `Findings`: in place of a scorer it has scores.
 
     Attributes:
         findings: as the defense gave them, without `score_inputs` and `calibration`.
@@ -235,12 +235,12 @@ class Decided:
 
     @property
     def flags(self) -> Bools | None:
-        """Which training samples (N,) are held to be poisoned."""
+        """Mask (N,) of the training samples that are held to be poisoned."""
         return None if self.decision.flags is None else np.asarray(self.decision.flags, bool)
 
     @property
     def removed(self) -> int:
-        """How many training samples are held to be poisoned."""
+        """Number of training samples that are held to be poisoned."""
         return 0 if self.flags is None else int(self.flags.sum())
 
     @property

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def produced(outcome: Outcome) -> str:
-    """Return what a stored decision produced: a digest, or `NOTHING`."""
+    """Return the digest of the flags and classes of a stored decision, or `NOTHING`."""
     return str(outcome["produced"])
 
 

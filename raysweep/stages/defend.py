@@ -88,7 +88,7 @@ class Defend(_Defending):
         return self.defense.passes(samples, self.recipe.epochs, num_classes)
 
     def perform(self, given: Inputs) -> Product:
-        """Return what the defense finds, and in place of a scorer the scores of all inputs.
+        """Return the defense's findings, and in place of a scorer the scores of all inputs.
 
         Raises:
             StageError: if what `run` makes of shards has another version here.

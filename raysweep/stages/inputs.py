@@ -1,4 +1,4 @@
-"""What a stage reads: artifacts by role, unpacked on demand."""
+"""The inputs of a stage: artifacts by role, unpacked on demand."""
 
 from __future__ import annotations
 
@@ -71,14 +71,14 @@ class Inputs:
         return clean.copy() if self.poison is None else self.poison.labels(clean)
 
     def mask(self, part: Part) -> Bools:
-        """Return which training samples are poisoned, or covers, (N,)."""
+        """Return the mask (N,) of the poisoned training samples, or of the covers."""
         mask = np.zeros(len(self.data.train), bool)
         if self.poison is not None:
             mask[self.poison.poison_rows if part == "poison" else self.poison.cover_rows] = True
         return mask
 
     def findings(self, role: str) -> StoredFindings:
-        """Return what a defense's run left; empty findings if the stage has no such input."""
+        """Return the findings of a defense's run; empty findings if the stage has no such input."""
         return StoredFindings.unpacked(self.read(role), self.outcome(role))
 
     def decided(self, role: str) -> Decided | None:

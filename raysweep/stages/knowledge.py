@@ -1,4 +1,4 @@
-"""What a stage passes to a defense: what the defense declares, and nothing else."""
+"""The knowledge that a stage passes to a defense: the declared needs, and nothing else."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def defense_inputs(
     seed: int,
     attack: Attack | None,
 ) -> DefenseInputs:
-    """Return what a defense declares, and the setting that every defender knows.
+    """Return the inputs that a defense declares, and the setting that every defender knows.
 
     Args:
         given: the inputs of the stage.
@@ -93,7 +93,7 @@ def _asked_of_the_attack(trigger: Trigger, defense: Defense, recipe: Recipe) -> 
 
 
 def evidence(given: Inputs, defense: Defense) -> Evidence:
-    """Return what a defense may decide on: stored scores and statistics, and declared truth."""
+    """Return the evidence for a decision: stored scores and statistics, and declared truth."""
     stored = given.findings("defend")
     values: dict[str, Any] = {
         "labels": given.given_labels,

@@ -28,7 +28,7 @@ _OF_THE_HOST = (FilesError, StoreError, OSError, MemoryError)
 
 
 def context(stage: Packed, work: Work, store: Store, device: str) -> Context:
-    """Return what a stage offers its method: streams of its own, a device, checkpoints."""
+    """Return the context of a stage's method: streams of its own, a device, checkpoints."""
     seed = rng.derive(int(str(stage.params.get("seed", 0))), kind_of(stage.key), work.method)
     return Context(
         seed=rng.derive(seed, str(stage.params.get("part", ""))),

@@ -1,4 +1,4 @@
-"""One unit of work: what it is, what it reads, and what became of an attempt at it.
+"""One unit of work: its parameters and inputs, and the result of an attempt at it.
 
 A stage kind is a file of this package, named by the kind. Its classes say everything of the kind:
 parameters, version, resource, how much work it is, what it does, and what it leaves. Where one
@@ -56,7 +56,7 @@ def identified(value: Method | Recipe, leave_out: frozenset[str]) -> Params:
 
 
 class Work(ABC):
-    """What a stage does; its classes are frozen dataclasses whose fields are the parameters.
+    """The work of a stage; its classes are frozen dataclasses whose fields are the parameters.
 
     Class variables:
         KIND: the stage kind, the name of the file.
@@ -163,7 +163,7 @@ class Work(ABC):
         return model if defense is None else defense.network(model)
 
     def passes(self, samples: int, num_classes: int) -> float:
-        """Return how many sample passes the work takes; samples, where no network is at work."""
+        """Return the number of sample passes; of samples, where no network is at work."""
         del num_classes
         return samples
 
@@ -283,7 +283,7 @@ def in_order_of_work(stages: Iterable[Stage]) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """What became of one attempt at one stage.
+    """The result of one attempt at one stage.
 
     Attributes:
         key: the stage.

@@ -62,7 +62,7 @@ class Trigger:
         return torch.cat(stamped) if stamped else images
 
     def added(self) -> NDArray[np.float32]:
-        """Return what the trigger adds to a gray image at test time, (C, H, W)."""
+        """Return the change (C, H, W) that the trigger makes to a gray image at test time."""
         gray = torch.full((1, *self.data.test.images.shape[1:]), 0.5)
         added: NDArray[np.float32] = self.stamp(gray, self.data.test_rows[:1], "test")[0].numpy()
         return added - 0.5

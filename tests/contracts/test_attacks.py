@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import pickle
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,8 +25,6 @@ from raysweep.models import Model
 from raysweep.models.ember_mlp import EmberMLP
 from raysweep.models.tiny_cnn import TinyCNN
 from raysweep.plan.planner import Planner
-from raysweep.stages.inputs import Desk
-from raysweep.store import Store
 from raysweep.sweep.spec import Sweep
 
 SHAPES = [(1, 16, 16), (3, 32, 32), (3, 20, 28), (60, 1, 1)]
@@ -165,7 +162,7 @@ def test_the_rows_of_a_count_and_a_seed_stay_the_same(name: str) -> None:
 
 @pytest.mark.parametrize("trains", [False, True])
 def test_a_stage_holds_the_rate_that_is_in_its_key_or_none(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trains: bool
+    monkeypatch: pytest.MonkeyPatch, trains: bool
 ) -> None:
     monkeypatch.setattr(BadNets, "TRAINS", trains)
     sweep = Sweep.model_validate(
@@ -174,11 +171,11 @@ def test_a_stage_holds_the_rate_that_is_in_its_key_or_none(
     )  # fmt: skip
     planner = Planner(sweep)
     planner.route(planner.trials[0], {})
-    store, held = Store(str(tmp_path)), []
+    held = []
     for stage in planner.stages.values():
         if "attack" in stage.params:
             held.append(stage.kind)
-            attack = Desk(stage, store, Context(seed=0)).attack
+            attack = stage.packed().work().attack  # type: ignore[attr-defined]
             if trains and stage.kind == "train":
                 assert (attack.rate, attack.cover_rate) == (0.05, 0.0)
                 continue
