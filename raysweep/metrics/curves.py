@@ -43,7 +43,7 @@ class Roc:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Losses:
-    """How far apart the losses of poison and of the rest lie after each of T steps.
+    """Losses of poison and of the rest after each of T steps, and how well they tell the two apart.
 
     Attributes:
         poison: quartiles of the losses of poisoned samples, (3, T); none if there are none.
@@ -71,7 +71,7 @@ class Losses:
         return cls(poison=quartiles[0], rest=quartiles[1], auroc=auroc)
 
     def pack(self) -> Arrays:
-        """Return what there is as named arrays."""
+        """Return the curves as named arrays."""
         named = {"poison": self.poison, "rest": self.rest, "auroc": self.auroc}
         return {_LOSSES.of(name): array for name, array in named.items() if array is not None}
 

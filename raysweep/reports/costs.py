@@ -1,4 +1,4 @@
-"""What the trials cost, and what sharing has saved; pure."""
+"""Costs of the trials, and the savings of sharing; pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What happens inside defenses: named numbers and curves, where poison lies, losses; pure."""
+"""The inside of defenses: named numbers and curves, places of poison, losses; pure."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def loss_lines(material: Material) -> Titled:
 
 
 def auroc_lines(material: Material) -> Titled:
-    """Return how well a low loss tells poison after each step, a line per seed."""
+    """Return the figure of a low loss as a sign of poison after each step, a line per seed."""
     groups: dict[str, list[tuple[str, str, Curve]]] = {}
     x_title, y_title = "step of the method", "AUROC of a low loss"
     for trial, who, among, seed in _trials(material, material.losses):

@@ -1,4 +1,4 @@
-"""What a report is made of."""
+"""The material of a report."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def _add(
 
 
 def _tuned(store: Store, name: str) -> tuple[Tuned | None, list[str]]:
-    """Return what a tuning of a sweep left, or a line that says that it is damaged."""
+    """Return the content of a sweep's `tuned.json`, or a line that says that it is damaged."""
     path = f"sweeps/{name}/tuned.json"
     raw = store.read(path)
     if raw is None:

@@ -1,4 +1,4 @@
-"""Where the numbers come from: versions, commits, the sweep file, artifact keys; pure."""
+"""The origin of the numbers: versions, commits, the sweep file, artifact keys; pure."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ KEYS_AT_MOST = 1000
 
 
 def provenance(material: Material) -> str:
-    """Return what the numbers were made with, the sweep file, and the key of every stage."""
+    """Return the section on versions, the sweep file, and the key of every stage."""
     sweep, rows, stages = material.sweep, material.rows, material.stages
     hosts = [*_distinct(rows, "host"), *_distinct(stages, "host")]
     facts = {

@@ -1,4 +1,4 @@
-"""What came out: the answer in words, the headline, and a table for each attack; pure."""
+"""The answer in words, the headline, and a table for each attack; pure."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def _prepared(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _averaged(merged: pd.DataFrame) -> pd.DataFrame:
-    """Return what averages are over: finished, attacked, by attacks that worked."""
+    """Return the rows that averages are over: finished, attacked, by attacks that worked."""
     done = finished(merged)
     return done[~done["failed"] & attacked(done)]
 
@@ -124,7 +124,7 @@ def _findings(part: pd.DataFrame) -> str:
 
 
 def _price(rivals: pd.DataFrame, best: pd.Series[float], ca: float, asr: float) -> str:
-    """Return what the best costs in accuracy, and who does without that cost."""
+    """Return a sentence on the accuracy that the best defense costs, and on those without that cost."""
     if best["asr"] > asr - ASR_MARGIN:
         return "That is no better than no defense, within 5 points."
     loss = ca - float(best["ca"])

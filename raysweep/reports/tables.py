@@ -97,7 +97,7 @@ def finished(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def attack_column(rows: pd.DataFrame) -> pd.Series[str]:
-    """Return how an attack is called in a table: its label, and its rate unless it has none."""
+    """Return the name of an attack in a table: its label, and its rate unless it has none."""
     columns = rows["attack"], rows["attack_name"], rows["rate"], evasions(rows)
     names = [
         label if name == "none" or evades else f"{label} @ {100 * float(rate):g} %"
@@ -107,19 +107,19 @@ def attack_column(rows: pd.DataFrame) -> pd.Series[str]:
 
 
 def evasions(rows: pd.DataFrame) -> pd.Series[bool]:
-    """Return which rows are of attacks on test inputs alone; records without the column: none."""
+    """Return the mask of rows of attacks on test inputs alone; records without the column: none."""
     if "evades" not in rows:
         return pd.Series(False, index=rows.index)
     return rows["evades"].map(lambda value: words(value) == "True").astype(bool)
 
 
 def attacked(rows: pd.DataFrame) -> pd.Series[bool]:
-    """Return which rows are of an attack that was made: with poison, or by evasion."""
+    """Return the mask of rows of an attack that was made: with poison, or by evasion."""
     return (_numbers(rows, "rate") > 0) | evasions(rows)
 
 
 def arena_column(rows: pd.DataFrame) -> pd.Series[str]:
-    """Return what a row must share with another to be averaged with it, attack and defense apart.
+    """Return the columns that rows must share to be averaged, attack and defense apart.
 
     Dataset, model, and every training parameter in which the rows differ: only seeds are averaged.
     Evasions are apart from backdoors: a detector may hold against the one and not the other.
@@ -134,7 +134,7 @@ def arena_column(rows: pd.DataFrame) -> pd.Series[str]:
 
 
 def failed_mask(rows: pd.DataFrame) -> pd.Series[bool]:
-    """Return which rows are of an attack whose undefended ASR is under 50 % where they were run.
+    """Return the mask of rows of an attack whose undefended ASR is under 50 % in their setting.
 
     Attacks are judged in each arena apart, and not at all where no undefended trial finished.
     """
@@ -189,7 +189,7 @@ def spread(entry: pd.Series[float], metric: str) -> str:
 
 
 def count(part: pd.DataFrame) -> str:
-    """Return how many trials finished, out of how many if not all did."""
+    """Return the number of finished trials as text, and of all trials if some did not finish."""
     done = len(finished(part))
     return str(done) if done == len(part) else f"{done}/{len(part)}"
 

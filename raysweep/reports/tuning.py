@@ -1,4 +1,4 @@
-"""What tuning gained: the table of held-out metrics, and figures of how it was found; pure."""
+"""The gain of tuning: the table of held-out metrics, and figures of the searches; pure."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def _compared(row: TunedRow, metric: MetricName) -> list[str]:
 
 
 def _gaps(tuned: Tuned) -> Titled:
-    """Return what tuning gains over the method's own parameters, by defense and held-out part."""
+    """Return the figure of gains over the method's own parameters, by defense and held-out part."""
     objective = tuned.settings.metric[0]
     metric, sign = objective.name, -1 if objective.goal == "minimize" else 1
     first = [row for row in tuned.rows if row.point == 0 and metric in row.metrics]
@@ -188,7 +188,7 @@ def _histories(tuned: Tuned) -> Titled:
 
 
 def _importances(tuned: Tuned) -> Titled:
-    """Return how much each parameter mattered, a figure a defense."""
+    """Return figures of each parameter's importance, one for each defense."""
     figures = []
     for defense, searches in _by_defense([one for one in tuned.searches if one.importance]).items():
         figure = go.Figure()

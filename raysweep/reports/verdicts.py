@@ -16,7 +16,7 @@ CLASSES = 20
 
 
 def verdicts(material: Material) -> str:
-    """Return what inspectors say of each model, and the triggers that they estimate."""
+    """Return the section on the verdicts of inspectors, and the triggers that they estimate."""
     rows = finished(material.rows)
     if "verdict" not in rows or rows["verdict"].notna().sum() == 0:
         return ""

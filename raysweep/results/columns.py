@@ -35,7 +35,7 @@ PARAMETERS = {part: Family(f"{part}.") for part in AXES}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Who:
-    """Which trial a row is of.
+    """The columns that say of which trial a row is.
 
     Attributes:
         sweep: name of the sweep.
@@ -86,7 +86,7 @@ class Status:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Origin:
-    """Where and when a trial was evaluated: host, commit, seconds since 1970."""
+    """The origin of a trial's evaluation: host, commit, seconds since 1970."""
 
     host: str
     git_commit: str

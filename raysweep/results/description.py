@@ -1,4 +1,4 @@
-"""What is written down about a sweep beside its records: `sweeps/<place>/sweep.json`."""
+"""The description of a sweep beside its records: `sweeps/<place>/sweep.json`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _LATEST = 1e11  # seconds since 1970 that still are a date
 
 @dataclass(frozen=True, kw_only=True)
 class Description:
-    """What is known of a sweep; what is not known is None.
+    """The description of a sweep; a value that is not known is None.
 
     Attributes:
         name: of the sweep.
@@ -48,7 +48,7 @@ class Description:
     concluded: bool | None = None
 
     def pack(self) -> dict[str, Json]:
-        """Return what is known as JSON values."""
+        """Return the known values as JSON."""
         known = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: value for name, value in known.items() if value is not None}
 
@@ -74,7 +74,7 @@ class Description:
 
 
 def described(store: Store, place: str) -> Description:
-    """Return what is written down about a sweep; empty if nothing is."""
+    """Return the description that is stored of a sweep; empty if none is."""
     return Description.unpack(store.read(f"sweeps/{place}/{DESCRIPTION}") or b"{}")
 
 

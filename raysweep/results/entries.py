@@ -1,4 +1,4 @@
-"""What is said of a trial and of a tuning in W&B: names, tags, parameters, numbers, tables."""
+"""Entries in W&B for a trial and for a tuning: names, tags, parameters, numbers, tables."""
 
 from __future__ import annotations
 

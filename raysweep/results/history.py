@@ -102,7 +102,7 @@ def versions(store: Store, name: str) -> list[Version]:
 
 
 def place_of(store: Store, name: str, version: int | None = None) -> str:
-    """Return where the records of a sweep are, below `sweeps/`.
+    """Return the folder of a sweep's records, below `sweeps/`.
 
     A sweep that was tuned and never launched is where its tuning is.
 

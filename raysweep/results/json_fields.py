@@ -14,10 +14,10 @@ T = TypeVar("T")
 
 
 class Packed(Protocol):
-    """Whatever has a JSON form."""
+    """A value that has a JSON form."""
 
     def pack(self) -> dict[str, Json]:
-        """Return it as JSON."""
+        """Return the value as JSON."""
 
 
 P = TypeVar("P", bound=Packed)
@@ -36,7 +36,7 @@ class Fields:
         self.where = where
 
     def at(self, name: str) -> str:
-        """Return where a field stands, for messages."""
+        """Return the place of a field, for messages."""
         return f"{self.where}.{name}" if self.where else name
 
     def get(self, name: str) -> Json:
@@ -101,7 +101,7 @@ class Fields:
         return tuple(unpack(one, f"{self.at(name)}[{n}]") for n, one in enumerate(given))
 
     def read_as(self, made: P) -> P:
-        """Return what was made of the fields, once it is sure that none of them would be lost."""
+        """Return the value that was made of the fields, once it is sure that no field would be lost."""
         for name in self.given.keys() - made.pack().keys():
             raise StoreError(f"{self.at(name)} is unknown")
         return made

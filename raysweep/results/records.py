@@ -26,7 +26,7 @@ DEFAULT_STORAGE = "raysweep-store"
 
 
 def storage_uri(chosen: str | None = None) -> str:
-    """Return where artifacts and records are: the choice, RAYSWEEP_STORAGE, or ./raysweep-store."""
+    """Return the URI of the storage: the choice, RAYSWEEP_STORAGE, or ./raysweep-store."""
     return chosen or os.environ.get("RAYSWEEP_STORAGE") or DEFAULT_STORAGE
 
 
@@ -51,7 +51,7 @@ def load(name: str, storage: str | None = None, version: int | None = None) -> p
 
 
 def describe(store: Store, name: str) -> Description:
-    """Return what is written down about a sweep: question, text, versions; its name at least.
+    """Return the stored description of a sweep: question, text, versions; its name at least.
 
     Raises:
         StoreError: if there is no sweep of that name; the message lists those that there are.
@@ -117,7 +117,7 @@ def _or_none(stages: pd.DataFrame | None) -> pd.DataFrame:
 
 
 def _collector(store: Store, place: str, about: Description) -> Collector:
-    """Return what makes the rows of a sweep that was written down.
+    """Return the collector of a sweep that was written down.
 
     Raises:
         RaysweepError, OSError: if it cannot be planned here.

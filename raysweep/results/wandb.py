@@ -37,7 +37,7 @@ KEY_ERRORS = frozenset({"UsageError", "AuthenticationError"})
 
 @dataclass(frozen=True, kw_only=True)
 class Published:
-    """How many runs were written, how many stood already, and what went wrong, if anything."""
+    """Numbers of runs that were written and that stood already, and a warning, if any."""
 
     count: int = 0
     skipped: int = 0
@@ -129,7 +129,7 @@ class _Publisher:
         return (entry.mark, mode) in self.known.get(entry.run, ())
 
     def _send(self, batch: Sequence[Entry], ends: float) -> tuple[list[Entry], bool]:
-        """Return what was sent, and whether there is sense in sending more."""
+        """Return the numbers of runs that were sent, and whether there is sense in sending more."""
         sent: list[Entry] = []
         for entry in batch:
             if time.monotonic() > ends:
