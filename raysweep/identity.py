@@ -18,6 +18,7 @@ from raysweep import paths
 from raysweep.errors import PlanError
 
 SCHEMA = 1
+Json = bool | int | float | str | None | list["Json"] | dict[str, "Json"]
 _SHA = re.compile(r"[0-9a-f]{64}")
 
 

@@ -31,6 +31,7 @@ from raysweep.methods import decision
 from raysweep.methods.recipe import Recipe
 from raysweep.metrics import rates as reference
 from raysweep.models.tiny_cnn import TinyCNN
+from raysweep.results.tuned import Tuned
 from raysweep.sweep.loading import load_sweep
 from raysweep.sweep.spec import Trial
 from raysweep.sweep.tuning import Constraint, Objective, Tune
@@ -599,6 +600,13 @@ tune: {constraints: [fpr <= 0.1]}
 """
 
 
+def same_again(file: Path) -> Any:
+    """Return what a tuning left, whose typed form packs to the very bytes that were written."""
+    written = file.read_bytes()
+    assert Tuned.unpack(written).pack() == written
+    return json.loads(written)
+
+
 def test_a_sweep_is_tuned_without_a_stage(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -607,7 +615,7 @@ def test_a_sweep_is_tuned_without_a_stage(
     command = ["tune", str(file), "--inline", "--storage", store]
     app([*command, "--write", str(to)], standalone_mode=False)
     said = capsys.readouterr().out
-    told = json.loads((tmp_path / "store/sweeps/tuned/tuned.json").read_text())
+    told = same_again(tmp_path / "store/sweeps/tuned/tuned.json")
     table = pd.DataFrame(told["rows"])
     assert set(table["defense"]) == {"spectral_signatures", "strip(overlays=8)"}
     assert set(table["held_out"]) == {"badnets", "blend", conclude.NOTHING}
@@ -657,7 +665,7 @@ def test_a_setting_that_fails_is_a_note_and_costs_nothing_else(
     file.write_text(SWEEP.replace("badnets: {rate: 0.1},", three))
     app(["tune", str(file), "--inline", "--storage", str(store)], standalone_mode=False)
     assert "no such picture" in capsys.readouterr().out
-    rows = json.loads((store / "sweeps/tuned/tuned.json").read_text())["rows"]
+    rows = same_again(store / "sweeps/tuned/tuned.json")["rows"]
     by = {row["held_out"]: row for row in rows if row["defense"] == "spectral_signatures"}
     # Only where the broken attack is held out can anything be searched; it cannot be reported on.
     assert all("no such picture" in by[part]["note"] for part in ("badnets", "trojan", "nothing"))
@@ -673,7 +681,7 @@ def test_score_level_parameters_run_stages_and_share_everything_upstream(
     command = ["tune", str(file), "--inline", "--storage", str(store)]
     app(command, standalone_mode=False)
     capsys.readouterr()
-    told = json.loads((store / "sweeps/mixed/tuned.json").read_text())
+    told = same_again(store / "sweeps/mixed/tuned.json")
     assert len(told["rows"]) == 3 and all(row["tried"] == 3 for row in told["rows"])
     kinds = [path.name.partition("-")[0] for path in (store / "objects").rglob("*.safetensors")]
     assert kinds.count("train") == 2, "a victim for each attack, whatever was tried"
@@ -705,7 +713,7 @@ def test_metrics_of_models_need_whole_trials(
     ))  # fmt: skip
     app(["tune", str(file), "--inline", "--storage", str(store)], standalone_mode=False)
     capsys.readouterr()
-    told = json.loads((store / "sweeps/w/tuned.json").read_text())
+    told = same_again(store / "sweeps/w/tuned.json")
     assert {row["defense"] for row in told["rows"]} == {"spectral_signatures", "fine_tuning"}
     for row in told["rows"]:
         assert 0 <= row["tuned_asr"] <= 1 and 0 <= row["tuned_ca"] <= 1 and not row["note"]

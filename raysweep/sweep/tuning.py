@@ -17,15 +17,7 @@ from pydantic import (
 
 from raysweep.methods.value import Value
 
-# What stored scores answer for, what needs a model that was trained after the decision, and costs.
-REPLAYED = ("tpr", "fpr", "youden", "auroc", "ap", "tpr_at_1fpr")
-RANKED = frozenset({"auroc", "ap", "tpr_at_1fpr"})  # of these, the same for every decision
-EVALUATED = ("ca", "asr", "ra")
-COSTS = ("seconds", "gpu_seconds")
-METRICS = (*REPLAYED, *EVALUATED, *COSTS)
-SMALLER_IS_BETTER = frozenset({"fpr", "asr", *COSTS})
-
-Metric = Literal[
+MetricName = Literal[
     "tpr",
     "fpr",
     "youden",
@@ -38,8 +30,20 @@ Metric = Literal[
     "seconds",
     "gpu_seconds",
 ]
+Metrics = Mapping[MetricName, float]
+ParameterValue = bool | int | float | str | None | tuple["ParameterValue", ...]
+Parameters = Mapping[str, ParameterValue]
 Goal = Literal["maximize", "minimize"]
+CostName = Literal["seconds", "gpu_seconds"]
+Labels = Literal["clean_only", "transfer", "oracle"]
 
+# What stored scores answer for, what needs a model that was trained after the decision, and costs.
+REPLAYED: tuple[MetricName, ...] = ("tpr", "fpr", "youden", "auroc", "ap", "tpr_at_1fpr")
+RANKED: frozenset[MetricName] = frozenset({"auroc", "ap", "tpr_at_1fpr"})  # alike for all decisions
+EVALUATED: tuple[MetricName, ...] = ("ca", "asr", "ra")
+COSTS: tuple[CostName, ...] = ("seconds", "gpu_seconds")
+METRICS: tuple[MetricName, ...] = (*REPLAYED, *EVALUATED, *COSTS)
+SMALLER_IS_BETTER: frozenset[MetricName] = frozenset({"fpr", "asr", *COSTS})
 
 _ONE: dict[str, Any] = {
     "anyOf": [
@@ -58,7 +62,7 @@ _SEVERAL = {"anyOf": [*_ONE["anyOf"], {"type": "array", "items": _ONE, "minItems
 class Objective(Value):
     """A metric and its direction."""
 
-    name: Metric = Field(description="what is improved")
+    name: MetricName = Field(description="what is improved")
     goal: Goal = Field(description="direction; by default the one that is better")
 
     @model_validator(mode="before")
@@ -71,7 +75,7 @@ class Objective(Value):
             return {**given, "goal": better}
         return given
 
-    def loss(self, metrics: Mapping[str, float]) -> float:
+    def loss(self, metrics: Metrics) -> float:
         """Return the metric so that smaller is better; NaN is worse than everything."""
         value = metrics[self.name]
         if math.isnan(value):
@@ -83,7 +87,7 @@ class Objective(Value):
 class Constraint:
     """A bound on a metric, such as `fpr <= 0.05`."""
 
-    metric: str
+    metric: MetricName
     sign: Literal["<=", ">="]
     bound: float
 
@@ -104,7 +108,7 @@ class Constraint:
                 f"must be like 'fpr <= 0.05' (metrics: {', '.join(METRICS)}), got {text!r}"
             ) from None
 
-    def excess(self, values: Mapping[str, float]) -> float:
+    def excess(self, values: Metrics) -> float:
         """Return by how much it is broken; at most 0 where it holds, or nothing is known."""
         value = values[self.metric]
         if math.isnan(value):
@@ -125,9 +129,7 @@ class Tune(Value):
     )
     constraints: tuple[str, ...] = Field(("fpr <= 0.05",), description="such as fpr <= 0.05")
     over: Literal["mean", "worst"] = Field("mean", description="of the instances")
-    labels: Literal["clean_only", "transfer", "oracle"] = Field(
-        "transfer", description="what the search may see"
-    )
+    labels: Labels = Field("transfer", description="what the search may see")
     hold_out: Literal["attack", "dataset", "rate", "seed"] = Field(
         "attack", description="what is left out, one after the other"
     )
@@ -158,7 +160,7 @@ class Tune(Value):
         return tuple(Constraint.parse(text) for text in self.constraints)
 
     @property
-    def wanted(self) -> tuple[str, ...]:
+    def wanted(self) -> tuple[MetricName, ...]:
         """Every metric that is improved or bounded, once."""
         names = [o.name for o in self.metric] + [c.metric for c in self.bounds]
         return tuple(dict.fromkeys(names))

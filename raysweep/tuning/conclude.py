@@ -13,9 +13,9 @@ from raysweep.errors import PlanError
 from raysweep.identity import canonical, digest
 from raysweep.metrics.intervals import t_interval, wilson
 from raysweep.sweep.spec import Sweep
-from raysweep.sweep.tuning import COSTS, Tune
+from raysweep.sweep.tuning import COSTS, CostName, MetricName, Metrics, Tune
 from raysweep.tuning.instances import Instance
-from raysweep.tuning.ranking import Metrics, Tried, best, joined
+from raysweep.tuning.ranking import Tried, best, joined
 from raysweep.tuning.search import Bench, Search
 from raysweep.tuning.space import Values, points, with_parameters
 
@@ -53,7 +53,7 @@ def _rows(search: Search, searches: Sequence[Search], bench: Bench) -> Iterable[
     chosen = search.chosen(bench)
     note = _note(search, chosen)
     ideal = _oracle(search, searches, bench)
-    spent = {cost: _spent(search, bench, cost) for cost in COSTS}
+    spent: Row = {cost: _spent(search, bench, cost) for cost in COSTS}
     tried = 0 if settings.labels == "clean_only" else len(search.tried(bench))
     for point, values in enumerate(chosen or [own]):
         held = _held(search, values, bench)
@@ -104,7 +104,7 @@ def means(table: Sequence[Row], settings: Tune) -> list[Row]:
     return found
 
 
-def _shown(settings: Tune) -> tuple[str, ...]:
+def _shown(settings: Tune) -> tuple[MetricName, ...]:
     """Return the metrics of a table: those that are wanted, and always TPR and FPR."""
     return tuple(dict.fromkeys((*settings.wanted, "tpr", "fpr")))
 
@@ -151,7 +151,7 @@ def _oracle(search: Search, searches: Sequence[Search], bench: Bench) -> list[Me
     return next(held for one, held in evaluated if one is ideal)
 
 
-def _spent(search: Search, bench: Bench, cost: str) -> float:
+def _spent(search: Search, bench: Bench, cost: CostName) -> float:
     """Return the seconds, or GPU seconds, of the stages that a search asked for."""
     if search.study is None:
         return 0.0

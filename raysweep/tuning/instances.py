@@ -24,7 +24,7 @@ from raysweep.stages.inputs import Desk
 from raysweep.stages.knowledge import evidence
 from raysweep.store import Manifest, Store
 from raysweep.sweep.spec import Trial
-from raysweep.sweep.tuning import EVALUATED, RANKED, REPLAYED
+from raysweep.sweep.tuning import EVALUATED, RANKED, REPLAYED, MetricName
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +96,7 @@ class Instance:
         return self.evidence.train_scores, poison
 
     @cached_property
-    def ranks(self) -> dict[str, float]:
+    def ranks(self) -> dict[MetricName, float]:
         """AUROC, AP and TPR at 1 % FPR: the same for every decision on these scores."""
         scored = self.scores
         if scored is None or np.isnan(scored[0]).any():
@@ -119,8 +119,8 @@ class Instance:
 
 
 def measure(
-    defense: Defense, instance: Instance, wanted: Collection[str] = RANKED
-) -> dict[str, float]:
+    defense: Defense, instance: Instance, wanted: Collection[MetricName] = RANKED
+) -> dict[MetricName, float]:
     """Return the metrics of one decision; NaN where there is nothing to measure on.
 
     Those of scores without a threshold are computed only if one is among the wanted.
@@ -129,7 +129,7 @@ def measure(
     clean ones. CA, ASR and RA are those of the model that was evaluated after the decision.
     """
     instance.check_open()
-    found = dict.fromkeys(REPLAYED, np.nan)
+    found: dict[MetricName, float] = dict.fromkeys(REPLAYED, np.nan)
     found |= {"seconds": instance.seconds, "gpu_seconds": instance.gpu_seconds}
     if not RANKED.isdisjoint(wanted):
         found |= instance.ranks

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from raysweep.sweep.tuning import SMALLER_IS_BETTER, Tune
+from raysweep.sweep.tuning import SMALLER_IS_BETTER, MetricName, Metrics, Tune
 from raysweep.tuning.space import Values
-
-Metrics = Mapping[str, float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,12 +20,12 @@ class Tried:
     metrics: Metrics
 
 
-def joined(rows: Sequence[Metrics], over: str) -> dict[str, float]:
+def joined(rows: Sequence[Metrics], over: str) -> dict[MetricName, float]:
     """Return the mean, or the worst, of each metric over instances; NaN where none is defined."""
     return {name: _joined(name, [row[name] for row in rows], over) for name in rows[0]}
 
 
-def _joined(metric: str, values: list[float], over: str) -> float:
+def _joined(metric: MetricName, values: list[float], over: str) -> float:
     known = [v for v in values if not math.isnan(v)]
     if not known:
         return math.nan

@@ -19,7 +19,7 @@ from raysweep.identity import canonical
 from raysweep.plan.planner import Planner
 from raysweep.store import Store
 from raysweep.sweep.spec import Trial
-from raysweep.sweep.tuning import Tune
+from raysweep.sweep.tuning import Metrics, Tune
 from raysweep.tuning.instances import Instance, false_alarms, instance_of, measure
 from raysweep.tuning.ranking import Tried, best, front, joined
 from raysweep.tuning.space import Space, Values, grid, own_values, points, with_parameters
@@ -34,7 +34,7 @@ class Bench:
     def __init__(self, planner: Planner, store: Store, settings: Tune) -> None:
         self.planner, self.store, self.settings = planner, store, settings
         self._instances: OrderedDict[str, Instance] = OrderedDict()
-        self._measured: dict[tuple[str, str, str], dict[str, float]] = {}
+        self._measured: dict[tuple[str, str, str], Metrics] = {}
 
     def instance(self, trial: Trial) -> Instance:
         """Return what is stored of a trial, open."""
@@ -47,7 +47,7 @@ class Bench:
         self._instances.move_to_end(memo)
         return self._instances[memo]
 
-    def measured(self, defense: Defense, instance: Instance) -> dict[str, float]:
+    def measured(self, defense: Defense, instance: Instance) -> Metrics:
         """Return the metrics of a defense's decision on an open instance."""
         instance.check_open()  # a remembered value is no way around the seal
         where = canonical(dict(instance.where))
@@ -56,7 +56,7 @@ class Bench:
             self._measured[memo] = measure(defense, instance, self.settings.wanted)
         return self._measured[memo]
 
-    def joined(self, defense: Defense, over: Sequence[Instance]) -> dict[str, float]:
+    def joined(self, defense: Defense, over: Sequence[Instance]) -> Metrics:
         """Return the mean, or worst, metrics over open instances."""
         return joined([self.measured(defense, one) for one in over], self.settings.over)
 

@@ -22,8 +22,8 @@ import optuna
 from optuna.trial import TrialState
 
 from raysweep.errors import SpecError
-from raysweep.sweep.tuning import Tune
-from raysweep.tuning.ranking import Metrics, Tried
+from raysweep.sweep.tuning import Metrics, Tune
+from raysweep.tuning.ranking import Tried
 from raysweep.tuning.space import Space, Values, distribution, grid, inside
 
 HEARTBEAT_SECONDS = 30
@@ -278,7 +278,7 @@ class Study:
 
     def tried(self) -> list[Tried]:
         """Return every candidate that was evaluated in full, with what was replayed on it."""
-        nothing = dict.fromkeys(self.settings.wanted, float("nan"))
+        nothing: Metrics = dict.fromkeys(self.settings.wanted, float("nan"))
         return [
             Tried(
                 parameters={**trial.params, **trial.user_attrs[REPLAYED]},
