@@ -115,6 +115,16 @@ def parameter_value(given: Json, where: str) -> ParameterValue:
     return given
 
 
+def packed_value(value: ParameterValue) -> Json:
+    """Return the JSON of a parameter's value; tuples become lists."""
+    return [packed_value(one) for one in value] if isinstance(value, tuple) else value
+
+
+def packed_parameters(parameters: Parameters) -> dict[str, Json]:
+    """Return the JSON of parameters."""
+    return {name: packed_value(value) for name, value in parameters.items()}
+
+
 def refuse(where: str, wanted: str, given: Json) -> NoReturn:
     """Raise an error that names a field, its rule and its value."""
     raise StoreError(f"{where or 'the whole'} must be {wanted}, got {json.dumps(given)[:60]}")

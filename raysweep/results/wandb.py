@@ -74,7 +74,7 @@ def publish_tuning(
     """Write one run for a tuning: a table of what was tuned, and one of every candidate.
 
     Args:
-        told: `rows` and `searches`, as `raysweep.tuning.conclude` gives them.
+        told: `rows` and `searches`, as `raysweep.results.tuned.Tuned` packs them.
         sweep: its description.
         track: mode, project, entity.
         folder: as `publish` takes it.
