@@ -97,7 +97,7 @@ def tune(
 def _tuned(
     searches: Sequence[Search], measurements: Measurements, signals: Signals
 ) -> Tuned | None:
-    """Return what tuning found; None if a signal comes before it is worked out."""
+    """Return the summary of a tuning run; None if a signal comes before it is worked out."""
     try:
         with signals.raising():
             return summary(searches, measurements)

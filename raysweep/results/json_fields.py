@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 class Packed(Protocol):
-    """Whatever has a JSON form."""
+    """An object with a JSON form."""
 
     def pack(self) -> dict[str, Json]:
         """Return it as JSON."""
@@ -100,7 +100,7 @@ class Fields:
         return tuple(unpack(one, f"{self.at(name)}[{n}]") for n, one in enumerate(given))
 
     def read_as(self, made: P) -> P:
-        """Return what was made of the fields, once it is sure that none of them would be lost."""
+        """Return an object made of the fields, once it is sure that it packs every one of them."""
         for name in self.given.keys() - made.pack().keys():
             raise StoreError(f"{self.at(name)} is unknown")
         return made

@@ -288,7 +288,7 @@ class Tuned:
 
     @classmethod
     def unpack(cls, text: bytes, where: str = "tuned.json") -> Tuned:
-        """Return what was packed.
+        """Return the tuning that was packed.
 
         Args:
             text: the bytes of `tuned.json`.

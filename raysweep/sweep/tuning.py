@@ -104,10 +104,10 @@ class Constraint:
             ValueError: if it is neither.
         """
         names = "|".join(METRICS)
-        found = re.fullmatch(rf"\s*({names})\s*(<=|>=)\s*([0-9.eE+-]+)\s*", text)
+        match = re.fullmatch(rf"\s*({names})\s*(<=|>=)\s*([0-9.eE+-]+)\s*", text)
         try:
-            assert found is not None
-            return cls(metric=found[1], sign=found[2], bound=float(found[3]))  # type: ignore[arg-type]
+            assert match is not None
+            return cls(metric=match[1], sign=match[2], bound=float(match[3]))  # type: ignore[arg-type]
         except (AssertionError, ValueError):
             raise ValueError(
                 f"must be like 'fpr <= 0.05' (metrics: {', '.join(METRICS)}), got {text!r}"
@@ -203,7 +203,7 @@ class Range(Value):
 
 
 class Tune(Value):
-    """What is searched for a better defense, and which labels the search may see."""
+    """The search for a better defense: its ranges, its goals, and the labels that it may see."""
 
     parameters: dict[str, dict[str, Range]] = Field(
         {}, description="defense → parameter → {min, max, distribution}, {values}, or {}: its own"

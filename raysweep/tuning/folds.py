@@ -94,7 +94,7 @@ def _has_positives(trial: Trial) -> bool:
 
 
 def part_of(trial: Trial, hold_out: str) -> str:
-    """Return what a trial is held out by; forms of one attack are held out together."""
+    """Return the part that a trial is held out with; forms of one attack share one."""
     parts = {
         "attack": trial.attack.name, "dataset": trial.dataset.label,
         "rate": f"{trial.attack.rate:g}", "seed": str(trial.seed),

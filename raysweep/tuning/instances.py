@@ -86,7 +86,7 @@ class StoredFindings:
 
     @cached_property
     def identity(self) -> tuple[str, str]:
-        """The stage that found it and the setting: what measurements of it are remembered under."""
+        """The stage and the setting, under which measurements of it are remembered."""
         return self.key, canonical(dict(self.where))
 
     @cached_property
@@ -183,7 +183,7 @@ def false_alarms(defense: Defense, findings: StoredFindings) -> float:
 
 
 def stored_findings(planner: Planner, store: Store, trial: Trial) -> StoredFindings:
-    """Return what is stored of one trial: its evidence, and its evaluation where it has one.
+    """Return the stored findings of one trial, and its evaluation where it has one.
 
     Raises:
         PlanError: if it has not run; the message says what to launch.

@@ -1,4 +1,4 @@
-"""What is better: metrics over instances, constraints, one objective or a Pareto front."""
+"""Ranking of candidates: metrics over instances, constraints, one objective or a Pareto front."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def losses(metrics: Metrics, tune: Tune) -> tuple[float, ...]:
 
 
 def rank(metrics: Metrics, tune: Tune) -> tuple[float, ...]:
-    """Return what sorts the better first: constraints before objectives, the first before all."""
+    """Return a sort key, the better first: constraints before objectives, the first before all."""
     return excess(metrics, tune), *losses(metrics, tune)
 
 

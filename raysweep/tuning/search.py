@@ -139,7 +139,7 @@ class Search:
         pruned: bool = False,
         why: str = "",
     ) -> ToldCandidate | None:
-        """Take in a candidate's instances, or why it failed; return what its study was told."""
+        """Take in a candidate's instances, or why it failed; return it as told to its study."""
         if why:
             self.failures.append(why)
         if self.study is None:

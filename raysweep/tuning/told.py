@@ -1,4 +1,4 @@
-"""What a ledger remembers of a candidate, so that a study can be made anew from it."""
+"""Candidates as a ledger remembers them, so that a study can be made anew from it."""
 
 from __future__ import annotations
 
