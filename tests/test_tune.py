@@ -44,7 +44,7 @@ from raysweep.tuning.folds import Studies, _folds, part_of
 from raysweep.tuning.instances import StoredFindings, false_alarms, measure, stored_findings
 from raysweep.tuning.search import Candidate, Measurements, Search
 from raysweep.tuning.study import Study, every_trial, open_storage
-from raysweep.tuning.told import ToldCandidate, told_candidates
+from raysweep.tuning.told import Told, told_lines
 
 N = 400
 ATTACKS = {
@@ -377,11 +377,10 @@ def test_a_lost_journal_is_made_from_the_ledger(tmp_path: Path) -> None:
         found = None if bad else {"tpr": values["low"], "fpr": values["low"] / 4}
         told = first.tell(number, found, replayed={"high": 0.5})
         lines.append(json.loads(json.dumps(told.pack())))
-        assert ToldCandidate.unpack(lines[-1]) == told
-    assert not list(told_candidates(lines, "l", "y")) and len(lines) == 6
-    damaged = [{**lines[-1], "attrs": {}}, {**lines[-1], "values": ["x"]}, {"event": "told"}]
-    told = list(told_candidates([*lines, *damaged], "l", "x"))
-    assert len(told) == 5, "damaged lines are skipped"
+        assert Told.unpack(lines[-1]) == told
+    assert told_lines(lines, "l", "y") == [] and len(lines) == 6
+    damaged = ({"attrs": {}}, {"attrs": {"metrics": 1, "replayed": {}}}, {"values": ["x"]})
+    told = told_lines([*lines, *({**lines[-1], **one} for one in damaged)], "l", "x")
     again = Study("l", LOW, settings, where=tmp_path / "b.log", tied="x", told=told)
     assert again.finished and again.tried() == first.tried()
     assert again._study.best_trials == [] or len(again._study.best_trials) == len(

@@ -19,6 +19,7 @@ from raysweep.sweep.spec import Sweep, Trial
 from raysweep.tuning.instances import StoredFindings
 from raysweep.tuning.search import Candidate, Measurements, Search
 from raysweep.tuning.space import with_parameters
+from raysweep.tuning.told import Told
 
 AHEAD = 4  # candidates under way for each slot, at most
 
@@ -116,7 +117,7 @@ class Feed:
     def entered(self, schedule: Schedule) -> list[dict[str, Json]]:
         """Look at what was planned last: it may be stored already. Returns ledger lines."""
         fresh, self._fresh = self._fresh, []
-        return [line for pending in fresh for line in self._advance(pending, schedule)]
+        return [told.pack() for pending in fresh for told in self._advance(pending, schedule)]
 
     def settled(self, keys: Iterable[str], schedule: Schedule) -> list[dict[str, Json]]:
         """Take in that stages ended, and tell the searches. Returns ledger lines."""
@@ -126,9 +127,9 @@ class Feed:
         else:
             touched = [pending for key in ended for pending in self._watch.pop(key, ())]
         unique = dict.fromkeys(touched)
-        return [line for pending in unique for line in self._advance(pending, schedule)]
+        return [told.pack() for pending in unique for told in self._advance(pending, schedule)]
 
-    def _advance(self, pending: _Pending, schedule: Schedule) -> list[dict[str, Json]]:
+    def _advance(self, pending: _Pending, schedule: Schedule) -> list[Told]:
         """Find out how a candidate stands; tell its search when it is at its end."""
         if pending not in self._pending:
             return []
@@ -166,11 +167,11 @@ class Feed:
 
     def _told(
         self, pending: _Pending, search: Search, candidate: Candidate, failures: list[str]
-    ) -> list[dict[str, Json]]:
+    ) -> list[Told]:
         if failures:
             self._pending.remove(pending)
             told = search.answered(candidate, [], self.measurements, why=failures[0])
-            return [told.pack()] if told else []
+            return [told] if told else []
         if search.study is not None:
             for trial in candidate.trials[len(pending.instances) : pending.issued]:
                 pending.instances.append(search.instance(trial, self.measurements))
@@ -181,7 +182,7 @@ class Feed:
             return []
         self._pending.remove(pending)
         told = search.answered(candidate, pending.instances, self.measurements, pruned=pruned)
-        return [told.pack()] if told else []
+        return [told] if told else []
 
     def _standing(self, pending: _Pending, schedule: Schedule) -> tuple[list[str], list[str]]:
         """Return the keys that a candidate waits for, and why it failed."""

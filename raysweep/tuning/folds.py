@@ -18,7 +18,7 @@ from raysweep.tuning.feed import TuningPlanner
 from raysweep.tuning.search import Search
 from raysweep.tuning.space import Space, own_values, spaces_of
 from raysweep.tuning.study import Study
-from raysweep.tuning.told import told_candidates
+from raysweep.tuning.told import told_lines
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Studies:
         tied = digest(canonical([identity, seen, searched, fixed]))
         return Study(
             name, space, tune, tied=tied, own=own_values(defense, space), steps=len(settings),
-            where=self.url or self._journal(), told=told_candidates(
+            where=self.url or self._journal(), told=told_lines(
                 ledger.read(self.store, f"{sweep.name}/tune"), name, tied
             ),
         )  # fmt: skip

@@ -24,7 +24,7 @@ from raysweep.tuning.instances import StoredFindings, false_alarms, measure, sto
 from raysweep.tuning.ranking import Tried, best, front, joined
 from raysweep.tuning.space import Space, grid, own_values, points, with_parameters
 from raysweep.tuning.study import Study, every_trial
-from raysweep.tuning.told import ToldCandidate
+from raysweep.tuning.told import Told
 
 REMEMBERED = 64  # instances in memory
 
@@ -138,7 +138,7 @@ class Search:
         *,
         pruned: bool = False,
         why: str = "",
-    ) -> ToldCandidate | None:
+    ) -> Told | None:
         """Take in a candidate's instances, or why it failed; return it as told to its study."""
         if why:
             self.failures.append(why)

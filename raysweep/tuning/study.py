@@ -26,7 +26,7 @@ from raysweep.results.tuned import CandidateRow
 from raysweep.sweep.tuning import Metrics, Parameters, Tune
 from raysweep.tuning.ranking import Tried
 from raysweep.tuning.space import Space, distribution, grid, inside
-from raysweep.tuning.told import FAILED, METRICS, REPLAYED, ToldCandidate
+from raysweep.tuning.told import Told
 
 HEARTBEAT_SECONDS = 30
 SAMPLERS: Mapping[str, Callable[[int], optuna.samplers.BaseSampler]] = {
@@ -44,7 +44,7 @@ PRUNERS: Mapping[str, Callable[[int], optuna.pruners.BasePruner]] = {
     "hyperband": lambda steps: optuna.pruners.HyperbandPruner(max_resource=steps),
     "wilcoxon": lambda _: optuna.pruners.WilcoxonPruner(),
 }
-TIED = "evaluated_on"  # a study's user attribute
+FAILED, METRICS, REPLAYED, TIED = "failed", "metrics", "replayed", "evaluated_on"
 
 
 @functools.cache
@@ -96,7 +96,7 @@ class Study:
         tied: str = "",
         own: Parameters | None = None,
         steps: int = 1,
-        told: Iterable[ToldCandidate] = (),
+        told: Iterable[Told] = (),
     ) -> None:
         """Open or create the study.
 
@@ -155,19 +155,20 @@ class Study:
                 f"sweep another name, or delete the study (optuna delete-study)"
             )
 
-    def _recover(self, told: Iterable[ToldCandidate]) -> None:
+    def _recover(self, told: Iterable[Told]) -> None:
         """Enter the candidates that the ledger remembers of a study whose storage was lost."""
-        for one in told:
-            with contextlib.suppress(KeyError, TypeError, ValueError):  # of another space
-                state = TrialState[one.state]
+        for line in told:
+            with contextlib.suppress(KeyError, TypeError, ValueError):  # a damaged ledger
+                state = TrialState[line.state]
+                read = {name: dict(line.attrs[name]) for name in (METRICS, REPLAYED)}
                 self._study.add_trial(
                     optuna.trial.create_trial(
                         state=state,
-                        params=dict(one.parameters),
+                        params=dict(line.params),
                         distributions=self._spread,
-                        values=one.values if state == TrialState.COMPLETE else None,
-                        constraints=dict(one.constraints),
-                        user_attrs=one.attributes(),
+                        values=line.values if state == TrialState.COMPLETE else None,
+                        constraints=dict(line.constraints),
+                        user_attrs={**line.attrs, **read},
                     )
                 )
 
@@ -240,7 +241,7 @@ class Study:
         replayed: Parameters | None = None,
         pruned: bool = False,
         why: str = "",
-    ) -> ToldCandidate:
+    ) -> Told:
         """Enter how a candidate ended; return it as a ledger should remember it.
 
         Args:
@@ -261,20 +262,19 @@ class Study:
             if metrics is not None:
                 limits = zip(self.tune.constraints, self.tune.bounds, strict=True)
                 constraints = {text: bound.excess(metrics) for text, bound in limits}
-            undefined = "an objective is undefined on every instance"
-            told = ToldCandidate(
-                study=self.name, tied=self._study.user_attrs[TIED], parameters=dict(trial.params),
-                values=tuple(values), constraints=constraints, metrics=known,
-                replayed=replayed or {}, state=state.name,
-                failed=(why or undefined) if state == TrialState.FAIL else "",
-            )  # fmt: skip
-            for attribute, value in told.attributes().items():
+            attrs: dict[str, Any] = {METRICS: known, REPLAYED: replayed or {}}
+            if state == TrialState.FAIL:
+                attrs[FAILED] = why or "an objective is undefined on every instance"
+            for attribute, value in attrs.items():
                 trial.set_user_attr(attribute, value)
             for text, excess in constraints.items():
                 trial.set_constraint(text, excess)
             ended = state == TrialState.COMPLETE
             self._study.tell(trial, values if ended else None, state=state)
-        return told
+        return Told(
+            study=self.name, tied=self._study.user_attrs[TIED], params=dict(trial.params),
+            values=tuple(values), constraints=constraints, attrs=attrs, state=state.name,
+        )  # fmt: skip
 
     # Looking back
 

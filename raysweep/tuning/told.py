@@ -3,75 +3,58 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from raysweep.errors import StoreError
 from raysweep.identity import Json
 from raysweep.results.json_fields import Fields, packed_parameters, refuse
-from raysweep.sweep.tuning import Metrics, Parameters
-
-FAILED, METRICS, REPLAYED = "failed", "metrics", "replayed"  # user attributes of Optuna's trials
+from raysweep.sweep.tuning import Parameters
 
 
-@dataclass(frozen=True, kw_only=True)
-class ToldCandidate:
-    """A candidate that has ended.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Told:
+    """The end of a candidate of an Optuna study, enough to enter it into a new study.
 
     Attributes:
-        study: its name.
-        tied: digest of what the study's candidates are evaluated on.
-        parameters: of the outer space.
-        values: of the objectives; none where undefined.
-        constraints: constraint → by how much it is broken; at most 0 where it holds.
-        metrics: that are defined, over the instances.
-        replayed: the decision parameters that were best with it.
-        failed: why it failed; else empty.
-        state: Optuna's, in capitals.
+        study: name of the study.
+        tied: digest of what the study is evaluated on.
+        params: parameter → value.
+        values: one per objective; None where it is undefined.
+        constraints: constraint as text → by how much it is exceeded.
+        attrs: attributes of the trial.
+        state: Optuna's name of the trial's state.
     """
 
     study: str
     tied: str
-    parameters: Parameters
+    params: Parameters
     values: tuple[float | None, ...]
     constraints: Mapping[str, float]
-    metrics: Metrics
-    replayed: Parameters
-    failed: str
+    attrs: Mapping[str, Any]
     state: str
-
-    def attributes(self) -> dict[str, Json]:
-        """Return the user attributes of Optuna's trial."""
-        attributes: dict[str, Json] = {
-            METRICS: {str(name): value for name, value in self.metrics.items()},
-            REPLAYED: packed_parameters(self.replayed),
-        }
-        return attributes | ({FAILED: self.failed} if self.failed else {})
 
     def pack(self) -> dict[str, Json]:
         """Return the event as the ledger holds it."""
         return {
             "event": "told", "study": self.study, "tied": self.tied,
-            "params": packed_parameters(self.parameters), "values": [*self.values],
-            "constraints": {**self.constraints}, "attrs": self.attributes(), "state": self.state,
+            "params": packed_parameters(self.params), "values": [*self.values],
+            "constraints": {**self.constraints}, "attrs": {**self.attrs}, "state": self.state,
         }  # fmt: skip
 
     @classmethod
-    def unpack(cls, line: Json) -> ToldCandidate:
+    def unpack(cls, line: Json) -> Told:
         """Return the candidate that was packed.
 
         Raises:
             StoreError: if the line is damaged.
         """
         fields = Fields(line, "told")
-        attributes = fields.mapping("attrs")
         return cls(
             study=fields.text("study"), tied=fields.text("tied"), state=fields.text("state"),
-            parameters=fields.parameters("params"),
-            values=fields.several("values", _value),
-            constraints=fields.numbers("constraints"), metrics=attributes.metrics(METRICS),
-            replayed=attributes.parameters(REPLAYED),
-            failed=attributes.text(FAILED) if FAILED in attributes.given else "",
+            params=fields.parameters("params"), values=fields.several("values", _value),
+            constraints=fields.numbers("constraints"), attrs=fields.mapping("attrs").given,
         )  # fmt: skip
 
 
@@ -81,17 +64,17 @@ def _value(given: Json, where: str) -> float | None:
     return given
 
 
-def told_candidates(
-    lines: Iterable[Mapping[str, Json]], study: str, tied: str
-) -> Iterator[ToldCandidate]:
-    """Yield the candidates of a study that were evaluated on the same; damaged lines are skipped.
+def told_lines(lines: Iterable[Mapping[str, Json]], study: str, tied: str) -> list[Told]:
+    """Return the candidates of a study that were evaluated on the same; damaged lines are skipped.
 
     Args:
         lines: events of a ledger.
-        study: its name.
-        tied: digest of what its candidates are evaluated on.
+        study: name of the study.
+        tied: digest of what the study is evaluated on.
     """
+    told = []
     for line in lines:
         if (line.get("event"), line.get("study"), line.get("tied")) == ("told", study, tied):
             with contextlib.suppress(StoreError):
-                yield ToldCandidate.unpack(dict(line))
+                told.append(Told.unpack(dict(line)))
+    return told
