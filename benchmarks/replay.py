@@ -20,11 +20,11 @@ from raysweep.defenses import Defense, DefenseInputs, Evidence
 from raysweep.defenses.spectral_signatures import SpectralSignatures
 from raysweep.defenses.strip import Strip
 from raysweep.methods.context import Context
-from raysweep.tuning.instances import Instance, measure
+from raysweep.tuning.instances import StoredFindings, measure
 from raysweep.tuning.space import with_parameters
 
 
-def instance(defense: Defense, samples: int, number: int) -> Instance:
+def instance(defense: Defense, samples: int, number: int) -> StoredFindings:
     draw = np.random.default_rng(number)
     poison = draw.random(samples) < 0.05
     scores = draw.normal(size=samples) + 2 * poison
@@ -33,10 +33,10 @@ def instance(defense: Defense, samples: int, number: int) -> Instance:
         {"labels": np.arange(samples) % 10, "num_classes": 10, "train_scores": scores,
          "reference_scores": draw.normal(size=1000), "statistics": {}},
     )  # fmt: skip
-    return Instance(
+    return StoredFindings(
         where={"dataset": "d", "attack": str(number), "rate": 0.05, "seed": 0}, evidence=evidence,
         inputs={"clean": scores[~poison], "triggered": scores}, key=str(number), sealed=False,
-        _poison=poison, _cover=np.zeros(samples, bool), _eligible=poison, _judged={},
+        _poison=poison, _cover=np.zeros(samples, bool), _eligible=poison, _evaluated={},
     )  # fmt: skip
 
 

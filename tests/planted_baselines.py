@@ -115,27 +115,27 @@ COMPARED = (
     ),
     Fault(
         "covers left out of the false positives", METRICS,
-        "        fpr=share(flags[~poison]),", "        fpr=share(flags[~poison & ~cover]),",
+        "tpr, fpr = tpr_and_fpr(flags, poison)", "tpr, fpr = tpr_and_fpr(flags & ~cover, poison)",
         (MEASURES + "covers_are_negatives_and_counted_apart",),
     ),
     Fault(
         "false positives of all samples", METRICS,
-        "        fpr=share(flags[~poison]),", "        fpr=share(flags & ~poison),",
+        "flagged - hits, len(flags) - positives)", "flagged - hits, len(flags))",
         (MEASURES + "all_flagged_and_none_flagged",),
     ),
     Fault(
         "covers are hits", METRICS,
-        "tpr=share(flags[poison]),", "tpr=share(flags[poison | cover]),",
+        "tpr, fpr = tpr_and_fpr(flags, poison)", "tpr, fpr = tpr_and_fpr(flags, poison | cover)",
         (MEASURES + "covers_are_negatives_and_counted_apart",),
     ),
     Fault(
         "what is kept counts as removed", METRICS,
-        "tpr=share(flags[poison]),", "tpr=share(~flags[poison]),",
+        "np.count_nonzero(flags & poison)", "np.count_nonzero(~flags & poison)",
         (MEASURES + "all_flagged_and_none_flagged",),
     ),
     Fault(
         "undefined rates are 0", METRICS,
-        "float(hits.sum()) / n if n else math.nan", "float(hits.sum()) / max(n, 1)",
+        "value=hits / n if n else math.nan", "value=hits / max(n, 1)",
         (MEASURES + "without_poison_tpr_is_undefined",),
     ),
 )  # fmt: skip

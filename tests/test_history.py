@@ -29,7 +29,7 @@ from raysweep.sweep.differences import differences
 from raysweep.sweep.loading import from_text, load_sweep
 from raysweep.sweep.spec import Sweep, restored, to_plain
 from raysweep.sweep.yaml import parse
-from raysweep.tuning.conclude import tuned_name
+from raysweep.tuning.summary import tuned_name
 from tests.contracts.test_datasets import write_npz
 
 SWEEP = """

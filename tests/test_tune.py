@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 from pydantic import Field, ValidationError
 
+import raysweep
 from raysweep import methods
 from raysweep.attacks.additive import Additive
 from raysweep.attacks.badnets import BadNets
@@ -27,19 +28,23 @@ from raysweep.defenses import Decision, Defense, Evidence, Gift, Need
 from raysweep.defenses._scored import Scored
 from raysweep.defenses.strip import Strip
 from raysweep.errors import KnowledgeError, SpecError
+from raysweep.jobs.launch import launch
 from raysweep.methods import decision
 from raysweep.methods.recipe import Recipe
 from raysweep.metrics import rates as reference
 from raysweep.models.tiny_cnn import TinyCNN
-from raysweep.results.tuned import Tuned
+from raysweep.plan.planner import Planner
+from raysweep.results.tuned import NOTHING, Tuned
+from raysweep.store import Store
 from raysweep.sweep.loading import load_sweep
 from raysweep.sweep.trials import Trial
-from raysweep.sweep.tuning import Constraint, Objective, Tune
-from raysweep.tuning import conclude, ranking, space
+from raysweep.sweep.tuning import Constraint, Objective, Parameters, Range, Tune
+from raysweep.tuning import ranking, space, summary
 from raysweep.tuning.folds import Studies, _folds, part_of
-from raysweep.tuning.instances import Instance, false_alarms, measure
-from raysweep.tuning.search import Bench, Candidate, Search
-from raysweep.tuning.study import Study, every_trial, open_storage, told_lines
+from raysweep.tuning.instances import StoredFindings, false_alarms, measure, stored_findings
+from raysweep.tuning.search import Candidate, Measurements, Search
+from raysweep.tuning.study import Study, every_trial, open_storage
+from raysweep.tuning.told import Told, told_lines
 
 N = 400
 ATTACKS = {
@@ -66,7 +71,7 @@ class Cut(Defense):
         return Decision(flags=(scores > self.low) & (scores <= self.high))
 
 
-def instance(attack: str, band: tuple[float, float], blur: float = 0.0) -> Instance:
+def instance(attack: str, band: tuple[float, float], blur: float = 0.0) -> StoredFindings:
     """Return an instance whose poison has scores in a band, and clean samples all others."""
     draw = np.random.default_rng(0)
     poison = np.arange(N) < 40
@@ -80,29 +85,29 @@ def instance(attack: str, band: tuple[float, float], blur: float = 0.0) -> Insta
         {"labels": np.zeros(N, np.int64), "num_classes": 1, "train_scores": scores,
          "statistics": {}},
     )  # fmt: skip
-    return Instance(
+    return StoredFindings(
         where={"dataset": "d", "attack": attack, "rate": 0.1, "seed": 0}, evidence=evidence,
         inputs={}, key=f"{attack}-{blur}", seconds=2.0, sealed=False, _poison=poison,
-        _cover=np.zeros(N, bool), _eligible=np.zeros(0, bool), _judged={},
+        _cover=np.zeros(N, bool), _eligible=np.zeros(0, bool), _evaluated={},
     )  # fmt: skip
 
 
-class Planted(Bench):
-    """A bench whose instances are made, not read; poison of each attack has its own band."""
+class Planted(Measurements):
+    """Measurements of instances that are made, not read; poison of each attack has its own band."""
 
     def __init__(self, over: str = "mean", **bands: tuple[float, float]) -> None:
         self.bands = bands
-        self.settings = Tune(metric="auroc", over=over)  # type: ignore[arg-type]
+        self.tune = Tune(metric="auroc", over=over)  # type: ignore[arg-type]
         self._measured = {}
         self.opened: list[str] = []
 
-    def instance(self, trial: Trial) -> Instance:
+    def instance(self, trial: Trial) -> StoredFindings:
         name, defense = trial.attack.name, trial.defense
         self.opened.append(name)
         return instance(name, self.bands[name], getattr(defense, "blur", 0.0))
 
 
-def place(attack: str, defense: Defense | None = None) -> Trial:
+def setting(attack: str, defense: Defense | None = None) -> Trial:
     return Trial(
         dataset=Digits(), model=TinyCNN(), attack=ATTACKS[attack], defense=defense or Cut(blur=0.0),
         recipe=Recipe(), seed=0,
@@ -118,71 +123,71 @@ def search(
     tied: str = "",
     **given: Any,
 ) -> Search:
-    settings = Tune(**given)
-    places = tuple(place(attack) for attack in attacks)
+    tune = Tune(**given)
+    settings = tuple(setting(attack) for attack in attacks)
 
     def studied(over: space.Space) -> Study:
-        return Study("s", over, settings, where=where, tied=tied, steps=len(places))
+        return Study("s", over, tune, where=where, tied=tied, steps=len(settings))
 
     return Search(
-        defense=Cut(blur=0.0), outer=outer or {}, inner=searched, settings=settings, part="",
-        places=places, held=places, studied=studied,
+        defense=Cut(blur=0.0), outer=outer or {}, inner=searched, tune=tune, part="",
+        settings=settings, held_out=settings, studied=studied,
     )  # fmt: skip
 
 
-LOW = {"low": {"min": 0.0, "max": 1.0}}
-BOTH = {**LOW, "high": {"min": 0.0, "max": 1.0}}
+LOW = {"low": Range(min=0.0, max=1.0)}
+BOTH = {**LOW, "high": Range(min=0.0, max=1.0)}
 
 
-def best_of(found: Search, bench: Bench) -> dict[str, float]:
-    chosen = found.chosen(bench)[0]
-    return bench.joined(Cut(**{"blur": 0.0, **chosen}), found.instances(bench))
+def best_of(found: Search, measurements: Measurements) -> dict[str, float]:
+    chosen = found.chosen(measurements)[0]
+    return measurements.joined(Cut(**{"blur": 0.0, **chosen}), found.instances(measurements))
 
 
 # Searching decisions
 
 
 def test_a_known_optimum_of_one_number_is_found_exactly() -> None:
-    bench = Planted(badnets=(0.6, 1.0))
+    measurements = Planted(badnets=(0.6, 1.0))
     found = search(LOW, ["badnets"], constraints=["fpr <= 0"])
-    best = best_of(found, bench)
+    best = best_of(found, measurements)
     assert (best["tpr"], best["fpr"], best["youden"]) == (1.0, 0.0, 1.0)
-    assert len(found.tried(bench)) == space.POINTS
+    assert len(found.tried(measurements)) == space.POINTS
     mine = instance("badnets", (0.6, 1.0))
     assert mine.evidence is not None
     clean = np.sort(mine.evidence.train_scores[40:])[-1]
-    low = found.chosen(bench)[0]["low"]
+    low = found.chosen(measurements)[0]["low"]
     assert clean <= low < mine.evidence.train_scores[:40].min()
 
 
 def test_a_known_optimum_of_two_numbers_is_found_by_optuna() -> None:
-    bench = Planted(badnets=(0.4, 0.6))
+    measurements = Planted(badnets=(0.4, 0.6))
     found = search(BOTH, ["badnets"], metric="youden", constraints=[], trials=200)
-    assert best_of(found, bench)["youden"] > 0.9
-    assert len(found.tried(bench)) == 200
+    assert best_of(found, measurements)["youden"] > 0.9
+    assert len(found.tried(measurements)) == 200
 
 
 @pytest.mark.parametrize("searched", [BOTH, LOW])
 @pytest.mark.parametrize("sampler", ["tpe", "random", "nsga2"])
 def test_constraints_hold_where_they_can(searched: dict[str, Any], sampler: str) -> None:
-    bench = Planted(badnets=(0.4, 0.6))
+    measurements = Planted(badnets=(0.4, 0.6))
     for bound in (0.02, 0.45):
         limits = [f"fpr <= {bound}"]
         found = search(searched, ["badnets"], constraints=limits, trials=120, sampler=sampler)
-        assert best_of(found, bench)["fpr"] <= bound
+        assert best_of(found, measurements)["fpr"] <= bound
 
 
 def test_gaussian_processes_search_too() -> None:
-    bench = Planted(badnets=(0.4, 0.6))
+    measurements = Planted(badnets=(0.4, 0.6))
     found = search(BOTH, ["badnets"], metric="youden", constraints=[], trials=25, sampler="gp")
-    assert best_of(found, bench)["youden"] > 0.5
+    assert best_of(found, measurements)["youden"] > 0.5
 
 
 def test_a_grid_is_gone_through_once() -> None:
-    listed = {"low": {"values": [0.1, 0.4, 0.7]}, "high": {"values": [0.6, 0.8]}}
+    listed = {"low": Range(values=(0.1, 0.4, 0.7)), "high": Range(values=(0.6, 0.8))}
     settings = Tune(sampler="grid", metric="youden", constraints=())
     study = Study("g", listed, settings)
-    seen: list[space.Values] = []
+    seen: list[Parameters] = []
     every_trial(study, lambda values: (seen.append(values), {"youden": values["low"]})[1])
     assert sorted((v["low"], v["high"]) for v in seen) == sorted(
         itertools.product([0.1, 0.4, 0.7], [0.6, 0.8])
@@ -243,69 +248,66 @@ def test_a_pareto_front_equals_brute_force() -> None:
 
 
 def test_a_front_over_a_grid_is_found_through_optuna() -> None:
-    bench = Planted(badnets=(0.4, 0.9))
-    listed = {"low": {"values": [0.1, 0.3, 0.5, 0.7]}, "high": {"values": [0.6, 0.8, 1.0]}}
+    measurements = Planted(badnets=(0.4, 0.9))
+    listed = {"low": Range(values=(0.1, 0.3, 0.5, 0.7)), "high": Range(values=(0.6, 0.8, 1.0))}
     given = {"metric": ["tpr", "fpr"], "constraints": ()}
     exact = search(listed, ["badnets"], **given)
     through = search({}, ["badnets"], outer=listed, sampler="grid", **given)
-    run_all(through, bench)
-    assert exact.chosen(bench) == through.chosen(bench)
-    assert len(exact.chosen(bench)) > 2
+    run_all(through, measurements)
+    assert exact.chosen(measurements) == through.chosen(measurements)
+    assert len(exact.chosen(measurements)) > 2
 
 
-def run_all(found: Search, bench: Bench) -> list[dict[str, Any]]:
-    """Do what a supply does, without stages."""
-    lines = []
+def run_all(found: Search, measurements: Measurements) -> None:
+    """Do what a feed does, without stages."""
     while (candidate := found.ask()) is not None:
         seen, pruned = [], False
         for trial in candidate.trials:
-            seen.append(found.instance(trial, bench))
-            if len(seen) < len(candidate.trials) and found.hopeless(candidate, seen, bench):
+            seen.append(found.instance(trial, measurements))
+            if len(seen) < len(candidate.trials) and found.hopeless(candidate, seen, measurements):
                 pruned = True
                 break
-        line = found.answered(candidate, seen, bench, pruned=pruned)
-        lines += [line] if line else []
-    return lines
+        found.answered(candidate, seen, measurements, pruned=pruned)
 
 
 # Score-level parameters, with decisions replayed inside
 
 
 def test_a_mixed_space_searches_decisions_exactly_for_each_candidate() -> None:
-    bench = Planted(badnets=(0.6, 1.0), blend=(0.6, 1.0))
-    found = search(LOW, ["badnets", "blend"], outer={"blur": {"min": 0.0, "max": 1.0}}, trials=12)
-    run_all(found, bench)
-    assert found.finished and len(found.tried(bench)) == 12
-    first = found.study.history()[0]  # type: ignore[union-attr]
-    assert first["state"] == "complete"
-    best = found.chosen(bench)[0]
-    assert best["blur"] == min(one.parameters["blur"] for one in found.tried(bench))
+    measurements = Planted(badnets=(0.6, 1.0), blend=(0.6, 1.0))
+    found = search(LOW, ["badnets", "blend"], outer={"blur": Range(min=0.0, max=1.0)}, trials=12)
+    run_all(found, measurements)
+    assert found.finished and len(found.tried(measurements)) == 12
+    assert found.study.history()[0].state == "complete"  # type: ignore[union-attr]
+    best = found.chosen(measurements)[0]
+    assert best["blur"] == min(one.parameters["blur"] for one in found.tried(measurements))
     again = Cut(**best)
     here = [
         instance("badnets", (0.6, 1.0), best["blur"]),
         instance("blend", (0.6, 1.0), best["blur"]),
     ]
     for low in np.linspace(0, 1, 200):
-        other = bench.joined(again.model_copy(update={"low": low}), here)
-        mine = bench.joined(again, here)
-        assert ranking.rank(mine, found.settings) <= ranking.rank(other, found.settings)
+        other = measurements.joined(again.model_copy(update={"low": low}), here)
+        mine = measurements.joined(again, here)
+        assert ranking.rank(mine, found.tune) <= ranking.rank(other, found.tune)
 
 
 @pytest.mark.parametrize("pruner", ["median", "wilcoxon", "hyperband"])
 def test_a_bad_candidate_is_not_run_everywhere(pruner: str) -> None:
     bands = dict.fromkeys(ATTACKS, (0.6, 1.0))  # Wilcoxon's test needs more than four instances
-    bench = Planted(**bands)
-    blurs = {"blur": {"values": [0.0, 0.02, 0.03, 0.05, 0.06, 0.9, 0.95, 1.0]}}
+    measurements = Planted(**bands)
+    blurs = {"blur": Range(values=(0.0, 0.02, 0.03, 0.05, 0.06, 0.9, 0.95, 1.0))}
+    coarse = {"low": Range(values=tuple(n / 20 for n in range(21)))}
     found = search(
-        LOW, list(bands), outer=blurs, pruner=pruner, sampler="random", trials=40, metric="youden",
-        constraints=(),
+        coarse, list(bands), outer=blurs, pruner=pruner, sampler="random", trials=40,
+        metric="youden", constraints=(),
     )  # fmt: skip
-    run_all(found, bench)
-    states = [one["state"] for one in found.study.history()]  # type: ignore[union-attr]
+    run_all(found, measurements)
+    states = [one.state for one in found.study.history()]  # type: ignore[union-attr]
     assert set(states) <= {"complete", "pruned"} and len(states) == 40
     assert "pruned" in states
-    assert len(bench.opened) < len(bands) * 40
-    assert found.chosen(bench)[0]["blur"] == 0.0
+    assert len(measurements.opened) < len(bands) * 40
+    assert found.chosen(measurements)[0]["blur"] == 0.0
 
 
 def test_a_candidate_that_fails_or_is_undefined_is_no_zombie() -> None:
@@ -314,7 +316,7 @@ def test_a_candidate_that_fails_or_is_undefined_is_no_zombie() -> None:
         number, _ = study.ask()  # type: ignore[misc]
         study.tell(number, outcome, why="out of memory")
     assert study.ask() is None and study.finished
-    assert [one["state"] for one in study.history()] == ["fail", "fail", "complete"]
+    assert [one.state for one in study.history()] == ["fail", "fail", "complete"]
 
 
 def test_the_methods_own_values_are_the_first_to_be_tried() -> None:
@@ -373,9 +375,12 @@ def test_a_lost_journal_is_made_from_the_ledger(tmp_path: Path) -> None:
         number, values = first.ask()  # type: ignore[misc]
         bad = n == 2
         found = None if bad else {"tpr": values["low"], "fpr": values["low"] / 4}
-        lines.append(json.loads(json.dumps(first.tell(number, found, replayed={"high": 0.5}))))
-    assert told_lines(lines, "l", "y") == []
-    told = told_lines(lines, "l", "x")
+        told = first.tell(number, found, replayed={"high": 0.5})
+        lines.append(json.loads(json.dumps(told.pack())))
+        assert Told.unpack(lines[-1]) == told
+    assert told_lines(lines, "l", "y") == [] and len(lines) == 6
+    damaged = ({"attrs": {}}, {"attrs": {"metrics": 1, "replayed": {}}}, {"values": ["x"]})
+    told = told_lines([*lines, *({**lines[-1], **one} for one in damaged)], "l", "x")
     again = Study("l", LOW, settings, where=tmp_path / "b.log", tied="x", told=told)
     assert again.finished and again.tried() == first.tried()
     assert again._study.best_trials == [] or len(again._study.best_trials) == len(
@@ -406,97 +411,99 @@ def test_held_out_labels_cannot_be_reached() -> None:
     sealed = instance("blend", (0.2, 0.3)).closed()
     with pytest.raises(KnowledgeError, match=r"held-out instance .*attack=blend.* while tuning"):
         measure(Cut(), sealed)
-    for attribute in ("scores", "ranks", "counts", "sorted_inputs"):
+    for attribute in ("scores", "ranks", "cases", "sorted_inputs"):
         with pytest.raises(KnowledgeError):
             getattr(instance("blend", (0.2, 0.3)).closed(), attribute)
-    bench = Planted(blend=(0.2, 0.3))
-    bench.measured(Cut(), sealed.opened())
-    with pytest.raises(KnowledgeError):  # a remembered value is no way around the seal
-        bench.measured(Cut(), sealed)
+    measurements = Planted(blend=(0.2, 0.3))
+    measurements.measured(Cut(), sealed.opened())
+    with pytest.raises(KnowledgeError):  # remembered metrics must not bypass the seal
+        measurements.measured(Cut(), sealed)
 
 
 def test_a_planted_leak_fails() -> None:
     """A search that looks at what it is reported on fails, for decisions and for stages."""
 
     class Leaky(Search):
-        def instances(self, bench: Bench) -> list[Instance]:
-            return [self.instance(one, bench) for one in (*self.places, *self.held)]
+        def instances(self, measurements: Measurements) -> list[StoredFindings]:
+            return [self.instance(one, measurements) for one in (*self.settings, *self.held_out)]
 
-        def _candidate(self, number: int, outer: space.Values) -> Candidate:
+        def _candidate(self, number: int, outer: Parameters) -> Candidate:
             made = super()._candidate(number, outer)
-            leaked = tuple(replace(one, defense=made.defense) for one in self.held)
+            leaked = tuple(replace(one, defense=made.defense) for one in self.held_out)
             return replace(made, trials=made.trials + leaked)
 
-    bench = Planted(badnets=(0.6, 1.0), blend=(0.1, 0.2))
-    for outer in ({}, {"blur": {"min": 0.0, "max": 1.0}}):
+    measurements = Planted(badnets=(0.6, 1.0), blend=(0.1, 0.2))
+    for outer in ({}, {"blur": Range(min=0.0, max=1.0)}):
         honest = search(LOW, ["badnets"], outer=outer, trials=3)
         given = {field.name: getattr(honest, field.name) for field in fields(Search)}
-        given |= {"held": (place("blend"),), "study": None}
+        given |= {"held_out": (setting("blend"),), "study": None}
         public = {name: value for name, value in given.items() if name[0] != "_"}
         leaky = Leaky(**public)
         with pytest.raises(KnowledgeError, match="attack=blend"):
-            run_all(leaky, bench)
-            leaky.chosen(bench)
+            run_all(leaky, measurements)
+            leaky.chosen(measurements)
 
 
 def folds(defense: Defense, planted: Planted, **given: Any) -> list[Search]:
-    settings = Tune(**given)
-    outer, inner = space.spaces_of(defense, settings)
-    trials = [place(attack, defense) for attack in planted.bands]
+    tune = Tune(**given)
+    outer, inner = space.spaces_of(defense, tune)
+    trials = [setting(attack, defense) for attack in planted.bands]
 
     class Open(Studies):
-        def open(self, defense: Any, part: str, places: Any, space: Any) -> Study:
-            return Study(part or "all", space, settings, steps=len(places))
+        def open(self, defense: Any, part: str, settings: Any, space: Any) -> Study:
+            return Study(part or "all", space, tune, steps=len(settings))
 
     studies = Open(None, None)  # type: ignore[arg-type]
-    return _folds(settings, trials, (outer, inner), studies)
+    return _folds(tune, trials, (outer, inner), studies)
 
 
-MINE = {"test_tune": LOW}
+MINE = {"test_tune": {"low": {"min": 0.0, "max": 1.0}}}
 
 
 def test_transfer_never_looks_at_what_it_leaves_out() -> None:
-    bench = Planted(badnets=(0.6, 1.0), blend=(0.5, 1.0), trojan=(0.8, 1.0))
-    for one in folds(Cut(blur=0.0), bench, parameters=MINE):
-        bench.opened.clear()
-        one.chosen(bench)
-        assert one.part not in bench.opened
-        assert set(bench.opened) == set(bench.bands) - {one.part}
+    measurements = Planted(badnets=(0.6, 1.0), blend=(0.5, 1.0), trojan=(0.8, 1.0))
+    for one in folds(Cut(blur=0.0), measurements, parameters=MINE):
+        measurements.opened.clear()
+        one.chosen(measurements)
+        assert one.part not in measurements.opened
+        assert set(measurements.opened) == set(measurements.bands) - {one.part}
 
 
 def test_transfer_reports_on_the_attack_that_was_left_out() -> None:
-    bench = Planted(badnets=(0.6, 1.0), blend=(0.5, 1.0), trojan=(0.8, 1.0))
-    searches = folds(Cut(blur=0.0), bench, parameters=MINE)
-    rows = conclude.rows(searches, bench)
-    assert [row["held_out"] for row in rows] == ["badnets", "blend", "trojan", conclude.NOTHING]
-    by = {row["held_out"]: row for row in rows}
+    measurements = Planted(badnets=(0.6, 1.0), blend=(0.5, 1.0), trojan=(0.8, 1.0))
+    searches = folds(Cut(blur=0.0), measurements, parameters=MINE)
+    rows = summary.tuned_rows(searches, measurements)
+    assert [row.held_out for row in rows] == ["badnets", "blend", "trojan", NOTHING]
+    by = {row.held_out: row for row in rows}
     for row in rows[:3]:
-        assert row["labels"] == "transfer" and row["tuned_tpr"] > 0.5
-        assert row["oracle_tpr"] >= row["tuned_tpr"] - 1e-9 and row["oracle_fpr"] <= 0.05
-        assert row["tuned_tpr_low"] <= row["tuned_tpr"] <= row["tuned_tpr_high"]
-    (mean,) = conclude.means(rows, searches[0].settings)
-    assert mean["held_out"] == "mean of 3" and mean["tuned_tpr"] == pytest.approx(
-        np.mean([row["tuned_tpr"] for row in rows[:3]])
+        tpr, fpr = row.metrics["tpr"], row.metrics["fpr"]
+        assert row.labels == "transfer" and tpr.tuned > 0.5 and tpr.interval is not None
+        assert tpr.oracle >= tpr.tuned - 1e-9 and fpr.oracle <= 0.05
+        assert tpr.interval[0] <= tpr.tuned <= tpr.interval[1]
+    (mean,) = summary.means(rows, searches[0].tune)
+    assert mean.held_out == "mean of 3" and mean.metrics["tpr"].tuned == pytest.approx(
+        np.mean([row.metrics["tpr"].tuned for row in rows[:3]])
     )
-    kept = [sum(row[f"{who}_fpr"] <= 0.05 for row in rows[:3]) for who in ("tuned", "default")]
-    assert mean["note"] == f"constraints hold: tuned {kept[0]}, own {kept[1]}"
+    shares = [row.metrics["fpr"] for row in rows[:3]]
+    kept = [sum(getattr(fpr, who) <= 0.05 for fpr in shares) for who in ("tuned", "default")]
+    assert mean.note == f"constraints hold: tuned {kept[0]}, own {kept[1]}"
     # Tuned on the others, the threshold lies above the weakest poison of blend.
-    assert by["blend"]["tuned_tpr"] < by["blend"]["oracle_tpr"]
+    assert by["blend"].metrics["tpr"].tuned < by["blend"].metrics["tpr"].oracle
     with pytest.raises(SpecError, match="at least two values of attack"):
         folds(Cut(blur=0.0), Planted(badnets=(0.6, 1.0)), parameters=MINE)
 
 
 def test_forms_of_one_attack_are_held_out_together() -> None:
-    one, other = place("blend"), replace(place("blend"), attack=Blend(rate=0.2, alpha=0.4))
+    one, other = setting("blend"), replace(setting("blend"), attack=Blend(rate=0.2, alpha=0.4))
     assert part_of(one, "attack") == part_of(other, "attack") == "blend"
     assert part_of(one, "rate") != part_of(other, "rate")
 
 
 def test_worst_case_and_mean_differ() -> None:
-    bench = Planted(badnets=(0.6, 1.0), blend=(0.3, 1.0))
-    over = [bench.instance(place(a)) for a in bench.bands]
-    mean = bench.joined(Cut(low=0.6), over)
-    worst = Planted("worst", **bench.bands).joined(Cut(low=0.6), over)
+    measurements = Planted(badnets=(0.6, 1.0), blend=(0.3, 1.0))
+    over = [measurements.instance(setting(a)) for a in measurements.bands]
+    mean = measurements.joined(Cut(low=0.6), over)
+    worst = Planted("worst", **measurements.bands).joined(Cut(low=0.6), over)
     assert worst["tpr"] < mean["tpr"] and worst["fpr"] >= mean["fpr"]
 
 
@@ -505,7 +512,7 @@ class Reference(Scored):
 
 
 class WithReference(Planted):
-    def instance(self, trial: Trial) -> Instance:
+    def instance(self, trial: Trial) -> StoredFindings:
         base = super().instance(trial)
         assert base.evidence is not None
         reference = np.random.default_rng(9).random(500)
@@ -519,12 +526,12 @@ class WithReference(Planted):
 
 
 def test_clean_only_uses_its_budget_and_reads_no_truth() -> None:
-    bench = WithReference(badnets=(0.6, 1.0))
-    fpr = {"fpr": {"min": 0.001, "max": 0.5, "distribution": "log_uniform_values"}}
+    measurements = WithReference(badnets=(0.6, 1.0))
+    fpr = {"fpr": Range(min=0.001, max=0.5, distribution="log_uniform_values")}
     found = search(fpr, ["badnets"], labels="clean_only", constraints=["fpr <= 0.1"])
     found.defense = Reference(on="training_set")
-    (chosen,) = found.chosen(bench)
-    sealed = bench.instance(place("badnets"))
+    (chosen,) = found.chosen(measurements)
+    sealed = measurements.instance(setting("badnets"))
     rate = false_alarms(Reference(on="training_set", fpr=chosen["fpr"]), sealed)
     assert 0.07 < rate <= 0.1
     blind = search(LOW, ["badnets"], labels="clean_only")
@@ -541,13 +548,52 @@ def test_clean_only_uses_its_budget_and_reads_no_truth() -> None:
     [
         ({"strip": {"overlay": {"min": 1, "max": 5}}}, "'overlay' is no parameter of it"),
         ({"strip": {"fpr": {"min": 0.5, "max": 2.0}}}, r"strip\.fpr: 2\.0 is not allowed"),
-        ({"strip": {"fpr": {"min": 0.5, "max": 0.1}}}, "min below max"),
         ({"strip": {"on": {}}}, "suggests no range"),
     ],
 )
 def test_spaces_are_checked(given: dict[str, Any], said: str) -> None:
     with pytest.raises(SpecError, match=said):
         space.spaces_of(Strip(), Tune(parameters=given))
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        {"distribution": "log_uniform_values", "max": 0.5, "min": 1e-3}, {"min": 2, "max": 200},
+        {"values": [0.1, 3, "deep", True, None]}, {},
+    ],
+)  # fmt: skip
+def test_ranges_are_kept_as_they_were_written(written: dict[str, Any]) -> None:
+    """Studies are tied to a digest of them, and `tuned.json` holds them."""
+    text = json.dumps(written)
+    searched = Range.model_validate_json(text)
+    assert json.dumps(searched.pack()) == text and searched.suggested == (not written)
+    tune = Tune.model_validate_json(f'{{"parameters": {{"strip": {{"fpr": {text}}}}}}}')
+    assert json.dumps(tune.model_dump(mode="json")["parameters"]["strip"]["fpr"]) == text
+    assert Range.model_validate(written) == searched
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ("{min: 0.5, max: 0.1}", "fpr: needs min below max, or values, got 0.5 and 0.1"),
+        ("{min: 0.1}", "fpr: needs min below max, or values, got 0.1 and None"),
+        ("{distribution: uniform}", "fpr: needs min below max, or values"),
+        ("{min: 0, max: 1, distribution: log_uniform_values}", "fpr: needs min above 0 for log_un"),
+        ("{min: 0.1, max: 0.2, values: [0.1]}", "fpr: takes values alone, or min, max and distri"),
+        ("{min: low, max: 1}", "fpr.min: must be a number, got 'low'"),
+        ("{values: []}", "fpr.values: .* at least 1 item"),
+        ("{values: [[1]]}", r"fpr.values.0: must be a number, text, true, false or null"),
+        ("{min: 0.1, max: 0.2, distribution: normal}", "fpr.distribution: .*uniform.*log_unif"),
+        ("{mim: 0.1, max: 0.2}", r"fpr.mim: unknown field, got 0.1; .*min"),
+    ],
+)  # fmt: skip
+def test_a_wrong_range_is_said_with_its_line(tmp_path: Path, written: str, said: str) -> None:
+    file = tmp_path / "t.yaml"
+    searched = f"tune:\n  parameters:\n    strip:\n      fpr: {written}"
+    file.write_text(SWEEP.replace("tune: {constraints: [fpr <= 0.1]}", searched))
+    with pytest.raises(SpecError, match=rf"t\.yaml:13: tune\.parameters\.strip\.{said}"):
+        load_sweep(file)
 
 
 @pytest.mark.parametrize("name", sorted(methods.available("defenses")))
@@ -557,15 +603,15 @@ def test_suggested_ranges_are_allowed_and_hold_the_methods_own_values(name: str)
     defense = kind.model_validate(required)
     own = methods.search_ranges(kind)
     outer, inner = space.spaces_of(defense, Tune(parameters={name: {field: {} for field in own}}))  # type: ignore[arg-type]
-    for field, rule in {**outer, **inner}.items():
+    for field, values in {**outer, **inner}.items():
         value = getattr(defense, field)
-        assert value is None or space.inside({field: rule}, {field: value}), field
+        assert value is None or space.inside({field: values}, {field: value}), field
 
 
 def test_what_is_replayed_depends_on_what_is_wanted() -> None:
     given = {"strip": {"overlays": {}, "fpr": {}}}
     outer, inner = space.spaces_of(Strip(), Tune(parameters=given))
-    assert set(outer) == {"overlays"} and set(inner) == {"fpr"} and inner["fpr"]["min"] == 0.001
+    assert set(outer) == {"overlays"} and set(inner) == {"fpr"} and inner["fpr"].min == 0.001
     outer, inner = space.spaces_of(Strip(), Tune(parameters=given, metric="ca"))
     assert set(outer) == {"overlays", "fpr"} and not inner
     assert space.spaces_of(Strip(), Tune())[1].keys() == {"fpr"}
@@ -591,13 +637,48 @@ SWEEP = """
 name: tuned
 dataset: digits
 model: {tiny_cnn: {width: 8}}
-recipe: {epochs: 4, batch_size: 64}
+recipe: {epochs: 1, batch_size: 64}
 attacks: [badnets: {rate: 0.1}, blend: {rate: 0.1}, none]
 defenses: [none, spectral_signatures, strip: {overlays: 8}]
 seeds: 1
 track: {wandb: disabled}
 tune: {constraints: [fpr <= 0.1]}
 """
+
+
+def test_a_replayed_decision_is_judged_as_a_trial_that_was_run(tmp_path: Path) -> None:
+    """Flags and thresholds alike: the metrics of replayed findings are those of the records."""
+    text = SWEEP.replace(", blend: {rate: 0.1}, none", "")
+    file, store = tmp_path / "t.yaml", str(tmp_path / "store")
+    file.write_text(text)
+    sweep = load_sweep(file)
+    launch(sweep, text, store, inline=True)
+    rows = raysweep.load("tuned", store).set_index(["attack_name", "defense_name"])
+    planner = Planner(sweep)
+    for trial in (one for one in planner.trials if one.defense.gives()):
+        row = rows.loc[(trial.attack.name, trial.defense.name)]
+        replayed = measure(trial.defense, stored_findings(planner, Store(store), trial))
+        detector = "input_" if trial.defense.name == "strip" else ""
+        ranked = ("tpr", "fpr", "auroc", "ap", "tpr_at_1fpr")
+        columns = {"ca": "ca", "asr": "asr", "ra": "ra"}
+        for name, column in (columns | {name: f"{detector}{name}" for name in ranked}).items():
+            assert replayed[name] == pytest.approx(float(row[column]), nan_ok=True), (trial, name)
+
+
+def test_a_threshold_that_is_not_stored_is_not_judged() -> None:
+    mine = instance("badnets", (0.3, 0.9))
+    for reference_score, defined in ((np.inf, False), (0.5, True)):
+        evidence = Evidence(
+            "strip", Strip().needs(),
+            {"labels": np.zeros(9, np.int64), "num_classes": 1, "statistics": {},
+             "reference_scores": np.full(9, reference_score)},
+        )  # fmt: skip
+        scores = np.array([0.2, 0.7])
+        seen = replace(
+            mine, evidence=evidence, inputs={"clean": scores, "triggered": scores},
+            _eligible=np.ones(2, bool),
+        )  # fmt: skip
+        assert np.isnan(measure(Strip(), seen)["tpr"]) == (not defined)
 
 
 def same_again(file: Path) -> Any:
@@ -618,7 +699,7 @@ def test_a_sweep_is_tuned_without_a_stage(
     told = same_again(tmp_path / "store/sweeps/tuned/tuned.json")
     table = pd.DataFrame(told["rows"])
     assert set(table["defense"]) == {"spectral_signatures", "strip(overlays=8)"}
-    assert set(table["held_out"]) == {"badnets", "blend", conclude.NOTHING}
+    assert set(table["held_out"]) == {"badnets", "blend", NOTHING}
     assert (table["labels"] == "transfer").all() and "transfer" in said
     before = sorted((tmp_path / "store/objects").rglob("*.safetensors"))
     app(command, standalone_mode=False)
@@ -629,9 +710,7 @@ def test_a_sweep_is_tuned_without_a_stage(
     better = load_sweep(to)
     assert better.tune is None
     strip = next(d for d in better.defenses if d.name == "strip")
-    final = table[
-        (table["held_out"] == conclude.NOTHING) & (table["defense"] != "spectral_signatures")
-    ]
+    final = table[(table["held_out"] == NOTHING) & (table["defense"] != "spectral_signatures")]
     assert strip.fpr == final["parameters"].iloc[0]["fpr"]  # type: ignore[attr-defined]
     with pytest.raises(SpecError, match="is there already"):
         app([*command, "--write", str(to)], standalone_mode=False)

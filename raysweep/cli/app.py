@@ -159,7 +159,7 @@ def tune(
     from raysweep.results.records import storage_uri
     from raysweep.sweep.loading import load_sweep
     from raysweep.sweep.spec import to_yaml
-    from raysweep.tuning.conclude import tuned_sweep
+    from raysweep.tuning.summary import tuned_sweep
 
     if inline and address:
         raise SpecError("--inline runs in this process and --address on a cluster; give one")
@@ -172,10 +172,10 @@ def tune(
             sweep, file.read_text(), storage_uri(storage), address=address, inline=inline,
             most=max_concurrent, studies=studies, watch=progress.watch,
         )  # fmt: skip
-    if tuning.interrupted:
+    if tuning.interrupted or tuning.tuned is None:
         console.print(f"interrupted; what finished is stored, go on with: raysweep tune {file}")
         raise typer.Exit(128 + tuning.interrupted)
-    print_tuned(console, tuning.table)
+    print_tuned(console, tuning.tuned)
     console.print(f"{tuning.ran} stages ran, {tuning.cached} were stored already")
     for note in tuning.notes[progress.noted :]:
         console.print(note)
@@ -184,7 +184,7 @@ def tune(
     console.print(f"table: {tuning.where}")
     console.print(f"report: {tuning.report}")
     if write is not None:
-        tuned = tuned_sweep(sweep, tuning.rows)
+        tuned = tuned_sweep(sweep, tuning.tuned.rows)
         write.write_text(to_yaml(tuned))
         console.print(f"tuned sweep file: {write}, of sweep {tuned.name}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import TYPE_CHECKING
 
@@ -11,8 +12,10 @@ from rich.table import Table
 from raysweep import methods
 from raysweep.results import history
 from raysweep.results.table import read_table
+from raysweep.results.tuned import Tuned, TunedMetric
 from raysweep.store import Store, ledger
 from raysweep.sweep import catalog
+from raysweep.sweep.tuning import COSTS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -69,30 +72,29 @@ def print_results(console: Console, rows: pd.DataFrame) -> None:
         console.print(table)
 
 
-def print_tuned(console: Console, table: pd.DataFrame) -> None:
-    """Print the results of tuning: held-out metrics beside the method's own and the oracle's."""
+def print_tuned(console: Console, tuned: Tuned) -> None:
+    """Print what tuning found: held-out metrics beside the method's own and the oracle's."""
     from raysweep.reports.tables import percent
 
-    metrics = [str(name)[6:] for name in table.columns if str(name).startswith("tuned_")]
-    metrics = [name for name in metrics if not name.endswith(("_low", "_high"))]
+    rows = (*tuned.rows, *tuned.means)
+    metrics = dict.fromkeys(name for row in rows for name in row.metrics)
     shown = Table(box=None, pad_edge=False)
     for head in ("defense", "labels", "held out", "parameters"):
         shown.add_column(head, no_wrap=head != "parameters")
     for metric in metrics:
-        unit = "s" if metric.endswith("seconds") else "%"
+        unit = "s" if metric in COSTS else "%"
         for who in (f"{metric} {unit} tuned", "own", "oracle"):
             shown.add_column(who, justify="right")
-    for row in table.to_dict("records"):
+    nothing = TunedMetric(tuned=math.nan, default=math.nan, oracle=math.nan)
+    for row in rows:
+        measured = [(name, row.metrics.get(name, nothing)) for name in metrics]
         values = [
-            f"{row[f'{who}_{metric}']:.2f}" if metric.endswith("seconds") else
-            percent(row[f"{who}_{metric}"])
-            for metric in metrics for who in ("tuned", "default", "oracle")
+            f"{value:.2f}" if name in COSTS else percent(value)
+            for name, one in measured for value in (one.tuned, one.default, one.oracle)
         ]  # fmt: skip
-        parameters = ", ".join(f"{name}={_short(v)}" for name, v in row["parameters"].items())
-        note = f" ({row['note']})" if row["note"] else ""
-        shown.add_row(
-            row["defense"], row["labels"], row["held_out"], parameters + note, *values
-        )  # fmt: skip
+        parameters = ", ".join(f"{name}={_short(v)}" for name, v in row.parameters.items())
+        note = f" ({row.note})" if row.note else ""
+        shown.add_row(row.defense, row.labels, row.held_out, parameters + note, *values)
     console.print(shown)
 
 

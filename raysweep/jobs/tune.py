@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
 
 from raysweep.jobs.launch import carry_out, published, stopped_by
 from raysweep.reports.html import render
@@ -20,10 +16,10 @@ from raysweep.run.run import Run
 from raysweep.store import Store
 from raysweep.sweep.spec import Sweep
 from raysweep.sweep.tuning import Tune
-from raysweep.tuning import conclude
-from raysweep.tuning.feed import EvidencePlanner, Supply
+from raysweep.tuning.feed import Feed, TuningPlanner
 from raysweep.tuning.folds import Studies, searches_of
-from raysweep.tuning.search import Bench, Search
+from raysweep.tuning.search import Measurements, Search
+from raysweep.tuning.summary import summary
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,8 +27,7 @@ class Tuning:
     """What a tuning run leaves.
 
     Attributes:
-        table: one row per defense, held-out part and point of its front, and one of means;
-            empty if interrupted.
+        tuned: the content of `tuned.json`; none if interrupted.
         ran: how many stages it ran.
         cached: how many were stored before it.
         interrupted: the signal that stopped it before the end, or 0.
@@ -42,7 +37,7 @@ class Tuning:
         notes: hosts that refuse to work, damage that was met.
     """
 
-    table: pd.DataFrame
+    tuned: Tuned | None
     ran: int
     cached: int
     interrupted: int
@@ -50,7 +45,6 @@ class Tuning:
     report: str
     warnings: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    rows: list[conclude.Row] = field(default_factory=list)
 
 
 def tune(
@@ -84,51 +78,45 @@ def tune(
     settings = sweep.tune or Tune()
     store = Store(storage)
     with listening() as signals:
-        planner = EvidencePlanner(sweep, whole=settings.whole)
-        bench = Bench(planner, store, settings)
+        planner = TuningPlanner(sweep, whole=settings.whole)
+        measurements = Measurements(planner, store, settings)
         searches = searches_of(sweep, planner, Studies(planner, store, studies))
-        supply = Supply(planner, searches, bench)
+        feed = Feed(planner, searches, measurements)
         try:
-            run = Run(sweep, store, text, watch, planner, supply, place=f"{sweep.name}/tune")
+            run = Run(sweep, store, text, watch, planner, feed, place=f"{sweep.name}/tune")
             carry_out(run, signals, address=address, inline=inline, most=most)
-            told = None if stopped_by(run, signals) else _told(searches, bench, signals)
-            return _concluded(run, told, signals)
+            tuned = None if stopped_by(run, signals) else _tuned(searches, measurements, signals)
+            return _concluded(run, tuned, signals)
         finally:
             for search in searches:
                 if search.study is not None:
                     search.study.close()
 
 
-def _told(searches: Sequence[Search], bench: Bench, signals: Signals) -> dict[str, Any] | None:
-    """Return what tuning found; None if a signal comes before it is worked out."""
+def _tuned(
+    searches: Sequence[Search], measurements: Measurements, signals: Signals
+) -> Tuned | None:
+    """Return the summary of a tuning run; None if a signal comes before it is worked out."""
     try:
         with signals.raising():
-            found = conclude.rows(searches, bench)
-            return {
-                "settings": bench.settings.model_dump(mode="json"),
-                "rows": found,
-                "means": conclude.means(found, bench.settings),
-                "searches": conclude.accounts(searches, bench),
-            }
+            return summary(searches, measurements)
     except KeyboardInterrupt:
         return None
 
 
-def _concluded(run: Run, told: dict[str, Any] | None, signals: Signals) -> Tuning:
+def _concluded(run: Run, tuned: Tuned | None, signals: Signals) -> Tuning:
     path, page = (f"sweeps/{run.sweep.name}/{file}" for file in ("tuned.json", "report.html"))
     warnings: list[str] = []
-    if told is not None:
-        content = json.dumps(told, indent=1).encode()
-        run.store.write(path, content)
+    if tuned is not None:
+        run.store.write(path, tuned.pack())
         html = render(gather(run.sweep.name, run.store.uri)).encode()
         run.store.write(page, html)
-        warnings += published(signals, lambda: _publish(run, Tuned.unpack(content)))
-    rows = told["rows"] if told else []
+        warnings += published(signals, lambda: _publish(run, tuned))
     return Tuning(
-        table=pd.DataFrame(rows + told["means"] if told else []), rows=rows,
-        ran=len(run.schedule.ran), cached=len(run.schedule.done) - len(run.schedule.ran),
+        tuned=tuned, ran=len(run.schedule.ran),
+        cached=len(run.schedule.done) - len(run.schedule.ran),
         interrupted=stopped_by(run, signals), where=run.store.where(path),
-        report=run.store.where(page) if told else "", warnings=warnings, notes=run.notes,
+        report=run.store.where(page) if tuned else "", warnings=warnings, notes=run.notes,
     )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from raysweep.arrays import Bools, Ints
+from raysweep.arrays import Bools, Floats, Ints
 from raysweep.metrics.intervals import wilson
 
 
@@ -41,8 +41,23 @@ class Detection:
 
 def share(hits: Bools) -> Share:
     """Return the share of hits."""
-    n = len(hits)
-    return Share(value=float(hits.sum()) / n if n else math.nan, n=n)
+    return _share_of(int(hits.sum()), len(hits))
+
+
+def share_above(ascending: Floats, threshold: float) -> Share:
+    """Return the share of scores above a threshold, as `share(scores > threshold)` does.
+
+    Args:
+        ascending: (S,) the scores in ascending order, NaN last.
+        threshold: NaN scores are not above it.
+    """
+    n = len(ascending)
+    known = n - (int(np.isnan(ascending).sum()) if n and np.isnan(ascending[-1]) else 0)
+    return _share_of(known - int(np.searchsorted(ascending[:known], threshold, "right")), n)
+
+
+def _share_of(hits: int, n: int) -> Share:
+    return Share(value=hits / n if n else math.nan, n=n)
 
 
 def same_cases(n: int, *masks: Bools | None) -> None:
@@ -91,6 +106,18 @@ def robust_accuracy(
     return share(_right(predicted, labels, rejected)[eligible])
 
 
+def tpr_and_fpr(flags: Bools, poison: Bools) -> tuple[Share, Share]:
+    """Return TPR and FPR of flags (N,) against the poison mask (N,), by counting alone.
+
+    Raises:
+        ValueError: if they are not two boolean arrays of one length.
+    """
+    same_cases(len(flags), flags, poison)
+    positives = int(np.count_nonzero(poison))
+    flagged, hits = int(np.count_nonzero(flags)), int(np.count_nonzero(flags & poison))
+    return _share_of(hits, positives), _share_of(flagged - hits, len(flags) - positives)
+
+
 def detection(flags: Bools, poison: Bools, cover: Bools) -> Detection:
     """Return the rates of flags (N,) against poison and cover masks (N,).
 
@@ -98,9 +125,10 @@ def detection(flags: Bools, poison: Bools, cover: Bools) -> Detection:
         ValueError: if they are not three boolean arrays of one length.
     """
     same_cases(len(flags), flags, poison, cover)
+    tpr, fpr = tpr_and_fpr(flags, poison)
     return Detection(
-        tpr=share(flags[poison]),
-        fpr=share(flags[~poison]),
+        tpr=tpr,
+        fpr=fpr,
         fpr_no_cover=share(flags[~poison & ~cover]),
         cover_removal=share(flags[cover]),
     )

@@ -124,7 +124,7 @@ def _findings(part: pd.DataFrame) -> str:
 
 
 def _price(rivals: pd.DataFrame, best: pd.Series[float], ca: float, asr: float) -> str:
-    """Return a sentence on the accuracy that the best defense costs, and on those without that cost."""
+    """Return a sentence on the accuracy that the best costs, and on rivals without that cost."""
     if best["asr"] > asr - ASR_MARGIN:
         return "That is no better than no defense, within 5 points."
     loss = ca - float(best["ca"])

@@ -14,10 +14,10 @@ T = TypeVar("T")
 
 
 class Packed(Protocol):
-    """A value that has a JSON form."""
+    """An object with a JSON form."""
 
     def pack(self) -> dict[str, Json]:
-        """Return the value as JSON."""
+        """Return it as JSON."""
 
 
 P = TypeVar("P", bound=Packed)
@@ -36,7 +36,7 @@ class Fields:
         self.where = where
 
     def at(self, name: str) -> str:
-        """Return the place of a field, for messages."""
+        """Return where a field stands, for messages."""
         return f"{self.where}.{name}" if self.where else name
 
     def get(self, name: str) -> Json:
@@ -101,7 +101,7 @@ class Fields:
         return tuple(unpack(one, f"{self.at(name)}[{n}]") for n, one in enumerate(given))
 
     def read_as(self, made: P) -> P:
-        """Return the value that was made of the fields, once it is sure that no field would be lost."""
+        """Return an object made of the fields, once it is sure that it packs every one of them."""
         for name in self.given.keys() - made.pack().keys():
             raise StoreError(f"{self.at(name)} is unknown")
         return made
@@ -114,6 +114,16 @@ def parameter_value(given: Json, where: str) -> ParameterValue:
     if isinstance(given, list):
         return tuple(parameter_value(one, f"{where}[{number}]") for number, one in enumerate(given))
     return cast("ParameterValue", given)
+
+
+def packed_value(value: ParameterValue) -> Json:
+    """Return the JSON of a parameter's value; tuples become lists."""
+    return [packed_value(one) for one in value] if isinstance(value, tuple) else value
+
+
+def packed_parameters(parameters: Parameters) -> dict[str, Json]:
+    """Return the JSON of parameters."""
+    return {name: packed_value(value) for name, value in parameters.items()}
 
 
 def refuse(where: str, wanted: str, given: Json) -> NoReturn:

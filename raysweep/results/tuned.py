@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from raysweep.errors import StoreError
 from raysweep.identity import Json
-from raysweep.results.json_fields import Fields, parameter_value
+from raysweep.results.json_fields import Fields, packed_parameters, packed_value, parameter_value
 from raysweep.sweep.tuning import (
     METRICS,
     Labels,
@@ -97,9 +97,9 @@ class TunedRow:
         """Return the row as JSON."""
         return {
             "defense": self.defense, "labels": self.labels, "held_out": self.held_out,
-            "point": self.point, "parameters": _packed(self.parameters), "tried": self.tried,
-            "seconds": self.seconds, "gpu_seconds": self.gpu_seconds, "note": self.note,
-            **self.columns(),
+            "point": self.point, "parameters": packed_parameters(self.parameters),
+            "tried": self.tried, "seconds": self.seconds, "gpu_seconds": self.gpu_seconds,
+            "note": self.note, **self.columns(),
         }  # fmt: skip
 
     @classmethod
@@ -160,7 +160,8 @@ class CandidateRow:
     def pack(self) -> dict[str, Json]:
         """Return the candidate as JSON."""
         return {
-            "number": self.number, "state": self.state, "parameters": _packed(self.parameters),
+            "number": self.number, "state": self.state,
+            "parameters": packed_parameters(self.parameters),
             "metrics": {str(name): value for name, value in self.metrics.items()},
             "seconds": self.seconds,
         }  # fmt: skip
@@ -199,7 +200,7 @@ class DecisionCurve:
     def pack(self) -> dict[str, Json]:
         """Return the curve as JSON."""
         points: list[Json] = [{"value": p.value, "tpr": p.tpr, "fpr": p.fpr} for p in self.points]
-        return {"parameter": self.parameter, "chosen": _plain(self.chosen), "points": points}
+        return {"parameter": self.parameter, "chosen": packed_value(self.chosen), "points": points}
 
     @classmethod
     def unpack(cls, given: Json, where: str = "curve") -> DecisionCurve:
@@ -287,7 +288,7 @@ class Tuned:
 
     @classmethod
     def unpack(cls, text: bytes, where: str = "tuned.json") -> Tuned:
-        """Return what was packed.
+        """Return the tuning that was packed.
 
         Args:
             text: the bytes of `tuned.json`.
@@ -318,11 +319,3 @@ def _settings(given: Json) -> Tune:
         first = error.errors()[0]
         at = ".".join(str(part) for part in ("settings", *first["loc"]))
         raise StoreError(f"{at}: {first['msg']}") from None
-
-
-def _packed(parameters: Parameters) -> dict[str, Json]:
-    return {name: _plain(value) for name, value in parameters.items()}
-
-
-def _plain(value: ParameterValue) -> Json:
-    return [_plain(one) for one in value] if isinstance(value, tuple) else value

@@ -9,7 +9,7 @@ import types
 import typing
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
@@ -194,9 +194,10 @@ class _Loader:
         )
         where = (*path, *inner)
         if fault["type"] == "extra_forbidden":
-            owner = kind
-            for part in inner[:-1]:
-                owner = owner.model_fields[str(part)].annotation  # type: ignore[assignment]
+            owner: Any = kind
+            for part in inner[:-1]:  # a field of a model, or a key of a mapping of models
+                fields = getattr(owner, "model_fields", None)
+                owner = fields[str(part)].annotation if fields else get_args(owner)[-1]
             hint = near(inner[-1], owner.model_fields)
             self.fault(where, f"unknown field, got {short(fault['input'])}; {hint}")
         else:

@@ -1,4 +1,4 @@
-"""The `tune` section of a sweep file: objectives, constraints, labels that may be seen."""
+"""The `tune` section of a sweep file: what is searched, objectives, constraints, and labels."""
 
 from __future__ import annotations
 
@@ -9,9 +9,13 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    BeforeValidator,
     Field,
+    ModelWrapValidatorHandler,
+    PrivateAttr,
     WithJsonSchema,
     field_validator,
+    model_serializer,
     model_validator,
 )
 
@@ -31,7 +35,8 @@ MetricName = Literal[
     "gpu_seconds",
 ]
 Metrics = Mapping[MetricName, float]
-ParameterValue = bool | int | float | str | None | tuple["ParameterValue", ...]
+Scalar = bool | int | float | str | None
+ParameterValue = Scalar | tuple["ParameterValue", ...]
 Parameters = Mapping[str, ParameterValue]
 Goal = Literal["maximize", "minimize"]
 CostName = Literal["seconds", "gpu_seconds"]
@@ -109,17 +114,98 @@ class Constraint:
             ) from None
 
     def excess(self, values: Metrics) -> float:
-        """Return the excess over the bound, at most 0 where the constraint holds; 0 for NaN."""
+        """Return by how much it is broken; at most 0 where it holds, or nothing is known."""
         value = values[self.metric]
         if math.isnan(value):
             return 0.0
         return value - self.bound if self.sign == "<=" else self.bound - value
 
 
-class Tune(Value):
-    """A search for better parameters of defenses, and the labels that it may see."""
+def _number(given: Any) -> Any:
+    if isinstance(given, bool) or not isinstance(given, int | float) or not math.isfinite(given):
+        raise ValueError("must be a number")
+    return given
 
-    parameters: dict[str, dict[str, dict[str, Any]]] = Field(
+
+def _scalar(given: Any) -> Any:
+    if not isinstance(given, Scalar):
+        raise ValueError("must be a number, text, true, false or null")
+    return given
+
+
+Bound = Annotated[int | float, BeforeValidator(_number)]
+
+
+class Range(Value):
+    """The values of one parameter that are searched, as W&B's sweep files write them.
+
+    From `min` to `max`, or the listed `values`; without either, the method's own suggestion.
+    """
+
+    min: Bound | None = Field(None, description="the lowest value; whole numbers if max is one too")
+    max: Bound | None = Field(None, description="the highest value")
+    values: tuple[Annotated[Scalar, BeforeValidator(_scalar)], ...] | None = Field(
+        None, min_length=1, description="the only values"
+    )
+    distribution: Literal["uniform", "log_uniform_values"] = Field(
+        "uniform", description="log_uniform_values searches the logarithm evenly"
+    )
+
+    _written: tuple[str, ...] = PrivateAttr(())
+
+    @field_validator("values", mode="before")
+    @classmethod
+    def _listed(cls, value: Any) -> Any:
+        return tuple(value) if isinstance(value, list) else value
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _in_order(cls, given: Any, handler: ModelWrapValidatorHandler[Range]) -> Range:
+        made = handler(given)
+        if isinstance(given, Mapping):
+            made._written = tuple(given)
+        return made
+
+    @model_validator(mode="after")
+    def _holds_something(self) -> Range:
+        if self.values is not None:
+            if len(self.model_fields_set) > 1:
+                raise ValueError("takes values alone, or min, max and distribution")
+        elif self.model_fields_set:
+            if self.min is None or self.max is None or not self.min < self.max:
+                raise ValueError(f"needs min below max, or values, got {self.min} and {self.max}")
+            if self.log and self.min <= 0:
+                raise ValueError(f"needs min above 0 for log_uniform_values, got {self.min}")
+        return self
+
+    @model_serializer
+    def pack(self) -> dict[str, Scalar | tuple[Scalar, ...]]:
+        """Return the fields as they were written, in their order."""
+        return {name: getattr(self, name) for name in self._written}
+
+    @property
+    def suggested(self) -> bool:
+        """Whether the method's own suggestion is to be searched."""
+        return not self.model_fields_set
+
+    @property
+    def log(self) -> bool:
+        """Whether the logarithm is searched evenly."""
+        return self.distribution == "log_uniform_values"
+
+    @property
+    def span(self) -> tuple[int, int] | tuple[float, float]:
+        """The lowest and the highest value: of whole numbers if both are, else floats."""
+        assert self.min is not None and self.max is not None, "listed values have no span"
+        if isinstance(self.min, int) and isinstance(self.max, int):
+            return self.min, self.max
+        return float(self.min), float(self.max)
+
+
+class Tune(Value):
+    """The search for a better defense: its ranges, its goals, and the labels that it may see."""
+
+    parameters: dict[str, dict[str, Range]] = Field(
         {}, description="defense → parameter → {min, max, distribution}, {values}, or {}: its own"
     )
     metric: Annotated[tuple[Objective, ...], WithJsonSchema(_SEVERAL)] = Field(

@@ -7,5 +7,6 @@ study      an Optuna study that survives kills
 search     one search over the settings that it may see
 folds      the searches of a sweep: what each may see, and what it is reported on
 feed       feeds searches into a running sweep
-conclude   opens what was held out, and says what tuning gained
+told       candidates as the ledger remembers them
+summary    opens what was held out, and works out what tuning gained
 """

@@ -9,22 +9,23 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from raysweep.errors import DamagedArtifact
+from raysweep.identity import Json
 from raysweep.plan.planner import Planner
 from raysweep.plan.route import Outcomes, Route
 from raysweep.run.schedule import Schedule
 from raysweep.sweep.spec import Sweep
 from raysweep.sweep.trials import Trial
-from raysweep.tuning.instances import Instance
-from raysweep.tuning.search import Bench, Candidate, Search
-from raysweep.tuning.space import Values, with_parameters
+from raysweep.tuning.instances import StoredFindings
+from raysweep.tuning.search import Candidate, Measurements, Search
+from raysweep.tuning.space import with_parameters
+from raysweep.tuning.told import Told
 
 AHEAD = 4  # candidates under way for each slot, at most
 
 
-class EvidencePlanner(Planner):
+class TuningPlanner(Planner):
     """Plans trials as far as tuning needs them, and takes in more of them as it runs."""
 
     def __init__(self, sweep: Sweep, *, whole: bool) -> None:
@@ -36,25 +37,27 @@ class EvidencePlanner(Planner):
         """Add a trial's stages down to its evidence, or all of them."""
         if self.whole or not trial.defense.gives() - {"model"}:
             return super().route(trial, outcomes)
-        return self.findings(trial, outcomes)
+        return self.findings(trial, outcomes)  # the decision is replayed, and not run
 
 
 @dataclass(kw_only=True, eq=False)
 class _Pending:
-    """A candidate under way, or the last trials of all, which no search asked for."""
+    """A candidate in progress, or the final trials, which no search asked for."""
 
     trials: tuple[Trial, ...]
     search: Search | None = None
     candidate: Candidate | None = None
     issued: int = 0
-    found: list[Instance] = field(default_factory=list)
+    instances: list[StoredFindings] = field(default_factory=list)
 
 
-class Supply:
-    """What a run asks for more trials when slots would stay empty."""
+class Feed:
+    """Gives a run the trials of more candidates when slots would stay empty."""
 
-    def __init__(self, planner: EvidencePlanner, searches: Sequence[Search], bench: Bench) -> None:
-        self.planner, self.searches, self.bench = planner, searches, bench
+    def __init__(
+        self, planner: TuningPlanner, searches: Sequence[Search], measurements: Measurements
+    ) -> None:
+        self.planner, self.searches, self.measurements = planner, searches, measurements
         self._pending: list[_Pending] = []
         self._fresh: list[_Pending] = []
         self._watch: dict[str, list[_Pending]] = defaultdict(list)
@@ -86,23 +89,19 @@ class Supply:
         return False
 
     def _final(self) -> Iterable[Trial]:
-        """Yield what was chosen, and the method's own parameters, where they are reported on."""
+        """Yield trials with the chosen parameters, and the method's own, on held-out settings."""
         for search in self.searches:
             if search.failures and search.study is None:
                 continue
-            for values in ({}, *search.chosen(self.bench)):
-                stages = self._staged(search, values)
-                defense = with_parameters(search.defense, stages)
-                yield from (replace(place, defense=defense) for place in search.held)
-
-    def _staged(self, search: Search, values: Values) -> Values:
-        """Return those of the values that have stages of their own."""
-        return {name: value for name, value in values.items() if name in search.outer}
+            for chosen in ({}, *search.chosen(self.measurements)):
+                outer = {name: value for name, value in chosen.items() if name in search.outer}
+                defense = with_parameters(search.defense, outer)
+                yield from (replace(setting, defense=defense) for setting in search.held_out)
 
     def _issue(self, pending: _Pending) -> None:
         """Plan a candidate's trials: all of them, or one by one if it may be pruned."""
         self._pending.append(pending)
-        pruned = pending.search is not None and pending.search.settings.pruner != "none"
+        pruned = pending.search is not None and pending.search.tune.pruner != "none"
         self._plan(pending, 1 if pruned else len(pending.trials))
 
     def _plan(self, pending: _Pending, count: int) -> None:
@@ -110,12 +109,12 @@ class Supply:
         pending.issued += count
         self._fresh.append(pending)
 
-    def entered(self, schedule: Schedule) -> list[dict[str, Any]]:
+    def entered(self, schedule: Schedule) -> list[dict[str, Json]]:
         """Look at what was planned last: it may be stored already. Returns ledger lines."""
         fresh, self._fresh = self._fresh, []
-        return [line for pending in fresh for line in self._advance(pending, schedule)]
+        return [told.pack() for pending in fresh for told in self._advance(pending, schedule)]
 
-    def settled(self, keys: Iterable[str], schedule: Schedule) -> list[dict[str, Any]]:
+    def settled(self, keys: Iterable[str], schedule: Schedule) -> list[dict[str, Json]]:
         """Take in that stages ended, and tell the searches. Returns ledger lines."""
         ended = list(keys)
         if any(key in schedule.failed for key in ended):
@@ -123,9 +122,9 @@ class Supply:
         else:
             touched = [pending for key in ended for pending in self._watch.pop(key, ())]
         unique = dict.fromkeys(touched)
-        return [line for pending in unique for line in self._advance(pending, schedule)]
+        return [told.pack() for pending in unique for told in self._advance(pending, schedule)]
 
-    def _advance(self, pending: _Pending, schedule: Schedule) -> list[dict[str, Any]]:
+    def _advance(self, pending: _Pending, schedule: Schedule) -> list[Told]:
         """Find out how a candidate stands; tell its search when it is at its end."""
         if pending not in self._pending:
             return []
@@ -156,29 +155,29 @@ class Supply:
         """
         for trial in pending.trials[: pending.issued]:
             try:
-                self.bench.instance(trial)
+                self.measurements.instance(trial)
             except DamagedArtifact as error:
                 return error.key
         return ""
 
     def _told(
         self, pending: _Pending, search: Search, candidate: Candidate, failures: list[str]
-    ) -> list[dict[str, Any]]:
+    ) -> list[Told]:
         if failures:
             self._pending.remove(pending)
-            line = search.answered(candidate, [], self.bench, why=failures[0])
-            return [line] if line else []
+            told = search.answered(candidate, [], self.measurements, why=failures[0])
+            return [told] if told else []
         if search.study is not None:
-            for trial in candidate.trials[len(pending.found) : pending.issued]:
-                pending.found.append(search.instance(trial, self.bench))
+            for trial in candidate.trials[len(pending.instances) : pending.issued]:
+                pending.instances.append(search.instance(trial, self.measurements))
         rest = pending.issued < len(pending.trials)
-        pruned = rest and search.hopeless(candidate, pending.found, self.bench)
+        pruned = rest and search.hopeless(candidate, pending.instances, self.measurements)
         if rest and not pruned:
             self._plan(pending, 1)
             return []
         self._pending.remove(pending)
-        line = search.answered(candidate, pending.found, self.bench, pruned=pruned)
-        return [line] if line else []
+        told = search.answered(candidate, pending.instances, self.measurements, pruned=pruned)
+        return [told] if told else []
 
     def _standing(self, pending: _Pending, schedule: Schedule) -> tuple[list[str], list[str]]:
         """Return the keys that a candidate waits for, and why it failed."""

@@ -15,10 +15,11 @@ from raysweep.store import Store, ledger
 from raysweep.sweep.spec import Sweep
 from raysweep.sweep.trials import Trial
 from raysweep.sweep.tuning import Tune
-from raysweep.tuning.feed import EvidencePlanner
+from raysweep.tuning.feed import TuningPlanner
 from raysweep.tuning.search import Search
 from raysweep.tuning.space import Space, own_values, spaces_of
-from raysweep.tuning.study import Study, told_lines
+from raysweep.tuning.study import Study
+from raysweep.tuning.told import told_lines
 
 
 @dataclass(frozen=True)
@@ -28,23 +29,23 @@ class Studies:
     The journal of a remote store is kept on this machine, and made anew from the ledger elsewhere.
     """
 
-    planner: EvidencePlanner
+    planner: TuningPlanner
     store: Store
     url: str | None = None
 
-    def open(self, defense: Defense, part: str, places: tuple[Trial, ...], space: Space) -> Study:
+    def open(self, defense: Defense, part: str, settings: tuple[Trial, ...], space: Space) -> Study:
         """Return the study of one search, tied to the victims and poison that it may see."""
         sweep = self.planner.sweep
-        settings = sweep.tune or Tune()
+        tune = sweep.tune or Tune()
         name = f"{sweep.name}/{defense.label}/{part or 'all'}"
-        settled = [self.planner.setting(place) for place in places]
-        fixed = settings.model_dump(mode="json", exclude={"trials", "parameters"})
+        settled = [self.planner.setting(setting) for setting in settings]
+        fixed = tune.model_dump(mode="json", exclude={"trials", "parameters"})
         seen = [[one.data, one.poison, one.victim, one.stamp] for one in settled]
-        searched = {field: dict(rule) for field, rule in space.items()}
-        told = by_content({"defense": defense.identity()})["defense"]
-        tied = digest(canonical([told, seen, searched, fixed]))
+        searched = {field: values.pack() for field, values in space.items()}
+        identity = by_content({"defense": defense.identity()})["defense"]
+        tied = digest(canonical([identity, seen, searched, fixed]))
         return Study(
-            name, space, settings, tied=tied, own=own_values(defense, space), steps=len(places),
+            name, space, tune, tied=tied, own=own_values(defense, space), steps=len(settings),
             where=self.url or self._journal(), told=told_lines(
                 ledger.read(self.store, f"{sweep.name}/tune"), name, tied
             ),
@@ -57,34 +58,34 @@ class Studies:
         return (local or elsewhere) / "journal.log"
 
 
-def searches_of(sweep: Sweep, planner: EvidencePlanner, studies: Studies) -> list[Search]:
+def searches_of(sweep: Sweep, planner: TuningPlanner, studies: Studies) -> list[Search]:
     """Return, for each defense, a search for each part held out, and one that holds out nothing.
 
     Raises:
         SpecError: if there is nothing to tune, or the labels allowed do not suffice.
     """
-    settings = sweep.tune or Tune()
-    unknown = sorted({*settings.parameters} - {defense.name for defense in sweep.defenses})
+    tune = sweep.tune or Tune()
+    unknown = sorted({*tune.parameters} - {defense.name for defense in sweep.defenses})
     if unknown:
         raise SpecError(f"tune.parameters: {unknown[0]!r} is no defense of this sweep")
-    found: list[Search] = []
+    searches: list[Search] = []
     for defense in sweep.defenses:
-        outer, inner = spaces_of(defense, settings)
+        outer, inner = spaces_of(defense, tune)
         trials = [t for t in planner.every if t.defense == defense and _has_positives(t)]
         if not trials or not (outer or inner):
             continue
-        if outer and settings.labels == "clean_only":
+        if outer and tune.labels == "clean_only":
             raise SpecError(
                 f"tune.labels: clean_only can choose decisions alone, but {defense.name}'s "
                 f"{', '.join(outer)} would need the labels of an attack; remove it"
             )
-        found += _folds(settings, trials, (outer, inner), studies)
-    if not found:
+        searches += _folds(tune, trials, (outer, inner), studies)
+    if not searches:
         raise SpecError(
             "nothing to tune: no defense of this sweep has decision parameters to search; give "
             "tune.parameters"
         )
-    return found
+    return searches
 
 
 def _has_positives(trial: Trial) -> bool:
@@ -94,7 +95,7 @@ def _has_positives(trial: Trial) -> bool:
 
 
 def part_of(trial: Trial, hold_out: str) -> str:
-    """Return what a trial is held out by; forms of one attack are held out together."""
+    """Return the part that a trial is held out with; forms of one attack share one."""
     parts = {
         "attack": trial.attack.name, "dataset": trial.dataset.label,
         "rate": f"{trial.attack.rate:g}", "seed": str(trial.seed),
@@ -103,25 +104,25 @@ def part_of(trial: Trial, hold_out: str) -> str:
 
 
 def _folds(
-    settings: Tune, trials: Sequence[Trial], spaces: tuple[Space, Space], studies: Studies
+    tune: Tune, trials: Sequence[Trial], spaces: tuple[Space, Space], studies: Studies
 ) -> list[Search]:
     defense = trials[0].defense
-    parts = list(dict.fromkeys(part_of(trial, settings.hold_out) for trial in trials))
-    if settings.labels == "transfer" and len(parts) < 2:
+    parts = list(dict.fromkeys(part_of(trial, tune.hold_out) for trial in trials))
+    if tune.labels == "transfer" and len(parts) < 2:
         raise SpecError(
-            f"tune.labels: transfer needs at least two values of {settings.hold_out} to leave one "
+            f"tune.labels: transfer needs at least two values of {tune.hold_out} to leave one "
             f"out, got {parts}; add some, or set tune.hold_out"
         )
-    found = []
+    searches = []
     # The last one holds out nothing: its parameters are those to use on new attacks.
     for part in (*parts, ""):
-        held = tuple(t for t in trials if part in ("", part_of(t, settings.hold_out)))
-        rest = tuple(t for t in trials if not part or part_of(t, settings.hold_out) != part)
-        places = rest if settings.labels == "transfer" else held
+        held = tuple(t for t in trials if part in ("", part_of(t, tune.hold_out)))
+        rest = tuple(t for t in trials if not part or part_of(t, tune.hold_out) != part)
+        settings = rest if tune.labels == "transfer" else held
         search = Search(
-            defense=defense, outer=spaces[0], inner=spaces[1], settings=settings, part=part,
-            places=places, held=held,
-            studied=functools.partial(studies.open, defense, part, places),
+            defense=defense, outer=spaces[0], inner=spaces[1], tune=tune, part=part,
+            settings=settings, held_out=held,
+            studied=functools.partial(studies.open, defense, part, settings),
         )  # fmt: skip
-        found.append(search)
-    return found
+        searches.append(search)
+    return searches

@@ -1,6 +1,6 @@
 """Decisions replayed on stored evidence: no training, no model, no stage.
 
-An `Instance` is what one defense found in one setting. Its truth can be sealed: whatever tunes must
+An instance is what one defense found in one setting. Its truth can be sealed: whatever tunes must
 not read it, and an attempt is an error.
 """
 
@@ -9,30 +9,31 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import Any
 
 import numpy as np
 
 from raysweep.arrays import Array, Bools
-from raysweep.defenses import Defense, Evidence
+from raysweep.defenses import Decision, Defense, Evidence
 from raysweep.errors import KnowledgeError, PlanError
+from raysweep.identity import canonical, finite_or_none
 from raysweep.methods.context import Context
 from raysweep.metrics.ranking import ranking
+from raysweep.metrics.rates import share, share_above, tpr_and_fpr
 from raysweep.plan.planner import Planner
 from raysweep.plan.route import Route, followed
 from raysweep.stages.inputs import Inputs
 from raysweep.stages.knowledge import evidence
 from raysweep.store import Manifest, Store
 from raysweep.sweep.trials import Trial
-from raysweep.sweep.tuning import EVALUATED, RANKED, REPLAYED, MetricName
+from raysweep.sweep.tuning import EVALUATED, RANKED, REPLAYED, MetricName, Metrics, Scalar
 
 
 @dataclass(frozen=True, kw_only=True)
-class Instance:
+class StoredFindings:
     """What one defense found in one setting, and what the attack did there.
 
     Attributes:
-        where: dataset, attack, rate and seed.
+        where: dataset, attack, rate and seed: the setting, for memory and messages.
         evidence: what `decide` may read; none if the defense decides nothing.
         inputs: clean and triggered scores of a detector of inputs, else empty.
         key: of the stage that found it.
@@ -41,7 +42,7 @@ class Instance:
         sealed: whether reading the truth is an error.
     """
 
-    where: Mapping[str, Any]
+    where: Mapping[str, Scalar]
     evidence: Evidence | None
     inputs: Mapping[str, Array]
     key: str
@@ -51,7 +52,7 @@ class Instance:
     _poison: Bools
     _cover: Bools
     _eligible: Bools
-    _judged: Mapping[str, Any]
+    _evaluated: Metrics
 
     def truth(self) -> tuple[Bools, Bools, Bools]:
         """Return which training samples are poison, which covers, which test inputs count.
@@ -75,13 +76,18 @@ class Instance:
                 f"for the final report alone"
             )
 
-    def closed(self) -> Instance:
+    def closed(self) -> StoredFindings:
         """Return the instance with its truth sealed."""
         return replace(self, sealed=True)
 
-    def opened(self) -> Instance:
+    def opened(self) -> StoredFindings:
         """Return the instance with its truth, for the final report."""
         return replace(self, sealed=False)
+
+    @cached_property
+    def identity(self) -> tuple[str, str]:
+        """The stage and the setting, under which measurements of it are remembered."""
+        return self.key, canonical(dict(self.where))
 
     @cached_property
     def scores(self) -> tuple[Array, Bools] | None:
@@ -112,14 +118,17 @@ class Instance:
         return np.sort(triggered), np.sort(self.inputs["clean"])
 
     @cached_property
-    def counts(self) -> tuple[int, int]:
-        """How many training samples are poison, and how many are not; reads the truth."""
+    def cases(self) -> tuple[int, int]:
+        """How many samples, or inputs, TPR and FPR are shares of; reads the truth."""
+        if self.inputs:
+            triggered, clean = self.sorted_inputs
+            return len(triggered), len(clean)
         poison, _, _ = self.truth()
         return int(np.count_nonzero(poison)), int(np.count_nonzero(~poison))
 
 
 def measure(
-    defense: Defense, instance: Instance, wanted: Collection[MetricName] = RANKED
+    defense: Defense, findings: StoredFindings, wanted: Collection[MetricName] = RANKED
 ) -> dict[MetricName, float]:
     """Return the metrics of one decision; NaN where there is nothing to measure on.
 
@@ -128,63 +137,53 @@ def measure(
     TPR and FPR of a detector's threshold are of inputs: triggered ones that the ASR counts, and
     clean ones. CA, ASR and RA are those of the model that was evaluated after the decision.
     """
-    instance.check_open()
-    found: dict[MetricName, float] = dict.fromkeys(REPLAYED, np.nan)
-    found |= {"seconds": instance.seconds, "gpu_seconds": instance.gpu_seconds}
+    findings.check_open()
+    metrics: dict[MetricName, float] = {
+        **dict.fromkeys(REPLAYED, np.nan),
+        "seconds": findings.seconds,
+        "gpu_seconds": findings.gpu_seconds,
+        **dict.fromkeys(EVALUATED, np.nan),
+        **findings._evaluated,
+    }
     if not RANKED.isdisjoint(wanted):
-        found |= instance.ranks
-    for name in EVALUATED:
-        value = instance._judged.get(name)
-        found[name] = np.nan if value is None else float(value)
-    if instance.evidence is not None:
-        tpr, fpr = _rates(defense, instance.evidence, instance)
-        found |= {"tpr": tpr, "fpr": fpr, "youden": tpr - fpr}
-    return found
+        metrics |= findings.ranks
+    if findings.evidence is not None:
+        tpr, fpr = _rates(defense.decide(findings.evidence), findings)
+        metrics |= {"tpr": tpr, "fpr": fpr, "youden": tpr - fpr}
+    return metrics
 
 
-def _rates(defense: Defense, seen: Evidence, instance: Instance) -> tuple[float, float]:
-    decided = defense.decide(seen)
-    if decided.flags is None:
-        threshold = np.inf if decided.threshold is None else decided.threshold
-        return _above(instance.sorted_inputs[0], threshold), _above(
-            instance.sorted_inputs[1], threshold
-        )
-    flags = np.asarray(decided.flags, bool)
-    positives, negatives = instance.counts
-    flagged = int(np.count_nonzero(flags))
-    true = int(np.count_nonzero(flags & instance._poison))
-    return _over(true, positives), _over(flagged - true, negatives)
+def _rates(decision: Decision, findings: StoredFindings) -> tuple[float, float]:
+    """Return TPR and FPR of a decision, as a trial that is run to its end is judged."""
+    if decision.flags is not None:
+        tpr, fpr = tpr_and_fpr(np.asarray(decision.flags, bool), findings._poison)
+        return tpr.value, fpr.value
+    threshold = None if decision.threshold is None else finite_or_none(decision.threshold)
+    if threshold is None:  # it is not stored either
+        return np.nan, np.nan
+    triggered, clean = findings.sorted_inputs
+    return share_above(triggered, threshold).value, share_above(clean, threshold).value
 
 
-def _over(hits: int, n: int) -> float:
-    return hits / n if n else float("nan")
-
-
-def _above(ordered: Array, threshold: float) -> float:
-    """Return the share of sorted scores above a threshold; NaN scores, sorted last, are not."""
-    known = len(ordered) - int(np.isnan(ordered[-1:]).any() and np.isnan(ordered).sum())
-    return _over(known - int(np.searchsorted(ordered[:known], threshold, "right")), len(ordered))
-
-
-def false_alarms(defense: Defense, instance: Instance) -> float:
+def false_alarms(defense: Defense, findings: StoredFindings) -> float:
     """Return the share of reserved clean scores that a decision holds to be malicious.
 
     It reads no truth of any attack. NaN where the defense scores no clean samples.
     """
-    if instance.evidence is None:
+    evidence = findings.evidence
+    if evidence is None:
         return float("nan")
-    statistics = instance.evidence.statistics
-    decided = defense.decide(instance.evidence)
-    if decided.flags is None and decided.threshold is not None:
-        return float((instance.evidence.reference_scores > decided.threshold).mean())
-    if "reference" not in statistics or decided.flags is None or not decided.flags.any():
-        return float("nan") if "reference" not in statistics else 0.0
-    lowest = instance.evidence.train_scores[decided.flags].min()
-    return float((statistics["reference"] >= lowest).mean())
+    decision = defense.decide(evidence)
+    if decision.flags is None and decision.threshold is not None:
+        return share(evidence.reference_scores > decision.threshold).value
+    if "reference" not in evidence.statistics or decision.flags is None or not decision.flags.any():
+        return float("nan") if "reference" not in evidence.statistics else 0.0
+    lowest = evidence.train_scores[decision.flags].min()
+    return share(evidence.statistics["reference"] >= lowest).value
 
 
-def instance_of(planner: Planner, store: Store, trial: Trial) -> Instance:
-    """Return what is stored of one trial: its evidence, and its evaluation where it has one.
+def stored_findings(planner: Planner, store: Store, trial: Trial) -> StoredFindings:
+    """Return the stored findings of one trial, and its evaluation where it has one.
 
     Raises:
         PlanError: if it has not run; the message says what to launch.
@@ -200,7 +199,7 @@ def instance_of(planner: Planner, store: Store, trial: Trial) -> Instance:
     given = Inputs({**stage.inputs, **stage.reads}, store, Context(seed=0))
     scores = given.findings("defend").input_scores
     spent = [_stored(store, key, trial) for key in (route.defend, *route.shards, *route.pauses)]
-    return Instance(
+    return StoredFindings(
         where={
             "dataset": trial.dataset.label, "attack": trial.attack.label,
             "rate": trial.attack.rate, "seed": trial.seed,
@@ -214,7 +213,7 @@ def instance_of(planner: Planner, store: Store, trial: Trial) -> Instance:
         _poison=given.mask("poison"),
         _cover=given.mask("cover"),
         _eligible=trial.attack.eligible(given.data.test.labels, given.data.shape.num_classes),
-        _judged=_judged(store, followed(partial(planner.route, trial), store.outcome)),
+        _evaluated=_evaluated(store, followed(partial(planner.route, trial), store.outcome)),
     )  # fmt: skip
 
 
@@ -228,8 +227,8 @@ def _stored(store: Store, key: str, trial: Trial) -> Manifest:
     return manifest
 
 
-def _judged(store: Store, route: Route) -> Mapping[str, Any]:
-    """Return the outcome of a trial's evaluation, if the plan goes that far."""
-    if route.evaluate is None:
-        return {}
-    return store.outcome(route.evaluate) or {}
+def _evaluated(store: Store, route: Route) -> Metrics:
+    """Return the metrics of a trial's evaluation, if the plan goes that far; else none."""
+    outcome = None if route.evaluate is None else store.outcome(route.evaluate)
+    known = outcome or {}
+    return {name: float(known[name]) for name in EVALUATED if known.get(name) is not None}

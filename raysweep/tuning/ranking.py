@@ -1,4 +1,4 @@
-"""What is better: metrics over instances, constraints, one objective or a Pareto front."""
+"""Ranking of candidates: metrics over instances, constraints, one objective or a Pareto front."""
 
 from __future__ import annotations
 
@@ -8,15 +8,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from raysweep.sweep.tuning import SMALLER_IS_BETTER, MetricName, Metrics, Tune
-from raysweep.tuning.space import Values
+from raysweep.sweep.tuning import SMALLER_IS_BETTER, MetricName, Metrics, Parameters, Tune
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tried:
     """Parameters and their metrics over the instances that a search may see."""
 
-    parameters: Values
+    parameters: Parameters
     metrics: Metrics
 
 
@@ -34,37 +33,37 @@ def _joined(metric: MetricName, values: list[float], over: str) -> float:
     return math.fsum(known) / len(known)
 
 
-def excess(metrics: Metrics, settings: Tune) -> float:
+def excess(metrics: Metrics, tune: Tune) -> float:
     """Return by how much constraints are broken; 0 where all hold."""
-    return sum(max(bound.excess(metrics), 0.0) for bound in settings.bounds)
+    return sum(max(bound.excess(metrics), 0.0) for bound in tune.bounds)
 
 
-def losses(metrics: Metrics, settings: Tune) -> tuple[float, ...]:
+def losses(metrics: Metrics, tune: Tune) -> tuple[float, ...]:
     """Return the objectives so that smaller is better."""
-    return tuple(objective.loss(metrics) for objective in settings.metric)
+    return tuple(objective.loss(metrics) for objective in tune.metric)
 
 
-def rank(metrics: Metrics, settings: Tune) -> tuple[float, ...]:
-    """Return what sorts the better first: constraints before objectives, the first before all."""
-    return excess(metrics, settings), *losses(metrics, settings)
+def rank(metrics: Metrics, tune: Tune) -> tuple[float, ...]:
+    """Return a sort key, the better first: constraints before objectives, the first before all."""
+    return excess(metrics, tune), *losses(metrics, tune)
 
 
-def best(tried: Sequence[Tried], settings: Tune) -> Tried:
+def best(tried: Sequence[Tried], tune: Tune) -> Tried:
     """Return the best: of those that break constraints least, by the first objective."""
-    return min(tried, key=lambda one: rank(one.metrics, settings))
+    return min(tried, key=lambda one: rank(one.metrics, tune))
 
 
-def front(tried: Sequence[Tried], settings: Tune) -> list[Tried]:
+def front(tried: Sequence[Tried], tune: Tune) -> list[Tried]:
     """Return the Pareto front of those that keep all constraints, the best by `rank` first.
 
     If none keeps them, the one that breaks them least. Of equals the first tried stands.
     """
-    first = best(tried, settings)
-    if len(settings.metric) == 1 or excess(first.metrics, settings) > 0:
+    first = best(tried, tune)
+    if len(tune.metric) == 1 or excess(first.metrics, tune) > 0:
         return [first]
-    kept = [one for one in tried if excess(one.metrics, settings) == 0]
-    ordered = sorted(kept, key=lambda one: rank(one.metrics, settings))
-    values = np.array([losses(one.metrics, settings) for one in ordered])
+    kept = [one for one in tried if excess(one.metrics, tune) == 0]
+    ordered = sorted(kept, key=lambda one: rank(one.metrics, tune))
+    values = np.array([losses(one.metrics, tune) for one in ordered])
     chosen: list[int] = []
     for number, value in enumerate(values):
         # Nothing later in this order can dominate it.

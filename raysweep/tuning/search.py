@@ -1,8 +1,9 @@
-"""One search: a defense, its spaces, and the places that it may see.
+"""One search: a defense, its spaces, and the settings that it may see.
 
-A place is a setting (dataset, attack, rate, seed). The search asks for candidates of its outer
-space, which need stages, and replays its inner space on what they find; with no outer space its
-one candidate is the defense itself. Places that are held out are not among its own.
+A setting is dataset, model, attack, recipe and seed, named by the trial of the defense there. The
+search asks for candidates of its outer space, which need stages, and replays its inner space on
+what they find; with no outer space its one candidate is the defense itself. Settings that are held
+out are not among its own.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 
@@ -19,46 +19,45 @@ from raysweep.identity import canonical
 from raysweep.plan.planner import Planner
 from raysweep.store import Store
 from raysweep.sweep.trials import Trial
-from raysweep.sweep.tuning import Metrics, Tune
-from raysweep.tuning.instances import Instance, false_alarms, instance_of, measure
+from raysweep.sweep.tuning import Metrics, Parameters, Tune
+from raysweep.tuning.instances import StoredFindings, false_alarms, measure, stored_findings
 from raysweep.tuning.ranking import Tried, best, front, joined
-from raysweep.tuning.space import Space, Values, grid, own_values, points, with_parameters
+from raysweep.tuning.space import Space, grid, own_values, points, with_parameters
 from raysweep.tuning.study import Study, every_trial
+from raysweep.tuning.told import Told
 
 REMEMBERED = 64  # instances in memory
 
 
-class Bench:
-    """Measures defenses on stored instances, and remembers what it has measured."""
+class Measurements:
+    """Measures defenses on stored instances, and remembers every measurement."""
 
-    def __init__(self, planner: Planner, store: Store, settings: Tune) -> None:
-        self.planner, self.store, self.settings = planner, store, settings
-        self._instances: OrderedDict[str, Instance] = OrderedDict()
-        self._measured: dict[tuple[str, str, str], Metrics] = {}
+    def __init__(self, planner: Planner, store: Store, tune: Tune) -> None:
+        self.planner, self.store, self.tune = planner, store, tune
+        self._instances: OrderedDict[str, StoredFindings] = OrderedDict()
+        self._measured: dict[tuple[str, tuple[str, str]], Metrics] = {}
 
-    def instance(self, trial: Trial) -> Instance:
-        """Return what is stored of a trial, open."""
+    def instance(self, trial: Trial) -> StoredFindings:
+        """Return the stored findings of a trial, open."""
         memo = repr(trial)
         if memo not in self._instances:
-            found = instance_of(self.planner, self.store, trial)
-            self._instances[memo] = found
+            self._instances[memo] = stored_findings(self.planner, self.store, trial)
             if len(self._instances) > REMEMBERED:
                 self._instances.popitem(last=False)
         self._instances.move_to_end(memo)
         return self._instances[memo]
 
-    def measured(self, defense: Defense, instance: Instance) -> Metrics:
+    def measured(self, defense: Defense, instance: StoredFindings) -> Metrics:
         """Return the metrics of a defense's decision on an open instance."""
-        instance.check_open()  # a remembered value is no way around the seal
-        where = canonical(dict(instance.where))
-        memo = (canonical(defense.identity()), instance.key, where)
+        instance.check_open()  # remembered metrics must not bypass the seal
+        memo = (canonical(defense.identity()), instance.identity)
         if memo not in self._measured:
-            self._measured[memo] = measure(defense, instance, self.settings.wanted)
+            self._measured[memo] = measure(defense, instance, self.tune.wanted)
         return self._measured[memo]
 
-    def joined(self, defense: Defense, over: Sequence[Instance]) -> Metrics:
+    def joined(self, defense: Defense, over: Sequence[StoredFindings]) -> Metrics:
         """Return the mean, or worst, metrics over open instances."""
-        return joined([self.measured(defense, one) for one in over], self.settings.over)
+        return joined([self.measured(defense, one) for one in over], self.tune.over)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,19 +65,19 @@ class Candidate:
     """Parameters that are to be evaluated: the defense that has them, on trials in order."""
 
     number: int
-    outer: Values
+    outer: Parameters
     defense: Defense
     trials: tuple[Trial, ...]
 
 
 @dataclass(kw_only=True)
 class Search:
-    """One search of one defense; `places` is all that it can ever read the truth of.
+    """One search of one defense; `settings` are all that it can ever read the truth of.
 
     Attributes:
-        part: what is held out, empty if nothing is.
-        places: trials of the defense as it is, one for each setting that is open.
-        held: the same of the settings that it is reported on.
+        part: the part that is held out, empty if nothing is.
+        settings: trials of the defense as it is, one for each setting that is open.
+        held_out: the same of the settings that it is reported on.
         studied: opens an Optuna study over a space.
         failures: why candidates failed.
     """
@@ -86,10 +85,10 @@ class Search:
     defense: Defense
     outer: Space
     inner: Space
-    settings: Tune
+    tune: Tune
     part: str
-    places: tuple[Trial, ...]
-    held: tuple[Trial, ...]
+    settings: tuple[Trial, ...]
+    held_out: tuple[Trial, ...]
     studied: Callable[[Space], Study]
     failures: list[str] = field(default_factory=list)
     study: Study | None = None
@@ -113,37 +112,42 @@ class Search:
         asked = self.study.ask()
         return self._candidate(*asked) if asked else None
 
-    def _candidate(self, number: int, outer: Values) -> Candidate:
+    def _candidate(self, number: int, outer: Parameters) -> Candidate:
         defense = with_parameters(self.defense, outer)
-        trials = tuple(replace(place, defense=defense) for place in self.places)
+        trials = tuple(replace(setting, defense=defense) for setting in self.settings)
         return Candidate(number=number, outer=outer, defense=defense, trials=trials)
 
-    def hopeless(self, candidate: Candidate, found: Sequence[Instance], bench: Bench) -> bool:
-        """Return whether a candidate should be stopped after the instances found so far."""
-        if self.study is None or self.settings.pruner == "none":
+    def hopeless(
+        self,
+        candidate: Candidate,
+        instances: Sequence[StoredFindings],
+        measurements: Measurements,
+    ) -> bool:
+        """Return whether a candidate should be stopped after the instances so far."""
+        if self.study is None or self.tune.pruner == "none":
             return False
-        here = best(self._replayed(candidate, found[-1:], bench), self.settings)
-        value = here.metrics[self.settings.metric[0].name]
-        return self.study.hopeless(candidate.number, len(found) - 1, value)
+        here = best(self._replayed(candidate, instances[-1:], measurements), self.tune)
+        value = here.metrics[self.tune.metric[0].name]
+        return self.study.hopeless(candidate.number, len(instances) - 1, value)
 
     def answered(
         self,
         candidate: Candidate,
-        found: Sequence[Instance],
-        bench: Bench,
+        instances: Sequence[StoredFindings],
+        measurements: Measurements,
         *,
         pruned: bool = False,
         why: str = "",
-    ) -> dict[str, Any] | None:
-        """Take in what a candidate found, or why it failed; return a line for the ledger."""
+    ) -> Told | None:
+        """Take in a candidate's instances, or why it failed; return it as told to its study."""
         if why:
             self.failures.append(why)
         if self.study is None:
             self._answered = True
             return None
-        if why or not found:
+        if why or not instances:
             return self.study.tell(candidate.number, None, why=why)
-        chosen = best(self._replayed(candidate, found, bench), self.settings)
+        chosen = best(self._replayed(candidate, instances, measurements), self.tune)
         inner = {name: chosen.parameters[name] for name in self.inner}
         return self.study.tell(candidate.number, chosen.metrics, replayed=inner, pruned=pruned)
 
@@ -155,29 +159,37 @@ class Search:
     # Replaying
 
     def _replayed(
-        self, candidate: Candidate, found: Sequence[Instance], bench: Bench
+        self,
+        candidate: Candidate,
+        instances: Sequence[StoredFindings],
+        measurements: Measurements,
     ) -> list[Tried]:
         """Return every point of the inner space, with one candidate's outer parameters."""
         return [
-            self._tried_at({**candidate.outer, **values}, found, bench)
-            for values in grid(self.inner)
+            self._tried_at({**candidate.outer, **decision}, instances, measurements)
+            for decision in grid(self.inner)
         ]
 
-    def _tried_at(self, values: Values, found: Sequence[Instance], bench: Bench) -> Tried:
-        chosen = with_parameters(self.defense, values)
-        return Tried(parameters=values, metrics=bench.joined(chosen, found))
+    def _tried_at(
+        self,
+        parameters: Parameters,
+        instances: Sequence[StoredFindings],
+        measurements: Measurements,
+    ) -> Tried:
+        defense = with_parameters(self.defense, parameters)
+        return Tried(parameters=parameters, metrics=measurements.joined(defense, instances))
 
-    def instance(self, trial: Trial, bench: Bench) -> Instance:
-        """Return what is stored of a trial; its truth is sealed unless this search may see it."""
-        found = bench.instance(trial)
-        open_to_it = replace(trial, defense=self.defense) in self.places
-        return found if open_to_it and self.settings.labels != "clean_only" else found.closed()
+    def instance(self, trial: Trial, measurements: Measurements) -> StoredFindings:
+        """Return the findings of a trial; their truth is sealed unless this search may see it."""
+        instance = measurements.instance(trial)
+        open_to_it = replace(trial, defense=self.defense) in self.settings
+        return instance if open_to_it and self.tune.labels != "clean_only" else instance.closed()
 
-    def instances(self, bench: Bench) -> list[Instance]:
-        """Return what the defense itself found in the places of this search."""
-        return [self.instance(place, bench) for place in self.places]
+    def instances(self, measurements: Measurements) -> list[StoredFindings]:
+        """Return the findings of the defense itself in the settings of this search."""
+        return [self.instance(setting, measurements) for setting in self.settings]
 
-    def tried(self, bench: Bench) -> list[Tried]:
+    def tried(self, measurements: Measurements) -> list[Tried]:
         """Return everything that was tried, once all stages have run."""
         if self._tried is None:
             if self.study is not None:
@@ -185,43 +197,45 @@ class Search:
             elif self.failures:
                 self._tried = []
             else:
-                self._tried = self._decisions(self.instances(bench), bench)
+                self._tried = self._decisions(self.instances(measurements), measurements)
         return self._tried
 
-    def _decisions(self, found: Sequence[Instance], bench: Bench) -> list[Tried]:
+    def _decisions(
+        self, instances: Sequence[StoredFindings], measurements: Measurements
+    ) -> list[Tried]:
         """Search decisions alone: exactly in one dimension, with Optuna in several."""
         exact = points(self.inner)
         if exact is not None:
-            return [self._tried_at(values, found, bench) for values in exact]
+            return [self._tried_at(decision, instances, measurements) for decision in exact]
         study = self.studied(self.inner)
-        every_trial(study, lambda values: self._tried_at(values, found, bench).metrics)
+        every_trial(study, lambda one: self._tried_at(one, instances, measurements).metrics)
         study.close()
         return study.tried()
 
-    def chosen(self, bench: Bench) -> list[Values]:
+    def chosen(self, measurements: Measurements) -> list[Parameters]:
         """Return the parameters to use: one set, or the Pareto front; none if nothing worked."""
-        if self.settings.labels == "clean_only" and not self.failures:
-            blind = self.blind(self.instances(bench))
+        if self.tune.labels == "clean_only" and not self.failures:
+            blind = self.blind(self.instances(measurements))
             return [blind] if blind else []
-        tried = self.tried(bench)
-        return [one.parameters for one in front(tried, self.settings)] if tried else []
+        tried = self.tried(measurements)
+        return [one.parameters for one in front(tried, self.tune)] if tried else []
 
-    def blind(self, over: Sequence[Instance]) -> Values | None:
+    def blind(self, over: Sequence[StoredFindings]) -> Parameters | None:
         """Return the decisions that use the most of a budget of clean false alarms.
 
         Reads the reserved clean set alone; none if the defense scores no clean samples.
         """
-        budgets = [bound.bound for bound in self.settings.bounds]
+        budgets = [bound.bound for bound in self.tune.bounds]
         budget = min(budgets) if budgets else 0.05
         candidates, rates = grid(self.inner), []
-        for values in candidates:
-            chosen = with_parameters(self.defense, values)
+        for decision in candidates:
+            chosen = with_parameters(self.defense, decision)
             rates.append(float(np.mean([false_alarms(chosen, instance) for instance in over])))
         if np.isnan(rates).any():
             return None
         allowed = [i for i, rate in enumerate(rates) if rate <= budget]
         return candidates[max(allowed, key=lambda i: rates[i])] if allowed else None
 
-    def own(self) -> Values:
+    def own(self) -> Parameters:
         """Return the method's own values of what is searched."""
         return own_values(self.defense, {**self.outer, **self.inner})

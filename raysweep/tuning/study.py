@@ -22,9 +22,11 @@ import optuna
 from optuna.trial import TrialState
 
 from raysweep.errors import SpecError
-from raysweep.sweep.tuning import Metrics, Tune
+from raysweep.results.tuned import CandidateRow
+from raysweep.sweep.tuning import Metrics, Parameters, Tune
 from raysweep.tuning.ranking import Tried
-from raysweep.tuning.space import Space, Values, distribution, grid, inside
+from raysweep.tuning.space import Space, distribution, grid, inside
+from raysweep.tuning.told import Told
 
 HEARTBEAT_SECONDS = 30
 SAMPLERS: Mapping[str, Callable[[int], optuna.samplers.BaseSampler]] = {
@@ -88,31 +90,31 @@ class Study:
         self,
         name: str,
         space: Space,
-        settings: Tune,
+        tune: Tune,
         *,
         where: str | Path | None = None,
         tied: str = "",
-        own: Values | None = None,
+        own: Parameters | None = None,
         steps: int = 1,
-        told: Iterable[Mapping[str, Any]] = (),
+        told: Iterable[Told] = (),
     ) -> None:
         """Open or create the study.
 
         Args:
             name: in its storage.
             space: what is searched.
-            settings: sampler, pruner, objectives, number of candidates.
+            tune: sampler, pruner, objectives, number of candidates.
             where: a database's URL, a journal's path, or none for memory.
             tied: digest of what candidates are evaluated on.
             own: the method's own values, the first to be tried if they lie in the space.
             steps: instances of one candidate, for the pruner.
-            told: what a ledger remembers of this study, should its storage have been lost.
+            told: candidates that a ledger remembers of it, should its storage have been lost.
 
         Raises:
             SpecError: if the study was evaluated on something else.
         """
-        self.space, self.settings, self.name = space, settings, name
-        self._spread = {field: distribution(rule) for field, rule in space.items()}
+        self.space, self.tune, self.name = space, tune, name
+        self._spread = {field: distribution(values) for field, values in space.items()}
         self._out: dict[int, optuna.Trial] = {}
         self._shared = isinstance(where, str)
         with _quiet():
@@ -120,25 +122,25 @@ class Study:
                 study_name=name,
                 load_if_exists=True,
                 storage=open_storage(where) if where else None,
-                pruner=PRUNERS[settings.pruner](steps),
-                directions=[objective.goal for objective in settings.metric],
+                pruner=PRUNERS[tune.pruner](steps),
+                directions=[objective.goal for objective in tune.metric],
             )
             self._tie(tied)
             # A sampler that went on from its first draw would repeat what was tried before.
-            seed = settings.seed + len(self._study.trials) + (os.getpid() if self._shared else 0)
-            self._study.sampler = SAMPLERS[settings.sampler](seed)
-            self._study.set_metric_names([objective.name for objective in settings.metric])
+            seed = tune.seed + len(self._study.trials) + (os.getpid() if self._shared else 0)
+            self._study.sampler = SAMPLERS[tune.sampler](seed)
+            self._study.set_metric_names([objective.name for objective in tune.metric])
             if not self._study.trials:
                 self._recover(told)
             first = [own] if own and inside(space, own) else []
-            if settings.sampler == "grid":
-                first = grid(space)[: settings.trials]
+            if tune.sampler == "grid":
+                first = grid(space)[: tune.trials]
             if not self._study.trials:
                 for values in first:
                     self._study.enqueue_trial(values, skip_if_exists=True)
             if not self._shared:
                 self._revive()
-        self.trials = len(first) if settings.sampler == "grid" else settings.trials
+        self.trials = len(first) if tune.sampler == "grid" else tune.trials
         if self._shared:
             self._beat()
 
@@ -153,19 +155,20 @@ class Study:
                 f"sweep another name, or delete the study (optuna delete-study)"
             )
 
-    def _recover(self, told: Iterable[Mapping[str, Any]]) -> None:
-        """Enter what the ledger remembers of a study whose storage was lost."""
+    def _recover(self, told: Iterable[Told]) -> None:
+        """Enter the candidates that the ledger remembers of a study whose storage was lost."""
         for line in told:
             with contextlib.suppress(KeyError, TypeError, ValueError):  # a damaged ledger
-                state = TrialState[line["state"]]
+                state = TrialState[line.state]
+                read = {name: dict(line.attrs[name]) for name in (METRICS, REPLAYED)}
                 self._study.add_trial(
                     optuna.trial.create_trial(
                         state=state,
-                        params=line["params"],
+                        params=dict(line.params),
                         distributions=self._spread,
-                        values=line["values"] if state == TrialState.COMPLETE else None,
-                        constraints=line["constraints"],
-                        user_attrs=line["attrs"],
+                        values=line.values if state == TrialState.COMPLETE else None,
+                        constraints=dict(line.constraints),
+                        user_attrs={**line.attrs, **read},
                     )
                 )
 
@@ -209,7 +212,7 @@ class Study:
         """Whether as many candidates as were wanted have been told."""
         return self._states()[0] >= self.trials
 
-    def ask(self) -> tuple[int, Values] | None:
+    def ask(self) -> tuple[int, Parameters] | None:
         """Return the number and parameters of the next candidate; none if none is wanted now."""
         with _quiet():
             if self._shared:
@@ -235,11 +238,11 @@ class Study:
         number: int,
         metrics: Metrics | None,
         *,
-        replayed: Values | None = None,
+        replayed: Parameters | None = None,
         pruned: bool = False,
         why: str = "",
-    ) -> dict[str, Any]:
-        """Enter what became of a candidate; return what a ledger should remember of it.
+    ) -> Told:
+        """Enter how a candidate ended; return it as a ledger should remember it.
 
         Args:
             number: of the candidate.
@@ -250,35 +253,34 @@ class Study:
         """
         trial = self._out.pop(number)
         with _quiet():
-            known = {k: v for k, v in (metrics or {}).items() if v == v}
-            values = [known.get(objective.name) for objective in self.settings.metric]
+            known = {name: value for name, value in (metrics or {}).items() if value == value}
+            values = [known.get(objective.name) for objective in self.tune.metric]
             state = TrialState.PRUNED if pruned else TrialState.COMPLETE
             if None in values and not pruned:
                 state = TrialState.FAIL
+            constraints = {}
+            if metrics is not None:
+                limits = zip(self.tune.constraints, self.tune.bounds, strict=True)
+                constraints = {text: bound.excess(metrics) for text, bound in limits}
             attrs: dict[str, Any] = {METRICS: known, REPLAYED: replayed or {}}
             if state == TrialState.FAIL:
                 attrs[FAILED] = why or "an objective is undefined on every instance"
             for attribute, value in attrs.items():
                 trial.set_user_attr(attribute, value)
-            constraints = {}
-            if metrics is not None:
-                limits = zip(self.settings.constraints, self.settings.bounds, strict=True)
-                constraints = {text: bound.excess(metrics) for text, bound in limits}
-            for text, value in constraints.items():
-                trial.set_constraint(text, value)
+            for text, excess in constraints.items():
+                trial.set_constraint(text, excess)
             ended = state == TrialState.COMPLETE
             self._study.tell(trial, values if ended else None, state=state)
-        return {
-            "event": "told", "study": self.name, "tied": self._study.user_attrs[TIED],
-            "params": dict(trial.params), "values": values, "constraints": constraints,
-            "attrs": attrs, "state": state.name,
-        }  # fmt: skip
+        return Told(
+            study=self.name, tied=self._study.user_attrs[TIED], params=dict(trial.params),
+            values=tuple(values), constraints=constraints, attrs=attrs, state=state.name,
+        )  # fmt: skip
 
     # Looking back
 
     def tried(self) -> list[Tried]:
-        """Return every candidate that was evaluated in full, with what was replayed on it."""
-        nothing: Metrics = dict.fromkeys(self.settings.wanted, float("nan"))
+        """Return every candidate that was evaluated in full, with its replayed parameters."""
+        nothing: Metrics = dict.fromkeys(self.tune.wanted, float("nan"))
         return [
             Tried(
                 parameters={**trial.params, **trial.user_attrs[REPLAYED]},
@@ -287,34 +289,31 @@ class Study:
             for trial in self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         ]
 
-    def history(self) -> list[dict[str, Any]]:
-        """Return one row per candidate: number, state, parameters, metrics, seconds."""
-        rows = []
-        for trial in self._study.get_trials(deepcopy=False):
-            took = trial.duration.total_seconds() if trial.duration else None
-            rows.append(
-                {
-                    "number": trial.number,
-                    "state": trial.state.name.lower(),
-                    "parameters": {**trial.params, **trial.user_attrs.get(REPLAYED, {})},
-                    "metrics": trial.user_attrs.get(METRICS, {}),
-                    "seconds": took,
-                }
+    def history(self) -> list[CandidateRow]:
+        """Return one row per candidate, in the order of asking."""
+        return [
+            CandidateRow(
+                number=trial.number,
+                state=trial.state.name.lower(),
+                parameters={**trial.params, **trial.user_attrs.get(REPLAYED, {})},
+                metrics=trial.user_attrs.get(METRICS, {}),
+                seconds=trial.duration.total_seconds() if trial.duration else None,
             )
-        return rows
+            for trial in self._study.get_trials(deepcopy=False)
+        ]
 
     def importance(self) -> dict[str, float]:
         """Return how much each parameter matters for the first objective (PED-ANOVA)."""
         with _quiet():
             try:
-                found = optuna.importance.get_param_importances(
+                importance = optuna.importance.get_param_importances(
                     self._study,
                     target=lambda trial: trial.values[0],
                     evaluator=optuna.importance.PedAnovaImportanceEvaluator(),
                 )
             except (ValueError, RuntimeError):  # too few candidates, or all of one value
                 return {}
-        return {name: float(value) for name, value in found.items()}
+        return {name: float(value) for name, value in importance.items()}
 
 
 @contextlib.contextmanager
@@ -326,15 +325,9 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def told_lines(lines: Iterable[Mapping[str, Any]], name: str, tied: str) -> list[Mapping[str, Any]]:
-    """Return what a ledger remembers of a study, evaluated on the same."""
-    mine = (line for line in lines if line.get("event") == "told")
-    return [line for line in mine if (line["study"], line["tied"]) == (name, tied)]
-
-
-def every_trial(study: Study, evaluate: Callable[[Values], Metrics]) -> list[Tried]:
+def every_trial(study: Study, evaluate: Callable[[Parameters], Metrics]) -> list[Tried]:
     """Run a study to its end in this process."""
     while (asked := study.ask()) is not None:
-        number, values = asked
-        study.tell(number, evaluate(values))
+        number, parameters = asked
+        study.tell(number, evaluate(parameters))
     return study.tried()

@@ -32,7 +32,7 @@ from raysweep.store import Store
 from raysweep.sweep.loading import load_sweep
 from raysweep.sweep.spec import Sweep
 from raysweep.tuning.folds import _has_positives
-from raysweep.tuning.instances import instance_of
+from raysweep.tuning.instances import stored_findings
 from tests.toy import CLASSES, MODEL, RECIPE, SHAPE, network, toy
 
 LINEAR = Shape(channels=3, height=8, width=8, num_classes=2, mean=(0.0,) * 3, std=(1.0,) * 3)
@@ -358,7 +358,7 @@ def test_there_is_no_backdoor_to_be_found(swept: Any) -> None:
     positives = {t.defense.name for t in evading if _has_positives(t)}
     assert positives == set(DETECTORS), "a filter has nothing to find, and is not tuned on it"
     trial = next(t for t in evading if t.defense == KernelDensity() and t.attack.name == "pgd")
-    replayed = instance_of(planner, store, trial)
+    replayed = stored_findings(planner, store, trial)
     recorded = rows[(rows["attack_name"] == "pgd") & (rows["defense_name"] == "kernel_density")]
     assert replayed.ranks["auroc"] == pytest.approx(float(recorded["input_auroc"].iloc[0]))
 

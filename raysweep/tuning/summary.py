@@ -1,0 +1,269 @@
+"""The end of a tuning run: held-out instances are opened, and what tuning gained is worked out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from raysweep.errors import PlanError
+from raysweep.identity import canonical, digest
+from raysweep.metrics.intervals import t_interval, wilson
+from raysweep.results.tuned import (
+    NOTHING,
+    CurvePoint,
+    DecisionCurve,
+    SearchAccount,
+    Tuned,
+    TunedMetric,
+    TunedRow,
+)
+from raysweep.sweep.spec import Sweep
+from raysweep.sweep.tuning import CostName, MetricName, Metrics, Parameters, Tune
+from raysweep.tuning.instances import StoredFindings
+from raysweep.tuning.ranking import Tried, best, joined
+from raysweep.tuning.search import Measurements, Search
+from raysweep.tuning.space import points, with_parameters
+
+SUFFIX = "-tuned"
+MOST_CHARACTERS = 64  # of a sweep's name
+CURVE_POINTS = 80
+FEW = 5  # values under which a range says more than an interval
+
+
+def summary(searches: Sequence[Search], measurements: Measurements) -> Tuned:
+    """Return all that a tuning run leaves, once all its stages have run."""
+    rows = tuned_rows(searches, measurements)
+    return Tuned(
+        settings=measurements.tune,
+        rows=tuple(rows),
+        means=tuple(means(rows, measurements.tune)),
+        searches=tuple(_account(search, measurements) for search in searches),
+    )
+
+
+def tuned_rows(searches: Sequence[Search], measurements: Measurements) -> list[TunedRow]:
+    """Return one row per search and point of its Pareto front, measured on the held-out settings.
+
+    An interval stands beside the metrics with the parameters that the search chose.
+    """
+    return [row for search in searches for row in _rows(search, searches, measurements)]
+
+
+def _rows(
+    search: Search, searches: Sequence[Search], measurements: Measurements
+) -> Iterable[TunedRow]:
+    tune, own = search.tune, search.own()
+    about = TunedRow(
+        defense=search.defense.label, labels=tune.labels, held_out=search.part or NOTHING,
+        point=0, parameters=own, tried=0, seconds=0.0, gpu_seconds=0.0, note="",
+    )  # fmt: skip
+    try:
+        default = _held_out(search, own, measurements)
+    except PlanError as error:
+        yield replace(about, note=search.failures[0] if search.failures else str(error))
+        return
+    chosen = search.chosen(measurements)
+    about = replace(
+        about, note=_note(search, chosen),
+        tried=0 if tune.labels == "clean_only" else len(search.tried(measurements)),
+        seconds=_spent(search, measurements, "seconds"),
+        gpu_seconds=_spent(search, measurements, "gpu_seconds"),
+    )  # fmt: skip
+    oracle = joined(_oracle(search, searches, measurements), tune.over)
+    by_default = joined(default, tune.over)
+    for point, parameters in enumerate(chosen or [own]):
+        tuned = _held_out(search, parameters, measurements)
+        mean = joined(tuned, tune.over)
+        metrics = {
+            name: TunedMetric(
+                tuned=mean[name], default=by_default[name], oracle=oracle[name],
+                interval=_interval([one[name] for one in tuned], name, search, measurements),
+            )
+            for name in _shown(tune)
+        }  # fmt: skip
+        yield replace(about, point=point, parameters=parameters, metrics=metrics)
+
+
+def means(rows: Sequence[TunedRow], tune: Tune) -> list[TunedRow]:
+    """Return one row per defense: means over its held-out parts, and how often constraints hold.
+
+    Of a Pareto front, its first point; searches without metrics there are left out.
+    """
+    averaged = []
+    for defense in dict.fromkeys(row.defense for row in rows):
+        held_out = [
+            row for row in rows
+            if row.defense == defense and row.held_out != NOTHING and row.point == 0 and row.metrics
+        ]  # fmt: skip
+        if len(held_out) < 2:
+            continue
+        kept = [_keeps({n: one.tuned for n, one in row.metrics.items()}, tune) for row in held_out]
+        own = [_keeps({n: one.default for n, one in row.metrics.items()}, tune) for row in held_out]
+        metrics = {
+            name: TunedMetric(
+                tuned=_mean(row.metrics[name].tuned for row in held_out),
+                default=_mean(row.metrics[name].default for row in held_out),
+                oracle=_mean(row.metrics[name].oracle for row in held_out),
+            )
+            for name in _shown(tune)
+        }
+        averaged.append(
+            TunedRow(
+                defense=defense, labels=tune.labels, held_out=f"mean of {len(held_out)}", point=0,
+                parameters={}, tried=sum(row.tried for row in held_out),
+                seconds=math.fsum(row.seconds for row in held_out),
+                gpu_seconds=math.fsum(row.gpu_seconds for row in held_out),
+                note=f"constraints hold: tuned {sum(kept)}, own {sum(own)}", metrics=metrics,
+            )
+        )  # fmt: skip
+    return averaged
+
+
+def _keeps(metrics: Metrics, tune: Tune) -> bool:
+    return all(bound.excess(metrics) <= 0 for bound in tune.bounds)
+
+
+def _mean(values: Iterable[float]) -> float:
+    known = [value for value in values if not math.isnan(value)]
+    return math.fsum(known) / len(known) if known else math.nan
+
+
+def _shown(tune: Tune) -> tuple[MetricName, ...]:
+    """Return the metrics of a table: all that are wanted, and always TPR and FPR."""
+    return tuple(dict.fromkeys((*tune.wanted, "tpr", "fpr")))
+
+
+def _note(search: Search, chosen: Sequence[Parameters]) -> str:
+    if chosen:
+        return ""
+    if search.tune.labels == "clean_only":
+        return "scores no clean samples: the method's own parameters"
+    return f"every candidate failed: {search.failures[0]}" if search.failures else "nothing tried"
+
+
+def _instances(
+    search: Search, parameters: Parameters, measurements: Measurements
+) -> list[StoredFindings]:
+    """Return the held-out instances, open, of the defense with these outer parameters."""
+    outer = {name: value for name, value in parameters.items() if name in search.outer}
+    defense = with_parameters(search.defense, outer)
+    return [measurements.instance(replace(one, defense=defense)) for one in search.held_out]
+
+
+def _held_out(search: Search, parameters: Parameters, measurements: Measurements) -> list[Metrics]:
+    """Return the metrics of the defense with some parameters, on each held-out setting."""
+    defense = with_parameters(search.defense, parameters)
+    instances = _instances(search, parameters, measurements)
+    return [measurements.measured(defense, instance) for instance in instances]
+
+
+def _oracle(
+    search: Search, searches: Sequence[Search], measurements: Measurements
+) -> list[Metrics]:
+    """Return the metrics of the best on the held-out instances of all that was tried anywhere."""
+    tune = search.tune
+    union = {canonical(search.own()): search.own()}
+    for other in searches:
+        if other.defense == search.defense:
+            every = other.chosen(measurements)
+            if tune.labels != "clean_only":
+                every = [*every, *(one.parameters for one in other.tried(measurements))]
+            union |= {canonical(one): one for one in every}
+    evaluated: list[tuple[Tried, list[Metrics]]] = []
+    for parameters in union.values():
+        try:
+            held_out = _held_out(search, parameters, measurements)
+        except PlanError:  # never run where this search is reported on
+            continue
+        merged = joined(held_out, tune.over)
+        evaluated.append((Tried(parameters=parameters, metrics=merged), held_out))
+    ideal = best([one for one, _ in evaluated], tune)
+    return next(held_out for one, held_out in evaluated if one is ideal)
+
+
+def _spent(search: Search, measurements: Measurements, cost: CostName) -> float:
+    """Return the seconds, or GPU seconds, of the stages that a search asked for."""
+    if search.study is None:
+        return 0.0
+    spent = [one.metrics.get(cost, math.nan) for one in search.tried(measurements)]
+    return float(np.nansum(spent)) * len(search.settings)
+
+
+def _interval(
+    values: list[float], metric: MetricName, search: Search, measurements: Measurements
+) -> tuple[float, float]:
+    """Return a 95 % interval of five values or more, the range of fewer, Wilson's of one share."""
+    known = np.array([value for value in values if not math.isnan(value)])
+    if len(known) >= FEW:
+        return t_interval(known)
+    if len(known) != 1:
+        return (float(known.min()), float(known.max())) if len(known) else (math.nan, math.nan)
+    if metric not in ("tpr", "fpr"):
+        return math.nan, math.nan
+    malicious, benign = measurements.instance(search.held_out[0]).cases
+    n = malicious if metric == "tpr" else benign
+    return wilson(round(known[0] * n), n) if n else (math.nan, math.nan)
+
+
+def _account(search: Search, measurements: Measurements) -> SearchAccount:
+    """Return how a search went: its candidates, what mattered, and its threshold's curve."""
+    try:
+        curve = _curve(search, measurements)
+    except PlanError:
+        curve = None
+    study = search.study
+    return SearchAccount(
+        defense=search.defense.label, held_out=search.part or NOTHING, curve=curve,
+        history=None if study is None else tuple(study.history()),
+        importance=None if study is None else study.importance(),
+    )  # fmt: skip
+
+
+def _curve(search: Search, measurements: Measurements) -> DecisionCurve | None:
+    """Return TPR and FPR against the searched decision parameter, on the held-out settings."""
+    spans = [name for name, values in search.inner.items() if values.values is None]
+    chosen = search.chosen(measurements)
+    if len(search.inner) != 1 or len(spans) != 1 or not chosen:
+        return None
+    (name,) = spans
+    instances = _instances(search, chosen[0], measurements)
+    every = points(search.inner) or []
+    curve = []
+    for decision in every[:: max(1, len(every) // CURVE_POINTS)]:
+        defense = with_parameters(search.defense, {**chosen[0], **decision})
+        mean = measurements.joined(defense, instances)
+        value = decision[name]
+        assert isinstance(value, int | float), "values of a span are numbers"
+        curve.append(CurvePoint(value=value, tpr=mean["tpr"], fpr=mean["fpr"]))
+    return DecisionCurve(parameter=name, chosen=chosen[0][name], points=tuple(curve))
+
+
+def tuned_sweep(sweep: Sweep, rows: Sequence[TunedRow]) -> Sweep:
+    """Return the sweep with the parameters that were tuned on everything, and without `tune`.
+
+    It is named `<name>-tuned`: under the old name it would take the place of the sweep's records.
+    Of a Pareto front, the point that is best by the first objective.
+    """
+    final = {
+        row.defense: row.parameters for row in rows if row.held_out == NOTHING and row.point == 0
+    }
+    defenses = tuple(
+        with_parameters(defense, final[defense.label]) if defense.label in final else defense
+        for defense in sweep.defenses
+    )
+    named = tuned_name(sweep.name)
+    return sweep.model_copy(update={"name": named, "defenses": defenses, "tune": None})
+
+
+def tuned_name(name: str) -> str:
+    """Return `<name>-tuned`; a name that would be longer than names may be is cut, with a digest.
+
+    Two long names that begin alike still have two tuned ones.
+    """
+    if len(name) + len(SUFFIX) > MOST_CHARACTERS:
+        mark = f"-{digest(name)[:8]}"
+        name = name[: MOST_CHARACTERS - len(mark) - len(SUFFIX)] + mark
+    return name + SUFFIX
