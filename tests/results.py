@@ -1,4 +1,4 @@
-"""What each method finds on small inputs, as a few numbers that a change of results moves.
+"""Results of each method on small inputs, as a few numbers that a change of results moves.
 
 `results.json` holds them with the version under which they were found. A refactoring leaves them
 alone; another CPU moves them by rounding, less than `TOLERANCE` of an array's spread.
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from raysweep import training
+from raysweep import methods, training
 from raysweep.arrays import Array
 from raysweep.methods.context import Context
 from tests import toy
@@ -34,9 +34,10 @@ LOOSER = {
     "defenses/confusion_training": 0.2,
     "defenses/frequency": 0.2,
     "defenses/ispl": 0.015,
+    "defenses/neural_cleanse": 0.005,
     "defenses/sentinet": 0.05,
 }
-# Steps in between that rounding alone turns over; what is made of them is pinned.
+# Steps in between that rounding alone turns over; what comes of them is pinned.
 UNSTEADY = {
     "defenses/confusion_training": {
         "statistics.predicted", "statistics.axes", "statistics.whitened", "statistics.chunklet",
@@ -78,9 +79,14 @@ def distance(one: Numbers, other: Numbers) -> float:
 
 def names() -> list[str]:
     """Return the names whose results are pinned."""
-    found = {"defenses": test_defenses.NAMES, "attacks": test_attacks.NAMES}
-    found["models"] = test_models.NAMES
-    return ["stages/train", *(f"{role}/{name}" for role, every in found.items() for name in every)]
+    every = {"defenses": test_defenses.NAMES, "attacks": test_attacks.NAMES}
+    every["models"] = test_models.NAMES
+    return ["stages/train"] + [
+        f"{role}/{name}"
+        for role in methods.ROLES
+        for name in every.get(role, [])
+        if methods.available(role)[name].startswith("raysweep.")
+    ]
 
 
 @functools.cache
@@ -181,6 +187,10 @@ def _defense(name: str) -> dict[str, Array]:
         given |= {"flags": decided.flags, "class_scores": decided.class_scores}
         given |= {"threshold": decided.threshold, "p_value": decided.p_value}
         given |= {"classes": decided.classes}
+        if defense.REPAIRS:
+            seen = toy.inputs(defense, case, found=dict(findings.kept), decision=decided)
+            repaired = _vector(defense.repair(seen, Context(seed=5)))
+            arrays["repaired"] = repaired - _vector(case.weights)
     return arrays | {n: np.asarray(value) for n, value in given.items() if value is not None}
 
 

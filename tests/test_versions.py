@@ -142,10 +142,10 @@ def test_a_shared_module_is_one_line_and_a_reason() -> None:
     before = text(pins)
     versions.pin_same(pins, source, "training/loop", "a name was changed")
     assert versions.faults(pins, source) == []
-    assert other_lines(before, text(pins)) == [
+    assert set(other_lines(before, text(pins))) == {
         '  "training/loop": "a name was changed",',
         f'  "training/loop": "{source.digests["training/loop"]}",',
-    ]
+    }
 
 
 def test_a_name_raised_alone_is_pinned_ahead_of_the_others() -> None:

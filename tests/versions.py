@@ -174,7 +174,9 @@ def starts() -> dict[str, tuple[list[int], tuple[str, ...]]]:
     """Return method or stage kind → its version, and the modules that its closure starts from."""
     found = kinds()
     for role in methods.ROLES:
-        for name in methods.available(role):
+        for name, module in methods.available(role).items():
+            if not module.startswith("raysweep."):
+                continue  # of another package, which pins its own
             method = methods.load(role, name)
             of_run = getattr(method, "RUN_VERSION", 1)
             version = [method.VERSION, of_run] if of_run > 1 else [method.VERSION]
@@ -243,9 +245,9 @@ def faults(pins: Pins, now: Source) -> list[str]:
         some = ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
         what = "changed" if module in pins.modules else "is new"
         found.append(
-            f"{module} {what}, under an unchanged version of {some}. Raise the VERSION of each whose "
-            f"results change, then `python -m tests.versions NAME --raised`; if all results are the "
-            f'same, `python -m tests.versions {module} --same-results "why"`'
+            f"{module} {what}, under an unchanged version of {some}. Raise the VERSION of each "
+            f"whose results change, then `python -m tests.versions NAME --raised`; if the results "
+            f'of all are the same, `python -m tests.versions {module} --same-results "why"`'
         )
     for name in raised(pins, now):
         have, was = now.versions[name], pins.versions.get(name)
