@@ -58,7 +58,9 @@ def numbers(values: Array) -> Numbers:
     if not flat.size:
         return []
     flat = np.where(np.isfinite(flat), flat, 0.0)
-    spread = float(flat.std()) or float(np.abs(flat).max())
+    size = float(np.abs(flat).max())
+    spread = float(flat.std())
+    spread = spread if spread > 1e-6 * size else size  # all are equal, or but for rounding
     weighted = flat * (0.5 + np.arange(flat.size) * 0.6180339887 % 1)
     parts = np.array_split(weighted, min(BLOCKS, flat.size))
     return [float(f"{value:.6g}") for value in (spread, *(part.mean() for part in parts))]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import json
 from collections.abc import Mapping
@@ -110,9 +111,10 @@ def test_an_honestly_raised_version_is_all_that_a_private_helper_asks_for() -> N
     version = [now().versions[CONFUSION][0] + 1]
     source, pins = planted("defenses/_confusion", new={CONFUSION: version}), pinned()
     before = text(pins)
+    pins.reasons["defenses/_confusion"] = "that of an earlier change"
     assert versions.stale(pins, source) == {}
     versions.pin_raised(pins, source, CONFUSION)
-    assert versions.faults(pins, source) == [] and pins.ahead == {}
+    assert versions.faults(pins, source) == [] and pins.ahead == pins.reasons == {}
     assert [line.split(":")[0].strip() for line in other_lines(before, text(pins))] == [
         '"defenses/_confusion"', f'"{CONFUSION}"',
     ]  # fmt: skip
@@ -159,6 +161,9 @@ def test_a_name_raised_alone_is_pinned_ahead_of_the_others() -> None:
     assert CONFUSION not in stale and "stages/train" in stale
     again = planted("training/loop", new=version, line="X = 2")
     assert CONFUSION in versions.stale(pins, again)["training/loop"], "a second change is seen"
+    second = copy.deepcopy(pins)
+    versions.pin_same(second, again, "training/loop", "all train as before")
+    assert versions.faults(second, again) == [] and second.ahead == {}
     versions.pin_same(pins, source, "training/loop", "the others train as before")
     assert versions.faults(pins, source) == [] and pins.ahead == {}
 
@@ -226,6 +231,8 @@ def test_other_results_under_an_old_version_are_seen_and_rounding_is_not() -> No
     )
     pins = {"version": [1], "results": results.found("defenses/strip")}
     assert results.faults("defenses/strip", pins, [1]) == []
+    twice = results.numbers(np.full(9, 0.1) * 3), results.numbers(np.full(9, 0.3))
+    assert results.distance(*twice) < 1e-9, "a constant's spread is rounding"
     rounded = one * (1 + 1e-5 * np.random.default_rng(0).standard_normal(50))
     results_of = {name: results.numbers(a) for name, a in (("one", one), ("rounded", rounded))}
     assert 0 < results.distance(results_of["one"], results_of["rounded"]) < results.TOLERANCE / 10
