@@ -231,7 +231,7 @@ def test_other_results_under_an_old_version_are_seen_and_rounding_is_not() -> No
     )
     pins = {"version": [1], "results": results.found("defenses/strip")}
     assert results.faults("defenses/strip", pins, [1]) == []
-    twice = results.numbers(np.full(9, 0.1) * 3), results.numbers(np.full(9, 0.3))
+    twice = results.numbers(np.full(10, 0.1) * 3), results.numbers(np.full(10, 0.3))
     assert results.distance(*twice) < 1e-9, "a constant's spread is rounding"
     rounded = one * (1 + 1e-5 * np.random.default_rng(0).standard_normal(50))
     results_of = {name: results.numbers(a) for name, a in (("one", one), ("rounded", rounded))}
