@@ -21,6 +21,7 @@ from raysweep.jobs.launch import Conclusion, launch
 from raysweep.reports.material import gather
 from raysweep.results import records
 from raysweep.store import Store, ledger
+from raysweep.store.sweepfolder import SweepFolder
 from raysweep.sweep.loading import load_sweep
 
 ROOT = Path(__file__).parent.parent
@@ -290,7 +291,8 @@ def test_stages_shorter_than_a_workers_start_still_fill_every_slot(tmp_path: Pat
     process = driver(file, tmp_path / "store")
     said, _ = process.communicate(timeout=400)
     assert process.returncode == 0, said.decode()
-    done = [e for e in ledger.read(Store(str(tmp_path / "store")), "short") if e["event"] == "done"]
+    events = ledger.read(SweepFolder(Store(str(tmp_path / "store")), "short"))
+    done = [e for e in events if e["event"] == "done"]
     # A third may come at the very end: Tune drops a worker for which nothing waits.
     busiest = Counter(line["pid"] for line in done).most_common(2)
     assert len(busiest) == 2 and busiest[1][1] >= len(done) / 8, busiest

@@ -19,9 +19,11 @@ import numpy as np
 import pytest
 
 from raysweep.errors import DamagedArtifact, StoreError
+from raysweep.identity import digest
 from raysweep.store import Store
 from raysweep.store.files import Bucket, Folder
 from raysweep.store.manifest import pack, seal
+from raysweep.store.sweepfolder import SweepFolder, names
 
 ARRAYS = {
     "images": np.arange(2 * 3 * 4, dtype=np.uint8).reshape(2, 3, 4),
@@ -653,3 +655,52 @@ def test_s3_that_is_not_there(s3: str) -> None:
     with pytest.raises(StoreError, match="s3://no-such-bucket/some/place: cannot write") as caught:
         store.check()
     assert "password" not in str(caught.value)
+
+
+# The folder of a sweep
+
+
+def test_the_files_of_a_sweep_lie_where_they_lay() -> None:
+    folder = SweepFolder(Store("s3://bucket/root"), "first")
+    found = {
+        folder.path(), folder.description, folder.records, folder.stages, folder.report,
+        folder.tuned, folder.ledger, folder.log("train-1"), folder.version(2).report,
+        folder.tuning.description, folder.tuning.ledger, folder.tuning.log("train-1"),
+    }  # fmt: skip
+    assert found == {
+        "sweeps/first", "sweeps/first/sweep.json", "sweeps/first/records.parquet",
+        "sweeps/first/stages.parquet", "sweeps/first/report.html", "sweeps/first/tuned.json",
+        "sweeps/first/ledger", "sweeps/first/logs/train-1.txt",
+        "sweeps/first/versions/2/report.html", "sweeps/first/tune/sweep.json",
+        "sweeps/first/tune/ledger", "sweeps/first/tune/logs/train-1.txt",
+    }  # fmt: skip
+
+
+def test_local_folders_lie_in_the_store_or_on_this_machine_for_a_bucket(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAYSWEEP_CACHE", "/cache")
+    here, there = SweepFolder(store, "first"), SweepFolder(Store("s3://bucket/root"), "first")
+    root = Path(store.uri)
+    assert here.wandb == root / "sweeps/first/wandb"
+    assert here.journal == root / "sweeps/first/tune/journal.log"
+    assert there.wandb == Path("wandb-offline/first")
+    known = digest("s3://bucket/root/first")
+    assert there.journal == Path("/cache/studies") / known / "journal.log"
+
+
+def test_versions_and_names_are_those_that_are_stored(store: Store) -> None:
+    folder = SweepFolder(store, "first")
+    assert folder.versions() == [] and names(store) == []
+    for number in (10, 2):
+        store.write(folder.version(number).records, b"")
+        store.write(folder.version(number).report, b"")
+    store.write(folder.path("versions/note.txt"), b"")
+    store.write(SweepFolder(store, "another").tuning.tuned, b"")
+    assert folder.versions() == [2, 10] and names(store) == ["another", "first"]
+
+
+def test_one_file_knows_where_a_sweep_lies() -> None:
+    package = Path(__file__).parent.parent / "raysweep"
+    knowing = [file.name for file in package.rglob("*.py") if "sweeps/{" in file.read_text()]
+    assert knowing == ["sweepfolder.py"]

@@ -209,17 +209,18 @@ def report(
     from raysweep.reports.material import gather
     from raysweep.results.records import storage_uri
     from raysweep.store import Store
+    from raysweep.store.sweepfolder import SweepFolder
 
     material = gather(name, storage)
     html = render(material).encode()
     for note in material.notes:
         _console(error=True).print(note)
-    path = f"sweeps/{name}/report.html"
     if output is not None:
         output.write_bytes(html)
         _console().print(str(output))
         return
     store = Store(storage_uri(storage))
+    path = SweepFolder(store, name).report
     store.write(path, html)
     _console().print(store.where(path))
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import pandas as pd
 
@@ -19,6 +18,7 @@ from raysweep.run.interruption import Signals, listening
 from raysweep.run.ray import run_on_ray
 from raysweep.run.run import Run
 from raysweep.store import Store
+from raysweep.store.sweepfolder import SweepFolder
 from raysweep.sweep.spec import Sweep
 
 
@@ -109,7 +109,7 @@ def _conclude(run: Run, signals: Signals) -> Conclusion:
     rows, stages = collector.rows(name), collector.stages(run.schedule.ran)
     unfinished = int((rows["status"] != "ok").sum())
     rows, notes = history.conclude(run.store, name, rows, stages, run.before)
-    path = f"sweeps/{name}/report.html"
+    path = SweepFolder(run.store, name).report
     html = render(gather(name, run.store.uri))
     run.store.write(path, html.encode())
     warnings = published(signals, lambda: _publish(run, rows))
@@ -141,7 +141,6 @@ def _publish(run: Run, rows: pd.DataFrame) -> list[str]:
     from raysweep.results import wandb
 
     described = records.describe(run.store, run.sweep.name)
-    local = run.store.local(f"sweeps/{run.sweep.name}/wandb")
-    folder = local or Path("wandb-offline") / run.sweep.name
+    folder = run.folder.wandb
     published = wandb.publish(rows[rows["status"] == "ok"], described, run.sweep.track, folder)
     return [published.warning] if published.warning else []

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -17,6 +16,7 @@ from raysweep.results import history, wandb
 from raysweep.run.interruption import Signals, listening
 from raysweep.run.run import Run
 from raysweep.store import Store
+from raysweep.store.sweepfolder import SweepFolder
 from raysweep.sweep.spec import Sweep
 from raysweep.sweep.tuning import Tune
 from raysweep.tuning import conclude
@@ -88,7 +88,8 @@ def tune(
         searches = searches_of(sweep, planner, Studies(planner, store, studies))
         supply = Supply(planner, searches, bench)
         try:
-            run = Run(sweep, store, text, watch, planner, supply, place=f"{sweep.name}/tune")
+            folder = SweepFolder(store, sweep.name).tuning
+            run = Run(sweep, store, text, watch, planner, supply, folder)
             carry_out(run, signals, address=address, inline=inline, most=most)
             told = None if stopped_by(run, signals) else _told(searches, bench, signals)
             return _concluded(run, told, signals)
@@ -114,7 +115,8 @@ def _told(searches: Sequence[Search], bench: Bench, signals: Signals) -> dict[st
 
 
 def _concluded(run: Run, told: dict[str, Any] | None, signals: Signals) -> Tuning:
-    path, page = (f"sweeps/{run.sweep.name}/{file}" for file in ("tuned.json", "report.html"))
+    folder = SweepFolder(run.store, run.sweep.name)
+    path, page = folder.tuned, folder.report
     warnings: list[str] = []
     if told is not None:
         run.store.write(path, json.dumps(told, indent=1).encode())
@@ -134,8 +136,7 @@ def _publish(run: Run, told: dict[str, Any]) -> list[str]:
     """Write the table and the searches to W&B; whatever happens there, the tuning stands."""
     if run.sweep.track.wandb == "disabled":
         return []
-    local = run.store.local(f"sweeps/{run.sweep.name}/wandb")
-    folder = local or Path("wandb-offline") / run.sweep.name
-    described = history.described(run.store, run.place)
+    folder = SweepFolder(run.store, run.sweep.name).wandb
+    described = history.described(run.store, run.folder.name)
     published = wandb.publish_tuning(told, described, run.sweep.track, folder)
     return [published.warning] if published.warning else []

@@ -15,6 +15,7 @@ from raysweep.errors import StoreError
 from raysweep.results import history
 from raysweep.results.records import Found, describe, look, storage_uri
 from raysweep.store import Store
+from raysweep.store.sweepfolder import SweepFolder
 from raysweep.sweep.tuning import Tune
 
 CURVES_AT_MOST = 2000
@@ -150,7 +151,7 @@ def gather(name: str, storage: str | None = None) -> Material:
 
 def _tuning(store: Store, name: str) -> tuple[dict[str, Any], list[str]]:
     """Return what a tuning of a sweep left, or a line that says that it is damaged."""
-    path = f"sweeps/{name}/tuned.json"
+    path = SweepFolder(store, name).tuned
     raw = store.read(path)
     try:
         tuning = None if raw is None else json.loads(raw)

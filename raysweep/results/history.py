@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from raysweep.errors import StoreError
 from raysweep.store import Store
+from raysweep.store.sweepfolder import DESCRIPTION, RECORDS, REPORT, STAGES, SweepFolder, names
 from raysweep.sweep.differences import deciding, differences
 from raysweep.sweep.spec import Sweep
 
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Table = Literal["records", "stages"]
-DESCRIPTION, REPORT = "sweep.json", "report.html"
 FIELDS: dict[str, type | tuple[type, ...]] = {
     "name": str, "question": str, "text": str, "sweep": dict, "created_at": (int, float),
     "storage": str, "versions": dict, "git_commit": str, "precision": str, "concluded": bool,
@@ -47,7 +47,7 @@ LATEST = 1e11  # seconds since 1970 that still are a date
 def described(store: Store, place: str) -> dict[str, Any]:
     """Return what is written down about a sweep; what is damaged of it is left out."""
     try:
-        found = json.loads(store.read(f"sweeps/{place}/{DESCRIPTION}") or b"{}")
+        found = json.loads(store.read(SweepFolder(store, place).description) or b"{}")
     except (ValueError, RecursionError):
         return {}
     if not isinstance(found, dict):
@@ -75,14 +75,14 @@ def as_launched(sweep: Sweep, description: Mapping[str, Any]) -> Sweep:
 
 def write_description(store: Store, place: str, values: Mapping[str, Any]) -> None:
     """Write down what is known of a sweep."""
-    store.write(f"sweeps/{place}/{DESCRIPTION}", json.dumps(values, indent=1).encode())
+    store.write(SweepFolder(store, place).description, json.dumps(values, indent=1).encode())
 
 
 def table(store: Store, place: str, which: Table) -> pd.DataFrame | None:
     """Return records or stages as they were written; none if they are not there, or damaged."""
     import pandas as pd
 
-    raw = store.read(f"sweeps/{place}/{which}.parquet")
+    raw = store.read(SweepFolder(store, place).path(f"{which}.parquet"))
     if raw is None:
         return None
     try:
@@ -97,7 +97,7 @@ def write(store: Store, name: str, rows: pd.DataFrame, stages: pd.DataFrame) -> 
     for which, frame in (("stages", stages), ("records", rows)):
         buffer = io.BytesIO()
         _storable(frame).to_parquet(buffer, index=False, write_page_checksum=True)
-        store.write(f"sweeps/{name}/{which}.parquet", buffer.getvalue())
+        store.write(SweepFolder(store, name).path(f"{which}.parquet"), buffer.getvalue())
 
 
 def _storable(frame: pd.DataFrame) -> pd.DataFrame:
@@ -120,11 +120,11 @@ def damage(store: Store, place: str) -> list[str]:
     lines = []
     known = {
         DESCRIPTION: bool(described(store, place)),
-        "records.parquet": table(store, place, "records") is not None,
-        "stages.parquet": table(store, place, "stages") is not None,
+        RECORDS: table(store, place, "records") is not None,
+        STAGES: table(store, place, "stages") is not None,
     }
     for file, readable in known.items():
-        path = f"sweeps/{place}/{file}"
+        path = SweepFolder(store, place).path(file)
         if not readable and store.read(path) is not None:
             lines.append(f"{store.where(path)} is damaged; the next launch writes it anew")
     return lines
@@ -158,16 +158,11 @@ class Version:
     ok: int | None
 
 
-def numbers(store: Store, name: str) -> list[int]:
-    """Return the numbers of the earlier versions, sorted."""
-    paths = store.list(f"sweeps/{name}/versions")
-    return sorted({int(n) for path in paths if (n := path.split("/")[3]).isdecimal()})
-
-
 def versions(store: Store, name: str) -> list[Version]:
     """Return all versions of a name's records, the newest last."""
-    earlier = numbers(store, name)
-    places = [(n, f"{name}/versions/{n}") for n in earlier]
+    folder = SweepFolder(store, name)
+    earlier = folder.versions()
+    places = [(n, folder.version(n).name) for n in earlier]
     found = []
     for number, place in [*places, (max(earlier, default=0) + 1, name)]:
         frame = table(store, place, "records")
@@ -189,23 +184,24 @@ def place_of(store: Store, name: str, version: int | None = None) -> str:
     Raises:
         StoreError: if there is no such sweep or version; the message lists those that there are.
     """
-    paths = store.list(f"sweeps/{name}")
+    folder = SweepFolder(store, name)
+    paths = store.list(folder.path())
     if not paths:
-        names = sorted({path.split("/")[1] for path in store.list("sweeps") if path.count("/") > 1})
+        known = ", ".join(names(store)) or "none"
         raise StoreError(
-            f"no sweep {name!r} in {store.where()}; there are: {', '.join(names) or 'none'}; "
+            f"no sweep {name!r} in {store.where()}; there are: {known}; "
             f"another place is named with --storage or RAYSWEEP_STORAGE"
         )
-    earlier = numbers(store, name)
+    earlier = folder.versions()
     newest = max(earlier, default=0) + 1
-    if version in earlier:
-        return f"{name}/versions/{version}"
+    if version is not None and version in earlier:
+        return folder.version(version).name
     if version not in (None, newest):
         known = ", ".join(map(str, [*earlier, newest]))
         raise StoreError(f"sweep {name!r} has no version {version}; there are: {known}")
-    own = {f"sweeps/{name}/{file}" for file in (DESCRIPTION, "records.parquet")}
-    tuned = f"sweeps/{name}/tune/{DESCRIPTION}" in paths
-    return f"{name}/tune" if tuned and own.isdisjoint(paths) else name
+    own = {folder.description, folder.records}
+    tuned = folder.tuning.description in paths
+    return folder.tuning.name if tuned and own.isdisjoint(paths) else name
 
 
 def set_aside(store: Store, sweep: Sweep) -> list[str]:
@@ -218,8 +214,8 @@ def set_aside(store: Store, sweep: Sweep) -> list[str]:
     if not told:
         return []
     number = _keep(store, sweep.name, before)
-    for file in ("records.parquet", "stages.parquet", REPORT):
-        store.delete(f"sweeps/{sweep.name}/{file}")
+    for file in (RECORDS, STAGES, REPORT):
+        store.delete(SweepFolder(store, sweep.name).path(file))
     return [f"{_said(sweep.name, number)}; this sweep differs from theirs:", *told]
 
 
@@ -230,17 +226,19 @@ def _said(name: str, number: int) -> str:
 def _keep(store: Store, name: str, description: Mapping[str, Any]) -> int:
     """Copy the newest records into a version, unless one holds them already; return its number."""
     frame, plan = table(store, name, "records"), description.get("sweep", {})
-    earlier = numbers(store, name)
+    folder = SweepFolder(store, name)
+    earlier = folder.versions()
     for number in earlier:
-        place = f"{name}/versions/{number}"
+        place = folder.version(number).name
         alike = deciding(described(store, place).get("sweep", {})) == deciding(plan)
         if alike and good(frame) <= good(table(store, place, "records")):
             return number
     number = max(earlier, default=0) + 1
-    for file in ("stages.parquet", REPORT, "records.parquet"):
-        if (data := store.read(f"sweeps/{name}/{file}")) is not None:
-            store.write(f"sweeps/{name}/versions/{number}/{file}", data)
-    write_description(store, f"{name}/versions/{number}", description)
+    kept = folder.version(number)
+    for file in (STAGES, REPORT, RECORDS):
+        if (data := store.read(folder.path(file))) is not None:
+            store.write(kept.path(file), data)
+    write_description(store, kept.name, description)
     return number
 
 
@@ -311,5 +309,6 @@ def conclude(
 
 
 def _latest(store: Store, name: str) -> Iterator[pd.DataFrame | None]:
-    for number in numbers(store, name)[-1:]:
-        yield table(store, f"{name}/versions/{number}", "records")
+    folder = SweepFolder(store, name)
+    for number in folder.versions()[-1:]:
+        yield table(store, folder.version(number).name, "records")

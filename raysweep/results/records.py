@@ -19,6 +19,7 @@ from raysweep.plan.planner import Planner
 from raysweep.results import history
 from raysweep.results.rows import Collector
 from raysweep.store import Store, ledger
+from raysweep.store.sweepfolder import SweepFolder
 from raysweep.sweep.spec import restored
 
 DEFAULT_STORAGE = "raysweep-store"
@@ -118,7 +119,7 @@ def _collector(store: Store, place: str, about: dict[str, Any]) -> Collector:
         RaysweepError, OSError: if it cannot be planned here.
     """
     if "sweep" not in about:
-        raise StoreError(f"{store.where(f'sweeps/{place}/{history.DESCRIPTION}')} is damaged")
-    standing = ledger.standing(store, place)
+        raise StoreError(f"{store.where(SweepFolder(store, place).description)} is damaged")
+    standing = ledger.standing(SweepFolder(store, place))
     planner = Planner(history.as_launched(restored(about["sweep"]), about))
     return Collector(planner, store, standing.failed, standing.upstream)

@@ -18,7 +18,8 @@ from raysweep.identity import canonical, digest
 from raysweep.methods import by_content, path_fields
 from raysweep.plan.planner import Planner
 from raysweep.plan.route import Route, followed
-from raysweep.store import Manifest, Store, ledger
+from raysweep.store import Manifest, Store
+from raysweep.store.sweepfolder import SweepFolder
 from raysweep.sweep.spec import AXES, Trial
 
 
@@ -130,7 +131,7 @@ class Collector:
             "status": "failed" if self.users[cause] == 1 else "upstream_failed",
             "error": self.failed.get(cause, ""),
             "error_stage": cause,
-            "log": ledger.local_log(self.store, sweep, cause),
+            "log": self.store.where(SweepFolder(self.store, sweep).log(cause)),
         }
 
     def rows(self, sweep: str) -> pd.DataFrame:

@@ -14,6 +14,7 @@ from raysweep.plan.route import Route
 from raysweep.run.schedule import Schedule
 from raysweep.stages.stage import STAGE_VERSIONS
 from raysweep.store import Store, ledger
+from raysweep.store.sweepfolder import SweepFolder
 from raysweep.sweep.spec import Sweep, Trial, check_layers
 
 
@@ -81,7 +82,8 @@ def preview(sweep: Sweep, store: Store) -> Preview:
     check_layers(sweep)
     store.check()
     costs = Costs(planner, store)
-    failed = {line["key"] for line in ledger.read(store, sweep.name) if line["event"] == "failed"}
+    lines = ledger.read(SweepFolder(store, sweep.name))
+    failed = {line["key"] for line in lines if line["event"] == "failed"}
     damaged: list[str] = []
     schedule = Schedule(
         planner, store.done(), lambda keys: _outcomes(store, keys), expected=costs,

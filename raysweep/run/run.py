@@ -14,7 +14,8 @@ from raysweep.results import history
 from raysweep.run.schedule import Schedule
 from raysweep.stages.stage import Result, Stage
 from raysweep.store import Store
-from raysweep.store.ledger import Ledger, log_path
+from raysweep.store.ledger import Ledger
+from raysweep.store.sweepfolder import SweepFolder
 from raysweep.sweep.spec import Sweep, canonical, check_layers
 
 
@@ -57,7 +58,7 @@ class Run:
         watch: Callable[[Run], None] = lambda run: None,
         planner: Planner | None = None,
         supply: Supply | None = None,
-        place: str | None = None,
+        folder: SweepFolder | None = None,
     ) -> None:
         """Plan against the store and write down what is to be run.
 
@@ -68,7 +69,7 @@ class Run:
             watch: called whenever the state has changed, for progress.
             planner: makes the stages; by default those of the sweep.
             supply: gives the planner more trials whenever slots would stay empty.
-            place: of ledger, logs and description below `sweeps/`, if it is not the sweep's own.
+            folder: of ledger, logs and description, if it is not the sweep's own.
 
         `notes` holds what is to be said to the user, a line each; `before` describes the records
         that were there.
@@ -81,8 +82,8 @@ class Run:
         self.planner = planner or Planner(sweep)
         check_layers(sweep)
         store.check()
-        self.place = place or sweep.name
-        self.ledger = Ledger(store, self.place)
+        self.folder = folder or SweepFolder(store, sweep.name)
+        self.ledger = Ledger(self.folder)
         self.damaged: list[str] = []
         self.notes: list[str] = []
         self.provenance = {"run": self.ledger.run}
@@ -97,8 +98,8 @@ class Run:
         )
         self.cached = len(self.schedule.done)
         self._spent: dict[str, list[tuple[float, float]]] = {}
-        self.before = history.described(store, self.place)
-        self.notes += [] if place else history.set_aside(store, sweep)
+        self.before = history.described(store, self.folder.name)
+        self.notes += [] if folder else history.set_aside(store, sweep)
         if self.damaged:
             self.notes.append(f"{len(self.damaged)} stored stages are damaged and run again")
         self._describe(text)
@@ -126,7 +127,7 @@ class Run:
             "precision": self.planner.resolved(Recipe()).precision,
             "concluded": False,
         }
-        history.write_description(self.store, self.place, described)
+        history.write_description(self.store, self.folder.name, described)
         self.ledger.write(
             {
                 "event": "start",
@@ -186,7 +187,7 @@ class Run:
                      "host": result.host, "pid": result.pid}
                 )  # fmt: skip
             elif result.trace:
-                self.store.write(log_path(self.place, result.key), result.trace.encode())
+                self.store.write(self.folder.log(result.key), result.trace.encode())
             self.schedule.finished([result])
             self._settled([result.key])
         self.watch(self)

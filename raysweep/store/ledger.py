@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
 from raysweep.identity import cache_folder
-from raysweep.store import Store
+from raysweep.store.sweepfolder import SweepFolder
 
 # Every kind of event, and what each of its lines holds at least.
 EVENTS: dict[str, dict[str, type]] = {
@@ -38,11 +38,11 @@ EVENTS: dict[str, dict[str, type]] = {
 class Ledger:
     """Appends JSON lines; `sync` makes all of them durable with one fsync."""
 
-    def __init__(self, store: Store, place: str) -> None:
-        """Open a new file below a sweep's folder, or that of its tuning (`<name>/tune`)."""
+    def __init__(self, folder: SweepFolder) -> None:
+        """Open a new file below the folder of a sweep, or of its tuning."""
         self.run = f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{os.getpid()}"
-        self._store = store
-        self._path = f"sweeps/{place}/ledger/{self.run}.jsonl"
+        self._store = store = folder.store
+        self._path = f"{folder.ledger}/{self.run}.jsonl"
         # A remote store cannot append: the file is kept here and copied there now and then.
         self._local = store.local(self._path) or cache_folder() / "ledgers" / f"{self.run}.jsonl"
         self._local.parent.mkdir(parents=True, exist_ok=True)
@@ -72,10 +72,10 @@ class Ledger:
         self._file.close()
 
 
-def read(store: Store, place: str) -> Iterator[dict[str, Any]]:
+def read(folder: SweepFolder) -> Iterator[dict[str, Any]]:
     """Yield every event of every run of a sweep, or of its tuning, in the order of runs."""
-    for path in store.list(f"sweeps/{place}/ledger"):
-        for line in (store.read(path) or b"").splitlines():
+    for path in folder.store.list(folder.ledger):
+        for line in (folder.store.read(path) or b"").splitlines():
             try:
                 found = json.loads(line)
             except (ValueError, RecursionError):
@@ -156,10 +156,10 @@ def _count(value: Any) -> int:
     return value if isinstance(value, int) else 0
 
 
-def standing(store: Store, place: str) -> Standing:
+def standing(folder: SweepFolder) -> Standing:
     """Return how the last run of a sweep, or of its tuning, stands."""
     now = Standing()
-    for line in read(store, place):
+    for line in read(folder):
         if line["event"] == "start":
             now = Standing(
                 start=line, stages=line["stages"], cached=line["cached"], trials=line["trials"]
@@ -167,13 +167,3 @@ def standing(store: Store, place: str) -> Standing:
         else:
             now.take(line)
     return now
-
-
-def log_path(place: str, key: str) -> str:
-    """Return where the traceback of a failed stage is kept, relative to the store."""
-    return f"sweeps/{place}/logs/{key}.txt"
-
-
-def local_log(store: Store, place: str, key: str) -> str:
-    """Return the traceback file as a user can open it."""
-    return store.where(log_path(place, key))
