@@ -21,6 +21,7 @@ from raysweep.jobs.launch import Conclusion, launch
 from raysweep.reports.material import gather
 from raysweep.results import records
 from raysweep.store import Store, ledger
+from raysweep.store.events import Done
 from raysweep.store.sweepfolder import SweepFolder
 from raysweep.sweep.loading import load_sweep
 
@@ -292,9 +293,9 @@ def test_stages_shorter_than_a_workers_start_still_fill_every_slot(tmp_path: Pat
     said, _ = process.communicate(timeout=400)
     assert process.returncode == 0, said.decode()
     events = ledger.read(SweepFolder(Store(str(tmp_path / "store")), "short"))
-    done = [e for e in events if e["event"] == "done"]
+    done = [event for event in events if isinstance(event, Done)]
     # A third may come at the very end: Tune drops a worker for which nothing waits.
-    busiest = Counter(line["pid"] for line in done).most_common(2)
+    busiest = Counter(event.pid for event in done).most_common(2)
     assert len(busiest) == 2 and busiest[1][1] >= len(done) / 8, busiest
 
 

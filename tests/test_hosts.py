@@ -33,6 +33,7 @@ from raysweep.stages import perform
 from raysweep.stages.inputs import Desk
 from raysweep.stages.stage import Stage
 from raysweep.store import Store, ledger
+from raysweep.store.events import Done
 from raysweep.store.sweepfolder import SweepFolder
 from raysweep.sweep.loading import load_sweep
 from tests import hosts
@@ -132,7 +133,7 @@ def once(done: int, act: Callable[[str], object]) -> Callable[[Run], None]:
 def workers(store: Path, name: str = "small") -> set[str]:
     """Return the hosts that finished a stage."""
     lines = ledger.read(SweepFolder(Store(str(store)), name))
-    return {line["host"] for line in lines if line["event"] == "done"}
+    return {line.host for line in lines if isinstance(line, Done)}
 
 
 @pytest.mark.ray

@@ -12,6 +12,7 @@ from raysweep.identity import kind_of, stage_key
 from raysweep.plan.route import Route
 from raysweep.run.schedule import Schedule
 from raysweep.stages.stage import Result, Stage
+from raysweep.store.events import Damaged, Event, Failed, Grow, Retry, UpstreamFailed
 
 
 class Graph:
@@ -288,3 +289,30 @@ def test_a_decision_that_another_sweep_stored_grows_at_once() -> None:
     graph.trial(decided)
     order = drain(schedule_of(graph, {decided}))
     assert [kind_of(key) for key in order] == ["train"]
+
+
+def test_what_happens_is_logged_as_events() -> None:
+    graph = Graph()
+    above = graph.add("poison", "above")
+    reader = graph.add("evaluate", "reader", above)
+    decided = graph.add("decide", "x")
+    graph.trial(reader)
+    graph.trial(decided)
+    told: list[Event] = []
+    schedule = schedule_of(graph, {above}, attempts=2, log=told.append)
+    bad = {above: Result(key=above, status="failed", error="no")}
+    bad[reader] = Result(key=reader, status="damaged", damaged=above)
+    drain(schedule, lambda result: bad.get(result.key, result))
+    assert sorted(told, key=lambda event: event.event) == [
+        Damaged(key=above), Failed(key=above, error="no"), Grow(key=decided, stages=1),
+        Retry(key=reader, error=above), UpstreamFailed(key=reader, cause=above),
+    ]  # fmt: skip
+
+
+def test_the_outcome_that_a_trial_waits_for_is_kept_and_no_other() -> None:
+    graph = Graph()
+    above = graph.add("train", "above")
+    decided = graph.add("decide", "x", above)
+    graph.trial(decided)
+    schedule = schedule_of(graph, {above, decided})
+    assert set(schedule.outcomes) == {decided}

@@ -6,7 +6,7 @@ import itertools
 import json
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import optuna
@@ -31,6 +31,7 @@ from raysweep.methods import decision
 from raysweep.methods.recipe import Recipe
 from raysweep.metrics import rates as reference
 from raysweep.models.tiny_cnn import TinyCNN
+from raysweep.store.events import Done, Event, Told, unpack
 from raysweep.sweep.loading import load_sweep
 from raysweep.sweep.spec import Trial
 from raysweep.sweep.tuning import Constraint, Objective, Tune
@@ -367,15 +368,16 @@ def test_a_study_refuses_other_data(tmp_path: Path) -> None:
 def test_a_lost_journal_is_made_from_the_ledger(tmp_path: Path) -> None:
     settings = Tune(trials=5, metric=["tpr", "fpr"])
     first = Study("l", LOW, settings, where=tmp_path / "a.log", tied="x")
-    lines: list[dict[str, Any]] = [{"event": "done"}]
+    lines: list[Event] = [Done(key="", seconds=1, host="", pid=1)]
     for n in range(5):
         number, values = first.ask()  # type: ignore[misc]
         bad = n == 2
         found = None if bad else {"tpr": values["low"], "fpr": values["low"] / 4}
-        lines.append(json.loads(json.dumps(first.tell(number, found, replayed={"high": 0.5}))))
+        told = replace(first.tell(number, found, replayed={"high": 0.5}), t=1)
+        lines.append(cast("Told", unpack(told.pack())))
     assert told_lines(lines, "l", "y") == []
-    told = told_lines(lines, "l", "x")
-    again = Study("l", LOW, settings, where=tmp_path / "b.log", tied="x", told=told)
+    remembered = told_lines(lines, "l", "x")
+    again = Study("l", LOW, settings, where=tmp_path / "b.log", tied="x", told=remembered)
     assert again.finished and again.tried() == first.tried()
     assert again._study.best_trials == [] or len(again._study.best_trials) == len(
         first._study.best_trials

@@ -217,14 +217,14 @@ def _version(one: history.Version) -> str:
 def _print_standing(console: Console, folder: SweepFolder, title: str, command: str) -> None:
     """Print how the last run of a sweep stands; stages whose manifests are damaged are missing."""
     now = ledger.standing(folder)
-    if not now.start:
+    if now.start is None:
         console.print(f"{title}: begun, nothing handed out yet")
         return
     stages = history.table(folder.store, folder.name, "stages")
     known = now.done if stages is None else now.done | set(stages["key"].map(str))
     _, damaged = folder.store.manifests(sorted(known))
     settled = now.cached + len(now.done) - len(damaged)
-    state = "ended" if now.ended else f"running or killed since {time.ctime(now.start['t'])}"
+    state = "ended" if now.ended else f"running or killed since {time.ctime(now.start.t)}"
     console.print(
         f"{title}: {now.trials} trials; {settled} of {now.stages} stages stored, {len(now.out)} "
         f"handed out, {len(now.failed)} failed, {len(now.upstream)} wait for a failed one; {state}"

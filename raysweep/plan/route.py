@@ -89,7 +89,7 @@ def remaining(
         key = leaves.pop()
         stage = stages[key]
         below = max((rank.get(child, 0.0) for child in children.get(key, ())), default=0.0)
-        rank[key] = seconds[key] + (max(below, grown) if stage.kind == "decide" else below)
+        rank[key] = seconds[key] + (max(below, grown) if stage.grows else below)
         for need in set(stage.needs) & seconds.keys():
             ahead[need] -= stage.needs.count(need)
             if not ahead[need]:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from raysweep.identity import kind_of
 from raysweep.plan.costs import Costs
 from raysweep.plan.planner import Planner
-from raysweep.plan.route import Route
+from raysweep.plan.route import Route, remaining
 from raysweep.run.schedule import Schedule
-from raysweep.stages.stage import STAGE_VERSIONS
+from raysweep.stages.stage import Stage
 from raysweep.store import Store, ledger
+from raysweep.store.events import Failed
 from raysweep.store.sweepfolder import SweepFolder
 from raysweep.sweep.spec import Sweep, Trial, check_layers
+
+# What a decision may grow: a model (retrained or repaired), its predictions, the evaluation.
+GROWN = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,20 +85,19 @@ def preview(sweep: Sweep, store: Store) -> Preview:
     check_layers(sweep)
     store.check()
     costs = Costs(planner, store)
-    lines = ledger.read(SweepFolder(store, sweep.name))
-    failed = {line["key"] for line in lines if line["event"] == "failed"}
+    events = ledger.read(SweepFolder(store, sweep.name))
+    failed = {event.key for event in events if isinstance(event, Failed)}
     damaged: list[str] = []
     schedule = Schedule(
-        planner, store.done(), lambda keys: _outcomes(store, keys), expected=costs,
+        planner, store.done(), store.outcomes, expected=costs,
         discard=damaged.append,  # from the plan alone: nothing is changed
     )  # fmt: skip
     naive, waiting = _naive(planner, schedule)
     undecided = [_below(planner, costs, trial, route) for trial, route in waiting]
     kinds = []
-    for kind in STAGE_VERSIONS:
-        keys = [key for key in schedule.wanted if kind_of(key) == kind]
-        if not keys:
-            continue
+    wanted = {key: stage for key, stage in planner.stages.items() if key in schedule.wanted}
+    for kind in _in_order_of_work(wanted):
+        keys = [key for key, stage in wanted.items() if stage.kind == kind]
         todo = [key for key in keys if key not in schedule.done]
         why: Counter[str] = Counter()
         for key in todo:
@@ -133,15 +135,24 @@ def preview(sweep: Sweep, store: Store) -> Preview:
     )  # fmt: skip
 
 
-def _outcomes(store: Store, keys: Sequence[str]) -> dict[str, Mapping[str, Any]]:
-    found, _ = store.manifests(keys)
-    return {key: manifest.outcome for key, manifest in found.items()}
+def _in_order_of_work(stages: Mapping[str, Stage]) -> list[str]:
+    """Return the kinds of stages, first those that have the most stages below them."""
+    children: dict[str, list[str]] = defaultdict(list)
+    for key, stage in stages.items():
+        for need in stage.needs:
+            children[need].append(key)
+    ahead: dict[str, float] = {}
+    remaining(dict.fromkeys(stages, 1.0), stages, children, ahead, GROWN)
+    longest: dict[str, float] = {}
+    for key, stage in stages.items():
+        longest[stage.kind] = max(longest.get(stage.kind, 0.0), ahead[key])
+    return sorted(longest, key=lambda kind: -longest[kind])
 
 
 def _below(planner: Planner, costs: Costs, trial: Trial, route: Route) -> tuple[int, float]:
     """Return how many stages a decision may still add to a trial's route, and their seconds."""
-    # A model (retrained or repaired), its predictions, the evaluation: about a victim's training.
-    below, seconds = 3, costs(planner.stages[planner.setting(trial).victim])
+    # Together they take about as long as the training of the victim.
+    below, seconds = GROWN, costs(planner.stages[planner.setting(trial).victim])
     classes = planner.facts(trial.dataset).num_classes
     shards = [key for role, key in route.roles.items() if role.startswith("shard ")]
     lacking = len(trial.defense.parts(classes)) - len(shards)

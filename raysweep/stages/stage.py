@@ -47,6 +47,16 @@ class Stage:
         return kind_of(self.key)
 
     @property
+    def grows(self) -> bool:
+        """Whether its outcome may make trials grow new stages, as that of a decision does."""
+        return self.kind == "decide"
+
+    @property
+    def regrown(self) -> bool:
+        """Whether a stage like this may be what an outcome grows, as a training may."""
+        return self.kind == "train"
+
+    @property
     def needs(self) -> tuple[str, ...]:
         """Keys of everything that must be stored before this stage can run."""
         return (*self.inputs.values(), *self.reads.values())

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from raysweep.errors import DamagedArtifact
 from raysweep.plan.planner import Planner
 from raysweep.plan.route import Outcomes, Route
 from raysweep.run.schedule import Schedule
+from raysweep.store.events import Told
 from raysweep.sweep.spec import Sweep, Trial
 from raysweep.tuning.instances import Instance
 from raysweep.tuning.search import Bench, Candidate, Search
@@ -111,12 +111,12 @@ class Supply:
         pending.issued += count
         self._fresh.append(pending)
 
-    def entered(self, schedule: Schedule) -> list[dict[str, Any]]:
+    def entered(self, schedule: Schedule) -> list[Told]:
         """Look at what was planned last: it may be stored already. Returns ledger lines."""
         fresh, self._fresh = self._fresh, []
         return [line for pending in fresh for line in self._advance(pending, schedule)]
 
-    def settled(self, keys: Iterable[str], schedule: Schedule) -> list[dict[str, Any]]:
+    def settled(self, keys: Iterable[str], schedule: Schedule) -> list[Told]:
         """Take in that stages ended, and tell the searches. Returns ledger lines."""
         ended = list(keys)
         if any(key in schedule.failed for key in ended):
@@ -126,7 +126,7 @@ class Supply:
         unique = dict.fromkeys(touched)
         return [line for pending in unique for line in self._advance(pending, schedule)]
 
-    def _advance(self, pending: _Pending, schedule: Schedule) -> list[dict[str, Any]]:
+    def _advance(self, pending: _Pending, schedule: Schedule) -> list[Told]:
         """Find out how a candidate stands; tell its search when it is at its end."""
         if pending not in self._pending:
             return []
@@ -164,7 +164,7 @@ class Supply:
 
     def _told(
         self, pending: _Pending, search: Search, candidate: Candidate, failures: list[str]
-    ) -> list[dict[str, Any]]:
+    ) -> list[Told]:
         if failures:
             self._pending.remove(pending)
             line = search.answered(candidate, [], self.bench, why=failures[0])

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 
@@ -18,6 +17,7 @@ from raysweep.defenses import Defense
 from raysweep.identity import canonical
 from raysweep.plan.planner import Planner
 from raysweep.store import Store
+from raysweep.store.events import Told
 from raysweep.sweep.spec import Trial
 from raysweep.sweep.tuning import Tune
 from raysweep.tuning.instances import Instance, false_alarms, instance_of, measure
@@ -134,7 +134,7 @@ class Search:
         *,
         pruned: bool = False,
         why: str = "",
-    ) -> dict[str, Any] | None:
+    ) -> Told | None:
         """Take in what a candidate found, or why it failed; return a line for the ledger."""
         if why:
             self.failures.append(why)

@@ -22,6 +22,7 @@ import optuna
 from optuna.trial import TrialState
 
 from raysweep.errors import SpecError
+from raysweep.store.events import Event, Told
 from raysweep.sweep.tuning import Tune
 from raysweep.tuning.ranking import Metrics, Tried
 from raysweep.tuning.space import Space, Values, distribution, grid, inside
@@ -94,7 +95,7 @@ class Study:
         tied: str = "",
         own: Values | None = None,
         steps: int = 1,
-        told: Iterable[Mapping[str, Any]] = (),
+        told: Iterable[Told] = (),
     ) -> None:
         """Open or create the study.
 
@@ -153,19 +154,19 @@ class Study:
                 f"sweep another name, or delete the study (optuna delete-study)"
             )
 
-    def _recover(self, told: Iterable[Mapping[str, Any]]) -> None:
+    def _recover(self, told: Iterable[Told]) -> None:
         """Enter what the ledger remembers of a study whose storage was lost."""
         for line in told:
             with contextlib.suppress(KeyError, TypeError, ValueError):  # a damaged ledger
-                state = TrialState[line["state"]]
+                state = TrialState[line.state]
                 self._study.add_trial(
                     optuna.trial.create_trial(
                         state=state,
-                        params=line["params"],
+                        params=dict(line.params),
                         distributions=self._spread,
-                        values=line["values"] if state == TrialState.COMPLETE else None,
-                        constraints=line["constraints"],
-                        user_attrs=line["attrs"],
+                        values=line.values if state == TrialState.COMPLETE else None,
+                        constraints=dict(line.constraints),
+                        user_attrs=dict(line.attrs),
                     )
                 )
 
@@ -238,7 +239,7 @@ class Study:
         replayed: Values | None = None,
         pruned: bool = False,
         why: str = "",
-    ) -> dict[str, Any]:
+    ) -> Told:
         """Enter what became of a candidate; return what a ledger should remember of it.
 
         Args:
@@ -268,11 +269,10 @@ class Study:
                 trial.set_constraint(text, value)
             ended = state == TrialState.COMPLETE
             self._study.tell(trial, values if ended else None, state=state)
-        return {
-            "event": "told", "study": self.name, "tied": self._study.user_attrs[TIED],
-            "params": dict(trial.params), "values": values, "constraints": constraints,
-            "attrs": attrs, "state": state.name,
-        }  # fmt: skip
+        return Told(
+            study=self.name, tied=self._study.user_attrs[TIED], params=dict(trial.params),
+            values=tuple(values), constraints=constraints, attrs=attrs, state=state.name,
+        )  # fmt: skip
 
     # Looking back
 
@@ -326,10 +326,10 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def told_lines(lines: Iterable[Mapping[str, Any]], name: str, tied: str) -> list[Mapping[str, Any]]:
+def told_lines(lines: Iterable[Event], name: str, tied: str) -> list[Told]:
     """Return what a ledger remembers of a study, evaluated on the same."""
-    mine = (line for line in lines if line.get("event") == "told")
-    return [line for line in mine if (line["study"], line["tied"]) == (name, tied)]
+    told = (line for line in lines if isinstance(line, Told))
+    return [line for line in told if (line.study, line.tied) == (name, tied)]
 
 
 def every_trial(study: Study, evaluate: Callable[[Values], Metrics]) -> list[Tried]:
