@@ -225,8 +225,8 @@ def test_no_host_with_the_drivers_code_is_one_clear_message(
 ) -> None:
     """Nothing is asked of the host's own raysweep, which may know nothing of refusing."""
     folder = other_code(cluster.root / "other")
-    for module in ("provenance", "worker", "cluster"):
-        (folder / "raysweep" / f"{module}.py").unlink(missing_ok=True)
+    for module in ("provenance", "run/worker", "run/cluster", "run/ray", "run/batch"):
+        (folder / "raysweep" / f"{module}.py").unlink()
     cluster.hold(south=folder)
     Path("sweep.yaml").write_text(SWEEP)
     command = [sys.executable, "-m", "raysweep", "launch", "sweep.yaml"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -9,10 +10,9 @@ from typing import Any
 
 import pandas as pd
 
-from raysweep.jobs.launch import carry_out, published, stopped_by
-from raysweep.reports.html import render
-from raysweep.reports.material import gather
-from raysweep.results import history, wandb
+from raysweep.jobs.launch import carry_out, stopped_by
+from raysweep.jobs.publish import to_wandb, write_page
+from raysweep.results import wandb
 from raysweep.run.interruption import Signals, listening
 from raysweep.run.run import Run
 from raysweep.store import Store
@@ -59,7 +59,7 @@ def tune(
     *,
     address: str | None = None,
     inline: bool = False,
-    most: int | None = None,
+    max_concurrent: int | None = None,
     studies: str | None = None,
     watch: Callable[[Run], None] = lambda run: None,
 ) -> Tuning:
@@ -71,7 +71,7 @@ def tune(
         storage: where artifacts and records are.
         address: of a running Ray cluster; none: start Ray here.
         inline: run in this process, without Ray.
-        most: at most so many stages at once.
+        max_concurrent: the most stages that run at once.
         studies: URL of a database for Optuna's studies; none: a journal beside the records.
         watch: called whenever the state has changed.
 
@@ -90,7 +90,7 @@ def tune(
         try:
             folder = SweepFolder(store, sweep.name).tuning
             run = Run(sweep, store, text, watch, planner, supply, folder)
-            carry_out(run, signals, address=address, inline=inline, most=most)
+            carry_out(run, signals, address=address, inline=inline, max_concurrent=max_concurrent)
             told = None if stopped_by(run, signals) else _told(searches, bench, signals)
             return _concluded(run, told, signals)
         finally:
@@ -116,27 +116,15 @@ def _told(searches: Sequence[Search], bench: Bench, signals: Signals) -> dict[st
 
 def _concluded(run: Run, told: dict[str, Any] | None, signals: Signals) -> Tuning:
     folder = SweepFolder(run.store, run.sweep.name)
-    path, page = folder.tuned, folder.report
-    warnings: list[str] = []
+    page, warnings = "", []
     if told is not None:
-        run.store.write(path, json.dumps(told, indent=1).encode())
-        html = render(gather(run.sweep.name, run.store.uri)).encode()
-        run.store.write(page, html)
-        warnings += published(signals, lambda: _publish(run, told))
+        run.store.write(folder.tuned, json.dumps(told, indent=1).encode())
+        page = write_page(folder).where
+        warnings = to_wandb(run, signals, functools.partial(wandb.publish_tuning, told))
     rows = told["rows"] if told else []
     return Tuning(
         table=pd.DataFrame(rows + told["means"] if told else []), rows=rows,
         ran=len(run.schedule.ran), cached=len(run.schedule.done) - len(run.schedule.ran),
-        interrupted=stopped_by(run, signals), where=run.store.where(path),
-        report=run.store.where(page) if told else "", warnings=warnings, notes=run.notes,
+        interrupted=stopped_by(run, signals), where=run.store.where(folder.tuned),
+        report=page, warnings=warnings, notes=run.notes,
     )  # fmt: skip
-
-
-def _publish(run: Run, told: dict[str, Any]) -> list[str]:
-    """Write the table and the searches to W&B; whatever happens there, the tuning stands."""
-    if run.sweep.track.wandb == "disabled":
-        return []
-    folder = SweepFolder(run.store, run.sweep.name).wandb
-    described = history.described(run.store, run.folder.name)
-    published = wandb.publish_tuning(told, described, run.sweep.track, folder)
-    return [published.warning] if published.warning else []

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # A dying terminal, `timeout` and some schedulers signal a process and then its whole group.
@@ -53,7 +53,7 @@ class Signals:
         finally:
             self._held = True
 
-    def handle(self, number: int, frame: object) -> None:
+    def handle(self, number: int, frame: FrameType | None) -> None:
         """Take a signal in; a second one ends the process."""
         del frame
         if not self.number:
@@ -64,6 +64,7 @@ class Signals:
             os._exit(128 + self.number)
 
 
+Handler = Callable[[int, FrameType | None], None] | int | None
 _install = signal.signal
 _listener: Signals | None = None
 
@@ -97,7 +98,8 @@ def listening() -> Iterator[Signals]:
         _listener = None
 
 
-def _kept(number: int, handler: Any) -> Any:
+def _kept(number: int, handler: Handler) -> Handler:
+    """Install a handler, but for the signals that stop a run; return the one before it."""
     return signal.getsignal(number) if number in SIGNALS else _install(number, handler)
 
 
