@@ -22,7 +22,7 @@ from raysweep.sweep.spec import Sweep
 
 @dataclass(frozen=True, kw_only=True)
 class Conclusion:
-    """What a launch leaves.
+    """The end of a launch.
 
     Attributes:
         rows: the records, one row per trial.
@@ -55,7 +55,7 @@ def launch(
     max_concurrent: int | None = None,
     watch: Callable[[Run], None] = lambda run: None,
 ) -> Conclusion:
-    """Run what is missing or failed of a sweep, and conclude it whatever happens.
+    """Run the stages of a sweep that are missing or failed, and conclude it in any case.
 
     Ctrl-C, SIGTERM and SIGHUP stop the run, not the conclusion: records and report are written
     from what there is, records first. One more signal ends the process at once.

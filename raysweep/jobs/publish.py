@@ -33,7 +33,7 @@ class Page:
 
 
 def write_page(folder: SweepFolder, output: Path | None = None) -> Page:
-    """Write the HTML report of a sweep from what is stored: into its folder, or to a local file.
+    """Write the HTML report of a stored sweep: into its folder, or to a local file.
 
     Raises:
         StoreError: if there is no sweep of that name, or the page cannot be written.
@@ -51,7 +51,7 @@ def write_page(folder: SweepFolder, output: Path | None = None) -> Page:
 def to_wandb(
     run: Run, signals: Signals, send: Callable[[Mapping[str, Any], Track, Path], Published]
 ) -> list[str]:
-    """Publish what is written down already; a first signal breaks it off.
+    """Publish results that are stored already; a first signal breaks it off.
 
     Args:
         run: the run that has ended.

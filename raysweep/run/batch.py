@@ -1,4 +1,4 @@
-"""What travels between the driver and a worker: a batch of stages, and its results."""
+"""Messages between the driver and a worker: a batch of stages, and its results."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from raysweep.stages.stage import Result, Stage
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """Stages for one worker, and what it must know to run them.
+    """Stages for one worker, and the settings to run them with.
 
     A host reads `code`, `ticket`, `workers` and `refusing` in the packed form, before it imports
     anything of raysweep.

@@ -50,7 +50,7 @@ def _knock(address: str) -> None:
 
 
 def bundles(sweep: Sweep) -> dict[str, dict[str, float]]:
-    """Return what a worker of each resource class asks of its host, in Ray's names."""
+    """Return the resources that a worker of each class takes of its host, in Ray's names."""
     found = {}
     for name, size in (("cpu", sweep.resources.cpu), ("gpu", sweep.resources.gpu)):
         asked = {"CPU": size.cpu, "GPU": size.gpu, "memory": size.memory_bytes}
@@ -66,7 +66,7 @@ def room(refused: Collection[str] = ()) -> dict[str, float]:
     return dict(total)
 
 
-def fits_somewhere(asked: Mapping[str, float], refused: Collection[str]) -> bool:
+def fits_any_host(asked: Mapping[str, float], refused: Collection[str]) -> bool:
     """Return whether a worker fits on a host that is up, without some node ids."""
     return any(
         all(resources.get(kind, 0) >= amount for kind, amount in asked.items())
@@ -81,7 +81,7 @@ def _up(refused: Collection[str]) -> list[dict[str, float]]:
 
 
 def check_room(sweep: Sweep, have: Mapping[str, float]) -> None:
-    """Refuse what this machine can never give; a cluster may still grow.
+    """Check that this machine has the resources of each class; a cluster may still grow.
 
     Raises:
         PlanError: names the field, what is asked, and what there is.
@@ -96,7 +96,7 @@ def check_room(sweep: Sweep, have: Mapping[str, float]) -> None:
 
 
 class Shape(tune.PlacementGroupFactory):  # type: ignore[misc]
-    """What a worker takes, on any host but those that refused.
+    """The resources of a worker, on any host but the ones that refused.
 
     Shapes that ask the same are equal, whatever hosts they avoid, so that Tune gives a batch to a
     worker that is up already.

@@ -29,7 +29,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Signals:
-    """What has come of the signals that stop a run.
+    """The state of the signals that stop a run.
 
     Attributes:
         number: the first of them; 0 while there is none.
@@ -75,7 +75,7 @@ def _in_main_thread() -> bool:
 
 @contextmanager
 def listening() -> Iterator[Signals]:
-    """Take the signals that stop a run; where somebody listens already, share what comes.
+    """Take the signals that stop a run; where a listener stands already, share it.
 
     A signal that is ignored when we begin (`nohup`) stays ignored. Python hands signals to the main
     thread alone: in another one nothing is taken.
@@ -123,7 +123,7 @@ def take_again() -> None:
 
 
 def end_ray(shutdown: Callable[[], None], seconds: float) -> None:
-    """Shut Ray down; if that takes longer than so many seconds, it goes on beside us.
+    """Shut Ray down; after `seconds`, go on while the shutdown runs in a thread of its own.
 
     It waits for answers of its processes, which may have been killed with us: records come first.
     """

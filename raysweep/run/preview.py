@@ -1,4 +1,4 @@
-"""What a launch would do, before it does it: counts, sharing, reasons, and an estimate."""
+"""A forecast of a launch: counts of stages, sharing, reasons, and an estimate of the time."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def preview(sweep: Sweep, store: Store) -> Preview:
 
 
 def _in_order_of_work(stages: Mapping[str, Stage]) -> list[str]:
-    """Return the kinds of stages, first those that have the most stages below them."""
+    """Return the kinds of stages, first the kind with the most stages below it."""
     children: dict[str, list[str]] = defaultdict(list)
     for key, stage in stages.items():
         for need in stage.needs:

@@ -36,20 +36,20 @@ class TrialSource(Protocol):
 
     @property
     def exhausted(self) -> bool:
-        """Whether nothing more will come."""
+        """Whether no more trials will come."""
 
     def more(self, slots: int) -> bool:
         """Give the planner more trials; False if there are none now."""
 
     def entered(self, schedule: Schedule) -> Sequence[Event]:
-        """Look at trials that were taken in, and may be stored already; return what happened."""
+        """Look at trials that were taken in, and may be stored already; return the events."""
 
     def settled(self, keys: Iterable[str], schedule: Schedule) -> Sequence[Event]:
-        """Take in that stages have ended; return what happened."""
+        """Take in that stages have ended; return the events."""
 
 
 class Run:
-    """A sweep under way: hands stages to an executor and takes in what becomes of them."""
+    """A sweep under way: hands stages to an executor and takes in their results."""
 
     def __init__(
         self,
@@ -61,7 +61,7 @@ class Run:
         source: TrialSource | None = None,
         folder: SweepFolder | None = None,
     ) -> None:
-        """Plan against the store and write down what is to be run.
+        """Plan against the store and write the description of the sweep.
 
         Args:
             sweep: what to run.
@@ -155,7 +155,7 @@ class Run:
                 cached, more = len(self.schedule.done) - stored, self.schedule.routed - trials
                 self.ledger.write(Grow(key="", stages=grown, cached=cached, trials=more))
             self._remember(self.source.entered(self.schedule))
-            if not self.schedule.behind:
+            if not self.schedule.has_new_trials:
                 return
 
     def _remember(self, events: Iterable[Event]) -> None:
@@ -180,7 +180,7 @@ class Run:
         self.watch(self)
 
     def lost(self, keys: Iterable[str], reason: str) -> None:
-        """Take in the death of a process; what it had stored counts as done."""
+        """Take in the death of a process; the stages that it had stored count as done."""
         gone = list(keys)
         stored, _ = self.store.manifests(gone)
         for key, manifest in stored.items():
@@ -196,7 +196,7 @@ class Run:
         self.watch(self)
 
     def note(self, text: str) -> None:
-        """Keep what a user should know beside the results, and tell the watcher."""
+        """Keep a remark for the user beside the results, and tell the watcher."""
         self.notes.append(text)
         self.ledger.write(Note(text=text))
         self.watch(self)
@@ -213,7 +213,7 @@ class Run:
 
     @property
     def over(self) -> bool:
-        """Whether nothing can be handed out any more."""
+        """Whether no stage can be handed out any more."""
         exhausted = self.source is None or self.schedule.stopping or self.source.exhausted
         return exhausted and self.schedule.finished_all
 

@@ -1,7 +1,7 @@
-"""The state of a running sweep: what is ready, what is out, what failed, what has grown.
+"""The state of a running sweep: stages that are ready, handed out, failed, newly grown.
 
 Pure bookkeeping, with no Ray, no clock and no stage kinds: executors ask `take` for work and report
-with `finished` and `lost`; what happens is logged as typed events. Ready stages go out by the
+with `finished` and `lost`; each change is logged as a typed event. Ready stages go out by the
 longest remaining path. An outcome that trials wait for lets them grow new stages; growing asks the
 planner again and does not depend on the order in which stages finish.
 """
@@ -87,7 +87,7 @@ class Schedule:
         return len(self.wanted) - before
 
     @property
-    def behind(self) -> bool:
+    def has_new_trials(self) -> bool:
         """Whether the planner has gained trials that were not taken in yet."""
         return self.routed < len(self.planner.trials)
 
@@ -121,7 +121,7 @@ class Schedule:
                 self.outcomes[key] = whole[key]
 
     def _readable(self, key: str) -> bool:
-        """Return whether an outcome could be read; what cannot be read back is computed again."""
+        """Return whether an outcome could be read; if not, its stage is computed again."""
         if key not in self.outcomes:
             self.outcomes.update(self._outcomes_of([key]))
             if key not in self.outcomes:
@@ -232,7 +232,7 @@ class Schedule:
     # Reports of executors
 
     def finished(self, results: Iterable[Result]) -> None:
-        """Take in what became of stages that were handed out."""
+        """Take in the results of stages that were handed out."""
         for result in results:
             self._out.discard(result.key)
             if result.status == "done":

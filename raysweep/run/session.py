@@ -13,7 +13,7 @@ from raysweep import environment
 from raysweep.provenance import code_here
 from raysweep.run import interruption, worker
 from raysweep.run.batch import Batch, unpack_results
-from raysweep.run.cluster import bundles, fits_somewhere, refusals, room
+from raysweep.run.cluster import bundles, fits_any_host, refusals, room
 from raysweep.run.run import Run, slots_of
 from raysweep.sweep.resources import ResourceClass
 from raysweep.sweep.spec import foreign_modules
@@ -24,7 +24,7 @@ LOOK_SECONDS = 0.5
 
 
 class Session:
-    """What a running searcher works with; kept in `SESSIONS`, since Tune pickles the searcher.
+    """The state behind a running searcher; kept in `SESSIONS`, since Tune pickles the searcher.
 
     `refused` holds why hosts refuse to work, by node id; `stranded` is set when no other is left.
     """
@@ -49,7 +49,7 @@ class Session:
         return slots_of(cpus, gpus, self.run.sweep, self._max_concurrent)
 
     def size(self, key: str) -> ResourceClass:
-        """Return what a stage asks of the cluster; classes that ask the same share workers."""
+        """Return the resources of a stage; classes with the same resources share workers."""
         resource = self.run.planner.stages[key].resource
         found: ResourceClass = getattr(self.run.sweep.resources, resource)
         return found
@@ -82,7 +82,7 @@ class Session:
             stages=tuple(stages),
         )
 
-    def heed(self) -> None:
+    def note_refusals(self) -> None:
         """Note which hosts refuse to work: they are handed nothing more."""
         for node, reason in refusals(f"{self.prefix}refused/").items():
             if node not in self.refused:
@@ -90,13 +90,13 @@ class Session:
                 self.slots = self._slots()
                 self.run.note(reason)
 
-    def look_around(self) -> bool:
-        """Return whether what is handed out has no host to go to, since some refuse to work."""
+    def check_hosts(self) -> bool:
+        """Return whether no host is left for the batches handed out, since some refuse to work."""
         if self.refused and not self.stranded and time.monotonic() > self._looked + LOOK_SECONDS:
             self._looked = time.monotonic()
             asked = bundles(self.run.sweep)
             classes = {self.run.planner.stages[keys[0]].resource for keys in self.held.values()}
-            self.stranded = not all(fits_somewhere(asked[name], self.refused) for name in classes)
+            self.stranded = not all(fits_any_host(asked[name], self.refused) for name in classes)
         return self.stranded
 
 
@@ -125,9 +125,9 @@ class PlanSearcher(Searcher):  # type: ignore[misc]
         """Take in the results of a batch, or that its worker has ended without any."""
         session = SESSIONS[self._token]
         keys = session.held.pop(trial_id, [])
-        session.heed()  # Another worker may have taken over a batch that a host refused.
+        session.note_refusals()  # Another worker may have taken over a batch that a host refused.
         if error or result is None or "results" not in result:
-            if worker.left(session.ticket(trial_id)):
+            if worker.ended_early(session.ticket(trial_id)):
                 session.run.returned(keys)
             else:
                 session.run.lost(keys, "the worker process died (out of memory, or its node went)")
@@ -146,7 +146,7 @@ class PlanSearcher(Searcher):  # type: ignore[misc]
 
 
 class Stranded(Stopper):  # type: ignore[misc]
-    """Ends everything, and what waits for a place too, when no host is left."""
+    """Ends the experiment, with the batches that wait for a host, when no host is left."""
 
     def __init__(self, token: str) -> None:
         self._token = token
@@ -157,5 +157,5 @@ class Stranded(Stopper):  # type: ignore[misc]
         return False
 
     def stop_all(self) -> bool:
-        """Return whether no host is left for what is handed out."""
-        return SESSIONS[self._token].look_around()
+        """Return whether no host is left for the batches handed out."""
+        return SESSIONS[self._token].check_hosts()

@@ -73,6 +73,6 @@ def leave(ticket: str) -> NoReturn:
     os._exit(1)
 
 
-def left(ticket: str) -> bool:
-    """Return whether the worker of a batch ended before it began it."""
+def ended_early(ticket: str) -> bool:
+    """Return whether a worker ended before it began its batch; asked once per ticket."""
     return bool(internal_kv._internal_kv_del(ticket))

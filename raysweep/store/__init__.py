@@ -2,7 +2,7 @@
 
 store        artifacts by key            manifest  the seal of an artifact
 files        a folder or a bucket        ledger    what was handed out, what failed, what grew
-sweepfolder  where all of a sweep lies   events    what a line of a ledger says
+sweepfolder  where all of a sweep lies   events    the lines of a ledger
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a line of a ledger can say: one class per kind, which packs itself to JSON.
+"""The lines of a ledger: one class per kind, which packs itself to JSON.
 
 The fields stand in the order of the line. A field that is None is left out of it.
 """
@@ -17,7 +17,7 @@ LATEST = 1e11  # seconds since 1970 that still are a date
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Line:
-    """What all kinds share.
+    """The part that all kinds share.
 
     Attributes:
         t: seconds since 1970; 0 until a ledger has written the line.
@@ -44,7 +44,7 @@ class Start(_Line):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dispatch(_Line):
-    """Stages are handed out; so many more are ready."""
+    """Stages are handed out; `ready` counts the stages that could be handed out next."""
 
     event: Literal["dispatch"] = "dispatch"
     keys: tuple[str, ...]
@@ -110,7 +110,7 @@ class Grow(_Line):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Note(_Line):
-    """What a user should know beside the results."""
+    """A remark for the user beside the results."""
 
     event: Literal["note"] = "note"
     text: str
@@ -118,7 +118,7 @@ class Note(_Line):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Told(_Line):
-    """What became of a candidate of an Optuna study, enough to enter it into a new one.
+    """The end of a candidate of an Optuna study, enough to enter it into a new study.
 
     Attributes:
         study: name of the study.

@@ -1,7 +1,7 @@
 """The ledger of a sweep: what was handed out, what failed, what grew; one file a run.
 
-Manifests say what is done. The ledger tells how it went: attempts, failures, seconds, growth. What
-is no event (a torn last line of a killed driver, a damaged file) is skipped when it is read.
+Manifests say what is done. The ledger records how: attempts, failures, seconds, growth. A line that
+is no event (the torn last line of a killed driver, a damaged file) is skipped in reading.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Ledger:
         self._lines += 1
 
     def sync(self, *, copy: bool = False) -> None:
-        """Make what was written durable; copy it to a remote store every half minute."""
+        """Make all written lines durable; copy them to a remote store every half minute."""
         if self._lines:
             self._file.flush()
             os.fsync(self._file.fileno())
@@ -74,7 +74,7 @@ def read(folder: SweepFolder) -> Iterator[Event]:
 
 @dataclass
 class Standing:
-    """How the last run of a sweep stands, from its ledger.
+    """The standing of the last run of a sweep, from its ledger.
 
     Attributes:
         start: the event that the run began with; none if none has begun.
@@ -82,7 +82,7 @@ class Standing:
         failed: key → error.
         upstream: key → key of the failed stage that it waits for.
         out: keys that were handed out and have not come back.
-        stages, cached, trials: how many there are; what grew is counted.
+        stages, cached, trials: numbers of them, with all that the plan has gained.
         ended: whether the run came to its end.
     """
 
@@ -121,7 +121,7 @@ class Standing:
 
 
 def standing(folder: SweepFolder) -> Standing:
-    """Return how the last run of a sweep, or of its tuning, stands."""
+    """Return the standing of the last run of a sweep, or of its tuning."""
     now = Standing()
     for event in read(folder):
         if isinstance(event, Start):

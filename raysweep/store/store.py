@@ -212,7 +212,7 @@ class Store:
         return None if manifest is None else manifest.outcome
 
     def outcomes(self, keys: Iterable[str]) -> dict[str, Mapping[str, Any]]:
-        """Return the outcomes of those stages whose manifests are stored and whole, by key."""
+        """Return the outcomes of the stages whose manifests are stored and whole, by key."""
         return {key: manifest.outcome for key, manifest in self.manifests(keys)[0].items()}
 
     def arrays(self, key: str, names: Sequence[str] | None = None) -> dict[str, Array]:

@@ -39,7 +39,7 @@ class SweepFolder:
 
     @property
     def description(self) -> str:
-        """What was asked, by which code and when."""
+        """The sweep as it was asked for, with the versions of the code and the date."""
         return self.path(DESCRIPTION)
 
     @property
@@ -59,7 +59,7 @@ class SweepFolder:
 
     @property
     def tuned(self) -> str:
-        """What a tuning found."""
+        """The rows of a tuning."""
         return self.path(TUNED)
 
     @property
