@@ -11,12 +11,14 @@ import json
 import math
 import os
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from raysweep import paths
 from raysweep.errors import PlanError
 
+Json: TypeAlias = "bool | int | float | str | Sequence[Json] | Mapping[str, Json] | None"
 SCHEMA = 1
 _SHA = re.compile(r"[0-9a-f]{64}")
 

@@ -235,10 +235,11 @@ def test_a_batch_travels_as_text_and_comes_back_the_same(tmp_path: Path) -> None
     planner = Planner(load_sweep(write_sweep(tmp_path)))
     for trial in planner.trials:
         planner.route(trial, {})
+    stages = tuple(stage.packed() for stage in planner.stages.values())
     batch = Batch(
         resource="gpu", code=code_here(["json"]), ticket="t", workers="w/", refusing="r/",
         beside=2, gpus=0.25, store="s3://bucket/root", environment=gathered(local=True),
-        provenance={"run": "r"}, refused=("node",), stages=tuple(planner.stages.values()),
+        provenance={"run": "r"}, refused=("node",), stages=stages,
     )  # fmt: skip
     config = batch.pack()
     assert {type(value) for value in config.values()} == {str}

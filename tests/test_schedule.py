@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 
 from raysweep.identity import kind_of, stage_key
-from raysweep.plan.route import Route
 from raysweep.run.schedule import Schedule
 from raysweep.stages.stage import Result, Stage
 from raysweep.store.events import Damaged, Event, Failed, Grow, Retry, UpstreamFailed
+
+
+class Toy(NamedTuple):
+    """What a schedule asks of a stage's work."""
+
+    resource: str
+    GROWS: bool
+    GROWN: bool
+
+
+class Path(NamedTuple):
+    """What a schedule asks of a trial's route."""
+
+    keys: list[str]
+    waiting: str | None
 
 
 class Graph:
@@ -27,25 +41,23 @@ class Graph:
     def add(self, kind: str, name: str, *needs: str, resource: str = "cpu") -> str:
         inputs = {str(n): need for n, need in enumerate(needs)}
         key = stage_key(kind, 1, {"name": name}, inputs)
-        self.stages[key] = Stage(
-            key=key, params={"name": name}, inputs=inputs, reads={}, resource=resource
-        )
+        work: Any = Toy(resource=resource, GROWS=kind == "decide", GROWN=kind == "train")
+        self.stages[key] = Stage(key=key, work=work, params={"name": name}, inputs=inputs, reads={})
         return key
 
     def trial(self, *keys: str) -> None:
         self.trials = (*self.trials, len(self.trials))
         self.routes.append(list(keys))
 
-    def route(self, trial: int, outcomes: Mapping[str, Any]) -> Route:
+    def route(self, trial: int, outcomes: Mapping[str, Any]) -> Path:
         keys = self.routes[trial]
-        roles = {str(n): key for n, key in enumerate(keys)}
         last = keys[-1]
         if last.startswith("decide"):
             if last not in outcomes:
-                return Route(roles=roles, evaluate=None, waiting=last)
+                return Path(keys, waiting=last)
             grown = self.add("train", f"kept {outcomes[last]['kept']}")
-            return Route(roles={**roles, "grown": grown}, evaluate=grown, waiting=None)
-        return Route(roles=roles, evaluate=last, waiting=None)
+            return Path([*keys, grown], waiting=None)
+        return Path(keys, waiting=None)
 
 
 def random_graph(seed: int, size: int = 60) -> Graph:

@@ -17,9 +17,11 @@ from raysweep.errors import DamagedArtifact, PlanError
 from raysweep.methods.context import Context
 from raysweep.plan.planner import Planner
 from raysweep.results import history
-from raysweep.stages.inputs import Desk, state_from
+from raysweep.stages.inputs import Inputs
+from raysweep.stages.triggers import Trigger
 from raysweep.store import Store
 from raysweep.sweep.spec import Sweep
+from raysweep.training import weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,12 +120,13 @@ def _poisoned_sets(sweep: Sweep, store: Store) -> Iterator[Poisoned]:
                     f"{trial.attack.label} @ {trial.attack.rate:g}, seed {trial.seed}: {key} is "
                     f"not stored; launch the sweep first"
                 )
-        training = Desk(planner.stages[setting.victim], store, Context(seed=0))
-        test = Desk(planner.stages[tested], store, Context(seed=0))
+        training = Inputs(planner.stages[setting.victim].inputs, store, Context(seed=0))
+        given = Inputs(planner.stages[tested].inputs, store, Context(seed=0))
+        trigger = Trigger(trial.attack, trial.seed, given)
         predicted = store.arrays(tested)
         data, poisoned = training.data, training.training_set
         labels, classes = trial.dataset.read_labels(), data.shape.num_classes
-        held = state_from(store.arrays(setting.victim))
+        held = weights.unpacked(store.arrays(setting.victim))
         state = {name: held[name] for name in trial.model.build(data.shape).state_dict()}
         mapped = trial.attack.relabel(data.test.labels, classes)
         eligible = trial.attack.eligible(data.test.labels, classes)
@@ -136,7 +139,7 @@ def _poisoned_sets(sweep: Sweep, store: Store) -> Iterator[Poisoned]:
             train_rows=data.train_rows,
             poison=training.mask("poison"), cover=training.mask("cover"),
             clean_images=data.clean.images, clean_labels=data.clean.labels,
-            test_clean=data.test.images, test_images=test.triggered_test(),
+            test_clean=data.test.images, test_images=trigger.test_images,
             test_labels=data.test.labels, test_rows=data.test_rows, mapped=mapped,
             eligible=eligible, state=state,
             ca=float((predicted["clean_predicted"] == data.test.labels).mean()),

@@ -13,11 +13,9 @@ from functools import cache
 from typing import Any
 
 from raysweep.datasets import Dataset, Shape
-from raysweep.defenses import Defense
-from raysweep.methods import restore
 from raysweep.models import Model
 from raysweep.plan.planner import Planner
-from raysweep.stages.stage import Stage
+from raysweep.stages.stage import FORWARD, Stage
 from raysweep.store import Store
 
 FILE = "paces.json"
@@ -26,11 +24,8 @@ REMEMBERED = 50  # older stages are forgotten: machines change
 # AVX2, a core with bfloat16 units, and a GPU: half an hour of an A100 for 100 epochs of ResNet-18
 # on 50,000 images (Confusion Training's authors).
 CORE, BFLOAT16_CORE, GPU = 6e10, 3e11, 1e13
-# Seconds per sample of stages without a network.
-PACES = {"prepare": 1e-4, "poison": 5e-5, "defend": 1e-3, "decide": 2e-6, "evaluate": 2e-6}
 LEAST_SECONDS = 0.02
 LEAST_GUESS = 0.5  # with a network: too little, and all stages of a small sweep go to one worker
-FORWARD = 1 / 3
 SIDE = 32  # pixels, where a dataset does not say how large its images are
 
 
@@ -41,7 +36,6 @@ class Costs:
         self.planner = planner
         self.recorded = {name: pace for name, (pace, _) in _recorded(store).items()}
         self._seconds: dict[str, float] = {}
-        self._methods: dict[int, tuple[Mapping[str, Any], Any]] = {}
 
     def __call__(self, stage: Stage) -> float:
         """Return the seconds that a stage is expected to take."""
@@ -49,7 +43,7 @@ class Costs:
             pace, least = self.recorded.get(self.name(stage), 0.0), LEAST_SECONDS
             if not pace:
                 pace = self._guess(stage)
-                least = LEAST_GUESS if self._network(stage) else LEAST_SECONDS
+                least = LEAST_GUESS if stage.work.network else LEAST_SECONDS
             self._seconds[stage.key] = max(self.work(stage) * pace, least)
         return self._seconds[stage.key]
 
@@ -58,66 +52,33 @@ class Costs:
         return self.name(stage) in self.recorded
 
     def name(self, stage: Stage) -> str:
-        """Return what stages of about equal pace have in common."""
-        network = self._network(stage)
+        """Return the name under which paces are kept: kind, method and network."""
+        network = stage.work.network
         return f"{stage.kind}/{stage.method}" + (f"/{network.label}" if network else "")
 
     def work(self, stage: Stage) -> float:
-        """Return sample passes, or samples."""
+        """Return the stage's sample passes, or samples where no network is at work."""
         dataset = self._dataset(stage)
         if dataset is None:
             return 1.0
         facts = self.planner.facts(dataset)
-        samples = len(facts.labels)
-        if self._network(stage) is None:
-            return samples
-        if stage.kind == "features":
-            return FORWARD * samples
-        epochs: int = stage.params["recipe"]["epochs"]
-        if "defense" not in stage.params:
-            return epochs * samples
-        defense = self._method("defenses", stage.params["defense"])
-        parts = _parts(defense, facts.num_classes)
-        if stage.kind == "defend" and (parts or stage.params["part"] == "repair"):
-            return samples  # what is left to do beside the parts, or after the decision
-        passes: float = defense.passes(samples, epochs, facts.num_classes)
-        return passes / max(parts, 1)
+        return stage.work.passes(len(facts.labels), facts.num_classes)
 
     def _guess(self, stage: Stage) -> float:
         """Return seconds per unit of work."""
-        network, dataset = self._network(stage), self._dataset(stage)
+        network, dataset = stage.work.network, self._dataset(stage)
         if network is None or dataset is None:
-            return PACES.get(stage.kind, LEAST_SECONDS)
+            return stage.work.PACE
         wanted = self.planner.sweep.resources
         core = BFLOAT16_CORE if self.planner.bfloat16 else CORE
         share = min(wanted.gpu.gpu, 1.0)
-        speed = GPU * share if share else core * stage.params["recipe"]["threads"]
+        speed = GPU * share if share else core * stage.work.threads
         return operations(network, dataset, self.planner.facts(dataset).num_classes) / speed
 
     def _dataset(self, stage: Stage) -> Dataset | None:
-        key = stage.inputs.get("data") or stage.reads.get("data")
-        params = self.planner.stages[key].params if key else stage.params
-        return self._method("datasets", params["dataset"]) if "dataset" in params else None
-
-    def _network(self, stage: Stage) -> Model | None:
-        if stage.resource == "cpu" or "model" not in stage.params:
-            return None
-        model: Model = self._method("models", stage.params["model"])
-        if "defense" not in stage.params:
-            return model
-        return self._method("defenses", stage.params["defense"]).network(model)  # type: ignore[no-any-return]
-
-    def _method(self, role: Any, identity: dict[str, Any]) -> Any:
-        """Return the method of an identity, which all stages of a plan share by reference."""
-        if id(identity) not in self._methods:
-            # The identity is kept, lest another one come to have its id.
-            self._methods[id(identity)] = identity, restore(role, identity)
-        return self._methods[id(identity)][1]
-
-
-@cache
-def _parts(defense: Defense, num_classes: int) -> int:
-    return len(defense.parts(num_classes))
+        """Return the dataset that a stage decodes, or whose decoded form it reads."""
+        key = stage.inputs.get("data")
+        return (self.planner.stages[key] if key else stage).work.decoded
 
 
 @cache

@@ -18,21 +18,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 from raysweep import rng
+from raysweep.attacks import Attack
 from raysweep.datasets import Dataset
 from raysweep.errors import PlanError
-from raysweep.identity import digest, stage_key
-from raysweep.methods import Method, by_content, decision_fields, reduction_fields
-from raysweep.methods.recipe import Recipe
+from raysweep.identity import digest
+from raysweep.methods import Method, Recipe
+from raysweep.models import Model
 from raysweep.plan.route import Facts, Outcomes, Route, Setting
-from raysweep.stages.stage import STAGE_VERSIONS, Stage
+from raysweep.stages.decide import Decide, produced
+from raysweep.stages.defend import Defend, Repair, enough
+from raysweep.stages.evaluate import Evaluate
+from raysweep.stages.features import Embed, Predict
+from raysweep.stages.poison import Poison
+from raysweep.stages.prepare import Decode, Prepare
+from raysweep.stages.shard import Shard
+from raysweep.stages.stage import ALL, NOTHING, Outcome, Params, Stage, Work, identified
+from raysweep.stages.train import Train, TrainByAttack
 from raysweep.sweep.resources import bfloat16_is_fast
 from raysweep.sweep.spec import Sweep, Trial, trials
-
-RATES = frozenset({"rate", "cover_rate"})
-LIGHT_NEEDS = frozenset({"features", "poison_rate", "poison_mask", "target_class", "removed_count"})
 
 
 class Planner:
@@ -44,9 +49,8 @@ class Planner:
         self.stages: dict[str, Stage] = {}
         self.bfloat16 = bfloat16_is_fast(sweep.resources)  # asked once: it is part of keys
         self._facts: dict[Dataset, Facts] = {}
-        self._settings: dict[tuple[Any, ...], Setting] = {}
-        self._identities: dict[tuple[int, frozenset[str]], tuple[Method, dict[str, Any]]] = {}
-        self._recipes: dict[Recipe, dict[str, Any]] = {}
+        self._settings: dict[tuple[Dataset, Model, Attack, Recipe, int], Setting] = {}
+        self._identities: dict[tuple[Method | Recipe, frozenset[str]], Params] = {}
 
     # Building blocks
 
@@ -69,45 +73,43 @@ class Planner:
         precision = "bfloat16" if self.bfloat16 else "float32"
         return recipe.model_copy(update={"precision": precision})
 
-    def _recipe(self, recipe: Recipe) -> dict[str, Any]:
-        if recipe not in self._recipes:
-            self._recipes[recipe] = self.resolved(recipe).model_dump(mode="json")
-        return self._recipes[recipe]
-
-    def _identity(self, method: Method, leave_out: frozenset[str] = frozenset()) -> dict[str, Any]:
-        memo = (id(method), leave_out)
+    def _identity(self, value: Method | Recipe, leave_out: frozenset[str]) -> Params:
+        """Return an identity, remembered: its files are digested once a plan."""
+        memo = value, leave_out
         if memo not in self._identities:
-            # The method is kept, lest another one come to have its id.
-            self._identities[memo] = method, method.identity(leave_out=leave_out)
-        return self._identities[memo][1]
+            self._identities[memo] = identified(value, leave_out)
+        return self._identities[memo]
 
-    def _add(
-        self,
-        kind: str,
-        params: dict[str, Any],
-        inputs: dict[str, str],
-        resource: str,
-        reads: dict[str, str] | None = None,
+    def add(
+        self, work: Work, reads: Mapping[str, str] | None = None, /, **inputs: str | None
     ) -> str:
-        key = stage_key(kind, STAGE_VERSIONS[kind], by_content(params), inputs)
-        if key not in self.stages:
-            self.stages[key] = Stage(
-                key=key, params=params, inputs=inputs, reads=reads or {}, resource=resource
-            )
-        return key
+        """Enter a stage, unless it is there; return its key.
+
+        Args:
+            work: what to do.
+            reads: role → key of an artifact whose content the work's parameters identify.
+            inputs: role → key of an artifact; None: the stage has no such input.
+        """
+        given = {role: key for role, key in inputs.items() if key is not None}
+        stage = Stage.of(work, given, reads, self._identity)
+        return self.stages.setdefault(stage.key, stage).key
 
     # What trials share
 
     def data(self, dataset: Dataset) -> str:
         """Return the stage that decodes a dataset once."""
         facts = self.facts(dataset)
-        params = {"dataset": self._identity(dataset), "source": facts.digest}
+        labels = None
         if dataset.label_noise or dataset.imbalance != 1:  # what a share comes to is identity
-            params["labels"] = digest(facts.labels.astype("<i8").tobytes())
-        return self._add("prepare", params, {}, "cpu")
+            labels = digest(facts.labels.astype("<i8").tobytes())
+        return self.add(Decode(dataset=dataset, source=facts.digest, labels=labels))
 
     def setting(self, trial: Trial) -> Setting:
-        """Return poisoned set and victim of a trial, shared by every defense."""
+        """Return the stages of a trial that it shares with every defense.
+
+        Raises:
+            PlanError: if attack or model do not work on the dataset, or the rate is impossible.
+        """
         memo = (trial.dataset, trial.model, trial.attack, trial.recipe, trial.seed)
         if memo not in self._settings:
             self._settings[memo] = self._setting(trial)
@@ -115,100 +117,131 @@ class Planner:
 
     def _setting(self, trial: Trial) -> Setting:
         attack, facts = trial.attack, self.facts(trial.dataset)
-        for other, kind in ((attack, "attack"), (trial.model, "model")):
-            if trial.dataset.DOMAIN not in other.DOMAINS:
-                raise PlanError(
-                    f"{kind} {other.name} works on {' or '.join(other.DOMAINS)}, but dataset "
-                    f"{trial.dataset.name} holds {trial.dataset.DOMAIN}; exclude this combination: "
-                    f"{{{kind}: {other.name}, dataset: {trial.dataset.name}}}"
-                )
+        _check_domains(trial)
         try:
             counts = attack.counts(facts.labels, facts.num_classes)
         except PlanError as error:
             raise PlanError(f"dataset {trial.dataset.label}: {error}") from None
-        data = self.data(trial.dataset)
-        model, recipe = self._identity(trial.model), self._recipe(trial.recipe)
-        seed, stamp = trial.seed, {"data": data}
+        data, recipe = self.data(trial.dataset), self.resolved(trial.recipe)
         if attack.TRAINS:
-            params: dict[str, Any] = {
-                "attack": self._identity(attack),
-                "model": model,
-                "recipe": recipe,
-            }
-            victim = self._add("train", {**params, "seed": seed}, {"data": data}, "gpu")
-            return Setting(
-                data=data, poison=None, victim=victim, counts=counts,
-                stamp={"data": data, "artifact": victim},
-            )  # fmt: skip
-        attacking = self._identity(attack, RATES)
+            victim = self.add(
+                TrainByAttack(attack=attack, model=trial.model, recipe=recipe, seed=trial.seed),
+                data=data,
+            )
+            stamp = {"data": data, "artifact": victim}
+            return Setting(data=data, poison=None, victim=victim, counts=counts, stamp=stamp)
+        stamp = {"data": data}
         if attack.PREPARES:
-            params = {"attack": attacking, "model": model, "recipe": recipe, "seed": seed}
-            given = {"data": data}
-            if attack.SURROGATE:
-                given["surrogate"] = self._surrogate(trial, data)
-            if attack.EVADES:
-                given["victim"] = self._train(trial, data, None)
-            stamp["artifact"] = self._add("prepare", params, given, "gpu")
+            stamp["artifact"] = self.add(
+                Prepare(attack=attack, model=trial.model, recipe=recipe, seed=trial.seed),
+                data=data,
+                surrogate=self._surrogate(trial, data) if attack.SURROGATE else None,
+                victim=self._train(trial, data, None) if attack.EVADES else None,
+            )
         poison = None
         if counts.poison or counts.cover:
-            params = {"attack": attacking, "poison": counts.poison, "cover": counts.cover}
-            params["seed"] = seed
-            poison = self._add("poison", params, stamp, "gpu" if attack.PREPARES else "cpu")
+            work = Poison(attack=attack, poison=counts.poison, cover=counts.cover, seed=trial.seed)
+            poison = self.add(work, **stamp)
         brought = attack.brings_victim()
         victim = stamp["artifact"] if brought else self._train(trial, data, poison)
         return Setting(data=data, poison=poison, victim=victim, stamp=stamp, counts=counts)
 
     def _train(
-        self, trial: Trial, data: str, poison: str | None, kept: tuple[str, str] | None = None
+        self,
+        trial: Trial,
+        data: str,
+        poison: str | None,
+        kept: str = ALL,
+        reads: Mapping[str, str] | None = None,
     ) -> str:
-        """Return a plain training; `kept` is the digest of the kept set and the decision's key."""
-        params = {
-            "model": self._identity(trial.model),
-            "recipe": self._recipe(trial.recipe),
-            "seed": trial.seed,
-            "kept": kept[0] if kept else "all",
-        }
-        inputs = {"data": data, **({"poison": poison} if poison else {})}
-        return self._add("train", params, inputs, "gpu", {"decision": kept[1]} if kept else None)
+        """Return a plain training on the samples that a decision kept."""
+        recipe = self.resolved(trial.recipe)
+        work = Train(model=trial.model, recipe=recipe, seed=trial.seed, kept=kept)
+        return self.add(work, reads, data=data, poison=poison)
 
     def _surrogate(self, trial: Trial, data: str) -> str:
         """Return the training of an attacker's own clean network, on another seed's streams."""
         return self._train(replace(trial, seed=rng.derive(trial.seed, "surrogate")), data, None)
 
-    def _features(self, trial: Trial, setting: Setting, layer: str) -> str:
-        params = {
-            "set": "train",
-            "layer": layer,
-            "model": self._identity(trial.model),
-            "recipe": self._recipe(trial.recipe),
-        }
-        inputs = {"data": setting.data, "weights": setting.victim}
-        if setting.poison:
-            inputs["poison"] = setting.poison
-        return self._add("features", params, inputs, "gpu")
+    def tested(self, trial: Trial, setting: Setting, model: str) -> str:
+        """Return the stage that gives a model's predictions on clean and triggered test inputs."""
+        recipe = self.resolved(trial.recipe)
+        work = Predict(model=trial.model, recipe=recipe, attack=trial.attack, seed=trial.seed)
+        return self.add(work, **setting.stamp, weights=model)
 
     # One trial
 
-    def _defend(self, trial: Trial, setting: Setting) -> tuple[dict[str, Any], dict[str, str]]:
-        """Return the params and inputs of a defense's `run`, from what it declares."""
+    def route(self, trial: Trial, outcomes: Outcomes) -> Route:
+        """Add all stages of a trial that are known, given the outcomes so far."""
+        route = self.decision(trial, outcomes)
+        if route.waiting is not None:
+            return route
+        setting, gives = self.setting(trial), trial.defense.gives()
+        model = setting.victim
+        if "model" in gives and not trial.defense.REPAIRS:
+            assert route.defend is not None
+            model = route.defend
+        if route.decide is not None and (
+            trial.defense.REPAIRS or ("train_scores" in gives and "model" not in gives)
+        ):
+            if route.decide not in outcomes:
+                return replace(route, waiting=route.decide)
+            model = self._after(trial, setting, route, outcomes[route.decide])
+        tested = self.tested(trial, setting, model)
+        evaluate = self.add(
+            Evaluate(attack=trial.attack, rate=trial.attack.rate), data=setting.data,
+            tested=tested, poison=route.poison, defend=route.defend, decide=route.decide,
+        )  # fmt: skip
+        return replace(route, model=model, tested=tested, evaluate=evaluate)
+
+    def decision(self, trial: Trial, outcomes: Outcomes) -> Route:
+        """Return the route of a trial down to its decision, or to the outcome that it waits for."""
+        route = self.findings(trial, outcomes)
+        if route.waiting is not None or not trial.defense.gives() - {"model"}:
+            return route
+        setting, reference = self.setting(trial), None
+        if "removed_count" in trial.defense.needs():
+            other = self.decision(self._reference(trial), outcomes)
+            reference = other.decide or other.defend
+            route = replace(route, reference=reference, waiting=other.waiting)
+            if route.waiting is not None:
+                return route
+        decide = self.add(
+            Decide(defense=trial.defense), data=setting.data, defend=route.defend,
+            poison=setting.poison, reference=reference,
+        )  # fmt: skip
+        return replace(route, decide=decide)
+
+    def findings(self, trial: Trial, outcomes: Outcomes) -> Route:
+        """Return the route of a trial down to its defense's run, before any decision."""
+        setting, defense = self.setting(trial), trial.defense
+        route = Route(data=setting.data, victim=setting.victim, poison=setting.poison)
+        if not defense.gives() | defense.needs():
+            return route
+        classes = self.facts(trial.dataset).num_classes
+        work, inputs = self._defend(trial, setting)
+        parts, keys = defense.parts(classes), dict[str, str]()
+        for count in (*defense.pauses(classes), len(parts)):
+            for part in parts[len(keys) : count]:
+                shard = Shard(
+                    defense=defense, model=work.model, recipe=work.recipe, seed=work.seed,
+                    attack=work.attack, part=part,
+                )  # fmt: skip
+                keys[f"shard {part}"] = self.add(shard, **inputs)
+            run = self.add(work, **inputs, **keys)
+            route = replace(route, shards=tuple(keys.values()), defend=run)
+            if count == len(parts) or (run in outcomes and enough(outcomes[run])):
+                break
+            if run not in outcomes:
+                return replace(route, waiting=run)
+            route = replace(route, pauses=(*route.pauses, run))
+        return route
+
+    def _defend(self, trial: Trial, setting: Setting) -> tuple[Defend, dict[str, str]]:
+        """Return the run of a trial's defense and what it reads, from what the defense declares."""
         defense = trial.defense
         needs, gives = defense.needs(), defense.gives()
-        name, why = trial.attack.name, ""
-        if trial.attack.TRAINS and ("train_scores" in gives or "training_set" in needs):
-            why = f"the training set, but attack {name} trains the victim itself and leaves none"
-        elif trial.attack.EVADES and "trigger" in needs:
-            why = f"the trigger, but attack {name} has none"
-        if why:
-            raise PlanError(
-                f"defense {defense.name} works on {why}; exclude this combination: "
-                f"{{attack: {name}, defense: {defense.name}}}"
-            )
-        params: dict[str, Any] = {
-            "defense": self._identity(defense, decision_fields(type(defense))),
-            "model": self._identity(trial.model),
-            "recipe": self._recipe(trial.recipe),
-            "seed": trial.seed,
-        }
+        _check_combination(trial)
         inputs = {"data": setting.data}
         if setting.poison and gives != {"input_scores"}:
             inputs["poison"] = setting.poison
@@ -216,72 +249,21 @@ class Planner:
             inputs["weights"] = setting.victim
         if "features" in needs:
             layer = getattr(defense, "layer", None) or trial.model.HEAD
-            inputs["features"] = self._features(trial, setting, layer)
-        if "input_scores" in gives or needs & {"target_class", "test_success", "trigger"}:
-            params["attack"] = self._identity(trial.attack, RATES)
-            inputs |= setting.stamp
-        return params, inputs
-
-    def _find(
-        self, trial: Trial, setting: Setting, roles: dict[str, str], outcomes: Outcomes
-    ) -> tuple[str, bool]:
-        """Add shards and a `run` over them, entered into `roles`; return it, and if it is final."""
-        defense, classes = trial.defense, self.facts(trial.dataset).num_classes
-        params, inputs = self._defend(trial, setting)
-        resource = "cpu" if defense.needs() <= LIGHT_NEEDS else "gpu"
-        parts = defense.parts(classes)
-        unseen = decision_fields(type(defense)) | reduction_fields(type(defense))
-        alone = {**params, "defense": self._identity(defense, unseen)}
-        later = {"run_version": defense.RUN_VERSION} if defense.RUN_VERSION > 1 else {}
-        run = {**params, "part": "run", **later}
-        shards: dict[str, str] = {}
-        for count in (*defense.pauses(classes), len(parts)):
-            for part in parts[len(shards) : count]:
-                own = {**alone, "part": part}
-                shards[f"shard {part}"] = self._add("shard", own, inputs, resource)
-            roles |= shards
-            roles["defend"] = key = self._add("defend", run, {**inputs, **shards}, resource)
-            final = count == len(parts)
-            if final or key not in outcomes or outcomes[key]["enough"]:
-                break
-            roles[f"defend at {count}"] = key  # it is part of the trial's cost
-        return key, final or key in outcomes
-
-    def _decide(
-        self, trial: Trial, setting: Setting, roles: dict[str, str], outcomes: Outcomes
-    ) -> tuple[str, bool]:
-        """Add the stages down to a decision, entered into `roles`.
-
-        Returns the last of them, and whether it is the decision: else its outcome is waited for.
-        """
-        defense = trial.defense
-        found, final = self._find(trial, setting, roles, outcomes)
-        if not final or not defense.gives() - {"model"}:
-            return found, final
-        reads = {"data": setting.data, "defend": found}
-        if setting.poison:
-            reads["poison"] = setting.poison
-        if "removed_count" in defense.needs():
-            reference, final = self._decide(self._reference(trial), setting, {}, outcomes)
-            roles["reference"] = reads["reference"] = reference
-            if not final:
-                return reference, False
-        return self._add("decide", {"defense": self._identity(defense)}, reads, "cpu"), True
-
-    def evidence(self, trial: Trial, outcomes: Outcomes) -> Route:
-        """Return the route of a trial down to its decision, or to the outcome that it waits for."""
-        setting = self.setting(trial)
-        roles = {"data": setting.data, "victim": setting.victim}
-        if setting.poison:
-            roles["poison"] = setting.poison
-        if not trial.defense.gives() | trial.defense.needs():
-            return Route(roles=roles, evaluate=None, waiting=None)
-        last, final = self._decide(trial, setting, roles, outcomes)
-        if final and last != roles["defend"]:
-            roles["decide"] = last
-        return Route(roles=roles, evaluate=None, waiting=None if final else last)
+            embed = Embed(layer=layer, model=trial.model, recipe=self.resolved(trial.recipe))
+            inputs["features"] = self.add(
+                embed, data=setting.data, weights=setting.victim, poison=setting.poison
+            )
+        asks = "input_scores" in gives or needs & {"target_class", "test_success", "trigger"}
+        inputs |= setting.stamp if asks else {}
+        run = Defend(
+            defense=defense, model=trial.model, recipe=self.resolved(trial.recipe),
+            seed=trial.seed, attack=trial.attack if asks else None,
+            run_version=defense.RUN_VERSION if defense.RUN_VERSION > 1 else None,
+        )  # fmt: skip
+        return run, inputs
 
     def _reference(self, trial: Trial) -> Trial:
+        """Return the trial of the defense whose removal count this trial's defense matches."""
         like = getattr(trial.defense, "like", None)
         named = [d for d in self.sweep.defenses if d.name == like]
         if len(named) != 1:
@@ -292,59 +274,43 @@ class Planner:
             )
         return replace(trial, defense=named[0])
 
-    def route(self, trial: Trial, outcomes: Outcomes) -> Route:
-        """Add all stages of a trial that are known, given the outcomes so far."""
-        route = self.evidence(trial, outcomes)
-        if route.waiting is not None:
-            return route
-        setting, gives, roles = self.setting(trial), trial.defense.gives(), route.roles
-        model = setting.victim
-        if "model" in gives and not trial.defense.REPAIRS:
-            model = roles["defend"]
-        if "decide" in roles and (
-            trial.defense.REPAIRS or ("train_scores" in gives and "model" not in gives)
-        ):
-            decided = roles["decide"]
-            if decided not in outcomes:
-                return Route(roles=roles, evaluate=None, waiting=decided)
-            model = self._after(trial, setting, roles, outcomes[decided])
-        roles["model"] = model
-        roles["evaluate"] = self._evaluate(trial, setting, roles)
-        return Route(roles=roles, evaluate=roles["evaluate"], waiting=None)
-
-    def _after(
-        self, trial: Trial, setting: Setting, roles: dict[str, str], outcome: Mapping[str, Any]
-    ) -> str:
+    def _after(self, trial: Trial, setting: Setting, route: Route, outcome: Outcome) -> str:
         """Return the model to evaluate, keyed by what the decision produced."""
-        defense, produced = trial.defense, str(outcome["produced"])
-        if produced == "nothing":
+        assert route.decide is not None and route.defend is not None
+        made, reads = produced(outcome), {"decision": route.decide}
+        if made == NOTHING:
             return setting.victim
-        if not defense.REPAIRS:
-            kept = (produced, roles["decide"])
-            return self._train(trial, setting.data, setting.poison, kept)
-        params, inputs = self._defend(trial, setting)
-        return self._add(
-            "defend",
-            {**params, "part": "repair", "produced": produced},
-            {**inputs, "found": roles["defend"]},
-            "gpu",
-            {"decision": roles["decide"]},
+        if not trial.defense.REPAIRS:
+            return self._train(trial, setting.data, setting.poison, made, reads)
+        run, inputs = self._defend(trial, setting)
+        repair = Repair(
+            defense=run.defense, model=run.model, recipe=run.recipe, seed=run.seed,
+            attack=run.attack, produced=made,
+        )  # fmt: skip
+        return self.add(repair, reads, **inputs, found=route.defend)
+
+
+def _check_domains(trial: Trial) -> None:
+    """Refuse an attack or a model that does not work on what the dataset holds."""
+    for other, kind in ((trial.attack, "attack"), (trial.model, "model")):
+        if trial.dataset.DOMAIN not in other.DOMAINS:
+            raise PlanError(
+                f"{kind} {other.name} works on {' or '.join(other.DOMAINS)}, but dataset "
+                f"{trial.dataset.name} holds {trial.dataset.DOMAIN}; exclude this combination: "
+                f"{{{kind}: {other.name}, dataset: {trial.dataset.name}}}"
+            )
+
+
+def _check_combination(trial: Trial) -> None:
+    """Refuse a defense that works on what the attack does not leave."""
+    attack, defense = trial.attack, trial.defense
+    why = ""
+    if attack.TRAINS and ("train_scores" in defense.gives() or "training_set" in defense.needs()):
+        why = f"the training set, but attack {attack.name} trains the victim itself and leaves none"
+    elif attack.EVADES and "trigger" in defense.needs():
+        why = f"the trigger, but attack {attack.name} has none"
+    if why:
+        raise PlanError(
+            f"defense {defense.name} works on {why}; exclude this combination: "
+            f"{{attack: {attack.name}, defense: {defense.name}}}"
         )
-
-    def tested(self, trial: Trial, setting: Setting, model: str) -> str:
-        """Return the stage that gives a model's predictions on clean and triggered test inputs."""
-        params = {
-            "set": "test",
-            "model": self._identity(trial.model),
-            "recipe": self._recipe(trial.recipe),
-            "attack": self._identity(trial.attack, RATES),
-            "seed": trial.seed,
-        }
-        return self._add("features", params, {**setting.stamp, "weights": model}, "gpu")
-
-    def _evaluate(self, trial: Trial, setting: Setting, roles: dict[str, str]) -> str:
-        roles["tested"] = tested = self.tested(trial, setting, roles["model"])
-        inputs = {"data": setting.data, "tested": tested}
-        inputs |= {role: roles[role] for role in ("poison", "defend", "decide") if role in roles}
-        params = {"attack": self._identity(trial.attack, RATES), "rate": trial.attack.rate}
-        return self._add("evaluate", params, inputs, "cpu")

@@ -1,14 +1,16 @@
-"""The words of a plan: stages with their keys, and what is known of each trial's route."""
+"""What is known of a plan: facts of datasets, settings that trials share, each trial's route."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol, TypeVar
 
 from raysweep.attacks import Counts
 from raysweep.datasets import IntArray
-from raysweep.stages.stage import Stage
+from raysweep.stages.stage import Outcome, Stage
+
+Outcomes = Mapping[str, Outcome]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,36 +24,101 @@ class Facts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
-    """The stages that all defenses against one (dataset, model, attack, recipe, seed) share."""
+    """The stages that all defenses against one (dataset, model, attack, recipe, seed) share.
+
+    Attributes:
+        data: the decoded dataset.
+        poison: the replaced samples, if there are any.
+        victim: the victim's training.
+        stamp: role → key of what a stage that stamps reads.
+        counts: how many samples the attack touches.
+    """
 
     data: str
     poison: str | None
     victim: str
-    stamp: dict[str, str]
+    stamp: Mapping[str, str]
     counts: Counts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
-    """The stages of one trial as far as they are known.
+    """The stages of one trial as far as they are known, in the order of work.
 
     Attributes:
-        roles: role → key, in the order of work.
-        evaluate: the last stage, once it is known.
-        waiting: the stage whose outcome is needed to go on, a decision or a `run` at one of its
+        data: the decoded dataset.
+        victim: the victim's training.
+        poison: the replaced samples, if there are any.
+        shards: the parts of the defense's work.
+        pauses: runs of the defense that found its parts not enough; they are part of its cost.
+        defend: the defense's run, the last that is known.
+        reference: the decision, or run, of the defense whose removal count is matched.
+        decide: the defense's decision.
+        model: the model that is evaluated.
+        tested: its predictions on test inputs.
+        evaluate: the last stage.
+        waiting: the stage whose outcome is needed to go on, a decision or a run at one of its
             pauses; else None.
     """
 
-    roles: dict[str, str]
-    evaluate: str | None
-    waiting: str | None
+    data: str
+    victim: str
+    poison: str | None = None
+    shards: tuple[str, ...] = ()
+    pauses: tuple[str, ...] = ()
+    defend: str | None = None
+    reference: str | None = None
+    decide: str | None = None
+    model: str | None = None
+    tested: str | None = None
+    evaluate: str | None = None
+    waiting: str | None = None
+
+    @property
+    def named(self) -> dict[str, str]:
+        """Role → key of every stage that plays a role of its own in a record."""
+        roles = (
+            "data", "victim", "poison", "defend", "reference", "decide", "model", "tested",
+            "evaluate",
+        )  # fmt: skip
+        return {role: key for role in roles if (key := getattr(self, role)) is not None}
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Keys of all stages; what these stages need is not among them."""
+        return (*self.named.values(), *self.shards, *self.pauses)
 
 
-Outcomes = Mapping[str, Mapping[str, Any]]
+class Routed(Protocol):
+    """What a schedule must know of a trial's route."""
+
+    @property
+    def keys(self) -> Sequence[str]:
+        """Keys of all stages that are known."""
+
+    @property
+    def waiting(self) -> str | None:
+        """The stage whose outcome is needed to go on."""
+
+
+T = TypeVar("T")
+
+
+class Plan(Protocol[T]):
+    """What a schedule works from; `Planner` is the plan of a sweep."""
+
+    stages: dict[str, Stage]
+
+    @property
+    def trials(self) -> Sequence[T]:
+        """All trials, in the order of the sweep."""
+
+    def route(self, trial: T, outcomes: Outcomes) -> Routed:
+        """Add to `stages` what is known of a trial, given outcomes; pure otherwise."""
 
 
 def followed(
-    route: Callable[[Outcomes], Route], outcome_of: Callable[[str], Mapping[str, Any] | None]
+    route: Callable[[Outcomes], Route], outcome_of: Callable[[str], Outcome | None]
 ) -> Route:
     """Return a trial's route as far as the outcomes that are there lead.
 
@@ -59,7 +126,7 @@ def followed(
         route: gives it from the outcomes that it has waited for so far.
         outcome_of: reads one; None if that stage has not run.
     """
-    outcomes: dict[str, Mapping[str, Any]] = {}
+    outcomes: dict[str, Outcome] = {}
     found = route(outcomes)
     while found.waiting is not None and (known := outcome_of(found.waiting)) is not None:
         outcomes[found.waiting] = known
@@ -81,7 +148,7 @@ def remaining(
         stages: all stages of the plan.
         children: key → keys of all stages that read it.
         rank: the longest remaining paths so far, in seconds.
-        grown: what a decision may grow takes: a training and its evaluation.
+        grown: what a decision may add takes: a training and its evaluation.
     """
     ahead = {key: sum(child in seconds for child in children.get(key, ())) for key in seconds}
     leaves = [key for key in seconds if not ahead[key]]
@@ -89,21 +156,8 @@ def remaining(
         key = leaves.pop()
         stage = stages[key]
         below = max((rank.get(child, 0.0) for child in children.get(key, ())), default=0.0)
-        rank[key] = seconds[key] + (max(below, grown) if stage.grows else below)
+        rank[key] = seconds[key] + (max(below, grown) if stage.work.GROWS else below)
         for need in set(stage.needs) & seconds.keys():
             ahead[need] -= stage.needs.count(need)
             if not ahead[need]:
                 leaves.append(need)
-
-
-class Plan(Protocol):
-    """What a schedule works from; `Planner` is the one that sweeps use."""
-
-    stages: dict[str, Stage]
-
-    @property
-    def trials(self) -> Sequence[Any]:
-        """All trials, in the order of the sweep."""
-
-    def route(self, trial: Any, outcomes: Outcomes) -> Route:
-        """Add to `stages` what is known of a trial, given outcomes; pure otherwise."""

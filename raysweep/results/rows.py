@@ -79,7 +79,7 @@ class Collector:
 
     def _closure(self, route: Route) -> set[str]:
         found: set[str] = set()
-        stack = list(route.roles.values())
+        stack = list(route.keys)
         while stack:
             key = stack.pop()
             if key not in found:
@@ -103,7 +103,7 @@ class Collector:
             row["host"] = evaluated.info.get("host", "")
             row["git_commit"] = evaluated.info.get("commit", "")
             row["finished_at"] = evaluated.info.get("finished_at")
-        found = self.manifest(route.roles.get("defend", ""))
+        found = self.manifest(route.defend or "")
         facts = found.outcome.get("facts", {}) if found is not None else {}
         row |= {f"found.{name}": value for name, value in facts.items()}
         own = sum(self._seconds(key) for key in closure if self.users[key] == 1)
@@ -115,7 +115,7 @@ class Collector:
         row["gpu_seconds"] = sum(
             self._seconds(key, "gpu_seconds") / self.users[key] for key in closure
         )
-        row |= {f"key_{role}": key for role, key in route.roles.items() if " " not in role}
+        row |= {f"key_{role}": key for role, key in route.named.items()}
         return row
 
     def _status(self, route: Route, closure: set[str], sweep: str) -> dict[str, Any]:

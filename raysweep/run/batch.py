@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 
 from raysweep.environment import Environment
 from raysweep.provenance import Code
-from raysweep.stages.stage import Result, Stage
+from raysweep.stages.stage import Packed, Result
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +45,7 @@ class Batch:
     environment: Environment
     provenance: Mapping[str, str]
     refused: tuple[str, ...]
-    stages: tuple[Stage, ...]
+    stages: tuple[Packed, ...]
 
     def pack(self) -> dict[str, str]:
         """Return the batch as Tune's config: field → text, JSON where the field is no text."""
@@ -68,7 +68,7 @@ class Batch:
             environment=Environment(**{**environment, "secrets": tuple(environment["secrets"])}),
             provenance=json.loads(config["provenance"]),
             refused=tuple(json.loads(config["refused"])),
-            stages=tuple(Stage(**stage) for stage in json.loads(config["stages"])),
+            stages=tuple(Packed(**stage) for stage in json.loads(config["stages"])),
         )
 
 

@@ -22,4 +22,4 @@ def run_inline(run: Run) -> None:
             time.sleep(POLL_SECONDS)  # candidates of a shared study are under way elsewhere
         for stage in batch:
             held = gpus if stage.resource == "gpu" else 0.0
-            run.finished([perform(stage, run.store, run.provenance, held)])
+            run.finished([perform(stage.packed(), run.store, run.provenance, held)])

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections import Counter
 from dataclasses import dataclass, field
 
 from raysweep.identity import kind_of
 from raysweep.plan.costs import Costs
 from raysweep.plan.planner import Planner
-from raysweep.plan.route import Route, remaining
+from raysweep.plan.route import Route
 from raysweep.run.schedule import Schedule
-from raysweep.stages.stage import Stage
+from raysweep.stages.stage import in_order_of_work
 from raysweep.store import Store, ledger
 from raysweep.store.events import Failed
 from raysweep.store.sweepfolder import SweepFolder
@@ -96,7 +95,7 @@ def preview(sweep: Sweep, store: Store) -> Preview:
     undecided = [_below(planner, costs, trial, route) for trial, route in waiting]
     kinds = []
     wanted = {key: stage for key, stage in planner.stages.items() if key in schedule.wanted}
-    for kind in _in_order_of_work(wanted):
+    for kind in in_order_of_work(wanted.values()):
         keys = [key for key, stage in wanted.items() if stage.kind == kind]
         todo = [key for key in keys if key not in schedule.done]
         why: Counter[str] = Counter()
@@ -135,26 +134,12 @@ def preview(sweep: Sweep, store: Store) -> Preview:
     )  # fmt: skip
 
 
-def _in_order_of_work(stages: Mapping[str, Stage]) -> list[str]:
-    """Return the kinds of stages, first the kind with the most stages below it."""
-    children: dict[str, list[str]] = defaultdict(list)
-    for key, stage in stages.items():
-        for need in stage.needs:
-            children[need].append(key)
-    ahead: dict[str, float] = {}
-    remaining(dict.fromkeys(stages, 1.0), stages, children, ahead, GROWN)
-    longest: dict[str, float] = {}
-    for key, stage in stages.items():
-        longest[stage.kind] = max(longest.get(stage.kind, 0.0), ahead[key])
-    return sorted(longest, key=lambda kind: -longest[kind])
-
-
 def _below(planner: Planner, costs: Costs, trial: Trial, route: Route) -> tuple[int, float]:
     """Return how many stages a decision may still add to a trial's route, and their seconds."""
     # Together they take about as long as the training of the victim.
     below, seconds = GROWN, costs(planner.stages[planner.setting(trial).victim])
     classes = planner.facts(trial.dataset).num_classes
-    shards = [key for role, key in route.roles.items() if role.startswith("shard ")]
+    shards = route.shards
     lacking = len(trial.defense.parts(classes)) - len(shards)
     if shards and lacking:  # it waits at a pause of its parts
         below += lacking + len(trial.defense.pauses(classes))

@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import Any
 
 from raysweep.plan.route import Outcomes, Plan, remaining
-from raysweep.stages.stage import Result, Stage
+from raysweep.stages.stage import Outcome, Result, Stage
 from raysweep.store.events import Damaged, Event, Failed, Grow, Retry, UpstreamFailed
 
 MOST_PER_BATCH = 16
@@ -27,7 +27,7 @@ class Schedule:
 
     def __init__(
         self,
-        planner: Plan,
+        planner: Plan[Any],
         done: set[str],
         outcomes_of: Callable[[Sequence[str]], Outcomes],
         *,
@@ -62,7 +62,7 @@ class Schedule:
         self.stopping = False
         self._stored = done
         self._outcomes_of = outcomes_of
-        self.outcomes: dict[str, Mapping[str, Any]] = {}
+        self.outcomes: dict[str, Outcome] = {}
         self._missing: dict[str, set[str]] = {}
         self._children: dict[str, list[str]] = defaultdict(list)
         self._waiting: dict[str, list[int]] = defaultdict(list)
@@ -96,7 +96,7 @@ class Schedule:
         pending, fresh = list(numbers), []
         while pending:
             routes = {n: self.planner.route(self.planner.trials[n], self.outcomes) for n in pending}
-            new = [k for route in routes.values() for k in self._closure([*route.roles.values()])]
+            new = [k for route in routes.values() for k in self._closure([*route.keys])]
             self._examine(new, {route.waiting for route in routes.values()})
             fresh += new
             pending = []
@@ -153,7 +153,7 @@ class Schedule:
             for need in self.planner.stages[key].needs:
                 self._children[need].append(key)
         seconds = {key: self.expected(self.planner.stages[key]) for key in keys}
-        regrown = [seconds[key] for key in keys if self.planner.stages[key].regrown]
+        regrown = [seconds[key] for key in keys if self.planner.stages[key].work.GROWN]
         self._longest = max([self._longest, *regrown])
         remaining(seconds, self.planner.stages, self._children, self._rank, self._longest)
         for key in keys:

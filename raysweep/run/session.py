@@ -79,7 +79,7 @@ class Session:
             environment=self.settings,
             provenance=self.run.provenance,
             refused=tuple(self.refused),
-            stages=tuple(stages),
+            stages=tuple(stage.packed() for stage in stages),
         )
 
     def note_refusals(self) -> None:

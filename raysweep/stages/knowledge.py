@@ -1,87 +1,112 @@
-"""What a stage passes to a defense: what it declares, and nothing else (design decision 5)."""
+"""What a stage passes to a defense: what the defense declares, and nothing else."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 
+from raysweep.attacks import Attack
 from raysweep.datasets import ImageSet
-from raysweep.defenses import Decision, Evidence, Inputs
-from raysweep.stages.inputs import Desk
+from raysweep.defenses import Defense, Evidence
+from raysweep.defenses import Inputs as DefenseInputs
+from raysweep.methods import Recipe
+from raysweep.models import Model
+from raysweep.stages.inputs import Inputs
+from raysweep.stages.triggers import Trigger
 
 
-def inputs(desk: Desk) -> Inputs:
-    """Return what the defense declares, and the setting that every defender knows."""
-    needs, data = desk.defense.needs(), desk.data
+def shard_role(part: str) -> str:
+    """Return the role that a shard's artifact plays in a run over shards."""
+    return f"shard {part}"
+
+
+def defense_inputs(
+    given: Inputs,
+    defense: Defense,
+    *,
+    model: Model,
+    recipe: Recipe,
+    seed: int,
+    attack: Attack | None,
+) -> DefenseInputs:
+    """Return what a defense declares, and the setting that every defender knows.
+
+    Args:
+        given: the inputs of the stage.
+        defense: whose declaration counts.
+        model: the architecture of the victim.
+        recipe: how it was trained.
+        seed: of the trial.
+        attack: if the defense declares that it may ask something of it.
+    """
+    needs, data = defense.needs(), given.data
+    roles = [shard_role(part) for part in defense.parts(data.shape.num_classes)]
     values: dict[str, Any] = {
-        "model": desk.model,
+        "model": model,
         "shape": data.shape,
-        "recipe": desk.recipe,
-        "shards": [
-            desk.read(role)
-            for part in desk.defense.parts(data.shape.num_classes)
-            if desk.key(role := f"shard {part}")
-        ],
+        "recipe": recipe,
+        "shards": [given.read(role) for role in roles if role in given.keys],
     }
     if needs & {"training_set", "features"}:
-        values["labels"] = desk.training_set.labels.copy()
+        values["labels"] = given.training_set.labels.copy()
     if "training_set" in needs:
-        mine = desk.training_set
-        values["training_set"] = ImageSet(images=mine.images.clone(), labels=mine.labels.copy())
+        values["training_set"] = _copy(given.training_set)
     if "victim" in needs:
-        values["victim"] = desk.network(desk.read("weights"))
+        values["victim"] = given.network(model, "weights")
     if "features" in needs:
-        values["features"] = np.array(desk.read("features")["features"])
+        values["features"] = np.array(given.read("features")["features"])
     if "clean_set" in needs:
-        values["clean_set"] = ImageSet(
-            images=data.clean.images.clone(), labels=data.clean.labels.copy()
-        )
-    values |= _oracles(desk)
-    if desk.params.get("part") == "repair":
-        found = desk.read("found")
-        values["found"] = {n.removeprefix("kept."): a for n, a in found.items() if n[:5] == "kept."}
-        values["decision"] = _decision(desk)
-    return Inputs(desk.defense.name, needs, values)
+        values["clean_set"] = _copy(data.clean)
+    values |= _oracles(given, defense)
+    if attack is not None:
+        values |= _asked_of_the_attack(Trigger(attack, seed, given), defense, recipe)
+    decided = given.decided("decision")
+    if decided is not None:
+        values |= {"found": given.findings("found").findings.kept, "decision": decided.decision}
+    return DefenseInputs(defense.name, needs, values)
 
 
-def _oracles(desk: Desk) -> dict[str, Any]:
-    """Return the truth that the defense declares, and no more."""
+def _copy(images: ImageSet) -> ImageSet:
+    return ImageSet(images=images.images.clone(), labels=images.labels.copy())
+
+
+def _oracles(given: Inputs, defense: Defense) -> dict[str, Any]:
+    """Return the truth about the training set that the defense declares, and no more."""
     oracles: dict[str, Callable[[], Any]] = {
-        "poison_mask": lambda: desk.mask("poison"),
-        "cover_mask": lambda: desk.mask("cover"),
-        "poison_rate": lambda: float(desk.mask("poison").mean()),
+        "poison_mask": lambda: given.mask("poison"),
+        "cover_mask": lambda: given.mask("cover"),
+        "poison_rate": lambda: float(given.mask("poison").mean()),
     }
-    if "attack" in desk.params:
-        oracles |= {"target_class": lambda: desk.attack.target, "trigger": desk.added}
-        oracles |= {"test_success": lambda: desk.success}
-    return {name: oracles[name]() for name in oracles.keys() & desk.defense.needs()}
+    return {name: oracles[name]() for name in oracles.keys() & defense.needs()}
 
 
-def _decision(desk: Desk) -> Decision:
-    arrays, outcome = desk.read("decision"), desk.outcome("decision")
-    return Decision(
-        flags=np.array(arrays["flags"]) if "flags" in arrays else None,
-        threshold=outcome["threshold"],
-        classes=tuple(outcome["classes"]) if outcome["classes"] is not None else None,
-        class_scores=arrays.get("class_scores"),
-        p_value=outcome["p_value"],
-    )
+def _asked_of_the_attack(trigger: Trigger, defense: Defense, recipe: Recipe) -> dict[str, Any]:
+    """Return the truth about the attack that the defense declares, and no more."""
+    oracles: dict[str, Callable[[], Any]] = {
+        "target_class": lambda: trigger.attack.target,
+        "trigger": trigger.added,
+        "test_success": lambda: partial(trigger.success, recipe=recipe),
+    }
+    return {name: oracles[name]() for name in oracles.keys() & defense.needs()}
 
 
-def evidence(desk: Desk) -> Evidence:
+def evidence(given: Inputs, defense: Defense) -> Evidence:
     """Return what a defense may decide on: stored scores and statistics, and declared truth."""
-    defense, found = desk.defense, desk.read("defend")
+    stored = given.findings("defend")
     values: dict[str, Any] = {
-        "labels": desk.training_set.labels.copy(),
-        "num_classes": desk.data.shape.num_classes,
-        "statistics": {
-            n.removeprefix("statistics."): a for n, a in found.items() if n[:11] == "statistics."
-        },
-        **_oracles(desk),
+        "labels": given.given_labels,
+        "num_classes": given.data.shape.num_classes,
+        "statistics": stored.findings.statistics,
+        **_oracles(given, defense),
     }
-    values |= {n: found[n] for n in ("train_scores", "reference_scores") if n in found}
-    if "removed_count" in defense.needs():
-        values["removed_count"] = int(desk.outcome("reference")["removed"])
+    if stored.findings.train_scores is not None:
+        values["train_scores"] = stored.findings.train_scores
+    if "reference" in stored.input_scores:
+        values["reference_scores"] = stored.input_scores["reference"]
+    reference = given.decided("reference")
+    if reference is not None:
+        values["removed_count"] = reference.removed
     return Evidence(defense.name, defense.needs(), values)

@@ -35,9 +35,7 @@ class EvidencePlanner(Planner):
         """Add a trial's stages down to its evidence, or all of them."""
         if self.whole or not trial.defense.gives() - {"model"}:
             return super().route(trial, outcomes)
-        route = self.evidence(trial, outcomes)
-        route.roles.pop("decide", None)
-        return route
+        return self.findings(trial, outcomes)
 
 
 @dataclass(kw_only=True, eq=False)
@@ -186,7 +184,8 @@ class Supply:
         waiting, failures = [], []
         for trial in pending.trials[: pending.issued]:
             route = self.planner.route(trial, schedule.outcomes)
-            key = route.waiting or route.evaluate or route.roles["defend"]
+            key = route.waiting or route.evaluate or route.defend
+            assert key is not None
             cause = schedule.upstream_failed.get(key, key)
             if cause in schedule.failed:
                 failures.append(schedule.failed[cause].error or f"{cause} failed")

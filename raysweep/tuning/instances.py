@@ -20,7 +20,7 @@ from raysweep.methods.context import Context
 from raysweep.metrics.ranking import ranking
 from raysweep.plan.planner import Planner
 from raysweep.plan.route import Route, followed
-from raysweep.stages.inputs import Desk
+from raysweep.stages.inputs import Inputs
 from raysweep.stages.knowledge import evidence
 from raysweep.store import Manifest, Store
 from raysweep.sweep.spec import Trial
@@ -189,48 +189,33 @@ def instance_of(planner: Planner, store: Store, trial: Trial) -> Instance:
     Raises:
         PlanError: if it has not run; the message says what to launch.
     """
-    route = followed(partial(planner.evidence, trial), store.outcome)
+    route = followed(partial(planner.decision, trial), store.outcome)
     if route.waiting is not None:
         _stored(store, route.waiting, trial)
+    assert route.defend is not None
     decides = bool(trial.defense.gives() & {"train_scores", "input_scores"})
-    if decides:
-        stage = planner.stages[route.roles["decide"]]
-        found = stage.inputs["defend"]
-        for key in stage.needs:
-            _stored(store, key, trial)
-    else:
-        found = route.roles["defend"]
-        stage = planner.stages[found]
-    desk = Desk(stage, store, Context(seed=0))
-    arrays = desk.read("defend") if decides else {}
-    manifest = _stored(store, found, trial)
-    paused = [key for role, key in route.roles.items() if role.startswith("defend at ")]
-    spent = [manifest, *(_stored(store, k, trial) for k in (*_shards(planner, found), *paused))]
+    stage = planner.stages[route.decide if decides and route.decide else route.defend]
+    for key in stage.needs if decides else (route.defend,):
+        _stored(store, key, trial)
+    given = Inputs({**stage.inputs, **stage.reads}, store, Context(seed=0))
+    scores = given.findings("defend").input_scores
+    spent = [_stored(store, key, trial) for key in (route.defend, *route.shards, *route.pauses)]
     return Instance(
         where={
             "dataset": trial.dataset.label, "attack": trial.attack.label,
             "rate": trial.attack.rate, "seed": trial.seed,
         },
-        evidence=evidence(desk) if decides else None,
-        inputs={
-            name: arrays[f"{name}_scores"]
-            for name in ("clean", "triggered")
-            if f"{name}_scores" in arrays
-        },
-        key=found,
+        evidence=evidence(given, trial.defense) if decides else None,
+        inputs={name: scores[name] for name in ("clean", "triggered") if name in scores},
+        key=route.defend,
         seconds=sum(float(one.info.get("seconds", 0.0)) for one in spent),
         gpu_seconds=sum(float(one.info.get("gpu_seconds", 0.0)) for one in spent),
         sealed=False,
-        _poison=desk.mask("poison"),
-        _cover=desk.mask("cover"),
-        _eligible=trial.attack.eligible(desk.data.test.labels, desk.data.shape.num_classes),
+        _poison=given.mask("poison"),
+        _cover=given.mask("cover"),
+        _eligible=trial.attack.eligible(given.data.test.labels, given.data.shape.num_classes),
         _judged=_judged(store, followed(partial(planner.route, trial), store.outcome)),
     )  # fmt: skip
-
-
-def _shards(planner: Planner, key: str) -> list[str]:
-    inputs = planner.stages[key].inputs
-    return [need for role, need in inputs.items() if role.startswith("shard ")]
 
 
 def _stored(store: Store, key: str, trial: Trial) -> Manifest:
