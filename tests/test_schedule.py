@@ -321,10 +321,17 @@ def test_what_happens_is_logged_as_events() -> None:
     ]  # fmt: skip
 
 
-def test_the_outcome_that_a_trial_waits_for_is_kept_and_no_other() -> None:
+def test_a_stored_outcome_is_read_once_and_kept_where_a_trial_waits_for_it() -> None:
     graph = Graph()
     above = graph.add("train", "above")
     decided = graph.add("decide", "x", above)
     graph.trial(decided)
-    schedule = schedule_of(graph, {above, decided})
+    asked: list[str] = []
+
+    def read(keys: Sequence[str]) -> dict[str, Any]:
+        asked.extend(keys)
+        return outcomes(keys)
+
+    schedule = Schedule(graph, {above, decided}, read)
     assert set(schedule.outcomes) == {decided}
+    assert sorted(asked) == sorted([above, decided])

@@ -234,11 +234,10 @@ def _keep(store: Store, name: str, description: Mapping[str, Any]) -> int:
         if alike and good(frame) <= good(table(store, place, "records")):
             return number
     number = max(earlier, default=0) + 1
-    kept = folder.version(number)
     for file in (STAGES, REPORT, RECORDS):
         if (data := store.read(folder.path(file))) is not None:
-            store.write(kept.path(file), data)
-    write_description(store, kept.name, description)
+            store.write(folder.version(number).path(file), data)
+    write_description(store, folder.version(number).name, description)
     return number
 
 
