@@ -33,6 +33,7 @@ from raysweep.run.preview import preview
 from raysweep.run.run import Run
 from raysweep.stages.perform import perform
 from raysweep.store import Store, ledger
+from raysweep.store.sweepfolder import SweepFolder
 from raysweep.sweep.loading import load_sweep
 from raysweep.tuning.study import open_storage
 
@@ -236,7 +237,10 @@ def test_an_export_discards_what_is_damaged_so_that_a_launch_repairs_it(
     [
         b"[]", b"7", b'"start"', b"{}", b'{"event": 3}', b'{"event": "start"}', b"\xff\xfe", b"{",
         b'{"t": 1, "event": "start", "trials": "many", "stages": 1, "cached": 0}',
-        b'{"t": NaN, "event": "end", "complete": true}', b'{"t": 1, "event": "done", "key": 4}',
+        b'{"t": NaN, "event": "end", "complete": true}', b'{"event": "end", "complete": true}',
+        b'{"t": 1, "event": "grow", "key": "", "stages": 2, "cached": "all"}',
+        b'{"t": 1, "event": "of a later raysweep", "key": "train-1"}',
+        b'{"t": 1, "event": "done", "key": 4}',
         b'{"t": 1, "event": "dispatch", "keys": [[]], "ready": 0}', b"[" * 100_000,
     ],
 )  # fmt: skip
@@ -244,7 +248,7 @@ def test_ledger_lines_that_are_no_events_are_passed_over(tmp_path: Path, line: b
     store = Store(str(tmp_path))
     good = b'{"t": 1, "event": "start", "trials": 2, "stages": 5, "cached": 1}'
     store.write("sweeps/s/ledger/1.jsonl", b"\n".join([good, line, b""]))
-    assert [entry["event"] for entry in ledger.read(store, "s")] == ["start"]
+    assert [event.event for event in ledger.read(SweepFolder(store, "s"))] == ["start"]
     said = io.StringIO()
     print_status(Console(file=said, width=400), store, "s")
     assert "s: 2 trials; 1 of 5 stages stored" in said.getvalue()

@@ -196,7 +196,7 @@ def test_workers_see_their_gpus_alone_and_end_when_a_device_is_lost(
         resources={"gpu": {"cpu": 1, "gpu": 0.5}},
     )
     run = Run(given, Store(str(tmp_path / "store")), "")
-    run_on_ray(run, address=None, most=1)
+    run_on_ray(run, address=None, max_concurrent=1)
     run.close()
     methods.available.cache_clear()
     told = {file.name: file.read_text() for file in seen.iterdir() if file.name != "lost"}

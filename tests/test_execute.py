@@ -16,11 +16,19 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from raysweep.environment import gathered
 from raysweep.identity import kind_of
 from raysweep.jobs.launch import Conclusion, launch
+from raysweep.plan.planner import Planner
+from raysweep.provenance import code_here
 from raysweep.reports.material import gather
 from raysweep.results import records
+from raysweep.run.batch import Batch, pack_results, unpack_results
+from raysweep.run.preview import preview
+from raysweep.stages.stage import Result
 from raysweep.store import Store, ledger
+from raysweep.store.events import Done
+from raysweep.store.sweepfolder import SweepFolder
 from raysweep.sweep.loading import load_sweep
 
 ROOT = Path(__file__).parent.parent
@@ -217,11 +225,62 @@ def test_an_upstream_failure_names_its_cause(
     assert below["error_stage"].str.startswith("train-").all()
 
 
+def test_a_preview_lists_stage_kinds_in_the_order_of_work(tmp_path: Path) -> None:
+    seen = preview(load_sweep(write_sweep(tmp_path)), Store(str(tmp_path / "store")))
+    order = [kind.kind for kind in seen.kinds if kind.kind != "shard"]
+    assert order == ["prepare", "poison", "train", "features", "defend", "decide", "evaluate"]
+
+
+def test_a_batch_travels_as_text_and_comes_back_the_same(tmp_path: Path) -> None:
+    planner = Planner(load_sweep(write_sweep(tmp_path)))
+    for trial in planner.trials:
+        planner.route(trial, {})
+    stages = tuple(stage.packed() for stage in planner.stages.values())
+    batch = Batch(
+        resource="gpu", code=code_here(["json"]), ticket="t", workers="w/", refusing="r/",
+        beside=2, gpus=0.25, store="s3://bucket/root", environment=gathered(local=True),
+        provenance={"run": "r"}, refused=("node",), stages=stages,
+    )  # fmt: skip
+    config = batch.pack()
+    assert {type(value) for value in config.values()} == {str}
+    assert Batch.unpack(config) == batch
+    results = [
+        Result(key="train-1", status="done", seconds=0.1),
+        Result(key="x-1", status="failed"),
+    ]
+    assert unpack_results(pack_results(results)) == results
+
+
+WITHOUT_RAYSWEEP = """
+import pickle, sys
+sys.modules["raysweep"] = None
+import ray.cloudpickle
+worker, shape = pickle.load(open(sys.argv[1], "rb"))
+print(worker.__name__, shape({"resource": "cpu", "refused": '["node"]'}).refused)
+"""
+
+
+def test_a_host_without_raysweep_can_read_what_is_asked_of_it_first(tmp_path: Path) -> None:
+    from ray import cloudpickle
+
+    from raysweep.run import ray as on_ray
+    from raysweep.run.cluster import shape_of
+
+    file, sweep = tmp_path / "worker", load_sweep(write_sweep(tmp_path))
+    with on_ray._by_value():
+        file.write_bytes(cloudpickle.dumps((on_ray.StageWorker, shape_of(sweep))))
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_RAYSWEEP, str(file)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.stdout == "StageWorker ['node']\n", done.stderr
+
+
 def driver(file: Path, store: Path, *words: str) -> subprocess.Popen[bytes]:
     command = [
         sys.executable,
         "-m",
-        "raysweep.cli.app",
+        "raysweep",
         "launch",
         str(file),
         "--storage",
@@ -290,9 +349,10 @@ def test_stages_shorter_than_a_workers_start_still_fill_every_slot(tmp_path: Pat
     process = driver(file, tmp_path / "store")
     said, _ = process.communicate(timeout=400)
     assert process.returncode == 0, said.decode()
-    done = [e for e in ledger.read(Store(str(tmp_path / "store")), "short") if e["event"] == "done"]
+    events = ledger.read(SweepFolder(Store(str(tmp_path / "store")), "short"))
+    done = [event for event in events if isinstance(event, Done)]
     # A third may come at the very end: Tune drops a worker for which nothing waits.
-    busiest = Counter(line["pid"] for line in done).most_common(2)
+    busiest = Counter(event.pid for event in done).most_common(2)
     assert len(busiest) == 2 and busiest[1][1] >= len(done) / 8, busiest
 
 

@@ -33,6 +33,8 @@ from raysweep.run.run import Run
 from raysweep.stages import perform
 from raysweep.stages.stage import Packed
 from raysweep.store import Store, ledger
+from raysweep.store.events import Done
+from raysweep.store.sweepfolder import SweepFolder
 from raysweep.sweep.loading import load_sweep
 from tests import hosts
 from tests.test_execute import assert_same, values
@@ -130,8 +132,8 @@ def once(done: int, act: Callable[[str], object]) -> Callable[[Run], None]:
 
 def workers(store: Path, name: str = "small") -> set[str]:
     """Return the hosts that finished a stage."""
-    lines = ledger.read(Store(str(store)), name)
-    return {line["host"] for line in lines if line["event"] == "done"}
+    lines = ledger.read(SweepFolder(Store(str(store)), name))
+    return {line.host for line in lines if isinstance(line, Done)}
 
 
 @pytest.mark.ray
@@ -225,8 +227,8 @@ def test_no_host_with_the_drivers_code_is_one_clear_message(
 ) -> None:
     """Nothing is asked of the host's own raysweep, which may know nothing of refusing."""
     folder = other_code(cluster.root / "other")
-    for module in ("provenance", "worker", "cluster"):
-        (folder / "raysweep" / f"{module}.py").unlink(missing_ok=True)
+    for module in ("provenance", "run/worker", "run/cluster", "run/ray", "run/batch"):
+        (folder / "raysweep" / f"{module}.py").unlink()
     cluster.hold(south=folder)
     Path("sweep.yaml").write_text(SWEEP)
     command = [sys.executable, "-m", "raysweep", "launch", "sweep.yaml"]

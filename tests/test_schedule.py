@@ -11,6 +11,7 @@ import pytest
 from raysweep.identity import kind_of
 from raysweep.run.schedule import Schedule
 from raysweep.stages.stage import Result, Stage
+from raysweep.store.events import Damaged, Event, Failed, Grow, Retry, UpstreamFailed
 from tests import graphs
 from tests.graphs import Line
 
@@ -286,3 +287,37 @@ def test_a_decision_that_another_sweep_stored_grows_at_once() -> None:
     graph.trial(decided)
     order = drain(schedule_of(graph, {decided}))
     assert [kind_of(key) for key in order] == ["train"]
+
+
+def test_what_happens_is_logged_as_events() -> None:
+    graph = Graph()
+    above = graph.add("poison", "above")
+    reader = graph.add("evaluate", "reader", above)
+    decided = graph.add("decide", "x")
+    graph.trial(reader)
+    graph.trial(decided)
+    told: list[Event] = []
+    schedule = schedule_of(graph, {above}, attempts=2, log=told.append)
+    bad = {above: Result(key=above, status="failed", error="no")}
+    bad[reader] = Result(key=reader, status="damaged", damaged=above)
+    drain(schedule, lambda result: bad.get(result.key, result))
+    assert sorted(told, key=lambda event: event.event) == [
+        Damaged(key=above), Failed(key=above, error="no"), Grow(key=decided, stages=1),
+        Retry(key=reader, error=above), UpstreamFailed(key=reader, cause=above),
+    ]  # fmt: skip
+
+
+def test_a_stored_outcome_is_read_once_and_kept_where_a_trial_waits_for_it() -> None:
+    graph = Graph()
+    above = graph.add("train", "above")
+    decided = graph.add("decide", "x", above)
+    graph.trial(decided)
+    asked: list[str] = []
+
+    def read(keys: Sequence[str]) -> dict[str, Any]:
+        asked.extend(keys)
+        return outcomes(keys)
+
+    schedule = Schedule(graph, {above, decided}, read)
+    assert set(schedule.outcomes) == {decided}
+    assert sorted(asked) == sorted([above, decided])

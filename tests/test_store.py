@@ -13,15 +13,35 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 
 from raysweep.errors import DamagedArtifact, StoreError
+from raysweep.identity import digest
 from raysweep.store import Store
+from raysweep.store.events import (
+    Damaged,
+    Dispatch,
+    Done,
+    End,
+    Event,
+    Failed,
+    Grow,
+    Note,
+    Retry,
+    Start,
+    Told,
+    UpstreamFailed,
+    unpack,
+)
 from raysweep.store.files import Bucket, Folder
+from raysweep.store.ledger import Ledger, read
 from raysweep.store.manifest import pack, seal
+from raysweep.store.sweepfolder import SweepFolder, names
 
 ARRAYS = {
     "images": np.arange(2 * 3 * 4, dtype=np.uint8).reshape(2, 3, 4),
@@ -653,3 +673,108 @@ def test_s3_that_is_not_there(s3: str) -> None:
     with pytest.raises(StoreError, match="s3://no-such-bucket/some/place: cannot write") as caught:
         store.check()
     assert "password" not in str(caught.value)
+
+
+# The folder of a sweep
+
+
+def test_the_files_of_a_sweep_lie_where_they_lay() -> None:
+    folder = SweepFolder(Store("s3://bucket/root"), "first")
+    found = {
+        folder.path(), folder.description, folder.records, folder.stages, folder.report,
+        folder.tuned, folder.ledger, folder.log("train-1"), folder.version(2).report,
+        folder.tuning.description, folder.tuning.ledger, folder.tuning.log("train-1"),
+    }  # fmt: skip
+    assert found == {
+        "sweeps/first", "sweeps/first/sweep.json", "sweeps/first/records.parquet",
+        "sweeps/first/stages.parquet", "sweeps/first/report.html", "sweeps/first/tuned.json",
+        "sweeps/first/ledger", "sweeps/first/logs/train-1.txt",
+        "sweeps/first/versions/2/report.html", "sweeps/first/tune/sweep.json",
+        "sweeps/first/tune/ledger", "sweeps/first/tune/logs/train-1.txt",
+    }  # fmt: skip
+
+
+def test_local_folders_lie_in_the_store_or_on_this_machine_for_a_bucket(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAYSWEEP_CACHE", "/cache")
+    here, there = SweepFolder(store, "first"), SweepFolder(Store("s3://bucket/root"), "first")
+    root = Path(store.uri)
+    assert here.wandb == root / "sweeps/first/wandb"
+    assert here.journal == root / "sweeps/first/tune/journal.log"
+    assert there.wandb == Path("wandb-offline/first")
+    known = digest("s3://bucket/root/first")
+    assert there.journal == Path("/cache/studies") / known / "journal.log"
+
+
+def test_versions_and_names_are_those_that_are_stored(store: Store) -> None:
+    folder = SweepFolder(store, "first")
+    assert folder.versions() == [] and names(store) == []
+    for number in (10, 2):
+        store.write(folder.version(number).records, b"")
+        store.write(folder.version(number).report, b"")
+    store.write(folder.path("versions/note.txt"), b"")
+    store.write(SweepFolder(store, "another").tuning.tuned, b"")
+    assert folder.versions() == [2, 10] and names(store) == ["another", "first"]
+
+
+def test_one_file_knows_where_a_sweep_lies() -> None:
+    package = Path(__file__).parent.parent / "raysweep"
+    knowing = [file.name for file in package.rglob("*.py") if "sweeps/{" in file.read_text()]
+    assert knowing == ["sweepfolder.py"]
+
+
+# Lines of a ledger
+
+LINES = {
+    Start(t=2.5, trials=2, stages=5, cached=1):
+        '{"t":2.5,"event":"start","trials":2,"stages":5,"cached":1}',
+    Dispatch(t=2.5, keys=("train-1", "train-2"), ready=0):
+        '{"t":2.5,"event":"dispatch","keys":["train-1","train-2"],"ready":0}',
+    Done(t=2.5, key="train-1", seconds=0.25, host="h", pid=7):
+        '{"t":2.5,"event":"done","key":"train-1","seconds":0.25,"host":"h","pid":7}',
+    Failed(t=2.5, key="train-1", error="no"):
+        '{"t":2.5,"event":"failed","key":"train-1","error":"no"}',
+    UpstreamFailed(t=2.5, key="evaluate-1", cause="train-1"):
+        '{"t":2.5,"event":"upstream_failed","key":"evaluate-1","cause":"train-1"}',
+    Retry(t=2.5, key="train-1", error="no"):
+        '{"t":2.5,"event":"retry","key":"train-1","error":"no"}',
+    Damaged(t=2.5, key="train-1"): '{"t":2.5,"event":"damaged","key":"train-1"}',
+    Grow(t=2.5, key="decide-1", stages=3):
+        '{"t":2.5,"event":"grow","key":"decide-1","stages":3}',
+    Grow(t=2.5, key="", stages=3, cached=0, trials=1):
+        '{"t":2.5,"event":"grow","key":"","stages":3,"cached":0,"trials":1}',
+    Note(t=2.5, text="say"): '{"t":2.5,"event":"note","text":"say"}',
+    End(t=2.5, complete=True): '{"t":2.5,"event":"end","complete":true}',
+}  # fmt: skip
+TOLD = Told(
+    t=2.5, study="s/strip/all", tied="d", params={"n": 4, "kind": "a"}, values=(0.5, None),
+    constraints={"fpr <= 0.1": -0.05}, attrs={"metrics": {"tpr": 0.5}, "replayed": {}},
+    state="COMPLETE",
+)  # fmt: skip
+LINE = (
+    '{"t":2.5,"event":"told","study":"s/strip/all","tied":"d","params":{"n":4,"kind":"a"},'
+    '"values":[0.5,null],"constraints":{"fpr <= 0.1":-0.05},'
+    '"attrs":{"metrics":{"tpr":0.5},"replayed":{}},"state":"COMPLETE"}'
+)
+
+
+@pytest.mark.parametrize(("event", "line"), [*LINES.items(), (TOLD, LINE)])
+def test_an_event_packs_to_its_line_and_back(event: Event, line: str) -> None:
+    assert event.pack().decode() == line
+    assert unpack(line.encode()) == event
+
+
+def test_every_kind_of_event_is_packed_above() -> None:
+    assert {type(event) for event in [*LINES, TOLD]} == set(get_args(Event))
+
+
+def test_a_ledger_stamps_what_it_writes_and_gives_it_back(store: Store) -> None:
+    folder, began = SweepFolder(store, "s").tuning, time.time()
+    ledger = Ledger(folder)
+    ledger.write(Note(text="first"))
+    ledger.write(TOLD)
+    ledger.close()
+    first, told = read(folder)
+    assert isinstance(first, Note) and first.text == "first" and began - 1 < first.t < began + 60
+    assert replace(told, t=TOLD.t) == TOLD

@@ -6,7 +6,7 @@ import itertools
 import json
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import optuna
@@ -36,6 +36,7 @@ from raysweep.models.tiny_cnn import TinyCNN
 from raysweep.plan.planner import Planner
 from raysweep.results.tuned import NOTHING, Tuned
 from raysweep.store import Store
+from raysweep.store.events import Done, Event, Told, unpack
 from raysweep.sweep.loading import load_sweep
 from raysweep.sweep.trials import Trial
 from raysweep.sweep.tuning import Constraint, Objective, Parameters, Range, Tune
@@ -43,8 +44,7 @@ from raysweep.tuning import ranking, space, summary
 from raysweep.tuning.folds import Studies, _folds, part_of
 from raysweep.tuning.instances import StoredFindings, false_alarms, measure, stored_findings
 from raysweep.tuning.search import Candidate, Measurements, Search
-from raysweep.tuning.study import Study, every_trial, open_storage
-from raysweep.tuning.told import Told, told_lines
+from raysweep.tuning.study import Study, every_trial, open_storage, told_lines
 
 N = 400
 ATTACKS = {
@@ -370,18 +370,18 @@ def test_a_study_refuses_other_data(tmp_path: Path) -> None:
 def test_a_lost_journal_is_made_from_the_ledger(tmp_path: Path) -> None:
     settings = Tune(trials=5, metric=["tpr", "fpr"])
     first = Study("l", LOW, settings, where=tmp_path / "a.log", tied="x")
-    lines: list[dict[str, Any]] = [{"event": "done"}]
+    lines: list[Event] = [Done(key="", seconds=1, host="", pid=1)]
     for n in range(5):
         number, values = first.ask()  # type: ignore[misc]
         bad = n == 2
         found = None if bad else {"tpr": values["low"], "fpr": values["low"] / 4}
-        told = first.tell(number, found, replayed={"high": 0.5})
-        lines.append(json.loads(json.dumps(told.pack())))
-        assert Told.unpack(lines[-1]) == told
-    assert told_lines(lines, "l", "y") == [] and len(lines) == 6
-    damaged = ({"attrs": {}}, {"attrs": {"metrics": 1, "replayed": {}}}, {"values": ["x"]})
-    told = told_lines([*lines, *({**lines[-1], **one} for one in damaged)], "l", "x")
-    again = Study("l", LOW, settings, where=tmp_path / "b.log", tied="x", told=told)
+        told = replace(first.tell(number, found, replayed={"high": 0.5}), t=1)
+        lines.append(cast("Told", unpack(told.pack())))
+    assert told_lines(lines, "l", "y") == []
+    damaged = ({"attrs": {}}, {"attrs": {"metrics": 1, "replayed": {}}}, {"values": ("x",)})
+    lines += [replace(lines[-1], **one) for one in damaged]  # type: ignore[arg-type]
+    remembered = told_lines(lines, "l", "x")
+    again = Study("l", LOW, settings, where=tmp_path / "b.log", tied="x", told=remembered)
     assert again.finished and again.tried() == first.tried()
     assert again._study.best_trials == [] or len(again._study.best_trials) == len(
         first._study.best_trials

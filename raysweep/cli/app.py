@@ -102,7 +102,7 @@ def launch(
             storage_uri(storage),
             address=address,
             inline=inline,
-            most=max_concurrent,
+            max_concurrent=max_concurrent,
             watch=progress.watch,
         )
     _say(conclusion, sweep.name, f"raysweep launch {file}", progress.noted)
@@ -170,7 +170,7 @@ def tune(
         sweep = load_sweep(file)
         tuning = search(
             sweep, file.read_text(), storage_uri(storage), address=address, inline=inline,
-            most=max_concurrent, studies=studies, watch=progress.watch,
+            max_concurrent=max_concurrent, studies=studies, watch=progress.watch,
         )  # fmt: skip
     if tuning.interrupted or tuning.tuned is None:
         console.print(f"interrupted; what finished is stored, go on with: raysweep tune {file}")
@@ -206,23 +206,15 @@ def report(
     output: Annotated[Path | None, typer.Option(help="Where to write the HTML file.")] = None,
 ) -> None:
     """Write the HTML report of a sweep from its records."""
-    from raysweep.reports.html import render
-    from raysweep.reports.material import gather
+    from raysweep.jobs.publish import write_page
     from raysweep.results.records import storage_uri
     from raysweep.store import Store
+    from raysweep.store.sweepfolder import SweepFolder
 
-    material = gather(name, storage)
-    html = render(material).encode()
-    for note in material.notes:
+    page = write_page(SweepFolder(Store(storage_uri(storage)), name), output)
+    for note in page.notes:
         _console(error=True).print(note)
-    path = f"sweeps/{name}/report.html"
-    if output is not None:
-        output.write_bytes(html)
-        _console().print(str(output))
-        return
-    store = Store(storage_uri(storage))
-    store.write(path, html)
-    _console().print(store.where(path))
+    _console().print(page.where)
 
 
 @app.command()

@@ -14,6 +14,7 @@ from raysweep.results import history
 from raysweep.results.table import read_table
 from raysweep.results.tuned import Tuned, TunedMetric
 from raysweep.store import Store, ledger
+from raysweep.store.sweepfolder import SweepFolder
 from raysweep.sweep import catalog
 from raysweep.sweep.tuning import COSTS
 
@@ -111,11 +112,11 @@ def print_status(console: Console, store: Store, name: str) -> None:
     place = history.place_of(store, name)
     for line in history.damage(store, place):
         console.print(line)
-    tuned = f"{name}/tune"
+    tuned = SweepFolder(store, name).tuning
     if place == name:
-        _print_standing(console, store, name, name, "launch")
-    if store.list(f"sweeps/{tuned}/ledger"):
-        _print_standing(console, store, tuned, f"tuning of {name}", "tune")
+        _print_standing(console, SweepFolder(store, name), name, "launch")
+    if store.list(tuned.ledger):
+        _print_standing(console, tuned, f"tuning of {name}", "tune")
     versions = history.versions(store, name)
     if len(versions) > 1:
         console.print(f"versions: {'; '.join(map(_version, versions))}")
@@ -127,17 +128,17 @@ def _version(one: history.Version) -> str:
     return f"{one.number} ({launched}, {rows})"
 
 
-def _print_standing(console: Console, store: Store, place: str, title: str, command: str) -> None:
-    """Print the standing of the last run at a place; damaged stages count as missing."""
-    now = ledger.standing(store, place)
-    if not now.start:
+def _print_standing(console: Console, folder: SweepFolder, title: str, command: str) -> None:
+    """Print the standing of the last run of a sweep; damaged stages count as missing."""
+    now = ledger.standing(folder)
+    if now.start is None:
         console.print(f"{title}: begun, nothing handed out yet")
         return
-    stages = read_table(store, place, "stages")
+    stages = read_table(folder.store, folder.name, "stages")
     known = now.done if stages is None else now.done | set(stages["key"].map(str))
-    _, damaged = store.manifests(sorted(known))
+    _, damaged = folder.store.manifests(sorted(known))
     settled = now.cached + len(now.done) - len(damaged)
-    state = "ended" if now.ended else f"running or killed since {time.ctime(now.start['t'])}"
+    state = "ended" if now.ended else f"running or killed since {time.ctime(now.start.t)}"
     console.print(
         f"{title}: {now.trials} trials; {settled} of {now.stages} stages stored, {len(now.out)} "
         f"handed out, {len(now.failed)} failed, {len(now.upstream)} wait for a failed one; {state}"
@@ -146,7 +147,7 @@ def _print_standing(console: Console, store: Store, place: str, title: str, comm
         console.print(line)
     for key, error in now.failed.items():
         console.print(f"failed: {key}: {error}", style="red")
-        console.print(f"  log: {ledger.local_log(store, place, key)}")
+        console.print(f"  log: {folder.store.where(folder.log(key))}")
     if not now.ended or settled < now.stages:
         console.print(f"{command} the same sweep file again to run what is missing or failed")
 

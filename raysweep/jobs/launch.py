@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import pandas as pd
 
 from raysweep.errors import HostError
-from raysweep.reports.html import render
-from raysweep.reports.material import gather
-from raysweep.results import history
+from raysweep.jobs.publish import to_wandb, write_page
+from raysweep.results import history, wandb
 from raysweep.results.rows import Collector
 from raysweep.run.inline import run_inline
 from raysweep.run.interruption import Signals, listening
-from raysweep.run.ray import run_on_ray
 from raysweep.run.run import Run
 from raysweep.store import Store
 from raysweep.sweep.spec import Sweep
@@ -24,7 +22,7 @@ from raysweep.sweep.spec import Sweep
 
 @dataclass(frozen=True, kw_only=True)
 class Conclusion:
-    """What a launch leaves.
+    """The end of a launch.
 
     Attributes:
         rows: the records, one row per trial.
@@ -54,10 +52,10 @@ def launch(
     *,
     address: str | None = None,
     inline: bool = False,
-    most: int | None = None,
+    max_concurrent: int | None = None,
     watch: Callable[[Run], None] = lambda run: None,
 ) -> Conclusion:
-    """Run what is missing or failed of a sweep, and conclude it whatever happens.
+    """Run the stages of a sweep that are missing or failed, and conclude it in any case.
 
     Ctrl-C, SIGTERM and SIGHUP stop the run, not the conclusion: records and report are written
     from what there is, records first. One more signal ends the process at once.
@@ -70,7 +68,7 @@ def launch(
     with listening() as signals:
         run = Run(sweep, Store(storage), text, watch)
         try:
-            carry_out(run, signals, address=address, inline=inline, most=most)
+            carry_out(run, signals, address=address, inline=inline, max_concurrent=max_concurrent)
         except HostError:
             _conclude(run, signals)
             raise
@@ -78,7 +76,7 @@ def launch(
 
 
 def carry_out(
-    run: Run, signals: Signals, *, address: str | None, inline: bool, most: int | None
+    run: Run, signals: Signals, *, address: str | None, inline: bool, max_concurrent: int | None
 ) -> None:
     """Run everything that is missing, until it is done or a signal comes; signals are held then."""
     try:
@@ -86,7 +84,9 @@ def carry_out(
             if inline:
                 run_inline(run)
             else:
-                run_on_ray(run, address=address, most=most)
+                from raysweep.run.ray import run_on_ray
+
+                run_on_ray(run, address=address, max_concurrent=max_concurrent)
         signals.hold()
     except KeyboardInterrupt:
         signals.hold()
@@ -109,38 +109,16 @@ def _conclude(run: Run, signals: Signals) -> Conclusion:
     rows, stages = collector.rows(name), collector.stages(run.schedule.ran)
     unfinished = int((rows["status"] != "ok").sum())
     rows, notes = history.conclude(run.store, name, rows, stages, run.before)
-    path = f"sweeps/{name}/report.html"
-    html = render(gather(name, run.store.uri))
-    run.store.write(path, html.encode())
-    warnings = published(signals, lambda: _publish(run, rows))
+    page = write_page(run.folder)
+    finished = rows[rows["status"] == "ok"]
+    warnings = to_wandb(run, signals, functools.partial(wandb.publish, finished))
     return Conclusion(
         rows=rows,
         ran=len(run.schedule.ran),
         cached=run.cached,
         interrupted=stopped_by(run, signals),
-        report=run.store.where(path),
+        report=page.where,
         warnings=warnings,
         notes=[*run.notes, *notes, *history.said_of_damage(collector.damaged)],
         unfinished=unfinished,
     )
-
-
-def published(signals: Signals, publish: Callable[[], list[str]]) -> list[str]:
-    """Publish what is written down already, and return warnings; a first signal breaks it off."""
-    try:
-        with signals.raising():
-            return publish()
-    except KeyboardInterrupt:
-        return ["W&B: stopped by a signal; what is missing is published by the next launch"]
-
-
-def _publish(run: Run, rows: pd.DataFrame) -> list[str]:
-    """Write finished trials to W&B; whatever happens there, the sweep stands."""
-    if run.sweep.track.wandb == "disabled":
-        return []
-    from raysweep.results import wandb
-
-    local = run.store.local(f"sweeps/{run.sweep.name}/wandb")
-    folder = local or Path("wandb-offline") / run.sweep.name
-    published = wandb.publish(rows[rows["status"] == "ok"], run.sweep.name, run.sweep.track, folder)
-    return [published.warning] if published.warning else []

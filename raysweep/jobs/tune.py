@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from raysweep.jobs.launch import carry_out, published, stopped_by
-from raysweep.reports.html import render
-from raysweep.reports.material import gather
+from raysweep.jobs.launch import carry_out, stopped_by
+from raysweep.jobs.publish import to_wandb, write_page
 from raysweep.results import wandb
 from raysweep.results.tuned import Tuned
 from raysweep.run.interruption import Signals, listening
 from raysweep.run.run import Run
 from raysweep.store import Store
+from raysweep.store.sweepfolder import SweepFolder
 from raysweep.sweep.spec import Sweep
 from raysweep.sweep.tuning import Tune
 from raysweep.tuning.feed import Feed, TuningPlanner
@@ -54,7 +54,7 @@ def tune(
     *,
     address: str | None = None,
     inline: bool = False,
-    most: int | None = None,
+    max_concurrent: int | None = None,
     studies: str | None = None,
     watch: Callable[[Run], None] = lambda run: None,
 ) -> Tuning:
@@ -66,7 +66,7 @@ def tune(
         storage: where artifacts and records are.
         address: of a running Ray cluster; none: start Ray here.
         inline: run in this process, without Ray.
-        most: at most so many stages at once.
+        max_concurrent: the most stages that run at once.
         studies: URL of a database for Optuna's studies; none: a journal beside the records.
         watch: called whenever the state has changed.
 
@@ -83,8 +83,9 @@ def tune(
         searches = searches_of(sweep, planner, Studies(planner, store, studies))
         feed = Feed(planner, searches, measurements)
         try:
-            run = Run(sweep, store, text, watch, planner, feed, place=f"{sweep.name}/tune")
-            carry_out(run, signals, address=address, inline=inline, most=most)
+            folder = SweepFolder(store, sweep.name).tuning
+            run = Run(sweep, store, text, watch, planner, feed, folder)
+            carry_out(run, signals, address=address, inline=inline, max_concurrent=max_concurrent)
             tuned = None if stopped_by(run, signals) else _tuned(searches, measurements, signals)
             return _concluded(run, tuned, signals)
         finally:
@@ -105,26 +106,15 @@ def _tuned(
 
 
 def _concluded(run: Run, tuned: Tuned | None, signals: Signals) -> Tuning:
-    path, page = (f"sweeps/{run.sweep.name}/{file}" for file in ("tuned.json", "report.html"))
-    warnings: list[str] = []
+    folder = SweepFolder(run.store, run.sweep.name)
+    page, warnings = "", []
     if tuned is not None:
-        run.store.write(path, tuned.pack())
-        html = render(gather(run.sweep.name, run.store.uri)).encode()
-        run.store.write(page, html)
-        warnings += published(signals, lambda: _publish(run, tuned))
+        run.store.write(folder.tuned, tuned.pack())
+        page = write_page(folder).where
+        warnings = to_wandb(run, signals, functools.partial(wandb.publish_tuning, tuned))
     return Tuning(
         tuned=tuned, ran=len(run.schedule.ran),
         cached=len(run.schedule.done) - len(run.schedule.ran),
-        interrupted=stopped_by(run, signals), where=run.store.where(path),
-        report=run.store.where(page) if tuned else "", warnings=warnings, notes=run.notes,
+        interrupted=stopped_by(run, signals), where=run.store.where(folder.tuned),
+        report=page, warnings=warnings, notes=run.notes,
     )  # fmt: skip
-
-
-def _publish(run: Run, tuned: Tuned) -> list[str]:
-    """Write the table and the searches to W&B; whatever happens there, the tuning stands."""
-    if run.sweep.track.wandb == "disabled":
-        return []
-    local = run.store.local(f"sweeps/{run.sweep.name}/wandb")
-    folder = local or Path("wandb-offline") / run.sweep.name
-    published = wandb.publish_tuning(tuned, run.sweep.name, run.sweep.track, folder)
-    return [published.warning] if published.warning else []

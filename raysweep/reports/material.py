@@ -18,6 +18,7 @@ from raysweep.results.description import Description
 from raysweep.results.records import Records, describe, read, storage_uri
 from raysweep.results.tuned import Tuned
 from raysweep.store import Store
+from raysweep.store.sweepfolder import SweepFolder
 
 CURVES_AT_MOST = 2000
 Pictures = tuple[Array, Array]
@@ -99,7 +100,7 @@ def _add(
 
 def _tuned(store: Store, name: str) -> tuple[Tuned | None, list[str]]:
     """Return the content of a sweep's `tuned.json`, or a line that says that it is damaged."""
-    path = f"sweeps/{name}/tuned.json"
+    path = SweepFolder(store, name).tuned
     raw = store.read(path)
     if raw is None:
         return None, []

@@ -18,20 +18,19 @@ from typing import TYPE_CHECKING
 from raysweep.errors import StoreError
 from raysweep.results.columns import KEYS
 from raysweep.results.description import (
-    DESCRIPTION,
     Description,
     described,
     write_description,
 )
 from raysweep.results.table import read_table, write_tables
 from raysweep.store import Store
+from raysweep.store.sweepfolder import DESCRIPTION, RECORDS, REPORT, STAGES, SweepFolder, names
 from raysweep.sweep.differences import deciding, differences
 from raysweep.sweep.spec import Sweep
 
 if TYPE_CHECKING:
     import pandas as pd
 
-REPORT = "report.html"
 _EVALUATED = KEYS.of("evaluate")
 
 
@@ -40,11 +39,11 @@ def damage(store: Store, place: str) -> list[str]:
     lines = []
     known = {
         DESCRIPTION: described(store, place) != Description(),
-        "records.parquet": read_table(store, place, "records") is not None,
-        "stages.parquet": read_table(store, place, "stages") is not None,
+        RECORDS: read_table(store, place, "records") is not None,
+        STAGES: read_table(store, place, "stages") is not None,
     }
     for file, readable in known.items():
-        path = f"sweeps/{place}/{file}"
+        path = SweepFolder(store, place).path(file)
         if not readable and store.read(path) is not None:
             lines.append(f"{store.where(path)} is damaged; the next launch writes it anew")
     return lines
@@ -78,16 +77,11 @@ class Version:
     ok: int | None
 
 
-def numbers(store: Store, name: str) -> list[int]:
-    """Return the numbers of the earlier versions, sorted."""
-    paths = store.list(f"sweeps/{name}/versions")
-    return sorted({int(n) for path in paths if (n := path.split("/")[3]).isdecimal()})
-
-
 def versions(store: Store, name: str) -> list[Version]:
     """Return all versions of a name's records, the newest last."""
-    earlier = numbers(store, name)
-    places = [(n, f"{name}/versions/{n}") for n in earlier]
+    folder = SweepFolder(store, name)
+    earlier = folder.versions()
+    places = [(n, folder.version(n).name) for n in earlier]
     found = []
     for number, place in [*places, (max(earlier, default=0) + 1, name)]:
         frame = read_table(store, place, "records")
@@ -109,23 +103,24 @@ def place_of(store: Store, name: str, version: int | None = None) -> str:
     Raises:
         StoreError: if there is no such sweep or version; the message lists those that there are.
     """
-    paths = store.list(f"sweeps/{name}")
+    folder = SweepFolder(store, name)
+    paths = store.list(folder.path())
     if not paths:
-        names = sorted({path.split("/")[1] for path in store.list("sweeps") if path.count("/") > 1})
+        known = ", ".join(names(store)) or "none"
         raise StoreError(
-            f"no sweep {name!r} in {store.where()}; there are: {', '.join(names) or 'none'}; "
+            f"no sweep {name!r} in {store.where()}; there are: {known}; "
             f"another place is named with --storage or RAYSWEEP_STORAGE"
         )
-    earlier = numbers(store, name)
+    earlier = folder.versions()
     newest = max(earlier, default=0) + 1
-    if version in earlier:
-        return f"{name}/versions/{version}"
+    if version is not None and version in earlier:
+        return folder.version(version).name
     if version not in (None, newest):
         known = ", ".join(map(str, [*earlier, newest]))
         raise StoreError(f"sweep {name!r} has no version {version}; there are: {known}")
-    own = {f"sweeps/{name}/{file}" for file in (DESCRIPTION, "records.parquet")}
-    tuned = f"sweeps/{name}/tune/{DESCRIPTION}" in paths
-    return f"{name}/tune" if tuned and own.isdisjoint(paths) else name
+    own = {folder.description, folder.records}
+    tuned = folder.tuning.description in paths
+    return folder.tuning.name if tuned and own.isdisjoint(paths) else name
 
 
 def set_aside(store: Store, sweep: Sweep) -> list[str]:
@@ -138,8 +133,8 @@ def set_aside(store: Store, sweep: Sweep) -> list[str]:
     if not told:
         return []
     number = _keep(store, sweep.name, before)
-    for file in ("records.parquet", "stages.parquet", REPORT):
-        store.delete(f"sweeps/{sweep.name}/{file}")
+    for file in (RECORDS, STAGES, REPORT):
+        store.delete(SweepFolder(store, sweep.name).path(file))
     return [f"{_said(sweep.name, number)}; this sweep differs from theirs:", *told]
 
 
@@ -150,17 +145,18 @@ def _said(name: str, number: int) -> str:
 def _keep(store: Store, name: str, description: Description) -> int:
     """Copy the newest records into a version, unless one holds them already; return its number."""
     frame, plan = read_table(store, name, "records"), description.sweep or {}
-    earlier = numbers(store, name)
+    folder = SweepFolder(store, name)
+    earlier = folder.versions()
     for number in earlier:
-        place = f"{name}/versions/{number}"
+        place = folder.version(number).name
         alike = deciding(described(store, place).sweep or {}) == deciding(plan)
         if alike and good(frame) <= good(read_table(store, place, "records")):
             return number
     number = max(earlier, default=0) + 1
-    for file in ("stages.parquet", REPORT, "records.parquet"):
-        if (data := store.read(f"sweeps/{name}/{file}")) is not None:
-            store.write(f"sweeps/{name}/versions/{number}/{file}", data)
-    write_description(store, f"{name}/versions/{number}", description)
+    for file in (STAGES, REPORT, RECORDS):
+        if (data := store.read(folder.path(file))) is not None:
+            store.write(folder.version(number).path(file), data)
+    write_description(store, folder.version(number).name, description)
     return number
 
 
@@ -231,5 +227,6 @@ def conclude(
 
 
 def _latest(store: Store, name: str) -> Iterator[pd.DataFrame | None]:
-    for number in numbers(store, name)[-1:]:
-        yield read_table(store, f"{name}/versions/{number}", "records")
+    folder = SweepFolder(store, name)
+    for number in folder.versions()[-1:]:
+        yield read_table(store, folder.version(number).name, "records")

@@ -16,10 +16,11 @@ import pandas as pd
 from raysweep.errors import RaysweepError, StoreError
 from raysweep.plan.planner import Planner
 from raysweep.results import history
-from raysweep.results.description import DESCRIPTION, Description, as_launched, described
+from raysweep.results.description import Description, as_launched, described
 from raysweep.results.rows import Collector
 from raysweep.results.table import read_table
 from raysweep.store import Store, ledger
+from raysweep.store.sweepfolder import SweepFolder
 from raysweep.sweep.spec import restored
 
 DEFAULT_STORAGE = "raysweep-store"
@@ -123,7 +124,7 @@ def _collector(store: Store, place: str, about: Description) -> Collector:
         RaysweepError, OSError: if it cannot be planned here.
     """
     if about.sweep is None:
-        raise StoreError(f"{store.where(f'sweeps/{place}/{DESCRIPTION}')} is damaged")
-    standing = ledger.standing(store, place)
+        raise StoreError(f"{store.where(SweepFolder(store, place).description)} is damaged")
+    standing = ledger.standing(SweepFolder(store, place))
     planner = Planner(as_launched(restored(about.sweep), about))
     return Collector(planner, store, standing.failed, standing.upstream)

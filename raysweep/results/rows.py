@@ -28,7 +28,8 @@ from raysweep.results.columns import (
     TrialRow,
     Who,
 )
-from raysweep.store import Manifest, Store, ledger
+from raysweep.store import Manifest, Store
+from raysweep.store.sweepfolder import SweepFolder
 from raysweep.sweep.spec import AXES
 from raysweep.sweep.trials import Trial
 
@@ -140,7 +141,7 @@ class Collector:
             status="failed" if self.users[cause] == 1 else "upstream_failed",
             error=self.failed.get(cause, ""),
             error_stage=cause,
-            log=ledger.local_log(self.store, sweep, cause),
+            log=self.store.where(SweepFolder(self.store, sweep).log(cause)),
         )
 
     def rows(self, sweep: str) -> pd.DataFrame:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import socket
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
+
+import ray
+from ray import tune
+from ray.experimental import internal_kv
+from ray.util.placement_group import PlacementGroup, placement_group
 
 from raysweep.errors import PlanError
 from raysweep.sweep.spec import Sweep
@@ -19,8 +25,6 @@ def connect(address: str | None) -> None:
     Raises:
         PlanError: if there is no cluster at the address, or this driver may not use it.
     """
-    import ray
-
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if address is None:
         ray.init(address="local", include_dashboard=False, **quiet)
@@ -46,7 +50,7 @@ def _knock(address: str) -> None:
 
 
 def bundles(sweep: Sweep) -> dict[str, dict[str, float]]:
-    """Return what a worker of each resource class asks of its host, in Ray's names."""
+    """Return the resources that a worker of each class takes of its host, in Ray's names."""
     found = {}
     for name, size in (("cpu", sweep.resources.cpu), ("gpu", sweep.resources.gpu)):
         asked = {"CPU": size.cpu, "GPU": size.gpu, "memory": size.memory_bytes}
@@ -57,27 +61,27 @@ def bundles(sweep: Sweep) -> dict[str, dict[str, float]]:
 def room(refused: Collection[str] = ()) -> dict[str, float]:
     """Return the resources of all hosts that are up, without those of some node ids."""
     total: Counter[str] = Counter()
-    for node in _up(refused):
-        total.update(node["Resources"])
+    for resources in _up(refused):
+        total.update(resources)
     return dict(total)
 
 
-def fits_somewhere(asked: Mapping[str, float], refused: Collection[str]) -> bool:
+def fits_any_host(asked: Mapping[str, float], refused: Collection[str]) -> bool:
     """Return whether a worker fits on a host that is up, without some node ids."""
     return any(
-        all(node["Resources"].get(kind, 0) >= amount for kind, amount in asked.items())
-        for node in _up(refused)
+        all(resources.get(kind, 0) >= amount for kind, amount in asked.items())
+        for resources in _up(refused)
     )
 
 
-def _up(refused: Collection[str]) -> list[dict[str, Any]]:
-    import ray
-
-    return [node for node in ray.nodes() if node["Alive"] and node["NodeID"] not in refused]
+def _up(refused: Collection[str]) -> list[dict[str, float]]:
+    """Return the resources of each host that is up, without some node ids."""
+    up = (node for node in ray.nodes() if node["Alive"] and node["NodeID"] not in refused)
+    return [node["Resources"] for node in up]
 
 
 def check_room(sweep: Sweep, have: Mapping[str, float]) -> None:
-    """Refuse what this machine can never give; a cluster may still grow.
+    """Check that this machine has the resources of each class; a cluster may still grow.
 
     Raises:
         PlanError: names the field, what is asked, and what there is.
@@ -91,35 +95,35 @@ def check_room(sweep: Sweep, have: Mapping[str, float]) -> None:
                 )
 
 
-def shape_of(sweep: Sweep) -> Any:
-    """Return a function from a batch's config to what its class asks of Ray.
+class Shape(tune.PlacementGroupFactory):  # type: ignore[misc]
+    """The resources of a worker, on any host but the ones that refused.
 
     Shapes that ask the same are equal, whatever hosts they avoid, so that Tune gives a batch to a
-    worker that is up already. Everything here travels to the workers by value.
+    worker that is up already.
     """
-    from ray import tune
-    from ray.util.placement_group import placement_group
 
-    class Shape(tune.PlacementGroupFactory):  # type: ignore[misc]
-        """What a worker takes, on any host but those that refused."""
+    def __init__(self, bundle: dict[str, float], refused: list[str]) -> None:
+        super().__init__([bundle])
+        self.refused = refused
 
-        def __init__(self, bundle: dict[str, float], refused: list[str]) -> None:
-            super().__init__([bundle])
-            self.refused = refused
+    def to_placement_group(self) -> PlacementGroup:
+        """Return the room that Ray is asked for."""
+        nodes = f"!in({','.join(self.refused)})"
+        selectors = [{"ray.io/node-id": nodes}] if self.refused else None
+        return placement_group(self.bundles, bundle_label_selector=selectors)
 
-        def to_placement_group(self) -> Any:
-            nodes = f"!in({','.join(self.refused)})"
-            selectors = [{"ray.io/node-id": nodes}] if self.refused else None
-            return placement_group(self.bundles, bundle_label_selector=selectors)
 
+def shape_of(sweep: Sweep) -> Callable[[Mapping[str, str]], Shape]:
+    """Return a function from a packed batch to the shape of its class.
+
+    It travels to the workers, with `Shape`, by value.
+    """
     asked = bundles(sweep)
-    return lambda config: Shape(asked[config["class"]], config["refused"])
+    return lambda config: Shape(asked[config["resource"]], json.loads(config["refused"]))
 
 
 def refusals(prefix: str) -> dict[str, str]:
     """Return why hosts refuse to work for a run, by node id."""
-    from ray.experimental import internal_kv
-
     keys = [key.decode() for key in internal_kv._internal_kv_list(prefix)]
     return {
         key.removeprefix(prefix): (internal_kv._internal_kv_get(key) or b"").decode()

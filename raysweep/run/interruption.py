@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # A dying terminal, `timeout` and some schedulers signal a process and then its whole group.
@@ -29,7 +29,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Signals:
-    """What has come of the signals that stop a run.
+    """The state of the signals that stop a run.
 
     Attributes:
         number: the first of them; 0 while there is none.
@@ -53,7 +53,7 @@ class Signals:
         finally:
             self._held = True
 
-    def handle(self, number: int, frame: object) -> None:
+    def handle(self, number: int, frame: FrameType | None) -> None:
         """Take a signal in; a second one ends the process."""
         del frame
         if not self.number:
@@ -64,6 +64,7 @@ class Signals:
             os._exit(128 + self.number)
 
 
+Handler = Callable[[int, FrameType | None], None] | int | None
 _install = signal.signal
 _listener: Signals | None = None
 
@@ -74,7 +75,7 @@ def _in_main_thread() -> bool:
 
 @contextmanager
 def listening() -> Iterator[Signals]:
-    """Take the signals that stop a run; where somebody listens already, share what comes.
+    """Take the signals that stop a run; where a listener stands already, share it.
 
     A signal that is ignored when we begin (`nohup`) stays ignored. Python hands signals to the main
     thread alone: in another one nothing is taken.
@@ -97,7 +98,8 @@ def listening() -> Iterator[Signals]:
         _listener = None
 
 
-def _kept(number: int, handler: Any) -> Any:
+def _kept(number: int, handler: Handler) -> Handler:
+    """Install a handler, but for the signals that stop a run; return the one before it."""
     return signal.getsignal(number) if number in SIGNALS else _install(number, handler)
 
 
@@ -121,7 +123,7 @@ def take_again() -> None:
 
 
 def end_ray(shutdown: Callable[[], None], seconds: float) -> None:
-    """Shut Ray down; if that takes longer than so many seconds, it goes on beside us.
+    """Shut Ray down; after `seconds`, go on while the shutdown runs in a thread of its own.
 
     It waits for answers of its processes, which may have been killed with us: records come first.
     """

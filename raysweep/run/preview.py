@@ -1,11 +1,9 @@
-"""What a launch would do, before it does it: counts, sharing, reasons, and an estimate."""
+"""A forecast of a launch: counts of stages, sharing, reasons, and an estimate of the time."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from raysweep.identity import kind_of
 from raysweep.plan.costs import Costs
@@ -14,8 +12,13 @@ from raysweep.plan.route import Route
 from raysweep.run.schedule import Schedule
 from raysweep.stages.stage import in_order_of_work
 from raysweep.store import Store, ledger
+from raysweep.store.events import Failed
+from raysweep.store.sweepfolder import SweepFolder
 from raysweep.sweep.spec import Sweep, check_layers
 from raysweep.sweep.trials import Trial
+
+# What a decision may grow: a model (retrained or repaired), its predictions, the evaluation.
+GROWN = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,17 +85,19 @@ def preview(sweep: Sweep, store: Store) -> Preview:
     check_layers(sweep)
     store.check()
     costs = Costs(planner, store)
-    failed = {line["key"] for line in ledger.read(store, sweep.name) if line["event"] == "failed"}
+    events = ledger.read(SweepFolder(store, sweep.name))
+    failed = {event.key for event in events if isinstance(event, Failed)}
     damaged: list[str] = []
     schedule = Schedule(
-        planner, store.done(), lambda keys: _outcomes(store, keys), expected=costs,
+        planner, store.done(), store.outcomes, expected=costs,
         discard=damaged.append,  # from the plan alone: nothing is changed
     )  # fmt: skip
     naive, waiting = _naive(planner, schedule)
     undecided = [_below(planner, costs, trial, route) for trial, route in waiting]
     kinds = []
-    for kind in in_order_of_work(planner.stages.values()):
-        keys = [key for key in schedule.wanted if kind_of(key) == kind]
+    wanted = {key: stage for key, stage in planner.stages.items() if key in schedule.wanted}
+    for kind in in_order_of_work(wanted.values()):
+        keys = [key for key, stage in wanted.items() if stage.kind == kind]
         todo = [key for key in keys if key not in schedule.done]
         why: Counter[str] = Counter()
         for key in todo:
@@ -130,15 +135,10 @@ def preview(sweep: Sweep, store: Store) -> Preview:
     )  # fmt: skip
 
 
-def _outcomes(store: Store, keys: Sequence[str]) -> dict[str, Mapping[str, Any]]:
-    found, _ = store.manifests(keys)
-    return {key: manifest.outcome for key, manifest in found.items()}
-
-
 def _below(planner: Planner, costs: Costs, trial: Trial, route: Route) -> tuple[int, float]:
     """Return how many stages a decision may still add to a trial's route, and their seconds."""
-    # A model (retrained or repaired), its predictions, the evaluation: about a victim's training.
-    below, seconds = 3, costs(planner.stages[planner.setting(trial).victim])
+    # Together they take about as long as the training of the victim.
+    below, seconds = GROWN, costs(planner.stages[planner.setting(trial).victim])
     classes = planner.facts(trial.dataset).num_classes
     shards = route.shards
     lacking = len(trial.defense.parts(classes)) - len(shards)

@@ -11,42 +11,44 @@ from __future__ import annotations
 import json
 import logging
 import os
+import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from typing import Any
+
+import ray
+from ray import tune
+from ray.experimental import internal_kv
 
 from raysweep import provenance
 from raysweep.errors import HostError
 from raysweep.provenance import refusal
-from raysweep.run import interruption
+from raysweep.run import cluster, interruption
 from raysweep.run.cluster import check_room, connect, room, shape_of
-from raysweep.run.feed import FEEDS, LOCAL_AHEAD, Feed, searcher, stopper
 from raysweep.run.run import Run
+from raysweep.run.session import LOCAL_AHEAD, SESSIONS, PlanSearcher, Session, Stranded
 
 LEAVE_SECONDS = 4.0  # records come first where Ray's processes were killed beside us
 
 
-def run_on_ray(run: Run, *, address: str | None, most: int | None) -> None:
+def run_on_ray(run: Run, *, address: str | None, max_concurrent: int | None) -> None:
     """Run every stage on Ray Tune, on a cluster at `address` or on one started here.
 
     Args:
         run: the run.
         address: of a running cluster; none: start Ray on this machine and stop it at the end.
-        most: at most so many stages at once.
+        max_concurrent: the most stages that run at once.
 
     Raises:
         PlanError: if there is no cluster at the address, or this driver may not use it.
         HostError: if every host that could do the work refuses to.
     """
-    import ray
-
     try:
         connect(address)
         interruption.take_again()
-        _tune(run, cluster=address is not None, most=most)
+        _tune(run, local=address is None, max_concurrent=max_concurrent)
     finally:
         interruption.end_ray(ray.shutdown, LEAVE_SECONDS)
 
@@ -75,97 +77,113 @@ def _tune_settings(pending: int) -> Iterator[None]:
         os.environ.update({name: value for name, value in before.items() if value is not None})
 
 
-def _tune(run: Run, *, cluster: bool, most: int | None) -> None:
-    import ray
-    from ray import tune
+@contextmanager
+def _by_value() -> Iterator[None]:
+    """Send what a worker needs before its code was checked as it is, not by name.
 
-    if not cluster:
+    A worker may have any raysweep, or none: what it is asked first must not be looked up there.
+    """
+    modules = (provenance, cluster, sys.modules[__name__])
+    for module in modules:
+        ray.cloudpickle.register_pickle_by_value(module)
+    try:
+        yield
+    finally:
+        for module in modules:
+            ray.cloudpickle.unregister_pickle_by_value(module)
+
+
+def _tune(run: Run, *, local: bool, max_concurrent: int | None) -> None:
+    if local:
         check_room(run.sweep, room())
     token = f"{id(run)}"
-    feed = FEEDS[token] = Feed(run, most, cluster=cluster)
+    session = SESSIONS[token] = Session(run, max_concurrent, cluster=not local)
     for name in ("ray.tune", "ray.tune.execution", "ray.train", "ray.tune.tuner"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    # A worker may have any raysweep, or none: what it is asked first must not be looked up there.
-    ray.cloudpickle.register_pickle_by_value(provenance)
     try:
-        with _tune_settings(feed.ahead + LOCAL_AHEAD), tempfile.TemporaryDirectory() as folder:
+        with (
+            _by_value(),
+            _tune_settings(session.ahead + LOCAL_AHEAD),
+            tempfile.TemporaryDirectory() as folder,
+        ):
             tune.Tuner(
-                tune.with_resources(_worker(), shape_of(run.sweep)),
+                tune.with_resources(StageWorker, shape_of(run.sweep)),
                 tune_config=tune.TuneConfig(
-                    search_alg=searcher(token), num_samples=-1, reuse_actors=True,
+                    search_alg=PlanSearcher(token), num_samples=-1, reuse_actors=True,
                     trial_dirname_creator=lambda trial: trial.trial_id,
                 ),
                 run_config=tune.RunConfig(
-                    name="sweep", storage_path=folder, verbose=0, stop=stopper(token),
+                    name="sweep", storage_path=folder, verbose=0, stop=Stranded(token),
                     failure_config=tune.FailureConfig(max_failures=0),
                     # The folder is on this host: a worker that saved anything there would fail.
                     checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
                 ),
             ).fit()  # fmt: skip
     finally:
-        ray.cloudpickle.unregister_pickle_by_value(provenance)
-        del FEEDS[token]
+        del SESSIONS[token]
     if not run.over:
         run.schedule.stopping = True
-    if feed.stranded:
-        raise HostError("\n".join(feed.refused.values()))
+    if session.stranded:
+        raise HostError("\n".join(session.refused.values()))
 
 
-def _worker() -> Any:
-    import ray
-    from ray import tune
-    from ray.experimental import internal_kv
+class StageWorker(tune.Trainable):  # type: ignore[misc]
+    """A warm process that runs one batch of stages for each trial it is given.
 
-    class StageWorker(tune.Trainable):  # type: ignore[misc]
-        """A warm process that runs one batch of stages for each trial it is given.
+    It travels by value and imports raysweep only after its host's code was found the same.
+    """
 
-        It travels by value and imports raysweep only after its host's code was found the same.
-        """
+    def setup(self, config: dict[str, str]) -> None:
+        """Check this host's code, then make the process ready for its first batch."""
+        if reason := refusal(json.loads(config["code"])):
+            node = ray.get_runtime_context().get_node_id()
+            put = internal_kv._internal_kv_put
+            put(f"{config['refusing']}{node}", reason.encode(), overwrite=True)
+            put(config["ticket"], b"1", overwrite=True)
+            put(f"{config['workers']}{node}", b"refuses", overwrite=True)  # nobody waits for it
+            os._exit(1)
 
-        def setup(self, config: dict[str, Any]) -> None:
-            if reason := refusal(config["code"]):
-                node = ray.get_runtime_context().get_node_id()
-                put = internal_kv._internal_kv_put
-                put(f"{config['refusing']}{node}", reason.encode(), overwrite=True)
-                put(config["ticket"], b"1", overwrite=True)
-                put(f"{config['workers']}{node}", b"refuses", overwrite=True)  # nobody waits for it
-                os._exit(1)
+        from raysweep import environment
+        from raysweep.run import worker
+        from raysweep.run.batch import Batch
+        from raysweep.training import device
 
-            from raysweep import environment
-            from raysweep.run import worker
-            from raysweep.training import device
+        self.batch = Batch.unpack(config)
+        environment.apply(self.batch.environment)
+        if not self.batch.gpus:
+            device.hide_gpus()  # Ray shows every GPU to a process that asked for none.
+        self.peers = worker.Peers(self.batch.workers)
+        self.leaks = device.Leaks()
 
-            environment.apply(environment.Environment(**config["environment"]))
-            if not config["gpus"]:
-                device.hide_gpus()  # Ray shows every GPU to a process that asked for none.
-            self.batch = config
-            self.crew = worker.Crew(config["workers"])
-            self.leaks = device.Leaks()
+    def reset_config(self, new_config: dict[str, str]) -> bool:
+        """Take the next batch; a process that is of no more use ends in place of it."""
+        from raysweep.run import worker
+        from raysweep.run.batch import Batch
+        from raysweep.training import device
 
-        def reset_config(self, new_config: dict[str, Any]) -> bool:
-            from raysweep.run import worker
-            from raysweep.training import device
+        self.batch = Batch.unpack(new_config)
+        if device.broken() or self.leaks.exceeded(device.held_bytes()):
+            self.peers.leave()
+            worker.leave(self.batch.ticket)
+        return True
 
-            if device.broken() or self.leaks.exceeded(device.held_bytes()):
-                self.crew.leave()
-                worker.leave(new_config["ticket"])
-            self.batch = new_config
-            return True
+    def step(self) -> dict[str, int | str]:
+        """Run the batch; return its packed results and their number."""
+        from raysweep.run import worker
+        from raysweep.run.batch import pack_results
 
-        def step(self) -> dict[str, Any]:
-            from raysweep.run import worker
+        results = list(worker.perform(self.batch))
+        self.peers.wait(self.batch.beside)
+        return {"done": True, "stages": len(results), "results": pack_results(results)}
 
-            results = [asdict(result) for result in worker.perform(self.batch)]
-            self.crew.wait(self.batch["beside"])
-            return {"done": True, "stages": len(results), "results": json.dumps(results)}
+    def cleanup(self) -> None:
+        """Say that this worker is up no longer."""
+        self.peers.leave()
 
-        def cleanup(self) -> None:
-            self.crew.leave()
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Do nothing: what is done is what is stored."""
+        del checkpoint_dir
 
-        def save_checkpoint(self, checkpoint_dir: str) -> None:
-            del checkpoint_dir
-
-        def load_checkpoint(self, checkpoint: Any) -> None:
-            del checkpoint
-
-    return StageWorker
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        """Do nothing: what is done is what is stored."""
+        del checkpoint

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Protocol
 
 from raysweep.methods.recipe import Recipe
 from raysweep.plan.costs import Costs, record
@@ -15,40 +15,42 @@ from raysweep.results.description import Description, described, write_descripti
 from raysweep.run.schedule import Schedule
 from raysweep.stages.stage import Result, Stage
 from raysweep.store import Store
-from raysweep.store.ledger import Ledger, log_path
+from raysweep.store.events import Dispatch, Done, End, Event, Grow, Note, Start
+from raysweep.store.ledger import Ledger
+from raysweep.store.sweepfolder import SweepFolder
 from raysweep.sweep.spec import Sweep, check_layers, to_plain
 
 
-def slots_of(cpus: float, gpus: float, sweep: Sweep, most: int | None) -> dict[str, int]:
-    """Return how many stages of each class fit at once; at least one, at most `most`."""
+def slots_of(cpus: float, gpus: float, sweep: Sweep, max_concurrent: int | None) -> dict[str, int]:
+    """Return the number of stages of each class that fit at once, from 1 to `max_concurrent`."""
     slots = {}
     for name, size in (("cpu", sweep.resources.cpu), ("gpu", sweep.resources.gpu)):
         fit = cpus / size.cpu if size.cpu else cpus
         if size.gpu:
             fit = min(fit, gpus / size.gpu)
-        slots[name] = max(1, min(int(fit), most or int(fit) or 1))
+        slots[name] = max(1, min(int(fit), max_concurrent or int(fit) or 1))
     return slots
 
 
-class Supply(Protocol):
+class TrialSource(Protocol):
     """Gives a run more trials while it runs; the searches of a tuning run are one."""
 
     @property
     def exhausted(self) -> bool:
-        """Whether nothing more will come."""
+        """Whether no more trials will come."""
 
     def more(self, slots: int) -> bool:
         """Give the planner more trials; False if there are none now."""
 
-    def entered(self, schedule: Schedule) -> list[dict[str, Any]]:
-        """Look at trials that were taken in, which may be stored already; lines for the ledger."""
+    def entered(self, schedule: Schedule) -> Sequence[Event]:
+        """Look at trials that were taken in, and may be stored already; return the events."""
 
-    def settled(self, keys: Iterable[str], schedule: Schedule) -> list[dict[str, Any]]:
-        """Take in that stages have ended; lines for the ledger."""
+    def settled(self, keys: Iterable[str], schedule: Schedule) -> Sequence[Event]:
+        """Take in that stages have ended; return the events."""
 
 
 class Run:
-    """A sweep under way: hands stages to an executor and takes in what becomes of them."""
+    """A sweep under way: hands stages to an executor and takes in their results."""
 
     def __init__(
         self,
@@ -57,10 +59,10 @@ class Run:
         text: str,
         watch: Callable[[Run], None] = lambda run: None,
         planner: Planner | None = None,
-        supply: Supply | None = None,
-        place: str | None = None,
+        source: TrialSource | None = None,
+        folder: SweepFolder | None = None,
     ) -> None:
-        """Plan against the store and write down what is to be run.
+        """Plan against the store and write the description of the sweep.
 
         Args:
             sweep: what to run.
@@ -68,8 +70,8 @@ class Run:
             text: the sweep file as written.
             watch: called whenever the state has changed, for progress.
             planner: makes the stages; by default those of the sweep.
-            supply: gives the planner more trials whenever slots would stay empty.
-            place: of ledger, logs and description below `sweeps/`, if it is not the sweep's own.
+            source: gives the planner more trials whenever slots would stay empty.
+            folder: of ledger, logs and description, if it is not the sweep's own.
 
         `notes` holds what is to be said to the user, a line each; `before` describes the records
         that were there.
@@ -77,13 +79,13 @@ class Run:
         self.sweep = sweep
         self.store = store
         self.watch = watch
-        self.supply = supply
+        self.source = source
         self.started = time.time()
         self.planner = planner or Planner(sweep)
         check_layers(sweep)
         store.check()
-        self.place = place or sweep.name
-        self.ledger = Ledger(store, self.place)
+        self.folder = folder or SweepFolder(store, sweep.name)
+        self.ledger = Ledger(self.folder)
         self.damaged: list[str] = []
         self.notes: list[str] = []
         self.provenance = {"run": self.ledger.run}
@@ -91,24 +93,19 @@ class Run:
         self.schedule = Schedule(
             self.planner,
             store.done(),
-            self._outcomes,
+            store.outcomes,
             expected=self.costs,
             discard=self._discard,
             log=self.ledger.write,
         )
         self.cached = len(self.schedule.done)
         self._spent: dict[str, list[tuple[float, float]]] = {}
-        self.before = described(store, self.place)
-        self.notes += [] if place else history.set_aside(store, sweep)
+        self.before = described(store, self.folder.name)
+        self.notes += [] if folder else history.set_aside(store, sweep)
         if self.damaged:
             self.notes.append(f"{len(self.damaged)} stored stages are damaged and run again")
         self._describe(text)
         self.watch(self)
-
-    def _outcomes(self, keys: Iterable[str]) -> dict[str, Mapping[str, Any]]:
-        """Return the outcomes of stages whose manifests are whole."""
-        found, _ = self.store.manifests(keys)
-        return {key: manifest.outcome for key, manifest in found.items()}
 
     def _discard(self, key: str) -> None:
         self.damaged.append(key)
@@ -127,15 +124,9 @@ class Run:
             precision=self.planner.resolved(Recipe()).precision,
             concluded=False,
         )
-        write_description(self.store, self.place, description)
-        self.ledger.write(
-            {
-                "event": "start",
-                "trials": len(self.planner.trials),
-                "stages": len(self.schedule.wanted),
-                "cached": self.cached,
-            }
-        )
+        write_description(self.store, self.folder.name, description)
+        trials, stages = len(self.planner.trials), len(self.schedule.wanted)
+        self.ledger.write(Start(trials=trials, stages=stages, cached=self.cached))
         self.ledger.sync()
 
     def take(self, slots: Mapping[str, int]) -> list[Stage]:
@@ -143,37 +134,34 @@ class Run:
         self._replenish(slots)
         batch = self.schedule.take(slots)
         if batch:
-            keys = [stage.key for stage in batch]
-            self.ledger.write({"event": "dispatch", "keys": keys, "ready": self.schedule.ready})
+            keys = tuple(stage.key for stage in batch)
+            self.ledger.write(Dispatch(keys=keys, ready=self.schedule.ready))
             self.ledger.sync()
         return batch
 
     def _replenish(self, slots: Mapping[str, int]) -> None:
-        """Ask the supply for trials until every slot has work that is ready."""
-        if self.supply is None or self.schedule.stopping:
+        """Ask the source for trials until every slot has a stage that is ready."""
+        if self.source is None or self.schedule.stopping:
             return
         self._extend()
-        while self.schedule.ready < sum(slots.values()) and self.supply.more(max(slots.values())):
+        while self.schedule.ready < sum(slots.values()) and self.source.more(max(slots.values())):
             self._extend()
 
     def _extend(self) -> None:
-        """Take in what the supply has given; what of it is stored may make it give more."""
-        assert self.supply is not None
+        """Add the new trials. Trials that are stored already may make the source give more."""
+        assert self.source is not None
         while True:
             stored, trials = len(self.schedule.done), self.schedule.routed
             if grown := self.schedule.extend():
-                self.ledger.write(
-                    {"event": "grow", "key": "", "stages": grown,
-                     "cached": len(self.schedule.done) - stored,
-                     "trials": self.schedule.routed - trials}
-                )  # fmt: skip
-            self._remember(self.supply.entered(self.schedule))
-            if not self.schedule.behind:
+                cached, more = len(self.schedule.done) - stored, self.schedule.routed - trials
+                self.ledger.write(Grow(key="", stages=grown, cached=cached, trials=more))
+            self._remember(self.source.entered(self.schedule))
+            if not self.schedule.has_new_trials:
                 return
 
-    def _remember(self, lines: Iterable[dict[str, Any]]) -> None:
-        for line in lines:
-            self.ledger.write(line)
+    def _remember(self, events: Iterable[Event]) -> None:
+        for event in events:
+            self.ledger.write(event)
 
     def finished(self, results: Iterable[Result]) -> None:
         """Take in results, keep the traceback of each failure, tell the watcher."""
@@ -182,25 +170,23 @@ class Run:
             if result.status == "done":
                 took = (result.seconds, self.costs.work(stage))
                 self._spent.setdefault(self.costs.name(stage), []).append(took)
+                seconds = round(result.seconds, 4)
                 self.ledger.write(
-                    {"event": "done", "key": result.key, "seconds": round(result.seconds, 4),
-                     "host": result.host, "pid": result.pid}
-                )  # fmt: skip
+                    Done(key=result.key, seconds=seconds, host=result.host, pid=result.pid)
+                )
             elif result.trace:
-                self.store.write(log_path(self.place, result.key), result.trace.encode())
+                self.store.write(self.folder.log(result.key), result.trace.encode())
             self.schedule.finished([result])
             self._settled([result.key])
         self.watch(self)
 
     def lost(self, keys: Iterable[str], reason: str) -> None:
-        """Take in the death of a process; what it had stored counts as done."""
+        """Take in the death of a process; the stages that it had stored count as done."""
         gone = list(keys)
         stored, _ = self.store.manifests(gone)
         for key, manifest in stored.items():
-            self.ledger.write(
-                {"event": "done", "key": key, "seconds": manifest.info.get("seconds", 0.0),
-                 "host": manifest.info.get("host", ""), "pid": 0}
-            )  # fmt: skip
+            seconds, host = manifest.info.get("seconds", 0.0), manifest.info.get("host", "")
+            self.ledger.write(Done(key=key, seconds=seconds, host=host, pid=0))
         self.schedule.lost(gone, stored, reason)
         self._settled(gone)
         self.watch(self)
@@ -211,25 +197,25 @@ class Run:
         self.watch(self)
 
     def note(self, text: str) -> None:
-        """Keep what a user should know beside the results, and tell the watcher."""
+        """Keep a remark for the user beside the results, and tell the watcher."""
         self.notes.append(text)
-        self.ledger.write({"event": "note", "text": text})
+        self.ledger.write(Note(text=text))
         self.watch(self)
 
     def _settled(self, keys: Iterable[str]) -> None:
-        if self.supply is not None:
-            self._remember(self.supply.settled(keys, self.schedule))
+        if self.source is not None:
+            self._remember(self.source.settled(keys, self.schedule))
 
     def close(self) -> None:
         """Write down how long things took, for the next plan's estimate."""
-        self.ledger.write({"event": "end", "complete": self.complete})
+        self.ledger.write(End(complete=self.complete))
         self.ledger.close()
         record(self.store, self._spent)
 
     @property
     def over(self) -> bool:
-        """Whether nothing can be handed out any more."""
-        exhausted = self.supply is None or self.schedule.stopping or self.supply.exhausted
+        """Whether no stage can be handed out any more."""
+        exhausted = self.source is None or self.schedule.stopping or self.source.exhausted
         return exhausted and self.schedule.finished_all
 
     @property

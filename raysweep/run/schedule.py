@@ -1,21 +1,22 @@
-"""The state of a running sweep: what is ready, what is out, what failed, what has grown.
+"""The state of a running sweep: stages that are ready, handed out, failed, newly grown.
 
-Pure bookkeeping, with no Ray and no clock: executors ask `take` for work and report with
-`finished` and `lost`. Ready stages go out by the longest remaining path. An outcome that trials
-wait for lets them grow new stages; growing asks the planner again and does not depend on the order
-in which stages finish.
+Pure bookkeeping, with no Ray, no clock and no stage kinds: executors ask `take` for work and report
+with `finished` and `lost`; each change is logged as a typed event. Ready stages go out by the
+longest remaining path. An outcome that trials wait for lets them grow new stages; growing asks the
+planner again and does not depend on the order in which stages finish.
 """
 
 from __future__ import annotations
 
 import heapq
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from raysweep.plan.route import Plan, remaining
-from raysweep.stages.stage import Result, Stage
+from raysweep.plan.route import Outcomes, Plan, remaining
+from raysweep.stages.stage import Outcome, Result, Stage
+from raysweep.store.events import Damaged, Event, Failed, Grow, Retry, UpstreamFailed
 
 MOST_PER_BATCH = 16
 SHORT_SECONDS = 1.0
@@ -28,12 +29,12 @@ class Schedule:
         self,
         planner: Plan[Any],
         done: set[str],
-        outcomes_of: Callable[[Sequence[str]], Mapping[str, Mapping[str, Any]]],
+        outcomes_of: Callable[[Sequence[str]], Outcomes],
         *,
         expected: Callable[[Stage], float] = lambda stage: 0.1,
         attempts: int = 3,
         discard: Callable[[str], None] = lambda key: None,
-        log: Callable[[dict[str, Any]], None] = lambda line: None,
+        log: Callable[[Event], None] = lambda event: None,
     ) -> None:
         """Start with everything that is stored finished.
 
@@ -44,7 +45,7 @@ class Schedule:
             expected: seconds that a stage is expected to take.
             attempts: how often a stage may die or fail for a passing reason.
             discard: removes a damaged artifact from the store.
-            log: receives one line per growth and failure.
+            log: receives an event for each growth, failure, retry and damaged artifact.
 
         `routed` counts the trials of the planner that were taken in.
         """
@@ -61,13 +62,13 @@ class Schedule:
         self.stopping = False
         self._stored = done
         self._outcomes_of = outcomes_of
-        self.outcomes: dict[str, Mapping[str, Any]] = {}
+        self.outcomes: dict[str, Outcome] = {}
         self._missing: dict[str, set[str]] = {}
         self._children: dict[str, list[str]] = defaultdict(list)
         self._waiting: dict[str, list[int]] = defaultdict(list)
         self._ready: dict[str, list[tuple[float, int, str]]] = {"cpu": [], "gpu": []}
         self._rank: dict[str, float] = {}
-        self._longest = 0.0  # of all trainings
+        self._longest = 0.0  # seconds of a stage that a decision may grow
         self._order: dict[str, int] = {}
         self._tries: dict[tuple[str, str], int] = defaultdict(int)
         self._alone: set[str] = set()
@@ -86,7 +87,7 @@ class Schedule:
         return len(self.wanted) - before
 
     @property
-    def behind(self) -> bool:
+    def has_new_trials(self) -> bool:
         """Whether the planner has gained trials that were not taken in yet."""
         return self.routed < len(self.planner.trials)
 
@@ -95,35 +96,34 @@ class Schedule:
         pending, fresh = list(numbers), []
         while pending:
             routes = {n: self.planner.route(self.planner.trials[n], self.outcomes) for n in pending}
-            found = [k for route in routes.values() for k in self._closure([*route.keys])]
-            known = self._examine(found)
-            fresh += found
+            new = [k for route in routes.values() for k in self._closure([*route.keys])]
+            self._examine(new, {route.waiting for route in routes.values()})
+            fresh += new
             pending = []
             for number, route in routes.items():
                 key = route.waiting
                 if key is None:
                     continue
-                if key in known:
-                    self.outcomes[key] = known[key]
                 if key in self._stored and self._readable(key):
                     pending.append(number)  # already decided, perhaps by another sweep
                 else:
                     self._waiting[key].append(number)
         self._enter(fresh)
 
-    def _examine(self, keys: Iterable[str]) -> Mapping[str, Mapping[str, Any]]:
-        """Return the outcomes of what is stored; what is damaged is discarded, so not stored."""
+    def _examine(self, keys: Iterable[str], awaited: Collection[str | None]) -> None:
+        """Discard stored stages that are damaged; keep the outcomes that trials wait for."""
         listed = [key for key in keys if key in self._stored]
-        found = self._outcomes_of(listed)
+        whole = self._outcomes_of(listed)
         for key in listed:
-            if key not in found:
+            if key not in whole:
                 self._forget(key)
-        return found
+            elif key in awaited:
+                self.outcomes[key] = whole[key]
 
     def _readable(self, key: str) -> bool:
-        """Return whether an outcome could be read; what cannot be read back is computed again."""
+        """Return whether an outcome could be read; if not, its stage is computed again."""
         if key not in self.outcomes:
-            self.outcomes |= self._outcomes_of([key])
+            self.outcomes.update(self._outcomes_of([key]))
             if key not in self.outcomes:
                 self.redo(key)
         return key in self.outcomes
@@ -132,7 +132,7 @@ class Schedule:
         self._discard(key)
         self.done.discard(key)
         self._stored.discard(key)
-        self.log({"event": "damaged", "key": key})
+        self.log(Damaged(key=key))
 
     def _closure(self, keys: list[str]) -> list[str]:
         """Return keys and all that they need that are not wanted yet, and want them."""
@@ -153,8 +153,8 @@ class Schedule:
             for need in self.planner.stages[key].needs:
                 self._children[need].append(key)
         seconds = {key: self.expected(self.planner.stages[key]) for key in keys}
-        trainings = [seconds[key] for key in keys if self.planner.stages[key].work.GROWN]
-        self._longest = max([self._longest, *trainings])
+        regrown = [seconds[key] for key in keys if self.planner.stages[key].work.GROWN]
+        self._longest = max([self._longest, *regrown])
         remaining(seconds, self.planner.stages, self._children, self._rank, self._longest)
         for key in keys:
             if key not in self.done:
@@ -216,7 +216,7 @@ class Schedule:
 
     @property
     def finished_all(self) -> bool:
-        """Whether nothing is ready and nothing is out, so that nothing can become ready."""
+        """Whether no stage is ready or handed out, so that none can become ready."""
         return not self._out and (self.stopping or not any(self._ready.values()))
 
     @property
@@ -232,7 +232,7 @@ class Schedule:
     # Reports of executors
 
     def finished(self, results: Iterable[Result]) -> None:
-        """Take in what became of stages that were handed out."""
+        """Take in the results of stages that were handed out."""
         for result in results:
             self._out.discard(result.key)
             if result.status == "done":
@@ -269,7 +269,7 @@ class Schedule:
     def _try_again(self, result: Result) -> bool:
         attempt = result.key, result.damaged  # one stage may meet several damaged inputs
         self._tries[attempt] += 1
-        self.log({"event": "retry", "key": result.key, "error": result.error or result.damaged})
+        self.log(Retry(key=result.key, error=result.error or result.damaged))
         return self._tries[attempt] < self.attempts
 
     def _done(self, result: Result) -> None:
@@ -289,8 +289,7 @@ class Schedule:
             numbers = self._waiting.pop(key)
             before = len(self.wanted)
             self._grow(numbers)
-            grown = len(self.wanted) - before
-            self.log({"event": "grow", "key": key, "stages": grown})
+            self.log(Grow(key=key, stages=len(self.wanted) - before))
 
     def _redo(self, damaged: str, reader: str) -> None:
         """Recompute an artifact that turned out to be damaged, then its reader."""
@@ -320,7 +319,7 @@ class Schedule:
         if result.status == "damaged":
             result = replace(result, error=f"its input {result.damaged} is damaged every time")
         self.failed[result.key] = result
-        self.log({"event": "failed", "key": result.key, "error": result.error})
+        self.log(Failed(key=result.key, error=result.error))
         for child in self._children[result.key]:
             self._fail_below(child, result.key)
 
@@ -331,5 +330,5 @@ class Schedule:
             if below not in self.done and below not in self.upstream_failed:
                 self.upstream_failed[below] = cause
                 self._missing.pop(below, None)
-                self.log({"event": "upstream_failed", "key": below, "cause": cause})
+                self.log(UpstreamFailed(key=below, cause=cause))
                 stack.extend(self._children[below])

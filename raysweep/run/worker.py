@@ -7,38 +7,41 @@ import socket
 import time
 import traceback
 from collections.abc import Iterator
-from typing import Any, NoReturn
+from typing import NoReturn
 
-from raysweep.stages.stage import Packed, Result
+from ray.experimental import internal_kv
+
+from raysweep.run.batch import Batch
+from raysweep.stages.stage import Result
 from raysweep.store import Store
 
 START_SECONDS = 20.0
 _STORES: dict[str, Store] = {}
 
 
-def perform(batch: dict[str, Any]) -> Iterator[Result]:
+def perform(batch: Batch) -> Iterator[Result]:
     """Run the stages of a batch, as long as this process can; an error is a result of each left."""
-    left = list(batch["stages"])
+    left = list(batch.stages)
     try:
         from raysweep.stages import perform
         from raysweep.training import device
 
-        store = _STORES.setdefault(batch["store"], Store(batch["store"]))
+        store = _STORES.setdefault(batch.store, Store(batch.store))
         while left:
-            yield perform.perform(Packed(**left[0]), store, batch["run"], batch["gpus"])
+            yield perform.perform(left[0], store, batch.provenance, batch.gpus)
             del left[0]
             if device.broken():
                 return  # What is left of the batch goes to another process.
     except Exception as error:  # noqa: BLE001  it is this host's, not the process's death
-        for entry in left:
+        for stage in left:
             yield Result(
-                key=entry["key"], status="failed", host=socket.gethostname(), lasting=False,
+                key=stage.key, status="failed", host=socket.gethostname(), lasting=False,
                 error=f"{type(error).__name__}: {error}"[:2000], trace=traceback.format_exc(),
             )  # fmt: skip
 
 
-class Crew:
-    """The workers of one kind that are up.
+class Peers:
+    """The workers of one kind that are up, this one among them.
 
     Tune gives a waiting batch to whatever worker is free and then drops the one that is starting
     for it: where stages are shorter than a start, a second worker would never come up. So a worker
@@ -46,36 +49,30 @@ class Crew:
     """
 
     def __init__(self, prefix: str) -> None:
-        from ray.experimental import internal_kv
-
-        self._kv, self._prefix = internal_kv, prefix
+        self._prefix = prefix
         self._mine = f"{prefix}{socket.gethostname()}-{os.getpid()}"
         self._patient = True
-        self._kv._internal_kv_put(self._mine, b"up", overwrite=True)
+        internal_kv._internal_kv_put(self._mine, b"up", overwrite=True)
 
     def wait(self, count: int) -> None:
-        """Wait until so many are up; in vain but once, where the cluster has no room for them."""
+        """Wait until `count` workers are up. Give up after 20 s, and do not wait again."""
         limit = time.monotonic() + START_SECONDS
-        while self._patient and len(self._kv._internal_kv_list(self._prefix)) < count:
+        while self._patient and len(internal_kv._internal_kv_list(self._prefix)) < count:
             if time.monotonic() > limit:
                 self._patient = False
             time.sleep(0.05)
 
     def leave(self) -> None:
-        """Say that this one is up no longer."""
-        self._kv._internal_kv_del(self._mine)
+        """Say that this worker is up no longer."""
+        internal_kv._internal_kv_del(self._mine)
 
 
 def leave(ticket: str) -> NoReturn:
     """End this process before it begins a batch, so that its stages go to a fresh one."""
-    from ray.experimental import internal_kv
-
     internal_kv._internal_kv_put(ticket, b"1", overwrite=True)
     os._exit(1)
 
 
-def left(ticket: str) -> bool:
-    """Return whether the worker of a batch ended before it began it."""
-    from ray.experimental import internal_kv
-
+def ended_early(ticket: str) -> bool:
+    """Return whether a worker ended before it began its batch; asked once per ticket."""
     return bool(internal_kv._internal_kv_del(ticket))

@@ -6,43 +6,36 @@ is no event (the torn last line of a killed driver, a damaged file) is skipped i
 
 from __future__ import annotations
 
-import json
-import math
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Any, BinaryIO
+from dataclasses import dataclass, field, replace
+from typing import BinaryIO
 
 from raysweep.identity import cache_folder
-from raysweep.store import Store
-
-# Every kind of event, and what each of its lines holds at least.
-EVENTS: dict[str, dict[str, type]] = {
-    "start": {"trials": int, "stages": int, "cached": int},
-    "dispatch": {"keys": list, "ready": int},
-    "done": {"key": str, "seconds": float, "host": str, "pid": int},
-    "failed": {"key": str, "error": str},
-    "upstream_failed": {"key": str, "cause": str},
-    "retry": {"key": str, "error": str},
-    "damaged": {"key": str},
-    "grow": {"key": str, "stages": int},
-    "told": {
-        "study": str, "tied": str, "params": dict, "values": list, "constraints": dict,
-        "attrs": dict, "state": str,
-    },
-    "end": {"complete": bool},
-}  # fmt: skip
+from raysweep.store import events
+from raysweep.store.events import (
+    Damaged,
+    Dispatch,
+    Done,
+    End,
+    Event,
+    Failed,
+    Grow,
+    Start,
+    UpstreamFailed,
+)
+from raysweep.store.sweepfolder import SweepFolder
 
 
 class Ledger:
     """Appends JSON lines; `sync` makes all of them durable with one fsync."""
 
-    def __init__(self, store: Store, place: str) -> None:
-        """Open a new file below a sweep's folder, or that of its tuning (`<name>/tune`)."""
+    def __init__(self, folder: SweepFolder) -> None:
+        """Open a new file below the folder of a sweep, or of its tuning."""
         self.run = f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{os.getpid()}"
-        self._store = store
-        self._path = f"sweeps/{place}/ledger/{self.run}.jsonl"
+        self._store = store = folder.store
+        self._path = f"{folder.ledger}/{self.run}.jsonl"
         # A remote store cannot append: the file is kept here and copied there now and then.
         self._local = store.local(self._path) or cache_folder() / "ledgers" / f"{self.run}.jsonl"
         self._local.parent.mkdir(parents=True, exist_ok=True)
@@ -50,10 +43,9 @@ class Ledger:
         self._copied = time.monotonic()
         self._lines = 0
 
-    def write(self, line: dict[str, Any]) -> None:
-        """Append one line, to be made durable by the next `sync`."""
-        stamped = {"t": round(time.time(), 3), **line}
-        self._file.write(json.dumps(stamped, separators=(",", ":")).encode() + b"\n")
+    def write(self, event: Event) -> None:
+        """Append one line with the time of now, to be made durable by the next `sync`."""
+        self._file.write(replace(event, t=round(time.time(), 3)).pack() + b"\n")
         self._lines += 1
 
     def sync(self, *, copy: bool = False) -> None:
@@ -72,36 +64,12 @@ class Ledger:
         self._file.close()
 
 
-def read(store: Store, place: str) -> Iterator[dict[str, Any]]:
+def read(folder: SweepFolder) -> Iterator[Event]:
     """Yield every event of every run of a sweep, or of its tuning, in the order of runs."""
-    for path in store.list(f"sweeps/{place}/ledger"):
-        for line in (store.read(path) or b"").splitlines():
-            try:
-                found = json.loads(line)
-            except (ValueError, RecursionError):
-                continue
-            if _is_event(found):
-                yield found
-
-
-def _is_event(line: Any) -> bool:
-    """Return whether a value is an event with a time and all that its kind holds."""
-    if not isinstance(line, dict) or not isinstance(line.get("event"), str):
-        return False
-    at = line.get("t")
-    if not isinstance(at, int | float) or not math.isfinite(at) or not 0 <= at < 1e11:
-        return False
-    for name, kind in EVENTS.get(line["event"], {}).items():
-        value = line.get(name)
-        if not isinstance(value, int | float if kind is float else kind):
-            return False
-        if isinstance(value, list) and name == "keys" and not all(map(_is_text, value)):
-            return False
-    return True
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
+    for path in folder.store.list(folder.ledger):
+        for line in (folder.store.read(path) or b"").splitlines():
+            if (event := events.unpack(line)) is not None:
+                yield event
 
 
 @dataclass
@@ -109,7 +77,7 @@ class Standing:
     """The standing of the last run of a sweep, from its ledger.
 
     Attributes:
-        start: the line that the run began with; empty if none has begun.
+        start: the event that the run began with; none if none has begun.
         done: keys of stages that it ran.
         failed: key → error.
         upstream: key → key of the failed stage that it waits for.
@@ -118,7 +86,7 @@ class Standing:
         ended: whether the run came to its end.
     """
 
-    start: dict[str, Any] = field(default_factory=dict)
+    start: Start | None = None
     done: set[str] = field(default_factory=set)
     failed: dict[str, str] = field(default_factory=dict)
     upstream: dict[str, str] = field(default_factory=dict)
@@ -128,52 +96,38 @@ class Standing:
     trials: int = 0
     ended: bool = False
 
-    def take(self, line: dict[str, Any]) -> None:
+    def take(self, event: Event) -> None:
         """Take in one event of the run."""
-        event, key = line["event"], line.get("key", "")
-        if event == "dispatch":
-            self.out.update(line["keys"])
-        elif event == "done":
-            self.done.add(key)
-            self.out.discard(key)
-            self.failed.pop(key, None)
-        elif event == "failed":
-            self.failed[key] = line["error"]
-            self.out.discard(key)
-        elif event == "damaged":
-            self.done.discard(key)
-        elif event == "upstream_failed":
-            self.upstream[key] = line["cause"]
-        elif event == "grow":
-            self.stages += line["stages"]
-            self.cached += _count(line.get("cached"))
-            self.trials += _count(line.get("trials"))
-        elif event == "end":
-            self.ended = True
+        match event:
+            case Dispatch():
+                self.out.update(event.keys)
+            case Done():
+                self.done.add(event.key)
+                self.out.discard(event.key)
+                self.failed.pop(event.key, None)
+            case Failed():
+                self.failed[event.key] = event.error
+                self.out.discard(event.key)
+            case Damaged():
+                self.done.discard(event.key)
+            case UpstreamFailed():
+                self.upstream[event.key] = event.cause
+            case Grow():
+                self.stages += event.stages
+                self.cached += event.cached or 0
+                self.trials += event.trials or 0
+            case End():
+                self.ended = True
 
 
-def _count(value: Any) -> int:
-    return value if isinstance(value, int) else 0
-
-
-def standing(store: Store, place: str) -> Standing:
+def standing(folder: SweepFolder) -> Standing:
     """Return the standing of the last run of a sweep, or of its tuning."""
     now = Standing()
-    for line in read(store, place):
-        if line["event"] == "start":
+    for event in read(folder):
+        if isinstance(event, Start):
             now = Standing(
-                start=line, stages=line["stages"], cached=line["cached"], trials=line["trials"]
+                start=event, stages=event.stages, cached=event.cached, trials=event.trials
             )
         else:
-            now.take(line)
+            now.take(event)
     return now
-
-
-def log_path(place: str, key: str) -> str:
-    """Return the path of a failed stage's traceback, relative to the store."""
-    return f"sweeps/{place}/logs/{key}.txt"
-
-
-def local_log(store: Store, place: str, key: str) -> str:
-    """Return the traceback file as a user can open it."""
-    return store.where(log_path(place, key))

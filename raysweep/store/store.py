@@ -211,6 +211,10 @@ class Store:
         manifest = self.manifest(key)
         return None if manifest is None else manifest.outcome
 
+    def outcomes(self, keys: Iterable[str]) -> dict[str, Mapping[str, Any]]:
+        """Return the outcomes of the stages whose manifests are stored and whole, by key."""
+        return {key: manifest.outcome for key, manifest in self.manifests(keys)[0].items()}
+
     def arrays(self, key: str, names: Sequence[str] | None = None) -> dict[str, Array]:
         """Return the arrays of a stage, all or some by name; they are read-only.
 

@@ -11,16 +11,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from raysweep.errors import DamagedArtifact
-from raysweep.identity import Json
 from raysweep.plan.planner import Planner
 from raysweep.plan.route import Outcomes, Route
 from raysweep.run.schedule import Schedule
+from raysweep.store.events import Told
 from raysweep.sweep.spec import Sweep
 from raysweep.sweep.trials import Trial
 from raysweep.tuning.instances import StoredFindings
 from raysweep.tuning.search import Candidate, Measurements, Search
 from raysweep.tuning.space import with_parameters
-from raysweep.tuning.told import Told
 
 AHEAD = 4  # candidates under way for each slot, at most
 
@@ -109,12 +108,12 @@ class Feed:
         pending.issued += count
         self._fresh.append(pending)
 
-    def entered(self, schedule: Schedule) -> list[dict[str, Json]]:
+    def entered(self, schedule: Schedule) -> list[Told]:
         """Look at what was planned last: it may be stored already. Returns ledger lines."""
         fresh, self._fresh = self._fresh, []
-        return [told.pack() for pending in fresh for told in self._advance(pending, schedule)]
+        return [told for pending in fresh for told in self._advance(pending, schedule)]
 
-    def settled(self, keys: Iterable[str], schedule: Schedule) -> list[dict[str, Json]]:
+    def settled(self, keys: Iterable[str], schedule: Schedule) -> list[Told]:
         """Take in that stages ended, and tell the searches. Returns ledger lines."""
         ended = list(keys)
         if any(key in schedule.failed for key in ended):
@@ -122,7 +121,7 @@ class Feed:
         else:
             touched = [pending for key in ended for pending in self._watch.pop(key, ())]
         unique = dict.fromkeys(touched)
-        return [told.pack() for pending in unique for told in self._advance(pending, schedule)]
+        return [told for pending in unique for told in self._advance(pending, schedule)]
 
     def _advance(self, pending: _Pending, schedule: Schedule) -> list[Told]:
         """Find out how a candidate stands; tell its search when it is at its end."""

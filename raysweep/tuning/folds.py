@@ -5,21 +5,20 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from raysweep.defenses import Defense
 from raysweep.errors import SpecError
-from raysweep.identity import cache_folder, canonical, digest
+from raysweep.identity import canonical, digest
 from raysweep.methods import by_content
 from raysweep.store import Store, ledger
+from raysweep.store.sweepfolder import SweepFolder
 from raysweep.sweep.spec import Sweep
 from raysweep.sweep.trials import Trial
 from raysweep.sweep.tuning import Tune
 from raysweep.tuning.feed import TuningPlanner
 from raysweep.tuning.search import Search
 from raysweep.tuning.space import Space, own_values, spaces_of
-from raysweep.tuning.study import Study
-from raysweep.tuning.told import told_lines
+from raysweep.tuning.study import Study, told_lines
 
 
 @dataclass(frozen=True)
@@ -37,6 +36,7 @@ class Studies:
         """Return the study of one search, tied to the victims and poison that it may see."""
         sweep = self.planner.sweep
         tune = sweep.tune or Tune()
+        folder = SweepFolder(self.store, sweep.name)
         name = f"{sweep.name}/{defense.label}/{part or 'all'}"
         settled = [self.planner.setting(setting) for setting in settings]
         fixed = tune.model_dump(mode="json", exclude={"trials", "parameters"})
@@ -46,16 +46,10 @@ class Studies:
         tied = digest(canonical([identity, seen, searched, fixed]))
         return Study(
             name, space, tune, tied=tied, own=own_values(defense, space), steps=len(settings),
-            where=self.url or self._journal(), told=told_lines(
-                ledger.read(self.store, f"{sweep.name}/tune"), name, tied
+            where=self.url or folder.journal, told=told_lines(
+                ledger.read(folder.tuning), name, tied
             ),
         )  # fmt: skip
-
-    def _journal(self) -> Path:
-        name = self.planner.sweep.name
-        local = self.store.local(f"sweeps/{name}/tune")
-        elsewhere = cache_folder() / "studies" / digest(f"{self.store.uri}/{name}")
-        return (local or elsewhere) / "journal.log"
 
 
 def searches_of(sweep: Sweep, planner: TuningPlanner, studies: Studies) -> list[Search]:

@@ -18,13 +18,13 @@ from raysweep.defenses import Defense
 from raysweep.identity import canonical
 from raysweep.plan.planner import Planner
 from raysweep.store import Store
+from raysweep.store.events import Told
 from raysweep.sweep.trials import Trial
 from raysweep.sweep.tuning import Metrics, Parameters, Tune
 from raysweep.tuning.instances import StoredFindings, false_alarms, measure, stored_findings
 from raysweep.tuning.ranking import Tried, best, front, joined
 from raysweep.tuning.space import Space, grid, own_values, points, with_parameters
 from raysweep.tuning.study import Study, every_trial
-from raysweep.tuning.told import Told
 
 REMEMBERED = 64  # instances in memory
 

@@ -23,10 +23,10 @@ from optuna.trial import TrialState
 
 from raysweep.errors import SpecError
 from raysweep.results.tuned import CandidateRow
+from raysweep.store.events import Event, Told
 from raysweep.sweep.tuning import Metrics, Parameters, Tune
 from raysweep.tuning.ranking import Tried
 from raysweep.tuning.space import Space, distribution, grid, inside
-from raysweep.tuning.told import Told
 
 HEARTBEAT_SECONDS = 30
 SAMPLERS: Mapping[str, Callable[[int], optuna.samplers.BaseSampler]] = {
@@ -323,6 +323,12 @@ def _quiet() -> Iterator[None]:
         warnings.simplefilter("ignore")
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         yield
+
+
+def told_lines(lines: Iterable[Event], name: str, tied: str) -> list[Told]:
+    """Return the candidates that a ledger remembers of a study, evaluated on the same."""
+    told = (line for line in lines if isinstance(line, Told))
+    return [line for line in told if (line.study, line.tied) == (name, tied)]
 
 
 def every_trial(study: Study, evaluate: Callable[[Parameters], Metrics]) -> list[Tried]:

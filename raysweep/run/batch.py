@@ -1,0 +1,82 @@
+"""Messages between the driver and a worker: a batch of stages, and its results."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+
+from raysweep.environment import Environment
+from raysweep.provenance import Code
+from raysweep.stages.stage import Packed, Result
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """Stages for one worker, and the settings to run them with.
+
+    A host reads `code`, `ticket`, `workers` and `refusing` in the packed form, before it imports
+    anything of raysweep.
+
+    Attributes:
+        resource: the class of its stages, `cpu` or `gpu`.
+        code: what the driver runs; a host with any other code refuses the batch.
+        ticket: where a worker says that it ended before it began the batch, in Ray's key-value
+            store.
+        workers: the prefix under which the workers of a kind say there that they are up.
+        refusing: the prefix under which hosts say there why they refuse.
+        beside: how many workers of the kind should be up, this one included.
+        gpus: the share of a GPU that each stage holds.
+        store: URI of the store.
+        environment: the driver's settings.
+        provenance: what artifacts record of the run.
+        refused: ids of the nodes that the batch must not go to.
+        stages: at least one.
+    """
+
+    resource: str
+    code: Code
+    ticket: str
+    workers: str
+    refusing: str
+    beside: int
+    gpus: float
+    store: str
+    environment: Environment
+    provenance: Mapping[str, str]
+    refused: tuple[str, ...]
+    stages: tuple[Packed, ...]
+
+    def pack(self) -> dict[str, str]:
+        """Return the batch as Tune's config: field → text, JSON where the field is no text."""
+        fields = asdict(self)
+        return {n: v if isinstance(v, str) else json.dumps(v) for n, v in fields.items()}
+
+    @classmethod
+    def unpack(cls, config: Mapping[str, str]) -> Batch:
+        """Return the batch that a config was packed from."""
+        code, environment = json.loads(config["code"]), json.loads(config["environment"])
+        return cls(
+            resource=config["resource"],
+            code=Code(**{**code, "modules": tuple(code["modules"])}),
+            ticket=config["ticket"],
+            workers=config["workers"],
+            refusing=config["refusing"],
+            beside=json.loads(config["beside"]),
+            gpus=json.loads(config["gpus"]),
+            store=config["store"],
+            environment=Environment(**{**environment, "secrets": tuple(environment["secrets"])}),
+            provenance=json.loads(config["provenance"]),
+            refused=tuple(json.loads(config["refused"])),
+            stages=tuple(Packed(**stage) for stage in json.loads(config["stages"])),
+        )
+
+
+def pack_results(results: Iterable[Result]) -> str:
+    """Return results as text."""
+    return json.dumps([asdict(result) for result in results])
+
+
+def unpack_results(text: str) -> list[Result]:
+    """Return the results that a text was packed from."""
+    return [Result(**result) for result in json.loads(text)]
