@@ -222,7 +222,7 @@ def test_a_changed_run_keeps_its_shards(monkeypatch: pytest.MonkeyPatch) -> None
     after = only(sweep(defenses=[Datamodels(models=100)]))
     assert before.defend != after.defend and before.decide != after.decide
     assert before.shards == after.shards
-    pinned = versions.current()["defenses/datamodels"]["version"]
+    pinned = versions.current().versions["defenses/datamodels"]
     assert pinned == [Datamodels.VERSION, Datamodels.RUN_VERSION]
 
 

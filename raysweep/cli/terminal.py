@@ -74,7 +74,7 @@ def print_results(console: Console, rows: pd.DataFrame) -> None:
 
 
 def print_tuned(console: Console, tuned: Tuned) -> None:
-    """Print what tuning found: held-out metrics beside the method's own and the oracle's."""
+    """Print the held-out metrics of a tuning beside the method's own and the oracle's."""
     from raysweep.reports.tables import percent
 
     rows = (*tuned.rows, *tuned.means)

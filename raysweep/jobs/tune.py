@@ -24,7 +24,7 @@ from raysweep.tuning.summary import summary
 
 @dataclass(frozen=True, kw_only=True)
 class Tuning:
-    """What a tuning run leaves.
+    """The end of a tuning run.
 
     Attributes:
         tuned: the content of `tuned.json`; none if interrupted.

@@ -17,7 +17,7 @@ class Packed(Protocol):
     """An object with a JSON form."""
 
     def pack(self) -> dict[str, Json]:
-        """Return it as JSON."""
+        """Return the object as JSON."""
 
 
 P = TypeVar("P", bound=Packed)
@@ -36,7 +36,7 @@ class Fields:
         self.where = where
 
     def at(self, name: str) -> str:
-        """Return where a field stands, for messages."""
+        """Return the place of a field, for messages."""
         return f"{self.where}.{name}" if self.where else name
 
     def get(self, name: str) -> Json:

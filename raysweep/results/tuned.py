@@ -220,7 +220,7 @@ class DecisionCurve:
 
 @dataclass(frozen=True, kw_only=True)
 class SearchAccount:
-    """How one search went.
+    """The account of one search.
 
     Attributes:
         defense: label of the defense.
@@ -262,7 +262,7 @@ class SearchAccount:
 
 @dataclass(frozen=True, kw_only=True)
 class Tuned:
-    """What a tuning run leaves: the content of `tuned.json`.
+    """The results of a tuning run: the content of `tuned.json`.
 
     Attributes:
         settings: the sweep file's `tune` section.

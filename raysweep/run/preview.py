@@ -136,7 +136,7 @@ def preview(sweep: Sweep, store: Store) -> Preview:
 
 
 def _below(planner: Planner, costs: Costs, trial: Trial, route: Route) -> tuple[int, float]:
-    """Return how many stages a decision may still add to a trial's route, and their seconds."""
+    """Return the number of stages that a decision may still add to a route, and their seconds."""
     # Together they take about as long as the training of the victim.
     below, seconds = GROWN, costs(planner.stages[planner.setting(trial).victim])
     classes = planner.facts(trial.dataset).num_classes

@@ -55,7 +55,7 @@ class Session:
         return found
 
     def ticket(self, trial_id: str) -> str:
-        """Return where a worker says that it ended before it began a batch."""
+        """Return the name under which a worker says that it ended before it began a batch."""
         return f"{self.prefix}left/{trial_id}"
 
     def hand_out(self, trial_id: str) -> Batch | None:

@@ -1,4 +1,4 @@
-"""Where everything of one sweep lies; no other file knows.
+"""The places of everything that is stored of one sweep; no other file knows them.
 
 sweeps/<name>/sweep.json                                the description
 sweeps/<name>/records.parquet, stages.parquet           the rows

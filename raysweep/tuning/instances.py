@@ -30,7 +30,7 @@ from raysweep.sweep.tuning import EVALUATED, RANKED, REPLAYED, MetricName, Metri
 
 @dataclass(frozen=True, kw_only=True)
 class StoredFindings:
-    """What one defense found in one setting, and what the attack did there.
+    """The findings of one defense in one setting, and the truth about the attack there.
 
     Attributes:
         where: dataset, attack, rate and seed: the setting, for memory and messages.
@@ -55,7 +55,7 @@ class StoredFindings:
     _evaluated: Metrics
 
     def truth(self) -> tuple[Bools, Bools, Bools]:
-        """Return which training samples are poison, which covers, which test inputs count.
+        """Return the masks of poisoned training samples, of covers, and of test inputs that count.
 
         Raises:
             KnowledgeError: if it is sealed.
@@ -119,7 +119,7 @@ class StoredFindings:
 
     @cached_property
     def cases(self) -> tuple[int, int]:
-        """How many samples, or inputs, TPR and FPR are shares of; reads the truth."""
+        """Numbers of samples, or inputs, that TPR and FPR are shares of; reads the truth."""
         if self.inputs:
             triggered, clean = self.sorted_inputs
             return len(triggered), len(clean)

@@ -199,7 +199,7 @@ class Study:
     # Asking and telling
 
     def _states(self) -> tuple[int, int]:
-        """Return how many candidates are done, and how many are out, here or elsewhere."""
+        """Return the numbers of candidates that are done and that are in progress, here or elsewhere."""
         done = out = 0
         for trial in self._study.get_trials(deepcopy=False):
             ended = trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
@@ -303,7 +303,7 @@ class Study:
         ]
 
     def importance(self) -> dict[str, float]:
-        """Return how much each parameter matters for the first objective (PED-ANOVA)."""
+        """Return the importance of each parameter for the first objective (PED-ANOVA)."""
         with _quiet():
             try:
                 importance = optuna.importance.get_param_importances(

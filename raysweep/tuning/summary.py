@@ -209,7 +209,7 @@ def _interval(
 
 
 def _account(search: Search, measurements: Measurements) -> SearchAccount:
-    """Return how a search went: its candidates, what mattered, and its threshold's curve."""
+    """Return the account of a search: candidates, importances, and the threshold's curve."""
     try:
         curve = _curve(search, measurements)
     except PlanError:
