@@ -24,6 +24,7 @@ from raysweep.errors import DamagedArtifact, StoreError
 from raysweep.identity import digest
 from raysweep.store import Store
 from raysweep.store.events import (
+    CandidateEnd,
     Damaged,
     Dispatch,
     Done,
@@ -34,7 +35,6 @@ from raysweep.store.events import (
     Note,
     Retry,
     Start,
-    Told,
     UpstreamFailed,
     unpack,
 )
@@ -747,7 +747,7 @@ LINES = {
     Note(t=2.5, text="say"): '{"t":2.5,"event":"note","text":"say"}',
     End(t=2.5, complete=True): '{"t":2.5,"event":"end","complete":true}',
 }  # fmt: skip
-TOLD = Told(
+TOLD = CandidateEnd(
     t=2.5, study="s/strip/all", tied="d", params={"n": 4, "kind": "a"}, values=(0.5, None),
     constraints={"fpr <= 0.1": -0.05}, attrs={"metrics": {"tpr": 0.5}, "replayed": {}},
     state="COMPLETE",

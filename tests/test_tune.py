@@ -36,7 +36,7 @@ from raysweep.models.tiny_cnn import TinyCNN
 from raysweep.plan.planner import Planner
 from raysweep.results.tuned import NOTHING, Tuned
 from raysweep.store import Store
-from raysweep.store.events import Done, Event, Told, unpack
+from raysweep.store.events import CandidateEnd, Done, Event, unpack
 from raysweep.sweep.loading import load_sweep
 from raysweep.sweep.trials import Trial
 from raysweep.sweep.tuning import Constraint, Objective, Parameters, Range, Tune
@@ -44,7 +44,7 @@ from raysweep.tuning import ranking, space, summary
 from raysweep.tuning.folds import Studies, _folds, part_of
 from raysweep.tuning.instances import StoredFindings, false_alarms, measure, stored_findings
 from raysweep.tuning.search import Candidate, Measurements, Search
-from raysweep.tuning.study import Study, every_trial, open_storage, told_lines
+from raysweep.tuning.study import Study, candidate_ends, every_trial, open_storage
 
 N = 400
 ATTACKS = {
@@ -376,11 +376,11 @@ def test_a_lost_journal_is_made_from_the_ledger(tmp_path: Path) -> None:
         bad = n == 2
         found = None if bad else {"tpr": values["low"], "fpr": values["low"] / 4}
         told = replace(first.tell(number, found, replayed={"high": 0.5}), t=1)
-        lines.append(cast("Told", unpack(told.pack())))
-    assert told_lines(lines, "l", "y") == []
+        lines.append(cast("CandidateEnd", unpack(told.pack())))
+    assert candidate_ends(lines, "l", "y") == []
     damaged = ({"attrs": {}}, {"attrs": {"metrics": 1, "replayed": {}}}, {"values": ("x",)})
     lines += [replace(lines[-1], **one) for one in damaged]  # type: ignore[arg-type]
-    remembered = told_lines(lines, "l", "x")
+    remembered = candidate_ends(lines, "l", "x")
     again = Study("l", LOW, settings, where=tmp_path / "b.log", tied="x", told=remembered)
     assert again.finished and again.tried() == first.tried()
     assert again._study.best_trials == [] or len(again._study.best_trials) == len(

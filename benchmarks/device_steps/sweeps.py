@@ -73,7 +73,7 @@ def _title(pid: str) -> str:
     return words[0].rpartition("/")[2] if words else "gone"
 
 
-class Told:
+class CandidateEnd:
     """Notes each stage of the gpu class, and each trial's ASR and CA, as soon as it is stored."""
 
     def __init__(self, bench: Bench, row: str) -> None:
@@ -203,7 +203,7 @@ def paper_row(bench: Bench) -> None:
         values["resources"] = {"gpu": {"cpu": 1}}
     bench.note("paper row", "published for ABL", "ASR 3.04, CA 86.11")
     with tempfile.TemporaryDirectory(prefix="d", dir="/tmp") as name:
-        done, watch, took = run_sweep(bench, values, Path(name), Told(bench, "paper"))
+        done, watch, took = run_sweep(bench, values, Path(name), CandidateEnd(bench, "paper"))
         for number, (_, one) in enumerate(done.rows.iterrows()):
             facts = [f"{n} {one[n]:.4f}" for n in ("asr", "ca") if n in one and one[n] is not None]
             label = next((str(one[n]) for n in ("defense", "defense_label") if n in one), number)

@@ -117,7 +117,7 @@ class Note(_Line):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Told(_Line):
+class CandidateEnd(_Line):
     """The end of a candidate of an Optuna study, enough to enter it into a new study.
 
     Attributes:
@@ -149,7 +149,17 @@ class End(_Line):
 
 
 Event = (
-    Start | Dispatch | Done | Failed | UpstreamFailed | Retry | Damaged | Grow | Note | Told | End
+    Start
+    | Dispatch
+    | Done
+    | Failed
+    | UpstreamFailed
+    | Retry
+    | Damaged
+    | Grow
+    | Note
+    | CandidateEnd
+    | End
 )
 _EVENT: TypeAdapter[Event] = TypeAdapter(
     Annotated[Event, Field(discriminator="event")], config=ConfigDict(strict=True)

@@ -14,7 +14,7 @@ from raysweep.errors import DamagedArtifact
 from raysweep.plan.planner import Planner
 from raysweep.plan.route import Outcomes, Route
 from raysweep.run.schedule import Schedule
-from raysweep.store.events import Told
+from raysweep.store.events import CandidateEnd
 from raysweep.sweep.spec import Sweep
 from raysweep.sweep.trials import Trial
 from raysweep.tuning.instances import StoredFindings
@@ -108,12 +108,12 @@ class Feed:
         pending.issued += count
         self._fresh.append(pending)
 
-    def entered(self, schedule: Schedule) -> list[Told]:
+    def entered(self, schedule: Schedule) -> list[CandidateEnd]:
         """Look at what was planned last: it may be stored already. Returns ledger lines."""
         fresh, self._fresh = self._fresh, []
         return [told for pending in fresh for told in self._advance(pending, schedule)]
 
-    def settled(self, keys: Iterable[str], schedule: Schedule) -> list[Told]:
+    def settled(self, keys: Iterable[str], schedule: Schedule) -> list[CandidateEnd]:
         """Take in that stages ended, and tell the searches. Returns ledger lines."""
         ended = list(keys)
         if any(key in schedule.failed for key in ended):
@@ -123,7 +123,7 @@ class Feed:
         unique = dict.fromkeys(touched)
         return [told for pending in unique for told in self._advance(pending, schedule)]
 
-    def _advance(self, pending: _Pending, schedule: Schedule) -> list[Told]:
+    def _advance(self, pending: _Pending, schedule: Schedule) -> list[CandidateEnd]:
         """Find out how a candidate stands; tell its search when it is at its end."""
         if pending not in self._pending:
             return []
@@ -161,7 +161,7 @@ class Feed:
 
     def _told(
         self, pending: _Pending, search: Search, candidate: Candidate, failures: list[str]
-    ) -> list[Told]:
+    ) -> list[CandidateEnd]:
         if failures:
             self._pending.remove(pending)
             told = search.answered(candidate, [], self.measurements, why=failures[0])

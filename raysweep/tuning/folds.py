@@ -18,7 +18,7 @@ from raysweep.sweep.tuning import Tune
 from raysweep.tuning.feed import TuningPlanner
 from raysweep.tuning.search import Search
 from raysweep.tuning.space import Space, own_values, spaces_of
-from raysweep.tuning.study import Study, told_lines
+from raysweep.tuning.study import Study, candidate_ends
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Studies:
         tied = digest(canonical([identity, seen, searched, fixed]))
         return Study(
             name, space, tune, tied=tied, own=own_values(defense, space), steps=len(settings),
-            where=self.url or folder.journal, told=told_lines(
+            where=self.url or folder.journal, told=candidate_ends(
                 ledger.read(folder.tuning), name, tied
             ),
         )  # fmt: skip

@@ -18,7 +18,7 @@ from raysweep.defenses import Defense
 from raysweep.identity import canonical
 from raysweep.plan.planner import Planner
 from raysweep.store import Store
-from raysweep.store.events import Told
+from raysweep.store.events import CandidateEnd
 from raysweep.sweep.trials import Trial
 from raysweep.sweep.tuning import Metrics, Parameters, Tune
 from raysweep.tuning.instances import StoredFindings, false_alarms, measure, stored_findings
@@ -138,7 +138,7 @@ class Search:
         *,
         pruned: bool = False,
         why: str = "",
-    ) -> Told | None:
+    ) -> CandidateEnd | None:
         """Take in a candidate's instances, or why it failed; return it as told to its study."""
         if why:
             self.failures.append(why)

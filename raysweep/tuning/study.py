@@ -23,7 +23,7 @@ from optuna.trial import TrialState
 
 from raysweep.errors import SpecError
 from raysweep.results.tuned import CandidateRow
-from raysweep.store.events import Event, Told
+from raysweep.store.events import CandidateEnd, Event
 from raysweep.sweep.tuning import Metrics, Parameters, Tune
 from raysweep.tuning.ranking import Tried
 from raysweep.tuning.space import Space, distribution, grid, inside
@@ -96,7 +96,7 @@ class Study:
         tied: str = "",
         own: Parameters | None = None,
         steps: int = 1,
-        told: Iterable[Told] = (),
+        told: Iterable[CandidateEnd] = (),
     ) -> None:
         """Open or create the study.
 
@@ -155,7 +155,7 @@ class Study:
                 f"sweep another name, or delete the study (optuna delete-study)"
             )
 
-    def _recover(self, told: Iterable[Told]) -> None:
+    def _recover(self, told: Iterable[CandidateEnd]) -> None:
         """Enter the candidates that the ledger remembers of a study whose storage was lost."""
         for line in told:
             with contextlib.suppress(KeyError, TypeError, ValueError):  # a damaged ledger
@@ -199,7 +199,7 @@ class Study:
     # Asking and telling
 
     def _states(self) -> tuple[int, int]:
-        """Return the numbers of candidates that are done and that are in progress, here or elsewhere."""
+        """Return the numbers of candidates that are done and in progress, here or elsewhere."""
         done = out = 0
         for trial in self._study.get_trials(deepcopy=False):
             ended = trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
@@ -241,7 +241,7 @@ class Study:
         replayed: Parameters | None = None,
         pruned: bool = False,
         why: str = "",
-    ) -> Told:
+    ) -> CandidateEnd:
         """Enter how a candidate ended; return it as a ledger should remember it.
 
         Args:
@@ -271,7 +271,7 @@ class Study:
                 trial.set_constraint(text, excess)
             ended = state == TrialState.COMPLETE
             self._study.tell(trial, values if ended else None, state=state)
-        return Told(
+        return CandidateEnd(
             study=self.name, tied=self._study.user_attrs[TIED], params=dict(trial.params),
             values=tuple(values), constraints=constraints, attrs=attrs, state=state.name,
         )  # fmt: skip
@@ -325,9 +325,9 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def told_lines(lines: Iterable[Event], name: str, tied: str) -> list[Told]:
+def candidate_ends(lines: Iterable[Event], name: str, tied: str) -> list[CandidateEnd]:
     """Return the candidates that a ledger remembers of a study, evaluated on the same."""
-    told = (line for line in lines if isinstance(line, Told))
+    told = (line for line in lines if isinstance(line, CandidateEnd))
     return [line for line in told if (line.study, line.tied) == (name, tied)]
 
 

@@ -35,7 +35,7 @@ NAMES = [
     for name in methods.available("attacks")
     if not any(f.is_required() for f in methods.load("attacks", name).model_fields.values())
 ]
-# Told by what they do: a control has no trigger, so no input is eligible.
+# CandidateEnd by what they do: a control has no trigger, so no input is eligible.
 TRIGGERS = [n for n in NAMES if methods.load("attacks", n)().eligible(LABELS, 10).any()]  # type: ignore[attr-defined]
 EVADING = [n for n in NAMES if methods.load("attacks", n).EVADES]  # type: ignore[attr-defined]
 POISONING = [n for n in TRIGGERS if n not in EVADING]
