@@ -3,13 +3,14 @@
 Small tensors gain nothing from two threads, and lose much on busy cores. Ray reads its way of
 authentication once a process, whatever the environment says later.
 
-Beside that: which tests one worker of pytest-xdist runs, and how much CPU time a test may take.
+Beside that: which tests share a worker of pytest-xdist, and how much CPU time a test may take.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
 
 import pytest
 
@@ -32,25 +33,26 @@ def auto(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Put tests that share what is made once into one group, for one worker of pytest-xdist.
+    """Give each worker of pytest-xdist whole groups, so that what a group shares is made once.
 
-    Tests that start Ray come first, as they are the longest group; two Rays never run at once.
+    Ray's group comes first, as it is the longest.
     """
-    items.sort(key=lambda item: item.get_closest_marker("ray") is None)
-    if config.pluginmanager.hasplugin("xdist"):
-        for item in items:
-            item.add_marker(pytest.mark.xdist_group(group(item)))
+    if not hasattr(config, "workerinput"):
+        return
+    groups = {}
+    for item in items:
+        params = item.callspec.params if hasattr(item, "callspec") else {}
+        groups[item] = group(item.nodeid, params, {mark.name for mark in item.iter_markers()})
+        item.add_marker(pytest.mark.xdist_group(groups[item]))
+    items.sort(key=lambda item: groups[item] != "ray")
 
 
-def group(item: pytest.Item) -> str:
-    """Return the group of a test: Ray's, that of one method in the contracts, or its module's."""
-    if item.get_closest_marker("ray"):
-        return "ray"
-    module = item.nodeid.partition("::")[0]
-    named = getattr(item, "callspec", None)
-    if "/contracts/" in module and named is not None and "name" in named.params:
-        return f"{module}-{named.params['name']}"
-    return module
+def group(nodeid: str, params: Mapping[str, Any], marks: Collection[str]) -> str:
+    """Return the group of a test: Ray's, that of a method in the contracts, or its module's."""
+    if "ray" in marks:
+        return "ray"  # no two Rays run at once
+    module = nodeid.partition("::")[0]
+    return f"{module}-{params['name']}" if "/contracts/" in module and "name" in params else module
 
 
 @pytest.hookimpl(wrapper=True)

@@ -353,7 +353,7 @@ def test_the_latent_trigger_moves_images_to_the_target_class_inside() -> None:
 
 
 def test_the_style_is_learned() -> None:
-    attack = DFST(epochs=40, width=8)
+    attack = DFST(epochs=20, width=8)
     inputs, artifact = prepared(attack)
     images = as_floats(inputs.data.images[:64])
     made = attack.stamp(images, ids=np.arange(64), part="test", artifact=artifact, seed=0)
