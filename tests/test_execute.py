@@ -221,7 +221,7 @@ def driver(file: Path, store: Path, *words: str) -> subprocess.Popen[bytes]:
     command = [
         sys.executable,
         "-m",
-        "raysweep.cli.app",
+        "raysweep",
         "launch",
         str(file),
         "--storage",
