@@ -51,6 +51,7 @@ class Here:
         return subprocess.CompletedProcess(words, int(ended.value.code or 0), said.out, said.err)
 
 
+@pytest.mark.slow
 def test_plan_launch_status_report(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -106,6 +107,7 @@ def test_brackets_are_text_not_markup(capsys: pytest.CaptureFixture[str]) -> Non
     assert "[parquet of jpeg]" in shown and "[Errno 28]" in shown
 
 
+@pytest.mark.slow
 def test_lists_and_schema(tmp_path: Path) -> None:
     listed = raysweep("list", store=tmp_path)
     for name in ("badnets", "spectral_signatures", "digits", "resnet18"):
