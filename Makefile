@@ -19,11 +19,11 @@ quickstart: setup
 # All tests, in two processes: those that start Ray in one of them, in turn.
 WORKERS ?= 2
 test: setup
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder --durations=20
+	$(BIN)/python -m pytest -n $(WORKERS) --durations=20
 
 # The inner loop: no Ray, and nothing that takes long.
 quick: setup
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder -m \
+	$(BIN)/python -m pytest -n $(WORKERS) -m \
 	  'not slow and not ray and not device_rules and not dry_run'
 
 lint: setup

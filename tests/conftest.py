@@ -8,14 +8,19 @@ Beside that: which tests share a worker of pytest-xdist, and how much CPU time a
 
 from __future__ import annotations
 
+import ast
+import functools
 import os
-from collections.abc import Collection, Iterator, Mapping
+import re
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported
 os.environ["RAY_AUTH_MODE"] = "disabled"
+METHODS = {file.stem for file in Path(__file__).parents[1].glob("raysweep/*/*.py")}
 BEGAN = pytest.StashKey[float]()
 
 
@@ -32,27 +37,49 @@ def auto(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
     return str(request.param)
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Give each worker of pytest-xdist whole groups, so that what a group shares is made once.
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give each worker whole groups, so that what a group shares is made once.
 
-    Ray's group comes first, as it is the longest, and the many short ones of the contracts last.
+    Groups by mark (`--dist loadgroup`) come to nothing where pytest-xdist is older than pytest, so
+    a group is told by the test's id, which is all that is known where tests are handed out.
     """
-    if not hasattr(config, "workerinput"):
-        return
-    groups = {}
-    for item in items:
-        params = item.callspec.params if hasattr(item, "callspec") else {}
-        groups[item] = group(item.nodeid, params, {mark.name for mark in item.iter_markers()})
-        item.add_marker(pytest.mark.xdist_group(groups[item]))
-    items.sort(key=lambda item: (groups[item] != "ray", "/contracts/" in item.nodeid))
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByGroup(LoadScopeScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            return group(nodeid, config.rootpath)
+
+    config.option.loadscopereorder = False
+    return ByGroup(config, log)
 
 
-def group(nodeid: str, params: Mapping[str, Any], marks: Collection[str]) -> str:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """On several workers, begin with Ray, the longest group, and end with the short contracts."""
+    if hasattr(config, "workerinput"):
+        groups = {item: group(item.nodeid, config.rootpath) for item in items}
+        items.sort(key=lambda item: (groups[item] != "ray", "/contracts/" in groups[item]))
+
+
+def group(nodeid: str, root: Path) -> str:
     """Return the group of a test: Ray's, that of a method in the contracts, or its module's."""
-    if "ray" in marks:
+    module, _, test = nodeid.partition("::")
+    name, *parameters = re.split(r"[\[\]-]", test)
+    if name in ray_tests(root / module):
         return "ray"  # no two Rays run at once
-    module = nodeid.partition("::")[0]
-    return f"{module}-{params['name']}" if "/contracts/" in module and "name" in params else module
+    method = next((part for part in parameters if part in METHODS), None)
+    return f"{module} {method}" if method and "/contracts/" in module else module
+
+
+@functools.cache
+def ray_tests(file: Path) -> frozenset[str]:
+    """Return the names of a file's tests that are marked `ray`."""
+    return frozenset(
+        node.name
+        for node in ast.parse(file.read_text()).body
+        if isinstance(node, ast.FunctionDef)
+        and "pytest.mark.ray" in map(ast.unparse, node.decorator_list)
+    )
 
 
 @pytest.hookimpl(wrapper=True)
