@@ -12,6 +12,7 @@ import ast
 import functools
 import os
 import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,7 @@ def ray_tests(file: Path) -> frozenset[str]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_setup(item: pytest.Item) -> Iterator[None]:
+    subprocess._cleanup()  # type: ignore[attr-defined]  # children left by tests before this one
     item.stash[BEGAN] = cpu_seconds()
     yield
 

@@ -14,7 +14,7 @@ from tests.conftest import group, ray_tests
 ROOT = Path(__file__).parent.parent
 BURN = "import time\nwhile time.process_time() < 0.6: pass"
 TESTS = f"""
-import subprocess, sys, time
+import os, subprocess, sys, time
 import pytest
 
 def burn():
@@ -41,6 +41,14 @@ def test_is_marked():
 
 def test_waits():
     time.sleep(0.6)
+
+@pytest.mark.slow
+def test_leaves_a_child():
+    left = subprocess.Popen([sys.executable, "-c", {BURN!r}]).pid
+    os.waitid(os.P_PID, left, os.WEXITED | os.WNOWAIT)
+
+def test_starts_another():
+    subprocess.run([sys.executable, "-c", ""], check=True)
 """
 
 
@@ -82,7 +90,7 @@ def test_a_test_that_takes_too_much_cpu_time_fails_unless_it_is_marked(tmp_path:
     assert [line.partition("::")[2].split()[0] for line in failed] == [
         "test_burns", "test_burns_in_a_fixture", "test_burns_in_a_child",
     ]  # fmt: skip
-    assert "2 passed" in done.stdout
+    assert "4 passed" in done.stdout
     assert "a test without the mark `slow` may take 0.5 s: make it smaller" in done.stdout
 
 
