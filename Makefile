@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup quickstart test lint check faults oldest device-rules dry-run
+.PHONY: setup quickstart test quick lint check faults oldest device-rules dry-run
 
 setup: $(READY)
 
@@ -16,8 +16,15 @@ $(READY): pyproject.toml
 quickstart: setup
 	$(BIN)/raysweep launch sweeps/quickstart.yaml
 
+# All tests, in two processes: those that start Ray in one of them, in turn.
+WORKERS ?= 2
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --durations=20
+
+# The inner loop: no Ray, and nothing that takes long.
+quick: setup
+	$(BIN)/python -m pytest -n $(WORKERS) -m \
+	  'not slow and not ray and not device_rules and not dry_run'
 
 lint: setup
 	$(BIN)/ruff check .

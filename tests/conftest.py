@@ -3,18 +3,25 @@
 Small tensors gain nothing from two threads, and lose much on busy cores. Ray reads its way of
 authentication once a process, whatever the environment says later.
 
-Beside that: which tests one worker of pytest-xdist runs, and how much CPU time a test may take.
+Beside that: which tests share a worker of pytest-xdist, and how much CPU time a test may take.
 """
 
 from __future__ import annotations
 
+import ast
+import functools
 import os
+import re
+import subprocess
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported
 os.environ["RAY_AUTH_MODE"] = "disabled"
+METHODS = {file.stem for file in Path(__file__).parents[1].glob("raysweep/*/*.py")}
 BEGAN = pytest.StashKey[float]()
 
 
@@ -31,30 +38,54 @@ def auto(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
     return str(request.param)
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Put tests that share what is made once into one group, for one worker of pytest-xdist.
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give each worker whole groups, so that what a group shares is made once.
 
-    Tests that start Ray come first, as they are the longest group; two Rays never run at once.
+    Groups by mark (`--dist loadgroup`) come to nothing where pytest-xdist is older than pytest, so
+    a group is told by the test's id, which is all that is known where tests are handed out.
     """
-    items.sort(key=lambda item: item.get_closest_marker("ray") is None)
-    if config.pluginmanager.hasplugin("xdist"):
-        for item in items:
-            item.add_marker(pytest.mark.xdist_group(group(item)))
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByGroup(LoadScopeScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            return group(nodeid, config.rootpath)
+
+    config.option.loadscopereorder = False
+    return ByGroup(config, log)
 
 
-def group(item: pytest.Item) -> str:
-    """Return the group of a test: Ray's, that of one method in the contracts, or its module's."""
-    if item.get_closest_marker("ray"):
-        return "ray"
-    module = item.nodeid.partition("::")[0]
-    named = getattr(item, "callspec", None)
-    if "/contracts/" in module and named is not None and "name" in named.params:
-        return f"{module}-{named.params['name']}"
-    return module
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """On several workers, begin with Ray, the longest group, and end with the short contracts."""
+    if hasattr(config, "workerinput"):
+        groups = {item: group(item.nodeid, config.rootpath) for item in items}
+        items.sort(key=lambda item: (groups[item] != "ray", "/contracts/" in groups[item]))
+
+
+def group(nodeid: str, root: Path) -> str:
+    """Return the group of a test: Ray's, that of a method in the contracts, or its module's."""
+    module, _, test = nodeid.partition("::")
+    name, *parameters = re.split(r"[\[\]-]", test)
+    if name in ray_tests(root / module):
+        return "ray"  # no two Rays run at once
+    method = next((part for part in parameters if part in METHODS), None)
+    return f"{module} {method}" if method and "/contracts/" in module else module
+
+
+@functools.cache
+def ray_tests(file: Path) -> frozenset[str]:
+    """Return the names of a file's tests that are marked `ray`."""
+    return frozenset(
+        node.name
+        for node in ast.parse(file.read_text()).body
+        if isinstance(node, ast.FunctionDef)
+        and "pytest.mark.ray" in map(ast.unparse, node.decorator_list)
+    )
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_setup(item: pytest.Item) -> Iterator[None]:
+    subprocess._cleanup()  # type: ignore[attr-defined]  # children left by tests before this one
     item.stash[BEGAN] = cpu_seconds()
     yield
 

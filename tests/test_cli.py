@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
 from rich.table import Table
 
-from raysweep.cli.app import _console
+from raysweep.cli.app import _console, main
 
 ROOT = Path(__file__).parent.parent
 SWEEP = """
@@ -32,30 +33,52 @@ def raysweep(*words: str, store: Path) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
-def test_plan_launch_status_report(tmp_path: Path) -> None:
+@dataclass(frozen=True)
+class Here:
+    """The command line in this process, for what needs no start of its own."""
+
+    patch: pytest.MonkeyPatch
+    capsys: pytest.CaptureFixture[str]
+    store: Path
+
+    def __call__(self, *words: str) -> subprocess.CompletedProcess[str]:
+        self.patch.chdir(ROOT)
+        self.patch.setenv("RAYSWEEP_STORAGE", str(self.store))
+        self.patch.setattr(sys, "argv", ["raysweep", *words])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        said = self.capsys.readouterr()
+        return subprocess.CompletedProcess(words, int(ended.value.code or 0), said.out, said.err)
+
+
+@pytest.mark.slow
+def test_plan_launch_status_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     file, store = tmp_path / "s.yaml", tmp_path / "store"
     file.write_text(SWEEP)
     planned = raysweep("plan", str(file), store=store)
     assert planned.returncode == 0 and "cli: 2 trials" in planned.stdout
     assert "below the decisions of 1 trials: 0 to 3 further stages" in planned.stdout
     assert "none like them was timed yet" in planned.stdout
-    dry = raysweep("launch", str(file), "--dry-run", store=store)
+    here = Here(monkeypatch, capsys, store)
+    dry = here("launch", str(file), "--dry-run")
     assert dry.stdout == planned.stdout
     done = raysweep("launch", str(file), "--inline", store=store)
     assert done.returncode == 0, done.stderr
     assert "badnets @ 5 %" in done.stdout and "spectral_signatures" in done.stdout
     assert "report: " in done.stdout and "next: " in done.stdout
-    again = raysweep("plan", str(file), store=store)
+    again = here("plan", str(file))
     assert "estimate: 0 s on one slot" in again.stdout
-    status = raysweep("status", "cli", store=store)
+    status = here("status", "cli")
     assert "0 failed" in status.stdout and "; ended" in status.stdout
-    shown = raysweep("report", "cli", "--output", str(tmp_path / "r.html"), store=store)
+    shown = here("report", "cli", "--output", str(tmp_path / "r.html"))
     assert shown.returncode == 0 and (tmp_path / "r.html").stat().st_size > 1 << 20
     for form in ("backdoorbench", "backdoor-toolbox"):
         words = ("export", str(file), "--to", str(tmp_path / form), "--format", form)
-        written = raysweep(*words, store=store)
+        written = here(*words)
         assert written.returncode == 0 and Path(written.stdout.strip()).is_dir()
-    assert "is not overwritten" in raysweep(*words, store=store).stderr
+    assert "is not overwritten" in here(*words).stderr
 
 
 @pytest.mark.parametrize(
@@ -84,6 +107,7 @@ def test_brackets_are_text_not_markup(capsys: pytest.CaptureFixture[str]) -> Non
     assert "[parquet of jpeg]" in shown and "[Errno 28]" in shown
 
 
+@pytest.mark.slow
 def test_lists_and_schema(tmp_path: Path) -> None:
     listed = raysweep("list", store=tmp_path)
     for name in ("badnets", "spectral_signatures", "digits", "resnet18"):

@@ -333,7 +333,7 @@ dataset: {digits: {size: 300}}
 model: {tiny_cnn: {width: 8}}
 recipe: {epochs: 2}
 attacks: [badnets: {rate: [0.05, 0.1]}, blend: {rate: [0.05, 0.1]}]
-defenses: [strip: {overlays: [20, 40, 60, 80]}]
+defenses: [strip: {overlays: [20, 80]}]
 seeds: 3
 track: {wandb: disabled}
 """

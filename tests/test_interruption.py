@@ -104,6 +104,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, pd.Data
     return folder / "store", rows
 
 
+@pytest.mark.slow
 def test_a_lost_terminal_under_nohup_stops_nothing_but_sigterm_does(
     tmp_path: Path, undisturbed: tuple[Path, pd.DataFrame]
 ) -> None:
@@ -155,6 +156,7 @@ def test_a_signal_to_every_process_of_a_step_waits_for_no_stage(tmp_path: Path) 
     assert processes_with(f"RAYSWEEP_TEST={tmp_path}".encode()) == []
 
 
+@pytest.mark.slow
 def test_a_second_ctrl_c_ends_while_wandb_hangs_and_the_records_are_whole(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         file = written(tmp_path, SWEEP.replace("disabled", "online"))

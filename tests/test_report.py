@@ -279,6 +279,7 @@ def test_under_five_seeds_the_points_are_drawn_and_no_interval() -> None:
     assert len(points.x) == 3 * 3
 
 
+@pytest.mark.slow
 def test_the_page_of_a_real_sweep_holds_everything(tmp_path: Path) -> None:
     conclusion = launch(from_text(parse("f", SWEEP)), SWEEP, str(tmp_path), inline=True)
     assert (conclusion.rows["status"] == "ok").all()

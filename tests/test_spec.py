@@ -246,6 +246,7 @@ def hostile(folder: Path) -> dict[str, Path]:
     return {**files, "folder": folder, "missing": folder / "nothing.yaml"}
 
 
+@pytest.mark.slow
 def test_hostile_files_get_one_message_and_exit_code_2(tmp_path: Path) -> None:
     for name, path in hostile(tmp_path).items():
         start = time.monotonic()

@@ -117,12 +117,22 @@ def blind(defense: Defense) -> Defense:
     return copy
 
 
-def found(defense: Defense, case: Toy, seed: int = 5) -> Findings:
-    """Run a defense on the toy, its parts first; neither they nor scorers see how it decides."""
-    parts = defense.parts(CLASSES)
+def sharded(defense: Defense, case: Toy, seed: int = 5) -> list[dict[str, Any]]:
+    """Run the parts of a defense on the toy, blind to how it decides."""
     ctx, runs = Context(seed=seed), blind(defense)
-    shards = [dict(runs.shard(part, inputs(defense, case), ctx)) for part in parts]
-    return runs.run(inputs(defense, case, shards=shards), ctx)
+    return [dict(runs.shard(part, inputs(defense, case), ctx)) for part in defense.parts(CLASSES)]
+
+
+def found(
+    defense: Defense, case: Toy, seed: int = 5, shards: list[dict[str, Any]] | None = None
+) -> Findings:
+    """Run a defense on the toy, its parts first; neither they nor scorers see how it decides.
+
+    Args:
+        shards: what the parts left, if they ran already.
+    """
+    shards = sharded(defense, case, seed) if shards is None else shards
+    return blind(defense).run(inputs(defense, case, shards=shards), Context(seed=seed))
 
 
 def evidence(defense: Defense, case: Toy, findings: Findings) -> Evidence:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from raysweep import methods
 from raysweep.datasets import ImageSet
 from raysweep.defenses import DefenseInputs, Findings
 from raysweep.defenses._datamodels import (
@@ -442,18 +443,21 @@ def test_weighing_by_chance_is_badged_and_needs_margins() -> None:
         Datamodels(weigh="chance", keep="gradients")
 
 
+@pytest.mark.slow
 def test_a_patch_is_found_on_the_toy() -> None:
     case = toy.toy(rate=0.1)
     method = Datamodels(
         models=800, per_shard=100, base="linear", epochs=20, batch_size=100, learning_rate=0.01,
         sizes=(20, 40, 80), restarts=10,
     )  # fmt: skip
-    found = toy.found(method, case)
+    shards = toy.sharded(method, case)
+    found = toy.found(method, case, shards=shards)
     assert ranking(np.asarray(found.train_scores), case.mask).auroc > 0.9
     assert 0 < found.facts["agreement of halves"] <= 1
     assert set(found.curves) == {"best set"}
     weighed = method.model_copy(update={"weigh": "chance"})
-    drawn = toy.found(weighed, case).curves
+    assert "weigh" in methods.reduction_fields(Datamodels), "the same models serve both"
+    drawn = toy.found(weighed, case, shards=shards).curves
     best, chance = drawn["best set"], drawn["best by chance"]
     np.testing.assert_array_equal(best.y, found.curves["best set"].y)
     assert best.x.tolist() == chance.x.tolist() == [20, 40, 80] and (best.y > chance.y).all()

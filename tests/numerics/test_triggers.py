@@ -241,6 +241,7 @@ def test_dynamic_triggers_fool_the_attackers_network_and_differ_per_image() -> N
     assert float((predicted == 0).float().mean()) > 0.8, "the network trained along is backdoored"
 
 
+@pytest.mark.slow
 def test_issba_hides_bits_that_its_decoder_reads() -> None:
     attack = ISSBA(bits=6, epochs=25, width=8, amplitude=40.0)
     _, artifact = prepared(attack)
@@ -357,8 +358,9 @@ def test_the_latent_trigger_moves_images_to_the_target_class_inside() -> None:
     assert after < before and after < grey
 
 
+@pytest.mark.slow
 def test_the_style_is_learned() -> None:
-    attack = DFST(epochs=40, width=8)
+    attack = DFST(epochs=20, width=8)
     inputs, artifact = prepared(attack)
     images = as_floats(inputs.data.images[:64])
     made = attack.stamp(images, ids=np.arange(64), part="test", artifact=artifact, seed=0)
