@@ -20,8 +20,8 @@ from raysweep.defenses import Defense, DefenseInputs, Evidence
 from raysweep.defenses.spectral_signatures import SpectralSignatures
 from raysweep.defenses.strip import Strip
 from raysweep.methods.context import Context
-from raysweep.tuning.instances import StoredFindings, measure
 from raysweep.tuning.space import with_parameters
+from raysweep.tuning.stored import StoredFindings, measure
 
 
 def instance(defense: Defense, samples: int, number: int) -> StoredFindings:

@@ -70,7 +70,7 @@ def apply(environment: Environment) -> None:
             _LACKING[name] = f"and the driver's {value!r} is not there"
 
 
-def blame(error: BaseException) -> str:
+def explained(error: BaseException) -> str:
     """Return the message of an error that other hosts may not have: names this one and its lack."""
     lacks = [
         f"{name} is not set there, {why}"

@@ -176,13 +176,13 @@ def test_only_a_row_of_the_same_trial_and_keys_is_kept() -> None:
 
     earlier = rows(key_data="d", key_evaluate=["e1", "e2"])
     failed = rows(key_data="d", key_evaluate=[None, None], status=["failed", "ok"], ca=[None, 0.3])
-    merged, kept = history.with_good(failed, earlier)
+    merged, kept = history.with_succeeded(failed, earlier)
     assert kept == 1 and merged["ca"].tolist() == [0.1, 0.3]
     assert merged["key_evaluate"].tolist()[0] == "e1" and merged["status"].tolist() == ["ok", "ok"]
-    other, kept = history.with_good(failed.assign(key_data="another"), earlier)
+    other, kept = history.with_succeeded(failed.assign(key_data="another"), earlier)
     assert kept == 0 and other["status"].tolist() == ["failed", "ok"]
-    assert history.with_good(failed, None)[1] == 0
-    assert history.with_good(failed, earlier.assign(status="failed"))[1] == 0
+    assert history.with_succeeded(failed, None)[1] == 0
+    assert history.with_succeeded(failed, earlier.assign(status="failed"))[1] == 0
 
 
 def test_rows_of_other_code_are_kept_beside(

@@ -21,7 +21,7 @@ from raysweep.jobs.launch import launch
 from raysweep.jobs.tune import tune
 from raysweep.results import history, records
 from raysweep.run import interruption
-from raysweep.run.interruption import Interrupted, check, end_ray, listening, take_again
+from raysweep.run.interruption import Interrupted, catching_signals, check, end_ray, take_again
 from raysweep.run.run import Run
 from raysweep.store import Store
 from raysweep.sweep.loading import load_sweep
@@ -214,17 +214,17 @@ def test_a_signal_while_records_are_written_waits_for_them(
 
 
 def test_a_signal_that_a_library_swallows_is_raised_again() -> None:
-    with listening() as signals:
+    with catching_signals() as signals:
         with contextlib.suppress(KeyboardInterrupt):
             signal.raise_signal(signal.SIGTERM)
-        with pytest.raises(Interrupted), listening() as inner:
+        with pytest.raises(Interrupted), catching_signals() as inner:
             assert inner is signals and inner.number == signal.SIGTERM
             check()
 
 
 def test_libraries_take_no_signal_that_stops_a_run_and_every_other() -> None:
     taken = []
-    with listening():
+    with catching_signals():
         signal.signal(signal.SIGTERM, lambda *_: taken.append("library"))
         with pytest.raises(Interrupted):
             signal.raise_signal(signal.SIGTERM)
@@ -238,7 +238,7 @@ def test_outside_the_main_thread_nothing_is_taken() -> None:
     handlers = []
 
     def listen() -> None:
-        with listening() as signals:
+        with catching_signals() as signals:
             take_again()
             check()
             handlers.append((signals.number, signal.getsignal(signal.SIGTERM)))
@@ -253,7 +253,7 @@ ENDING = """
 import signal, sys
 from raysweep.run import interruption
 interruption.ECHO_SECONDS = float(sys.argv[1])
-with interruption.listening() as signals:
+with interruption.catching_signals() as signals:
     signals.hold()
     signal.raise_signal(signal.SIGTERM)
     print("held")

@@ -334,7 +334,7 @@ def test_what_a_host_lacks_is_said_with_its_name_and_tried_again(
         f"{str(project / 'data' / 'user.npz')!r}; RAYSWEEP_DATA is not set there, and the driver's "
         f"{away!r} is not there"
     )
-    assert environment.blame(StoreError("no access")) == (
+    assert environment.explained(StoreError("no access")) == (
         f"host {socket.gethostname()}: no access; AWS_ACCESS_KEY_ID is not set there, but it is "
         f"where the sweep was launched"
     )

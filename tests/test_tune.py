@@ -42,8 +42,8 @@ from raysweep.sweep.trials import Trial
 from raysweep.sweep.tuning import Constraint, Objective, Parameters, Range, Tune
 from raysweep.tuning import ranking, space, summary
 from raysweep.tuning.folds import Studies, _folds, part_of
-from raysweep.tuning.instances import StoredFindings, false_alarms, measure, stored_findings
 from raysweep.tuning.search import Candidate, Measurements, Search
+from raysweep.tuning.stored import StoredFindings, false_alarms, measure, stored_findings
 from raysweep.tuning.study import Study, candidate_ends, every_trial, open_storage
 
 N = 400
@@ -101,7 +101,7 @@ class Planted(Measurements):
         self._measured = {}
         self.opened: list[str] = []
 
-    def instance(self, trial: Trial) -> StoredFindings:
+    def stored(self, trial: Trial) -> StoredFindings:
         name, defense = trial.attack.name, trial.defense
         self.opened.append(name)
         return instance(name, self.bands[name], getattr(defense, "blur", 0.0))
@@ -141,7 +141,7 @@ BOTH = {**LOW, "high": Range(min=0.0, max=1.0)}
 
 def best_of(found: Search, measurements: Measurements) -> dict[str, float]:
     chosen = found.chosen(measurements)[0]
-    return measurements.joined(Cut(**{"blur": 0.0, **chosen}), found.instances(measurements))
+    return measurements.joined(Cut(**{"blur": 0.0, **chosen}), found.all_stored(measurements))
 
 
 # Searching decisions
@@ -152,7 +152,7 @@ def test_a_known_optimum_of_one_number_is_found_exactly() -> None:
     found = search(LOW, ["badnets"], constraints=["fpr <= 0"])
     best = best_of(found, measurements)
     assert (best["tpr"], best["fpr"], best["youden"]) == (1.0, 0.0, 1.0)
-    assert len(found.tried(measurements)) == space.POINTS
+    assert len(found.evaluated(measurements)) == space.POINTS
     mine = instance("badnets", (0.6, 1.0))
     assert mine.evidence is not None
     clean = np.sort(mine.evidence.train_scores[40:])[-1]
@@ -164,7 +164,7 @@ def test_a_known_optimum_of_two_numbers_is_found_by_optuna() -> None:
     measurements = Planted(badnets=(0.4, 0.6))
     found = search(BOTH, ["badnets"], metric="youden", constraints=[], trials=200)
     assert best_of(found, measurements)["youden"] > 0.9
-    assert len(found.tried(measurements)) == 200
+    assert len(found.evaluated(measurements)) == 200
 
 
 @pytest.mark.parametrize("searched", [BOTH, LOW])
@@ -227,7 +227,7 @@ def test_a_pareto_front_equals_brute_force() -> None:
     draw = np.random.default_rng(0)
     settings = Tune(metric=["tpr", "fpr", "seconds"], constraints=["fpr <= 0.8"])
     tried = [
-        ranking.Tried(
+        ranking.Evaluated(
             parameters={"n": n},
             metrics=dict(zip(("tpr", "fpr", "seconds"), draw.integers(0, 8, 3) / 8, strict=True)),
         )
@@ -263,8 +263,10 @@ def run_all(found: Search, measurements: Measurements) -> None:
     while (candidate := found.ask()) is not None:
         seen, pruned = [], False
         for trial in candidate.trials:
-            seen.append(found.instance(trial, measurements))
-            if len(seen) < len(candidate.trials) and found.hopeless(candidate, seen, measurements):
+            seen.append(found.stored(trial, measurements))
+            if len(seen) < len(candidate.trials) and found.should_stop(
+                candidate, seen, measurements
+            ):
                 pruned = True
                 break
         found.answered(candidate, seen, measurements, pruned=pruned)
@@ -277,10 +279,10 @@ def test_a_mixed_space_searches_decisions_exactly_for_each_candidate() -> None:
     measurements = Planted(badnets=(0.6, 1.0), blend=(0.6, 1.0))
     found = search(LOW, ["badnets", "blend"], outer={"blur": Range(min=0.0, max=1.0)}, trials=12)
     run_all(found, measurements)
-    assert found.finished and len(found.tried(measurements)) == 12
+    assert found.finished and len(found.evaluated(measurements)) == 12
     assert found.study.history()[0].state == "complete"  # type: ignore[union-attr]
     best = found.chosen(measurements)[0]
-    assert best["blur"] == min(one.parameters["blur"] for one in found.tried(measurements))
+    assert best["blur"] == min(one.parameters["blur"] for one in found.evaluated(measurements))
     again = Cut(**best)
     here = [
         instance("badnets", (0.6, 1.0), best["blur"]),
@@ -344,10 +346,10 @@ def test_a_journal_goes_on_after_a_kill(tmp_path: Path) -> None:
     assert values == lost, "what the dead driver had asked for is asked again"
     again.tell(number, {"tpr": values["low"]})
     every_trial(again, lambda values: {"tpr": values["low"]})
-    assert again.finished and len(again.tried()) == 6
+    assert again.finished and len(again.evaluated()) == 6
     open_storage.cache_clear()
     third = Study("k", LOW, settings, where=journal, tied="a")
-    assert third.ask() is None and len(third.tried()) == 6
+    assert third.ask() is None and len(third.evaluated()) == 6
 
 
 def test_a_study_that_goes_on_does_not_repeat_its_draws(tmp_path: Path) -> None:
@@ -357,7 +359,7 @@ def test_a_study_that_goes_on_does_not_repeat_its_draws(tmp_path: Path) -> None:
         settings = Tune(trials=trials, sampler="random", constraints=())
         study = Study("r", LOW, settings, where=journal)
         every_trial(study, lambda values: {"tpr": values["low"]})
-    assert len({one.parameters["low"] for one in study.tried()}) == 8
+    assert len({one.parameters["low"] for one in study.evaluated()}) == 8
 
 
 def test_a_study_refuses_other_data(tmp_path: Path) -> None:
@@ -382,7 +384,7 @@ def test_a_lost_journal_is_made_from_the_ledger(tmp_path: Path) -> None:
     lines += [replace(lines[-1], **one) for one in damaged]  # type: ignore[arg-type]
     remembered = candidate_ends(lines, "l", "x")
     again = Study("l", LOW, settings, where=tmp_path / "b.log", tied="x", told=remembered)
-    assert again.finished and again.tried() == first.tried()
+    assert again.finished and again.evaluated() == first.evaluated()
     assert again._study.best_trials == [] or len(again._study.best_trials) == len(
         first._study.best_trials
     )
@@ -424,8 +426,8 @@ def test_a_planted_leak_fails() -> None:
     """A search that looks at what it is reported on fails, for decisions and for stages."""
 
     class Leaky(Search):
-        def instances(self, measurements: Measurements) -> list[StoredFindings]:
-            return [self.instance(one, measurements) for one in (*self.settings, *self.held_out)]
+        def all_stored(self, measurements: Measurements) -> list[StoredFindings]:
+            return [self.stored(one, measurements) for one in (*self.settings, *self.held_out)]
 
         def _candidate(self, number: int, outer: Parameters) -> Candidate:
             made = super()._candidate(number, outer)
@@ -501,7 +503,7 @@ def test_forms_of_one_attack_are_held_out_together() -> None:
 
 def test_worst_case_and_mean_differ() -> None:
     measurements = Planted(badnets=(0.6, 1.0), blend=(0.3, 1.0))
-    over = [measurements.instance(setting(a)) for a in measurements.bands]
+    over = [measurements.stored(setting(a)) for a in measurements.bands]
     mean = measurements.joined(Cut(low=0.6), over)
     worst = Planted("worst", **measurements.bands).joined(Cut(low=0.6), over)
     assert worst["tpr"] < mean["tpr"] and worst["fpr"] >= mean["fpr"]
@@ -512,8 +514,8 @@ class Reference(Scored):
 
 
 class WithReference(Planted):
-    def instance(self, trial: Trial) -> StoredFindings:
-        base = super().instance(trial)
+    def stored(self, trial: Trial) -> StoredFindings:
+        base = super().stored(trial)
         assert base.evidence is not None
         reference = np.random.default_rng(9).random(500)
         evidence = Evidence(
@@ -531,7 +533,7 @@ def test_clean_only_uses_its_budget_and_reads_no_truth() -> None:
     found = search(fpr, ["badnets"], labels="clean_only", constraints=["fpr <= 0.1"])
     found.defense = Reference(on="training_set")
     (chosen,) = found.chosen(measurements)
-    sealed = measurements.instance(setting("badnets"))
+    sealed = measurements.stored(setting("badnets"))
     rate = false_alarms(Reference(on="training_set", fpr=chosen["fpr"]), sealed)
     assert 0.07 < rate <= 0.1
     blind = search(LOW, ["badnets"], labels="clean_only")

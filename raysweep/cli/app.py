@@ -45,9 +45,9 @@ def _console(*, error: bool = False) -> Console:
 @contextlib.contextmanager
 def _stoppable() -> Iterator[None]:
     """Exit with the status of a signal, 128 + its number, when a signal stops a run."""
-    from raysweep.run.interruption import Interrupted, listening
+    from raysweep.run.interruption import Interrupted, catching_signals
 
-    with listening():
+    with catching_signals():
         try:
             yield
         except Interrupted as stopped:

@@ -53,7 +53,7 @@ def print_preview(console: Console, sweep: Sweep, plan: Preview) -> None:
             f"up to about {duration(plan.below_seconds)} "
             f"(trials whose decisions keep the same samples share them)"
         )
-    for line in (*plan.forecasts, *history.said_of_damage(list(plan.damaged))):
+    for line in (*plan.forecasts, *history.damage_notes(list(plan.damaged))):
         console.print(line)
     guessed = sum(kind.guessed for kind in plan.kinds)
     note = f"; guessed for {guessed} stages: none like them was timed yet" if guessed else ""
@@ -109,7 +109,7 @@ def print_status(console: Console, store: Store, name: str) -> None:
     Raises:
         StoreError: if there is no sweep of that name; the message lists all sweeps.
     """
-    place = history.place_of(store, name)
+    place = history.folder_of(store, name)
     for line in history.damage(store, place):
         console.print(line)
     tuned = SweepFolder(store, name).tuning
@@ -143,7 +143,7 @@ def _print_standing(console: Console, folder: SweepFolder, title: str, command: 
         f"{title}: {now.trials} trials; {settled} of {now.stages} stages stored, {len(now.out)} "
         f"handed out, {len(now.failed)} failed, {len(now.upstream)} wait for a failed one; {state}"
     )
-    for line in history.said_of_damage(damaged):
+    for line in history.damage_notes(damaged):
         console.print(line)
     for key, error in now.failed.items():
         console.print(f"failed: {key}: {error}", style="red")

@@ -14,7 +14,7 @@ from raysweep.jobs.publish import to_wandb, write_page
 from raysweep.results import history, wandb
 from raysweep.results.rows import Collector
 from raysweep.run.inline import run_inline
-from raysweep.run.interruption import Signals, listening
+from raysweep.run.interruption import Signals, catching_signals
 from raysweep.run.run import Run
 from raysweep.store import Store
 from raysweep.sweep.spec import Sweep
@@ -65,7 +65,7 @@ def launch(
         HostError: if every host that could do the work refuses to; records are written before.
         Interrupted: if a signal comes while the sweep is planned; nothing was run.
     """
-    with listening() as signals:
+    with catching_signals() as signals:
         run = Run(sweep, Store(storage), text, watch)
         try:
             carry_out(run, signals, address=address, inline=inline, max_concurrent=max_concurrent)
@@ -108,7 +108,7 @@ def _conclude(run: Run, signals: Signals) -> Conclusion:
     name = run.sweep.name
     rows, stages = collector.rows(name), collector.stages(run.schedule.ran)
     unfinished = int((rows["status"] != "ok").sum())
-    rows, notes = history.conclude(run.store, name, rows, stages, run.before)
+    rows, notes = history.store_records(run.store, name, rows, stages, run.before)
     page = write_page(run.folder)
     finished = rows[rows["status"] == "ok"]
     warnings = to_wandb(run, signals, functools.partial(wandb.publish, finished))
@@ -119,6 +119,6 @@ def _conclude(run: Run, signals: Signals) -> Conclusion:
         interrupted=stopped_by(run, signals),
         report=page.where,
         warnings=warnings,
-        notes=[*run.notes, *notes, *history.said_of_damage(collector.damaged)],
+        notes=[*run.notes, *notes, *history.damage_notes(collector.damaged)],
         unfinished=unfinished,
     )

@@ -10,7 +10,7 @@ from raysweep.jobs.launch import carry_out, stopped_by
 from raysweep.jobs.publish import to_wandb, write_page
 from raysweep.results import wandb
 from raysweep.results.tuned import Tuned
-from raysweep.run.interruption import Signals, listening
+from raysweep.run.interruption import Signals, catching_signals
 from raysweep.run.run import Run
 from raysweep.store import Store
 from raysweep.store.sweepfolder import SweepFolder
@@ -77,8 +77,8 @@ def tune(
     """
     settings = sweep.tune or Tune()
     store = Store(storage)
-    with listening() as signals:
-        planner = TuningPlanner(sweep, whole=settings.whole)
+    with catching_signals() as signals:
+        planner = TuningPlanner(sweep, whole=settings.needs_models)
         measurements = Measurements(planner, store, settings)
         searches = searches_of(sweep, planner, Studies(planner, store, studies))
         feed = Feed(planner, searches, measurements)

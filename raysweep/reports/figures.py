@@ -16,11 +16,11 @@ from raysweep.reports.material import Material
 from raysweep.reports.tables import (
     METRICS,
     aggregate,
-    arena_column,
     attack_column,
     finished,
     number,
     percent,
+    setting_column,
     with_detection,
 )
 
@@ -63,7 +63,7 @@ def _prepared(rows: pd.DataFrame) -> pd.DataFrame:
     merged = with_detection(finished(rows))
     merged["label"] = merged["attack"]
     merged["attack"] = attack_column(merged)
-    merged["arena"] = arena_column(merged)
+    merged["arena"] = setting_column(merged)
     return merged
 
 
@@ -171,7 +171,7 @@ def roc_curves(material: Material) -> Titled:
     A line per trial, never a mean of curves; a mark where the trial's decision stands.
     """
     rows = material.rows.drop_duplicates("trial").set_index("trial")
-    attacks, arenas = attack_column(rows), arena_column(rows)
+    attacks, arenas = attack_column(rows), setting_column(rows)
     several = arenas.nunique() > 1
     groups: dict[tuple[str, str, Scored], list[tuple[str, Roc]]] = {}
     for (trial, what), curve in material.curves.items():

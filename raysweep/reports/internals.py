@@ -13,7 +13,7 @@ from raysweep.metrics.names import SEPARABILITY, Family
 from raysweep.reports.figures import COLORS, DASHES, Titled, label, legend_height, plain
 from raysweep.reports.html_elements import note, plots, table, text
 from raysweep.reports.material import Material
-from raysweep.reports.tables import arena_column, attack_column, finished, number
+from raysweep.reports.tables import attack_column, finished, number, setting_column
 from raysweep.results.columns import FOUND
 
 GROUPS = {"poison": ("poisoned", COLORS[1], "solid"), "rest": ("not poisoned", COLORS[0], "dash")}
@@ -42,7 +42,7 @@ def _named(rows: pd.DataFrame, family: Family, title: str) -> str:
     done = finished(rows) if names else rows
     if not names or done.empty:
         return ""
-    labeled = done.assign(attack=attack_column(done), arena=arena_column(done))
+    labeled = done.assign(attack=attack_column(done), arena=setting_column(done))
     lines = []
     for (defense, attack, arena), part in labeled.groupby(
         ["defense", "attack", "arena"], sort=False
@@ -88,7 +88,7 @@ def _trials(material: Material, wanted: Collection[str]) -> Iterator[tuple[str, 
     if not wanted:  # a sweep that was only tuned has no rows
         return
     rows = material.rows.drop_duplicates("trial").set_index("trial")
-    attacks, arenas = attack_column(rows), arena_column(rows)
+    attacks, arenas = attack_column(rows), setting_column(rows)
     several = arenas.nunique() > 1
     for trial in wanted:
         if trial in rows.index:

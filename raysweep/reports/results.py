@@ -11,7 +11,6 @@ from raysweep.reports.material import Material
 from raysweep.reports.tables import (
     METRICS,
     aggregate,
-    arena_column,
     attack_column,
     attacked,
     count,
@@ -21,6 +20,7 @@ from raysweep.reports.tables import (
     floors,
     number,
     percent,
+    setting_column,
     spread,
     with_detection,
     words,
@@ -45,7 +45,7 @@ def _prepared(rows: pd.DataFrame) -> pd.DataFrame:
     """Return rows with the columns that tables group by."""
     merged = with_detection(rows)
     merged["label"], merged["badges"] = rows["attack"], rows["badges"].map(words)
-    merged["attack"], merged["arena"] = attack_column(rows), arena_column(rows)
+    merged["attack"], merged["arena"] = attack_column(rows), setting_column(rows)
     merged["failed"] = failed_mask(rows)
     return merged
 

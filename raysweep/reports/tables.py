@@ -118,7 +118,7 @@ def attacked(rows: pd.DataFrame) -> pd.Series[bool]:
     return (_numbers(rows, "rate") > 0) | evasions(rows)
 
 
-def arena_column(rows: pd.DataFrame) -> pd.Series[str]:
+def setting_column(rows: pd.DataFrame) -> pd.Series[str]:
     """Return the columns that rows must share to be averaged, attack and defense apart.
 
     Dataset, model, and every training parameter in which the rows differ: only seeds are averaged.
@@ -140,7 +140,7 @@ def failed_mask(rows: pd.DataFrame) -> pd.Series[bool]:
     """
     if rows.empty:
         return pd.Series([], index=rows.index, dtype=bool)
-    cell = arena_column(rows) + "\0" + attack_column(rows)
+    cell = setting_column(rows) + "\0" + attack_column(rows)
     alone = finished(rows)
     alone = alone[(alone["defense_name"] == "none") & attacked(alone)]
     means = _numbers(alone, "asr").groupby(cell[alone.index]).mean()
@@ -149,7 +149,7 @@ def failed_mask(rows: pd.DataFrame) -> pd.Series[bool]:
 
 def failed_attacks(rows: pd.DataFrame) -> set[str]:
     """Return the names of the attacks that failed; with the arena where there are several."""
-    names, arenas = attack_column(rows), arena_column(rows)
+    names, arenas = attack_column(rows), setting_column(rows)
     if arenas.nunique() > 1:
         names = names + " (" + arenas + ")"
     return set(names[failed_mask(rows)])
@@ -158,7 +158,7 @@ def failed_attacks(rows: pd.DataFrame) -> set[str]:
 def floors(rows: pd.DataFrame) -> dict[tuple[str, str], float]:
     """Return (arena, attack label) → ASR of its trigger on the clean model: trials at rate 0."""
     done = finished(rows)
-    arenas = arena_column(rows)
+    arenas = setting_column(rows)
     at_zero = (_numbers(done, "rate") == 0) & ~evasions(done)
     zero = done[at_zero & (done["defense_name"] == "none")]
     means = _numbers(zero, "asr").groupby([arenas[zero.index], zero["attack"]]).mean().dropna()
@@ -202,7 +202,7 @@ def text_table(rows: pd.DataFrame) -> list[tuple[str, list[str], list[list[str]]
     if rows.empty:
         return []
     merged = with_detection(rows)
-    merged["attack"], merged["arena"] = attack_column(rows), arena_column(rows)
+    merged["attack"], merged["arena"] = attack_column(rows), setting_column(rows)
     merged["badges"] = merged["badges"].map(words)
     merged["failed"] = failed_mask(rows)
     headers = ["defense", "kind", "CA %", "ASR %", "TPR %", "FPR %", "n", "badges"]

@@ -9,7 +9,7 @@ import numpy as np
 from raysweep.metrics.parts import classes_in
 from raysweep.reports.html_elements import note, shown, table, text
 from raysweep.reports.material import Material
-from raysweep.reports.tables import arena_column, attack_column, finished, number, words
+from raysweep.reports.tables import attack_column, finished, number, setting_column, words
 
 MODELS = 6
 CLASSES = 20
@@ -21,7 +21,7 @@ def verdicts(material: Material) -> str:
     if "verdict" not in rows or rows["verdict"].notna().sum() == 0:
         return ""
     judged = rows[rows["verdict"].notna()]
-    arenas, attacks = arena_column(judged), attack_column(judged)
+    arenas, attacks = setting_column(judged), attack_column(judged)
     lines = []
     records = judged.to_dict("records")
     for row, attack, arena in zip(records, attacks, arenas, strict=True):

@@ -49,7 +49,7 @@ def damage(store: Store, place: str) -> list[str]:
     return lines
 
 
-def said_of_damage(keys: Sequence[str]) -> list[str]:
+def damage_notes(keys: Sequence[str]) -> list[str]:
     """Return the line that says which stored stages are damaged; none if none is."""
     if not keys:
         return []
@@ -95,7 +95,7 @@ def versions(store: Store, name: str) -> list[Version]:
     return found
 
 
-def place_of(store: Store, name: str, version: int | None = None) -> str:
+def folder_of(store: Store, name: str, version: int | None = None) -> str:
     """Return the folder of a sweep's records, below `sweeps/`.
 
     A sweep that was tuned and never launched is where its tuning is.
@@ -123,7 +123,7 @@ def place_of(store: Store, name: str, version: int | None = None) -> str:
     return folder.tuning.name if tuned and own.isdisjoint(paths) else name
 
 
-def set_aside(store: Store, sweep: Sweep) -> list[str]:
+def keep_earlier(store: Store, sweep: Sweep) -> list[str]:
     """Keep what another sweep left under a name as a version, before it is launched anew.
 
     Returns what to tell the user: which version it is, and how the two sweeps differ.
@@ -150,7 +150,7 @@ def _keep(store: Store, name: str, description: Description) -> int:
     for number in earlier:
         place = folder.version(number).name
         alike = deciding(described(store, place).sweep or {}) == deciding(plan)
-        if alike and good(frame) <= good(read_table(store, place, "records")):
+        if alike and succeeded(frame) <= succeeded(read_table(store, place, "records")):
             return number
     number = max(earlier, default=0) + 1
     for file in (STAGES, REPORT, RECORDS):
@@ -163,7 +163,7 @@ def _keep(store: Store, name: str, description: Description) -> int:
 # Rows that succeeded
 
 
-def good(frame: pd.DataFrame | None) -> set[tuple[str, str]]:
+def succeeded(frame: pd.DataFrame | None) -> set[tuple[str, str]]:
     """Return trial and evaluation of every row that succeeded."""
     if frame is None or _EVALUATED not in frame:
         return set()
@@ -171,7 +171,7 @@ def good(frame: pd.DataFrame | None) -> set[tuple[str, str]]:
     return set(zip(done["trial"], done[_EVALUATED], strict=True))
 
 
-def with_good(rows: pd.DataFrame, *earlier: pd.DataFrame | None) -> tuple[pd.DataFrame, int]:
+def with_succeeded(rows: pd.DataFrame, *earlier: pd.DataFrame | None) -> tuple[pd.DataFrame, int]:
     """Return rows in which a trial that did not succeed keeps its row that did; and how many.
 
     An earlier row is of the same trial if every key that the new one names is its own, too: on
@@ -199,7 +199,7 @@ def with_good(rows: pd.DataFrame, *earlier: pd.DataFrame | None) -> tuple[pd.Dat
     return frame[[*rows.columns, *(c for c in frame.columns if c not in rows.columns)]], len(kept)
 
 
-def conclude(
+def store_records(
     store: Store,
     name: str,
     rows: pd.DataFrame,
@@ -216,10 +216,10 @@ def conclude(
         before: the description of the records that were there when the launch began.
     """
     previous, notes = read_table(store, name, "records"), []
-    rows, kept = with_good(rows, previous, *_latest(store, name))
+    rows, kept = with_succeeded(rows, previous, *_latest(store, name))
     if kept:
         notes.append(f"{kept} trials did not succeed this time and keep the rows of an earlier one")
-    if not good(previous) <= good(rows):
+    if not succeeded(previous) <= succeeded(rows):
         notes.append(f"{_said(name, _keep(store, name, before))}; other data or code made them")
     write_tables(store, name, rows, stages)
     write_description(store, name, replace(described(store, name), concluded=True))

@@ -57,7 +57,7 @@ def describe(store: Store, name: str) -> Description:
     Raises:
         StoreError: if there is no sweep of that name; the message lists those that there are.
     """
-    return _named(described(store, history.place_of(store, name)), name)
+    return _named(described(store, history.folder_of(store, name)), name)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +83,7 @@ def read(store: Store, name: str, version: int | None = None) -> Records:
     Raises:
         StoreError: as `load` does.
     """
-    place = history.place_of(store, name, version)
+    place = history.folder_of(store, name, version)
     about = described(store, place)
     notes = history.damage(store, place)
     rows, stages = read_table(store, place, "records"), read_table(store, place, "stages")
@@ -102,10 +102,10 @@ def read(store: Store, name: str, version: int | None = None) -> Records:
             f"records of an earlier launch; the last has none that can be derived: {error}"
         )
         return Records(rows=rows, stages=_or_none(stages), sweep=sweep, notes=notes)
-    derived, _ = history.with_good(collector.rows(name), rows)
+    derived, _ = history.with_succeeded(collector.rows(name), rows)
     done = int((derived["status"] == "ok").sum())
     notes.append(f"derived from what is stored: {done} of {len(derived)} trials are finished")
-    notes += history.said_of_damage(collector.damaged)
+    notes += history.damage_notes(collector.damaged)
     return Records(rows=derived, stages=collector.stages([]), sweep=sweep, notes=notes)
 
 

@@ -153,7 +153,7 @@ class _Publisher:
         if not sent:
             return False
         try:
-            arrived = wandb_runs.arrived(self.where, sent)
+            arrived = wandb_runs.arrived_runs(self.where, sent)
         except Exception as error:  # noqa: BLE001  tracking never fails a sweep
             self._blame(error, sent[0], "W&B did not say which runs arrived")
             wandb_runs.forget()

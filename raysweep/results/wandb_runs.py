@@ -76,7 +76,7 @@ def write(entry: Entry, group: str, track: Track, folder: Path, mode: Mode) -> s
     return where
 
 
-def arrived(where: str, sent: Sequence[Entry]) -> set[str]:
+def arrived_runs(where: str, sent: Sequence[Entry]) -> set[str]:
     """Return the ids of the runs that W&B holds as they were sent, tables included, or raise.
 
     All runs are asked for in one request, and again while some are missing.

@@ -74,7 +74,7 @@ def _in_main_thread() -> bool:
 
 
 @contextmanager
-def listening() -> Iterator[Signals]:
+def catching_signals() -> Iterator[Signals]:
     """Take the signals that stop a run; where a listener stands already, share it.
 
     A signal that is ignored when we begin (`nohup`) stays ignored. Python hands signals to the main

@@ -42,7 +42,7 @@ class TrialSource(Protocol):
     def more(self, slots: int) -> bool:
         """Give the planner more trials; False if there are none now."""
 
-    def entered(self, schedule: Schedule) -> Sequence[Event]:
+    def planned(self, schedule: Schedule) -> Sequence[Event]:
         """Look at trials that were taken in, and may be stored already; return the events."""
 
     def settled(self, keys: Iterable[str], schedule: Schedule) -> Sequence[Event]:
@@ -101,7 +101,7 @@ class Run:
         self.cached = len(self.schedule.done)
         self._spent: dict[str, list[tuple[float, float]]] = {}
         self.before = described(store, self.folder.name)
-        self.notes += [] if folder else history.set_aside(store, sweep)
+        self.notes += [] if folder else history.keep_earlier(store, sweep)
         if self.damaged:
             self.notes.append(f"{len(self.damaged)} stored stages are damaged and run again")
         self._describe(text)
@@ -155,7 +155,7 @@ class Run:
             if grown := self.schedule.extend():
                 cached, more = len(self.schedule.done) - stored, self.schedule.routed - trials
                 self.ledger.write(Grow(key="", stages=grown, cached=cached, trials=more))
-            self._remember(self.source.entered(self.schedule))
+            self._remember(self.source.planned(self.schedule))
             if not self.schedule.has_new_trials:
                 return
 

@@ -125,7 +125,7 @@ class Schedule:
         if key not in self.outcomes:
             self.outcomes.update(self._outcomes_of([key]))
             if key not in self.outcomes:
-                self.redo(key)
+                self.recompute(key)
         return key in self.outcomes
 
     def _forget(self, key: str) -> None:
@@ -238,7 +238,7 @@ class Schedule:
             if result.status == "done":
                 self._done(result)
             elif result.status == "damaged" and self._try_again(result):
-                self._redo(result.damaged, result.key)
+                self._recompute(result.damaged, result.key)
             elif result.status == "failed" and not result.lasting and self._try_again(result):
                 self._push(result.key)
             else:
@@ -291,7 +291,7 @@ class Schedule:
             self._grow(numbers)
             self.log(Grow(key=key, stages=len(self.wanted) - before))
 
-    def _redo(self, damaged: str, reader: str) -> None:
+    def _recompute(self, damaged: str, reader: str) -> None:
         """Recompute an artifact that turned out to be damaged, then its reader."""
         if cause := self._broken(damaged):
             self._fail_below(reader, cause)
@@ -301,7 +301,7 @@ class Schedule:
         if damaged not in self._out:
             self._wait(damaged)
 
-    def redo(self, key: str) -> None:
+    def recompute(self, key: str) -> None:
         """Recompute an artifact that the driver itself found damaged.
 
         What is damaged again whenever it is read back fails in the end.

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 import torch
 
 from raysweep import provenance, rng
-from raysweep.environment import blame
+from raysweep.environment import explained
 from raysweep.errors import DamagedArtifact, FilesError, StoreError
 from raysweep.identity import Json, kind_of
 from raysweep.methods import Context
@@ -77,7 +77,7 @@ def perform(stage: Packed, store: Store, run: Mapping[str, Json], gpus: float) -
             status="failed",
             host=host,
             seconds=time.perf_counter() - start,
-            error=f"{type(error).__name__}: {blame(error) if hosts else error}"[:2000],
+            error=f"{type(error).__name__}: {explained(error) if hosts else error}"[:2000],
             trace=traceback.format_exc(limit=30)[-8000:],
             lasting=not (hosts or device.passing(error)),
         )

@@ -246,15 +246,15 @@ class Tune(Value):
         return tuple(Constraint.parse(text) for text in self.constraints)
 
     @property
-    def wanted(self) -> tuple[MetricName, ...]:
+    def named_metrics(self) -> tuple[MetricName, ...]:
         """Every metric that is improved or bounded, once."""
         names = [o.name for o in self.metric] + [c.metric for c in self.bounds]
         return tuple(dict.fromkeys(names))
 
     @property
-    def whole(self) -> bool:
+    def needs_models(self) -> bool:
         """Whether a metric needs models that are trained after the decision."""
-        return bool({*self.wanted} & {*EVALUATED})
+        return bool({*self.named_metrics} & {*EVALUATED})
 
     @model_validator(mode="after")
     def _keeps_apart(self) -> Tune:

@@ -1,6 +1,6 @@
 """Tuning: which parameters of a defense are best, by what labels, on attacks that it has not seen.
 
-instances  decisions replayed on stored scores
+stored     decisions replayed on stored scores
 space      what is searched: parameters that stored scores answer for, and those that need stages
 ranking    what is better: objectives, constraints, the Pareto front
 study      an Optuna study that survives kills

@@ -17,9 +17,9 @@ from raysweep.run.schedule import Schedule
 from raysweep.store.events import CandidateEnd
 from raysweep.sweep.spec import Sweep
 from raysweep.sweep.trials import Trial
-from raysweep.tuning.instances import StoredFindings
 from raysweep.tuning.search import Candidate, Measurements, Search
 from raysweep.tuning.space import with_parameters
+from raysweep.tuning.stored import StoredFindings
 
 AHEAD = 4  # candidates under way for each slot, at most
 
@@ -108,7 +108,7 @@ class Feed:
         pending.issued += count
         self._fresh.append(pending)
 
-    def entered(self, schedule: Schedule) -> list[CandidateEnd]:
+    def planned(self, schedule: Schedule) -> list[CandidateEnd]:
         """Look at what was planned last: it may be stored already. Returns ledger lines."""
         fresh, self._fresh = self._fresh, []
         return [told for pending in fresh for told in self._advance(pending, schedule)]
@@ -135,7 +135,7 @@ class Feed:
             return []
         if not failures and (damaged := self._damaged(pending)):
             if damaged not in schedule.failed:
-                schedule.redo(damaged)
+                schedule.recompute(damaged)
             if damaged not in schedule.failed:
                 self._watch[damaged].append(pending)
                 return []
@@ -154,7 +154,7 @@ class Feed:
         """
         for trial in pending.trials[: pending.issued]:
             try:
-                self.measurements.instance(trial)
+                self.measurements.stored(trial)
             except DamagedArtifact as error:
                 return error.key
         return ""
@@ -168,9 +168,9 @@ class Feed:
             return [told] if told else []
         if search.study is not None:
             for trial in candidate.trials[len(pending.instances) : pending.issued]:
-                pending.instances.append(search.instance(trial, self.measurements))
+                pending.instances.append(search.stored(trial, self.measurements))
         rest = pending.issued < len(pending.trials)
-        pruned = rest and search.hopeless(candidate, pending.instances, self.measurements)
+        pruned = rest and search.should_stop(candidate, pending.instances, self.measurements)
         if rest and not pruned:
             self._plan(pending, 1)
             return []

@@ -12,7 +12,7 @@ from raysweep.sweep.tuning import SMALLER_IS_BETTER, MetricName, Metrics, Parame
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tried:
+class Evaluated:
     """Parameters and their metrics over the instances that a search may see."""
 
     parameters: Parameters
@@ -48,12 +48,12 @@ def rank(metrics: Metrics, tune: Tune) -> tuple[float, ...]:
     return excess(metrics, tune), *losses(metrics, tune)
 
 
-def best(tried: Sequence[Tried], tune: Tune) -> Tried:
+def best(tried: Sequence[Evaluated], tune: Tune) -> Evaluated:
     """Return the best: of those that break constraints least, by the first objective."""
     return min(tried, key=lambda one: rank(one.metrics, tune))
 
 
-def front(tried: Sequence[Tried], tune: Tune) -> list[Tried]:
+def front(tried: Sequence[Evaluated], tune: Tune) -> list[Evaluated]:
     """Return the Pareto front of those that keep all constraints, the best by `rank` first.
 
     If none keeps them, the one that breaks them least. Of equals the first tried stands.

@@ -21,9 +21,9 @@ from raysweep.store import Store
 from raysweep.store.events import CandidateEnd
 from raysweep.sweep.trials import Trial
 from raysweep.sweep.tuning import Metrics, Parameters, Tune
-from raysweep.tuning.instances import StoredFindings, false_alarms, measure, stored_findings
-from raysweep.tuning.ranking import Tried, best, front, joined
+from raysweep.tuning.ranking import Evaluated, best, front, joined
 from raysweep.tuning.space import Space, grid, own_values, points, with_parameters
+from raysweep.tuning.stored import StoredFindings, false_alarms, measure, stored_findings
 from raysweep.tuning.study import Study, every_trial
 
 REMEMBERED = 64  # instances in memory
@@ -37,7 +37,7 @@ class Measurements:
         self._instances: OrderedDict[str, StoredFindings] = OrderedDict()
         self._measured: dict[tuple[str, tuple[str, str]], Metrics] = {}
 
-    def instance(self, trial: Trial) -> StoredFindings:
+    def stored(self, trial: Trial) -> StoredFindings:
         """Return the stored findings of a trial, open."""
         memo = repr(trial)
         if memo not in self._instances:
@@ -52,7 +52,7 @@ class Measurements:
         instance.check_open()  # remembered metrics must not bypass the seal
         memo = (canonical(defense.identity()), instance.identity)
         if memo not in self._measured:
-            self._measured[memo] = measure(defense, instance, self.tune.wanted)
+            self._measured[memo] = measure(defense, instance, self.tune.named_metrics)
         return self._measured[memo]
 
     def joined(self, defense: Defense, over: Sequence[StoredFindings]) -> Metrics:
@@ -94,7 +94,7 @@ class Search:
     study: Study | None = None
     _asked: bool = False
     _answered: bool = False
-    _tried: list[Tried] | None = None
+    _tried: list[Evaluated] | None = None
 
     def __post_init__(self) -> None:
         if self.outer:
@@ -117,7 +117,7 @@ class Search:
         trials = tuple(replace(setting, defense=defense) for setting in self.settings)
         return Candidate(number=number, outer=outer, defense=defense, trials=trials)
 
-    def hopeless(
+    def should_stop(
         self,
         candidate: Candidate,
         instances: Sequence[StoredFindings],
@@ -128,7 +128,7 @@ class Search:
             return False
         here = best(self._replayed(candidate, instances[-1:], measurements), self.tune)
         value = here.metrics[self.tune.metric[0].name]
-        return self.study.hopeless(candidate.number, len(instances) - 1, value)
+        return self.study.should_stop(candidate.number, len(instances) - 1, value)
 
     def answered(
         self,
@@ -163,7 +163,7 @@ class Search:
         candidate: Candidate,
         instances: Sequence[StoredFindings],
         measurements: Measurements,
-    ) -> list[Tried]:
+    ) -> list[Evaluated]:
         """Return every point of the inner space, with one candidate's outer parameters."""
         return [
             self._tried_at({**candidate.outer, **decision}, instances, measurements)
@@ -175,34 +175,34 @@ class Search:
         parameters: Parameters,
         instances: Sequence[StoredFindings],
         measurements: Measurements,
-    ) -> Tried:
+    ) -> Evaluated:
         defense = with_parameters(self.defense, parameters)
-        return Tried(parameters=parameters, metrics=measurements.joined(defense, instances))
+        return Evaluated(parameters=parameters, metrics=measurements.joined(defense, instances))
 
-    def instance(self, trial: Trial, measurements: Measurements) -> StoredFindings:
+    def stored(self, trial: Trial, measurements: Measurements) -> StoredFindings:
         """Return the findings of a trial; their truth is sealed unless this search may see it."""
-        instance = measurements.instance(trial)
+        instance = measurements.stored(trial)
         open_to_it = replace(trial, defense=self.defense) in self.settings
         return instance if open_to_it and self.tune.labels != "clean_only" else instance.closed()
 
-    def instances(self, measurements: Measurements) -> list[StoredFindings]:
+    def all_stored(self, measurements: Measurements) -> list[StoredFindings]:
         """Return the findings of the defense itself in the settings of this search."""
-        return [self.instance(setting, measurements) for setting in self.settings]
+        return [self.stored(setting, measurements) for setting in self.settings]
 
-    def tried(self, measurements: Measurements) -> list[Tried]:
+    def evaluated(self, measurements: Measurements) -> list[Evaluated]:
         """Return everything that was tried, once all stages have run."""
         if self._tried is None:
             if self.study is not None:
-                self._tried = self.study.tried()
+                self._tried = self.study.evaluated()
             elif self.failures:
                 self._tried = []
             else:
-                self._tried = self._decisions(self.instances(measurements), measurements)
+                self._tried = self._decisions(self.all_stored(measurements), measurements)
         return self._tried
 
     def _decisions(
         self, instances: Sequence[StoredFindings], measurements: Measurements
-    ) -> list[Tried]:
+    ) -> list[Evaluated]:
         """Search decisions alone: exactly in one dimension, with Optuna in several."""
         exact = points(self.inner)
         if exact is not None:
@@ -210,17 +210,17 @@ class Search:
         study = self.studied(self.inner)
         every_trial(study, lambda one: self._tried_at(one, instances, measurements).metrics)
         study.close()
-        return study.tried()
+        return study.evaluated()
 
     def chosen(self, measurements: Measurements) -> list[Parameters]:
         """Return the parameters to use: one set, or the Pareto front; none if nothing worked."""
         if self.tune.labels == "clean_only" and not self.failures:
-            blind = self.blind(self.instances(measurements))
+            blind = self.without_truth(self.all_stored(measurements))
             return [blind] if blind else []
-        tried = self.tried(measurements)
+        tried = self.evaluated(measurements)
         return [one.parameters for one in front(tried, self.tune)] if tried else []
 
-    def blind(self, over: Sequence[StoredFindings]) -> Parameters | None:
+    def without_truth(self, over: Sequence[StoredFindings]) -> Parameters | None:
         """Return the decisions that use the most of a budget of clean false alarms.
 
         Reads the reserved clean set alone; none if the defense scores no clean samples.

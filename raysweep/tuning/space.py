@@ -99,7 +99,7 @@ def spaces_of(defense: Defense, tune: Tune) -> tuple[Space, Space]:
         for name, values in given.items()
     }
     scores = bool(defense.gives() & {"train_scores", "input_scores"})
-    replayed = decisions if scores and not tune.whole else frozenset()
+    replayed = decisions if scores and not tune.needs_models else frozenset()
     return (
         {name: values for name, values in space.items() if name not in replayed},
         {name: values for name, values in space.items() if name in replayed},

@@ -25,7 +25,7 @@ from raysweep.errors import SpecError
 from raysweep.results.tuned import CandidateRow
 from raysweep.store.events import CandidateEnd, Event
 from raysweep.sweep.tuning import Metrics, Parameters, Tune
-from raysweep.tuning.ranking import Tried
+from raysweep.tuning.ranking import Evaluated
 from raysweep.tuning.space import Space, distribution, grid, inside
 
 HEARTBEAT_SECONDS = 30
@@ -226,7 +226,7 @@ class Study:
         self._out[trial.number] = trial
         return trial.number, dict(trial.params)
 
-    def hopeless(self, number: int, step: int, value: float) -> bool:
+    def should_stop(self, number: int, step: int, value: float) -> bool:
         """Report a candidate's objective on one instance; return whether to stop it."""
         trial = self._out[number]
         with _quiet():
@@ -278,11 +278,11 @@ class Study:
 
     # Looking back
 
-    def tried(self) -> list[Tried]:
+    def evaluated(self) -> list[Evaluated]:
         """Return every candidate that was evaluated in full, with its replayed parameters."""
-        nothing: Metrics = dict.fromkeys(self.tune.wanted, float("nan"))
+        nothing: Metrics = dict.fromkeys(self.tune.named_metrics, float("nan"))
         return [
-            Tried(
+            Evaluated(
                 parameters={**trial.params, **trial.user_attrs[REPLAYED]},
                 metrics={**nothing, **trial.user_attrs[METRICS]},
             )
@@ -331,9 +331,9 @@ def candidate_ends(lines: Iterable[Event], name: str, tied: str) -> list[Candida
     return [line for line in told if (line.study, line.tied) == (name, tied)]
 
 
-def every_trial(study: Study, evaluate: Callable[[Parameters], Metrics]) -> list[Tried]:
+def every_trial(study: Study, evaluate: Callable[[Parameters], Metrics]) -> list[Evaluated]:
     """Run a study to its end in this process."""
     while (asked := study.ask()) is not None:
         number, parameters = asked
         study.tell(number, evaluate(parameters))
-    return study.tried()
+    return study.evaluated()

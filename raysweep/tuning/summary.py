@@ -22,10 +22,10 @@ from raysweep.results.tuned import (
 )
 from raysweep.sweep.spec import Sweep
 from raysweep.sweep.tuning import CostName, MetricName, Metrics, Parameters, Tune
-from raysweep.tuning.instances import StoredFindings
-from raysweep.tuning.ranking import Tried, best, joined
+from raysweep.tuning.ranking import Evaluated, best, joined
 from raysweep.tuning.search import Measurements, Search
 from raysweep.tuning.space import points, with_parameters
+from raysweep.tuning.stored import StoredFindings
 
 SUFFIX = "-tuned"
 MOST_CHARACTERS = 64  # of a sweep's name
@@ -68,7 +68,7 @@ def _rows(
     chosen = search.chosen(measurements)
     about = replace(
         about, note=_note(search, chosen),
-        tried=0 if tune.labels == "clean_only" else len(search.tried(measurements)),
+        tried=0 if tune.labels == "clean_only" else len(search.evaluated(measurements)),
         seconds=_spent(search, measurements, "seconds"),
         gpu_seconds=_spent(search, measurements, "gpu_seconds"),
     )  # fmt: skip
@@ -133,7 +133,7 @@ def _mean(values: Iterable[float]) -> float:
 
 def _shown(tune: Tune) -> tuple[MetricName, ...]:
     """Return the metrics of a table: all that are wanted, and always TPR and FPR."""
-    return tuple(dict.fromkeys((*tune.wanted, "tpr", "fpr")))
+    return tuple(dict.fromkeys((*tune.named_metrics, "tpr", "fpr")))
 
 
 def _note(search: Search, chosen: Sequence[Parameters]) -> str:
@@ -150,7 +150,7 @@ def _instances(
     """Return the held-out instances, open, of the defense with these outer parameters."""
     outer = {name: value for name, value in parameters.items() if name in search.outer}
     defense = with_parameters(search.defense, outer)
-    return [measurements.instance(replace(one, defense=defense)) for one in search.held_out]
+    return [measurements.stored(replace(one, defense=defense)) for one in search.held_out]
 
 
 def _held_out(search: Search, parameters: Parameters, measurements: Measurements) -> list[Metrics]:
@@ -170,16 +170,16 @@ def _oracle(
         if other.defense == search.defense:
             every = other.chosen(measurements)
             if tune.labels != "clean_only":
-                every = [*every, *(one.parameters for one in other.tried(measurements))]
+                every = [*every, *(one.parameters for one in other.evaluated(measurements))]
             union |= {canonical(one): one for one in every}
-    evaluated: list[tuple[Tried, list[Metrics]]] = []
+    evaluated: list[tuple[Evaluated, list[Metrics]]] = []
     for parameters in union.values():
         try:
             held_out = _held_out(search, parameters, measurements)
         except PlanError:  # never run where this search is reported on
             continue
         merged = joined(held_out, tune.over)
-        evaluated.append((Tried(parameters=parameters, metrics=merged), held_out))
+        evaluated.append((Evaluated(parameters=parameters, metrics=merged), held_out))
     ideal = best([one for one, _ in evaluated], tune)
     return next(held_out for one, held_out in evaluated if one is ideal)
 
@@ -188,7 +188,7 @@ def _spent(search: Search, measurements: Measurements, cost: CostName) -> float:
     """Return the seconds, or GPU seconds, of the stages that a search asked for."""
     if search.study is None:
         return 0.0
-    spent = [one.metrics.get(cost, math.nan) for one in search.tried(measurements)]
+    spent = [one.metrics.get(cost, math.nan) for one in search.evaluated(measurements)]
     return float(np.nansum(spent)) * len(search.settings)
 
 
@@ -203,7 +203,7 @@ def _interval(
         return (float(known.min()), float(known.max())) if len(known) else (math.nan, math.nan)
     if metric not in ("tpr", "fpr"):
         return math.nan, math.nan
-    malicious, benign = measurements.instance(search.held_out[0]).cases
+    malicious, benign = measurements.stored(search.held_out[0]).cases
     n = malicious if metric == "tpr" else benign
     return wilson(round(known[0] * n), n) if n else (math.nan, math.nan)
 
