@@ -59,17 +59,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """On several workers, begin with Ray, the longest group, and end with the short contracts."""
     if hasattr(config, "workerinput"):
         groups = {item: group(item.nodeid, config.rootpath) for item in items}
-        items.sort(key=lambda item: (groups[item] != "ray", "/contracts/" in groups[item]))
+        items.sort(key=lambda item: (groups[item] != "ray", "contracts" in groups[item]))
 
 
 def group(nodeid: str, root: Path) -> str:
-    """Return the group of a test: Ray's, that of a method in the contracts, or its module's."""
+    """Return the group of a test: Ray's, that of a method in all contracts, or its module's."""
     module, _, test = nodeid.partition("::")
     name, *parameters = re.split(r"[\[\]-]", test)
     if name in ray_tests(root / module):
         return "ray"  # no two Rays run at once
-    method = next((part for part in parameters if part in METHODS), None)
-    return f"{module} {method}" if method and "/contracts/" in module else module
+    shared = "/contracts/" in module or module.endswith("test_versions.py")
+    names = (part.rpartition("/")[2] for part in parameters)
+    method = next((part for part in names if part in METHODS), None)
+    return f"contracts {method}" if method and shared else module  # what it finds is found once
 
 
 @functools.cache

@@ -237,7 +237,7 @@ def test_a_run_whose_file_stream_is_refused_stays_offline_and_is_named(
     second = wandb.publish(rows(), SWEEP, ONLINE, tmp_path)
     assert (second.count, second.skipped, second.warning) == (1, 1, "")
     assert server.runs[other].summary["tpr"] == 1 and remembered(tmp_path, "online") == {one, other}
-    assert not runs(tmp_path), "what arrived_runs no longer lies offline"
+    assert not runs(tmp_path), "what arrived no longer lies offline"
 
 
 @pytest.mark.slow

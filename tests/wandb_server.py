@@ -1,7 +1,7 @@
 """A W&B server on loopback for tests: what the installed wandb asks for, and faults to order.
 
 It takes any key, keeps everything in memory and answers the requests that logging, uploading a
-table, `wandb sync` and asking what arrived_runs make. `server.state` is what arrived_runs.
+table, `wandb sync` and asking what arrived make. `server.state` is what arrived.
 """
 
 from __future__ import annotations
