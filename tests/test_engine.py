@@ -1,0 +1,267 @@
+"""What the engine could do wrong without a word: order, counting, sharing, memory of the past."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from raysweep.errors import KnowledgeError
+from raysweep.identity import kind_of
+from raysweep.jobs.launch import Conclusion, launch
+from raysweep.reports.material import gather
+from raysweep.run.run import slots_of
+from raysweep.run.schedule import MOST_PER_BATCH
+from raysweep.stages.stage import Result
+from raysweep.store import Store, ledger
+from raysweep.store.ledger import Ledger
+from raysweep.sweep.loading import from_text
+from raysweep.sweep.yaml import parse
+from raysweep.training import device
+from tests.test_schedule import SLOTS, Graph, drain, schedule_of
+from tests.test_tune import LOW, Planted, search
+
+# Handing out
+
+
+def taken(schedule: Any, slots: Any = SLOTS) -> list[str]:
+    return [stage.key for stage in schedule.take(slots)]
+
+
+def test_a_stages_own_seconds_count_in_its_path() -> None:
+    graph = Graph()
+    brief, lengthy = graph.add("poison", "brief"), graph.add("poison", "lengthy")
+    after_brief = graph.add("evaluate", "after brief", brief)
+    after_lengthy = graph.add("evaluate", "after lengthy", lengthy)
+    graph.trial(after_brief)
+    graph.trial(after_lengthy)
+    seconds = {brief: 10.0, after_brief: 50.0, lengthy: 100.0, after_lengthy: 2.0}
+    schedule = schedule_of(graph, expected=lambda stage: seconds[stage.key])
+    assert taken(schedule) == [lengthy], "102 s are ahead of it, 60 s of the other"
+
+
+def test_a_stage_that_must_run_alone_joins_no_batch_and_takes_none_along() -> None:
+    graph = Graph()
+    for name in "abc":
+        graph.trial(graph.add("evaluate", name))
+    schedule = schedule_of(graph, expected=lambda stage: 0.02)
+    suspects = taken(schedule, {"cpu": 1})
+    assert len(suspects) == 3
+    schedule.lost(suspects, published=[], reason="died")
+    first = graph.add("poison", "first")
+    longer = [graph.add("evaluate", f"after {n}", first) for n in range(2)]
+    shorter = graph.add("evaluate", "short")
+    for key in (*longer, shorter):
+        graph.trial(key)
+    schedule.extend()
+    batches = []
+    while batch := taken(schedule, {"cpu": 1}):
+        batches.append(batch)
+        schedule.finished([Result(key=key, status="done") for key in batch])
+    with_suspects = [batch for batch in batches if set(batch) & set(suspects)]
+    assert batches[0] == [first]
+    assert sorted(with_suspects) == sorted([key] for key in suspects)
+    assert sorted(key for batch in batches for key in batch) == sorted(graph.stages)
+
+
+def test_a_batch_is_as_long_as_is_fair_to_other_workers() -> None:
+    graph = Graph()
+    for number in range(50):
+        graph.trial(graph.add("evaluate", str(number)))
+    schedule = schedule_of(graph, expected=lambda stage: 0.02)
+    assert len(taken(schedule, {"cpu": 2})) == MOST_PER_BATCH == 16
+    assert len(taken(schedule, {"cpu": 10})) == 4, "34 among 10, rounded up"
+    timed = schedule_of(graph, expected=lambda stage: 0.4)
+    assert len(taken(timed, {"cpu": 1})) == 2, "0.8 s; a third would make it more than one second"
+    exact = schedule_of(graph, expected=lambda stage: 0.25)
+    assert len(taken(exact, {"cpu": 1})) == 4, "one second is allowed"
+
+
+def test_a_class_without_a_slot_waits_and_what_was_not_begun_comes_back() -> None:
+    graph = Graph()
+    training = graph.add("train", "t", resource="gpu")
+    graph.trial(training)
+    schedule = schedule_of(graph, attempts=1)
+    assert taken(schedule, {"cpu": 1}) == taken(schedule, {"cpu": 1, "gpu": 0}) == []
+    for _ in range(5):
+        assert schedule.ready == 1 and schedule.out == frozenset()
+        assert taken(schedule) == [training]
+        assert schedule.ready == 0 and schedule.out == {training} and not schedule.finished_all
+        schedule.returned([training])
+    assert drain(schedule) == [training] and not schedule.failed
+
+
+def test_trials_that_come_later_are_taken_in_and_counted() -> None:
+    graph = Graph()
+    graph.trial(graph.add("evaluate", "a"))
+    schedule = schedule_of(graph)
+    assert (schedule.routed, schedule.behind, schedule.extend()) == (1, False, 0)
+    graph.trial(graph.add("evaluate", "b", graph.add("poison", "above b")))
+    assert schedule.behind and schedule.extend() == 2 and not schedule.behind
+    assert len(drain(schedule)) == 3
+
+
+def test_a_passing_failure_is_tried_as_often_as_asked_and_a_lasting_one_once() -> None:
+    for lasting, times in ((False, 3), (True, 1)):
+        graph = Graph()
+        bad = graph.add("evaluate", "bad")
+        below = graph.add("evaluate", "below", bad)
+        graph.trial(below)
+        lines: list[dict[str, Any]] = []
+        schedule = schedule_of(graph, attempts=3, log=lines.append)
+        failure = Result(key=bad, status="failed", error="the host", lasting=lasting)
+        assert drain(schedule, lambda result, failure=failure: failure) == [bad] * times
+        assert schedule.failed == {bad: failure}
+        retries = [{"event": "retry", "key": bad, "error": "the host"}] * (0 if lasting else 3)
+        assert lines == [
+            *retries,
+            {"event": "failed", "key": bad, "error": "the host"},
+            {"event": "upstream_failed", "key": below, "cause": bad},
+        ]
+
+
+def test_what_is_damaged_is_discarded_and_logged_by_its_key() -> None:
+    graph = Graph()
+    above = graph.add("train", "above", resource="gpu")
+    reader = graph.add("evaluate", "reader", above)
+    graph.trial(reader)
+    lines: list[dict[str, Any]] = []
+    gone: list[str] = []
+    schedule = schedule_of(graph, {above}, discard=gone.append, log=lines.append)
+    assert taken(schedule) == [reader]
+    schedule.finished([Result(key=reader, status="damaged", damaged=above)])
+    assert drain(schedule) == [above, reader] and gone == [above]
+    assert {"event": "damaged", "key": above} in lines
+
+
+def test_a_lone_death_counts_until_it_is_a_failure() -> None:
+    graph = Graph()
+    deadly = graph.add("evaluate", "deadly")
+    graph.trial(deadly)
+    schedule = schedule_of(graph, attempts=3)
+    for _ in range(3):
+        assert taken(schedule) == [deadly] and not schedule.failed
+        schedule.lost([deadly], published=[], reason="out of memory")
+    assert taken(schedule) == [] and schedule.failed[deadly].error == "out of memory"
+
+
+# A run
+
+
+SWEEP = """
+name: engine
+dataset: {digits: {size: 300}}
+model: linear
+recipe: {epochs: 1}
+attacks: [{badnets: {rate: 0.1}}]
+defenses: [none, perfect_filter, spectral_signatures]
+resources: {gpu: {gpu: 0.25}}
+seeds: 1
+track: {wandb: disabled}
+"""
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Conclusion]:
+    """A sweep whose stages hold a quarter of a GPU; they are given the CPU in its place."""
+    folder = tmp_path_factory.mktemp("engine")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(device, "claim", lambda gpus: "cpu")
+        sweep = from_text(parse("s.yaml", SWEEP))
+        conclusion = launch(sweep, SWEEP, str(folder), inline=True)
+    assert (conclusion.rows["status"] == "ok").all(), conclusion.rows["error"].tolist()
+    return Store(str(folder)), conclusion
+
+
+def test_gpu_seconds_are_seconds_times_the_share_that_was_held(
+    ran: tuple[Store, Conclusion],
+) -> None:
+    store, conclusion = ran
+    stages = gather("engine", store.uri).stages.set_index("key")
+    on_gpu = stages["kind"].isin(["train", "features"])
+    assert on_gpu.any() and not on_gpu.all()
+    expected = stages["seconds"].where(on_gpu, 0.0) * 0.25
+    np.testing.assert_allclose(stages["gpu_seconds"][on_gpu], expected[on_gpu], atol=1e-4)
+    assert (stages["gpu_seconds"][stages["kind"].isin(["poison", "decide", "evaluate"])] == 0).all()
+    # Among trials they are shared like seconds: a trial's parts add up to what was spent.
+    assert conclusion.rows["gpu_seconds"].sum() == pytest.approx(stages["gpu_seconds"].sum())
+    own = conclusion.rows["own_seconds"] + conclusion.rows["shared_seconds"]
+    assert own.sum() == pytest.approx(stages["seconds"].sum())
+    assert (conclusion.rows["standalone_seconds"] > own).all()
+
+
+def test_a_filter_is_retrained_on_what_it_kept(ran: tuple[Store, Conclusion]) -> None:
+    store, conclusion = ran
+    row = conclusion.rows.set_index("defense_name").loc["perfect_filter"]
+    outcome = store.outcome(row["key_model"])
+    assert outcome is not None and row["poison_count"] == 30
+    assert outcome["images"] == row["n_train"] - row["poison_count"] == 270
+
+
+def test_nothing_is_left_of_a_run_but_what_it_stored(ran: tuple[Store, Conclusion]) -> None:
+    store, conclusion = ran
+    assert store.list("scratch") == []
+    assert {kind_of(key) for key in store.done()} >= {"train", "decide", "evaluate"}
+    assert len(store.done()) == conclusion.ran and conclusion.cached == 0
+    standing = ledger.standing(store, "engine")
+    assert standing.done == store.done() and standing.out == set() and standing.ended
+    assert standing.stages == conclusion.ran and standing.trials == 3
+
+
+def test_slots_are_what_fits_at_least_one_and_at_most_what_is_wanted() -> None:
+    sweep = from_text(
+        parse("s.yaml", SWEEP.replace("{gpu: {gpu: 0.25}}", "{gpu: {gpu: 0.5, cpu: 2}}"))
+    )
+    assert slots_of(8, 2, sweep, None) == {"cpu": 8, "gpu": 4}
+    assert slots_of(6, 2, sweep, None) == {"cpu": 6, "gpu": 3}, "two CPUs each"
+    assert slots_of(8, 2, sweep, 3) == {"cpu": 3, "gpu": 3}
+    assert slots_of(8, 0, sweep, None) == {"cpu": 8, "gpu": 1}
+    assert slots_of(0.5, 0, sweep, 2) == {"cpu": 1, "gpu": 1}
+
+
+# The ledger
+
+
+def test_a_ledger_tells_how_the_last_run_stands(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    start = {"event": "start", "trials": 4, "stages": 9, "cached": 2}
+    done = {"event": "done", "seconds": 1.5, "host": "h", "pid": 7}
+    book = Ledger(store, "s")
+    for line in (
+        {**start, "trials": 100},
+        {"event": "dispatch", "keys": ["train-z"], "ready": 0},
+        {**start},
+        {"event": "dispatch", "keys": ["train-a", "train-b", "train-c", "train-d"], "ready": 3},
+        {"event": "failed", "key": "train-a", "error": "no"},
+        {"event": "failed", "key": "train-b", "error": "never"},
+        {"event": "upstream_failed", "key": "evaluate-b", "cause": "train-b"},
+        {**done, "key": "train-a"},
+        {**done, "key": "train-c"},
+        {"event": "damaged", "key": "train-c"},
+        {"event": "grow", "key": "decide-x", "stages": 3},
+        {"event": "grow", "key": "", "stages": 2, "cached": 1, "trials": 5},
+    ):  # fmt: skip
+        book.write(line)
+    book.close()
+    now = ledger.standing(store, "s")
+    assert now.start["event"] == "start" and not now.ended
+    assert (now.trials, now.stages, now.cached) == (4 + 5, 9 + 3 + 2, 2 + 1)
+    assert now.done == {"train-a"} and now.failed == {"train-b": "never"}
+    assert now.upstream == {"evaluate-b": "train-b"} and now.out == {"train-d"}
+    times = [line["t"] for line in ledger.read(store, "s")]
+    assert times == sorted(times) and len(times) == 12
+
+
+# Tuning
+
+
+def test_a_search_that_may_see_clean_data_alone_reads_the_truth_of_no_place() -> None:
+    bench = Planted(badnets=(0.6, 1.0))
+    blind = search(LOW, ["badnets"], labels="clean_only")
+    (sealed,) = blind.instances(bench)
+    with pytest.raises(KnowledgeError, match="attack=badnets"):
+        sealed.truth()
+    (seen,) = search(LOW, ["badnets"], labels="oracle").instances(bench)
+    assert seen.truth()[0].sum() == 40
