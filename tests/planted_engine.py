@@ -157,7 +157,7 @@ TUNED = (
     Fault(
         "a search of clean data reads the truth", SEARCH,
         ' and self.settings.labels != "clean_only" else', " else",
-        (ENGINE + "a_search_that_may_see_clean_data_alone_reads_the_truth_of_no_place",),
+        ("test_engine_tuning.py::test_" + "a_search_that_may_see_clean_data_alone_reads_no_truth",),
     ),
     Fault(
         "a transfer that sees what it leaves out", FOLDS,

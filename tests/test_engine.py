@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from raysweep.errors import KnowledgeError
+from raysweep.defenses.spectral_signatures import SpectralSignatures
 from raysweep.identity import kind_of
 from raysweep.jobs.launch import Conclusion, launch
 from raysweep.reports.material import gather
@@ -22,7 +23,6 @@ from raysweep.sweep.loading import from_text
 from raysweep.sweep.yaml import parse
 from raysweep.training import device
 from tests.test_schedule import SLOTS, Graph, drain, schedule_of
-from tests.test_tune import LOW, Planted, search
 
 # Handing out
 
@@ -221,6 +221,45 @@ def test_nothing_is_left_of_a_run_but_what_it_stored(ran: tuple[Store, Conclusio
     assert now.stages == conclusion.ran and now.trials == 3
 
 
+def test_a_failure_is_told_in_rows_and_stages(
+    ran: tuple[Store, Conclusion], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, before = ran
+    gone = before.rows.set_index("defense_name").loc["spectral_signatures"]
+    shutil.copytree(store.uri, tmp_path / "store")
+    copy = Store(str(tmp_path / "store"))
+    for role in ("defend", "decide", "model", "tested", "evaluate"):
+        copy.discard(gone[f"key_{role}"])
+
+    def broken(self: Any, *given: Any) -> Any:
+        raise ValueError("no scores today")
+
+    monkeypatch.setattr(SpectralSignatures, "run", broken)
+    monkeypatch.setattr(device, "claim", lambda gpus: "cpu")
+    sweep = from_text(parse("s.yaml", SWEEP.replace("name: engine", "name: failing")))
+    after = launch(sweep, SWEEP, copy.uri, inline=True)
+    rows = after.rows.set_index("defense_name")
+    failed = rows.loc["spectral_signatures"]
+    assert rows["status"].to_dict() == {
+        "none": "ok", "perfect_filter": "ok", "spectral_signatures": "failed",
+    }  # fmt: skip
+    assert failed["error"] == "ValueError: no scores today" and after.unfinished == 1
+    assert failed["error_stage"] == gone["key_defend"] and gone["key_defend"] in failed["log"]
+    assert "broken" in Path(failed["log"]).read_text()
+    assert (rows.loc[["none", "perfect_filter"], ["error", "error_stage", "log"]] == "").all(None)
+    stages = gather("failing", copy.uri).stages.set_index("key")
+    assert stages.loc[gone["key_defend"], ["status", "error", "trials", "seconds"]].tolist() == [
+        "failed", "ValueError: no scores today", 1, 0.0,
+    ]  # fmt: skip
+    assert stages.loc[gone["key_decide"], "status"] == "upstream_failed"
+    shared = stages.loc[[gone["key_data"], gone["key_victim"]]]
+    assert (shared["status"] == "cached").all() and (shared["trials"] == 3).all()
+    assert (shared["host"] != "").all() and (shared["seconds"] > 0).all()
+    assert copy.done() == store.done() - {gone[f"key_{r}"] for r in (
+        "defend", "decide", "model", "tested", "evaluate",
+    )}  # fmt: skip
+
+
 def test_slots_are_what_fits_at_least_one_and_at_most_what_is_wanted() -> None:
     sweep = from_text(
         parse("s.yaml", SWEEP.replace("{gpu: {gpu: 0.25}}", "{gpu: {gpu: 0.5, cpu: 2}}"))
@@ -263,16 +302,3 @@ def test_a_ledger_tells_how_the_last_run_stands(tmp_path: Path) -> None:
     store.write("sweeps/s/ledger/20260102-000000-1.jsonl", json.dumps({"t": 2e9, **start}).encode())
     later = standing(store, "s")
     assert (later.trials, later.stages, later.out, later.failed) == (4, 9, set(), {})
-
-
-# Tuning
-
-
-def test_a_search_that_may_see_clean_data_alone_reads_the_truth_of_no_place() -> None:
-    bench = Planted(badnets=(0.6, 1.0))
-    blind = search(LOW, ["badnets"], labels="clean_only")
-    (sealed,) = blind.instances(bench)
-    with pytest.raises(KnowledgeError, match="attack=badnets"):
-        sealed.truth()
-    (seen,) = search(LOW, ["badnets"], labels="oracle").instances(bench)
-    assert seen.truth()[0].sum() == 40
