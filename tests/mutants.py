@@ -287,14 +287,15 @@ def tried(mutant: Mutant, limit: float) -> Mutant:
     )
     fate = "timeout" if said == "timeout" else "caught" if said else "survived"
     found = replace(mutant, fate=fate, old=old, new=new, seconds=time.monotonic() - start)
-    return replace(found, fate="same") if fate == "survived" and reason(found) else found
+    none = fate == "survived" and known(found).get("same", False)
+    return replace(found, fate="same") if none else found
 
 
-def reason(mutant: Mutant) -> str:
-    """Return why a change is none that a user could see, as mutants.toml says; else nothing."""
+def known(mutant: Mutant) -> dict[str, Any]:
+    """Return what mutants.toml says of a change that is not caught; empty if it says nothing."""
     changed = (mutant.old, mutant.new)
-    mine = (one for one in SETTINGS.get("same", ()) if (one["old"], one["new"]) == changed)
-    return next((one["reason"] for one in mine if fnmatch.fnmatch(mutant.file, one["file"])), "")
+    mine = (one for one in SETTINGS["known"] if (one["old"], one["new"]) == changed)
+    return next((one for one in mine if fnmatch.fnmatch(mutant.file, one["file"])), {})
 
 
 def run(
@@ -349,8 +350,8 @@ def told(found: Sequence[Mutant], asked: int, seed: int, minutes: float) -> str:
         "# Mutants of the engine", "",
         f"Written by `make mutants`: {len(found)} of {asked} sampled changes in {minutes:.0f} "
         f"minutes, seed {seed}. A place in the code is drawn, then one change there; it is caught "
-        f"if a test that covers the module fails (`tests/mutants.toml`). Changes that no user "
-        f"could see do not count; each is listed with its reason.", "",
+        f"if a test that covers the module fails (`tests/mutants.toml`). Changes that change no "
+        f"behaviour do not count; each is listed with its reason.", "",
         *table(found), "",
     ]  # fmt: skip
     for fate, title in (("survived", "Survivors"), ("same", "No change of behaviour")):
@@ -359,7 +360,8 @@ def told(found: Sequence[Mutant], asked: int, seed: int, minutes: float) -> str:
             lines += [f"## {title}", ""]
         for one in mine:
             lines.append(f"- `{one.where}`: `{one.old}` → `{one.new}`")
-            lines.append(f"  {reason(one) or 'not caught by the tests of mutants.toml'}")
+            why = known(one).get("reason", "not caught by the tests that mutants.toml names")
+            lines.append(f"  {why}")
         lines += [""] if mine else []
     return "\n".join(lines)
 

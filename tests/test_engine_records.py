@@ -93,6 +93,26 @@ def test_what_is_there_and_cannot_be_read_is_named(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+def test_rows_that_are_derived_say_which_stages_are_damaged(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    rows = launch(from_text(parse("s.yaml", SWEEP)), SWEEP, store.uri, inline=True).rows
+    evaluated = rows["key_evaluate"][0]
+    store.delete("sweeps/mine/records.parquet")
+    derived = raysweep.load("mine", store.uri)
+    assert derived["status"].tolist() == ["ok"] and derived["ca"].equals(rows["ca"])
+    (note,) = derived.attrs["notes"]
+    assert note == "derived from what is stored: 1 of 1 trials are finished"
+    store.write(f"manifests/evaluate/{evaluated}.json", b"")
+    derived = raysweep.load("mine", store.uri)
+    assert derived["status"].tolist() == ["pending"] and derived["key_evaluate"][0] == evaluated
+    assert derived.attrs["notes"] == [
+        "derived from what is stored: 0 of 1 trials are finished",
+        f"damaged, and counted as missing until the next launch: {evaluated}",
+    ]
+    again = launch(from_text(parse("s.yaml", SWEEP)), SWEEP, store.uri, inline=True)
+    assert again.ran == 1 and again.notes == ["1 stored stages are damaged and run again"]
+
+
 def test_the_newest_of_earlier_rows_that_succeeded_stands_in() -> None:
     lacking = rows_of(ca=None, status="failed", key_evaluate=None, key_data="d")
     newest, oldest = rows_of(ca=0.5, key_data="d", extra=1), rows_of(ca=0.4, key_data="d")
