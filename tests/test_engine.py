@@ -300,5 +300,8 @@ def test_a_ledger_tells_how_the_last_run_stands(tmp_path: Path) -> None:
     assert now.done == {"train-a"} and now.failed == {"train-b": "never"}
     assert now.upstream == {"evaluate-b": "train-b"} and now.out == {"train-d"}
     store.write("sweeps/s/ledger/20260102-000000-1.jsonl", json.dumps({"t": 2e9, **start}).encode())
+    never = standing(store, "never launched")
+    assert (never.trials, never.stages, never.cached, never.ended) == (0, 0, 0, False)
+    assert not never.start and not never.done
     later = standing(store, "s")
     assert (later.trials, later.stages, later.out, later.failed) == (4, 9, set(), {})
