@@ -308,8 +308,9 @@ def run(
         tempfile.TemporaryDirectory() as name,
         ProcessPoolExecutor(jobs, fork, begin, (Path(name), preloaded)) as pool,
     ):
-        took = dict(zip(groups, pool.map(baseline, groups), strict=True))
-        for tests, seconds in took.items():
+        took = {}
+        for tests, seconds in zip(groups, pool.map(baseline, groups), strict=True):
+            took[tests] = seconds
             say(f"{seconds:6.1f} s unchanged: {', '.join(tests)}")
         waiting, out = collections.deque(mutants), set[Future[Mutant]]()
         while waiting or out:

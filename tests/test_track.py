@@ -225,6 +225,7 @@ def test_what_arrived_is_asked_for_once_and_remembered(
 def test_two_sweeps_with_the_same_trial_and_their_tunings_are_runs_of_their_own(
     server: State, tmp_path: Path
 ) -> None:
+    wandb_runs.forget()  # wandb keeps where it was sent before.
     told = generated().tuning
     for name in ("s", "t"):
         folder = tmp_path / name
