@@ -141,23 +141,29 @@ def outside(text: str) -> set[int]:
     return found
 
 
-def annotations(text: str) -> list[tuple[tuple[int, int], tuple[int, int]]]:
-    """Return where annotations begin and end; they are never evaluated."""
+def silent_spans(text: str) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+    """Return where annotations, which nothing evaluates, and the flags of dataclasses lie.
+
+    The flags (frozen, slots, keywords alone) refuse wrong code; right code does not notice them.
+    """
     every: list[ast.expr | None] = []
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.arg | ast.AnnAssign):
             every.append(node.annotation)
         elif isinstance(node, ast.FunctionDef):
             every.append(node.returns)
+        elif isinstance(node, ast.ClassDef):
+            every += [one for one in node.decorator_list if "dataclass(" in ast.unparse(one)]
     return [
         ((one.lineno, one.col_offset), (one.end_lineno or 0, one.end_col_offset or 0))
-        for one in every if one is not None
-    ]  # fmt: skip
+        for one in every
+        if one is not None
+    ]
 
 
 def places(file: str, text: str) -> dict[Any, list[MutationSpec]]:
     """Return every change of a file, grouped by place: where it begins and ends."""
-    silent, spans = outside(text), annotations(text)
+    silent, spans = outside(text), silent_spans(text)
     nodes = list(ast_nodes(get_ast(text)))
     found: dict[Any, list[MutationSpec]] = collections.defaultdict(list)
     for name in SETTINGS["operators"]:

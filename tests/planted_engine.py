@@ -84,6 +84,11 @@ STORED = (
         (ENGINE + "a_filter_is_retrained_on_what_it_kept",),
     ),
     Fault(
+        "a training that was killed begins anew", "stages/inputs.py",
+        "restored=store.restore(stage.key) if stage.kind in LONG_KINDS else {}", "restored={}",
+        (ENGINE + "a_training_that_was_killed_goes_on_from_its_checkpoint",),
+    ),
+    Fault(
         "an object that changed is verified no more", STORE,
         "stamp is None or self._verified.get(memo) != stamp",
         "stamp is None or memo not in self._verified",

@@ -10,10 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from raysweep import training
 from raysweep.defenses.spectral_signatures import SpectralSignatures
 from raysweep.identity import kind_of
 from raysweep.jobs.launch import Conclusion, launch
+from raysweep.plan.planner import Planner
 from raysweep.reports.material import gather
 from raysweep.run.run import slots_of
 from raysweep.run.schedule import MOST_PER_BATCH
@@ -21,7 +24,7 @@ from raysweep.stages.stage import Result
 from raysweep.store import Store, ledger
 from raysweep.sweep.loading import from_text
 from raysweep.sweep.yaml import parse
-from raysweep.training import device
+from raysweep.training import device, loop
 from tests.test_schedule import SLOTS, Graph, drain, schedule_of
 
 # Handing out
@@ -258,6 +261,69 @@ def test_a_failure_is_told_in_rows_and_stages(
     assert copy.done() == store.done() - {gone[f"key_{r}"] for r in (
         "defend", "decide", "model", "tested", "evaluate",
     )}  # fmt: skip
+
+
+class Lost(BaseException):
+    """The process is gone in the middle of a training."""
+
+
+def test_a_training_that_was_killed_goes_on_from_its_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = SWEEP.replace("epochs: 1", "epochs: 4").replace("{gpu: {gpu: 0.25}}", "{cpu: {cpu: 1}}")
+    text = text.replace("[none, perfect_filter, spectral_signatures]", "[none]")
+    sweep = from_text(parse("s.yaml", text))
+    whole = launch(sweep, text, str(tmp_path / "whole"), inline=True)
+    victim = whole.rows["key_victim"][0]
+    written: list[str] = []
+    write = Store.checkpoint
+
+    def watched(self: Store, key: str, arrays: Any) -> None:
+        write(self, key, arrays)
+        written.append(key)
+        if len(written) == 2:
+            raise Lost
+
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(Store, "checkpoint", watched)
+    store = Store(str(tmp_path / "store"))
+    with pytest.raises(Lost):
+        launch(sweep, text, store.uri, inline=True)
+    assert written == [victim] * 2 and len(store.list("scratch")) == 1
+    assert victim not in store.done()
+    again = launch(sweep, text, store.uri, inline=True)
+    assert (again.rows["status"] == "ok").all() and store.list("scratch") == []
+    assert written == [victim] * 4, "two epochs were left"
+    assert store.outcome(victim) == Store(str(tmp_path / "whole")).outcome(victim)
+
+
+def test_a_stage_computes_on_as_many_threads_as_its_recipe_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, seen, fit = torch.get_num_threads(), [], training.fit
+
+    def watched(*given: Any, **more: Any) -> Any:
+        seen.append(torch.get_num_threads())
+        return fit(*given, **more)
+
+    monkeypatch.setattr(training, "fit", watched)
+    text = SWEEP.replace("epochs: 1", "epochs: 1, threads: [2, 3]")
+    text = text.replace("resources: {gpu: {gpu: 0.25}}\n", "")
+    text = text.replace("[none, perfect_filter, spectral_signatures]", "[none]")
+    launch(from_text(parse("s.yaml", text)), text, str(tmp_path), inline=True)
+    torch.set_num_threads(before)
+    assert sorted(seen) == [2, 3]
+
+
+def test_labels_are_identity_where_a_share_of_them_was_changed() -> None:
+    changed = ["{size: 300}", "{size: 300, imbalance: 2}", "{size: 300, label_noise: 0.1}"]
+    found = []
+    for given in changed:
+        sweep = from_text(parse("s.yaml", SWEEP.replace("{size: 300}", given)))
+        planner = Planner(sweep)
+        data = planner.setting(planner.trials[0]).data
+        found.append("labels" in planner.stages[data].params)
+    assert found == [False, True, True]
 
 
 def test_slots_are_what_fits_at_least_one_and_at_most_what_is_wanted() -> None:

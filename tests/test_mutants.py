@@ -18,6 +18,7 @@ class Asks(Protocol):
     def one(self) -> int:
         return 1
 
+@dataclass(frozen=True)
 class Does:
     def __init__(self, size: int | None = None) -> None:
         self.size = size
@@ -34,7 +35,8 @@ class Does:
 def test_what_is_changed_is_code_that_acts() -> None:
     changed = mutants.places("x.py", CODE)
     lines = {start[0] for start, _ in changed}
-    assert lines == {9, 12, 13, 14}
+    assert lines == {6, 10, 13, 14, 15}, "of the decorator, only that it is there"
+    assert len(changed[(6, 0), (7, 0)]) == 1
     operator, every = RemoveStatement(), []
     while (text := mutate_code(CODE, operator, len(every))) is not None:
         every.append(text)
