@@ -263,6 +263,23 @@ def test_a_failure_is_told_in_rows_and_stages(
     )}  # fmt: skip
 
 
+@pytest.mark.parametrize(("error", "times"), [(OSError("no route to host"), 3), (ValueError, 1)])
+def test_a_failure_of_the_host_is_tried_again_and_one_of_the_method_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Any, times: int
+) -> None:
+    calls: list[int] = []
+
+    def broken(self: Any, *given: Any) -> Any:
+        calls.append(1)
+        raise error
+
+    monkeypatch.setattr(SpectralSignatures, "run", broken)
+    text = SWEEP.replace("resources: {gpu: {gpu: 0.25}}\n", "")
+    text = text.replace("[none, perfect_filter, spectral_signatures]", "[spectral_signatures]")
+    after = launch(from_text(parse("s.yaml", text)), text, str(tmp_path), inline=True)
+    assert len(calls) == times and after.rows["status"].tolist() == ["failed"]
+
+
 class Lost(BaseException):
     """The process is gone in the middle of a training."""
 
