@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup quickstart test quick lint check faults oldest device-rules dry-run
+.PHONY: setup quickstart test quick lint check faults mutants oldest device-rules dry-run
 
 setup: $(READY)
 
@@ -35,6 +35,11 @@ check: lint test
 
 faults: setup
 	$(BIN)/python -m tests.faults
+
+# Changes at sampled places of the engine; each must make a test fail. `make mutants MINUTES=20`.
+MINUTES ?= 90
+mutants: setup
+	$(BIN)/python -m tests.mutants --jobs 2 --minutes $(MINUTES) --write docs/results/mutants.md
 
 # The tests with the lowest version that pyproject allows of every direct dependency.
 oldest:

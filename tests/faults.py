@@ -48,9 +48,17 @@ def table() -> dict[str, Fault]:
     Raises:
         ValueError: if two have one name.
     """
-    from tests import planted_baselines, planted_datamodels, planted_devices, planted_rounds
+    from tests import (
+        planted_baselines,
+        planted_datamodels,
+        planted_devices,
+        planted_engine,
+        planted_rounds,
+    )
 
-    modules = (planted_rounds, planted_baselines, planted_datamodels, planted_devices)
+    modules = (
+        planted_rounds, planted_baselines, planted_datamodels, planted_devices, planted_engine,
+    )  # fmt: skip
     every = [fault for module in modules for fault in module.FAULTS]
     named = {fault.name: fault for fault in every}
     if len(named) != len(every):

@@ -149,6 +149,12 @@ def test_many_manifests_are_read_and_damaged_ones_named(store: Store) -> None:
     assert list(damaged) == ["train-1"]
 
 
+def test_an_outcome_is_read_alone_and_is_none_where_nothing_is_stored(store: Store) -> None:
+    store.put("decide-1", outcome={"produced": "nothing"})
+    assert store.outcome("decide-1") == {"produced": "nothing"}
+    assert store.outcome("decide-2") is None
+
+
 def test_discard_leaves_nothing(store: Store) -> None:
     store.put("train-1", arrays=ARRAYS)
     store.put("train-2", arrays=ARRAYS)

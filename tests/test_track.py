@@ -222,6 +222,21 @@ def test_what_arrived_is_asked_for_once_and_remembered(
 
 
 @pytest.mark.slow
+def test_two_sweeps_with_the_same_trial_and_their_tunings_are_runs_of_their_own(
+    server: State, tmp_path: Path
+) -> None:
+    wandb_runs.forget()  # wandb keeps where it was sent before.
+    told = generated().tuned
+    for name in ("s", "t"):
+        folder = tmp_path / name
+        wandb.publish(rows().head(1), name, ONLINE, folder)
+        wandb.publish_tuning(told, name, ONLINE, folder)
+    assert len(server.runs) == 4, "no run took the place of another"
+    said = sorted((run.group, run.name) for run in server.runs.values())
+    assert said == [(name, text) for name in "st" for text in (A, f"tune · {name}")]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("status", [400, 403, 404, 409, 413])
 def test_a_run_whose_file_stream_is_refused_stays_offline_and_is_named(
     server: State, tmp_path: Path, status: int

@@ -18,6 +18,7 @@ from raysweep.defenses import Decision
 from raysweep.errors import StageError
 from raysweep.identity import kind_of
 from raysweep.plan.planner import Planner
+from raysweep.plan.route import remaining
 from raysweep.stages import content
 from raysweep.stages.stage import Packed, Stage, Work, in_order_of_work
 from raysweep.sweep.loading import from_text
@@ -106,6 +107,17 @@ def test_kinds_stand_in_the_order_of_work(planner: Planner) -> None:
         "prepare", "poison", "train", "features", "shard", "defend", "decide", "evaluate",
     )  # fmt: skip
     assert set(order) == set(kinds())
+
+
+def test_a_decision_goes_before_the_training_that_it_may_add(planner: Planner) -> None:
+    stages = planner.stages
+    assert {stage.kind for stage in stages.values() if stage.work.GROWS} == {"decide"}
+    assert {stage.kind for stage in stages.values() if stage.work.GROWN} == {"train"}
+    seconds = {key: 10.0 if stage.work.GROWN else 0.1 for key, stage in stages.items()}
+    ranks: dict[str, float] = {}
+    remaining(seconds, stages, {}, ranks, grown=10.0)
+    decisions = [ranks[key] for key in stages if kind_of(key) == "decide"]
+    assert min(decisions) == 10.1, "its own seconds, and those of the training"
 
 
 def test_parameters_have_the_forms_that_stored_keys_were_made_of(planner: Planner) -> None:
