@@ -16,8 +16,9 @@ $(READY): pyproject.toml
 quickstart: setup
 	$(BIN)/raysweep launch sweeps/quickstart.yaml
 
-# All tests, in two processes: those that start Ray in one of them, in turn.
-WORKERS ?= 2
+# All tests, in three processes on two cores: those that start Ray in one of them, in turn, and they
+# mostly wait.
+WORKERS ?= 3
 test: setup
 	$(BIN)/python -m pytest -n $(WORKERS) --durations=20
 

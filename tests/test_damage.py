@@ -197,7 +197,7 @@ def test_an_outcome_that_is_gone_is_damage(tmp_path: Path) -> None:
     for trial in planner.trials:
         followed(partial(planner.route, trial), store.outcome)
     store.discard(row["key_reference"])
-    result = perform(planner.stages[row["key_decide"]], store, {}, 0)
+    result = perform(planner.stages[row["key_decide"]].packed(), store, {}, 0)
     assert (result.status, result.damaged) == ("damaged", row["key_reference"])
 
 

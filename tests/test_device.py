@@ -43,12 +43,12 @@ def test_a_share_of_a_gpu_without_cuda_is_no_cpu(tmp_path: Path) -> None:
     planner = Planner(sweep())
     planner.route(planner.trials[0], {})
     (stage,) = (s for s in planner.stages.values() if s.kind == "prepare")
-    result = perform.perform(stage, Store(str(tmp_path)), {}, 0.5)
+    result = perform.perform(stage.packed(), Store(str(tmp_path)), {}, 0.5)
     assert result.status == "failed" and not result.lasting
     built = "built without CUDA" if torch.version.cuda is None else "built for CUDA"
     for told in (socket.gethostname(), torch.__version__, built, "0.5 GPUs", "raysweep doctor"):
         assert told in result.error
-    assert perform.perform(stage, Store(str(tmp_path)), {}, 0).status == "done"
+    assert perform.perform(stage.packed(), Store(str(tmp_path)), {}, 0).status == "done"
 
 
 def test_errors_of_the_device_pass() -> None:

@@ -327,7 +327,7 @@ def test_what_a_host_lacks_is_said_with_its_name_and_tried_again(
     away = str(project / "away")
     given = Environment(values={"RAYSWEEP_DATA": away}, secrets=("AWS_ACCESS_KEY_ID",), local=False)
     environment.apply(given)
-    result = perform.perform(stage, Store(str(tmp_path / "store")), {}, 0.0)
+    result = perform.perform(stage.packed(), Store(str(tmp_path / "store")), {}, 0.0)
     assert result.status == "failed" and not result.lasting
     assert result.error == (
         f"FilesError: host {socket.gethostname()}: dataset npz: path must name a file, got "

@@ -9,9 +9,9 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from raysweep.store import Store
+from raysweep.store.sweepfolder import SweepFolder
 from raysweep.sweep.spec import Sweep
 
-DESCRIPTION = "sweep.json"
 Json = Mapping[str, "Json"] | Sequence["Json"] | str | int | float | bool | None
 _KINDS: dict[str, type | tuple[type, ...]] = {
     "sweep": dict, "created_at": (int, float), "versions": dict, "concluded": bool,
@@ -75,13 +75,13 @@ class Description:
 
 def described(store: Store, place: str) -> Description:
     """Return the description that is stored of a sweep; empty if none is."""
-    return Description.unpack(store.read(f"sweeps/{place}/{DESCRIPTION}") or b"{}")
+    return Description.unpack(store.read(SweepFolder(store, place).description) or b"{}")
 
 
 def write_description(store: Store, place: str, description: Description) -> None:
     """Write down what is known of a sweep."""
     data = json.dumps(description.pack(), indent=1).encode()
-    store.write(f"sweeps/{place}/{DESCRIPTION}", data)
+    store.write(SweepFolder(store, place).description, data)
 
 
 def as_launched(sweep: Sweep, description: Description) -> Sweep:

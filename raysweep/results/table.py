@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from raysweep.results.columns import STAGE_REQUIRED, TRIAL_REQUIRED
 from raysweep.store import Store
+from raysweep.store.sweepfolder import SweepFolder
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,7 +20,7 @@ def read_table(store: Store, place: str, which: Table) -> pd.DataFrame | None:
     """Return records or stages as they were written; none if they are not there, or damaged."""
     import pandas as pd
 
-    raw = store.read(f"sweeps/{place}/{which}.parquet")
+    raw = store.read(SweepFolder(store, place).path(f"{which}.parquet"))
     if raw is None:
         return None
     try:
@@ -34,7 +35,7 @@ def write_tables(store: Store, name: str, rows: pd.DataFrame, stages: pd.DataFra
     for which, frame in (("stages", stages), ("records", rows)):
         buffer = io.BytesIO()
         _storable(frame).to_parquet(buffer, index=False, write_page_checksum=True)
-        store.write(f"sweeps/{name}/{which}.parquet", buffer.getvalue())
+        store.write(SweepFolder(store, name).path(f"{which}.parquet"), buffer.getvalue())
 
 
 def _storable(frame: pd.DataFrame) -> pd.DataFrame:
