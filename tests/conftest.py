@@ -23,6 +23,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported
 os.environ["RAY_AUTH_MODE"] = "disabled"
 METHODS = {file.stem for file in Path(__file__).parents[1].glob("raysweep/*/*.py")}
 BEGAN = pytest.StashKey[float]()
+POLITE = 5  # niceness of workers beside the one whose tests start Ray, which must not starve
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -87,6 +88,8 @@ def ray_tests(file: Path) -> frozenset[str]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_setup(item: pytest.Item) -> Iterator[None]:
+    if hasattr(item.config, "workerinput") and not os.nice(0):
+        os.nice(0 if group(item.nodeid, item.config.rootpath) == "ray" else POLITE)
     subprocess._cleanup()  # type: ignore[attr-defined]  # children left by tests before this one
     item.stash[BEGAN] = cpu_seconds()
     yield

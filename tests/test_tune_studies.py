@@ -97,6 +97,20 @@ def states(url: str) -> dict[str, Counter[str]]:
         storage.engine.dispose()
 
 
+def running(url: str) -> set[tuple[str, int]]:
+    """Return study and number of every candidate in progress."""
+    storage = optuna.storages.RDBStorage(url)
+    try:
+        return {
+            (study.study_name, trial.number)
+            for study in storage.get_all_studies()
+            for trial in storage.get_all_trials(study._study_id)
+            if trial.state.name == "RUNNING"
+        }
+    finally:
+        storage.engine.dispose()
+
+
 def until(condition: Callable[[], bool], seconds: float) -> None:
     limit = time.monotonic() + seconds
     while not condition():
@@ -160,9 +174,12 @@ def test_two_drivers_work_on_one_study_and_one_is_killed(database: str, tmp_path
     try:
         before = sum(c["COMPLETE"] for c in states(database).values())
         until(told(before + 4), 120)
-        until(lambda: any(c["RUNNING"] for c in states(database).values()), 30)
+        second.send_signal(signal.SIGSTOP)
+        known = running(database)
+        until(lambda: bool(running(database) - known), 60)  # candidates that the first asked for
         first.send_signal(signal.SIGKILL)
         first.wait()
+        second.send_signal(signal.SIGCONT)
         assert second.wait(timeout=400) == 0, (tmp_path / "second.log").read_text()
     finally:
         for driver in (first, second):
