@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
@@ -61,19 +60,16 @@ def _as_large(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
 
 def kept(network: nn.Module, name: str) -> dict[str, NDArray[Any]]:
     """Return a network's weights as arrays of an artifact, under `name`."""
-    return {f"{name}.{k}": v.cpu().numpy() for k, v in network.state_dict().items()}
+    from raysweep.training import weights
+
+    return weights.packed(network.state_dict(), f"{name}.")
 
 
 def restored(
     network: nn.Module, name: str, artifact: Mapping[str, NDArray[Any]], like: torch.Tensor
 ) -> nn.Module:
     """Return `network` with the weights that `kept` gave, in eval mode, on `like`'s device."""
-    import torch
+    from raysweep.training import weights
 
-    state = {
-        key.removeprefix(f"{name}."): torch.from_numpy(np.array(value))
-        for key, value in artifact.items()
-        if key.startswith(f"{name}.")
-    }
-    network.load_state_dict(state)
+    network.load_state_dict(weights.unpacked(artifact, f"{name}."))
     return network.to(like.device).eval()

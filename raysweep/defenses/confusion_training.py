@@ -20,7 +20,6 @@ which the gate takes two. Reference: Unispac/Fight-Poison-With-Poison at f2f02c2
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
@@ -127,6 +126,7 @@ class ConfusionTraining(Defense):
         """Run all rounds; a killed run goes on after the last one that was finished."""
 
         from raysweep import training
+        from raysweep.training import weights
 
         schedule, data, clean = self._rounds(), inputs.training_set, inputs.clean_set
         if len(clean) < 2:
@@ -142,7 +142,7 @@ class ConfusionTraining(Defense):
         if ctx.restored:
             first, kept = int(ctx.restored["round"]) + 1, np.array(ctx.restored["kept"])
             losses = list(ctx.restored["losses"])
-            network.load_state_dict(_state(ctx.restored))
+            network.load_state_dict(weights.unpacked(ctx.restored))
         confused = network
         for number in range(first, schedule.rounds):
             rounds = _Round(self, schedule, number, inputs, ctx)
@@ -158,10 +158,10 @@ class ConfusionTraining(Defense):
                     losses[-1], data.labels, schedule.ratios[number], share,
                     inputs.shape.num_classes,
                 )  # fmt: skip
-                state = {f"model.{n}": np.array(t.cpu()) for n, t in network.state_dict().items()}
                 ctx.checkpoint(
-                    {"round": np.array(number), "kept": kept, "losses": np.stack(losses), **state}
-                )
+                    {"round": np.array(number), "kept": kept, "losses": np.stack(losses),
+                     **weights.packed({n: w.clone() for n, w in network.state_dict().items()})}
+                )  # fmt: skip
             ctx.progress((number + 1) / schedule.rounds, f"round {number + 1}")
         return self._found(confused, before, np.stack(losses), inputs, ctx)
 
@@ -306,13 +306,3 @@ def _seen(
             f"in the recipe"
         )
     return values, logits
-
-
-def _state(arrays: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    import torch
-
-    return {
-        name.removeprefix("model."): torch.from_numpy(np.array(array))
-        for name, array in arrays.items()
-        if name.startswith("model.")
-    }

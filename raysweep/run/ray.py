@@ -1,4 +1,4 @@
-"""Runs a plan: on Ray Tune, or inline in this process.
+"""Runs a plan on Ray Tune.
 
 The whole sweep is one Tune experiment, and its searcher is the plan: it hands Tune a batch of
 stages as soon as their inputs are stored, and nothing ever holds a slot while it waits. Trials are
