@@ -155,7 +155,7 @@ def remaining(
     while leaves:
         key = leaves.pop()
         stage = stages[key]
-        below = max((rank.get(child, 0.0) for child in children.get(key, ())), default=0.0)
+        below = max((rank[child] for child in children.get(key, ())), default=0.0)
         rank[key] = seconds[key] + (max(below, grown) if stage.work.GROWS else below)
         for need in set(stage.needs) & seconds.keys():
             ahead[need] -= stage.needs.count(need)
