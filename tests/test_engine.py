@@ -20,12 +20,13 @@ from raysweep.plan.planner import Planner
 from raysweep.reports.material import gather
 from raysweep.run.run import slots_of
 from raysweep.run.schedule import MOST_PER_BATCH
+from raysweep.stages.perform import perform
 from raysweep.stages.stage import Result
 from raysweep.store import Store, ledger
 from raysweep.store.sweepfolder import SweepFolder
 from raysweep.sweep.loading import from_text
 from raysweep.sweep.yaml import parse
-from raysweep.training import device, loop
+from raysweep.training import device, loop, resident
 from tests.test_schedule import SLOTS, Graph, drain, schedule_of
 
 # Handing out
@@ -331,6 +332,17 @@ def test_a_stage_computes_on_as_many_threads_as_its_recipe_says(
     launch(from_text(parse("s.yaml", text)), text, str(tmp_path), inline=True)
     torch.set_num_threads(before)
     assert sorted(seen) == [2, 3]
+
+
+def test_no_images_stay_on_the_device_after_a_stage(tmp_path: Path) -> None:
+    images = torch.zeros(4, 1, 3, 3, dtype=torch.uint8)
+    resident.resident(images, "meta")
+    assert resident.known(images, "meta") is not None
+    planner = Planner(from_text(parse("s.yaml", SWEEP)))
+    planner.route(planner.trials[0], {})
+    stage = next(iter(planner.stages.values()))
+    assert perform(stage.packed(), Store(str(tmp_path)), {}, 0).status == "done"
+    assert resident.known(images, "meta") is None
 
 
 def test_labels_are_identity_where_a_share_of_them_was_changed() -> None:

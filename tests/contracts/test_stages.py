@@ -13,15 +13,26 @@ import numpy as np
 import pytest
 import torch
 
+from raysweep.attacks.badnets import BadNets
 from raysweep.datasets import ImageSet, Shape
+from raysweep.datasets.digits import Digits
 from raysweep.defenses import Decision
+from raysweep.defenses.none import NoDefense
 from raysweep.errors import StageError
 from raysweep.identity import kind_of
+from raysweep.methods import Context, Recipe
+from raysweep.models.linear import Linear
 from raysweep.plan.planner import Planner
 from raysweep.plan.route import remaining
-from raysweep.stages import content
+from raysweep.stages import content, knowledge
+from raysweep.stages.features import Embed
+from raysweep.stages.inputs import Inputs
+from raysweep.stages.knowledge import defense_inputs
+from raysweep.stages.perform import perform
 from raysweep.stages.stage import Packed, Stage, Work, in_order_of_work
+from raysweep.store import Store
 from raysweep.sweep.loading import from_text
+from raysweep.sweep.spec import Sweep
 from raysweep.sweep.yaml import parse
 from tests import toy
 from tests.contracts.test_defenses import NAMES, found, make
@@ -272,3 +283,52 @@ def test_datasets_poison_and_predictions_come_back() -> None:
         again = content.Predictions.unpacked(told.packed().arrays)
         assert same(again.clean, told.clean) and same(again.triggered, told.triggered)
         assert (again.pictures is None) == (pictures is None)
+
+
+# What a defense is told
+
+CASE = Sweep.model_validate(
+    {"name": "told", "dataset": Digits(size=120), "model": Linear(), "attacks": [BadNets(rate=0.1)],
+     "defenses": [NoDefense()], "seeds": 1, "recipe": Recipe(epochs=1, precision="float32")}
+)  # fmt: skip
+ALWAYS = {"model", "shape", "recipe", "shards"}
+GIVEN = {
+    "training_set": {"training_set", "labels"}, "features": {"features", "labels"},
+    "victim": {"victim"}, "clean_set": {"clean_set"}, "poison_rate": {"poison_rate"},
+    "poison_mask": {"poison_mask"}, "cover_mask": {"cover_mask"},
+    "target_class": {"target_class"}, "trigger": {"trigger"}, "test_success": {"test_success"},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def setting(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
+    """The inputs of a stage with everything that any defense may declare."""
+    planner, store = Planner(CASE), Store(str(tmp_path_factory.mktemp("told")))
+    (trial,) = planner.trials
+    made = planner.setting(trial)
+    embed = Embed(layer="head", model=trial.model, recipe=trial.recipe)
+    keys = {"data": made.data, "poison": made.poison or "", "weights": made.victim}
+    keys["features"] = planner.add(embed, **keys)
+    for key in keys.values():
+        done = perform(planner.stages[key].packed(), store, {}, 0)
+        assert done.status == "done", done.error
+    return Inputs(keys, store, Context(seed=0))
+
+
+@pytest.mark.parametrize("needed", [set(), *({need} for need in GIVEN)], ids=lambda needed: str(
+    next(iter(needed), "nothing")))  # fmt: skip
+def test_a_defense_is_told_what_it_declares_and_nothing_else(
+    setting: Inputs, needed: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(NoDefense, "needs", lambda self: frozenset(needed))
+    inputs = defense_inputs(
+        setting, NoDefense(), model=Linear(), recipe=CASE.recipes[0], seed=0,
+        attack=BadNets(rate=0.1),
+    )  # fmt: skip
+    told = ALWAYS.union(*(GIVEN[need] for need in needed))
+    assert inputs._values.keys() == told
+    evidence = knowledge.evidence(
+        Inputs({**setting.keys}, setting.store, Context(seed=0)), NoDefense()
+    )
+    truth = {"poison_rate", "poison_mask", "cover_mask"}
+    assert evidence._values.keys() == {"labels", "num_classes", "statistics"} | needed & truth
