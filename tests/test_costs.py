@@ -100,7 +100,9 @@ def test_old_timings_are_forgotten(tmp_path: Path) -> None:
     assert Costs(planner, store).recorded["train/x"] > 2  # of all 250 the mean is 1.4
 
 
-@pytest.mark.parametrize("raw", [b"{", b"[1]", b'{"train/x": 2}', b'{"train/x": ["a", 1]}'])
+@pytest.mark.parametrize(
+    "raw", [b"{", b"[1]", b'{"train/x": 2}', b'{"train/x": ["a", 1]}', b'{"train/x": [0.5, 0]}']
+)
 def test_damaged_timings_are_passed_over(tmp_path: Path, raw: bytes) -> None:
     store = Store(str(tmp_path))
     store.write(FILE, raw)
