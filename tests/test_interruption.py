@@ -185,6 +185,23 @@ def test_a_signal_during_tuning_stops_it(tmp_path: Path) -> None:
     assert not whole.interrupted and whole.tuned and whole.cached >= stopped.ran
 
 
+def test_a_signal_that_a_library_swallows_stops_the_run_before_its_next_stage(
+    tmp_path: Path, undisturbed: tuple[Path, pd.DataFrame]
+) -> None:
+    file = written(tmp_path)
+    signalled = after(4, signal.SIGTERM)
+
+    def watch(run: Run) -> None:
+        with contextlib.suppress(KeyboardInterrupt):
+            signalled(run)
+
+    given = load_sweep(file), file.read_text(), str(tmp_path / "store")
+    stopped = launch(*given, inline=True, watch=watch)
+    assert stopped.interrupted == signal.SIGTERM
+    assert 4 <= stopped.ran < len(Store(str(undisturbed[0])).done())
+    assert "pending" in set(stopped.rows["status"])
+
+
 def test_a_signal_while_planning_runs_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
