@@ -33,7 +33,7 @@ from raysweep.stages.evaluate import Evaluate
 from raysweep.stages.features import Embed, Predict
 from raysweep.stages.poison import Poison
 from raysweep.stages.prepare import Decode, Prepare
-from raysweep.stages.shard import Shard
+from raysweep.stages.shard import Shard, shard_role
 from raysweep.stages.stage import ALL, NOTHING, Outcome, Params, Stage, Work, identified
 from raysweep.stages.train import Train, TrainByAttack
 from raysweep.sweep.resources import bfloat16_is_fast
@@ -226,7 +226,7 @@ class Planner:
                     defense=defense, model=work.model, recipe=work.recipe, seed=work.seed,
                     attack=work.attack, part=part,
                 )  # fmt: skip
-                keys[f"shard {part}"] = self.add(shard, **inputs)
+                keys[shard_role(part)] = self.add(shard, **inputs)
             run = self.add(work, **inputs, **keys)
             route = replace(route, shards=tuple(keys.values()), defend=run)
             if count == len(parts) or (run in outcomes and enough(outcomes[run])):

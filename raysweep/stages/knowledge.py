@@ -14,12 +14,8 @@ from raysweep.defenses import Defense, DefenseInputs, Evidence
 from raysweep.methods import Recipe
 from raysweep.models import Model
 from raysweep.stages.inputs import Inputs
+from raysweep.stages.shard import shard_role
 from raysweep.stages.triggers import Trigger
-
-
-def shard_role(part: str) -> str:
-    """Return the role that a shard's artifact plays in a run over shards."""
-    return f"shard {part}"
 
 
 def defense_inputs(

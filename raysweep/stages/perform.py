@@ -50,7 +50,7 @@ def perform(stage: Packed, store: Store, run: Mapping[str, Json], gpus: float) -
     start = time.perf_counter()
     host = socket.gethostname()
     try:
-        work = stage.work()
+        work = stage.unpacked()
         torch.set_num_threads(work.threads)
         where = device.claim(gpus)
         with global_seed(0):

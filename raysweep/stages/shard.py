@@ -22,6 +22,11 @@ def _unseen(defense: type[Method]) -> frozenset[str]:
     return decision_fields(defense) | reduction_fields(defense)
 
 
+def shard_role(part: str) -> str:
+    """Return the role that a shard's artifact plays in a run over shards."""
+    return f"shard {part}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Shard(Work):
     """Do one part of a defense's work.

@@ -195,7 +195,7 @@ class Packed:
     inputs: Mapping[str, str]
     reads: Mapping[str, str]
 
-    def work(self) -> Work:
+    def unpacked(self) -> Work:
         """Return the work to do.
 
         Raises:

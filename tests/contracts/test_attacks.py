@@ -175,7 +175,7 @@ def test_a_stage_holds_the_rate_that_is_in_its_key_or_none(
     for stage in planner.stages.values():
         if "attack" in stage.params:
             held.append(stage.kind)
-            attack = stage.packed().work().attack  # type: ignore[attr-defined]
+            attack = stage.packed().unpacked().attack  # type: ignore[attr-defined]
             if trains and stage.kind == "train":
                 assert (attack.rate, attack.cover_rate) == (0.05, 0.0)
                 continue

@@ -139,7 +139,7 @@ def test_parameters_have_the_forms_that_stored_keys_were_made_of(planner: Planne
 def test_a_worker_restores_the_work_that_was_planned(planner: Planner) -> None:
     for stage in planner.stages.values():
         sent = json.loads(json.dumps(asdict(stage.packed())))
-        work = Packed(**sent).work()
+        work = Packed(**sent).unpacked()
         assert type(work) is type(stage.work)
         assert work.params() == stage.params
         again = Stage.of(work, stage.inputs, stage.reads)
@@ -155,7 +155,7 @@ def test_a_worker_restores_the_work_that_was_planned(planner: Planner) -> None:
 
 def test_only_what_is_hashed_reaches_the_worker(planner: Planner) -> None:
     for stage in planner.stages.values():
-        attack = getattr(stage.packed().work(), "attack", None)
+        attack = getattr(stage.packed().unpacked(), "attack", None)
         if attack is None:
             continue
         with pytest.raises(StageError, match=r"counts\.poison"):
@@ -164,7 +164,7 @@ def test_only_what_is_hashed_reaches_the_worker(planner: Planner) -> None:
 
 def test_parameters_of_no_class_are_refused() -> None:
     with pytest.raises(StageError, match=r"no work of kind train has the parameters epochs"):
-        Packed(key="train-0", params={"epochs": 1}, inputs={}, reads={}).work()
+        Packed(key="train-0", params={"epochs": 1}, inputs={}, reads={}).unpacked()
 
 
 def test_keys_name_the_kind_of_their_file(planner: Planner) -> None:
