@@ -222,14 +222,14 @@ UNLEARNING = (
     ),
     Fault(
         "clean accuracy without the target class", "metrics/judgment.py",
-        "accuracy(clean, truth.labels, no_clean)",
-        "accuracy(clean[truth.eligible], truth.labels[truth.eligible])",
+        "accuracy(outputs.clean, truth.labels, no_clean)",
+        "accuracy(outputs.clean[truth.eligible], truth.labels[truth.eligible])",
         ("test_metrics.py::test_clean_accuracy_is_of_all_classes_and_success_of_those_without_"
          "the_target",),
     ),
     Fault(
         "separability in the order in which arrays are read", "metrics/judgment.py",
-        "sorted(SPACES.within(found).items())", "SPACES.within(found).items()",
+        "sorted(outputs.spaces.items())", "outputs.spaces.items()",
         ("test_metrics.py::test_a_judgment_does_not_depend_on_the_order_in_which_arrays_are_read",),
     ),
     Fault(

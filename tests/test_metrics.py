@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import math
 import warnings
+from typing import Any
 
 import numpy as np
 import pytest
 from sklearn import metrics as reference
 
 from raysweep.metrics.intervals import t_interval, wilson
-from raysweep.metrics.judgment import Judgment, Truth, judge
+from raysweep.metrics.judgment import Judgment, Outputs, Truth, judge
 from raysweep.metrics.ranking import ranking, roc, separability
 from raysweep.metrics.rates import (
     Share,
@@ -62,8 +63,7 @@ def test_clean_accuracy_is_of_all_classes_and_success_of_those_without_the_targe
     )  # fmt: skip
     predicted = np.where((labels == 0) | (labels == 1), 1, labels)
     predicted[labels == 2] = 3
-    tested = {"clean_predicted": predicted, "triggered_predicted": mapped}
-    judgment = judge(truth=truth, tested=tested, found={}, decided={}, decision={})
+    judgment = judge(truth, Outputs(clean=predicted, triggered=mapped))
     assert judgment.ca == Share(value=0.8, n=10_000)
     assert judgment.ca_eligible == Share(value=8 / 9, n=9000)
     assert judgment.asr == Share(value=1.0, n=9000)
@@ -152,19 +152,18 @@ def test_separability_of_nothing_is_undefined() -> None:
     assert math.isnan(separability(points, labels, labels == 0)), "a label of poison alone"
 
 
-def judged(found: dict[str, np.ndarray], labels: np.ndarray, poison: np.ndarray) -> Judgment:
+def judged(found: dict[str, Any], labels: np.ndarray, poison: np.ndarray) -> Judgment:
     none = np.zeros(4, int)
     truth = Truth(
         labels=none, mapped=none, eligible=none > 0, given=labels, poison=poison,
         cover=poison & False, targets=(0,),
     )  # fmt: skip
-    tested = {"clean_predicted": none, "triggered_predicted": none}
-    return judge(truth=truth, tested=tested, found=found, decided={}, decision={})
+    return judge(truth, Outputs(clean=none, triggered=none, **found))
 
 
 def test_spaces_of_a_defense_are_judged_by_name() -> None:
     points, labels, poison = spread_out(40.0)
-    judgment = judged({"spaces.before": points * 0, "spaces.after": points}, labels, poison)
+    judgment = judged({"spaces": {"before": points * 0, "after": points}}, labels, poison)
     assert judgment.separability == {"before": 0.5, "after": 1.0}
     metrics, _ = judgment.pack()
     assert (metrics["separability_before"], metrics["separability_after"]) == (0.5, 1.0)
@@ -172,10 +171,10 @@ def test_spaces_of_a_defense_are_judged_by_name() -> None:
 
 def test_a_judgment_does_not_depend_on_the_order_in_which_arrays_are_read() -> None:
     points, labels, poison = spread_out(40.0)
-    spaces = {f"spaces.{name}": points for name in "dacb"}
+    spaces = dict.fromkeys("dacb", points)
     one, other = (
-        judged(spaces, labels, poison),
-        judged(dict(sorted(spaces.items())), labels, poison),
+        judged({"spaces": spaces}, labels, poison),
+        judged({"spaces": dict(sorted(spaces.items()))}, labels, poison),
     )
     assert list(one.pack()[0]) == list(other.pack()[0]), "the columns of the records"
 
@@ -214,19 +213,21 @@ def whole_judgment(poisoned: int = 30, classes: list[int] | None = None) -> Judg
     n, inputs = 200, 60
     poison, labels = np.arange(n) < poisoned, draw.integers(0, 4, inputs)
     return judge(
-        truth=Truth(
+        Truth(
             labels=labels, mapped=labels * 0, eligible=labels > 0, given=draw.integers(0, 2, n),
             poison=poison, cover=np.arange(n) >= n - 10, targets=(0,) if poisoned else (),
         ),
-        tested={name: draw.integers(0, 4, inputs)
-                for name in ("clean_predicted", "triggered_predicted")},
-        found={
-            "train_scores": draw.random(n) + poison, "losses": draw.random((5, n)),
-            "clean_scores": draw.random(inputs), "triggered_scores": draw.random(inputs) + 0.3,
-            "spaces.axes": draw.normal(size=(n, 3)),
-        },
-        decided={"flags": draw.random(n) < 0.2, "class_scores": np.array([3.5, 1.0, 0.5])},
-        decision={"threshold": 0.7, "classes": [0, 2] if classes is None else classes},
+        Outputs(
+            clean=draw.integers(0, 4, inputs), triggered=draw.integers(0, 4, inputs),
+            train_scores=draw.random(n) + poison, losses=draw.random((5, n)),
+            input_scores={
+                "clean": draw.random(inputs), "triggered": draw.random(inputs) + 0.3,
+            },
+            spaces={"axes": draw.normal(size=(n, 3))},
+            flags=draw.random(n) < 0.2, threshold=0.7,
+            classes=[0, 2] if classes is None else classes,
+            class_scores=np.array([3.5, 1.0, 0.5]),
+        ),
     )  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from raysweep.errors import DamagedArtifact, PlanError
 from raysweep.methods.context import Context
 from raysweep.plan.planner import Planner
 from raysweep.results.description import as_launched, described
+from raysweep.stages.content import Predictions
 from raysweep.stages.inputs import Inputs
 from raysweep.stages.triggers import Trigger
 from raysweep.store import Store
@@ -123,7 +124,7 @@ def _poisoned_sets(sweep: Sweep, store: Store) -> Iterator[Poisoned]:
         training = Inputs(planner.stages[setting.victim].inputs, store, Context(seed=0))
         given = Inputs(planner.stages[tested].inputs, store, Context(seed=0))
         trigger = Trigger(trial.attack, trial.seed, given)
-        predicted = store.arrays(tested)
+        predicted = Predictions.unpacked(store.arrays(tested))
         data, poisoned = training.data, training.training_set
         labels, classes = trial.dataset.read_labels(), data.shape.num_classes
         held = weights.unpacked(store.arrays(setting.victim))
@@ -142,8 +143,8 @@ def _poisoned_sets(sweep: Sweep, store: Store) -> Iterator[Poisoned]:
             test_clean=data.test.images, test_images=trigger.test_images,
             test_labels=data.test.labels, test_rows=data.test_rows, mapped=mapped,
             eligible=eligible, state=state,
-            ca=float((predicted["clean_predicted"] == data.test.labels).mean()),
-            asr=float((predicted["triggered_predicted"] == mapped)[eligible].mean()),
+            ca=float((predicted.clean == data.test.labels).mean()),
+            asr=float((predicted.triggered == mapped)[eligible].mean()),
         )  # fmt: skip
 
 

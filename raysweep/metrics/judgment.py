@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from raysweep.arrays import Array, Arrays, Bools, Ints
+from raysweep.arrays import Array, Arrays, Bools, Floats, Ints
 from raysweep.metrics.curves import Curves, Losses, Roc
-from raysweep.metrics.names import SEPARABILITY, SPACES
+from raysweep.metrics.names import SEPARABILITY
 from raysweep.metrics.parts import (
     Detected,
     Flagged,
@@ -122,45 +121,65 @@ class Judgment:
         )  # fmt: skip
 
 
-def judge(
-    *,
-    truth: Truth,
-    tested: Mapping[str, Array],
-    found: Mapping[str, Array],
-    decided: Mapping[str, Array],
-    decision: Mapping[str, Any],
-) -> Judgment:
+@dataclass(frozen=True, kw_only=True)
+class Outputs:
+    """The outputs of a trial that are judged; what a defense does not give is None or empty.
+
+    Attributes:
+        clean: (E,) predicted classes of clean test inputs.
+        triggered: (E,) predicted classes of triggered test inputs.
+        train_scores: (N,) scores of the training samples.
+        losses: (T, N) losses of the training samples after each of T steps.
+        spaces: name → (N, d) representations of the training samples.
+        input_scores: `clean` and `triggered` → (E,) scores of test inputs.
+        flags: (N,) mask of the training samples that are held to be poisoned.
+        threshold: test inputs with higher scores are rejected.
+        classes: the classes held to be backdoor targets.
+        class_scores: (K,) anomaly of each class.
+        p_value: of the verdict.
+    """
+
+    clean: Ints
+    triggered: Ints
+    train_scores: Floats | None = None
+    losses: Floats | None = None
+    spaces: Mapping[str, Floats] = field(default_factory=dict)
+    input_scores: Mapping[str, Floats] = field(default_factory=dict)
+    flags: Bools | None = None
+    threshold: float | None = None
+    classes: Sequence[int] | None = None
+    class_scores: Floats | None = None
+    p_value: float | None = None
+
+
+def judge(truth: Truth, outputs: Outputs) -> Judgment:
     """Return all metrics of a trial and its curves.
 
     Args:
         truth: the true labels, masks and targets.
-        tested: predictions on clean and triggered test inputs.
-        found: scores of the defense, if any.
-        decided: flags and class scores of the decision, if any.
-        decision: the decision's outcome: threshold, classes, p-value.
+        outputs: predictions, scores and decision.
     """
-    rejected = _rejected(found, decision)
-    clean, triggered = tested["clean_predicted"], tested["triggered_predicted"]
+    rejected = _rejected(outputs)
     no_clean, no_triggered = rejected.get("clean"), rejected.get("triggered")
-    scores = found.get("train_scores")
-    detected, input_roc = _detected(truth, found, rejected) if rejected else (None, None)
+    scores, losses, flags = outputs.train_scores, outputs.losses, outputs.flags
+    detected, input_roc = _detected(truth, outputs, rejected) if rejected else (None, None)
     return Judgment(
-        ca=accuracy(clean, truth.labels, no_clean),
-        ca_eligible=accuracy(clean, truth.labels, no_clean, truth.eligible),
-        asr=attack_success(triggered, truth.mapped, truth.eligible, no_triggered),
-        ra=robust_accuracy(triggered, truth.labels, truth.eligible, no_triggered),
-        flagged=_flagged(truth, decided["flags"].astype(bool)) if "flags" in decided else None,
+        ca=accuracy(outputs.clean, truth.labels, no_clean),
+        ca_eligible=accuracy(outputs.clean, truth.labels, no_clean, truth.eligible),
+        asr=attack_success(outputs.triggered, truth.mapped, truth.eligible, no_triggered),
+        ra=robust_accuracy(outputs.triggered, truth.labels, truth.eligible, no_triggered),
+        flagged=None if flags is None else _flagged(truth, flags.astype(bool)),
         ranking=None if scores is None else ranking(scores, truth.poison),
         separability={
-            name: separability(found[space], truth.given, truth.poison)
-            for name, space in sorted(SPACES.within(found).items())
+            name: separability(points, truth.given, truth.poison)
+            for name, points in sorted(outputs.spaces.items())
         },
         detected=detected,
-        verdict=None if decision.get("classes") is None else _verdict(truth, decision, decided),
+        verdict=None if outputs.classes is None else _verdict(truth, outputs, outputs.classes),
         curves=Curves(
             train=None if scores is None else Roc.of(scores, truth.poison),
             input=input_roc,
-            losses=Losses.of(found["losses"], truth.poison) if "losses" in found else None,
+            losses=None if losses is None else Losses.of(losses, truth.poison),
         ),
     )
 
@@ -173,20 +192,21 @@ def _flagged(truth: Truth, flags: Bools) -> Flagged:
     )  # fmt: skip
 
 
-def _rejected(found: Mapping[str, Array], decision: Mapping[str, Any]) -> dict[str, Bools]:
+def _rejected(outputs: Outputs) -> dict[str, Bools]:
     """Return masks of the clean and of the triggered inputs that score above the threshold."""
-    threshold = decision.get("threshold")
-    if threshold is None or "clean_scores" not in found:
+    threshold, scores = outputs.threshold, outputs.input_scores
+    if threshold is None or "clean" not in scores:
         return {}
-    return {name: found[f"{name}_scores"] > threshold for name in ("clean", "triggered")}
+    return {name: scores[name] > threshold for name in ("clean", "triggered")}
 
 
 def _detected(
-    truth: Truth, found: Mapping[str, Array], rejected: Mapping[str, Bools]
+    truth: Truth, outputs: Outputs, rejected: Mapping[str, Bools]
 ) -> tuple[Detected, Roc | None]:
     """Return the rates of an input detector: triggered eligible inputs against all clean ones."""
-    scores = np.concatenate([found["clean_scores"], found["triggered_scores"][truth.eligible]])
-    positive = np.arange(len(scores)) >= len(found["clean_scores"])
+    clean = outputs.input_scores["clean"]
+    scores = np.concatenate([clean, outputs.input_scores["triggered"][truth.eligible]])
+    positive = np.arange(len(scores)) >= len(clean)
     rates = Detected(
         tpr=share(rejected["triggered"][truth.eligible]),
         fpr=share(rejected["clean"]),
@@ -195,14 +215,13 @@ def _detected(
     return rates, Roc.of(scores, positive)
 
 
-def _verdict(truth: Truth, decision: Mapping[str, Any], decided: Mapping[str, Array]) -> Verdict:
+def _verdict(truth: Truth, outputs: Outputs, classes: Sequence[int]) -> Verdict:
     """Judge a verdict: is there a backdoor, and are its targets among the classes named?"""
-    classes = tuple(decision["classes"])
-    scores = decided.get("class_scores")
+    scores = outputs.class_scores
     return Verdict(
-        classes=classes,
+        classes=tuple(classes),
         correct=bool(classes) == bool(truth.targets),
         target_found=bool(set(truth.targets) & set(classes)) if truth.targets else None,
         anomaly=float(scores.max()) if scores is not None and len(scores) else None,
-        p_value=decision.get("p_value"),
+        p_value=outputs.p_value,
     )

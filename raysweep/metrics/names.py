@@ -24,7 +24,6 @@ class Family:
 
 INPUT = Family("input_")  # metrics of a detector of inputs
 SEPARABILITY = Family("separability_")  # of each space of a defense
-SPACES = Family("spaces.")  # the arrays of these spaces
 
 
 def cases(metric: str) -> str:

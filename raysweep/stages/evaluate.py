@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from raysweep.attacks import Attack
+from raysweep.defenses import Decision
 from raysweep.stages.stage import Unseen, Work, rates
 
 if TYPE_CHECKING:
@@ -34,16 +35,26 @@ class Evaluate(Work):
 
     def perform(self, given: Inputs) -> Product:
         """Return all metrics with their n, and the curves that the report draws."""
-        from raysweep.metrics.judgment import judge
+        from raysweep.metrics.judgment import Outputs, judge
         from raysweep.stages.content import Product
 
-        metrics, curves = judge(
-            truth=self._truth(given),
-            tested=given.read("tested"),
-            found=given.read("defend"),
-            decided=given.read("decide"),
-            decision=given.outcome("decide"),
-        ).pack()
+        predictions, stored = given.predictions("tested"), given.findings("defend")
+        decided = given.decided("decide")
+        decision = Decision() if decided is None else decided.decision
+        outputs = Outputs(
+            clean=predictions.clean,
+            triggered=predictions.triggered,
+            train_scores=stored.findings.train_scores,
+            losses=stored.findings.losses,
+            spaces=stored.findings.spaces,
+            input_scores=stored.input_scores,
+            flags=decision.flags,
+            threshold=decision.threshold,
+            classes=decision.classes,
+            class_scores=decision.class_scores,
+            p_value=decision.p_value,
+        )
+        metrics, curves = judge(self._truth(given), outputs).pack()
         poisoned = given.outcome("poison")
         counts = {f"{n}_count": poisoned.get(n, 0) for n in ("poison", "cover", "relabeled")}
         outcome = {**metrics, **counts, "n_train": len(given.data.train)}

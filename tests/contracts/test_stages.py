@@ -19,8 +19,8 @@ from raysweep.datasets.digits import Digits
 from raysweep.defenses import Decision
 from raysweep.defenses.none import NoDefense
 from raysweep.errors import StageError
-from raysweep.identity import kind_of
-from raysweep.methods import Context, Recipe
+from raysweep.identity import kind_of, stage_key
+from raysweep.methods import Context, Recipe, by_content
 from raysweep.models.linear import Linear
 from raysweep.plan.planner import Planner
 from raysweep.plan.route import remaining
@@ -71,6 +71,43 @@ FORMS = {
     ("defend", "defense model part produced recipe seed"),
     ("decide", "defense"), ("evaluate", "attack rate"),
 }  # fmt: skip
+
+
+# The roles of every kind's inputs, beside `poison`, which is there at rates above 0.
+ROLES = {
+    ("decide", "data defend"),
+    ("decide", "data defend reference"),
+    ("defend", "artifact data weights"),
+    ("defend", "data"),
+    ("defend", "data features"),
+    ("defend", "data found weights"),
+    ("defend", "data shard"),
+    ("defend", "data shard weights"),
+    ("defend", "data weights"),
+    ("evaluate", "data decide defend tested"),
+    ("evaluate", "data tested"),
+    ("features", "artifact data weights"),
+    ("features", "data weights"),
+    ("poison", "artifact data"),
+    ("poison", "data"),
+    ("prepare", ""),
+    ("prepare", "data surrogate"),
+    ("prepare", "data victim"),
+    ("shard", "data"),
+    ("shard", "data weights"),
+    ("train", "data"),
+}
+# A kind whose version is raised gets a new key here.
+KEYS = {
+    "prepare": "prepare-04627290492a406c00be38c70cf94953",
+    "poison": "poison-8a194137a4d6803c5797b6fbe36061aa",
+    "train": "train-26be3f0dae3e05007d012b021f524ec3",
+    "features": "features-4bec9ef88e9e46c341347be42cab117b",
+    "shard": "shard-d328d32581d0f9e55e323081fe370560",
+    "defend": "defend-960b446f566f8daaa32455007a9fd5ec",
+    "decide": "decide-79c24b177b7553baab39c197b3d66f42",
+    "evaluate": "evaluate-41269bb24fc93ed2a71df9de6d24f76e",
+}
 
 
 def kinds() -> Iterator[str]:
@@ -134,6 +171,39 @@ def test_a_decision_goes_before_the_training_that_it_may_add(planner: Planner) -
 def test_parameters_have_the_forms_that_stored_keys_were_made_of(planner: Planner) -> None:
     seen = {(s.kind, " ".join(sorted(s.params))) for s in planner.stages.values()}
     assert seen == FORMS
+
+
+def test_inputs_have_the_roles_that_stored_keys_were_made_of(planner: Planner) -> None:
+    seen = {
+        (
+            stage.kind,
+            " ".join(sorted({role.partition(" ")[0] for role in stage.inputs} - {"poison"})),
+        )
+        for stage in planner.stages.values()
+    }
+    assert seen == ROLES
+
+
+def test_keys_of_given_parameters_and_inputs_never_change() -> None:
+    """A key that changed would compute anew, or orphan, all that users have stored."""
+    recipe = Recipe(epochs=1, precision="float32")
+    model, attack, strip = {"name": "linear"}, {"name": "badnets", "target": 0}, {"name": "strip"}
+    params = {
+        "prepare": {"dataset": {"name": "digits", "size": 9}, "source": "0" * 32},
+        "poison": {"attack": attack, "poison": 3, "cover": 1, "seed": 0},
+        "train": {"model": model, "recipe": {"epochs": recipe.epochs}, "seed": 0, "kept": "all"},
+        "features": {"set": "train", "layer": "head", "model": model, "recipe": {}},
+        "shard": {"defense": strip, "model": model, "recipe": {}, "seed": 0, "part": "0"},
+        "defend": {"defense": strip, "model": model, "recipe": {}, "seed": 0, "part": "run"},
+        "decide": {"defense": strip},
+        "evaluate": {"attack": attack, "rate": 0.05},
+    }
+    inputs = {"data": "prepare-0"}
+    keys = {
+        kind: stage_key(kind, Work._forms[kind][0].VERSION, by_content(given), inputs)
+        for kind, given in params.items()
+    }
+    assert keys == KEYS
 
 
 def test_a_worker_restores_the_work_that_was_planned(planner: Planner) -> None:
