@@ -29,23 +29,34 @@ def enough(outcome: Outcome) -> bool:
     return bool(outcome["enough"])
 
 
-def defense_resource(defense: Defense) -> Resource:
-    """Return the class of workers for a defense: `cpu` if it reads nothing but arrays."""
-    return "cpu" if defense.needs() <= LIGHT_NEEDS else "gpu"
+@dataclass(frozen=True, kw_only=True)
+class DefenseWork(Work):
+    """Work of a defense on one victim: all of it, one part of it, or a repair.
 
+    Attributes:
+        defense: the defense, without the fields that decisions read.
+        model: the architecture of the victim.
+        recipe: how the victim was trained.
+        seed: of the trial.
+        attack: without its rates, if the defense declares that it may ask something of it.
+    """
 
-class _Defending(Work):
-    KIND, VERSION, ORDER = "defend", 1, 60
-    LONG, PACE = True, 1e-3
+    LONG = True
     WITHOUT: ClassVar[Unseen] = {"attack": rates, "defense": decision_fields}
 
     defense: Defense
     model: Model
     recipe: Recipe
     seed: int
-    attack: Attack | None
+    attack: Attack | None = None
 
-    def _inputs(self, given: Inputs) -> DefenseInputs:
+    @property
+    def resource(self) -> Resource:
+        """The class of workers: `cpu` for a defense that reads nothing but arrays."""
+        return "cpu" if self.defense.needs() <= LIGHT_NEEDS else "gpu"
+
+    def knowledge(self, given: Inputs) -> DefenseInputs:
+        """Return the inputs of the defense: its declared needs, read from those of the stage."""
         from raysweep.stages.knowledge import defense_inputs
 
         return defense_inputs(
@@ -54,32 +65,22 @@ class _Defending(Work):
         )  # fmt: skip
 
 
+class _Defending(DefenseWork):
+    KIND, VERSION, ORDER = "defend", 1, 60
+    PACE = 1e-3
+
+
 @dataclass(frozen=True, kw_only=True)
 class Defend(_Defending):
     """Run a defense, or reduce its shards.
 
     Attributes:
-        defense: the defense, without the fields that decisions read.
-        model: the architecture of the victim.
-        recipe: how the victim was trained.
-        seed: of the trial.
-        attack: without its rates, if the defense declares that it may ask something of it.
         run_version: the defense's `RUN_VERSION`, where it is above 1.
     """
 
     FIXED: ClassVar[Params] = {"part": "run"}
 
-    defense: Defense
-    model: Model
-    recipe: Recipe
-    seed: int
-    attack: Attack | None = None
     run_version: int | None = None
-
-    @property
-    def resource(self) -> Resource:
-        """The class of workers that do the work."""
-        return defense_resource(self.defense)
 
     def passes(self, samples: int, num_classes: int) -> float:
         """Return the defense's sample passes; over shards, what is left to do beside them."""
@@ -96,7 +97,7 @@ class Defend(_Defending):
         from raysweep.stages.content import StoredFindings
 
         check_version(type(self.defense), "RUN_VERSION", self.run_version or 1)
-        found = self.defense.run(self._inputs(given), given.context)
+        found = self.defense.run(self.knowledge(given), given.context)
         scores = {} if found.score_inputs is None else self._input_scores(given, found)
         return StoredFindings(findings=found, input_scores=scores).packed()
 
@@ -133,21 +134,11 @@ class Repair(_Defending):
     """Repair a model after a decision.
 
     Attributes:
-        defense: the defense, without the fields that decisions read.
-        model: the architecture of the victim.
-        recipe: how the victim was trained.
-        seed: of the trial.
-        attack: without its rates, if the defense declares that it may ask something of it.
         produced: what the decision produced, so that equal decisions share a repair.
     """
 
     FIXED: ClassVar[Params] = {"part": "repair"}
 
-    defense: Defense
-    model: Model
-    recipe: Recipe
-    seed: int
-    attack: Attack | None = None
     produced: str
 
     @property
@@ -160,5 +151,5 @@ class Repair(_Defending):
         from raysweep.stages.content import Product
         from raysweep.training import weights
 
-        repaired = self.defense.repair(self._inputs(given), given.context)
+        repaired = self.defense.repair(self.knowledge(given), given.context)
         return Product(arrays=weights.packed(repaired))
