@@ -12,7 +12,8 @@ import pytest
 import torch
 from rich.table import Table
 
-from raysweep.cli.app import _console, main
+from raysweep.cli.app import main
+from raysweep.cli.options import open_console
 
 ROOT = Path(__file__).parent.parent
 SWEEP = """
@@ -102,7 +103,7 @@ def test_errors_are_one_message(words: list[str], code: int, message: str, tmp_p
 def test_brackets_are_text_not_markup(capsys: pytest.CaptureFixture[str]) -> None:
     table = Table(title="cifar10 [parquet of jpeg]")
     table.add_column("[Errno 28]")
-    _console().print(table)
+    open_console().print(table)
     shown = capsys.readouterr().out
     assert "[parquet of jpeg]" in shown and "[Errno 28]" in shown
 
