@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from raysweep.datasets import ImageSet
     from raysweep.training import Batch, Objective
 
 # The released code trains on for 60 epochs, from the 40th at a tenth of the learning rate.
@@ -140,9 +141,38 @@ class ABL(Defense):
         assert inputs.decision.flags is not None
         isolated = inputs.training_set.take(np.flatnonzero(inputs.decision.flags))
         rest = inputs.training_set.take(np.flatnonzero(~inputs.decision.flags))
+        self.tuned(network, rest, inputs, ctx)
+        return self.unlearned(network, isolated, rest, inputs, ctx)
+
+    def tuned(
+        self, network: nn.Module, rest: ImageSet, inputs: DefenseInputs, ctx: Context
+    ) -> None:
+        """Train the network of stage 1 on with the samples that were not isolated, in place."""
+        from raysweep import training
+
         tuning = {"epochs": self.tuning_epochs, "milestones": TUNING_MILESTONES}
         recipe = inputs.recipe.model_copy(update=tuning)
         training.fit(network, rest, recipe, ctx, phase="tune")
+
+    def unlearned(
+        self,
+        network: nn.Module,
+        isolated: ImageSet,
+        rest: ImageSet,
+        inputs: DefenseInputs,
+        ctx: Context,
+    ) -> dict[str, torch.Tensor]:
+        """Ascend on the isolated samples; return the weights that `selection` gives.
+
+        Args:
+            network: what stage 1 and the training on the rest left; changed in place.
+            isolated: the samples that were isolated.
+            rest: all other samples.
+            inputs: the recipe, and with `selection: test_asr` the ASR.
+            ctx: of the stage.
+        """
+        from raysweep import training
+
         streams = {"isolated": training.Stream(data=isolated)}
         size = inputs.recipe.batch_size
         if self.ascent == "joint":
