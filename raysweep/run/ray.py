@@ -27,6 +27,7 @@ from raysweep.errors import HostError
 from raysweep.provenance import refusal
 from raysweep.run import cluster, interruption
 from raysweep.run.cluster import check_room, connect, room, shape_of
+from raysweep.run.idle import KeepingIdle
 from raysweep.run.run import Run
 from raysweep.run.session import LOCAL_AHEAD, SESSIONS, PlanSearcher, Session, Stranded
 
@@ -109,7 +110,8 @@ def _tune(run: Run, *, local: bool, max_concurrent: int | None) -> None:
             tune.Tuner(
                 tune.with_resources(StageWorker, shape_of(run.sweep)),
                 tune_config=tune.TuneConfig(
-                    search_alg=PlanSearcher(token), num_samples=-1, reuse_actors=True,
+                    search_alg=PlanSearcher(token), scheduler=KeepingIdle(), num_samples=-1,
+                    reuse_actors=True,
                     trial_dirname_creator=lambda trial: trial.trial_id,
                 ),
                 run_config=tune.RunConfig(

@@ -1,0 +1,113 @@
+"""Idle workers: kept warm while the sweep goes on, and dropped where others need their room.
+
+Tune keeps a finished worker only for a batch that waits at that moment, so where stages become
+ready one by one each would pay for the start of a process, which on a GPU is seconds. Here a worker
+stays for a while, unless a batch of another kind waits for room.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import ray
+from ray.exceptions import GetTimeoutError, RayError
+from ray.tune.schedulers import FIFOScheduler
+from ray.tune.utils.object_cache import _ObjectCache
+
+IDLE_SECONDS = 60.0
+ROOM_SECONDS = 0.3  # what Ray takes to find room that there is
+FRESH_SECONDS = 1.0
+ANSWER_SECONDS = 2.0
+
+
+class KeepingIdle(FIFOScheduler):  # type: ignore[misc]
+    """Tune's first-in-first-out scheduler, with `IdleWorkers` in place of Tune's own cache."""
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        """Take over the cache of workers before Tune puts anything in."""
+        del trial
+        controller = tune_controller._tune_controller
+        if not isinstance(controller._actor_cache, IdleWorkers):
+            controller._actor_cache = IdleWorkers(controller._actor_manager)
+
+    def choose_trial_to_run(self, tune_controller: Any) -> None:
+        """Leave the order to Tune's queue; to look through all trials would take ever longer."""
+        del tune_controller
+
+
+class IdleWorkers(_ObjectCache):  # type: ignore[misc]
+    """Workers without a batch, by the resources that they hold."""
+
+    def __init__(self, manager: Any) -> None:
+        super().__init__()
+        self._manager = manager
+        self._since: dict[Any, float] = {}
+        self._dead: list[Any] = []
+        self._crowded: float | None = None
+
+    def cache_object(self, key: Any, obj: Any) -> bool:
+        """Keep a worker that has finished its batch, whatever waits now."""
+        self._cached_objects[key].append(obj)
+        self._num_cached_objects += 1
+        self._since[obj] = time.monotonic()
+        return True
+
+    def has_cached_object(self, key: Any) -> bool:
+        """Return whether a worker with these resources is idle, and alive."""
+        idle = self._cached_objects[key]
+        while idle and not self._alive(idle[0]):
+            self._dead.append(self._drop(key))
+        return bool(idle)
+
+    def pop_cached_object(self, key: Any) -> Any:
+        """Return an idle worker with these resources, or None."""
+        return self._drop(key) if self.has_cached_object(key) else None
+
+    def flush_cached_objects(self, force_all: bool = False) -> Iterator[Any]:
+        """Drop the workers that died, were idle for long, or hold room that a batch waits for."""
+        yield from self._dead
+        self._dead.clear()
+        wanted = len(self._since) if force_all else self._waiting()
+        now = time.monotonic()
+        for worker, key in self._longest_idle_first():
+            if wanted <= 0 and now - self._since[worker] < IDLE_SECONDS:
+                return
+            wanted -= 1
+            self._cached_objects[key].remove(worker)
+            self._forget(worker)
+            yield worker
+
+    def _waiting(self) -> int:
+        """Return how many workers have waited for room for longer than Ray needs to find it."""
+        waiting, now = self._manager.num_pending_actors, time.monotonic()
+        if not waiting or not self._since:
+            self._crowded = None
+            return 0
+        self._crowded = self._crowded or now
+        return waiting if now - self._crowded > ROOM_SECONDS else 0
+
+    def _longest_idle_first(self) -> list[tuple[Any, Any]]:
+        idle = [(worker, key) for key, all_ in self._cached_objects.items() for worker in all_]
+        return sorted(idle, key=lambda one: self._since[one[0]])
+
+    def _drop(self, key: Any) -> Any:
+        worker = self._cached_objects[key].pop(0)
+        self._forget(worker)
+        return worker
+
+    def _forget(self, worker: Any) -> None:
+        del self._since[worker]
+        self._num_cached_objects -= 1
+
+    def _alive(self, worker: Any) -> bool:
+        """Return whether an idle worker answers: Tune does not hear of its death."""
+        if time.monotonic() - self._since[worker] < FRESH_SECONDS:
+            return True
+        actor = self._manager._live_actors_to_ray_actors_resources[worker][0]
+        try:
+            ray.get(actor.__ray_ready__.remote(), timeout=ANSWER_SECONDS)
+        except (RayError, GetTimeoutError):
+            return False
+        return True
