@@ -237,8 +237,8 @@ def test_a_batch_travels_as_text_and_comes_back_the_same(tmp_path: Path) -> None
         planner.route(trial, {})
     stages = tuple(stage.packed() for stage in planner.stages.values())
     batch = Batch(
-        resource="gpu", code=code_here(["json"]), ticket="t", workers="w/", refusing="r/",
-        beside=2, gpus=0.25, store="s3://bucket/root", environment=gathered(local=True),
+        resource="gpu", code=code_here(["json"]), ticket="t", refusing="r/",
+        gpus=0.25, store="s3://bucket/root", environment=gathered(local=True),
         provenance={"run": "r"}, refused=("node",), stages=stages,
     )  # fmt: skip
     config = batch.pack()
@@ -351,8 +351,7 @@ def test_stages_shorter_than_a_workers_start_still_fill_every_slot(tmp_path: Pat
     assert process.returncode == 0, said.decode()
     events = ledger.read(SweepFolder(Store(str(tmp_path / "store")), "short"))
     done = [event for event in events if isinstance(event, Done)]
-    # A third may come at the very end: Tune drops a worker for which nothing waits.
-    busiest = Counter(event.pid for event in done).most_common(2)
+    busiest = Counter(event.pid for event in done).most_common()
     assert len(busiest) == 2 and busiest[1][1] >= len(done) / 8, busiest
 
 

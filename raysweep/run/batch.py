@@ -15,7 +15,7 @@ from raysweep.stages.stage import Packed, Result
 class Batch:
     """Stages for one worker, and the settings to run them with.
 
-    A host reads `code`, `ticket`, `workers` and `refusing` in the packed form, before it imports
+    A host reads `code`, `ticket` and `refusing` in the packed form, before it imports
     anything of raysweep.
 
     Attributes:
@@ -23,9 +23,7 @@ class Batch:
         code: what the driver runs; a host with any other code refuses the batch.
         ticket: where a worker says that it ended before it began the batch, in Ray's key-value
             store.
-        workers: the prefix under which the workers of a kind say there that they are up.
         refusing: the prefix under which hosts say there why they refuse.
-        beside: how many workers of the kind should be up, this one included.
         gpus: the share of a GPU that each stage holds.
         store: URI of the store.
         environment: the driver's settings.
@@ -37,9 +35,7 @@ class Batch:
     resource: str
     code: Code
     ticket: str
-    workers: str
     refusing: str
-    beside: int
     gpus: float
     store: str
     environment: Environment
@@ -60,9 +56,7 @@ class Batch:
             resource=config["resource"],
             code=Code(**{**code, "modules": tuple(code["modules"])}),
             ticket=config["ticket"],
-            workers=config["workers"],
             refusing=config["refusing"],
-            beside=json.loads(config["beside"]),
             gpus=json.loads(config["gpus"]),
             store=config["store"],
             environment=Environment(**{**environment, "secrets": tuple(environment["secrets"])}),

@@ -3,6 +3,10 @@
 Tune keeps a finished worker only for a batch that waits at that moment, so where stages become
 ready one by one each would pay for the start of a process, which on a GPU is seconds. Here a worker
 stays for a while, unless a batch of another kind waits for room.
+
+Tune also gives a batch whose worker is starting to one that becomes free before, and then ends the
+one that starts; where stages are shorter than a start, a second worker would never come up. Here it
+starts, and is idle then.
 """
 
 from __future__ import annotations
@@ -30,7 +34,8 @@ class KeepingIdle(FIFOScheduler):  # type: ignore[misc]
         del trial
         controller = tune_controller._tune_controller
         if not isinstance(controller._actor_cache, IdleWorkers):
-            controller._actor_cache = IdleWorkers(controller._actor_manager)
+            controller._actor_cache = IdleWorkers(controller)
+            controller._remove_actor = controller._actor_cache.removed
 
     def choose_trial_to_run(self, tune_controller: Any) -> None:
         """Leave the order to Tune's queue; to look through all trials would take ever longer."""
@@ -38,14 +43,24 @@ class KeepingIdle(FIFOScheduler):  # type: ignore[misc]
 
 
 class IdleWorkers(_ObjectCache):  # type: ignore[misc]
-    """Workers without a batch, by the resources that they hold."""
+    """Workers without a batch, by the resources that they hold.
 
-    def __init__(self, manager: Any) -> None:
+    It stands on parts of Tune that are not public: `tests/test_idle.py` tells where they changed.
+    """
+
+    def __init__(self, controller: Any) -> None:
         super().__init__()
-        self._manager = manager
+        self._manager = controller._actor_manager
+        self._started = controller._started_actors
+        self._remove = controller._remove_actor
+        self._starting: set[Any] = set()
         self._since: dict[Any, float] = {}
         self._dead: list[Any] = []
         self._crowded: float | None = None
+
+    def __reduce__(self) -> tuple[Any, tuple[()]]:
+        """Leave nothing in the state that Tune writes now and then: it is thrown away."""
+        return _ObjectCache, ()
 
     def cache_object(self, key: Any, obj: Any) -> bool:
         """Keep a worker that has finished its batch, whatever waits now."""
@@ -69,6 +84,8 @@ class IdleWorkers(_ObjectCache):  # type: ignore[misc]
         """Drop the workers that died, were idle for long, or hold room that a batch waits for."""
         yield from self._dead
         self._dead.clear()
+        if force_all:
+            yield from list(self._starting)
         wanted = len(self._since) if force_all else self._waiting()
         now = time.monotonic()
         for worker, key in self._longest_idle_first():
@@ -78,6 +95,25 @@ class IdleWorkers(_ObjectCache):  # type: ignore[misc]
             self._cached_objects[key].remove(worker)
             self._forget(worker)
             yield worker
+
+    def removed(self, tracked_actor: Any) -> None:
+        """Remove a worker, as Tune asks; one whose process is starting for nobody becomes idle."""
+        live = self._manager._live_actors_to_ray_actors_resources
+        known = tracked_actor in self._started or tracked_actor in self._starting
+        if known or not self._manager.is_actor_started(tracked_actor):
+            self._starting.discard(tracked_actor)
+            self._remove(tracked_actor)
+            return
+        key = live[tracked_actor][1].resource_request
+
+        def up(worker: Any) -> None:
+            self._starting.discard(worker)
+            self._started.add(worker)
+            self.cache_object(key, worker)
+
+        self._starting.add(tracked_actor)
+        tracked_actor.set_on_start(up)
+        tracked_actor.set_on_error(lambda worker, error: self._starting.discard(worker))
 
     def _waiting(self) -> int:
         """Return how many workers have waited for room for longer than Ray needs to find it."""

@@ -142,11 +142,9 @@ class StageWorker(tune.Trainable):  # type: ignore[misc]
             put = internal_kv._internal_kv_put
             put(f"{config['refusing']}{node}", reason.encode(), overwrite=True)
             put(config["ticket"], b"1", overwrite=True)
-            put(f"{config['workers']}{node}", b"refuses", overwrite=True)  # nobody waits for it
             os._exit(1)
 
         from raysweep import environment
-        from raysweep.run import worker
         from raysweep.run.batch import Batch
         from raysweep.training import device
 
@@ -154,7 +152,6 @@ class StageWorker(tune.Trainable):  # type: ignore[misc]
         environment.apply(self.batch.environment)
         if not self.batch.gpus:
             device.hide_gpus()  # Ray shows every GPU to a process that asked for none.
-        self.peers = worker.Peers(self.batch.workers)
         self.leaks = device.Leaks()
 
     def reset_config(self, new_config: dict[str, str]) -> bool:
@@ -165,7 +162,6 @@ class StageWorker(tune.Trainable):  # type: ignore[misc]
 
         self.batch = Batch.unpack(new_config)
         if device.broken() or self.leaks.exceeded(device.held_bytes()):
-            self.peers.leave()
             worker.leave(self.batch.ticket)
         return True
 
@@ -175,12 +171,7 @@ class StageWorker(tune.Trainable):  # type: ignore[misc]
         from raysweep.run.batch import pack_results
 
         results = list(worker.perform(self.batch))
-        self.peers.wait(self.batch.beside)
         return {"done": True, "stages": len(results), "results": pack_results(results)}
-
-    def cleanup(self) -> None:
-        """Say that this worker is up no longer."""
-        self.peers.leave()
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Do nothing: what is done is what is stored."""

@@ -15,7 +15,6 @@ from raysweep.run import interruption, worker
 from raysweep.run.batch import Batch, unpack_results
 from raysweep.run.cluster import bundles, fits_any_host, refusals, room
 from raysweep.run.run import Run, slots_of
-from raysweep.sweep.resources import ResourceClass
 from raysweep.sweep.spec import foreign_modules
 
 LOCAL_AHEAD = 2
@@ -48,12 +47,6 @@ class Session:
         cpus, gpus = have.get("CPU", 1), have.get("GPU", 0)
         return slots_of(cpus, gpus, self.run.sweep, self._max_concurrent)
 
-    def size(self, key: str) -> ResourceClass:
-        """Return the resources of a stage; classes with the same resources share workers."""
-        resource = self.run.planner.stages[key].resource
-        found: ResourceClass = getattr(self.run.sweep.resources, resource)
-        return found
-
     def ticket(self, trial_id: str) -> str:
         """Return the name under which a worker says that it ended before it began a batch."""
         return f"{self.prefix}left/{trial_id}"
@@ -65,16 +58,12 @@ class Session:
             return None
         self.held[trial_id] = [stage.key for stage in stages]
         resource = stages[0].resource
-        size = self.size(stages[0].key)
-        alike = sum(self.size(keys[0]) == size for keys in self.held.values())
         return Batch(
             resource=resource,
             code=self.code,
             ticket=self.ticket(trial_id),
-            workers=f"{self.prefix}{size.model_dump_json()}/",
             refusing=f"{self.prefix}refused/",
-            beside=min(self.slots[resource], alike),
-            gpus=size.gpu,
+            gpus=getattr(self.run.sweep.resources, resource).gpu,
             store=self.run.store.uri,
             environment=self.settings,
             provenance=self.run.provenance,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-import time
 import traceback
 from collections.abc import Iterator
 from typing import NoReturn
@@ -15,7 +14,6 @@ from raysweep.run.batch import Batch
 from raysweep.stages.stage import Result
 from raysweep.store import Store
 
-START_SECONDS = 20.0
 _STORES: dict[str, Store] = {}
 
 
@@ -38,33 +36,6 @@ def perform(batch: Batch) -> Iterator[Result]:
                 key=stage.key, status="failed", host=socket.gethostname(), lasting=False,
                 error=f"{type(error).__name__}: {error}"[:2000], trace=traceback.format_exc(),
             )  # fmt: skip
-
-
-class Peers:
-    """The workers of one kind that are up, this one among them.
-
-    Tune gives a waiting batch to whatever worker is free and then drops the one that is starting
-    for it: where stages are shorter than a start, a second worker would never come up. So a worker
-    that has finished lets the others start before it says so.
-    """
-
-    def __init__(self, prefix: str) -> None:
-        self._prefix = prefix
-        self._mine = f"{prefix}{socket.gethostname()}-{os.getpid()}"
-        self._patient = True
-        internal_kv._internal_kv_put(self._mine, b"up", overwrite=True)
-
-    def wait(self, count: int) -> None:
-        """Wait until `count` workers are up. Give up after 20 s, and do not wait again."""
-        limit = time.monotonic() + START_SECONDS
-        while self._patient and len(internal_kv._internal_kv_list(self._prefix)) < count:
-            if time.monotonic() > limit:
-                self._patient = False
-            time.sleep(0.05)
-
-    def leave(self) -> None:
-        """Say that this worker is up no longer."""
-        internal_kv._internal_kv_del(self._mine)
 
 
 def leave(ticket: str) -> NoReturn:
