@@ -23,11 +23,12 @@ from raysweep.defenses.none import NoDefense
 from raysweep.models.tiny_cnn import TinyCNN
 from raysweep.plan.planner import Planner
 from raysweep.plan.route import Route
-from raysweep.run.ray import run_on_ray
+from raysweep.run import ray as on_ray
+from raysweep.run.batch import pack_results
 from raysweep.run.run import Run
 from raysweep.stages.content import Product
 from raysweep.stages.inputs import Inputs
-from raysweep.stages.stage import Packed, Result, Stage, Work
+from raysweep.stages.stage import Result, Stage, Work
 from raysweep.store import Store
 from raysweep.sweep.spec import Sweep
 
@@ -47,7 +48,7 @@ class Noop(Work):
     nap: float
 
     def perform(self, given: Inputs) -> Product:
-        raise NotImplementedError("the benchmark's workers call noop")
+        raise NotImplementedError("a NoopWorker does not ask")
 
 
 class Families(Planner):
@@ -77,12 +78,17 @@ class Families(Planner):
         )
 
 
-def noop(stage: Packed, store: Store, provenance: Any, gpus: float) -> Result:
-    """Write a manifest and nothing else."""
-    del gpus
-    time.sleep(stage.params["nap"])
-    store.put(stage.key, outcome={"ok": 1}, info=dict(provenance))
-    return Result(key=stage.key, status="done")
+class NoopWorker(on_ray.StageWorker):
+    """A worker that writes manifests and nothing else; the way to it and back is the real one."""
+
+    def step(self) -> dict[str, Any]:
+        """Take a nap for each stage of the batch."""
+        store, results = Store(self.batch.store), []
+        for stage in self.batch.stages:
+            time.sleep(stage.params["nap"])
+            store.put(stage.key, outcome={"ok": 1}, info=dict(self.batch.provenance))
+            results.append(Result(key=stage.key, status="done"))
+        return {"done": True, "stages": len(results), "results": pack_results(results)}
 
 
 def _sweep() -> Sweep:
@@ -105,6 +111,7 @@ def ours(total: int, *, seconds: float, most_per_batch: int = 16) -> dict[str, A
     import raysweep.run.schedule as schedule
 
     schedule.MOST_PER_BATCH = most_per_batch
+    on_ray.StageWorker = NoopWorker  # type: ignore[misc]
     with tempfile.TemporaryDirectory() as folder:
         store = Store(folder)
         sweep = _sweep()
@@ -112,7 +119,7 @@ def ours(total: int, *, seconds: float, most_per_batch: int = 16) -> dict[str, A
         expected = seconds or 0.001
         run.schedule.expected = lambda stage: expected
         before, start = memory(), time.perf_counter()
-        run_on_ray(run, address="auto", most=2, perform=noop)
+        on_ray.run_on_ray(run, address="auto", max_concurrent=2)
         took = time.perf_counter() - start
         run.close()
         files = sum(len(names) for _, _, names in os.walk(folder))
