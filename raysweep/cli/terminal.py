@@ -137,7 +137,7 @@ def constrained(tuned: Tuned) -> list[str]:
         )
         if held_out:
             lines.append(
-                f"{defense}: {' and '.join(tuned.settings.constraints)}: kept for {kept} of "
+                f"{defense}: {' and '.join(tuned.settings.constraints)} holds for {kept} of "
                 f"{len(held_out)} held out as tuned, for {own} with its own values"
             )
     return lines

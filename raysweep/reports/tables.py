@@ -103,8 +103,12 @@ def attack_column(rows: pd.DataFrame) -> pd.Series[str]:
 
 def trial_names(rows: pd.DataFrame) -> pd.Series[str]:
     """Return the name of each trial as people read it: attack, defense and seed."""
-    named = attack_column(rows) + " · " + rows["defense"] + " · seed " + rows["seed"].map(words)
-    return named.astype("str")
+    columns = attack_column(rows), rows["defense"], rows["seed"]
+    names = [
+        f"{attack} · {defense} · seed {seed}"
+        for attack, defense, seed in zip(*columns, strict=True)
+    ]
+    return pd.Series(names, index=rows.index, dtype="str")
 
 
 def evasions(rows: pd.DataFrame) -> pd.Series[bool]:
