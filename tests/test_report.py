@@ -296,7 +296,7 @@ def test_figures_say_what_the_rows_say() -> None:
     assert undefined.any() and np.array_equal(
         ~undefined, np.isnan(np.asarray(maps["TPR"].data[0].z, float))
     )
-    assert len(rate_lines(rows)) == 3 * 4
+    assert len(rate_lines(rows)) == 3 * 6
     assert rate_lines(rows[rows["rate"] == 0.05]) == []
 
 

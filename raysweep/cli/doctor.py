@@ -39,7 +39,7 @@ class Check:
 
 
 def print_doctor(console: Console, storage: str | None, sweep: Sweep | None = None) -> bool:
-    """Print what this machine has, and what a sweep lacks; return whether nothing is lacking.
+    """Print the state of this machine and the needs of a sweep; return whether all are met.
 
     Without a sweep only the storage is needed.
     """

@@ -1,4 +1,4 @@
-"""What commands print: text in which nothing commands the terminal, and JSON for scripts."""
+"""The output of commands: text in which nothing commands the terminal, and JSON for scripts."""
 
 from __future__ import annotations
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import click
 import typer
 
 from raysweep.cli.options import Storage, SweepName, open_console
@@ -47,5 +46,5 @@ def _confirmed() -> bool:
     """Return the answer at the terminal; no where nobody can answer."""
     try:
         return typer.confirm("remove all of it?")
-    except click.Abort:
+    except typer.Abort:
         return False

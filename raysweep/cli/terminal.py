@@ -100,7 +100,7 @@ def print_tuned(console: Console, tuned: Tuned, sweep: Sweep) -> None:
         note = f" ({row.note})" if row.note else ""
         shown.add_row(row.defense, row.labels, row.held_out, parameters + note, *values)
     console.print(shown)
-    for line in (*legend(tuned), *constrained(tuned), *to_use(tuned, sweep)):
+    for line in (*legend(tuned), *constraint_lines(tuned), *to_use(tuned, sweep)):
         console.print(line)
 
 
@@ -121,7 +121,7 @@ def legend(tuned: Tuned) -> list[str]:
     ]
 
 
-def constrained(tuned: Tuned) -> list[str]:
+def constraint_lines(tuned: Tuned) -> list[str]:
     """Return a line per defense: for how many of the parts held out the constraints hold."""
     bounds, lines = tuned.settings.bounds, []
     for defense in dict.fromkeys(row.defense for row in tuned.rows) if bounds else ():

@@ -33,7 +33,7 @@ class Page:
 
 @dataclass(frozen=True, kw_only=True)
 class Tracked:
-    """What W&B has of a run: where its results are, and what went wrong, a line each."""
+    """The end of publishing to W&B: where the runs are, and what went wrong, a line each."""
 
     notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)

@@ -19,7 +19,7 @@ from raysweep.reports.tables import (
     evasions,
     failed_attacks,
     failed_mask,
-    finding,
+    failure_text,
     finished,
     floors,
     number,
@@ -218,7 +218,7 @@ def by_attack(rows: pd.DataFrame) -> str:
         caption += "" if zero is None else f"; ASR₀ {percent(zero)} %"
         if part["failed"].any():
             evades = bool(evasions(part).iloc[0])
-            caption += f"; {finding(undefended(part).iloc[0], evades=evades)}"
+            caption += f"; {failure_text(undefended(part).iloc[0], evades=evades)}"
         out.append(table(caption, headers, lines) + _every(part, here, f"{attack} · {arena}"))
     return "".join(out)
 

@@ -156,8 +156,8 @@ def failed_mask(rows: pd.DataFrame) -> pd.Series[bool]:
     return undefended(rows) < FAILED_BELOW
 
 
-def finding(asr: float, *, evades: bool) -> str:
-    """Return what an undefended ASR under 50 % says about an attack, in words."""
+def failure_text(asr: float, *, evades: bool) -> str:
+    """Return the finding that an undefended ASR under 50 % is, in words."""
     what = "the changed inputs seldom fool the model" if evades else "the trigger was not learned"
     return f"{what}: undefended ASR {100 * asr:.0f} %"
 
@@ -169,7 +169,7 @@ def failed_attacks(rows: pd.DataFrame) -> dict[str, str]:
         names = names + " (" + arenas + ")"
     alone, evades = undefended(rows), evasions(rows)
     return {
-        names[row]: finding(alone[row], evades=bool(evades[row]))
+        names[row]: failure_text(alone[row], evades=bool(evades[row]))
         for row in rows.index[failed_mask(rows)]
     }
 
@@ -231,7 +231,9 @@ def text_table(rows: pd.DataFrame) -> list[tuple[str, list[str], list[list[str]]
     tables = []
     for (arena, attack), part in merged.groupby(["arena", "attack"], sort=False):
         first = part.index[0]
-        said = f"; {finding(alone[first], evades=bool(evades[first]))}" if failed[first] else ""
+        said = (
+            f"; {failure_text(alone[first], evades=bool(evades[first]))}" if failed[first] else ""
+        )
         means = aggregate(part, by, METRICS)
         counts = [count(line) for _, line in part.groupby(by, sort=False, dropna=False)]
         lines = [

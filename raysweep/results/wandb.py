@@ -205,7 +205,7 @@ class _Publisher:
         )  # fmt: skip
 
     def _note(self) -> str:
-        """Return where the runs are: in a project, or offline, and how to upload them then."""
+        """Return the line on the place of the runs: a project, or this machine until uploaded."""
         if self.track.wandb == "online":
             url = self.project.url if self.project else ""
             named = "/".join(name for name in (self.track.entity, self.track.project) if name)

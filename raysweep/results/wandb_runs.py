@@ -161,7 +161,7 @@ def waiting(folder: Path) -> list[Path]:
 
 
 def key_source() -> str:
-    """Return where W&B's key comes from, as its client looks for it; empty if there is none.
+    """Return the place of W&B's key, as its client looks for it; empty if there is none.
 
     Nothing is asked of any server, and the key itself is not told.
     """

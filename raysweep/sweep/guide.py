@@ -209,7 +209,7 @@ def _needs_and_gives(kind: type[methods.Method]) -> tuple[tuple[str, ...], tuple
 
 
 def _variants(kind: type[methods.Method]) -> dict[str, tuple[str, ...]]:
-    """Return what a defense needs, gives and is badged with besides, by parameter and value."""
+    """Return the further needs, gifts and badges of a defense, by parameter and value."""
     if not issubclass(kind, Defense):
         return {}
     usual, more = _claims(_default(kind)), {}
