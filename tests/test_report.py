@@ -18,7 +18,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from rich.console import Console
 
+from raysweep.cli.terminal import print_results
 from raysweep.jobs.launch import launch
 from raysweep.reports import internals, tuning
 from raysweep.reports.figures import heat_maps, rate_lines
@@ -142,6 +144,24 @@ def test_the_columns_are_the_same_whatever_failed_and_rates_are_told_apart() -> 
     maps = dict(heat_maps(rows))
     for name in ("TPR", "TPR of inputs"):
         assert f"{name} in percent, mean over seeds" in maps
+
+
+@pytest.mark.parametrize("width", [80, 100, 200])
+def test_no_number_is_cut_on_a_narrow_terminal(width: int) -> None:
+    rows = generated().rows
+    rows = rows[(rows["attack"] == "badnets") & (rows["rate"] == 0.05)]
+    console = Console(record=True, width=width, markup=False, soft_wrap=True)
+    print_results(console, rows)
+    said = console.export_text()
+    assert "…" not in said and max(map(len, said.splitlines())) <= width
+    means = {
+        e["defense"]: spread(e, "ca") for _, e in aggregate(rows, ["defense"], ["ca"]).iterrows()
+    }
+    known = {line.split(" ")[0]: line for line in said.splitlines()}
+    for defense in ("none", "strip"):
+        mean, _, between = means[defense].partition(" ")
+        assert f" {mean}" in known[defense] and (between in known[defense]) == (width == 200)
+    assert ("means alone" in said) == (width < 200)
 
 
 def test_long_names_break_between_words() -> None:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.table import Table
 
 from raysweep.results import history
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from raysweep.run.preview import Preview
     from raysweep.sweep.spec import Sweep
 
+UNLIMITED = 10_000  # columns, for a table that is measured
 DATE = "%Y-%m-%d %H:%M"
 
 
@@ -61,16 +62,34 @@ def print_preview(console: Console, sweep: Sweep, plan: Preview) -> None:
 
 
 def print_results(console: Console, rows: pd.DataFrame) -> None:
-    """Print the table of a sweep: attack × defense, mean over seeds."""
+    """Print the table of a sweep: attack × defense, mean over seeds with its spread.
+
+    On a terminal that is too narrow for both, means stand alone, and a line says so.
+    """
     from raysweep.reports.tables import text_table
 
+    narrow = False
     for title, headers, lines in text_table(rows):
-        table = Table(title=title, title_justify="left", box=None, pad_edge=False)
-        for number, header in enumerate(headers):
-            table.add_column(header, justify="right" if 1 < number < len(headers) - 1 else "left")
-        for line in lines:
-            table.add_row(*line)
+        table = _results(title, headers, lines)
+        unlimited = console.options.update_width(UNLIMITED)
+        if console.measure(table, options=unlimited).maximum > console.width:
+            narrow = True
+            means = [[*cells[:2], *(c.partition(" ")[0] for c in cells[2:-1]), cells[-1]]
+                     for cells in lines]  # fmt: skip
+            table = _results(title, headers, means)
         console.print(table)
+    if narrow:
+        console.print("means alone: the terminal is too narrow for their ranges; see the report")
+
+
+def _results(title: str, headers: Sequence[str], lines: Sequence[Sequence[str]]) -> Table:
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for number, header in enumerate(headers):
+        justify: JustifyMethod = "right" if 1 < number < len(headers) - 1 else "left"
+        table.add_column(header, justify=justify, overflow="fold")  # Nothing is cut.
+    for line in lines:
+        table.add_row(*line)
+    return table
 
 
 def print_tuned(console: Console, tuned: Tuned, sweep: Sweep) -> None:
@@ -84,7 +103,7 @@ def print_tuned(console: Console, tuned: Tuned, sweep: Sweep) -> None:
     metrics = dict.fromkeys(name for row in rows for name in row.metrics)
     shown = Table(box=None, pad_edge=False)
     for head in ("defense", "labels", "held out", "parameters"):
-        shown.add_column(head, no_wrap=head != "parameters")
+        shown.add_column(head, no_wrap=head != "parameters", overflow="fold")
     for metric in metrics:
         unit = "s" if metric in COSTS else "%"
         for who in (f"{metric} {unit} tuned", "own", "oracle"):
