@@ -103,9 +103,12 @@ def test_errors_are_one_message(words: list[str], code: int, message: str, tmp_p
 def test_brackets_are_text_not_markup(capsys: pytest.CaptureFixture[str]) -> None:
     table = Table(title="cifar10 [parquet of jpeg]")
     table.add_column("[Errno 28]")
+    table.add_row("a\x1b[31mcell")
     open_console().print(table)
+    open_console().print("a\rline\x1b[2J")
     shown = capsys.readouterr().out
     assert "[parquet of jpeg]" in shown and "[Errno 28]" in shown
+    assert r"a\x1b[31mcell" in shown and r"a\rline\x1b[2J" in shown and "\x1b" not in shown
 
 
 @pytest.mark.slow

@@ -29,6 +29,7 @@ from raysweep.plan.route import followed
 from raysweep.reports.html import render
 from raysweep.reports.material import gather
 from raysweep.results import history, records
+from raysweep.results.status import status
 from raysweep.run.preview import preview
 from raysweep.run.run import Run
 from raysweep.stages.perform import perform
@@ -104,7 +105,7 @@ def forms(store: Path) -> Iterator[Path]:
 def look_at_everything(file: Path, store: Path, console: Console) -> pd.DataFrame:
     sweep = load_sweep(file)
     print_preview(console, sweep, preview(sweep, Store(str(store))))
-    print_status(console, Store(str(store)), "hurt")
+    print_status(console, status(Store(str(store)), "hurt"))
     gather("hurt", str(store))
     for version in history.versions(Store(str(store)), "hurt"):
         records.load("hurt", str(store), version=version.number)
@@ -251,7 +252,7 @@ def test_ledger_lines_that_are_no_events_are_passed_over(tmp_path: Path, line: b
     store.write("sweeps/s/ledger/1.jsonl", b"\n".join([good, line, b""]))
     assert [event.event for event in ledger.read(SweepFolder(store, "s"))] == ["start"]
     said = io.StringIO()
-    print_status(Console(file=said, width=400), store, "s")
+    print_status(Console(file=said, width=400), status(store, "s"))
     assert "s: 2 trials; 1 of 5 stages stored" in said.getvalue()
 
 

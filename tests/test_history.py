@@ -23,6 +23,7 @@ from raysweep.plan import planner
 from raysweep.reports.html import render
 from raysweep.reports.material import gather
 from raysweep.results import history
+from raysweep.results import status as states
 from raysweep.run.run import Run
 from raysweep.store import Store
 from raysweep.sweep.differences import differences
@@ -55,7 +56,7 @@ def run(text: str, store: Path, **more: Any) -> Conclusion:
 
 def status(store: Path, name: str = "mine") -> str:
     said = io.StringIO()
-    print_status(Console(file=said, width=400), Store(str(store)), name)
+    print_status(Console(file=said, width=400), states.status(Store(str(store)), name))
     return said.getvalue()
 
 

@@ -18,7 +18,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from rich.console import Console
 
+from raysweep.cli.terminal import print_results
 from raysweep.jobs.launch import launch
 from raysweep.reports import internals, tuning
 from raysweep.reports.figures import heat_maps, rate_lines
@@ -89,31 +91,77 @@ def page_of(rows: pd.DataFrame, **sweep: Any) -> str:
 def test_attacks_that_fail_are_said_and_left_out() -> None:
     failing = row(asr=0.4)
     rows = pd.DataFrame([failing, row(attack="blend", attack_name="blend", asr=0.8, trial="u")])
-    assert failed_attacks(rows) == {"badnets @ 5 %"}
+    found = "the trigger was not learned: undefended ASR 40 %"
+    assert failed_attacks(rows) == {"badnets @ 5 %": found}
     titles = [title for title, _, _ in text_table(rows)]
-    assert "attack failed" in titles[0] and "attack failed" not in titles[1]
+    setting = "digits · tiny_cnn"
+    assert titles == [f"badnets @ 5 % · {setting}; {found}", f"blend @ 5 % · {setting}"]
     page = page_of(rows)
-    assert "left out of averages: badnets @ 5 %" in page
+    assert f"left out of averages: badnets @ 5 % ({found})." in page
+    assert f"badnets @ 5 % · {setting}; {found}" in page
+    assert "ttack failed" not in page, "a finding is no crash"
     assert "attacks succeed on 80.0" in page, "of blend alone"
 
 
 def test_an_attack_may_fail_on_one_dataset_and_work_on_another() -> None:
     rows = pd.DataFrame([row(asr=0.1), row(dataset="gtsrb", asr=0.9, trial="u")])
-    assert failed_attacks(rows) == {"badnets @ 5 % (digits · tiny_cnn)"}
+    assert set(failed_attacks(rows)) == {"badnets @ 5 % (digits · tiny_cnn)"}
 
 
 def test_only_seeds_are_averaged() -> None:
     kinds = [{"dataset": "gtsrb"}, {"model": "resnet18"}, {"recipe.epochs": 9}, {}]
     base = {"recipe.epochs": 8}
     rows = pd.DataFrame([row(trial=str(n), **{**base, **k}) for n, k in enumerate(kinds)])
-    assert [line[6] for _, _, (line,) in text_table(rows)] == ["1"] * 4
+    assert [line[8] for _, _, (line,) in text_table(rows)] == ["1"] * 4
     assert "epochs 9" in page_of(rows)
 
 
 def test_trials_that_did_not_finish_are_counted() -> None:
     rows = pd.DataFrame([row(), row(trial="u", seed=1, status="failed", ca=None, asr=None)])
     ((_, _, (line,)),) = text_table(rows)
-    assert line[6] == "1/2"
+    assert line[8] == "1/2"
+
+
+def test_the_columns_are_the_same_whatever_failed_and_rates_are_told_apart() -> None:
+    filtered = row(defense="filter", defense_name="filter", kind="filter", tpr=0.8, fpr=0.1)
+    seen = row(defense="strip", defense_name="strip", kind="detector", input_tpr=0.7, input_fpr=0.2)
+    lost = row(defense="abl", defense_name="abl", kind="repair", status="failed", ca=None, asr=None)
+    every = [row(), filtered, seen, lost]
+    rows = pd.DataFrame([{**one, "trial": str(n)} for n, one in enumerate(every)])
+    columns = [
+        "defense", "kind", "CA %", "ASR %", "TPR %", "FPR %", "TPR of inputs %", "FPR of inputs %",
+        "n", "badges",
+    ]  # fmt: skip
+    ((_, headers, lines),) = text_table(rows)
+    assert headers == columns
+    cells = {line[0]: line[4:9] for line in lines}
+    assert cells["filter"] == ["80.0", "10.0", "–", "–", "1"]
+    assert cells["strip"] == ["–", "–", "70.0", "20.0", "1"]
+    assert cells["abl"] == ["–", "–", "–", "–", "0/1"]
+    nothing = rows.assign(status="failed").drop(columns=["ca", "asr", "tpr", "fpr"])
+    ((_, headers, lines),) = text_table(nothing)
+    assert headers == columns and len(lines) == 4
+    maps = dict(heat_maps(rows))
+    for name in ("TPR", "TPR of inputs"):
+        assert f"{name} in percent, mean over seeds" in maps
+
+
+@pytest.mark.parametrize("width", [80, 100, 200])
+def test_no_number_is_cut_on_a_narrow_terminal(width: int) -> None:
+    rows = generated().rows
+    rows = rows[(rows["attack"] == "badnets") & (rows["rate"] == 0.05)]
+    console = Console(record=True, width=width, markup=False, soft_wrap=True)
+    print_results(console, rows)
+    said = console.export_text()
+    assert "…" not in said and max(map(len, said.splitlines())) <= width
+    means = {
+        e["defense"]: spread(e, "ca") for _, e in aggregate(rows, ["defense"], ["ca"]).iterrows()
+    }
+    known = {line.split(" ")[0]: line for line in said.splitlines()}
+    for defense in ("none", "strip"):
+        mean, _, between = means[defense].partition(" ")
+        assert f" {mean}" in known[defense] and (between in known[defense]) == (width == 200)
+    assert ("means alone" in said) == (width < 200)
 
 
 def test_long_names_break_between_words() -> None:
@@ -141,7 +189,9 @@ def test_evasions_are_attacks_of_their_own_kind_and_no_floors() -> None:
     page = page_of(rows)
     assert "attacks succeed on 90.0" in page and "attacks succeed on 75.0" in page
     weak = pd.DataFrame([backdoor, row(trial="v", asr=0.25, **evading)])
-    assert failed_attacks(weak) == {"pgd (digits · tiny_cnn · adversarial examples)"}
+    found = failed_attacks(weak)
+    assert list(found) == ["pgd (digits · tiny_cnn · adversarial examples)"]
+    assert found.popitem()[1].startswith("the changed inputs seldom fool the model: undefended")
     older = pd.DataFrame([row(asr=0.9)])
     assert "evades" not in older and "attacks succeed on 90.0" in page_of(older)
 
@@ -261,12 +311,12 @@ def test_figures_say_what_the_rows_say() -> None:
     column, line = list(measured.x).index("badnets @ 5 %"), list(measured.y).index("abl")
     cell = rows[(rows["attack"] == "badnets") & (rows["rate"] == 0.05) & (rows["defense"] == "abl")]
     assert measured.z[line][column] == pytest.approx(100 * cell["ca"].mean())
-    maps = {title[:3]: figure for title, figure in heat_maps(rows)}
+    maps = {title.partition(" in ")[0]: figure for title, figure in heat_maps(rows)}
     undefined = np.isnan(np.asarray(maps["TPR"].data[1].z, float))
     assert undefined.any() and np.array_equal(
         ~undefined, np.isnan(np.asarray(maps["TPR"].data[0].z, float))
     )
-    assert len(rate_lines(rows)) == 3 * 4
+    assert len(rate_lines(rows)) == 3 * 6
     assert rate_lines(rows[rows["rate"] == 0.05]) == []
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from raysweep.cli.app import app
 from raysweep.results import entries, wandb, wandb_runs
 from raysweep.sweep.spec import Track
 from tests.material import generated, row
@@ -105,6 +106,8 @@ def test_config_and_summary_are_flat_and_defined() -> None:
 def test_offline_runs_are_written_once_and_read_back(tmp_path: Path) -> None:
     first = wandb.publish(rows(), SWEEP, OFFLINE, tmp_path)
     assert (first.count, first.skipped, first.warning) == (2, 0, "")
+    upload = f"upload them with: wandb sync {tmp_path}/wandb/offline-run-*"
+    assert first.note == f"W&B: 2 runs are offline; {upload}"
     assert len(set(ids(tmp_path))) == 2
     again = wandb.publish(rows(), SWEEP, OFFLINE, tmp_path)
     assert (again.count, again.skipped) == (0, 2)
@@ -113,12 +116,34 @@ def test_offline_runs_are_written_once_and_read_back(tmp_path: Path) -> None:
     third = wandb.publish(changed, SWEEP, OFFLINE, tmp_path)
     assert (third.count, third.skipped) == (1, 1)
     assert len(runs(tmp_path)) == 2, "the run that was said again replaces what it said before"
+    assert third.note == first.note
+    for run in runs(tmp_path):
+        (run / f"run-{run.name.rpartition('-')[2]}.wandb.synced").touch()  # as `wandb sync` does
+    assert wandb.publish(changed, SWEEP, OFFLINE, tmp_path).note == "", "all are uploaded"
     told = {found["config"]["trial"]: found for found in map(read, runs(tmp_path))}
     assert told["a"]["summary"]["ca"] == 0.5 and "tpr" not in told["a"]["summary"]
     assert told["b"]["summary"]["tpr"] == 1 and told["b"]["config"]["attack.alpha"] == 0.2
     assert told["b"]["project"] == "p" and told["b"]["state"] == "finished"
     assert {"strip", "badnets", "digits"} <= set(told["b"]["tags"])
     assert told["b"]["name"] == "badnets · strip · seed 0"
+
+
+@pytest.mark.slow
+def test_a_launch_ends_with_the_line_that_uploads(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, store = tmp_path / "s.yaml", tmp_path / "store"
+    words = ["launch", str(file), "--inline", "--storage", str(store)]
+    for mode in ("disabled", "offline"):
+        file.write_text(
+            "name: s\ndataset: {digits: {size: 200}}\nmodel: linear\nrecipe: {epochs: 1}\n"
+            f"attack: none\ndefense: none\ntrack: {{wandb: {mode}}}\n"
+        )
+        app(words, standalone_mode=False)
+        said = [line for line in capsys.readouterr().out.splitlines() if "W&B" in line]
+        upload = f"wandb sync {store}/sweeps/s/wandb/wandb/offline-run-*"
+        told = [f"W&B: 1 runs are offline; upload them with: {upload}"]
+        assert said == ([] if mode == "disabled" else told)
 
 
 @pytest.mark.slow
@@ -209,6 +234,8 @@ def test_what_arrived_is_asked_for_once_and_remembered(
     folder = tmp_path / "w"
     first = wandb.publish(rows(), SWEEP, ONLINE, folder)
     assert (first.count, first.skipped, first.warning) == (2, 0, "")
+    place = first.note.removeprefix("W&B: 2 runs sent, 0 stood there already: ")
+    assert place.startswith("http") and place.endswith(f"/{ENTITY}/p"), first.note
     assert server.requests["graphql Runs"] == 1, "one question for all runs"
     assert set(server.runs) == set(run_ids()) == remembered(folder, "online")
     run = server.runs[run_ids()[0]]
@@ -218,6 +245,7 @@ def test_what_arrived_is_asked_for_once_and_remembered(
     server.requests.clear()
     again = wandb.publish(rows(), SWEEP, ONLINE, folder)
     assert (again.count, again.skipped) == (0, 2)
+    assert again.note == "W&B: 0 runs sent, 2 stood there already: project p"
     assert not set(server.requests) - {"other"}, "nothing is asked, nothing is sent"
 
 

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from raysweep.cli import exchanging, host, looking, running
+from raysweep.cli import exchanging, host, looking, methods, removing, running
 from raysweep.errors import PlanError, RaysweepError, SpecError
 
 app = typer.Typer(
@@ -19,7 +19,12 @@ for command in (running.plan, running.launch, running.tune, looking.status, look
     app.command()(command)
 app.command()(exchanging.export)
 app.command(name="import")(exchanging.import_folder)
-app.command(name="list")(looking.list_methods)
+app.command()(looking.sweeps)
+app.command()(looking.logs)
+app.command()(looking.results)
+app.command(name="rm")(removing.remove)
+app.command(name="list")(methods.list_methods)
+app.command()(methods.show)
 app.command()(host.schema)
 app.command()(host.doctor)
 

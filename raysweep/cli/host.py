@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
@@ -16,9 +18,19 @@ def schema() -> None:
     print(json.dumps(json_schema(), indent=2))
 
 
-def doctor(storage: Storage = None) -> None:
-    """Check this machine: versions, devices, data, storage."""
-    from raysweep.cli.doctor import print_doctor
+def doctor(
+    file: Annotated[
+        Path | None, typer.Argument(help="A sweep file, whose needs are checked.")
+    ] = None,
+    storage: Storage = None,
+) -> None:
+    """Check this machine: versions, devices, memory, data, W&B login, storage.
 
-    if not print_doctor(open_console(), storage):
+    Fails if something is missing that the sweep file needs; without one only the storage counts.
+    """
+    from raysweep.cli.doctor import print_doctor
+    from raysweep.sweep.loading import load_sweep
+
+    sweep = load_sweep(file) if file else None
+    if not print_doctor(open_console(), storage, sweep):
         raise typer.Exit(1)

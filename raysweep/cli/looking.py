@@ -1,4 +1,4 @@
-"""The commands that look: at a sweep's state and report, and at the methods."""
+"""The commands that look at sweeps: status, report, sweeps, logs, results."""
 
 from __future__ import annotations
 
@@ -8,16 +8,22 @@ from typing import Annotated
 import typer
 
 from raysweep.cli.options import Storage, SweepName, open_console
+from raysweep.cli.output import AsJson, print_json, print_text
 from raysweep.errors import SpecError
 
 
-def status(name: SweepName, storage: Storage = None) -> None:
+def status(name: SweepName, storage: Storage = None, as_json: AsJson = False) -> None:
     """Show the state of a sweep, while it runs and afterwards."""
     from raysweep.cli.terminal import print_status
+    from raysweep.results import status as states
     from raysweep.results.records import storage_uri
     from raysweep.store import Store
 
-    print_status(open_console(), Store(storage_uri(storage)), name)
+    now = states.status(Store(storage_uri(storage)), name)
+    if as_json:
+        print_json(now)
+    else:
+        print_status(open_console(), now)
 
 
 def report(
@@ -37,19 +43,80 @@ def report(
     open_console().print(page.where)
 
 
-def list_methods(
-    role: Annotated[str, typer.Argument(help="attacks, defenses, datasets or models.")] = "",
-    markdown: Annotated[bool, typer.Option("--markdown", help="The table of the README.")] = False,
-) -> None:
-    """List the methods that a sweep file can name: idea, source, and where ours differs."""
-    from raysweep.cli.terminal import print_methods
-    from raysweep.methods import ROLES
-    from raysweep.sweep import catalog
+def sweeps(storage: Storage = None, as_json: AsJson = False) -> None:
+    """List the sweeps that a storage holds: state, trials, when they were launched, tuning."""
+    from raysweep.cli.terminal import print_sweeps
+    from raysweep.results.records import storage_uri
+    from raysweep.results.status import all_sweeps
+    from raysweep.store import Store
 
-    if role and role not in ROLES:
-        raise SpecError(f"role must be one of {', '.join(ROLES)}, got {role!r}")
-    roles = [r for r in ROLES if role in ("", r)]
-    if markdown:
-        print("\n\n".join(catalog.markdown(r) for r in roles))
+    store = Store(storage_uri(storage))
+    found = all_sweeps(store)
+    if as_json:
+        print_json(found)
     else:
-        print_methods(open_console(), roles)
+        print_sweeps(open_console(), found, store.where())
+
+
+def logs(
+    name: SweepName,
+    trial: Annotated[
+        str | None,
+        typer.Argument(
+            help="The beginning of a trial's id, or a part of its name, "
+            "`attack · defense · seed N`; all trials if it is left out."
+        ),
+    ] = None,
+    storage: Storage = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print the logs of the stages that failed, with their tracebacks."""
+    from raysweep.cli.terminal import print_logs
+    from raysweep.reports.logs import failure_logs
+    from raysweep.results.records import storage_uri
+    from raysweep.store import Store
+
+    found = failure_logs(Store(storage_uri(storage)), name, trial)
+    if as_json:
+        print_json(found)
+    else:
+        print_logs(open_console(), found, name if trial is None else trial)
+
+
+def results(
+    name: SweepName,
+    form: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            help="table, csv, json or parquet (every row), markdown or latex (the table).",
+        ),
+    ] = "table",
+    output: Annotated[Path | None, typer.Option(help="File to write; parquet needs one.")] = None,
+    version: Annotated[
+        int | None, typer.Option(min=1, help="Of the records, as status lists them; the newest.")
+    ] = None,
+    storage: Storage = None,
+) -> None:
+    """Print the results of a sweep, or write them to a file: one row per trial, or the table."""
+    from raysweep.cli.terminal import print_results
+    from raysweep.reports.formats import FORMATS
+    from raysweep.results.records import read, storage_uri
+    from raysweep.store import Store
+
+    if form not in ("table", *FORMATS):
+        raise SpecError(f"--format must be one of table, {', '.join(FORMATS)}, got {form!r}")
+    if form == "parquet" and output is None:
+        raise SpecError("--format parquet is no text; name a file with --output")
+    if form == "table" and output is not None:
+        raise SpecError("--output writes a format; give --format csv, json, parquet, ...")
+    records = read(Store(storage_uri(storage)), name, version)
+    for note in records.notes:
+        open_console(error=True).print(note)
+    if form == "table":
+        print_results(open_console(), records.rows)
+    elif output is None:
+        print_text(FORMATS[form](records.rows).decode())
+    else:
+        output.write_bytes(FORMATS[form](records.rows))
+        open_console().print(str(output))

@@ -23,10 +23,10 @@ SweepName = Annotated[str, typer.Argument(help="The name that the sweep file giv
 
 def open_console(*, error: bool = False) -> Console:
     """Return the terminal's standard output, or its errors, as rich prints to it."""
-    from rich.console import Console
+    from raysweep.cli.output import PlainConsole
 
     # Names and messages hold brackets; they are text, not markup.
-    out = Console(stderr=error, soft_wrap=True, highlight=False, markup=False)
+    out = PlainConsole(stderr=error, soft_wrap=True, highlight=False, markup=False)
     if not out.is_terminal:
         out.width = 200  # A file or a pipe has no width of its own.
     return out

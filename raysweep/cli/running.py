@@ -131,7 +131,7 @@ def tune(
     if tuning.interrupted or tuning.tuned is None:
         console.print(f"interrupted; what finished is stored, go on with: raysweep tune {file}")
         raise typer.Exit(128 + tuning.interrupted)
-    print_tuned(console, tuning.tuned)
+    print_tuned(console, tuning.tuned, sweep)
     console.print(f"{tuning.ran} stages ran, {tuning.cached} were stored already")
     for note in tuning.notes[progress.noted :]:
         console.print(note)

@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.table import Table
 
-from raysweep import methods
 from raysweep.results import history
-from raysweep.results.table import read_table
-from raysweep.results.tuned import Tuned, TunedMetric
-from raysweep.store import Store, ledger
-from raysweep.store.sweepfolder import SweepFolder
-from raysweep.sweep import catalog
+from raysweep.results.status import RunStatus, SweepStatus, SweepSummary
+from raysweep.results.tuned import NOTHING, Tuned, TunedMetric
 from raysweep.sweep.tuning import COSTS
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from raysweep.reports.logs import FailureLog
     from raysweep.run.preview import Preview
     from raysweep.sweep.spec import Sweep
+
+UNLIMITED = 10_000  # columns, for a table that is measured
+DATE = "%Y-%m-%d %H:%M"
 
 
 def duration(seconds: float) -> str:
@@ -61,27 +62,48 @@ def print_preview(console: Console, sweep: Sweep, plan: Preview) -> None:
 
 
 def print_results(console: Console, rows: pd.DataFrame) -> None:
-    """Print the table of a sweep: attack × defense, mean over seeds."""
+    """Print the table of a sweep: attack × defense, mean over seeds with its spread.
+
+    On a terminal that is too narrow for both, means stand alone, and a line says so.
+    """
     from raysweep.reports.tables import text_table
 
+    narrow = False
     for title, headers, lines in text_table(rows):
-        table = Table(title=title, title_justify="left", box=None, pad_edge=False)
-        for number, header in enumerate(headers):
-            table.add_column(header, justify="right" if 1 < number < len(headers) - 1 else "left")
-        for line in lines:
-            table.add_row(*line)
+        table = _results(title, headers, lines)
+        unlimited = console.options.update_width(UNLIMITED)
+        if console.measure(table, options=unlimited).maximum > console.width:
+            narrow = True
+            means = [[*cells[:2], *(c.partition(" ")[0] for c in cells[2:-1]), cells[-1]]
+                     for cells in lines]  # fmt: skip
+            table = _results(title, headers, means)
         console.print(table)
+    if narrow:
+        console.print("means alone: the terminal is too narrow for their ranges; see the report")
 
 
-def print_tuned(console: Console, tuned: Tuned) -> None:
-    """Print the held-out metrics of a tuning beside the method's own and the oracle's."""
+def _results(title: str, headers: Sequence[str], lines: Sequence[Sequence[str]]) -> Table:
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for number, header in enumerate(headers):
+        justify: JustifyMethod = "right" if 1 < number < len(headers) - 1 else "left"
+        table.add_column(header, justify=justify, overflow="fold")  # Nothing is cut.
+    for line in lines:
+        table.add_row(*line)
+    return table
+
+
+def print_tuned(console: Console, tuned: Tuned, sweep: Sweep) -> None:
+    """Print the held-out metrics of a tuning beside the method's own and the oracle's.
+
+    Below stand a legend, how often the constraints hold, and the parameters to use.
+    """
     from raysweep.reports.tables import percent
 
     rows = (*tuned.rows, *tuned.means)
     metrics = dict.fromkeys(name for row in rows for name in row.metrics)
     shown = Table(box=None, pad_edge=False)
     for head in ("defense", "labels", "held out", "parameters"):
-        shown.add_column(head, no_wrap=head != "parameters")
+        shown.add_column(head, no_wrap=head != "parameters", overflow="fold")
     for metric in metrics:
         unit = "s" if metric in COSTS else "%"
         for who in (f"{metric} {unit} tuned", "own", "oracle"):
@@ -97,29 +119,83 @@ def print_tuned(console: Console, tuned: Tuned) -> None:
         note = f" ({row.note})" if row.note else ""
         shown.add_row(row.defense, row.labels, row.held_out, parameters + note, *values)
     console.print(shown)
+    for line in (*legend(tuned), *constraint_lines(tuned), *to_use(tuned, sweep)):
+        console.print(line)
 
 
 def _short(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def print_status(console: Console, store: Store, name: str) -> None:
-    """Print the standing of a sweep and its tuning, from ledger and store, and its versions.
+def legend(tuned: Tuned) -> list[str]:
+    """Return the two lines that say what the columns and the rows of a tuning's table are."""
+    from raysweep.reports.tuning import SEEN
 
-    Raises:
-        StoreError: if there is no sweep of that name; the message lists all sweeps.
-    """
-    place = history.folder_of(store, name)
-    for line in history.damage(store, place):
+    settings = tuned.settings
+    return [
+        "tuned: with what the search chose; own: with the defense's own values; oracle: with the "
+        "best, for what was held out, of all that was tried, which no defender can know",
+        f"held out: the {settings.hold_out} that a row's numbers are measured on, {NOTHING}: tuned "
+        f"and measured on all; {SEEN[settings.labels]}",
+    ]
+
+
+def constraint_lines(tuned: Tuned) -> list[str]:
+    """Return a line per defense: for how many of the parts held out the constraints hold."""
+    bounds, lines = tuned.settings.bounds, []
+    for defense in dict.fromkeys(row.defense for row in tuned.rows) if bounds else ():
+        held_out = [
+            row.metrics.items() for row in tuned.rows
+            if row.defense == defense and row.held_out != NOTHING and row.point == 0 and row.metrics
+        ]  # fmt: skip
+        as_tuned = [{name: one.tuned for name, one in metrics} for metrics in held_out]
+        as_own = [{name: one.default for name, one in metrics} for metrics in held_out]
+        kept, own = (
+            sum(all(bound.excess(metrics) <= 0 for bound in bounds) for metrics in every)
+            for every in (as_tuned, as_own)
+        )
+        if held_out:
+            lines.append(
+                f"{defense}: {' and '.join(tuned.settings.constraints)} holds for {kept} of "
+                f"{len(held_out)} held out as tuned, for {own} with its own values"
+            )
+    return lines
+
+
+def to_use(tuned: Tuned, sweep: Sweep) -> list[str]:
+    """Return a line per defense: what was tuned on everything, as YAML that can be pasted."""
+    from raysweep.sweep.guide import flow
+    from raysweep.tuning.summary import tuned_sweep
+
+    found = {row.defense: row for row in tuned.rows if row.held_out == NOTHING and row.point == 0}
+    better = tuned_sweep(sweep, tuned.rows).defenses
+    lines = []
+    for before, after in zip(sweep.defenses, better, strict=True):
+        row = found.get(before.label)
+        if row is None:
+            continue
+        if row.note:
+            lines.append(f"{before.label}: keep its own values; {row.note}")
+            continue
+        usual = type(after).model_construct().params()
+        shown = {
+            name: value for name, value in after.params().items()
+            if name in row.parameters or value != usual.get(name)
+        }  # fmt: skip
+        lines.append(f"use these: {flow({after.name: shown})}")
+    return lines
+
+
+def print_status(console: Console, status: SweepStatus) -> None:
+    """Print the status of a sweep and of its tuning, and the versions of its records."""
+    for line in status.notes:
         console.print(line)
-    tuned = SweepFolder(store, name).tuning
-    if place == name:
-        _print_standing(console, SweepFolder(store, name), name, "launch")
-    if store.list(tuned.ledger):
-        _print_standing(console, tuned, f"tuning of {name}", "tune")
-    versions = history.versions(store, name)
-    if len(versions) > 1:
-        console.print(f"versions: {'; '.join(map(_version, versions))}")
+    if status.launch is not None:
+        _print_run(console, status.launch, status.name, "launch")
+    if status.tuning is not None:
+        _print_run(console, status.tuning, f"tuning of {status.name}", "tune")
+    if len(status.versions) > 1:
+        console.print(f"versions: {'; '.join(map(_version, status.versions))}")
 
 
 def _version(one: history.Version) -> str:
@@ -128,44 +204,51 @@ def _version(one: history.Version) -> str:
     return f"{one.number} ({launched}, {rows})"
 
 
-def _print_standing(console: Console, folder: SweepFolder, title: str, command: str) -> None:
-    """Print the standing of the last run of a sweep; damaged stages count as missing."""
-    now = ledger.standing(folder)
-    if now.start is None:
+def _print_run(console: Console, run: RunStatus, title: str, command: str) -> None:
+    """Print the status of the last run of a sweep; damaged stages count as missing."""
+    if run.started is None:
         console.print(f"{title}: begun, nothing handed out yet")
         return
-    stages = read_table(folder.store, folder.name, "stages")
-    known = now.done if stages is None else now.done | set(stages["key"].map(str))
-    _, damaged = folder.store.manifests(sorted(known))
-    settled = now.cached + len(now.done) - len(damaged)
-    state = "ended" if now.ended else f"running or killed since {time.ctime(now.start.t)}"
+    state = run.state if run.state == "ended" else f"{run.state} since {time.ctime(run.started)}"
     console.print(
-        f"{title}: {now.trials} trials; {settled} of {now.stages} stages stored, {len(now.out)} "
-        f"handed out, {len(now.failed)} failed, {len(now.upstream)} wait for a failed one; {state}"
+        f"{title}: {run.trials} trials; {run.stored} of {run.stages} stages stored, {run.out} "
+        f"handed out, {len(run.failures)} failed, {run.waiting} wait for a failed one; {state}"
     )
-    for line in history.damage_notes(damaged):
+    for line in history.damage_notes(run.damaged):
         console.print(line)
-    for key, error in now.failed.items():
-        console.print(f"failed: {key}: {error}", style="red")
-        console.print(f"  log: {folder.store.where(folder.log(key))}")
-    if not now.ended or settled < now.stages:
+    for failure in run.failures:
+        console.print(f"failed: {failure.stage}: {failure.error}", style="red")
+        console.print(f"  log: {failure.log}")
+    if not run.finished:
         console.print(f"{command} the same sweep file again to run what is missing or failed")
 
 
-def print_methods(console: Console, roles: list[methods.Role]) -> None:
-    """Print every method of some roles: its idea, its source, and where ours differs from it."""
-    for role in roles:
-        table = Table(box=None, pad_edge=False, title=role, title_justify="left", show_lines=False)
-        table.add_column("name", no_wrap=True)
-        entries = catalog.entries(role)
-        kinds = any(one.kind for one in entries)
-        for column in (*(["kind"] if kinds else []), "idea", "paper", "venue", "year"):
-            table.add_column(column)
-        table.add_column("where we differ", ratio=2)
-        for one in entries:
-            kind = [one.kind] if kinds else []
-            table.add_row(
-                one.name, *kind, one.idea, one.paper, one.venue, one.year, one.differs,
-                end_section=True,
-            )  # fmt: skip
-        console.print(table)
+def print_sweeps(console: Console, sweeps: Sequence[SweepSummary], where: str) -> None:
+    """Print all sweeps of a store: state, trials, when they were launched, tuning."""
+    if not sweeps:
+        console.print(f"no sweep in {where}; another place is named with --storage")
+        return
+    table = Table(box=None, pad_edge=False)
+    for head in ("name", "state", "trials", "ok", "failed", "launched", "versions", "tuning"):
+        numeric = head in ("trials", "ok", "failed", "versions")
+        table.add_column(head, justify="right" if numeric else "left", overflow="fold")
+    for one in sweeps:
+        counts = ("–" if n is None else str(n) for n in (one.trials, one.ok, one.failed))
+        when = "–" if one.launched is None else time.strftime(DATE, time.localtime(one.launched))
+        table.add_row(
+            one.name, one.state, *counts, when, str(one.versions), one.tuning or "–"
+        )  # fmt: skip
+    console.print(table)
+
+
+def print_logs(console: Console, logs: Sequence[FailureLog], of: str) -> None:
+    """Print the logs of failed stages, each below the stage, its error and its trials."""
+    if not logs:
+        console.print(f"no stage of {of} failed")
+    for log in logs:
+        console.print(f"failed: {log.stage}: {log.error}", style="red")
+        if log.trials:
+            more = f" and {len(log.trials) - 3} more" if len(log.trials) > 3 else ""
+            console.print(f"trials: {'; '.join(log.trials[:3])}{more}")
+        console.print(f"log: {log.where}{'' if log.text is not None else ' (none is stored)'}")
+        console.print(f"\n{log.text or ''}")

@@ -118,6 +118,14 @@ class Dataset(Method):
             PlanError: if they are missing; the message names the places that were searched.
         """
 
+    def local_files(self) -> list[Path]:
+        """Return the source files that are on this host; empty if they are to be downloaded.
+
+        Raises:
+            PlanError: as `files` does.
+        """
+        return self.files()
+
     @abstractmethod
     def read_labels(self) -> Labels:
         """Return all labels of the source files without decoding images."""

@@ -53,6 +53,14 @@ class Published(Dataset):
         if pair:
             return list(pair)
         self.sets()
+        return self._downloaded()
+
+    def local_files(self) -> list[Path]:
+        """Return the Parquet pair, else the files that torchvision has downloaded already."""
+        pair = parquet_pair(self.name)
+        return list(pair) if pair else self._downloaded()
+
+    def _downloaded(self) -> list[Path]:
         # Archives are left out: what was unpacked from them is the data.
         kept = (p for p in _downloads(self.name).rglob("*") if p.suffix not in (".gz", ".zip"))
         return sorted(p for p in kept if p.is_file())

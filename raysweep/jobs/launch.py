@@ -31,7 +31,8 @@ class Conclusion:
         interrupted: the signal that stopped it before the end, or 0.
         report: path or URI of the HTML report.
         warnings: what went wrong beside the sweep itself (tracking).
-        notes: hosts that refuse to work, earlier records that were kept, damage that was met.
+        notes: hosts that refuse to work, earlier records that were kept, damage that was met, where
+            the runs of W&B are.
         unfinished: how many trials this launch did not bring to their end.
     """
 
@@ -111,14 +112,19 @@ def _conclude(run: Run, signals: Signals) -> Conclusion:
     rows, notes = history.store_records(run.store, name, rows, stages, run.before)
     page = write_page(run.folder)
     finished = rows[rows["status"] == "ok"]
-    warnings = to_wandb(run, signals, functools.partial(wandb.publish, finished))
+    tracked = to_wandb(run, signals, functools.partial(wandb.publish, finished))
     return Conclusion(
         rows=rows,
         ran=len(run.schedule.ran),
         cached=run.cached,
         interrupted=stopped_by(run, signals),
         report=page.where,
-        warnings=warnings,
-        notes=[*run.notes, *notes, *history.damage_notes(collector.damaged)],
+        warnings=tracked.warnings,
+        notes=[
+            *run.notes,
+            *notes,
+            *history.damage_notes(collector.damaged),
+            *tracked.notes,
+        ],
         unfinished=unfinished,
     )

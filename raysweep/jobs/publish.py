@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,6 +31,14 @@ class Page:
     notes: list[str]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Tracked:
+    """The end of publishing to W&B: where the runs are, and what went wrong, a line each."""
+
+    notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
 def write_page(folder: SweepFolder, output: Path | None = None) -> Page:
     """Write the HTML report of a stored sweep: into its folder, or to a local file.
 
@@ -47,9 +55,7 @@ def write_page(folder: SweepFolder, output: Path | None = None) -> Page:
     return Page(where=where, notes=material.notes)
 
 
-def to_wandb(
-    run: Run, signals: Signals, send: Callable[[str, Track, Path], Published]
-) -> list[str]:
+def to_wandb(run: Run, signals: Signals, send: Callable[[str, Track, Path], Published]) -> Tracked:
     """Publish results that are stored already; a first signal breaks it off.
 
     Args:
@@ -58,15 +64,18 @@ def to_wandb(
         send: writes to W&B, given the sweep's name, mode and project, and the folder of
             offline runs; not called where tracking is disabled.
 
-    Returns:
-        Warnings. Whatever happens at W&B, the sweep stands.
+    Whatever happens at W&B, the sweep stands.
     """
     if run.sweep.track.wandb == "disabled":
-        return []
+        return Tracked()
     folder = SweepFolder(run.store, run.sweep.name).wandb
     try:
         with signals.raising():
-            warning = send(run.sweep.name, run.sweep.track, folder).warning
+            sent = send(run.sweep.name, run.sweep.track, folder)
     except KeyboardInterrupt:
-        warning = "W&B: stopped by a signal; what is missing is published by the next launch"
-    return [warning] if warning else []
+        return Tracked(
+            warnings=["W&B: stopped by a signal; what is missing is published by the next launch"]
+        )
+    return Tracked(
+        notes=[sent.note] if sent.note else [], warnings=[sent.warning] if sent.warning else []
+    )

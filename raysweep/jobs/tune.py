@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from raysweep.jobs.launch import carry_out, stopped_by
-from raysweep.jobs.publish import to_wandb, write_page
+from raysweep.jobs.publish import Tracked, to_wandb, write_page
 from raysweep.results import wandb
 from raysweep.results.tuned import Tuned
 from raysweep.run.interruption import Signals, catching_signals
@@ -34,7 +34,7 @@ class Tuning:
         where: path or URI of the table.
         report: path or URI of the HTML report.
         warnings: what went wrong beside the tuning itself (tracking).
-        notes: hosts that refuse to work, damage that was met.
+        notes: hosts that refuse to work, damage that was met, where the runs of W&B are.
     """
 
     tuned: Tuned | None
@@ -107,14 +107,14 @@ def _tuned(
 
 def _concluded(run: Run, tuned: Tuned | None, signals: Signals) -> Tuning:
     folder = SweepFolder(run.store, run.sweep.name)
-    page, warnings = "", []
+    page, tracked = "", Tracked()
     if tuned is not None:
         run.store.write(folder.tuned, tuned.pack())
         page = write_page(folder).where
-        warnings = to_wandb(run, signals, functools.partial(wandb.publish_tuning, tuned))
+        tracked = to_wandb(run, signals, functools.partial(wandb.publish_tuning, tuned))
     return Tuning(
         tuned=tuned, ran=len(run.schedule.ran),
         cached=len(run.schedule.done) - len(run.schedule.ran),
         interrupted=stopped_by(run, signals), where=run.store.where(folder.tuned),
-        report=page, warnings=warnings, notes=run.notes,
+        report=page, warnings=tracked.warnings, notes=[*run.notes, *tracked.notes],
     )  # fmt: skip

@@ -8,7 +8,7 @@ import pandas as pd
 
 from raysweep.reports.html_elements import details, table, text
 from raysweep.reports.material import Material
-from raysweep.reports.tables import attack_column, words
+from raysweep.reports.tables import trial_names, words
 
 SHOWN_AT_MOST = 3
 
@@ -19,7 +19,7 @@ def failures(material: Material) -> str:
     bad = rows[rows["status"] != "ok"] if len(rows) else rows
     if bad.empty:
         return "<p>None: every trial finished.</p>" if len(rows) else "<p>There are no trials.</p>"
-    who = attack_column(bad) + " · " + bad["defense"] + " · seed " + bad["seed"].map(words)
+    who = trial_names(bad)
     cause = bad["error"].map(words)
     lines = []
     for error, part in bad.groupby(cause, sort=False):

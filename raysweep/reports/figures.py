@@ -15,18 +15,17 @@ from raysweep.metrics.names import INPUT
 from raysweep.reports.material import Material
 from raysweep.reports.tables import (
     METRICS,
+    SHOWN,
     aggregate,
     attack_column,
     finished,
     number,
     percent,
     setting_column,
-    with_detection,
 )
 
-NAMES = {"ca": "CA", "asr": "ASR", "tpr": "TPR", "fpr": "FPR"}
 # Good is dark in every map: CA and TPR high, ASR and FPR low. Cividis reads without color vision.
-GOOD_IS_HIGH = {"ca": True, "asr": False, "tpr": True, "fpr": False}
+GOOD_IS_HIGH = {metric: metric.endswith(("ca", "tpr")) for metric in METRICS}
 # Okabe and Ito's colors that stand out on white and on black; symbols and dashes go on from there.
 COLORS = ("#0080c8", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c8c8c")
 SYMBOLS = ("circle", "square", "diamond", "cross", "x", "triangle-up", "triangle-down", "star")
@@ -60,7 +59,7 @@ def legend_height(names: list[str]) -> int:
 
 
 def _prepared(rows: pd.DataFrame) -> pd.DataFrame:
-    merged = with_detection(finished(rows))
+    merged = finished(rows).copy()
     merged["label"] = merged["attack"]
     merged["attack"] = attack_column(merged)
     merged["arena"] = setting_column(merged)
@@ -80,7 +79,7 @@ def heat_maps(rows: pd.DataFrame) -> Titled:
         means = aggregate(part, ["attack", "defense"], METRICS)
         for metric in METRICS:
             if not means[metric].isna().all():
-                title = f"{NAMES[metric]} in percent, mean over seeds{_among(arena, several)}"
+                title = f"{SHOWN[metric]} in percent, mean over seeds{_among(arena, several)}"
                 figures.append((title, _heat_map(means, metric)))
     return figures
 
@@ -122,8 +121,8 @@ def rate_lines(rows: pd.DataFrame) -> Titled:
         if part["rate"].nunique() < 2:
             continue
         for metric in METRICS:
-            if pd.to_numeric(part[metric], errors="coerce").notna().any():
-                title = f"{attack}: {NAMES[metric]} against poison rate{_among(arena, several)}"
+            if metric in part and pd.to_numeric(part[metric], errors="coerce").notna().any():
+                title = f"{attack}: {SHOWN[metric]} against poison rate{_among(arena, several)}"
                 figures.append((title, _rate_lines(part, metric)))
     return figures
 
@@ -161,7 +160,7 @@ def _rate_lines(part: pd.DataFrame, metric: str) -> go.Figure:
     rates = part.loc[part["rate"] > 0, "rate"]
     far = (part["rate"] > 0).all() and rates.max() / rates.min() >= 20
     figure.update_xaxes(title="poison rate, %", type="log" if far else "linear")
-    figure.update_yaxes(title=f"{NAMES[metric]}, %", range=[-4, 104])
+    figure.update_yaxes(title=f"{SHOWN[metric]}, %", range=[-4, 104])
     return plain(figure, 300 + legend_height(names))
 
 

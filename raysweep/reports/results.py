@@ -6,30 +6,37 @@ import math
 
 import pandas as pd
 
+from raysweep.metrics.names import INPUT
 from raysweep.reports.html_elements import badges, details, note, table, text
 from raysweep.reports.material import Material
 from raysweep.reports.tables import (
     METRICS,
+    SHOWN,
     aggregate,
     attack_column,
     attacked,
     count,
+    evasions,
     failed_attacks,
     failed_mask,
+    failure_text,
     finished,
     floors,
     number,
     percent,
     setting_column,
     spread,
-    with_detection,
+    undefended,
     words,
 )
 
-EXTRA = ("ca_eligible", "ra", "auroc", "ap", "tpr_at_1fpr", "fpr_no_cover", "cover_removal")
-TITLES = {
-    "ca": "CA", "ca_eligible": "CA of eligible", "asr": "ASR", "ra": "RA", "tpr": "TPR",
-    "fpr": "FPR", "auroc": "AUROC", "ap": "AP", "tpr_at_1fpr": "TPR@1%FPR",
+EXTRA = (
+    "ca_eligible", "ra", "auroc", INPUT.of("auroc"), "ap", "tpr_at_1fpr", "fpr_no_cover",
+    "cover_removal",
+)  # fmt: skip
+TITLES = SHOWN | {
+    "ca_eligible": "CA of eligible", "ra": "RA", "auroc": "AUROC",
+    INPUT.of("auroc"): "AUROC of inputs", "ap": "AP", "tpr_at_1fpr": "TPR@1%FPR",
     "fpr_no_cover": "FPR without covers", "cover_removal": "covers removed",
 }  # fmt: skip
 # Differences that do not count as one: the project's equivalence margins.
@@ -43,7 +50,7 @@ KEY = (
 
 def _prepared(rows: pd.DataFrame) -> pd.DataFrame:
     """Return rows with the columns that tables group by."""
-    merged = with_detection(rows)
+    merged = rows.copy()
     merged["label"], merged["badges"] = rows["attack"], rows["badges"].map(words)
     merged["attack"], merged["arena"] = attack_column(rows), setting_column(rows)
     merged["failed"] = failed_mask(rows)
@@ -86,10 +93,11 @@ def answer(material: Material) -> str:
 
 
 def _left_out(rows: pd.DataFrame) -> str:
-    failed = ", ".join(sorted(failed_attacks(rows)))
+    failed = [f"{name} ({found})" for name, found in sorted(failed_attacks(rows).items())]
     if not failed:
         return ""
-    return note(f"Attack failed (undefended ASR under 50 %), left out of averages: {text(failed)}.")
+    said = text("; ".join(failed))
+    return note(f"Attacks whose undefended ASR is under 50 % are left out of averages: {said}.")
 
 
 def _named(entry: pd.Series[float]) -> str:
@@ -162,7 +170,7 @@ def headline(rows: pd.DataFrame) -> str:
                  str(met) if met == every else f"{met}/{every}", str(len(own)),
                  badges(e["badges"])]
             )  # fmt: skip
-        headers = ["defense", "kind", "CA", "ASR", "TPR", "FPR", "attacks", "n", "badges"]
+        headers = ["defense", "kind", *SHOWN.values(), "attacks", "n", "badges"]
         caption = "Over attacks that worked, their rates and seeds, in percent"
         out.append(
             table(caption + (f" · {arena}" if several else ""), headers, lines, words_first=2)
@@ -209,7 +217,8 @@ def by_attack(rows: pd.DataFrame) -> str:
         zero = floor.get((str(arena), str(part.iloc[0]["label"])))
         caption += "" if zero is None else f"; ASR₀ {percent(zero)} %"
         if part["failed"].any():
-            caption += "; attack failed"
+            evades = bool(evasions(part).iloc[0])
+            caption += f"; {failure_text(undefended(part).iloc[0], evades=evades)}"
         out.append(table(caption, headers, lines) + _every(part, here, f"{attack} · {arena}"))
     return "".join(out)
 

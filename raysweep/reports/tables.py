@@ -12,9 +12,12 @@ from raysweep.metrics.intervals import FEW, t_interval, wilson
 from raysweep.metrics.names import INPUT, cases
 from raysweep.results.columns import PARAMETERS
 
-METRICS = ("ca", "asr", "tpr", "fpr")
+# TPR and FPR of filters are of training samples, and those of detectors of test inputs.
+METRICS = ("ca", "asr", "tpr", "fpr", INPUT.of("tpr"), INPUT.of("fpr"))
+SHOWN = dict(
+    zip(METRICS, ("CA", "ASR", "TPR", "FPR", "TPR of inputs", "FPR of inputs"), strict=True)
+)
 ARENA = ("dataset", "model")
-DETECTION = ("tpr", cases("tpr"), "fpr", cases("fpr"), "auroc")
 FAILED_BELOW = 0.5
 
 
@@ -61,14 +64,6 @@ def _numbers(rows: pd.DataFrame, column: str) -> pd.Series[float]:
     return pd.to_numeric(rows[column], errors="coerce")
 
 
-def with_detection(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return rows in which tpr, fpr and auroc of an input detector stand in the same columns."""
-    merged = rows.copy()
-    for metric in DETECTION:
-        merged[metric] = _numbers(rows, metric).fillna(_numbers(rows, INPUT.of(metric)))
-    return merged
-
-
 def words(value: object) -> str:
     """Return a cell as text; empty where it is missing."""
     return "" if value is None or value is pd.NA or value != value else str(value)
@@ -106,6 +101,16 @@ def attack_column(rows: pd.DataFrame) -> pd.Series[str]:
     return pd.Series(names, index=rows.index, dtype="str")
 
 
+def trial_names(rows: pd.DataFrame) -> pd.Series[str]:
+    """Return the name of each trial as people read it: attack, defense and seed."""
+    columns = attack_column(rows), rows["defense"], rows["seed"]
+    names = [
+        f"{attack} · {defense} · seed {seed}"
+        for attack, defense, seed in zip(*columns, strict=True)
+    ]
+    return pd.Series(names, index=rows.index, dtype="str")
+
+
 def evasions(rows: pd.DataFrame) -> pd.Series[bool]:
     """Return the mask of rows of attacks on test inputs alone; records without the column: none."""
     if "evades" not in rows:
@@ -133,26 +138,40 @@ def setting_column(rows: pd.DataFrame) -> pd.Series[str]:
     return pd.Series(names, index=rows.index, dtype="str")
 
 
-def failed_mask(rows: pd.DataFrame) -> pd.Series[bool]:
-    """Return the mask of rows of an attack whose undefended ASR is under 50 % in their setting.
+def undefended(rows: pd.DataFrame) -> pd.Series[float]:
+    """Return the mean ASR without a defense of each row's attack in its setting, as fractions.
 
-    Attacks are judged in each arena apart, and not at all where no undefended trial finished.
+    Attacks are judged in each arena apart; NaN where no undefended trial finished, or none attacks.
     """
     if rows.empty:
-        return pd.Series([], index=rows.index, dtype=bool)
+        return pd.Series([], index=rows.index, dtype=float)
     cell = setting_column(rows) + "\0" + attack_column(rows)
     alone = finished(rows)
     alone = alone[(alone["defense_name"] == "none") & attacked(alone)]
-    means = _numbers(alone, "asr").groupby(cell[alone.index]).mean()
-    return cell.isin(list(means.index[means < FAILED_BELOW]))
+    return cell.map(_numbers(alone, "asr").groupby(cell[alone.index]).mean()).astype(float)
 
 
-def failed_attacks(rows: pd.DataFrame) -> set[str]:
-    """Return the names of the attacks that failed; with the arena where there are several."""
+def failed_mask(rows: pd.DataFrame) -> pd.Series[bool]:
+    """Return the mask of rows of an attack whose undefended ASR is under 50 % in their setting."""
+    return undefended(rows) < FAILED_BELOW
+
+
+def failure_text(asr: float, *, evades: bool) -> str:
+    """Return the finding that an undefended ASR under 50 % is, in words."""
+    what = "the changed inputs seldom fool the model" if evades else "the trigger was not learned"
+    return f"{what}: undefended ASR {100 * asr:.0f} %"
+
+
+def failed_attacks(rows: pd.DataFrame) -> dict[str, str]:
+    """Return the name of each attack that failed → the finding; named with its arena if several."""
     names, arenas = attack_column(rows), setting_column(rows)
     if arenas.nunique() > 1:
         names = names + " (" + arenas + ")"
-    return set(names[failed_mask(rows)])
+    alone, evades = undefended(rows), evasions(rows)
+    return {
+        names[row]: failure_text(alone[row], evades=bool(evades[row]))
+        for row in rows.index[failed_mask(rows)]
+    }
 
 
 def floors(rows: pd.DataFrame) -> dict[tuple[str, str], float]:
@@ -197,19 +216,24 @@ def count(part: pd.DataFrame) -> str:
 def text_table(rows: pd.DataFrame) -> list[tuple[str, list[str], list[list[str]]]]:
     """Return (title, headers, lines) for each arena and attack, for a terminal.
 
-    Cells are `spread`s in percent over seeds; n is the number of finished trials.
+    The columns are the same whatever was measured. Cells are `spread`s in percent over seeds; n is
+    the number of finished trials.
     """
     if rows.empty:
         return []
-    merged = with_detection(rows)
+    merged = rows.copy()
     merged["attack"], merged["arena"] = attack_column(rows), setting_column(rows)
     merged["badges"] = merged["badges"].map(words)
-    merged["failed"] = failed_mask(rows)
-    headers = ["defense", "kind", "CA %", "ASR %", "TPR %", "FPR %", "n", "badges"]
+    failed = failed_mask(rows)
+    alone, evades = undefended(rows), evasions(rows)
+    headers = ["defense", "kind", *(f"{title} %" for title in SHOWN.values()), "n", "badges"]
     by = ["defense", "kind", "badges"]
     tables = []
     for (arena, attack), part in merged.groupby(["arena", "attack"], sort=False):
-        note = "; attack failed: undefended ASR under 50 %" if part["failed"].any() else ""
+        first = part.index[0]
+        said = (
+            f"; {failure_text(alone[first], evades=bool(evades[first]))}" if failed[first] else ""
+        )
         means = aggregate(part, by, METRICS)
         counts = [count(line) for _, line in part.groupby(by, sort=False, dropna=False)]
         lines = [
@@ -217,5 +241,5 @@ def text_table(rows: pd.DataFrame) -> list[tuple[str, list[str], list[list[str]]
              str(e["badges"])]
             for (_, e), n in zip(means.iterrows(), counts, strict=True)
         ]  # fmt: skip
-        tables.append((f"{attack} · {arena}{note}", headers, lines))
+        tables.append((f"{attack} · {arena}{said}", headers, lines))
     return tables

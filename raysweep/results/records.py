@@ -31,6 +31,17 @@ def storage_uri(chosen: str | None = None) -> str:
     return chosen or os.environ.get("RAYSWEEP_STORAGE") or DEFAULT_STORAGE
 
 
+def opened(name: str, storage: str | None = None) -> SweepFolder:
+    """Return the folder of a sweep that is stored.
+
+    Raises:
+        StoreError: if there is no sweep of that name; the message lists those that there are.
+    """
+    store = Store(storage_uri(storage))
+    history.folder_of(store, name)
+    return SweepFolder(store, name)
+
+
 def load(name: str, storage: str | None = None, version: int | None = None) -> pd.DataFrame:
     """Return the records of a sweep, one row per trial.
 

@@ -33,9 +33,14 @@ def read_table(store: Store, place: str, which: Table) -> pd.DataFrame | None:
 def write_tables(store: Store, name: str, rows: pd.DataFrame, stages: pd.DataFrame) -> None:
     """Store the records of a sweep as Parquet, records last."""
     for which, frame in (("stages", stages), ("records", rows)):
-        buffer = io.BytesIO()
-        _storable(frame).to_parquet(buffer, index=False, write_page_checksum=True)
-        store.write(SweepFolder(store, name).path(f"{which}.parquet"), buffer.getvalue())
+        store.write(SweepFolder(store, name).path(f"{which}.parquet"), packed(frame))
+
+
+def packed(frame: pd.DataFrame) -> bytes:
+    """Return a table as the bytes of a Parquet file."""
+    buffer = io.BytesIO()
+    _storable(frame).to_parquet(buffer, index=False, write_page_checksum=True)
+    return buffer.getvalue()
 
 
 def _storable(frame: pd.DataFrame) -> pd.DataFrame:

@@ -21,7 +21,7 @@ import pandas as pd
 from raysweep.results import entries, wandb_runs
 from raysweep.results.entries import Entry
 from raysweep.results.tuned import Tuned
-from raysweep.results.wandb_runs import Mode
+from raysweep.results.wandb_runs import Mode, Project
 from raysweep.sweep.spec import Track
 
 MEMORY = "published.jsonl"
@@ -37,12 +37,16 @@ KEY_ERRORS = frozenset({"UsageError", "AuthenticationError"})
 
 @dataclass(frozen=True, kw_only=True)
 class Published:
-    """Numbers of runs that were written and that stood already, and a warning, if any."""
+    """Numbers of runs that were written and that stood already, and what to tell the user.
+
+    `note` says where the runs are; `warning` says what went wrong. Either may be empty.
+    """
 
     count: int = 0
     skipped: int = 0
     folder: Path = Path()
     warning: str = ""
+    note: str = ""
 
 
 def publish(rows: pd.DataFrame, sweep: str, track: Track, folder: Path) -> Published:
@@ -103,7 +107,7 @@ class _Publisher:
     group: str
     folder: Path
     known: dict[str, set[tuple[str, str]]]
-    where: str = ""
+    project: Project | None = None
     count: int = 0
     skipped: int = 0
     cause: str = ""
@@ -136,7 +140,9 @@ class _Publisher:
                 self.cause = self.cause or "W&B is too slow"
                 return sent, False
             try:
-                self.where = wandb_runs.write(entry, self.group, self.track, self.folder, "online")
+                self.project = wandb_runs.write(
+                    entry, self.group, self.track, self.folder, "online"
+                )
             except Exception as error:  # noqa: BLE001  tracking never fails a sweep
                 no_key = type(error).__name__ in KEY_ERRORS
                 what = "W&B has no usable key" if no_key else "W&B is not reachable"
@@ -150,10 +156,10 @@ class _Publisher:
 
     def _confirm(self, sent: Sequence[Entry]) -> bool:
         """Ask which runs arrived and remember them; return whether any did."""
-        if not sent:
+        if not sent or self.project is None:
             return False
         try:
-            arrived = wandb_runs.arrived_runs(self.where, sent)
+            arrived = wandb_runs.arrived_runs(self.project.path, sent)
         except Exception as error:  # noqa: BLE001  tracking never fails a sweep
             self._blame(error, sent[0], "W&B did not say which runs arrived")
             wandb_runs.forget()
@@ -194,8 +200,21 @@ class _Publisher:
 
     def _result(self, warning: str) -> Published:
         return Published(
-            count=self.count, skipped=self.skipped, folder=self.folder, warning=warning
-        )
+            count=self.count, skipped=self.skipped, folder=self.folder, warning=warning,
+            note="" if warning else self._note(),
+        )  # fmt: skip
+
+    def _note(self) -> str:
+        """Return the line on the place of the runs: a project, or this machine until uploaded."""
+        if self.track.wandb == "online":
+            url = self.project.url if self.project else ""
+            named = "/".join(name for name in (self.track.entity, self.track.project) if name)
+            place = url or f"project {named}"
+            return f"W&B: {self.count} runs sent, {self.skipped} stood there already: {place}"
+        waiting = wandb_runs.waiting(self.folder)
+        if not waiting:
+            return ""
+        return f"W&B: {len(waiting)} runs are offline; upload them with: {_sync(self.folder)}"
 
 
 def _remedy(status: int, track: Track) -> str:
@@ -227,8 +246,12 @@ def _missed(missing: Sequence[Entry], cause: str, folder: Path) -> str:
     more = f" and {len(missing) - NAMED} more" if len(missing) > NAMED else ""
     return (
         f"{cause}; runs are kept offline: {names}{more}; the next launch sends them, or upload "
-        f"them with: wandb sync {shlex.quote(str(folder / 'wandb'))}/offline-run-*"
+        f"them with: {_sync(folder)}"
     )
+
+
+def _sync(folder: Path) -> str:
+    return f"wandb sync {shlex.quote(str(folder / 'wandb'))}/offline-run-*"
 
 
 def _brief(error: Exception) -> str:

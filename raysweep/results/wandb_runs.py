@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import netrc
 import os
 import re
 import shutil
@@ -14,8 +15,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
+from urllib.parse import urlsplit
 
 import pandas as pd
 
@@ -38,8 +41,16 @@ MARK = "raysweep_mark"
 STATUS = re.compile(r"\b(?:error|HTTP|status)\W{1,2}([45]\d\d)\b")
 
 
-def write(entry: Entry, group: str, track: Track, folder: Path, mode: Mode) -> str:
-    """Write one run and return its project's path, `entity/project`, or raise.
+@dataclass(frozen=True, kw_only=True)
+class Project:
+    """A project of W&B: its path, `entity/project`, and its URL; offline it has none."""
+
+    path: str
+    url: str
+
+
+def write(entry: Entry, group: str, track: Track, folder: Path, mode: Mode) -> Project:
+    """Write one run and return its project, or raise.
 
     Online, a return does not say that anything arrived: W&B's client drops what is refused.
     Earlier copies of the run in the same mode are replaced: uploading both would mix them, and the
@@ -66,14 +77,17 @@ def write(entry: Entry, group: str, track: Track, folder: Path, mode: Mode) -> s
             resume="allow" if mode == "online" else None,
             reinit="finish_previous",
         )
-        where = f"{started.entity}/{started.project}"
+        project = Project(
+            path=f"{started.entity}/{started.project}",
+            url=(started.project_url or "") if mode == "online" else "",
+        )
         tables = {name: wandb.Table(dataframe=table) for name, table in entry.tables.items()}
         started.log({**entry.summary, **tables})
         started.summary[MARK] = entry.mark
         started.finish()
     if mode == "offline":
         remove(before)
-    return where
+    return project
 
 
 def arrived_runs(where: str, sent: Sequence[Entry]) -> set[str]:
@@ -82,7 +96,7 @@ def arrived_runs(where: str, sent: Sequence[Entry]) -> set[str]:
     All runs are asked for in one request, and again while some are missing.
 
     Args:
-        where: `entity/project`, as `write` returns it.
+        where: the path of the project that `write` returned.
         sent: what was written there.
     """
     missing = {entry.run: entry for entry in sent}
@@ -138,6 +152,28 @@ def copies(folder: Path, run: str, mode: Mode) -> list[Path]:
     """Return the folders that writing a run in a mode left."""
     start = "offline-run" if mode == "offline" else "run"
     return sorted((folder / "wandb").glob(f"{start}-*-{run}*"))
+
+
+def waiting(folder: Path) -> list[Path]:
+    """Return the folders of the offline runs that `wandb sync` has not uploaded."""
+    kept = sorted((folder / "wandb").glob("offline-run-*"))
+    return [run for run in kept if not any(run.glob("*.wandb.synced"))]
+
+
+def key_source() -> str:
+    """Return the place of W&B's key, as its client looks for it; empty if there is none.
+
+    Nothing is asked of any server, and the key itself is not told.
+    """
+    if os.environ.get("WANDB_API_KEY"):
+        return "WANDB_API_KEY"
+    file = Path(os.environ.get("NETRC") or Path.home() / ".netrc").expanduser()
+    host = urlsplit(os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai").netloc
+    try:
+        login = netrc.netrc(file).authenticators(host)
+    except (OSError, netrc.NetrcParseError):
+        return ""
+    return str(file) if login and login[2] else ""
 
 
 def remove(superseded: Sequence[Path]) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import BinaryIO
 
@@ -67,9 +67,13 @@ class Ledger:
 def read(folder: SweepFolder) -> Iterator[Event]:
     """Yield every event of every run of a sweep, or of its tuning, in the order of runs."""
     for path in folder.store.list(folder.ledger):
-        for line in (folder.store.read(path) or b"").splitlines():
-            if (event := events.unpack(line)) is not None:
-                yield event
+        yield from _events(folder, path)
+
+
+def _events(folder: SweepFolder, path: str) -> Iterator[Event]:
+    for line in (folder.store.read(path) or b"").splitlines():
+        if (event := events.unpack(line)) is not None:
+            yield event
 
 
 @dataclass
@@ -84,6 +88,7 @@ class Standing:
         out: keys that were handed out and have not come back.
         stages, cached, trials: numbers of them, with all that the plan has gained.
         ended: whether the run came to its end.
+        last: when its last event was written, in seconds since 1970.
     """
 
     start: Start | None = None
@@ -95,6 +100,7 @@ class Standing:
     cached: int = 0
     trials: int = 0
     ended: bool = False
+    last: float = 0
 
     def take(self, event: Event) -> None:
         """Take in one event of the run."""
@@ -120,14 +126,28 @@ class Standing:
                 self.ended = True
 
 
-def standing(folder: SweepFolder) -> Standing:
-    """Return the standing of the last run of a sweep, or of its tuning."""
+def standing(folder: SweepFolder, paths: Sequence[str] | None = None) -> Standing:
+    """Return the standing of the last run of a sweep, or of its tuning.
+
+    Ledgers are read from the newest back to the first that says how its run began: one request.
+
+    Args:
+        folder: of the sweep, or of its tuning.
+        paths: of its ledgers, sorted, if they are known; else they are listed.
+    """
+    known = folder.store.list(folder.ledger) if paths is None else paths
+    events_of_run: list[Event] = []
+    for path in reversed(known):
+        events_of_run[:0] = _events(folder, path)
+        if any(isinstance(event, Start) for event in events_of_run):
+            break
     now = Standing()
-    for event in read(folder):
+    for event in events_of_run:
         if isinstance(event, Start):
             now = Standing(
                 start=event, stages=event.stages, cached=event.cached, trials=event.trials
             )
         else:
             now.take(event)
+        now.last = event.t
     return now

@@ -5,24 +5,37 @@ from __future__ import annotations
 import re
 import sys
 from dataclasses import dataclass
+from typing import Literal
 
 from raysweep import methods
 from raysweep.attacks import Attack
 from raysweep.defenses import Defense
+from raysweep.methods.recipe import RECIPES
 
 ARXIV = re.compile(r"arXiv:(\d{4}\.\d{4,5})")
 # ", NDSS 2018", or ", 2017" where there is no venue; the venue starts with a capital.
 PUBLISHED = re.compile(r",\s+(?:(?P<venue>[A-Z][\w&.'’ -]*?)\s+)?(?P<year>(?:19|20)\d\d)\b")
 
+RECIPE_IDEAS = {
+    "fast": "Fast: a small network in one cycle of the learning rate.",
+    "ct": "CT: victims of Confusion Training on CIFAR-10, Qi et al., USENIX Security 2023.",
+    "ct_gtsrb": "CT on GTSRB: victims of Confusion Training there, Qi et al., as ct.",
+    "abl": "ABL: victims of Anti-Backdoor Learning, Li et al., NeurIPS 2021.",
+    "red": "RED: victims of RED's released script, Xiang et al., Computers & Security 2021.",
+    "datamodel": "Datamodels: many fast trainings, Ilyas et al., ICML 2022, arXiv:2202.00622.",
+}
+ListedRole = methods.Role | Literal["recipes"]
+LISTED: tuple[ListedRole, ...] = (*methods.ROLES, "recipes")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One method: its name, its idea, its first citation, and where ours differs.
+    """One method or recipe: its name, its idea, its first citation, and where ours differs.
 
     `paper`, `venue` and `year` are empty for an unpublished method, such as one's own files.
     """
 
-    role: methods.Role
+    role: ListedRole
     name: str
     kind: str
     idea: str
@@ -32,15 +45,25 @@ class Entry:
     arxiv: str
     differs: str
 
+    @property
+    def short(self) -> str:
+        """The idea without the name that it begins with, and without its full stop."""
+        return (self.idea.partition(": ")[2] or self.idea).rstrip(".")
+
 
 def _one_line(text: str) -> str:
     return " ".join(text.split())
 
 
+def docstring(method: type[methods.Method]) -> str:
+    """Return the text that heads a method's file: idea, citation, where ours differs."""
+    return (sys.modules[method.__module__].__doc__ or "").strip()
+
+
 def entry(role: methods.Role, name: str) -> Entry:
     """Return the catalog entry of a method, from the docstring of its file."""
     method = methods.load(role, name)
-    idea, *rest = (sys.modules[method.__module__].__doc__ or "").strip().split("\n\n")
+    idea, *rest = docstring(method).split("\n\n")
     cited = _one_line(rest[0]) if rest and not rest[0].startswith("Where we differ") else ""
     published = PUBLISHED.search(cited)
     title = cited[: published.start()].partition(": ")[2] if published else ""
@@ -73,19 +96,28 @@ def _kind(method: type[methods.Method]) -> str:
     return "clean label" if method.CLEAN_LABEL else "changes labels"
 
 
-def entries(role: methods.Role) -> list[Entry]:
-    """Return the methods of a role, in the order of their names."""
+def recipe(name: str) -> Entry:
+    """Return the catalog entry of a named recipe."""
+    return Entry(
+        role="recipes", name=name, kind="", idea=RECIPE_IDEAS[name], paper="", venue="", year="",
+        arxiv="", differs="",
+    )  # fmt: skip
+
+
+def entries(role: ListedRole) -> list[Entry]:
+    """Return the methods of a role, in the order of their names; or the named recipes."""
+    if role == "recipes":
+        return [recipe(name) for name in RECIPES]
     return [entry(role, name) for name in methods.available(role)]
 
 
-def markdown(role: methods.Role) -> str:
+def markdown(role: ListedRole) -> str:
     """Return a table of a role's methods for the README."""
     lines = [f"| {role} | kind | idea | paper |", "|---|---|---|---|"]
     for one in entries(role):
-        idea = one.idea.partition(": ")[2].rstrip(".") or one.idea.rstrip(".")
         where = " ".join(part for part in (one.venue, one.year) if part)
         paper = f"[{where}](https://arxiv.org/abs/{one.arxiv})" if one.arxiv else where
-        lines.append(f"| `{one.name}` | {one.kind} | {idea} | {paper} |")
+        lines.append(f"| `{one.name}` | {one.kind} | {one.short} | {paper} |")
     if not any(one.kind for one in entries(role)):
         lines = [re.sub(r"^(\| [^|]+ \|)[^|]*\|", r"\1", line) for line in lines]
         lines[1] = "|---|---|---|"
