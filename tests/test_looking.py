@@ -211,7 +211,7 @@ def test_a_sweep_is_removed_and_nothing_else(copy: Path, said: Callable[..., str
     (copy / "sweeps/mine/logs/link").symlink_to(outside)
     others = files(copy, "sweeps/mine/")
     told = said("rm", "mine", "--yes", store=copy)
-    assert "2 versions of the records of mine" in told and "1 logs of failures" in told
+    assert "the records of mine, versions: 2 (" in told and "1 logs of failures" in told
     assert "all artifacts are kept" in told
     assert not (copy / "sweeps/mine").exists() and files(copy) == others
     assert (outside / "kept").exists(), "a link is removed, and not what it leads to"

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
+from typing import NoReturn
 
 import typer
 
 from raysweep.cli import exchanging, host, looking, methods, removing, running
+from raysweep.cli.output import visible
 from raysweep.errors import PlanError, RaysweepError, SpecError
 
 app = typer.Typer(
@@ -34,13 +36,16 @@ def main() -> None:
     try:
         app()
     except (SpecError, PlanError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        _fail(str(error), 2)
     except RaysweepError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
+        _fail(str(error), 1)
     except OSError as error:
-        print(f"error: {error}; what is stored is kept, so launch again", file=sys.stderr)
-        sys.exit(1)
+        _fail(f"{error}; what is stored is kept, so launch again", 1)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _fail(message: str, status: int) -> NoReturn:
+    """Print an error, whose names may hold escape codes, and end with a status."""
+    print(f"error: {visible(message)}", file=sys.stderr)
+    sys.exit(status)

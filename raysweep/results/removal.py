@@ -49,8 +49,8 @@ class Removal:
         counts = Counter(self._kind(path) for path in self.paths)
         listed = ", ".join(f"{n} {kind}" for kind, n in sorted(counts.items()))
         return (
-            f"{self.folder.store.where(self.folder.path())}: {self.versions} versions of the "
-            f"records of {self.folder.name} ({listed})"
+            f"{self.folder.store.where(self.folder.path())}: the records of "
+            f"{self.folder.name}, versions: {self.versions} ({listed})"
         )
 
     def _kind(self, path: str) -> str:
