@@ -22,7 +22,6 @@ KINDS = (
 )  # fmt: skip
 
 
-
 def _stored_sweeps(context: typer.Context, incomplete: str) -> list[str]:
     """Return the names of the sweeps in a local storage that begin with some letters."""
     storage = context.params.get("storage") or os.environ.get("RAYSWEEP_STORAGE")

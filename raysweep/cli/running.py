@@ -118,9 +118,7 @@ def _again(verb: str, file: Path, options: Sequence[str], storage: str | None) -
     return f"{line}, and the same text on standard input" if file == STANDARD_INPUT else line
 
 
-def _say(
-    conclusion: Conclusion, name: str, again: str, storage: str | None, noted: int
-) -> None:
+def _say(conclusion: Conclusion, name: str, again: str, storage: str | None, noted: int) -> None:
     from raysweep.cli.terminal import print_results
 
     console = open_console()

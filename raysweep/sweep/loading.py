@@ -21,7 +21,7 @@ from raysweep.methods.recipe import Recipe, resolved
 from raysweep.paths import starting_at
 from raysweep.sweep.faults import line_in, near, python_faults, rule, short
 from raysweep.sweep.resources import Resources
-from raysweep.sweep.settings import check_yaml, written, with_settings
+from raysweep.sweep.settings import check_yaml, with_settings, written
 from raysweep.sweep.spec import AXES, MOST_SEEDS, PLURAL, Sweep, Track
 from raysweep.sweep.trials import trials
 from raysweep.sweep.tuning import Tune

@@ -59,12 +59,14 @@ def _set(text: SweepText, setting: str, names: list[str], value: Any) -> SweepTe
     names = [_spelled(names[0], values), *names[1:]]
     here: Any = values
     path: Path_ = ()
-    for name in names[:-1]:
-        path = (*path, _place(here, path, name, setting))
-        inner = here[path[-1]] if isinstance(here, list) else here.get(path[-1])
-        here[path[-1]] = here = _opened(inner, path, names[len(path) :], setting)
-    path = (*path, _place(here, path, names[-1], setting))
-    here[path[-1]] = value
+    for name in names:
+        place = _place(here, path, name, setting)
+        path = (*path, place)
+        if len(path) == len(names):
+            here[place] = value
+        else:
+            inner = here.get(place) if isinstance(here, dict) else here[place]
+            here[place] = here = _opened(inner, path, names[len(path) :], setting)
 
     def kept(other: Path_) -> bool:
         return other[: len(path)] != path
@@ -100,7 +102,7 @@ def _opened(inner: Any, path: Path_, names: list[str], setting: str) -> Any:
     """Return the list or mapping at a path, in which the next name is to be found."""
     where, following = _dotted(path), names[0]
     axis = _SINGULAR.get(str(path[0]), str(path[0]))
-    is_entry = axis in PLURAL and (len(path) == 1 or isinstance(path[1], int) and len(path) == 2)
+    is_entry = axis in PLURAL and (len(path) == 1 or (isinstance(path[1], int) and len(path) == 2))
     if isinstance(inner, str) and is_entry:
         inner = {"base": inner} if axis == "recipe" else {inner: {}}
     if inner is None and not following.isdecimal():
