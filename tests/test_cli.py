@@ -90,7 +90,7 @@ def test_plan_launch_status_report(
         (["list", "attack"], 2, "role must be one of attacks, defenses"),
         (["launch", "x.yaml", "--inline", "--address", "auto"], 2, "give one"),
         (["launch", "x.yaml"], 2, "x.yaml: cannot be read"),
-        (["plan", "sweeps/quickstart.yaml", "--storage", "/proc/nowhere"], 1, "/proc/nowhere"),
+        (["launch", "sweeps/quickstart.yaml", "--storage", "/proc/nowhere"], 1, "/proc/nowhere"),
     ],
 )
 def test_errors_are_one_message(words: list[str], code: int, message: str, tmp_path: Path) -> None:

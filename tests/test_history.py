@@ -83,7 +83,7 @@ def test_another_sweep_of_a_name_keeps_the_records_that_were_there(tmp_path: Pat
     assert before.notes == []
     after = run(second, tmp_path)
     said = "\n".join(after.notes)
-    assert "load('mine', version=1)" in said
+    assert f"load('mine', version=1, storage={str(tmp_path)!r})" in said
     assert "attacks: gained badnets(rate=0.2), lost badnets(rate=0.1)" in said
     assert "seeds: lost 1" in said and len(after.notes) == 3
     assert keys(raysweep.load("mine", str(tmp_path), version=1)) == keys(before.rows)

@@ -61,9 +61,9 @@ def random_graph(seed: int, size: int = 60) -> Graph:
     return graph
 
 
-def manifest(key: str, kept: str = "", made_from: dict[str, str] | None = None) -> Manifest:
+def manifest(key: str, kept: str = "", read: dict[str, str] | None = None) -> Manifest:
     outcome = {"kept": kept or key[-1]}
-    info = {} if made_from is None else {"made_from": made_from}
+    info = {} if read is None else {"read": read}
     return Manifest(kind=kind_of(key), key=key, outcome=outcome, info=info)
 
 

@@ -34,7 +34,7 @@ def _print_version(asked: bool) -> None:
 
 
 @app.callback()
-def before(
+def _before(
     version: Annotated[
         bool,
         typer.Option(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -42,10 +43,9 @@ defenses:
 
 # Repetitions: a number (3 is the same as [0, 1, 2]), or a list of seeds.
 seeds: 1
-# Combinations to leave out; keys are dataset, model, attack, defense, rate, seed, or a parameter
-# such as attack.target or recipe.epochs. A combination is left out where all keys of a line match.
-exclude:
-  - {attack: blend, defense: strip}
+# Combinations to leave out, such as [{attack: blend, defense: [strip, fine_tuning]}]; keys are
+# dataset, model, attack, defense, rate, seed, or a parameter such as attack.target, recipe.epochs.
+exclude: []
 
 # The training of each model. In place of all this, the name of a recipe: recipe: fast,
 # or a recipe with changes: {base: fast, epochs: 20}.
@@ -100,7 +100,7 @@ def init(
     """Write a sweep file that runs as it is, with every option explained in a comment."""
     try:
         with file.open("x", encoding="utf-8") as stream:
-            stream.write(TEXT.replace(" FILE\n", f" {file}\n"))
+            stream.write(TEXT.replace(" FILE\n", f" {shlex.quote(str(file))}\n"))
     except FileExistsError:
         raise SpecError(f"{file} is there already; remove it, or name another file") from None
     except OSError as error:

@@ -49,7 +49,7 @@ SweepName = Annotated[
     str,
     typer.Argument(help="The name that the sweep file gives.", autocompletion=_stored_sweeps),
 ]
-Settings = Annotated[
+Overrides = Annotated[
     list[str] | None,
     typer.Option(
         "--set",

@@ -15,7 +15,7 @@ from raysweep.cli.options import (
     Force,
     Inline,
     MaxConcurrent,
-    Settings,
+    Overrides,
     Storage,
     SweepFile,
     command,
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 def plan(
     file: SweepFile,
-    settings: Settings = None,
+    overrides: Overrides = None,
     force: Force = None,
     storage: Storage = None,
     as_json: Annotated[
@@ -44,7 +44,7 @@ def plan(
     from raysweep.store import Store
     from raysweep.sweep.loading import read_sweep
 
-    sweep = read_sweep(file, settings or ()).sweep
+    sweep = read_sweep(file, overrides or ()).sweep
     store = Store(storage_uri(storage))
     found = preview(sweep, store, force or ())
     if as_json:
@@ -55,7 +55,7 @@ def plan(
 
 def launch(
     file: SweepFile,
-    settings: Settings = None,
+    overrides: Overrides = None,
     force: Force = None,
     address: Address = None,
     inline: Inline = False,
@@ -65,7 +65,7 @@ def launch(
 ) -> None:
     """Run the missing and failed stages of a sweep; ends with a table and a report."""
     if dry_run:
-        plan(file, settings, force, storage)
+        plan(file, overrides, force, storage)
         return
     _check_place(inline, address)
     from raysweep.cli.progress import Progress
@@ -74,7 +74,7 @@ def launch(
     from raysweep.sweep.loading import read_sweep
 
     with stoppable(), Progress(open_console(error=True)) as progress:
-        loaded = read_sweep(file, settings or ())
+        loaded = read_sweep(file, overrides or ())
         conclusion = run_sweep(
             loaded.sweep,
             loaded.text,
@@ -85,7 +85,7 @@ def launch(
             watch=progress.watch,
             force=force or (),
         )
-    options = [*_repeated("--set", settings), *_repeated("--force", force)]
+    options = [*_repeated("--set", overrides), *_repeated("--force", force)]
     options += _where(address, inline, max_concurrent)
     again = _again("launch", file, options, storage)
     _say(conclusion, loaded.sweep.name, again, storage, progress.noted)
@@ -142,7 +142,7 @@ def _say(conclusion: Conclusion, name: str, again: str, storage: str | None, not
 
 def tune(
     file: SweepFile,
-    settings: Settings = None,
+    overrides: Overrides = None,
     address: Address = None,
     inline: Inline = False,
     storage: Storage = None,
@@ -172,13 +172,13 @@ def tune(
     if write is not None and write.exists():
         raise SpecError(f"--write: {str(write)!r} is there already; remove it, or name another")
     with stoppable(), Progress(open_console(error=True)) as progress:
-        loaded = read_sweep(file, settings or ())
+        loaded = read_sweep(file, overrides or ())
         tuning = search(
             loaded.sweep, loaded.text, storage_uri(storage), address=address, inline=inline,
             max_concurrent=max_concurrent, studies=studies, watch=progress.watch,
         )  # fmt: skip
     if tuning.interrupted or tuning.tuned is None:
-        options = [*_repeated("--set", settings), *_where(address, inline, max_concurrent)]
+        options = [*_repeated("--set", overrides), *_where(address, inline, max_concurrent)]
         options += [*_studies(studies), *(["--write", str(write)] if write else [])]
         again = _again("tune", file, options, storage)
         console.print(f"interrupted; what finished is stored, go on with: {again}")
@@ -195,6 +195,7 @@ def tune(
         tuned = tuned_sweep(loaded.sweep, tuning.tuned.rows)
         write.write_text(to_yaml(tuned))
         console.print(f"tuned sweep file: {write}, of sweep {tuned.name}")
+        console.print(f"next: {command('launch', write, storage=storage)}")
 
 
 def _studies(url: str | None) -> list[str]:

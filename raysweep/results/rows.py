@@ -102,7 +102,7 @@ class Collector:
 
     def _is_outdated(self, key: str) -> bool:
         """Return whether a stage is stored, and something that it read was replaced since."""
-        read = manifest.made_from if (manifest := self.manifest(key)) else {}
+        read = manifest.read if (manifest := self.manifest(key)) else {}
         return any((now := self.manifest(k)) and now.content != was for k, was in read.items())
 
     def _seconds(self, key: str, name: str = "seconds") -> float:

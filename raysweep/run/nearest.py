@@ -45,7 +45,7 @@ def _shown(value: Json) -> str:
 def nearest(
     stages: Sequence[Stage], stored: Iterable[str], store: Store, sweep: str
 ) -> Difference | None:
-    """Return how stages of one kind differ from the stored stage that is nearest to any of them.
+    """Return the difference between stages of a kind and the stored stage that is nearest to them.
 
     Args:
         stages: stages of one kind that would run.

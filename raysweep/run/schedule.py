@@ -115,7 +115,7 @@ class Schedule:
 
     def _examine(self, keys: Collection[str], awaited: Collection[str | None]) -> None:
         """Discard stored stages that are damaged; keep the outcomes that trials wait for."""
-        outcomes, damaged = self.stored.examine(keys)
+        outcomes, damaged = self.stored.look(keys)
         for key in damaged:
             self._forget(key)
         self.outcomes |= {key: outcomes[key] for key in outcomes.keys() & awaited}
@@ -173,7 +173,7 @@ class Schedule:
 
     def _begin(self, key: str) -> None:
         """Queue a stage whose inputs are stored, unless its stored result was made from them."""
-        if self.stored.released(key):
+        if self.stored.settled(key):
             self.log(Kept(key=key))
             self._complete(key)
         else:

@@ -41,7 +41,7 @@ class StoredStages:
         self.forced: set[str] = set()
         self.replaced: set[str] = set()
 
-    def examine(self, keys: Collection[str]) -> tuple[dict[str, Outcome], list[str]]:
+    def look(self, keys: Collection[str]) -> tuple[dict[str, Outcome], list[str]]:
         """Look at stages that are new in the plan.
 
         Returns:
@@ -57,7 +57,7 @@ class StoredStages:
         return {key: whole[key].outcome for key in listed if key in self.keys}, damaged
 
     def _enter(self, key: str, manifest: Manifest) -> None:
-        stage, made_from = self._stages[key], manifest.made_from
+        stage, read = self._stages[key], manifest.read
         self._contents[key] = manifest.content
         if self._force(stage):
             self.forced.add(key)
@@ -65,11 +65,11 @@ class StoredStages:
             return
         # A manifest that does not say what its stage was made from is believed.
         if any(
-            need not in self.keys or made_from.get(need, "") not in ("", self._content(need))
+            need not in self.keys or read.get(need, "") not in ("", self._content(need))
             for need in stage.needs
         ):
             self.held[key] = {
-                need: made_from.get(need) or self._contents.get(need, "") for need in stage.needs
+                need: read.get(need) or self._contents.get(need, "") for need in stage.needs
             }
             self.keys.discard(key)
 
@@ -83,7 +83,7 @@ class StoredStages:
         """Return the outcome of a stage that is stored by now, by key; nothing if it is damaged."""
         return {k: one.outcome for k, one in self._manifests_of([key]).items()}
 
-    def released(self, key: str) -> bool:
+    def settled(self, key: str) -> bool:
         """Return whether a held result counts, now that all inputs of its stage are stored."""
         before = self.held.pop(key, None)
         if before is None:

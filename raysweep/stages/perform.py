@@ -56,7 +56,7 @@ def perform(stage: Packed, store: Store, run: Mapping[str, Json], gpus: float) -
         with global_seed(0):
             keys = {**stage.inputs, **stage.reads}
             # Before anything is read: what is replaced meanwhile is then found to have changed.
-            made_from = {k: m.content for k, m in store.manifests(keys.values())[0].items()}
+            read = {k: m.content for k, m in store.manifests(keys.values())[0].items()}
             product = work.perform(Inputs(keys, store, context(stage, work, store, where)))
         seconds = time.perf_counter() - start
         info = {
@@ -68,7 +68,7 @@ def perform(stage: Packed, store: Store, run: Mapping[str, Json], gpus: float) -
             "host": host,
             "finished_at": time.time(),
             "identity": [work.VERSION, by_content(stage.params), stage.inputs],
-            "made_from": made_from,
+            "read": read,
         }
         store.put(stage.key, arrays=product.arrays, outcome=product.outcome, info=info)
         store.drop_checkpoint(stage.key)

@@ -283,8 +283,8 @@ def in_order_of_work(stages: Iterable[Stage]) -> tuple[str, ...]:
 
 def kinds() -> tuple[str, ...]:
     """Return every stage kind that has been imported, in the order of work."""
-    order = {(form.ORDER, kind) for kind, forms in Work._forms.items() for form in forms}
-    return tuple(kind for _, kind in sorted(order))
+    order = {kind: forms[0].ORDER for kind, forms in Work._forms.items() if forms}
+    return tuple(sorted(order, key=lambda kind: (order[kind], kind)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

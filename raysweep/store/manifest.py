@@ -51,9 +51,9 @@ class Manifest:
         return digest(json.dumps([self.outcome, arrays], sort_keys=True))
 
     @property
-    def made_from(self) -> Mapping[str, str]:
+    def read(self) -> Mapping[str, str]:
         """Key → content of everything that the stage read; empty if that was not recorded."""
-        recorded = self.info.get("made_from")
+        recorded = self.info.get("read")
         return recorded if isinstance(recorded, dict) else {}
 
 

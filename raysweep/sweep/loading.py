@@ -20,8 +20,8 @@ from raysweep.methods import ROLES, Method, paths_of
 from raysweep.methods.recipe import Recipe, resolved
 from raysweep.paths import starting_at
 from raysweep.sweep.faults import line_in, near, python_faults, rule, short
+from raysweep.sweep.overrides import as_yaml, check_yaml, with_overrides
 from raysweep.sweep.resources import Resources
-from raysweep.sweep.settings import check_yaml, with_settings, written
 from raysweep.sweep.spec import AXES, MOST_SEEDS, PLURAL, Sweep, Track
 from raysweep.sweep.trials import trials
 from raysweep.sweep.tuning import Tune
@@ -38,7 +38,7 @@ class LoadedSweep:
 
     Attributes:
         sweep: what is to be run.
-        text: the sweep file as written; with settings of the command line, YAML that holds them.
+        text: the sweep file as written; with overrides of the command line, YAML that holds them.
     """
 
     sweep: Sweep
@@ -54,24 +54,24 @@ def load_sweep(file: Path) -> Sweep:
     return read_sweep(file).sweep
 
 
-def read_sweep(file: Path, settings: Sequence[str] = ()) -> LoadedSweep:
+def read_sweep(file: Path, overrides: Sequence[str] = ()) -> LoadedSweep:
     """Read a sweep file as `load_sweep` does, change some of its values, and keep its text.
 
     Args:
         file: the sweep file.
-        settings: `KEY=VALUE`, each a path of a value, such as `recipe.epochs`, and a YAML value.
+        overrides: `KEY=VALUE`, each a path of a value, such as `recipe.epochs`, and a YAML value.
 
     Raises:
         SpecError: one line per fault; a value that was set is named with its option.
     """
     with starting_at(file.parent):
         if file.suffix == ".py" and not file.is_dir():
-            check_yaml(file, settings)
+            check_yaml(file, overrides)
             return LoadedSweep(sweep=_run_python(file), text=file.read_text())
         text = read_yaml(file)
-        changed = with_settings(parse(file_name(file), text), settings)
+        changed = with_overrides(parse(file_name(file), text), overrides)
         return LoadedSweep(
-            sweep=from_text(changed), text=written(changed, settings) if settings else text
+            sweep=from_text(changed), text=as_yaml(changed, overrides) if overrides else text
         )
 
 

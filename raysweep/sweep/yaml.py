@@ -40,8 +40,8 @@ class SweepText:
             path = path[:-1]
         return self.lines.get(path, 1)
 
-    def place(self, path: Path_) -> str:
-        """Return where a value was given: `file:line`, or the option that has set it."""
+    def where(self, path: Path_) -> str:
+        """Return the place of a value: `file:line`, or the option that has set it."""
         around = path
         while around and around not in self.lines and around not in self.options:
             around = around[:-1]
@@ -50,8 +50,8 @@ class SweepText:
     def error(self, path: Path_, message: str) -> str:
         """Return `file:line: field: message`, or the option in place of file and line."""
         where = ".".join(str(part) for part in path)
-        return f"{self.place(path)}: {where}: {message}" if where else (
-            f"{self.place(path)}: {message}"
+        return f"{self.where(path)}: {where}: {message}" if where else (
+            f"{self.where(path)}: {message}"
         )  # fmt: skip
 
 

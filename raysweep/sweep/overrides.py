@@ -18,55 +18,55 @@ EXAMPLE = "--set seeds=3 or --set recipe.epochs=2"
 _SINGULAR = {plural: axis for axis, plural in PLURAL.items()}
 
 
-def check_yaml(file: Path, settings: Sequence[str]) -> None:
-    """Refuse settings for a Python sweep file.
+def check_yaml(file: Path, overrides: Sequence[str]) -> None:
+    """Refuse overrides for a Python sweep file.
 
     Raises:
         SpecError: names the option, the reason and the remedy.
     """
-    if settings:
+    if overrides:
         raise SpecError(
-            f"{option(settings[0])}: {file} is a Python sweep file, a program that computes its "
+            f"{option(overrides[0])}: {file} is a Python sweep file, a program that computes its "
             f"values, so there is no value in it to set; change it there, or let it read the "
             f"value from os.environ"
         )
 
 
-def option(setting: str) -> str:
-    """Return a setting as it stands on the command line."""
-    return f"--set {shlex.quote(setting)}"
+def option(override: str) -> str:
+    """Return a override as it stands on the command line."""
+    return f"--set {shlex.quote(override)}"
 
 
-def with_settings(text: SweepText, settings: Sequence[str]) -> SweepText:
+def with_overrides(text: SweepText, overrides: Sequence[str]) -> SweepText:
     """Return the text of a sweep file in which some values are set, the last one of each.
 
     Raises:
-        SpecError: if a setting is no `KEY=VALUE`, or its path does not fit the file.
+        SpecError: if a override is no `KEY=VALUE`, or its path does not fit the file.
     """
-    for setting in settings:
-        name, given, value = setting.partition("=")
+    for override in overrides:
+        name, given, value = override.partition("=")
         if not given or not all(name.split(".")):
             raise SpecError(
-                f"{option(setting)}: must be KEY=VALUE, the KEY a path of fields divided by "
+                f"{option(override)}: must be KEY=VALUE, the KEY a path of fields divided by "
                 f"dots; write for example {EXAMPLE}"
             )
-        text = _set(text, setting, name.split("."), parse_value(option(setting), value))
+        text = _set(text, override, name.split("."), parse_value(option(override), value))
     return text
 
 
-def _set(text: SweepText, setting: str, names: list[str], value: Any) -> SweepText:
+def _set(text: SweepText, override: str, names: list[str], value: Any) -> SweepText:
     values = copy.deepcopy(text.values)
     names = [_spelled(names[0], values), *names[1:]]
     here: Any = values
     path: Path_ = ()
     for name in names:
-        place = _place(here, path, name, setting)
+        place = _place(here, path, name, override)
         path = (*path, place)
         if len(path) == len(names):
             here[place] = value
         else:
             inner = here.get(place) if isinstance(here, dict) else here[place]
-            here[place] = here = _opened(inner, path, names[len(path) :], setting)
+            here[place] = here = _opened(inner, path, names[len(path) :], override)
 
     def kept(other: Path_) -> bool:
         return other[: len(path)] != path
@@ -74,7 +74,7 @@ def _set(text: SweepText, setting: str, names: list[str], value: Any) -> SweepTe
     return replace(
         text, values=values,
         lines={other: line for other, line in text.lines.items() if kept(other)},
-        options={o: s for o, s in text.options.items() if kept(o)} | {path: option(setting)},
+        options={o: s for o, s in text.options.items() if kept(o)} | {path: option(override)},
     )  # fmt: skip
 
 
@@ -84,7 +84,7 @@ def _spelled(field: str, values: dict[str, Any]) -> str:
     return other if other in values and field not in values else field
 
 
-def _place(here: Any, path: Path_, name: str, setting: str) -> str | int:
+def _place(here: Any, path: Path_, name: str, override: str) -> str | int:
     """Return the key of a mapping, or the number of a list's entry, that a name stands for."""
     if not isinstance(here, list):
         return name
@@ -93,12 +93,12 @@ def _place(here: Any, path: Path_, name: str, setting: str) -> str | int:
     where = _dotted(path)
     entries = ", ".join(f"{where}.{n} is {_shown(entry)}" for n, entry in enumerate(here[:8]))
     raise SpecError(
-        f"{option(setting)}: {where} is a list of {len(here)}, whose entries are named by number, "
+        f"{option(override)}: {where} is a list of {len(here)}, whose entries are named by number, "
         f"got {name!r}; {entries}"
     )
 
 
-def _opened(inner: Any, path: Path_, names: list[str], setting: str) -> Any:
+def _opened(inner: Any, path: Path_, names: list[str], override: str) -> Any:
     """Return the list or mapping at a path, in which the next name is to be found."""
     where, following = _dotted(path), names[0]
     axis = _SINGULAR.get(str(path[0]), str(path[0]))
@@ -109,14 +109,14 @@ def _opened(inner: Any, path: Path_, names: list[str], setting: str) -> Any:
         inner = {}
     if not isinstance(inner, dict | list):
         raise SpecError(
-            f"{option(setting)}: {where} is {short(inner)}, which holds no {following!r}; set it "
+            f"{option(override)}: {where} is {short(inner)}, which holds no {following!r}; set it "
             f"whole: --set {where}=VALUE"
         )
     is_method = is_entry and axis != "recipe" and isinstance(inner, dict)
     if is_method and inner and following not in inner:
         names_there = ", ".join(inner)
         raise SpecError(
-            f"{option(setting)}: {where} is {names_there}, and its parameters stand below the "
+            f"{option(override)}: {where} is {names_there}, and its parameters stand below the "
             f"name, got {following!r}; write --set {where}.{next(iter(inner))}."
             f"{'.'.join(names)}=VALUE, or another entry: --set {where}=NAME"
         )
@@ -132,10 +132,10 @@ def _shown(entry: Any) -> str:
     return ", ".join(entry) if isinstance(entry, dict) else short(entry)
 
 
-def written(text: SweepText, settings: Sequence[str]) -> str:
-    """Return YAML that loads to the same sweep as a text with its settings."""
+def as_yaml(text: SweepText, overrides: Sequence[str]) -> str:
+    """Return YAML that loads to the same sweep as a text with its overrides."""
     import yaml
 
     body: str = yaml.safe_dump(text.values, sort_keys=False, allow_unicode=True, width=96)
-    given = " ".join(map(option, settings)).replace("\n", " ")
+    given = " ".join(map(option, overrides)).replace("\n", " ")
     return f"# {text.file}, with {given}\n{body}"
