@@ -125,7 +125,8 @@ def test_a_project_that_was_moved_is_the_same_sweep(tmp_path: Path) -> None:
         arrays = dict(held)
     np.savez(new / "data.npz", **{**arrays, "train_images": arrays["train_images"][::-1]})
     other = launch(load_sweep(new / "s.yaml"), text, str(tmp_path / "store"), inline=True)
-    assert other.ran and "version=1); other data or code made them" in " ".join(other.notes)
+    said = " ".join(other.notes)
+    assert other.ran and "version=1, storage=" in said and "other data or code made them" in said
     kept = raysweep.load("mine", str(tmp_path / "store"), version=1)
     assert keys(kept) == keys(before.rows) != keys(other.rows)
 

@@ -54,12 +54,12 @@ def loaded(*overrides: str) -> Sweep:
         ("exclude.0.attack=badnets", "{attack: blend", "{attack: badnets"),
     ],
 )  # fmt: skip
-def test_a_setting_is_the_same_as_the_value_in_the_file(override: str, old: str, new: str) -> None:
+def test_an_override_is_the_same_as_the_value_in_the_file(override: str, old: str, new: str) -> None:
     assert old in TEXT
     assert loaded(override) == from_text(parse("s.yaml", TEXT.replace(old, new)))
 
 
-def test_the_last_setting_of_a_value_counts() -> None:
+def test_the_last_override_of_a_value_counts() -> None:
     assert loaded("recipe.epochs=2", "recipe={epochs: 5}", "recipe.epochs=3").recipes[0].epochs == 3
     assert loaded("recipe.epochs=2", "recipe={batch_size: 5}").recipes[0].epochs == 10
 
@@ -115,7 +115,7 @@ def test_the_text_that_is_kept_loads_to_what_was_run(value: str) -> None:
     assert parse("again.yaml", kept).values == changed.values
 
 
-def test_read_sweep_gives_the_text_as_written_or_with_its_settings(tmp_path: Path) -> None:
+def test_read_sweep_gives_the_text_as_written_or_with_its_overrides(tmp_path: Path) -> None:
     file = tmp_path / "s.yaml"
     file.write_text(TEXT)
     assert read_sweep(file).text == TEXT and read_sweep(file).sweep == load_sweep(file)
@@ -124,7 +124,7 @@ def test_read_sweep_gives_the_text_as_written_or_with_its_settings(tmp_path: Pat
     assert load_sweep(file) == changed.sweep and changed.sweep.name == "two"
 
 
-def test_a_python_sweep_file_refuses_settings_with_the_reason(tmp_path: Path) -> None:
+def test_a_python_sweep_file_refuses_overrides_with_the_reason(tmp_path: Path) -> None:
     file = tmp_path / "s.py"
     file.write_text("raise RuntimeError('not run')\n")
     with pytest.raises(SpecError, match="is a Python sweep file, a program") as refused:
