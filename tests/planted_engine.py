@@ -222,7 +222,7 @@ ANEW = (
         "replaced data are remembered by their key", "stages/inputs.py",
         "_remembered_data(store, manifest.key, manifest.content)",
         '_remembered_data(store, manifest.key, "")',
-        (FORCE + "what_comes_out_different_is_followed_to_the_end",),
+        (FORCE + "data_that_another_driver_replaced_are_read_anew",),
     ),
     Fault(
         "the object of a replaced result stays", STORE,

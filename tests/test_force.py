@@ -16,11 +16,13 @@ from raysweep.datasets.digits import Digits
 from raysweep.errors import SpecError
 from raysweep.identity import kind_of
 from raysweep.jobs.launch import Conclusion, launch
+from raysweep.methods import Context
 from raysweep.results.records import load
 from raysweep.run.force import forcing
 from raysweep.run.preview import Preview, preview
 from raysweep.run.run import Run
 from raysweep.run.schedule import Schedule
+from raysweep.stages.inputs import Inputs
 from raysweep.stages.stage import Result, kinds
 from raysweep.store import Manifest, Store, ledger
 from raysweep.store.events import Kept
@@ -135,6 +137,16 @@ def test_what_comes_out_different_is_followed_to_the_end(
     for key in ("key_data", "key_poison", "key_victim", "key_defend"):
         assert again.rows[key].equals(before[key]), "keys stay"
     assert run(store).ran == 0
+
+
+def test_data_that_another_driver_replaced_are_read_anew(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = {"data": load("force", store.uri)["key_data"][0]}
+    before = Inputs(key, store, Context(seed=0)).data.train.images
+    edited_data(monkeypatch)
+    run(Store(store.uri), sweep(**{"none, spectral_signatures": "none"}), force=["prepare"])
+    assert not torch.equal(Inputs(key, store, Context(seed=0)).data.train.images, before)
 
 
 def test_a_kill_loses_nothing_and_mixes_nothing(

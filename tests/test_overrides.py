@@ -54,7 +54,9 @@ def loaded(*overrides: str) -> Sweep:
         ("exclude.0.attack=badnets", "{attack: blend", "{attack: badnets"),
     ],
 )  # fmt: skip
-def test_an_override_is_the_same_as_the_value_in_the_file(override: str, old: str, new: str) -> None:
+def test_an_override_is_the_same_as_the_value_in_the_file(
+    override: str, old: str, new: str
+) -> None:
     assert old in TEXT
     assert loaded(override) == from_text(parse("s.yaml", TEXT.replace(old, new)))
 

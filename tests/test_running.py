@@ -129,6 +129,13 @@ def test_init_writes_a_file_that_plans_and_runs(raysweep: Command) -> None:
     status, out, err = raysweep("launch", "sweep.yaml", "--inline", *SMALL)
     assert status == 0, err
     assert "badnets @ 5 %" in out
+    status, out, err = raysweep(
+        "tune", "sweep.yaml", "--inline", *SMALL, "--set", "attacks=[badnets, blend]", "--set",
+        "defenses=[spectral_signatures]", "--set", "tune.trials=2", "--write", "tuned.yaml",
+    )  # fmt: skip
+    assert status == 0, err
+    assert commands(out)[-1] == ["raysweep", "launch", "tuned.yaml"]
+    assert raysweep("plan", "tuned.yaml")[0] == 0
     assert raysweep("init")[0] == 2 and "is there already" in raysweep("init")[2]
     assert raysweep("init", "no/where.yaml")[0] == 2
     status, out, _ = raysweep("init", "an other.yaml")

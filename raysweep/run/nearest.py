@@ -12,8 +12,8 @@ from raysweep.results.table import read_table
 from raysweep.stages.stage import Stage
 from raysweep.store import Manifest, Store
 
-LOOKED_AT = 500  # stored stages of a kind, those of the sweep's own records first
-SAMPLE = 20  # stages of a kind that would run
+LOOKED_AT = 1000  # stored stages of a kind
+SAMPLE = 50  # stages of a kind that would run
 _DIGEST = re.compile(r"(?:[a-z]+-)?[0-9a-f]{32}")
 
 
@@ -55,16 +55,23 @@ def nearest(
     """
     if not stages:
         return None
-    alike = {key for key in stored if kind_of(key) == stages[0].kind}
-    table = read_table(store, sweep, "stages") if alike else None
-    own = alike.intersection(() if table is None else table["key"].map(str))
-    keys = [*sorted(own), *sorted(alike - own)][:LOOKED_AT]
+    keys = _likely(stages, {key for key in stored if kind_of(key) == stages[0].kind}, store, sweep)
     known = [_fields(one) for one in store.manifests(keys)[0].values()]
     found: list[list[Difference]] = []
     for stage in stages[:SAMPLE]:
         planned = _flat([stage.work.VERSION, by_content(stage.params), stage.inputs])
         found += [_differences(before, planned) for before in known if before]
     return min(found, key=len)[0] if found else None
+
+
+def _likely(stages: Sequence[Stage], alike: set[str], store: Store, sweep: str) -> list[str]:
+    """Return stored keys of a kind: first those of the sweep's records, of the same methods."""
+    table = read_table(store, sweep, "stages") if len(alike) > LOOKED_AT else None
+    own: set[str] = set()
+    if table is not None:
+        same = table["method"].isin({stage.method for stage in stages})
+        own = alike.intersection(table["key"][same].map(str))
+    return [*sorted(own), *sorted(alike - own)][:LOOKED_AT]
 
 
 def _fields(manifest: Manifest) -> dict[str, Json]:
