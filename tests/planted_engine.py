@@ -13,6 +13,8 @@ KEPT = "test_store.py::test_"
 PAST = "test_history.py::test_"
 TUNE = "test_tune.py::test_"
 TRACK = "test_track.py::test_"
+FORCE = "test_force.py::test_"
+RUNNING = "test_running.py::test_"
 
 HANDED_OUT = (
     Fault(
@@ -43,10 +45,8 @@ HANDED_OUT = (
         (ENGINE + "what_is_damaged_is_discarded_and_logged_by_its_key",),
     ),
     Fault(
-        "the outcome of a damaged manifest is believed", SCHEDULE,
-        "            if key not in whole:\n                self._forget(key)\n"
-        "            elif key in awaited:",
-        "            if key in whole and key in awaited:",
+        "a damaged manifest is not discarded", SCHEDULE,
+        "for key in damaged:", "for key in ():",
         (ORDER + "what_is_stored_and_cannot_be_read_is_discarded_and_recomputed",),
     ),
     Fault(
@@ -184,4 +184,66 @@ TUNED = (
     ),
 )  # fmt: skip
 
-FAULTS = HANDED_OUT + STORED + TOLD + TUNED
+ANEW = (
+    Fault(
+        "a forced stage is taken as stored", "run/stored.py",
+        "            self.forced.add(key)\n            self.keys.discard(key)\n",
+        "            self.forced.add(key)\n",
+        (FORCE + "what_comes_out_the_same_leaves_everything_below_as_it_is",),
+    ),
+    Fault(
+        "what was made from a replaced input counts", "run/stored.py",
+        'read.get(need, "") not in ("", self._content(need))', "False",
+        (FORCE + "what_was_made_from_a_replaced_input_runs_again",
+         FORCE + "another_sweep_that_shares_a_replaced_result_makes_its_own_anew"),
+    ),
+    Fault(
+        "what is below a forced stage runs in any case", "run/stored.py",
+        "if all(content in", "if False and all(content in",
+        (FORCE + "what_comes_out_the_same_leaves_everything_below_as_it_is",),
+    ),
+    Fault(
+        "what is below a forced stage is never looked at", "run/stored.py",
+        "need not in self.keys or read", "read",
+        (FORCE + "a_held_result_is_kept_or_replaced_by_what_its_input_became",),
+    ),
+    Fault(
+        "a row mixes results from before and after", ROWS,
+        "stands = self._superseded.isdisjoint(closure)", "stands = True",
+        (FORCE + "a_kill_loses_nothing_and_mixes_nothing",
+         FORCE + "a_forced_stage_that_fails_is_told_and_its_old_result_stays"),
+    ),
+    Fault(
+        "the old result of a forced stage counts as the new one", "run/run.py",
+        'k not in before or m.info.get("run") == mine', "True",
+        (FORCE + "a_worker_that_dies_at_a_forced_stage_has_not_done_it",),
+    ),
+    Fault(
+        "replaced data are remembered by their key", "stages/inputs.py",
+        "_remembered_data(store, manifest.key, manifest.content)",
+        '_remembered_data(store, manifest.key, "")',
+        (FORCE + "data_that_another_driver_replaced_are_read_anew",),
+    ),
+    Fault(
+        "the object of a replaced result stays", STORE,
+        "before = self._objects(key)", "before = ()",
+        (FORCE + "what_comes_out_the_same_leaves_everything_below_as_it_is",),
+    ),
+    Fault(
+        "a plan makes the storage folder", "run/preview.py",
+        "    check_layers(sweep)\n", "    check_layers(sweep)\n    store.check()\n",
+        (RUNNING + "plan_and_status_write_nothing",),
+    ),
+    Fault(
+        "the text as written is kept where values were set", "sweep/loading.py",
+        "as_yaml(changed, overrides) if overrides else text", "text",
+        ("test_overrides.py::test_read_sweep_gives_the_text_as_written_or_with_its_overrides",),
+    ),
+    Fault(
+        "a hint forgets the storage", "cli/options.py",
+        '[] if storage is None else ["--storage", storage]', "[]",
+        (RUNNING + "a_launch_records_what_ran_and_its_hints_can_be_pasted",),
+    ),
+)  # fmt: skip
+
+FAULTS = HANDED_OUT + STORED + TOLD + TUNED + ANEW

@@ -91,7 +91,7 @@ def test_plan_launch_status_report(
         (["launch", "x.yaml", "--inline", "--address", "auto"], 2, "give one"),
         (["launch", "x.yaml"], 2, "x.yaml: cannot be read"),
         (["launch", "a\x1b[2J.yaml"], 2, r"a\x1b[2J.yaml: cannot be read"),
-        (["plan", "sweeps/quickstart.yaml", "--storage", "/proc/nowhere"], 1, "/proc/nowhere"),
+        (["launch", "sweeps/quickstart.yaml", "--storage", "/proc/nowhere"], 1, "/proc/nowhere"),
     ],
 )
 def test_errors_are_one_message(words: list[str], code: int, message: str, tmp_path: Path) -> None:

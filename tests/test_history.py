@@ -84,7 +84,7 @@ def test_another_sweep_of_a_name_keeps_the_records_that_were_there(tmp_path: Pat
     assert before.notes == []
     after = run(second, tmp_path)
     said = "\n".join(after.notes)
-    assert "load('mine', version=1)" in said
+    assert f"load('mine', version=1, storage={str(tmp_path)!r})" in said
     assert "attacks: gained badnets(rate=0.2), lost badnets(rate=0.1)" in said
     assert "seeds: lost 1" in said and len(after.notes) == 3
     assert keys(raysweep.load("mine", str(tmp_path), version=1)) == keys(before.rows)
@@ -126,7 +126,8 @@ def test_a_project_that_was_moved_is_the_same_sweep(tmp_path: Path) -> None:
         arrays = dict(held)
     np.savez(new / "data.npz", **{**arrays, "train_images": arrays["train_images"][::-1]})
     other = launch(load_sweep(new / "s.yaml"), text, str(tmp_path / "store"), inline=True)
-    assert other.ran and "version=1); other data or code made them" in " ".join(other.notes)
+    said = " ".join(other.notes)
+    assert other.ran and "version=1, storage=" in said and "other data or code made them" in said
     kept = raysweep.load("mine", str(tmp_path / "store"), version=1)
     assert keys(kept) == keys(before.rows) != keys(other.rows)
 

@@ -11,6 +11,7 @@ import pytest
 from raysweep.identity import kind_of
 from raysweep.run.schedule import Schedule
 from raysweep.stages.stage import Result, Stage
+from raysweep.store import Manifest
 from raysweep.store.events import Damaged, Event, Failed, Grow, Retry, UpstreamFailed
 from tests import graphs
 from tests.graphs import Line
@@ -60,13 +61,19 @@ def random_graph(seed: int, size: int = 60) -> Graph:
     return graph
 
 
-def outcomes(keys: Sequence[str]) -> dict[str, Any]:
-    return {key: {"kept": key[-1]} for key in keys}
+def manifest(key: str, kept: str = "", read: dict[str, str] | None = None) -> Manifest:
+    outcome = {"kept": kept or key[-1]}
+    info = {} if read is None else {"read": read}
+    return Manifest(kind=kind_of(key), key=key, outcome=outcome, info=info)
+
+
+def manifests(keys: Sequence[str]) -> dict[str, Manifest]:
+    return {key: manifest(key) for key in keys}
 
 
 def schedule_of(graph: Graph, done: set[str] | None = None, **options: Any) -> Schedule:
     options.setdefault("expected", lambda stage: 10.0 if stage.kind == "train" else 0.02)
-    return Schedule(graph, done or set(), outcomes, **options)
+    return Schedule(graph, done or set(), manifests, **options)
 
 
 SLOTS = {"cpu": 2, "gpu": 1}
@@ -202,8 +209,8 @@ def test_what_is_stored_and_cannot_be_read_is_discarded_and_recomputed(bad: str)
     graph.trial(keys["reader"])
     gone: list[str] = []
 
-    def whole(asked: Sequence[str]) -> dict[str, Any]:
-        return outcomes([key for key in asked if key != keys[bad] or key in gone])
+    def whole(asked: Sequence[str]) -> dict[str, Manifest]:
+        return manifests([key for key in asked if key != keys[bad] or key in gone])
 
     schedule = Schedule(graph, set(keys.values()), whole, discard=gone.append)
     order = drain(schedule)
@@ -276,7 +283,7 @@ def test_decisions_that_keep_the_same_share_one_training() -> None:
     graph = Graph()
     for number in range(4):
         graph.trial(graph.add("decide", str(number)))
-    schedule = Schedule(graph, set(), lambda keys: {key: {"kept": "same"} for key in keys})
+    schedule = Schedule(graph, set(), lambda keys: {k: manifest(k, "same") for k in keys})
     order = drain(schedule)
     assert sum(key.startswith("train") for key in order) == 1
 
@@ -314,9 +321,9 @@ def test_a_stored_outcome_is_read_once_and_kept_where_a_trial_waits_for_it() -> 
     graph.trial(decided)
     asked: list[str] = []
 
-    def read(keys: Sequence[str]) -> dict[str, Any]:
+    def read(keys: Sequence[str]) -> dict[str, Manifest]:
         asked.extend(keys)
-        return outcomes(keys)
+        return manifests(keys)
 
     schedule = Schedule(graph, {above, decided}, read)
     assert set(schedule.outcomes) == {decided}

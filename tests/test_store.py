@@ -32,6 +32,7 @@ from raysweep.store.events import (
     Event,
     Failed,
     Grow,
+    Kept,
     Note,
     Retry,
     Start,
@@ -745,6 +746,7 @@ LINES = {
         '{"t":2.5,"event":"upstream_failed","key":"evaluate-1","cause":"train-1"}',
     Retry(t=2.5, key="train-1", error="no"):
         '{"t":2.5,"event":"retry","key":"train-1","error":"no"}',
+    Kept(t=2.5, key="train-1"): '{"t":2.5,"event":"kept","key":"train-1"}',
     Damaged(t=2.5, key="train-1"): '{"t":2.5,"event":"damaged","key":"train-1"}',
     Grow(t=2.5, key="decide-1", stages=3):
         '{"t":2.5,"event":"grow","key":"decide-1","stages":3}',

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import sys
-from typing import NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
-from raysweep.cli import exchanging, host, looking, methods, removing, running
+from raysweep import __version__
+from raysweep.cli import exchanging, host, init, looking, methods, removing, running
 from raysweep.cli.output import visible
 from raysweep.errors import PlanError, RaysweepError, SpecError
 
 app = typer.Typer(
     help="Sweeps over backdoor attacks and defenses: plan, launch, look.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 for command in (running.plan, running.launch, running.tune, looking.status, looking.report):
     app.command()(command)
+app.command()(init.init)
 app.command()(exchanging.export)
 app.command(name="import")(exchanging.import_folder)
 app.command()(looking.sweeps)
@@ -29,6 +31,25 @@ app.command(name="list")(methods.list_methods)
 app.command()(methods.show)
 app.command()(host.schema)
 app.command()(host.doctor)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"raysweep {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _before(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the version.", callback=_print_version, is_eager=True
+        ),
+    ] = False,
+) -> None:
+    """Take the options that stand before a command."""
+    del version
 
 
 def main() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,12 +15,71 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
+# Known without an import of anything heavy, since a shell asks for completions at every key.
+DEFAULT_STORAGE = "raysweep-store"
+KINDS = (
+    "prepare", "poison", "train", "features", "shard", "defend", "decide", "evaluate",
+)  # fmt: skip
+
+
+def _stored_sweeps(context: typer.Context, incomplete: str) -> list[str]:
+    """Return the names of the sweeps in a local storage that begin with some letters."""
+    storage = context.params.get("storage") or os.environ.get("RAYSWEEP_STORAGE")
+    folder = Path(storage or DEFAULT_STORAGE) / "sweeps"
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    return sorted(name for name in names if name.startswith(incomplete))
+
+
+def _kinds_and_methods(incomplete: str) -> list[str]:
+    """Return the stage kinds and method names that begin with some letters."""
+    from raysweep.methods import ROLES, available
+
+    known = [*KINDS, *(name for role in ROLES for name in available(role))]
+    return sorted(name for name in known if name.startswith(incomplete))
+
+
 Storage = Annotated[
     str | None,
     typer.Option(help="Folder, s3:// or gs:// [RAYSWEEP_STORAGE, else ./raysweep-store]."),
 ]
-SweepFile = Annotated[Path, typer.Argument(help="A sweep file, .yaml or .py.")]
-SweepName = Annotated[str, typer.Argument(help="The name that the sweep file gives.")]
+SweepFile = Annotated[
+    Path, typer.Argument(help="A sweep file, .yaml or .py; - reads YAML from standard input.")
+]
+SweepName = Annotated[
+    str,
+    typer.Argument(help="The name that the sweep file gives.", autocompletion=_stored_sweeps),
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Set a value of the sweep file for this run, such as seeds=3, recipe.epochs=2 or "
+        "attacks.0.badnets.rate=0.1; repeatable.",
+    ),
+]
+Force = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="KIND|METHOD",
+        help="Do stages again that are stored: those of a kind, such as train, or of a method, "
+        "such as badnets; and what is below them where their results change; repeatable.",
+        autocompletion=_kinds_and_methods,
+    ),
+]
+Address = Annotated[
+    str | None, typer.Option(help="A running Ray cluster (`auto` on its head node).")
+]
+Inline = Annotated[
+    bool, typer.Option("--inline", help="Run in this process, without Ray; pdb works.")
+]
+MaxConcurrent = Annotated[int | None, typer.Option(min=1, help="At most so many stages at once.")]
+
+
+def command(*words: str | Path, storage: str | None) -> str:
+    """Return a command of raysweep to copy and paste, with the storage that was given."""
+    given = [] if storage is None else ["--storage", storage]
+    return shlex.join(["raysweep", *map(str, words), *given])
 
 
 def open_console(*, error: bool = False) -> Console:

@@ -2,70 +2,123 @@
 
 from __future__ import annotations
 
+import json
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from raysweep.cli.options import Storage, SweepFile, open_console, stoppable
+from raysweep.cli.options import (
+    Address,
+    Force,
+    Inline,
+    MaxConcurrent,
+    Overrides,
+    Storage,
+    SweepFile,
+    command,
+    open_console,
+    stoppable,
+)
 from raysweep.errors import SpecError
 
 if TYPE_CHECKING:
     from raysweep.jobs.launch import Conclusion
 
 
-def plan(file: SweepFile, storage: Storage = None) -> None:
-    """Show the plan of a launch: stages to run, shared work, and reasons."""
+def plan(
+    file: SweepFile,
+    overrides: Overrides = None,
+    force: Force = None,
+    storage: Storage = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the plan as JSON, for a script.")
+    ] = False,
+) -> None:
+    """Show the plan of a launch: stages to run, shared work, and reasons. Writes nothing."""
     from raysweep.cli.terminal import print_preview
     from raysweep.results.records import storage_uri
     from raysweep.run.preview import preview
     from raysweep.store import Store
-    from raysweep.sweep.loading import load_sweep
+    from raysweep.sweep.loading import read_sweep
 
-    sweep = load_sweep(file)
-    print_preview(open_console(), sweep, preview(sweep, Store(storage_uri(storage))))
+    sweep = read_sweep(file, overrides or ()).sweep
+    store = Store(storage_uri(storage))
+    found = preview(sweep, store, force or ())
+    if as_json:
+        print(json.dumps({"name": sweep.name, "storage": store.where(), **found.pack()}, indent=2))
+    else:
+        print_preview(open_console(), sweep, found)
 
 
 def launch(
     file: SweepFile,
-    address: Annotated[
-        str | None, typer.Option(help="A running Ray cluster (`auto` on its head node).")
-    ] = None,
-    inline: Annotated[
-        bool, typer.Option("--inline", help="Run in this process, without Ray; pdb works.")
-    ] = False,
+    overrides: Overrides = None,
+    force: Force = None,
+    address: Address = None,
+    inline: Inline = False,
     storage: Storage = None,
-    max_concurrent: Annotated[
-        int | None, typer.Option(min=1, help="At most so many stages at once.")
-    ] = None,
+    max_concurrent: MaxConcurrent = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show the plan.")] = False,
 ) -> None:
     """Run the missing and failed stages of a sweep; ends with a table and a report."""
     if dry_run:
-        plan(file, storage)
+        plan(file, overrides, force, storage)
         return
-    if inline and address:
-        raise SpecError("--inline runs in this process and --address on a cluster; give one")
+    _check_place(inline, address)
     from raysweep.cli.progress import Progress
     from raysweep.jobs.launch import launch as run_sweep
     from raysweep.results.records import storage_uri
-    from raysweep.sweep.loading import load_sweep
+    from raysweep.sweep.loading import read_sweep
 
     with stoppable(), Progress(open_console(error=True)) as progress:
-        sweep = load_sweep(file)
+        loaded = read_sweep(file, overrides or ())
         conclusion = run_sweep(
-            sweep,
-            file.read_text(),
+            loaded.sweep,
+            loaded.text,
             storage_uri(storage),
             address=address,
             inline=inline,
             max_concurrent=max_concurrent,
             watch=progress.watch,
+            force=force or (),
         )
-    _say(conclusion, sweep.name, f"raysweep launch {file}", progress.noted)
+    options = [*_repeated("--set", overrides), *_repeated("--force", force)]
+    options += _where(address, inline, max_concurrent)
+    again = _again("launch", file, options, storage)
+    _say(conclusion, loaded.sweep.name, again, storage, progress.noted)
 
 
-def _say(conclusion: Conclusion, name: str, command: str, noted: int) -> None:
+def _check_place(inline: bool, address: str | None) -> None:
+    if inline and address:
+        raise SpecError("--inline runs in this process and --address on a cluster; give one")
+
+
+def _repeated(option: str, values: Sequence[str] | None) -> list[str]:
+    """Return an option as often as it was given."""
+    return [word for value in values or () for word in (option, value)]
+
+
+def _where(address: str | None, inline: bool, max_concurrent: int | None) -> list[str]:
+    """Return the options that say where a run takes place, as they were given."""
+    return [
+        *(["--address", address] if address else []),
+        *(["--inline"] if inline else []),
+        *(["--max-concurrent", str(max_concurrent)] if max_concurrent else []),
+    ]
+
+
+def _again(verb: str, file: Path, options: Sequence[str], storage: str | None) -> str:
+    """Return the command that goes on with an interrupted run."""
+    from raysweep.sweep.yaml import STANDARD_INPUT
+
+    line = command(verb, file, *options, storage=storage)
+    return f"{line}, and the same text on standard input" if file == STANDARD_INPUT else line
+
+
+def _say(conclusion: Conclusion, name: str, again: str, storage: str | None, noted: int) -> None:
     from raysweep.cli.terminal import print_results
 
     console = open_console()
@@ -77,26 +130,23 @@ def _say(conclusion: Conclusion, name: str, command: str, noted: int) -> None:
         console.print(f"warning: {warning}", style="yellow")
     console.print(f"report: {conclusion.report}")
     if conclusion.interrupted:
-        console.print(f"interrupted; what finished is stored, go on with: {command}")
+        console.print(f"interrupted; what finished is stored, go on with: {again}")
         raise typer.Exit(128 + conclusion.interrupted)
+    status = command("status", name, storage=storage)
     if conclusion.unfinished:
-        console.print(
-            f"{conclusion.unfinished} trials failed; see: raysweep status {name}", style="red"
-        )
+        console.print(f"{conclusion.unfinished} trials failed; see: {status}", style="red")
         raise typer.Exit(1)
-    console.print(f"next: raysweep status {name} · raysweep report {name} · raysweep list attacks")
+    report = command("report", name, storage=storage)
+    console.print(f"next: {status} · {report} · raysweep list attacks")
 
 
 def tune(
     file: SweepFile,
-    address: Annotated[
-        str | None, typer.Option(help="A running Ray cluster (`auto` on its head node).")
-    ] = None,
-    inline: Annotated[bool, typer.Option("--inline", help="In this process, without Ray.")] = False,
+    overrides: Overrides = None,
+    address: Address = None,
+    inline: Inline = False,
     storage: Storage = None,
-    max_concurrent: Annotated[
-        int | None, typer.Option(min=1, help="At most so many stages at once.")
-    ] = None,
+    max_concurrent: MaxConcurrent = None,
     studies: Annotated[
         str | None,
         typer.Option(
@@ -113,25 +163,27 @@ def tune(
     from raysweep.cli.terminal import print_tuned
     from raysweep.jobs.tune import tune as search
     from raysweep.results.records import storage_uri
-    from raysweep.sweep.loading import load_sweep
+    from raysweep.sweep.loading import read_sweep
     from raysweep.sweep.spec import to_yaml
     from raysweep.tuning.summary import tuned_sweep
 
-    if inline and address:
-        raise SpecError("--inline runs in this process and --address on a cluster; give one")
+    _check_place(inline, address)
     console = open_console()
     if write is not None and write.exists():
         raise SpecError(f"--write: {str(write)!r} is there already; remove it, or name another")
     with stoppable(), Progress(open_console(error=True)) as progress:
-        sweep = load_sweep(file)
+        loaded = read_sweep(file, overrides or ())
         tuning = search(
-            sweep, file.read_text(), storage_uri(storage), address=address, inline=inline,
+            loaded.sweep, loaded.text, storage_uri(storage), address=address, inline=inline,
             max_concurrent=max_concurrent, studies=studies, watch=progress.watch,
         )  # fmt: skip
     if tuning.interrupted or tuning.tuned is None:
-        console.print(f"interrupted; what finished is stored, go on with: raysweep tune {file}")
+        options = [*_repeated("--set", overrides), *_where(address, inline, max_concurrent)]
+        options += [*_studies(studies), *(["--write", str(write)] if write else [])]
+        again = _again("tune", file, options, storage)
+        console.print(f"interrupted; what finished is stored, go on with: {again}")
         raise typer.Exit(128 + tuning.interrupted)
-    print_tuned(console, tuning.tuned, sweep)
+    print_tuned(console, tuning.tuned, loaded.sweep)
     console.print(f"{tuning.ran} stages ran, {tuning.cached} were stored already")
     for note in tuning.notes[progress.noted :]:
         console.print(note)
@@ -140,6 +192,14 @@ def tune(
     console.print(f"table: {tuning.where}")
     console.print(f"report: {tuning.report}")
     if write is not None:
-        tuned = tuned_sweep(sweep, tuning.tuned.rows)
+        tuned = tuned_sweep(loaded.sweep, tuning.tuned.rows)
         write.write_text(to_yaml(tuned))
         console.print(f"tuned sweep file: {write}, of sweep {tuned.name}")
+        console.print(f"next: {command('launch', write, storage=storage)}")
+
+
+def _studies(url: str | None) -> list[str]:
+    """Return the option of a database as it was given; one with a password is not shown."""
+    if not url or url == os.environ.get("RAYSWEEP_STUDIES"):
+        return []
+    return ["--studies", "URL" if "@" in url else url]

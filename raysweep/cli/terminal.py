@@ -41,11 +41,10 @@ def print_preview(console: Console, sweep: Sweep, plan: Preview) -> None:
         table.add_column(column, justify="left" if column == "stage" else "right")
     table.add_column("why")
     for kind in plan.kinds:
-        why = ", ".join(f"{n} {reason}" for reason, n in kind.why.items())
         took = duration(kind.seconds) + ("?" if kind.guessed else "") if kind.run else ""
         table.add_row(
             kind.kind, str(kind.naive), str(kind.distinct), str(kind.cached), str(kind.run),
-            took, why,
+            took, kind.reasons,
         )  # fmt: skip
     console.print(table)
     if plan.undecided:

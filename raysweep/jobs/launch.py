@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import pandas as pd
@@ -55,11 +55,16 @@ def launch(
     inline: bool = False,
     max_concurrent: int | None = None,
     watch: Callable[[Run], None] = lambda run: None,
+    force: Sequence[str] = (),
 ) -> Conclusion:
     """Run the stages of a sweep that are missing or failed, and conclude it in any case.
 
     Ctrl-C, SIGTERM and SIGHUP stop the run, not the conclusion: records and report are written
     from what there is, records first. One more signal ends the process at once.
+
+    Stages of the kinds and methods in `force` are done again although they are stored. Their old
+    results stay until the new ones replace them; stages below them run again where what they read
+    has changed. This holds in every sweep of the storage, whoever launches it next.
 
     Raises:
         PlanError: if the sweep cannot be carried out as asked.
@@ -67,7 +72,7 @@ def launch(
         Interrupted: if a signal comes while the sweep is planned; nothing was run.
     """
     with catching_signals() as signals:
-        run = Run(sweep, Store(storage), text, watch)
+        run = Run(sweep, Store(storage), text, watch, force=force)
         try:
             carry_out(run, signals, address=address, inline=inline, max_concurrent=max_concurrent)
         except HostError:
@@ -105,7 +110,9 @@ def stopped_by(run: Run, signals: Signals) -> int:
 
 def _conclude(run: Run, signals: Signals) -> Conclusion:
     failed = {key: result.error for key, result in run.schedule.failed.items()}
-    collector = Collector(run.planner, run.store, failed, run.schedule.upstream_failed)
+    stored = run.schedule.stored
+    anew = failed.keys() & (stored.forced | stored.replaced)
+    collector = Collector(run.planner, run.store, failed, run.schedule.upstream_failed, anew)
     name = run.sweep.name
     rows, stages = collector.rows(name), collector.stages(run.schedule.ran)
     unfinished = int((rows["status"] != "ok").sum())
@@ -116,7 +123,7 @@ def _conclude(run: Run, signals: Signals) -> Conclusion:
     return Conclusion(
         rows=rows,
         ran=len(run.schedule.ran),
-        cached=run.cached,
+        cached=len(run.schedule.done) - len(run.schedule.ran),
         interrupted=stopped_by(run, signals),
         report=page.where,
         warnings=tracked.warnings,

@@ -24,7 +24,15 @@ from raysweep.results.description import (
 )
 from raysweep.results.table import read_table, write_tables
 from raysweep.store import Store
-from raysweep.store.sweepfolder import DESCRIPTION, RECORDS, REPORT, STAGES, SweepFolder, names
+from raysweep.store.sweepfolder import (
+    DESCRIPTION,
+    RECORDS,
+    REPORT,
+    STAGES,
+    SweepFolder,
+    names,
+    storage_uri,
+)
 from raysweep.sweep.differences import deciding, differences
 from raysweep.sweep.spec import Sweep
 
@@ -135,11 +143,14 @@ def keep_earlier(store: Store, sweep: Sweep) -> list[str]:
     number = _keep(store, sweep.name, before)
     for file in (RECORDS, STAGES, REPORT):
         store.delete(SweepFolder(store, sweep.name).path(file))
-    return [f"{_said(sweep.name, number)}; this sweep differs from theirs:", *told]
+    return [f"{_said(store, sweep.name, number)}; this sweep differs from theirs:", *told]
 
 
-def _said(name: str, number: int) -> str:
-    return f"the records of {name} so far are kept: load({name!r}, version={number})"
+def _said(store: Store, name: str, number: int) -> str:
+    """Return the note on how to load a version; it names the storage unless it is the default."""
+    default = store.uri == Store(storage_uri()).uri
+    place = "" if default else f", storage={store.where()!r}"
+    return f"the records of {name} so far are kept: load({name!r}, version={number}{place})"
 
 
 def _keep(store: Store, name: str, description: Description) -> int:
@@ -220,7 +231,8 @@ def store_records(
     if kept:
         notes.append(f"{kept} trials did not succeed this time and keep the rows of an earlier one")
     if not succeeded(previous) <= succeeded(rows):
-        notes.append(f"{_said(name, _keep(store, name, before))}; other data or code made them")
+        number = _keep(store, name, before)
+        notes.append(f"{_said(store, name, number)}; other data or code made them")
     write_tables(store, name, rows, stages)
     write_description(store, name, replace(described(store, name), concluded=True))
     return rows, notes

@@ -8,7 +8,6 @@ the ledger says.
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field, replace
 
 import pandas as pd
@@ -21,14 +20,8 @@ from raysweep.results.rows import Collector
 from raysweep.results.table import read_table
 from raysweep.store import Store, ledger
 from raysweep.store.sweepfolder import SweepFolder
+from raysweep.store.sweepfolder import storage_uri as storage_uri
 from raysweep.sweep.spec import restored
-
-DEFAULT_STORAGE = "raysweep-store"
-
-
-def storage_uri(chosen: str | None = None) -> str:
-    """Return the URI of the storage: the choice, RAYSWEEP_STORAGE, or ./raysweep-store."""
-    return chosen or os.environ.get("RAYSWEEP_STORAGE") or DEFAULT_STORAGE
 
 
 def opened(name: str, storage: str | None = None) -> SweepFolder:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict
 from functools import partial
 
@@ -43,6 +43,7 @@ class Collector:
         store: Store,
         failed: Mapping[str, str],
         upstream: Mapping[str, str],
+        failed_anew: Collection[str] = (),
     ) -> None:
         """Read all manifests once; what is damaged counts as missing.
 
@@ -51,6 +52,7 @@ class Collector:
             store: where its artifacts are.
             failed: stage key → error.
             upstream: stage key → key of the failed stage that it waits for.
+            failed_anew: keys of stored stages that were to be done again, and failed.
 
         `damaged` holds the keys of damaged manifests that were met.
         """
@@ -67,6 +69,7 @@ class Collector:
         self.routes = [self._route(trial) for trial in planner.trials]
         self.closures = [self._closure(route) for route in self.routes]
         self.users = Counter(key for closure in self.closures for key in closure)
+        self._superseded = set(failed_anew) | set(filter(self._is_outdated, self.users))
 
     def manifest(self, key: str) -> Manifest | None:
         """Return a stored stage's manifest; each is read once."""
@@ -97,6 +100,11 @@ class Collector:
                 stack.extend(self.planner.stages[key].needs)
         return reached
 
+    def _is_outdated(self, key: str) -> bool:
+        """Return whether a stage is stored, and something that it read was replaced since."""
+        read = manifest.read if (manifest := self.manifest(key)) else {}
+        return any((now := self.manifest(k)) and now.content != was for k, was in read.items())
+
     def _seconds(self, key: str, name: str = "seconds") -> float:
         manifest = self.manifest(key)
         return float(manifest.info.get(name, 0.0)) if manifest else 0.0
@@ -105,12 +113,13 @@ class Collector:
         """Return the row of one trial."""
         trial, route = self.planner.trials[number], self.routes[number]
         closure = self.closures[number]
-        evaluated = self.manifest(route.evaluate) if route.evaluate else None
+        status = self._status(route, closure, sweep)
+        evaluated = self.manifest(route.evaluate or "") if status.status == "ok" else None
         defended = self.manifest(route.defend or "")
         return TrialRow(
             who=_who(trial, sweep, self.planner),
             parameters=_parameters(trial, self.planner),
-            status=self._status(route, closure, sweep),
+            status=status,
             metrics=evaluated.outcome if evaluated else {},
             origin=_origin(evaluated) if evaluated else None,
             found=defended.outcome.get("facts", {}) if defended else {},
@@ -129,9 +138,10 @@ class Collector:
         )
 
     def _status(self, route: Route, closure: set[str], sweep: str) -> Status:
-        if route.evaluate and self.manifest(route.evaluate):
+        stands = self._superseded.isdisjoint(closure)
+        if stands and route.evaluate and self.manifest(route.evaluate):
             return Status(status="ok")
-        missing = [key for key in closure if self.manifest(key) is None]
+        missing = [k for k in closure if k in self._superseded or self.manifest(k) is None]
         causes = [key for key in missing if key in self.failed]
         causes += [self.upstream[key] for key in missing if key in self.upstream]
         if not causes:
@@ -157,7 +167,7 @@ class Collector:
     def _stage(self, key: str, ran: set[str]) -> StageRow:
         manifest, stage = self.manifest(key), self.planner.stages[key]
         status: StageStatus = "pending"
-        if manifest is not None:
+        if manifest is not None and key not in self._superseded:
             status = "done" if key in ran else "cached"
         elif key in self.failed:
             status = "failed"

@@ -2,9 +2,10 @@
 
 run           a sweep under way: schedule, store, ledger
 schedule      what is ready, out, failed, grown; pure
+stored        which stored stages count          force    which stages are done anew
 inline        in this process                      ray      on Ray Tune
 session       the plan as Tune's searcher          worker   the process at the other end
 batch         messages between the two
 cluster       nodes and what they have             preview  what a launch would do
-interruption  signals
+interruption  signals                             nearest  how a stage differs from stored ones
 """

@@ -116,7 +116,7 @@ class IdleWorkers(_ObjectCache):  # type: ignore[misc]
         tracked_actor.set_on_error(lambda worker, error: self._starting.discard(worker))
 
     def _waiting(self) -> int:
-        """Return how many workers have waited for room for longer than Ray needs to find it."""
+        """Return the number of workers that wait for room longer than Ray needs to find it."""
         waiting, now = self._manager.num_pending_actors, time.monotonic()
         if not waiting or not self._since:
             self._crowded = None

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass, field
 
-from raysweep.identity import kind_of
+from raysweep.identity import Json, kind_of
 from raysweep.plan.costs import Costs
 from raysweep.plan.planner import Planner
 from raysweep.plan.route import Route
+from raysweep.run.force import forcing
+from raysweep.run.nearest import Difference, nearest
 from raysweep.run.schedule import Schedule
 from raysweep.stages.stage import in_order_of_work
 from raysweep.store import Store, ledger
@@ -19,6 +22,8 @@ from raysweep.sweep.trials import Trial
 
 # What a decision may grow: a model (retrained or repaired), its predictions, the evaluation.
 GROWN = 3
+NEW, BELOW = "not stored", "an input runs first"
+MAYBE = "again if an input changes"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +36,8 @@ class KindPreview:
         distinct: how many there are, each shared by all trials that need it.
         cached: how many are stored already.
         run: how many would run.
-        why: reason → count, over those that would run.
+        why: reason → count, over all that would run, or may run.
+        nearest: how they differ from the nearest stored stage; none if no such stage is known.
         seconds: expected seconds of those that would run.
         guessed: how many of them have no recorded seconds.
     """
@@ -42,8 +48,15 @@ class KindPreview:
     cached: int
     run: int
     why: dict[str, int]
+    nearest: Difference | None
     seconds: float
     guessed: int
+
+    @property
+    def reasons(self) -> str:
+        """The reasons in words."""
+        told = ", ".join(f"{count} {reason}" for reason, count in self.why.items())
+        return f"{told}; nearest stored: {self.nearest}" if self.nearest else told
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,43 +86,45 @@ class Preview:
         """Expected seconds of all known stages that would run, on one slot."""
         return sum(kind.seconds for kind in self.kinds)
 
+    def pack(self) -> dict[str, Json]:
+        """Return the plan as JSON values."""
+        return {**asdict(self), "seconds": self.seconds}
 
-def preview(sweep: Sweep, store: Store) -> Preview:
-    """Plan a sweep against a store.
+
+def preview(sweep: Sweep, store: Store, force: Sequence[str] = ()) -> Preview:
+    """Plan a sweep against a store; nothing is written.
+
+    Args:
+        sweep: what would be run.
+        store: where artifacts are, or would be.
+        force: stage kinds and methods whose stages are done again although they are stored.
 
     Raises:
+        SpecError: if `force` names neither a stage kind nor a method of the sweep.
         PlanError: if the sweep cannot be carried out.
-        StoreError: if the store cannot be written.
+        StoreError: if the store cannot be read.
     """
     planner = Planner(sweep)
     check_layers(sweep)
-    store.check()
     costs = Costs(planner, store)
     events = ledger.read(SweepFolder(store, sweep.name))
     failed = {event.key for event in events if isinstance(event, Failed)}
     damaged: list[str] = []
     schedule = Schedule(
-        planner, store.done(), store.outcomes, expected=costs,
+        planner, store.done(), lambda keys: store.manifests(keys)[0],
+        force=forcing(force, sweep), expected=costs,
         discard=damaged.append,  # from the plan alone: nothing is changed
     )  # fmt: skip
     naive, waiting = _naive(planner, schedule)
     undecided = [_below(planner, costs, trial, route) for trial, route in waiting]
-    kinds = []
     wanted = {key: stage for key, stage in planner.stages.items() if key in schedule.wanted}
+    kinds = []
     for kind in in_order_of_work(wanted.values()):
         keys = [key for key, stage in wanted.items() if stage.kind == kind]
-        todo = [key for key in keys if key not in schedule.done]
-        why: Counter[str] = Counter()
-        for key in todo:
-            stage = planner.stages[key]
-            if key in damaged:
-                why["damaged"] += 1
-            elif key in failed:
-                why["failed before"] += 1
-            elif all(need in schedule.done for need in stage.needs):
-                why["not stored"] += 1
-            else:
-                why["an input runs first"] += 1
+        held = {key for key in keys if key in schedule.stored.held}
+        todo = [key for key in keys if key not in schedule.done and key not in held]
+        reasons = {key: _reason(planner, schedule, key, damaged, failed) for key in todo}
+        new = [planner.stages[key] for key, why in reasons.items() if why in (NEW, BELOW)]
         stages = [planner.stages[key] for key in todo]
         kinds.append(
             KindPreview(
@@ -118,7 +133,8 @@ def preview(sweep: Sweep, store: Store) -> Preview:
                 distinct=len(keys),
                 cached=len(keys) - len(todo),
                 run=len(todo),
-                why=dict(why),
+                why=dict(Counter(reasons.values())) | ({MAYBE: len(held)} if held else {}),
+                nearest=nearest(new, schedule.stored.keys, store, sweep.name),
                 seconds=sum(map(costs, stages)),
                 guessed=sum(not costs.known(stage) for stage in stages),
             )
@@ -133,6 +149,25 @@ def preview(sweep: Sweep, store: Store) -> Preview:
         undecided=len(undecided), below=sum(below for below, _ in undecided),
         below_seconds=sum(seconds for _, seconds in undecided), damaged=tuple(damaged),
     )  # fmt: skip
+
+
+def _reason(
+    planner: Planner,
+    schedule: Schedule,
+    key: str,
+    damaged: Collection[str],
+    failed: Collection[str],
+) -> str:
+    """Return why a stage would run."""
+    if key in damaged:
+        return "damaged"
+    if key in schedule.stored.forced:
+        return "forced"
+    if key in failed:
+        return "failed before"
+    if key in schedule.stored.replaced:
+        return "made from an input that was replaced"
+    return NEW if set(planner.stages[key].needs) <= schedule.done else BELOW
 
 
 def _below(planner: Planner, costs: Costs, trial: Trial, route: Route) -> tuple[int, float]:

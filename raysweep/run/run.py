@@ -12,9 +12,10 @@ from raysweep.plan.planner import Planner
 from raysweep.provenance import git_commit, versions
 from raysweep.results import history
 from raysweep.results.description import Description, described, write_description
+from raysweep.run.force import forcing
 from raysweep.run.schedule import Schedule
 from raysweep.stages.stage import Result, Stage
-from raysweep.store import Store
+from raysweep.store import Manifest, Store
 from raysweep.store.events import Dispatch, Done, End, Event, Grow, Note, Start
 from raysweep.store.ledger import Ledger
 from raysweep.store.sweepfolder import SweepFolder
@@ -61,6 +62,7 @@ class Run:
         planner: Planner | None = None,
         source: TrialSource | None = None,
         folder: SweepFolder | None = None,
+        force: Sequence[str] = (),
     ) -> None:
         """Plan against the store and write the description of the sweep.
 
@@ -72,6 +74,7 @@ class Run:
             planner: makes the stages; by default those of the sweep.
             source: gives the planner more trials whenever slots would stay empty.
             folder: of ledger, logs and description, if it is not the sweep's own.
+            force: stage kinds and methods whose stages are done again although they are stored.
 
         `notes` holds what is to be said to the user, a line each; `before` describes the records
         that were there.
@@ -83,6 +86,7 @@ class Run:
         self.started = time.time()
         self.planner = planner or Planner(sweep)
         check_layers(sweep)
+        forced = forcing(force, sweep)
         store.check()
         self.folder = folder or SweepFolder(store, sweep.name)
         self.ledger = Ledger(self.folder)
@@ -93,12 +97,14 @@ class Run:
         self.schedule = Schedule(
             self.planner,
             store.done(),
-            store.outcomes,
+            lambda keys: store.manifests(keys)[0],
+            force=forced,
             expected=self.costs,
             discard=self._discard,
             log=self.ledger.write,
         )
         self.cached = len(self.schedule.done)
+        self._begun: set[str] = set()
         self._spent: dict[str, list[tuple[float, float]]] = {}
         self.before = described(store, self.folder.name)
         self.notes += [] if folder else history.keep_earlier(store, sweep)
@@ -135,9 +141,16 @@ class Run:
         batch = self.schedule.take(slots)
         if batch:
             keys = tuple(stage.key for stage in batch)
+            self._begin_anew(keys)
             self.ledger.write(Dispatch(keys=keys, ready=self.schedule.ready))
             self.ledger.sync()
         return batch
+
+    def _begin_anew(self, keys: Iterable[str]) -> None:
+        """Remove what a forced stage would go on from, before its first attempt."""
+        for key in self.schedule.stored.forced.intersection(keys) - self._begun:
+            self._begun.add(key)
+            self.store.drop_checkpoint(key)
 
     def _replenish(self, slots: Mapping[str, int]) -> None:
         """Ask the source for trials until every slot has a stage that is ready."""
@@ -183,13 +196,23 @@ class Run:
     def lost(self, keys: Iterable[str], reason: str) -> None:
         """Take in the death of a process; the stages that it had stored count as done."""
         gone = list(keys)
-        stored, _ = self.store.manifests(gone)
+        stored = self._made_here(gone)
         for key, manifest in stored.items():
             seconds, host = manifest.info.get("seconds", 0.0), manifest.info.get("host", "")
             self.ledger.write(Done(key=key, seconds=seconds, host=host, pid=0))
         self.schedule.lost(gone, stored, reason)
         self._settled(gone)
         self.watch(self)
+
+    def _made_here(self, keys: Iterable[str]) -> dict[str, Manifest]:
+        """Return the manifests of stages that are stored, but not of those that are to be replaced.
+
+        A stage that is done again is still stored as it was, until this run has stored it.
+        """
+        stored, _ = self.store.manifests(keys)
+        before = self.schedule.stored.forced | self.schedule.stored.replaced
+        mine = self.ledger.run
+        return {k: m for k, m in stored.items() if k not in before or m.info.get("run") == mine}
 
     def returned(self, keys: Iterable[str]) -> None:
         """Take back stages that no process has begun; nothing counts against them."""

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import heapq
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from raysweep.plan.route import Outcomes, Plan, remaining
+from raysweep.plan.route import Plan, remaining
+from raysweep.run.stored import ManifestsOf, StoredStages
 from raysweep.stages.stage import Outcome, Result, Stage
-from raysweep.store.events import Damaged, Event, Failed, Grow, Retry, UpstreamFailed
+from raysweep.store.events import Damaged, Event, Failed, Grow, Kept, Retry, UpstreamFailed
 
 MOST_PER_BATCH = 16
 SHORT_SECONDS = 1.0
@@ -29,8 +30,9 @@ class Schedule:
         self,
         planner: Plan[Any],
         done: set[str],
-        outcomes_of: Callable[[Sequence[str]], Outcomes],
+        manifests_of: ManifestsOf,
         *,
+        force: Callable[[Stage], bool] = lambda stage: False,
         expected: Callable[[Stage], float] = lambda stage: 0.1,
         attempts: int = 3,
         discard: Callable[[str], None] = lambda key: None,
@@ -41,13 +43,15 @@ class Schedule:
         Args:
             planner: gives stages and grows trials.
             done: keys with a stored manifest; other sweeps' count.
-            outcomes_of: reads the outcomes of stored stages; what it leaves out is damaged.
+            manifests_of: reads the manifests of stored stages; what it leaves out is damaged.
+            force: whether a stage is done again although it is stored.
             expected: seconds that a stage is expected to take.
             attempts: how often a stage may die or fail for a passing reason.
             discard: removes a damaged artifact from the store.
             log: receives an event for each growth, failure, retry and damaged artifact.
 
-        `routed` counts the trials of the planner that were taken in.
+        `routed` counts the trials of the planner that were taken in; `stored` tells which stored
+        stages count.
         """
         self.planner = planner
         self.expected = expected
@@ -60,8 +64,7 @@ class Schedule:
         self.ran: dict[str, Result] = {}
         self.wanted: set[str] = set()
         self.stopping = False
-        self._stored = done
-        self._outcomes_of = outcomes_of
+        self.stored = StoredStages(planner.stages, done, manifests_of, force)
         self.outcomes: dict[str, Outcome] = {}
         self._missing: dict[str, set[str]] = {}
         self._children: dict[str, list[str]] = defaultdict(list)
@@ -104,26 +107,23 @@ class Schedule:
                 key = route.waiting
                 if key is None:
                     continue
-                if key in self._stored and self._readable(key):
+                if key in self.stored.keys and self._readable(key):
                     pending.append(number)  # already decided, perhaps by another sweep
                 else:
                     self._waiting[key].append(number)
         self._enter(fresh)
 
-    def _examine(self, keys: Iterable[str], awaited: Collection[str | None]) -> None:
+    def _examine(self, keys: Collection[str], awaited: Collection[str | None]) -> None:
         """Discard stored stages that are damaged; keep the outcomes that trials wait for."""
-        listed = [key for key in keys if key in self._stored]
-        whole = self._outcomes_of(listed)
-        for key in listed:
-            if key not in whole:
-                self._forget(key)
-            elif key in awaited:
-                self.outcomes[key] = whole[key]
+        outcomes, damaged = self.stored.look(keys)
+        for key in damaged:
+            self._forget(key)
+        self.outcomes |= {key: outcomes[key] for key in outcomes.keys() & awaited}
 
     def _readable(self, key: str) -> bool:
         """Return whether an outcome could be read; if not, its stage is computed again."""
         if key not in self.outcomes:
-            self.outcomes.update(self._outcomes_of([key]))
+            self.outcomes |= self.stored.outcomes(key)
             if key not in self.outcomes:
                 self.recompute(key)
         return key in self.outcomes
@@ -131,7 +131,7 @@ class Schedule:
     def _forget(self, key: str) -> None:
         self._discard(key)
         self.done.discard(key)
-        self._stored.discard(key)
+        self.stored.keys.discard(key)
         self.log(Damaged(key=key))
 
     def _closure(self, keys: list[str]) -> list[str]:
@@ -148,7 +148,7 @@ class Schedule:
     def _enter(self, keys: list[str]) -> None:
         for key in keys:
             self._order.setdefault(key, len(self._order))
-            if key in self._stored:
+            if key in self.stored.keys:
                 self.done.add(key)
             for need in self.planner.stages[key].needs:
                 self._children[need].append(key)
@@ -161,7 +161,7 @@ class Schedule:
                 self._wait(key)
 
     def _wait(self, key: str) -> None:
-        """Queue a stage, or keep it until its inputs are stored."""
+        """Begin a stage, or keep it until its inputs are stored."""
         needs = set(self.planner.stages[key].needs)
         broken = [need for need in needs if self._broken(need)]
         if broken:
@@ -169,6 +169,14 @@ class Schedule:
             return
         self._missing[key] = needs - self.done
         if not self._missing[key]:
+            self._begin(key)
+
+    def _begin(self, key: str) -> None:
+        """Queue a stage whose inputs are stored, unless its stored result was made from them."""
+        if self.stored.settled(key):
+            self.log(Kept(key=key))
+            self._complete(key)
+        else:
             self._push(key)
 
     def _broken(self, key: str) -> str:
@@ -236,7 +244,7 @@ class Schedule:
         for result in results:
             self._out.discard(result.key)
             if result.status == "done":
-                self._done(result)
+                self._complete(result.key, result)
             elif result.status == "damaged" and self._try_again(result):
                 self._recompute(result.damaged, result.key)
             elif result.status == "failed" and not result.lasting and self._try_again(result):
@@ -251,7 +259,7 @@ class Schedule:
         for key in gone:
             self._out.discard(key)
             if key in stored:
-                self._done(Result(key=key, status="done"))
+                self._complete(key, Result(key=key, status="done"))
                 continue
             result = Result(key=key, status="failed", error=reason, lasting=False)
             if len(gone) > 1 or self._try_again(result):
@@ -272,19 +280,20 @@ class Schedule:
         self.log(Retry(key=result.key, error=result.error or result.damaged))
         return self._tries[attempt] < self.attempts
 
-    def _done(self, result: Result) -> None:
-        key = result.key
+    def _complete(self, key: str, result: Result | None = None) -> None:
+        """Take in that a stage is stored: by this run, or by another one before it."""
         if key in self._waiting and not self._readable(key):
             return
         self.done.add(key)
-        self._stored.add(key)
-        self.ran[key] = result
+        self.stored.add(key, ran=result is not None)
+        if result is not None:
+            self.ran[key] = result
         for child in self._children[key]:
             missing = self._missing.get(child)
             if missing and key in missing:
                 missing.discard(key)
                 if not missing:
-                    self._push(child)
+                    self._begin(child)
         if key in self._waiting:
             numbers = self._waiting.pop(key)
             before = len(self.wanted)

@@ -51,7 +51,7 @@ class Inputs:
     @functools.cached_property
     def data(self) -> Data:
         """The decoded dataset."""
-        return _data(self.store, self.keys["data"])
+        return _data(self.store, _manifest(self.store, self.keys["data"]))
 
     @functools.cached_property
     def poison(self) -> Poison | None:
@@ -110,6 +110,11 @@ def _arrays(store: Store, key: str) -> Mapping[str, Array]:
     return store.arrays(key)
 
 
+def _data(store: Store, manifest: Manifest) -> Data:
+    return _remembered_data(store, manifest.key, manifest.content)
+
+
 @functools.lru_cache(maxsize=4)
-def _data(store: Store, key: str) -> Data:
+def _remembered_data(store: Store, key: str, content: str) -> Data:
+    del content  # a result that was replaced is read anew
     return Data.unpacked(_arrays(store, key), _manifest(store, key).outcome)

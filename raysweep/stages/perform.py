@@ -18,7 +18,7 @@ from raysweep import provenance, rng
 from raysweep.environment import explained
 from raysweep.errors import DamagedArtifact, FilesError, StoreError
 from raysweep.identity import Json, kind_of
-from raysweep.methods import Context
+from raysweep.methods import Context, by_content
 from raysweep.stages.inputs import Inputs
 from raysweep.stages.stage import Packed, Result, Work
 from raysweep.store import Store
@@ -55,6 +55,8 @@ def perform(stage: Packed, store: Store, run: Mapping[str, Json], gpus: float) -
         where = device.claim(gpus)
         with global_seed(0):
             keys = {**stage.inputs, **stage.reads}
+            # Before anything is read: what is replaced meanwhile is then found to have changed.
+            read = {k: m.content for k, m in store.manifests(keys.values())[0].items()}
             product = work.perform(Inputs(keys, store, context(stage, work, store, where)))
         seconds = time.perf_counter() - start
         info = {
@@ -65,6 +67,8 @@ def perform(stage: Packed, store: Store, run: Mapping[str, Json], gpus: float) -
             "device": where,
             "host": host,
             "finished_at": time.time(),
+            "identity": [work.VERSION, by_content(stage.params), stage.inputs],
+            "read": read,
         }
         store.put(stage.key, arrays=product.arrays, outcome=product.outcome, info=info)
         store.drop_checkpoint(stage.key)

@@ -281,6 +281,12 @@ def in_order_of_work(stages: Iterable[Stage]) -> tuple[str, ...]:
     return tuple(kind for _, kind in sorted({(stage.work.ORDER, stage.kind) for stage in stages}))
 
 
+def kinds() -> tuple[str, ...]:
+    """Return every stage kind that has been imported, in the order of work."""
+    order = {kind: forms[0].ORDER for kind, forms in Work._forms.items() if forms}
+    return tuple(sorted(order, key=lambda kind: (order[kind], kind)))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
     """The result of one attempt at one stage.

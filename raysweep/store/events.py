@@ -98,6 +98,14 @@ class Damaged(_Line):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Kept(_Line):
+    """A stored result counts: an input of its stage ran again, and came out the same."""
+
+    event: Literal["kept"] = "kept"
+    key: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Grow(_Line):
     """New stages: from an outcome that trials waited for, or with new trials (then no key)."""
 
@@ -156,6 +164,7 @@ Event = (
     | UpstreamFailed
     | Retry
     | Damaged
+    | Kept
     | Grow
     | Note
     | CandidateEnd

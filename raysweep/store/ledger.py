@@ -22,6 +22,7 @@ from raysweep.store.events import (
     Event,
     Failed,
     Grow,
+    Kept,
     Start,
     UpstreamFailed,
 )
@@ -114,6 +115,8 @@ class Standing:
             case Failed():
                 self.failed[event.key] = event.error
                 self.out.discard(event.key)
+            case Kept():
+                self.done.add(event.key)
             case Damaged():
                 self.done.discard(event.key)
             case UpstreamFailed():

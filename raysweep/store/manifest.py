@@ -6,6 +6,7 @@ have changed by one bit since, are a `DamagedArtifact`.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import re
@@ -17,7 +18,7 @@ import numpy as np
 
 from raysweep.arrays import Array
 from raysweep.errors import DamagedArtifact
-from raysweep.identity import kind_of
+from raysweep.identity import digest, kind_of
 
 _SHA = re.compile(r"[0-9a-f]{64}")
 _OBJECT = re.compile(
@@ -42,6 +43,18 @@ class Manifest:
     files: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     outcome: Mapping[str, Any] = field(default_factory=dict)
     info: Mapping[str, Any] = field(default_factory=dict)
+
+    @functools.cached_property
+    def content(self) -> str:
+        """A digest of the result: arrays and outcome, not what is recorded beside them."""
+        arrays = sorted(facts["sha256"] for facts in self.files.values())
+        return digest(json.dumps([self.outcome, arrays], sort_keys=True))
+
+    @property
+    def read(self) -> Mapping[str, str]:
+        """Key → content of everything that the stage read; empty if that was not recorded."""
+        recorded = self.info.get("read")
+        return recorded if isinstance(recorded, dict) else {}
 
 
 def seal(body: Mapping[str, Any]) -> bytes:

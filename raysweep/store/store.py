@@ -7,8 +7,8 @@
 
 Every file appears whole or not at all. Manifests carry checksums of their files and of themselves,
 which are verified when they are read. Nothing that is read is ever executed: tensors are
-safetensors, the rest is JSON. Two writers of one key never touch each other's objects; the last
-manifest stands, and whatever it does not name is litter that nobody reads.
+safetensors, the rest is JSON. Writers of one key at one time never touch each other's objects; the
+last manifest stands, and whatever it does not name is litter that nobody reads.
 """
 
 from __future__ import annotations
@@ -152,7 +152,7 @@ class Store:
         outcome: Mapping[str, Any] | None = None,
         info: Mapping[str, Any] | None = None,
     ) -> None:
-        """Store the product of a stage, the manifest last; a second writer of a key replaces it.
+        """Store the product of a stage, the manifest last; replace an earlier one of the key.
 
         Raises:
             StoreError: if it cannot be written; no manifest and no object is left.
@@ -163,6 +163,7 @@ class Store:
         body = {"kind": kind, "key": key, "files": {}, "outcome": outcome or {}, "info": info or {}}
         sealed = seal(body)
         files: dict[str, dict[str, Any]] = {}
+        before = self._objects(key)
         try:
             if arrays:
                 data = pack(arrays)
@@ -176,6 +177,13 @@ class Store:
                 with contextlib.suppress(StoreError):
                     self.delete(path)
             raise
+        for path in before:
+            with contextlib.suppress(StoreError):
+                self.delete(path)
+
+    def _objects(self, key: str) -> Sequence[str]:
+        """Return the paths of the objects that a stored stage names; none if it is damaged."""
+        return [path for one in self.manifests([key])[0].values() for path in one.files]
 
     def manifest(self, key: str) -> Manifest | None:
         """Return a stage's manifest, or None if it is not done.
@@ -211,10 +219,6 @@ class Store:
         manifest = self.manifest(key)
         return None if manifest is None else manifest.outcome
 
-    def outcomes(self, keys: Iterable[str]) -> dict[str, Mapping[str, Any]]:
-        """Return the outcomes of the stages whose manifests are stored and whole, by key."""
-        return {key: manifest.outcome for key, manifest in self.manifests(keys)[0].items()}
-
     def arrays(self, key: str, names: Sequence[str] | None = None) -> dict[str, Array]:
         """Return the arrays of a stage, all or some by name; they are read-only.
 
@@ -229,10 +233,19 @@ class Store:
         manifest = self.manifest(key)
         if manifest is None:
             raise StoreError(f"storage {self.where()}: {key} is not stored; launch again")
-        found: dict[str, Array] = {}
-        for path, facts in manifest.files.items():
-            found |= unpack(key, self._object(key, path, facts))
+        try:
+            found = self._unpacked(manifest)
+        except DamagedArtifact:
+            newer = self.manifest(key)
+            if newer is None or newer.files == manifest.files:
+                raise
+            found = self._unpacked(newer)  # replaced while we read
         return found if names is None else {name: found[name] for name in names}
+
+    def _unpacked(self, manifest: Manifest) -> dict[str, Array]:
+        key = manifest.key
+        read = [unpack(key, self._object(key, *file)) for file in manifest.files.items()]
+        return {name: array for arrays in read for name, array in arrays.items()}
 
     def _object(self, key: str, path: str, facts: Mapping[str, Any]) -> bytes:
         if not self._remote:
@@ -279,12 +292,9 @@ class Store:
 
     def discard(self, key: str) -> None:
         """Forget a stage: its manifest first, then its files."""
-        try:
-            manifest = self.manifest(key)
-        except DamagedArtifact:
-            manifest = None
+        objects = self._objects(key)
         self.delete(_manifest_path(key))
-        for path in manifest.files if manifest else ():
+        for path in objects:
             self.delete(path)
 
     # Checkpoints of running stages
@@ -310,8 +320,7 @@ class Store:
         if self._remote:
             return None
         folder = Path(self.uri)
-        there = next(place for place in (folder, *folder.parents) if place.exists())
-        return shutil.disk_usage(there).free
+        return shutil.disk_usage(next(p for p in (folder, *folder.parents) if p.exists())).free
 
 
 def _reopened(uri: str, cache: Path | None) -> Store:

@@ -11,6 +11,7 @@ sweeps/<name>/tune/sweep.json, ledger/…, journal.log    the name's tuning
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,12 @@ from raysweep.store.store import Store
 
 DESCRIPTION, RECORDS, STAGES = "sweep.json", "records.parquet", "stages.parquet"
 REPORT, TUNED = "report.html", "tuned.json"
+DEFAULT_STORAGE = "raysweep-store"
+
+
+def storage_uri(chosen: str | None = None) -> str:
+    """Return the URI of the storage: the choice, RAYSWEEP_STORAGE, or ./raysweep-store."""
+    return chosen or os.environ.get("RAYSWEEP_STORAGE") or DEFAULT_STORAGE
 
 
 @dataclass(frozen=True, slots=True)

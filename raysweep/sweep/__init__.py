@@ -5,5 +5,6 @@ loading      axes opened, methods made             faults     a fault, said as r
 spec         a sweep                               trials     its trials, its exclusions
 resources    the share of a machine per stage      tuning     the `tune` section
 schema       the JSON Schema of a sweep file       catalog    tables of all methods
-differences  how two sweeps differ            guide      one method: parameters, an example
+differences  how two sweeps differ                 overrides  values that the command line sets
+guide        one method: parameters, an example
 """

@@ -7,7 +7,8 @@ import json
 import runpy
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
@@ -19,27 +20,59 @@ from raysweep.methods import ROLES, Method, paths_of
 from raysweep.methods.recipe import Recipe, resolved
 from raysweep.paths import starting_at
 from raysweep.sweep.faults import line_in, near, python_faults, rule, short
+from raysweep.sweep.overrides import as_yaml, check_yaml, with_overrides
 from raysweep.sweep.resources import Resources
 from raysweep.sweep.spec import AXES, MOST_SEEDS, PLURAL, Sweep, Track
 from raysweep.sweep.trials import trials
 from raysweep.sweep.tuning import Tune
-from raysweep.sweep.yaml import Path_, SweepText, read_sweep_text
+from raysweep.sweep.yaml import Path_, SweepText, file_name, parse, read_yaml
 
 FIELDS = (
     "name", "question", *AXES, *PLURAL.values(), "seeds", "exclude", "resources", "track", "tune",
 )  # fmt: skip
 
 
+@dataclass(frozen=True, kw_only=True)
+class LoadedSweep:
+    """A sweep and the text that describes it.
+
+    Attributes:
+        sweep: what is to be run.
+        text: the sweep file as written; with overrides of the command line, YAML that holds them.
+    """
+
+    sweep: Sweep
+    text: str
+
+
 def load_sweep(file: Path) -> Sweep:
-    """Read a sweep file, `.yaml`, `.yml`, or `.py` (which defines `sweep`).
+    """Read a sweep file, `.yaml`, `.yml`, or `.py` (which defines `sweep`); `-`: standard input.
 
     Raises:
         SpecError: one line per fault: `file:line: field: got value; rule; remedy`.
     """
+    return read_sweep(file).sweep
+
+
+def read_sweep(file: Path, overrides: Sequence[str] = ()) -> LoadedSweep:
+    """Read a sweep file as `load_sweep` does, change some of its values, and keep its text.
+
+    Args:
+        file: the sweep file.
+        overrides: `KEY=VALUE`, each a path of a value, such as `recipe.epochs`, and a YAML value.
+
+    Raises:
+        SpecError: one line per fault; a value that was set is named with its option.
+    """
     with starting_at(file.parent):
         if file.suffix == ".py" and not file.is_dir():
-            return _run_python(file)
-        return from_text(read_sweep_text(file))
+            check_yaml(file, overrides)
+            return LoadedSweep(sweep=_run_python(file), text=file.read_text())
+        text = read_yaml(file)
+        changed = with_overrides(parse(file_name(file), text), overrides)
+        return LoadedSweep(
+            sweep=from_text(changed), text=as_yaml(changed, overrides) if overrides else text
+        )
 
 
 def from_text(text: SweepText) -> Sweep:
