@@ -1,4 +1,4 @@
-"""The functions of `import raysweep`: lazy, complete, never shadowed, in threads and event loops."""
+"""The functions of `import raysweep`: lazy, never shadowed, in threads and event loops."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def launched(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Conclusion]
 
 
 def test_launch_gives_rows_and_a_page(launched: tuple[str, Conclusion]) -> None:
-    storage, done = launched
+    _, done = launched
     assert done.rows["status"].eq("ok").all() and len(done.rows) == 2
     assert Path(done.report).read_text().startswith("<!doctype html")
     assert done.warnings == [] and done.ran > 0
@@ -77,9 +77,11 @@ def test_a_file_is_the_sweep_that_it_describes(
     file.write_text(to_yaml(sweep()))
     again = raysweep.launch(str(file), storage, inline=True)
     assert (again.ran, again.cached) == (0, done.ran)
-    with pytest.raises(SpecError, match="nowhere.yaml"):
+    with pytest.raises(SpecError, match=r"nowhere\.yaml"):
         raysweep.launch(tmp_path / "nowhere.yaml", storage, inline=True)
-    with pytest.raises(SpecError, match="must be a raysweep.Sweep or the path of a sweep file, got"):
+    with pytest.raises(
+        SpecError, match=r"must be a raysweep\.Sweep or the path of a sweep file, got"
+    ):
         raysweep.launch({"name": "front"}, storage)  # type: ignore[arg-type]
     for job in (raysweep.launch, raysweep.tune):
         with pytest.raises(SpecError, match="inline=True runs in this process and address='auto'"):
@@ -114,7 +116,10 @@ def test_jobs_run_beside_the_main_thread_and_in_an_event_loop(
         work("notebook")
 
     asyncio.run(cell())
-    assert [end.unfinished for end in ends] == [0, 0] and [end.interrupted for end in ends] == [0, 0]
+    assert [end.unfinished for end in ends] == [0, 0] and [end.interrupted for end in ends] == [
+        0,
+        0,
+    ]
 
 
 def test_functions_are_documented_with_every_argument() -> None:

@@ -55,7 +55,10 @@ class Tuning:
             [
                 f"{self.ran} stages ran, {self.cached} were stored already",
                 *([stopped] if stopped else []),
-                *(f"{row.defense}, held out {row.held_out}: {dict(row.parameters)}" for row in rows),
+                *(
+                    f"{row.defense}, held out {row.held_out}: {dict(row.parameters)}"
+                    for row in rows
+                ),
                 *self.notes,
                 *(f"warning: {warning}" for warning in self.warnings),
                 f"table: {self.where}",

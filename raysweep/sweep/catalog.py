@@ -6,6 +6,8 @@ import re
 import sys
 from dataclasses import dataclass
 
+from pydantic import ValidationError
+
 from raysweep import methods
 from raysweep.attacks import Attack
 from raysweep.defenses import Defense
@@ -61,7 +63,10 @@ def entry(role: methods.Role, name: str) -> Entry:
 
 def _kind(method: type[methods.Method]) -> str:
     if issubclass(method, Defense):
-        return method().kind
+        try:
+            return method.model_validate(dict(method.TOY)).kind
+        except ValidationError:
+            return ""  # it has parameters without a default: what it is hangs on them
     if not issubclass(method, Attack):
         return ""
     if method.EVADES:
@@ -75,7 +80,7 @@ def _kind(method: type[methods.Method]) -> str:
 
 def entries(role: methods.Role) -> list[Entry]:
     """Return the methods of a role, in the order of their names."""
-    return [entry(role, name) for name in methods.available(role)]
+    return [entry(role, name) for name in methods.usable(role)]
 
 
 def markdown(role: methods.Role) -> str:
