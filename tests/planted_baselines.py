@@ -309,7 +309,7 @@ REVERSED = (
         (COUNTED,),
     ),
     Fault(
-        "a default rate where the key holds none", "methods/method.py",
+        "a default rate where the key holds none", "methods/registry.py",
         "return method.without(kind.INSTEAD.keys() - params.keys())", "return method",
         (ATTACKS + "where_no_rate_is_held_none_can_be_read",
          ATTACKS + "a_stage_holds_the_rate_that_is_in_its_key_or_none"),

@@ -50,6 +50,7 @@ model: linear
 attacks: [%s]
 defenses: [none]
 """
+PACKAGES = ("third_party", "fourth_party")
 Install = Callable[..., Path]
 
 
@@ -57,7 +58,6 @@ Install = Callable[..., Path]
 def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
     """Return an installer of a distribution, with a module per method, found as any other is."""
     monkeypatch.syspath_prepend(str(tmp_path))
-    before = set(sys.modules)
 
     def installed(package: str, role: str, files: dict[str, str], point: str = "") -> Path:
         facts = tmp_path / f"{package}-1.5.dist-info"
@@ -75,7 +75,7 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install
     forget()
     yield installed
     forget()
-    for name in set(sys.modules) - before:
+    for name in [name for name in sys.modules if name.split(".")[0] in PACKAGES]:
         del sys.modules[name]
 
 

@@ -91,14 +91,24 @@ class Method(BaseModel):
     @property
     def label(self) -> str:
         """The name, followed by the parameters it has that differ from their defaults."""
+        return self.labeled(self.name)
+
+    def labeled(self, name: str, leave_out: frozenset[str] = frozenset()) -> str:
+        """Return some name, followed by the parameters that differ from their defaults.
+
+        Args:
+            name: what the label begins with.
+            leave_out: parameters that the name says already.
+        """
         changed = []
         for field, info in type(self).model_fields.items():
-            if field == "rate" or field not in self.__dict__:
+            if field in leave_out or field == "rate" or field not in self.__dict__:
                 continue
             value = getattr(self, field)
             if value != info.get_default(call_default_factory=True):
                 changed.append(f"{field}={_shown(self, field, value)}")
-        return f"{self.name}({', '.join(changed)})" if changed else self.name
+        changed += [f"{field}={value}" for field, value in (self.model_extra or {}).items()]
+        return f"{name}({', '.join(changed)})" if changed else name
 
     def without(self, fields: Iterable[str]) -> Self:
         """Return a copy that has no value of some parameters, of which `INSTEAD` tells.
