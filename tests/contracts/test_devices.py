@@ -20,8 +20,10 @@ from raysweep.methods.context import Context
 from raysweep.methods.recipe import Recipe
 from raysweep.models import Model
 from raysweep.models.ember_mlp import EmberMLP
+from raysweep.testing import defenses as contract_of_defenses
+from raysweep.testing import models as contract_of_models
+from raysweep.testing import toy
 from raysweep.training import resident
-from tests import toy
 from tests.contracts import test_attacks, test_defenses, test_models
 from tests.pretend_cuda import pretended_cuda
 
@@ -176,7 +178,7 @@ def defended(defense: Defense, case: toy.Toy, device: str, scored: int = SCORED)
     shards = [dict(defense.shard(part, inputs(), ctx)) for part in defense.parts(toy.CLASSES)]
     findings = defense.run(inputs(shards=shards), ctx)
     found: dict[str, Any] = {
-        "numbers": test_defenses.outputs(dataclasses.replace(findings, model=None)),
+        "numbers": contract_of_defenses.outputs(dataclasses.replace(findings, model=None)),
         "model": findings.model,
     }
     if findings.score_inputs is not None:
@@ -221,8 +223,8 @@ def test_a_step_of_every_model_equals_itself_on_the_cpu(name: str) -> None:
     model = test_models.make(name)
     vectors = "images" not in model.DOMAINS
     size = next(
-        size for size in test_models.SIZES
-        if (size[1] == 1) == vectors and test_models.suits(model, size)
+        size for size in contract_of_models.SIZES
+        if (size[1] == 1) == vectors and contract_of_models.suits(model, size)
     )  # fmt: skip
     images = torch.rand(4, *size, generator=torch.Generator().manual_seed(1))
     data = ImageSet(images=images, labels=np.arange(4))
@@ -230,7 +232,7 @@ def test_a_step_of_every_model_equals_itself_on_the_cpu(name: str) -> None:
 
     def work(device: str) -> Any:
         ctx = Context(seed=1, device=device)
-        network = training.build(model, test_models.shape(*size), ctx)
+        network = training.build(model, contract_of_models.shape(*size), ctx)
         return training.fit(network, data, recipe, ctx), network.state_dict()
 
     equal_on_both(work)
