@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import json
 import re
@@ -227,6 +228,19 @@ def test_a_changed_network_is_another_model(write: Write, tmp_path: Path) -> Non
             methods.restore("models", planned)
         planned = model.identity()
     assert methods.restore("models", planned) == model
+
+
+def test_a_network_that_was_imported_before_its_file_changed_is_refused(
+    write: Write, tmp_path: Path
+) -> None:
+    nets, same = write(), write()
+    for name in (nets, same):
+        importlib.import_module(name)  # as a notebook does
+    file = tmp_path / f"parts_of_{nets}.py"
+    file.write_text(PARTS.replace("ReLU", "Tanh"))
+    with pytest.raises(ValidationError, match=rf"{nets}\.py.* changed after this process imported"):
+        Module(module=f"{nets}:Net")
+    assert Module(module=f"{same}:Net").content_digest()
 
 
 @pytest.mark.parametrize(

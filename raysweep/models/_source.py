@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import inspect
 import site
+import sys
 import sysconfig
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import CodeType, ModuleType
 
 from raysweep.errors import PlanError
 from raysweep.identity import digest, files_digest
@@ -45,6 +48,44 @@ def source(module: str) -> Source:
         text = "\n".join([*files, files_digest(list(files.values()))])
         _KNOWN[module] = (Source(files=files, digest=digest(text)), _stamps(files))
     return _KNOWN[module][0]
+
+
+def is_stale(files: dict[str, Path]) -> bool:
+    """Return whether this process has imported one of the modules as it was before a change.
+
+    A notebook that imported a network keeps it, whatever its file says later.
+    """
+    return any(
+        name in sys.modules and _differs(sys.modules[name], file) for name, file in files.items()
+    )
+
+
+def _differs(loaded: ModuleType, file: Path) -> bool:
+    """Return whether a function of a module is not among those of the same name in its file."""
+    try:
+        codes = list(_codes(compile(file.read_bytes(), str(file), "exec", dont_inherit=True)))
+    except (SyntaxError, ValueError):
+        return True
+    owners = [loaded, *(v for v in vars(loaded).values() if inspect.isclass(v))]
+    functions = [
+        value
+        for owner in owners
+        for value in vars(owner).values()
+        if inspect.isfunction(value) and value.__module__ == loaded.__name__
+    ]
+    for function in functions:
+        same = [code for code in codes if code.co_qualname == function.__code__.co_qualname]
+        if same and function.__code__ not in same:
+            return True
+    return False
+
+
+def _codes(code: CodeType) -> Iterator[CodeType]:
+    """Yield all code inside code: functions, and methods of classes."""
+    for inner in code.co_consts:
+        if isinstance(inner, CodeType):
+            yield inner
+            yield from _codes(inner)
 
 
 def _stamps(found: dict[str, Path]) -> list[tuple[int, int]]:

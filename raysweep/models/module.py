@@ -21,7 +21,7 @@ from raysweep.errors import PlanError, StageError
 from raysweep.methods.registry import cause
 from raysweep.models import Model, normalized
 from raysweep.models._network import fault_of, keeping, made, path_of, structure
-from raysweep.models._source import source
+from raysweep.models._source import is_stale, source
 
 if TYPE_CHECKING:
     from torch import nn
@@ -113,7 +113,9 @@ class Module(Model):
             PlanError: if the module is not there, or has changed since this process imported it.
         """
         found = source(path_of(self.module))
-        if _DIGESTS.setdefault(self.module, found.digest) != found.digest:
+        if self.module not in _DIGESTS and not is_stale(found.files):
+            _DIGESTS[self.module] = found.digest
+        if _DIGESTS.get(self.module) != found.digest:
             files = ", ".join(map(str, found.files.values()))
             raise PlanError(
                 f"model {self.module}: {files} changed after this process imported it; start "
