@@ -102,7 +102,8 @@ def _read(module: str) -> dict[str, Path]:
     if first is None:
         raise PlanError(
             f"no module {module!r} can be imported here; install the package that holds it, or "
-            f"name the folder that holds it in PYTHONPATH, on every host"
+            f"name the folder that holds it in PYTHONPATH, on every host (for a file in this "
+            f"folder: PYTHONPATH=. raysweep ...)"
         )
     found, ahead = {module: first}, [module]
     while ahead:
