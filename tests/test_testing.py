@@ -7,7 +7,13 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import pytest
+import torch
+
+from raysweep.attacks.badnets import BadNets
+from raysweep.testing import DeviceContract
 from tests.test_contributing import blocks
 
 ROOT = Path(__file__).parent.parent
@@ -57,6 +63,9 @@ from extra.feature_norm import FeatureNorm
 from extra.flat import Flat
 
 class TestBrightRow(raysweep.testing.AttackContract):
+    method = BrightRow
+
+class TestBrightRowOnAGPU(raysweep.testing.DeviceContract):
     method = BrightRow
 
 class TestFeatureNorm(raysweep.testing.DefenseContract):
@@ -122,6 +131,17 @@ def test_a_package_inherits_the_contracts_and_they_see_what_is_broken(tmp_path: 
     failed = re.findall(r"^FAILED ([\w.:]+)", done.stdout, re.MULTILINE)
     assert set(failed) == set(seen), done.stdout
     assert "assert False" in done.stdout, "asserts of the contracts are rewritten: they show values"
+
+
+def test_a_method_that_forgets_the_device_is_seen() -> None:
+    class Forgetful(BadNets):
+        def stamp(self, images_BCHW: torch.Tensor, **given: Any) -> torch.Tensor:
+            return super().stamp(images_BCHW + torch.zeros(images_BCHW.shape), **given)
+
+    contract = DeviceContract()
+    contract.test_equals_itself_on_the_cpu(BadNets)
+    with pytest.raises(RuntimeError, match="operands on cuda:0 and on the CPU"):
+        contract.test_equals_itself_on_the_cpu(Forgetful)
 
 
 def test_without_pytest_the_extra_is_named() -> None:

@@ -14,6 +14,7 @@ import sys
 import sysconfig
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.abc import InspectLoader
 from pathlib import Path
 from types import CodeType, ModuleType
 
@@ -63,7 +64,8 @@ def is_stale(files: dict[str, Path]) -> bool:
 def _differs(loaded: ModuleType, file: Path) -> bool:
     """Return whether a function of a module is not among those of the same name in its file."""
     try:
-        codes = list(_codes(compile(file.read_bytes(), str(file), "exec", dont_inherit=True)))
+        compiled = InspectLoader.source_to_code(file.read_bytes(), str(file))  # to compare, not run
+        codes = list(_codes(compiled))
     except (SyntaxError, ValueError):
         return True
     owners = [loaded, *(v for v in vars(loaded).values() if inspect.isclass(v))]

@@ -9,10 +9,11 @@
 pytest collects them as it does any class whose name begins with Test. Install them with
 `pip install "raysweep[testing]"`.
 
-attacks   every attack                  toy       a small poisoned set and its victim
-defenses  every defense, on the toy     network   a plain torch.nn.Module, as a user has one
-datasets  every dataset
-models    every model
+attacks   every attack                  toy           a small poisoned set and its victim
+defenses  every defense, on the toy     network       a plain torch.nn.Module, as a user has one
+datasets  every dataset                 pretend_cuda  a GPU that is not there, made of two modules:
+models    every model                   pretend_tensors
+devices   every method, on that GPU
 """
 
 from __future__ import annotations
@@ -25,12 +26,22 @@ except ModuleNotFoundError as error:
     ) from None
 
 pytest.register_assert_rewrite(
-    *(f"raysweep.testing.{role}" for role in ("attacks", "defenses", "datasets", "models"))
+    *(
+        f"raysweep.testing.{role}"
+        for role in ("attacks", "defenses", "datasets", "devices", "models")
+    )
 )
 
 from raysweep.testing.attacks import AttackContract  # noqa: E402  their asserts are rewritten
 from raysweep.testing.datasets import DatasetContract  # noqa: E402
 from raysweep.testing.defenses import DefenseContract  # noqa: E402
+from raysweep.testing.devices import DeviceContract  # noqa: E402
 from raysweep.testing.models import ModelContract  # noqa: E402
 
-__all__ = ["AttackContract", "DatasetContract", "DefenseContract", "ModelContract"]
+__all__ = [
+    "AttackContract",
+    "DatasetContract",
+    "DefenseContract",
+    "DeviceContract",
+    "ModelContract",
+]
