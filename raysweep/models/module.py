@@ -41,7 +41,7 @@ class Module(Model):
     MIN_SIDE: ClassVar[int] = 1
 
     module: str = Field(
-        description="import path and name of a class or function: my_package.nets:MyNet",
+        description="class or function, as Python imports it: my_package.nets:MyNet",
     )
     head: str | None = Field(
         None,
