@@ -138,12 +138,13 @@ def test_a_sweep_that_names_it_gets_its_line_package_cause_and_remedy(
     file = tmp_path / "sweep.yaml"
     file.write_text(SWEEP % "corner")
     assert load_sweep(file).attacks[0].name == "corner"
-    file.write_text(SWEEP % "corner, broken")
-    with pytest.raises(SpecError) as refused:
-        load_sweep(file)
-    assert str(refused.value).startswith(f"{file}:5: ")
-    for part in ("third-party 1.5", "No module named 'no_such_library'", "uninstall the package"):
-        assert part in str(refused.value)
+    for named in ("broken", "{broken: {rate: 0.1}}", "{broken: some}"):
+        file.write_text(SWEEP % f"corner, {named}")
+        with pytest.raises(SpecError) as refused:
+            load_sweep(file)
+        assert str(refused.value).startswith(f"{file}:5: ")
+        for part in ("third-party 1.5", "No module named 'no_such_library'", "uninstall the"):
+            assert part in str(refused.value)
 
 
 def test_the_name_of_raysweeps_own_method_is_its_own(install: Install) -> None:

@@ -99,7 +99,10 @@ def _named_by_field(role: methods.Role, entry: dict[str, Any]) -> type[Method] |
     for name, value in entry.items():
         listed = value if isinstance(value, list) else [value]
         if name in known and all(isinstance(one, str) for one in listed):
-            kind = methods.load(role, name)
+            try:
+                kind = methods.load(role, name)
+            except SpecError:
+                return None  # said with its line where it is named
             return kind if name in kind.model_fields else None
     return None
 
