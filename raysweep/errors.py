@@ -11,6 +11,8 @@ RaysweepError
 ├── DeviceError      a stage holds a GPU that its process cannot use; another worker may
 └── StoreError       an artifact cannot be written or read
     └── DamagedArtifact   its bytes differ from its manifest; it is recomputed
+
+PluginWarning (a warning)   a method of another package cannot be used; all others can
 """
 
 from __future__ import annotations
@@ -66,3 +68,7 @@ class DamagedArtifact(StoreError):
 
     def __reduce__(self) -> tuple[type[DamagedArtifact], tuple[str, str]]:
         return (type(self), (self.key, self.detail))
+
+
+class PluginWarning(UserWarning):
+    """A method that another package brings cannot be used; the message names the package."""

@@ -23,6 +23,8 @@ from raysweep import __version__
 
 PACKAGES = ("torch", "torchvision", "ray", "numpy", "scikit-learn", "optuna", "wandb")
 
+NONE_OF = "none of "
+
 
 @dataclass(frozen=True, kw_only=True)
 class Code:
@@ -78,7 +80,7 @@ def _source(modules: Sequence[str]) -> str:
     for module in modules:
         origin = _origin(module)
         if origin is None:
-            return f"none of {module}"
+            return f"{NONE_OF}{module}"
         files[module] = origin
     digest = hashlib.sha256()
     for name, file in sorted(files.items()):
@@ -104,6 +106,13 @@ def refusal(asked: dict[str, Any]) -> str:
     here = asdict(code_here(asked["modules"]))
     host = socket.gethostname()
     words = {"source": "raysweep source", "python": "Python"}
+    missing = here["source"].removeprefix(NONE_OF)
+    if here["source"] != asked["source"] and missing != here["source"]:
+        return (
+            f"host {host} is given no work: module {missing}, which this sweep uses, is not there; "
+            f"install its package on that host, or name its folder in PYTHONPATH there, restart "
+            f"Ray on it, and launch again"
+        )
     differing = [name for name in here if here[name] != asked[name] and name != "modules"]
     if differing:
         have = ", ".join(f"{words.get(name, name)} {here[name]}" for name in differing)

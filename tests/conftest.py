@@ -21,7 +21,9 @@ import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported
 os.environ["RAY_AUTH_MODE"] = "disabled"
-METHODS = {file.stem for file in Path(__file__).parents[1].glob("raysweep/*/*.py")}
+ROLES = ("attacks", "defenses", "datasets", "models")
+PACKAGE = Path(__file__).parents[1] / "raysweep"
+METHODS = {file.stem for role in ROLES for file in (PACKAGE / role).glob("*.py")}
 BEGAN = pytest.StashKey[float]()
 POLITE = 5  # niceness of workers beside the one whose tests start Ray, which must not starve
 

@@ -53,11 +53,13 @@ def table() -> dict[str, Fault]:
         planted_datamodels,
         planted_devices,
         planted_engine,
+        planted_plugins,
         planted_rounds,
     )
 
     modules = (
         planted_rounds, planted_baselines, planted_datamodels, planted_devices, planted_engine,
+        planted_plugins,
     )  # fmt: skip
     every = [fault for module in modules for fault in module.FAULTS]
     named = {fault.name: fault for fault in every}

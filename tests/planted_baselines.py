@@ -19,7 +19,8 @@ SEARCH = "numerics/test_red.py::test_"
 TRIGGERS = "numerics/test_triggers.py::test_"
 JOINT = "numerics/test_red_search.py::test_"
 UNIFIED = "numerics/test_unified.py::test_"
-ATTACKS = "contracts/test_attacks.py::test_"
+ATTACKS = "contracts/test_attacks.py::TestAttacks::test_"
+STORED = "contracts/test_attacks.py::test_"
 COUNTED = ATTACKS + "as_many_are_chosen_as_were_counted"
 PLANTED = "numerics/test_unified_planted.py::test_"
 
@@ -301,7 +302,7 @@ REVERSED = (
     Fault(
         "a poisoned sample more than planned", "attacks/__init__.py",
         "[: counts.poison]\n", "[: counts.poison + 1]\n",
-        (COUNTED, ATTACKS + "the_rows_of_a_count_and_a_seed_stay_the_same"),
+        (COUNTED, STORED + "the_rows_of_a_count_and_a_seed_stay_the_same"),
     ),
     Fault(
         "a cover fewer than planned", "attacks/__init__.py",
@@ -309,10 +310,10 @@ REVERSED = (
         (COUNTED,),
     ),
     Fault(
-        "a default rate where the key holds none", "methods/method.py",
+        "a default rate where the key holds none", "methods/registry.py",
         "return method.without(kind.INSTEAD.keys() - params.keys())", "return method",
         (ATTACKS + "where_no_rate_is_held_none_can_be_read",
-         ATTACKS + "a_stage_holds_the_rate_that_is_in_its_key_or_none"),
+         STORED + "a_stage_holds_the_rate_that_is_in_its_key_or_none"),
     ),
     Fault(
         "saturated pixels wrap", "attacks/additive.py",

@@ -20,7 +20,9 @@ import torch
 from raysweep import methods, training
 from raysweep.arrays import Array
 from raysweep.methods.context import Context
-from tests import toy
+from raysweep.testing import attacks as contract_of_attacks
+from raysweep.testing import models as contract_of_models
+from raysweep.testing import toy
 from tests.contracts import test_attacks, test_defenses, test_models
 
 FILE = Path(__file__).with_name("results.json")
@@ -198,14 +200,14 @@ def _defense(name: str) -> dict[str, Array]:
 
 def _attack(name: str) -> dict[str, Any]:
     attack = test_attacks.make(name, target=1, sources=None)
-    choice = test_attacks.chosen(attack)
-    attack = test_attacks.at_work(attack)
+    choice = contract_of_attacks.chosen(attack)
+    attack = contract_of_attacks.at_work(attack)
     rows = {"poison": exactly(choice.poison), "cover": exactly(choice.cover)}
     if name not in test_attacks.TRIGGERS:
         return rows
     shape = (1, 16, 16) if "images" in attack.DOMAINS else (60, 1, 1)
-    images, ids = test_attacks.pixels(shape), np.arange(8) * 4 + 1
-    made = test_attacks.artifact(attack, shape)
+    images, ids = contract_of_attacks.pixels(shape), np.arange(8) * 4 + 1
+    made = contract_of_attacks.artifact(attack, shape)
     parts: tuple[Any, ...] = ("poison", "cover", "test")
     return rows | {
         f"stamped.{part}": attack.stamp(images, ids=ids, part=part, artifact=made, seed=7).numpy()
@@ -216,7 +218,7 @@ def _attack(name: str) -> dict[str, Any]:
 def _model(name: str) -> dict[str, Any]:
     model = test_models.make(name)
     size = (3, 32, 32) if "images" in model.DOMAINS else (2351, 1, 1)
-    network = training.build(model, test_models.shape(*size), Context(seed=1)).eval()
+    network = training.build(model, contract_of_models.shape(*size), Context(seed=1)).eval()
     images = torch.rand(2, *size, generator=torch.Generator().manual_seed(0))
     count = sum(weights.numel() for weights in network.parameters())
     with torch.no_grad():

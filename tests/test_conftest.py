@@ -113,6 +113,10 @@ def test_groups_are_rays_a_methods_or_a_modules(request: pytest.FixtureRequest) 
     contract = "tests/contracts/test_defenses.py"
     assert group(f"{contract}::test_x[strip]", ROOT) == "contracts strip"
     assert group(f"{contract}::test_x[small-red-steps]", ROOT) == "contracts red"
+    waits = "tests/contracts/test_devices.py::test_x[attacks-label_consistent-steps]"
+    assert group(waits, ROOT) == "contracts label_consistent"
+    inherited = "tests/contracts/test_attacks.py::TestAttacks::test_x[poison-(1, 16, 16)-badnets]"
+    assert group(inherited, ROOT) == "contracts badnets"
     pinned = "tests/test_versions.py::test_x[defenses/strip]"
     assert group(pinned, ROOT) == "contracts strip", "what it finds is found once"
     assert group(f"{contract}::test_x", ROOT) == contract

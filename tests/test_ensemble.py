@@ -18,9 +18,9 @@ from raysweep.errors import NonFiniteLoss, StageError
 from raysweep.methods.context import Context
 from raysweep.methods.recipe import Recipe
 from raysweep.models.tiny_groupnorm import TinyGroupNorm
+from raysweep.testing import toy
 from raysweep.training import Batch, ensemble
 from raysweep.training.ensemble import Way
-from tests import toy
 
 MODEL = TinyGroupNorm(width=8)
 RECIPE = Recipe(

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import ast
+import importlib
+import inspect
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -13,8 +16,14 @@ from tests.faults import ROOT, Fault
 TABLE = faults.table()
 
 
-def functions(text: str) -> set[str]:
-    return {n.name for n in ast.parse(text).body if isinstance(n, ast.FunctionDef)}
+def names_of_tests(file: Path) -> set[str]:
+    """Return `function` and `Class::function` of a file, inherited from a contract too."""
+    module = importlib.import_module(".".join(file.relative_to(ROOT).with_suffix("").parts))
+    found = {name for name, value in vars(module).items() if inspect.isfunction(value)}
+    for name, kind in vars(module).items():
+        if inspect.isclass(kind) and name.startswith("Test"):
+            found |= {f"{name}::{test}" for test in dir(kind) if test.startswith("test_")}
+    return found
 
 
 def wrong(fault: Fault) -> list[str]:
@@ -30,7 +39,7 @@ def wrong(fault: Fault) -> list[str]:
     for test in fault.tests:
         name, _, function = test.partition("::")
         file = ROOT / "tests" / name
-        if not file.is_file() or function.partition("[")[0] not in functions(file.read_text()):
+        if not file.is_file() or function.partition("[")[0] not in names_of_tests(file):
             found.append(f"no test {test}")
     return found + ([] if fault.tests else ["no tests"])
 

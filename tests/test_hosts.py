@@ -293,7 +293,7 @@ def test_a_refusal_names_what_differs() -> None:
         assert f"it has {word} {mine[name]}, and the driver has {word} other; bring" in said
     assert "+" not in code_here().torch
     missing = refusal(asdict(code_here(["nowhere.at_all"])) | {"source": "other"})
-    assert "raysweep source none of nowhere.at_all" in missing
+    assert "module nowhere.at_all, which this sweep uses, is not there; install its" in missing
 
 
 def test_the_source_is_the_same_whatever_ends_its_lines(

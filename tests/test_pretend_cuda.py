@@ -16,11 +16,12 @@ from raysweep.methods.context import Context
 from raysweep.methods.recipe import Augmentation, Recipe
 from raysweep.models.tiny_groupnorm import TinyGroupNorm
 from raysweep.store.manifest import pack, unpack
+from raysweep.testing import toy
+from raysweep.testing.devices import RECIPE, equal_on_both, plain, waits
+from raysweep.testing.pretend_cuda import pretended_cuda
 from raysweep.training import ensemble, loop
 from raysweep.training.ensemble import Way
-from tests import toy
-from tests.contracts.test_devices import RECIPE, equal_on_both, plain, small, waits
-from tests.pretend_cuda import pretended_cuda
+from tests.contracts.test_devices import small
 
 
 def on_cuda(shape: tuple[int, ...] = (3,)) -> torch.Tensor:

@@ -18,7 +18,8 @@ METHOD_FILES = [f for f in FILES if f.parent.name in methods.ROLES and f.name[0]
 ONLY_IN = {"ray": "run", "optuna": "tuning", "wandb": "results"}
 # A package imports itself and packages of lower floors.
 FLOORS = [
-    {"cli"}, {"jobs"}, {"tuning", "exchange"}, {"run", "reports"}, {"results"}, {"plan"},
+    {"testing"}, {"cli"}, {"jobs"}, {"tuning", "exchange"}, {"run", "reports"}, {"results"},
+    {"plan"},
     {"stages", "sweep"}, {"defenses", "attacks"}, {"training"}, {"models"}, {"datasets"},
     {"methods", "metrics", "store"},
     {"provenance", "identity"}, {"rng", "arrays", "counts", "environment"}, {"paths"}, {"errors"},

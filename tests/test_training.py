@@ -17,8 +17,8 @@ from raysweep.errors import NonFiniteLoss
 from raysweep.methods.context import Context
 from raysweep.methods.recipe import Recipe
 from raysweep.store.manifest import pack, unpack
+from raysweep.testing import toy
 from raysweep.training import Batch, Stream, augmentation, loop, step
-from tests import toy
 
 FAST = Recipe(epochs=2, batch_size=100, precision="float32")
 

@@ -11,7 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests import results, toy, versions
+from raysweep.testing import attacks as contract_of_attacks
+from raysweep.testing import toy
+from tests import results, versions
 from tests.contracts import test_attacks, test_defenses
 from tests.versions import Pins, Source
 
@@ -253,9 +255,9 @@ def test_other_results_under_an_old_version_are_seen_and_rounding_is_not() -> No
 
 def test_a_trigger_that_moves_by_a_pixel_and_a_row_chosen_for_another_are_seen() -> None:
     attack = test_attacks.make("badnets", target=1)
-    rows = test_attacks.chosen(attack).poison
-    attack = test_attacks.at_work(attack)
-    clean = test_attacks.pixels((1, 16, 16))
+    rows = contract_of_attacks.chosen(attack).poison
+    attack = contract_of_attacks.at_work(attack)
+    clean = contract_of_attacks.pixels((1, 16, 16))
     stamped = attack.stamp(clean, ids=np.arange(8), part="test", artifact={}, seed=7)
     elsewhere = clean.roll(-1, 3)
     elsewhere = attack.stamp(elsewhere, ids=np.arange(8), part="test", artifact={}, seed=7).roll(

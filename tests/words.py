@@ -36,13 +36,13 @@ def split(name: str) -> list[str]:
 
 
 def names(text: str) -> Iterator[str]:
-    """Yield the names of public classes, functions and methods."""
+    """Yield the names of public classes, functions and methods; a test's name is a sentence."""
 
     def visit(body: list[ast.stmt]) -> Iterator[str]:
         for node in body:
             if not isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
                 continue
-            if not node.name.startswith("_"):
+            if not node.name.startswith(("_", "test_")):
                 yield node.name
                 yield from visit(node.body) if isinstance(node, ast.ClassDef) else ()
 

@@ -24,7 +24,9 @@ from raysweep.methods.recipe import Recipe
 from raysweep.models import Model
 from raysweep.models.ember_mlp import EmberMLP
 from raysweep.models.tiny_cnn import TinyCNN
-from tests import toy
+from raysweep.testing import attacks as contract_of_attacks
+from raysweep.testing import defenses as contract_of_defenses
+from raysweep.testing import toy
 from tests.contracts import test_attacks, test_defenses
 
 Found = dict[str, np.ndarray]
@@ -151,7 +153,10 @@ def _attack(name: str, device: str) -> Found:
     attack = test_attacks.make(name)
     shape = (3, 16, 16) if "images" in attack.DOMAINS else (60, 1, 1)
     prepared = _prepared(attack, shape, device)
-    images, found = test_attacks.pixels(shape), {f"prepared {n}": a for n, a in prepared.items()}
+    images, found = (
+        contract_of_attacks.pixels(shape),
+        {f"prepared {n}": a for n, a in prepared.items()},
+    )
     if name not in test_attacks.TRIGGERS:
         return found or {"nothing": np.zeros(1)}
     parts: tuple[Part, ...] = ("test",) if attack.EVADES else ("poison", "cover", "test")
@@ -168,7 +173,7 @@ def _prepared(attack: Attack, shape: tuple[int, int, int], device: str) -> Mappi
     if not attack.PREPARES:
         return {}
     count, channels = 40, shape[0]
-    images, model = test_attacks.pixels(shape, count), EmberMLP(widths=(16, 8, 8))
+    images, model = contract_of_attacks.pixels(shape, count), EmberMLP(widths=(16, 8, 8))
     chosen: Model = model
     if "images" in attack.DOMAINS:
         images, chosen = images.mul(255).round().to(torch.uint8), TinyCNN(width=4)
@@ -203,7 +208,7 @@ def _defense(name: str, case: Any, device: str) -> Found:
     if findings.model is not None:
         here = {n: t.detach().cpu() for n, t in findings.model.items()}
         findings = dataclasses.replace(findings, model=here)
-    found = test_defenses.outputs(findings)
+    found = contract_of_defenses.outputs(findings)
     score = findings.score_inputs
     if score is not None:
         findings = dataclasses.replace(

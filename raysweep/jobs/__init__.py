@@ -1,5 +1,5 @@
 """A user's jobs, from beginning to end.
 
 launch   run what is missing of a sweep      tune    search better parameters
-publish  the page and W&B, which end both
+publish  the page and W&B, which end both            api     the jobs as functions of Python
 """

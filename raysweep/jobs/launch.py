@@ -20,12 +20,12 @@ from raysweep.store import Store
 from raysweep.sweep.spec import Sweep
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Conclusion:
     """The end of a launch.
 
     Attributes:
-        rows: the records, one row per trial.
+        rows: the records, one row per trial: `status` is `ok` or says why there are no metrics.
         ran: how many stages this launch ran.
         cached: how many were stored before it.
         interrupted: the signal that stopped it before the end, or 0.
@@ -44,6 +44,21 @@ class Conclusion:
     warnings: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     unfinished: int = 0
+
+    def __repr__(self) -> str:
+        """Return a few lines for a notebook: the rows are in `rows`, a table of their own."""
+        done = len(self.rows) - self.unfinished
+        stopped = f"stopped by {signal.Signals(self.interrupted).name}" if self.interrupted else ""
+        return "\n".join(
+            [
+                f"{done} of {len(self.rows)} trials finished (.rows); "
+                f"{self.ran} stages ran, {self.cached} were stored already",
+                *([stopped] if stopped else []),
+                *self.notes,
+                *(f"warning: {warning}" for warning in self.warnings),
+                f"report: {self.report}",
+            ]
+        )
 
 
 def launch(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -22,7 +23,7 @@ from raysweep.tuning.search import Measurements, Search
 from raysweep.tuning.summary import summary
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Tuning:
     """The end of a tuning run.
 
@@ -45,6 +46,25 @@ class Tuning:
     report: str
     warnings: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+
+    def __repr__(self) -> str:
+        """Return a few lines for a notebook: found parameters, a line each."""
+        stopped = f"stopped by {signal.Signals(self.interrupted).name}" if self.interrupted else ""
+        rows = self.tuned.rows if self.tuned else ()
+        return "\n".join(
+            [
+                f"{self.ran} stages ran, {self.cached} were stored already",
+                *([stopped] if stopped else []),
+                *(
+                    f"{row.defense}, held out {row.held_out}: {dict(row.parameters)}"
+                    for row in rows
+                ),
+                *self.notes,
+                *(f"warning: {warning}" for warning in self.warnings),
+                f"table: {self.where}",
+                f"report: {self.report}",
+            ]
+        )
 
 
 def tune(

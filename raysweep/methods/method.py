@@ -1,33 +1,21 @@
 """A method is a file: its name is the file's name, its configuration is the one class inside.
 
-`available` scans for methods without importing them; `load` imports one. Third parties add theirs
-with entry points in the groups `raysweep.attacks`, `raysweep.defenses`, `raysweep.datasets` and
-`raysweep.models`; the entry point's name must be the name of the module that it names.
-
 Method modules are imported whenever a sweep is planned. They import NumPy freely, and torch,
 torchvision, scikit-learn and scipy only inside the functions that compute.
 """
 
 from __future__ import annotations
 
-import difflib
-import importlib
-import importlib.metadata
-import json
-import socket
 from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from raysweep.errors import FilesError, PlanError, SpecError, StageError
+from raysweep.errors import PlanError, StageError
 from raysweep.identity import digest, files_digest
 from raysweep.paths import holds_path
-
-Role = Literal["attacks", "defenses", "datasets", "models"]
-ROLES: tuple[Role, ...] = get_args(Role)
 
 
 class Method(BaseModel):
@@ -92,17 +80,35 @@ class Method(BaseModel):
         """
         return _digest_of_paths(self)
 
+    def content_files(self) -> list[Path]:
+        """Return the files and folders that `content_digest` is of."""
+        return [path for _, path in paths_of(self)]
+
+    def modules(self) -> frozenset[str]:
+        """Return the names of the Python modules that hosts must have the same source of."""
+        return frozenset({type(self).__module__})
+
     @property
     def label(self) -> str:
         """The name, followed by the parameters it has that differ from their defaults."""
+        return self.labeled(self.name)
+
+    def labeled(self, name: str, leave_out: frozenset[str] = frozenset()) -> str:
+        """Return some name, followed by the parameters that differ from their defaults.
+
+        Args:
+            name: what the label begins with.
+            leave_out: parameters that the name says already.
+        """
         changed = []
         for field, info in type(self).model_fields.items():
-            if field == "rate" or field not in self.__dict__:
+            if field in leave_out or field == "rate" or field not in self.__dict__:
                 continue
             value = getattr(self, field)
             if value != info.get_default(call_default_factory=True):
                 changed.append(f"{field}={_shown(self, field, value)}")
-        return f"{self.name}({', '.join(changed)})" if changed else self.name
+        changed += [f"{field}={value}" for field, value in (self.model_extra or {}).items()]
+        return f"{name}({', '.join(changed)})" if changed else name
 
     def without(self, fields: Iterable[str]) -> Self:
         """Return a copy that has no value of some parameters, of which `INSTEAD` tells.
@@ -187,20 +193,6 @@ def path_fields(method: type[Method]) -> frozenset[str]:
     )
 
 
-def by_content(params: Mapping[str, Any]) -> dict[str, Any]:
-    """Return parameters as they enter keys: without paths, since a digest of the files is there.
-
-    Args:
-        params: identities by `dataset`, `model`, `attack` and `defense`; anything else is kept.
-    """
-    content = dict(params)
-    for role in ROLES:
-        axis = role[:-1]
-        if axis in content and (fields := path_fields(load(role, content[axis]["name"]))):
-            content[axis] = {k: v for k, v in content[axis].items() if k not in fields}
-    return content
-
-
 def paths_of(method: Method) -> list[tuple[str, Path]]:
     """Return the field and the path of every `DataPath` of a method."""
     return [
@@ -230,93 +222,3 @@ def _digest_of_paths(method: Method) -> str:
         files = sorted(f for f in path.rglob("*") if f.is_file()) if path.is_dir() else [path]
         parts += [field, *(str(file.relative_to(path)) for file in files), files_digest(files)]
     return digest("\n".join(parts)) if parts else ""
-
-
-@cache
-def available(role: Role) -> dict[str, str]:
-    """Return name → module of every method of a role, found without importing any."""
-    folder = Path(__file__).parent.parent / role
-    modules = {
-        path.stem: f"raysweep.{role}.{path.stem}"
-        for path in sorted(folder.glob("*.py"))
-        if not path.stem.startswith("_")
-    }
-    for point in importlib.metadata.entry_points(group=f"raysweep.{role}"):
-        modules.setdefault(point.name, point.module)
-    return dict(sorted(modules.items()))
-
-
-@cache
-def load(role: Role, name: str) -> type[Method]:
-    """Import a method's class.
-
-    Raises:
-        SpecError: if there is no such method; the message names the nearest one.
-    """
-    modules = available(role)
-    if name not in modules:
-        near = difflib.get_close_matches(name, modules, n=1, cutoff=0.4)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise SpecError(f"unknown {role[:-1]} {name!r}{hint} (known: {', '.join(modules)})")
-    module = importlib.import_module(modules[name])
-    classes = [
-        value
-        for value in vars(module).values()
-        if isinstance(value, type)
-        and issubclass(value, Method)
-        and value.__module__ == module.__name__
-    ]
-    if len(classes) != 1:
-        raise SpecError(
-            f"{module.__name__} must define exactly one {role[:-1]} class, found "
-            f"{[c.__name__ for c in classes]}"
-        )
-    return classes[0]
-
-
-def restore(role: Role, identity: dict[str, Any]) -> Any:
-    """Rebuild a method from `identity()`, as a stage does that received it as JSON.
-
-    Of the parameters in `INSTEAD` it has those that the identity holds.
-
-    Raises:
-        SpecError: if there is no such method.
-        StageError: if the method here has another version: it would give other results.
-        FilesError: if its paths lead to something else on this host than where it was planned.
-    """
-    params = {k: v for k, v in identity.items() if k not in ("name", "version", "content_digest")}
-    kind = load(role, identity["name"])
-    check_version(kind, "VERSION", identity["version"])
-    method: Method = kind.model_validate_json(json.dumps(params))
-    if "content_digest" in identity:
-        _check_paths(method, identity["content_digest"])
-    return method.without(kind.INSTEAD.keys() - params.keys())
-
-
-def check_version(method: type[Method], which: str, asked: int) -> None:
-    """Refuse a method whose `VERSION`, or other class variable, is not the one in a stage's key.
-
-    Raises:
-        StageError: names the method, both versions, and the remedy.
-    """
-    have = getattr(method, which)
-    if have != asked:
-        name = method.__module__.rpartition(".")[2]
-        raise StageError(
-            f"method {name}: the stage was planned with {which} {asked}, and {name} has {which} "
-            f"{have} on host {socket.gethostname()}; run the same code there as where the sweep "
-            f"was launched, or launch again to plan with {have}"
-        )
-
-
-def _check_paths(method: Method, planned: str) -> None:
-    try:
-        same = method.content_digest() == planned
-    except PlanError as error:
-        raise FilesError(str(error)) from None
-    if not same:
-        where = ", ".join(str(path) for _, path in paths_of(method))
-        raise FilesError(
-            f"{method.name}: {where} differs from what was planned; give all hosts the same files, "
-            f"or plan again if they have changed"
-        )

@@ -326,6 +326,13 @@ def _settings(given: Json) -> Tune:
 def load_tuned(name: str, storage: str | None = None) -> pd.DataFrame:
     """Return the tuning of a sweep, one row per search and point of its Pareto front.
 
+        raysweep.load_tuned("first").query("defense == 'strip'")
+
+    Args:
+        name: of the sweep.
+        storage: where its records are, a folder or a URI; by default RAYSWEEP_STORAGE, else
+            `./raysweep-store`.
+
     Columns: the attributes of `TunedRow`, where `parameters` holds mappings; for each metric m,
     tuned_m, default_m (the method's own parameters) and oracle_m as `TunedMetric` has them, and
     the interval tuned_m_low, tuned_m_high. `attrs["tune"]` holds the settings as JSON values.

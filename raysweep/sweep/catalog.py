@@ -7,6 +7,8 @@ import sys
 from dataclasses import dataclass
 from typing import Literal
 
+from pydantic import ValidationError
+
 from raysweep import methods
 from raysweep.attacks import Attack
 from raysweep.defenses import Defense
@@ -84,7 +86,10 @@ def entry(role: methods.Role, name: str) -> Entry:
 
 def _kind(method: type[methods.Method]) -> str:
     if issubclass(method, Defense):
-        return method().kind
+        try:
+            return method.model_validate(dict(method.TOY)).kind
+        except ValidationError:
+            return ""  # it has parameters without a default: what it is hangs on them
     if not issubclass(method, Attack):
         return ""
     if method.EVADES:
@@ -108,7 +113,7 @@ def entries(role: ListedRole) -> list[Entry]:
     """Return the methods of a role, in the order of their names; or the named recipes."""
     if role == "recipes":
         return [recipe(name) for name in RECIPES]
-    return [entry(role, name) for name in methods.available(role)]
+    return [entry(role, name) for name in methods.usable(role)]
 
 
 def markdown(role: ListedRole) -> str:

@@ -126,6 +126,20 @@ def takes_list(annotation: Any) -> bool:
     return typing.get_origin(annotation) in (tuple, list)
 
 
+def _named_by_field(role: methods.Role, entry: dict[str, Any]) -> type[Method] | None:
+    """Return the method that an entry names by a parameter: {module: "nets:Net", head: fc}."""
+    known = methods.available(role)
+    for name, value in entry.items():
+        listed = value if isinstance(value, list) else [value]
+        if name in known and all(isinstance(one, str) for one in listed):
+            try:
+                kind = methods.load(role, name)
+            except SpecError:
+                return None  # said with its line where it is named
+            return kind if name in kind.model_fields else None
+    return None
+
+
 class _Loader:
     """Collects faults over the whole file, then raises them together."""
 
@@ -262,6 +276,9 @@ class _Loader:
             yield from self._recipes(path, entry)
             return
         role: Any = PLURAL[axis]
+        if isinstance(entry, dict) and (named := _named_by_field(role, entry)):
+            yield from self._open(named, entry, path)
+            return
         if isinstance(entry, dict) and len(entry) > 1 and path == (axis,):
             entries = [(name, params) for name, params in entry.items()]
         elif isinstance(entry, dict) and len(entry) == 1:

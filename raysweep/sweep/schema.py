@@ -69,10 +69,10 @@ def _recipe(definitions: dict[str, Any]) -> dict[str, Any]:
 
 
 def _entries(role: methods.Role, definitions: dict[str, Any]) -> list[dict[str, Any]]:
-    names = list(methods.available(role))
-    entries: list[dict[str, Any]] = [{"enum": names}]
-    for name in names:
-        parameters = _parameters(methods.load(role, name), definitions)
+    kinds = methods.usable(role)
+    entries: list[dict[str, Any]] = [{"enum": list(kinds)}]
+    for name, kind in kinds.items():
+        parameters = _parameters(kind, definitions)
         entries.append(
             {
                 "type": "object",
@@ -81,6 +81,8 @@ def _entries(role: methods.Role, definitions: dict[str, Any]) -> list[dict[str, 
                 "additionalProperties": False,
             }
         )
+        if name in kind.model_fields:  # it may be named by this parameter: {module: "nets:Net"}
+            entries.append({**parameters, "required": [name]})
     return entries
 
 
@@ -105,5 +107,5 @@ def _parameters(kind: type[BaseModel], definitions: dict[str, Any]) -> dict[str,
         "type": "object",
         "description": doc,
         "properties": opened,
-        "additionalProperties": False,
+        "additionalProperties": kind.model_config.get("extra") == "allow",
     }

@@ -195,7 +195,7 @@ def check_layers(sweep: Sweep) -> None:
 def foreign_modules(sweep: Sweep) -> set[str]:
     """Return the modules of a sweep's methods that other packages bring."""
     axes = (sweep.datasets, sweep.models, sweep.attacks, sweep.defenses)
-    modules = {type(method).__module__ for axis in axes for method in axis}
+    modules = {module for axis in axes for method in axis for module in method.modules()}
     return {module for module in modules if not module.startswith("raysweep.")}
 
 

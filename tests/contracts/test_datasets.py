@@ -1,7 +1,8 @@
-"""What every dataset keeps to, on small files in the real formats."""
+"""What every dataset keeps to, on small files in the real formats: the shipped contract, more."""
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 import json
@@ -16,7 +17,6 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
-from pydantic import ValidationError
 
 from raysweep import methods
 from raysweep.datasets import Dataset, Labels
@@ -27,8 +27,9 @@ from raysweep.stages.content import Product
 from raysweep.stages.inputs import Inputs
 from raysweep.stages.prepare import Decode
 from raysweep.store import Store
+from raysweep.testing.datasets import DatasetContract, identity
 
-NAMES = list(methods.available("datasets"))
+NAMES = list(methods.usable("datasets"))
 CLASSES = ["ant", "bee", "cat"]
 SPLITS = ("train", "test")
 
@@ -139,44 +140,10 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     return made
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_labels_agree_with_decoded_images(name: str, make: Any) -> None:
-    dataset = make(name)
-    labels = dataset.read_labels()
-    train, test = dataset.decode()
-    for part, expected in ((train, labels.train), (test, labels.test)):
-        assert (part.labels == expected).all() and part.labels.dtype == np.int64
-        vectors = dataset.DOMAIN == "features"
-        assert part.images.dtype.is_floating_point is vectors and part.images.ndim == 4
-        assert len(part.images) == len(expected)
-        assert part.images.shape[2:] == (1, 1) if vectors else part.images.shape[1] in (1, 3)
-    assert max(labels.train.max(), labels.test.max()) < len(labels.classes)
-    assert all(file.is_file() for file in dataset.files())
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_the_cut_is_disjoint_stable_and_sized(name: str, make: Any) -> None:
-    dataset = make(name)
-    labels = dataset.read_labels()
-    train, clean, test = dataset.kept(labels)
-    total = len(labels.test)
-    assert len(train) == len(labels.train) and len(clean) == min(2000, total // 5)
-    assert not set(clean) & set(test) and len(clean) + len(test) == total
-    for a, b in zip(dataset.kept(labels), (train, clean, test), strict=True):
-        assert (a == b).all()
-    small = make(name, size=10, test_size=12, clean_size=4)
-    train, clean, test = small.kept(labels)
-    assert (len(train), len(clean), len(test)) == (10, 4, 8)
-    with pytest.raises(PlanError, match="size must be at most"):
-        make(name, size=10**6).kept(labels)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_is_a_frozen_value(name: str, make: Any) -> None:
-    dataset = make(name)
-    assert methods.restore("datasets", dataset.identity()) == dataset
-    with pytest.raises(ValidationError):
-        make(name, no_such_field=1)
+class TestDatasets(DatasetContract):
+    @pytest.fixture(params=NAMES)
+    def make(self, request: pytest.FixtureRequest, make: Any) -> Any:
+        return functools.partial(make, request.param)
 
 
 def test_parquet_pixels_names_and_order(make: Any, tmp_path: Path) -> None:
@@ -288,20 +255,6 @@ def test_image_folder_takes_classes_from_folders_and_refuses_strays(
     (tmp_path / "hollow" / "train").mkdir(parents=True)
     with pytest.raises(PlanError, match="path must hold a folder train with a folder per class"):
         make("imagefolder", path=str(tmp_path / "hollow")).read_labels()
-
-
-def identity(dataset: Dataset) -> str:
-    return dataset.source_digest(dataset.read_labels())
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_identity_is_stable_and_checked_where_the_stage_runs(name: str, make: Any) -> None:
-    dataset = make(name)
-    assert identity(dataset) == identity(make(name))
-    labels = dataset.read_labels()
-    dataset.check_source(labels, identity(dataset))
-    with pytest.raises(StageError, match="differ from those that were planned"):
-        dataset.check_source(labels, "0" * 32)
 
 
 def test_the_stage_refuses_files_that_were_not_planned(make: Any, tmp_path: Path) -> None:
@@ -481,20 +434,6 @@ def test_published_files(name: str, source: str, train: int, test: int, classes:
     labels = dataset.read_labels()
     assert (len(labels.train), len(labels.test), len(labels.classes)) == (train, test, classes)
     assert len(dataset.kept(labels)[1]) == 2000
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_label_noise_replaces_an_exact_share_of_training_labels(name: str, make: Any) -> None:
-    clean, noisy = make(name), make(name, label_noise=0.3)
-    labels = clean.read_labels()
-    rows = noisy.kept(labels)[0]
-    given = noisy.training_labels(labels, rows)
-    assert (given != labels.train[rows]).sum() == int(0.3 * len(rows))
-    assert (given == noisy.training_labels(labels, rows)).all()
-    assert given.min() >= 0 and given.max() < len(labels.classes)
-    other = make(name, label_noise=0.3, subset_seed=1)
-    assert (other.training_labels(labels, rows) != given).any()
-    assert (clean.training_labels(labels, rows) == labels.train[rows]).all()
 
 
 def test_label_noise_spreads_over_the_other_classes(make: Any) -> None:

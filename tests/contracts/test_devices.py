@@ -2,34 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import math
-from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
 import pytest
-import torch
 
-from raysweep import methods, training
-from raysweep.attacks import Attack, AttackInputs, Part
-from raysweep.datasets import ImageSet, Shape, as_floats
-from raysweep.defenses import Decision, Defense
-from raysweep.methods.context import Context
-from raysweep.methods.recipe import Recipe
-from raysweep.models import Model
-from raysweep.models.ember_mlp import EmberMLP
-from raysweep.training import resident
-from tests import toy
+from raysweep import methods
+from raysweep.attacks import Attack
+from raysweep.defenses import Defense
+from raysweep.testing import toy
+from raysweep.testing.devices import SCORED, attacked, defended, equal_on_both, trained, waits
 from tests.contracts import test_attacks, test_defenses, test_models
-from tests.pretend_cuda import pretended_cuda
 
-RECIPE = Recipe(epochs=2, batch_size=40, learning_rate=0.05, precision="float32")
 FEW = 4
 # With fewer than these, by field or by method and field, a method refuses the toy, or takes long.
 ENOUGH = {"models": 60, "per_shard": 60, "scale": 0.001, "red.steps": 24, "components": 2}
-SCORED = 16  # images
 MORE = 2  # units of work, to see what one costs
 # How often the host waits for the device per unit of work on the small toy, where it is not what
 # USUAL says. Units: a step or an epoch, by the field that counts them, or an image that is scored.
@@ -59,44 +47,6 @@ def case(size: str) -> toy.Toy:
     return small() if size == "small" else toy.toy()
 
 
-def plain(value: Any) -> Any:
-    """Return a value with every tensor copied to the CPU, as an array."""
-    if isinstance(value, torch.Tensor):
-        return value.detach().cpu().float().numpy()
-    if isinstance(value, Mapping):
-        return {name: plain(part) for name, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(part) for part in value]
-    return value
-
-
-def equal_on_both(work: Callable[[str], Any]) -> int:
-    """Demand the same bytes of work on the CPU and on the device; return how often that waited.
-
-    The CPU's turn is in such a block too: where tensors are wrapped, autograd takes other formulas
-    for views that were changed in place, which round otherwise.
-    """
-    resident.forget()  # as between two stages
-    with pretended_cuda() as none:
-        wanted = plain(work("cpu"))
-    with pretended_cuda() as counts:
-        made = work("cuda")
-        waited = counts.waits.total()
-        found = plain(made)
-    resident.forget()
-    assert not none.waits and not none.launches
-    np.testing.assert_equal(found, wanted)
-    return waited
-
-
-def waits(work: Callable[[], Any]) -> int:
-    """Return how often the host waits for the device."""
-    with pretended_cuda() as counts:
-        work()
-    resident.forget()
-    return counts.waits.total()
-
-
 def shrunk(method: Any) -> Any:
     """Return a method whose counts (steps, epochs, copies, parts, ...) are as few as may be."""
     few: dict[str, Any] = {}
@@ -118,76 +68,6 @@ def attack_of(name: str, size: str) -> Attack:
 def defense_of(name: str, size: str) -> Defense:
     made = test_defenses.make(name)
     return shrunk(made) if size == "small" else made
-
-
-def victim(model: Model, shape: Shape, case: toy.Toy, ctx: Context) -> torch.nn.Module:
-    """Return the toy's victim on the device of the context; another model is untrained."""
-    network = training.build(model, shape, ctx)
-    if model == toy.MODEL:
-        network.load_state_dict(case.weights)
-    return network.eval()
-
-
-def attacked(attack: Attack, case: toy.Toy, device: str) -> Any:
-    """Return what an attack prepares for the toy, and what it makes of a few inputs."""
-    ctx, data, shape = Context(seed=3, device=device), case.train, toy.SHAPE
-    model: Model = toy.MODEL
-    if "images" not in attack.DOMAINS:
-        vectors = (data.images.float() / 255).flatten(1)[:, :, None, None]
-        size, model = vectors.shape[1], EmberMLP(widths=(16, 8, 8))
-        data = ImageSet(images=vectors, labels=data.labels)
-        shape = Shape(
-            channels=size, height=1, width=1, num_classes=toy.CLASSES,
-            mean=(0.5,) * size, std=(0.3,) * size,
-        )  # fmt: skip
-    ids, made = np.arange(24), {}
-    given: dict[str, Any] = {}
-    if attack.SURROGATE:
-        given = {"surrogate": victim(model, shape, case, ctx)}
-    elif attack.EVADES:
-        given = {
-            "victim": victim(model, shape, case, ctx), "test": data.take(ids), "test_rows": ids,
-        }  # fmt: skip
-    if attack.PREPARES:
-        rows = np.arange(len(data))
-        inputs = AttackInputs(
-            data=data, rows=rows, model=model, shape=shape, recipe=RECIPE, **given
-        )
-        made = dict(attack.prepare(inputs, ctx))
-    images = as_floats(data.images).to(device)
-    poisoned = np.flatnonzero(attack.pool(data.labels, toy.CLASSES))[:24]
-    parts: dict[Part, Any] = {"poison": poisoned, "cover": ids, "test": ids}
-    stamped = [
-        attack.stamp(images[torch.from_numpy(rows)], ids=rows, part=part, artifact=made, seed=7)
-        for part, rows in parts.items()
-    ]
-    return made, stamped
-
-
-def defended(defense: Defense, case: toy.Toy, device: str, scored: int = SCORED) -> Any:
-    """Return all that a defense gives on the toy; a repair is of the true class and samples."""
-    ctx = Context(seed=5, device=device)
-
-    def inputs(**more: Any) -> Any:
-        if "victim" in defense.needs():
-            more["victim"] = victim(toy.MODEL, toy.SHAPE, case, ctx)
-        return toy.inputs(defense, case, **more)
-
-    shards = [dict(defense.shard(part, inputs(), ctx)) for part in defense.parts(toy.CLASSES)]
-    findings = defense.run(inputs(shards=shards), ctx)
-    found: dict[str, Any] = {
-        "numbers": test_defenses.outputs(dataclasses.replace(findings, model=None)),
-        "model": findings.model,
-    }
-    if findings.score_inputs is not None:
-        images = as_floats(case.test.images[:scored])
-        found["scores"] = findings.score_inputs(images, np.arange(scored))
-    if defense.REPAIRS:
-        scores = np.eye(toy.CLASSES)[toy.TARGET]
-        decision = Decision(classes=(toy.TARGET,), class_scores=scores, flags=case.mask)
-        given = inputs(shards=shards, found=dict(findings.kept), decision=decision)
-        found["repaired"] = defense.repair(given, ctx)
-    return found
 
 
 @functools.cache
@@ -218,22 +98,7 @@ SIZED = [
 
 @pytest.mark.parametrize("name", SIZED)
 def test_a_step_of_every_model_equals_itself_on_the_cpu(name: str) -> None:
-    model = test_models.make(name)
-    vectors = "images" not in model.DOMAINS
-    size = next(
-        size for size in test_models.SIZES
-        if (size[1] == 1) == vectors and test_models.suits(model, size)
-    )  # fmt: skip
-    images = torch.rand(4, *size, generator=torch.Generator().manual_seed(1))
-    data = ImageSet(images=images, labels=np.arange(4))
-    recipe = RECIPE.model_copy(update={"epochs": 1})
-
-    def work(device: str) -> Any:
-        ctx = Context(seed=1, device=device)
-        network = training.build(model, test_models.shape(*size), ctx)
-        return training.fit(network, data, recipe, ctx), network.state_dict()
-
-    equal_on_both(work)
+    equal_on_both(functools.partial(trained, test_models.make(name)))
 
 
 def units(role: methods.Role, name: str) -> list[str]:

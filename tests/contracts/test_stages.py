@@ -34,7 +34,7 @@ from raysweep.store import Store
 from raysweep.sweep.loading import from_text
 from raysweep.sweep.spec import Sweep
 from raysweep.sweep.yaml import parse
-from tests import toy
+from raysweep.testing import toy
 from tests.contracts.test_defenses import NAMES, found, make
 
 FOLDER = Path(content.__file__).parent

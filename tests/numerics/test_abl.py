@@ -18,8 +18,8 @@ from raysweep.methods.context import Context
 from raysweep.methods.recipe import Recipe
 from raysweep.sweep.loading import from_text
 from raysweep.sweep.yaml import parse
+from raysweep.testing import toy
 from raysweep.training import Batch, Stream, fit, learning_rate
-from tests import toy
 
 
 def gradient(loss: str, gamma: float, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

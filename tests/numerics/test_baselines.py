@@ -22,8 +22,8 @@ from raysweep.defenses.spectre import SPECTRE, quantum_scores, robust_covariance
 from raysweep.methods import decision_fields
 from raysweep.methods.context import Context
 from raysweep.metrics.ranking import ranking
+from raysweep.testing import toy
 from raysweep.training.streams import Batch
-from tests import toy
 
 
 def test_the_shared_variation_is_found() -> None:

@@ -30,8 +30,8 @@ from raysweep.defenses._confusion import (
 )
 from raysweep.defenses.confusion_training import ConfusionTraining, _Round
 from raysweep.methods.context import Context
+from raysweep.testing import toy
 from raysweep.training.streams import Batch
-from tests import toy
 
 SMALL = ConfusionTraining(schedule="small", scale=0.3)
 

@@ -19,7 +19,7 @@ from raysweep.methods.context import Arrays, Context
 from raysweep.methods.recipe import Recipe
 from raysweep.metrics.ranking import ranking, separability
 from raysweep.models.tiny_cnn import TinyCNN
-from tests import toy
+from raysweep.testing import toy
 
 SMALL = ConfusionTraining(schedule="small", scale=0.3)
 

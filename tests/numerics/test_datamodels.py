@@ -32,7 +32,7 @@ from raysweep.defenses._subset_models import margins
 from raysweep.defenses.datamodels import Datamodels
 from raysweep.methods.context import Context
 from raysweep.metrics.ranking import ranking
-from tests import toy
+from raysweep.testing import toy
 
 
 def block(seed: int, n: int = 300, k: int = 20, mean: float = 1.0) -> np.ndarray:

@@ -17,7 +17,7 @@ from raysweep.defenses.neural_cleanse import NeuralCleanse, anomaly_index
 from raysweep.defenses.spectral_signatures import SpectralSignatures, projections
 from raysweep.defenses.strip import Strip
 from raysweep.methods.context import Context
-from tests import toy
+from raysweep.testing import toy
 
 
 def test_projections_on_planted_rank_one_features() -> None:

@@ -31,9 +31,9 @@ from raysweep.plan.planner import Planner
 from raysweep.store import Store
 from raysweep.sweep.loading import load_sweep
 from raysweep.sweep.spec import Sweep
+from raysweep.testing.toy import CLASSES, MODEL, RECIPE, SHAPE, network, toy
 from raysweep.tuning.folds import _has_positives
 from raysweep.tuning.stored import stored_findings
-from tests.toy import CLASSES, MODEL, RECIPE, SHAPE, network, toy
 
 LINEAR = Shape(channels=3, height=8, width=8, num_classes=2, mean=(0.0,) * 3, std=(1.0,) * 3)
 PIXELS = 3 * 8 * 8

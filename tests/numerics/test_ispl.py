@@ -9,7 +9,7 @@ from raysweep.defenses.ispl import ISPL, annealed, lowest, sampled, vote
 from raysweep.methods.context import Context
 from raysweep.methods.recipe import Recipe
 from raysweep.metrics.ranking import ranking
-from tests import toy
+from raysweep.testing import toy
 
 
 def test_the_vote_counts_learners() -> None:

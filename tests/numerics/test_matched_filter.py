@@ -16,7 +16,7 @@ from raysweep.defenses.matched_filter import MatchedFilter, high_pass, multiples
 from raysweep.jobs.launch import launch
 from raysweep.metrics.ranking import ranking
 from raysweep.sweep.loading import load_sweep
-from tests import toy
+from raysweep.testing import toy
 
 SWEEP = """
 name: filtered

@@ -33,7 +33,7 @@ from raysweep.defenses.strip import Strip
 from raysweep.methods.context import Context
 from raysweep.metrics import rates
 from raysweep.metrics.ranking import ranking
-from tests import toy
+from raysweep.testing import toy
 
 
 def decided(

@@ -15,7 +15,7 @@ from raysweep.defenses.fine_pruning import FinePruning
 from raysweep.defenses.nad import NAD, Attention, _with_maps, attention
 from raysweep.defenses.neural_cleanse import NeuralCleanse
 from raysweep.methods.context import Context
-from tests import toy
+from raysweep.testing import toy
 
 
 def test_pruned_channels_are_zero_in_every_step_of_the_fine_tuning() -> None:

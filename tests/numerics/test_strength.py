@@ -24,7 +24,7 @@ from raysweep.reports import internals
 from raysweep.reports.material import gather
 from raysweep.sweep.loading import from_text
 from raysweep.sweep.yaml import parse
-from tests import toy
+from raysweep.testing import toy
 
 N, P, MODELS = 240, 40, 400
 LABELS = np.arange(N) % 3

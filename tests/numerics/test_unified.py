@@ -27,7 +27,7 @@ from raysweep.models.ember_mlp import EmberMLP
 from raysweep.models.six_conv import SixConv
 from raysweep.models.tiny_cnn import TinyCNN
 from raysweep.models.vgg16_bn import VGG16BN
-from tests import toy
+from raysweep.testing import toy
 
 NOISE = torch.Generator
 

@@ -21,7 +21,7 @@ from raysweep.methods.recipe import Recipe
 from raysweep.metrics.ranking import ranking
 from raysweep.models.linear import Linear
 from raysweep.models.two_conv import TwoConv
-from tests import toy
+from raysweep.testing import toy
 
 PIXELS = 6
 DIGITS = Shape(channels=1, height=16, width=16, num_classes=10, mean=(0.3,), std=(0.3,))

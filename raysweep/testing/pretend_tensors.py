@@ -40,7 +40,7 @@ class Wait(NamedTuple):
 
 @dataclass
 class Counts:
-    """What was seen inside one `pretended_cuda()`.
+    """The counts of one `pretended_cuda()`.
 
     Attributes:
         waits: how often the host waited, by kind and place: `upload` and `download` of a tensor,
@@ -74,7 +74,7 @@ class Counts:
         raise kind(f"pretended CUDA: {text}")
 
     def kinds(self) -> Counter[str]:
-        """Return how often the host waited, by kind."""
+        """Return the number of times that the host waited, by kind."""
         kinds: Counter[str] = Counter()
         for wait, times in self.waits.items():
             kinds[wait.kind] += times
@@ -153,7 +153,7 @@ class Pretended(torch.Tensor):
         return DEVICE.index
 
     def data_ptr(self) -> int:
-        """Return where the values are."""
+        """Return the address of the values."""
         return self.held.data_ptr()
 
     def numpy(self, **_: Any) -> NoReturn:

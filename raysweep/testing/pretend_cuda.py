@@ -28,7 +28,7 @@ from unittest.mock import patch
 import torch
 from torch.overrides import TorchFunctionMode
 
-from tests.pretend_tensors import (
+from raysweep.testing.pretend_tensors import (
     DEVICE,
     Counts,
     Kernels,

@@ -89,7 +89,7 @@ def network(weights: dict[str, torch.Tensor]) -> torch.nn.Module:
 
 
 def inputs(defense: Defense, case: Toy, **more: Any) -> DefenseInputs:
-    """Return what a defense declares, about the toy, and nothing else."""
+    """Return the inputs that a defense declares, about the toy, and nothing else."""
     needs = defense.needs()
     known = {
         "training_set": case.train,
@@ -136,7 +136,7 @@ def found(
 
 
 def evidence(defense: Defense, case: Toy, findings: Findings) -> Evidence:
-    """Return what `decide` may read of findings on the toy."""
+    """Return the evidence that `decide` may read of findings on the toy."""
     values: dict[str, Any] = {
         "labels": case.train.labels,
         "num_classes": CLASSES,

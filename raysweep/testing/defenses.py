@@ -1,0 +1,198 @@
+"""The contract of defenses: what every defense keeps to, on the toy."""
+
+from __future__ import annotations
+
+import functools
+import random
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import sklearn.cluster
+import sklearn.decomposition
+import sklearn.metrics  # noqa: F401  importing these draws from `random`; running them must not
+import torch
+from pydantic import ValidationError
+
+from raysweep import methods
+from raysweep.arrays import Array
+from raysweep.defenses import ORACLES, Defense, Findings
+from raysweep.errors import KnowledgeError
+from raysweep.methods import Context
+from raysweep.metrics.ranking import ranking
+from raysweep.testing import toy
+
+Kind = type[Defense]
+
+
+def make(kind: Kind) -> Defense:
+    """Return the defense as small as its toy size."""
+    return kind.model_validate(dict(kind.TOY))
+
+
+@functools.cache
+def found(kind: Kind) -> Findings:
+    """Return the findings of a defense on the toy; run once a process."""
+    return toy.found(make(kind), toy.toy())
+
+
+def outputs(findings: Findings) -> dict[str, Array]:
+    """Return all arrays of some findings by name."""
+    arrays = {f"s.{k}": np.asarray(v) for k, v in findings.statistics.items()}
+    arrays |= {f"k.{k}": np.asarray(v) for k, v in findings.kept.items()}
+    arrays |= {f"c.{k}": np.stack([v.x, v.y]) for k, v in findings.curves.items()}
+    arrays |= {f"sp.{k}": np.asarray(v) for k, v in findings.spaces.items()}
+    if findings.losses is not None:
+        arrays["losses"] = np.asarray(findings.losses)
+    if findings.train_scores is not None:
+        arrays["train"] = np.asarray(findings.train_scores)
+    if findings.model is not None:
+        arrays |= {f"m.{k}": v.detach().numpy() for k, v in findings.model.items()}
+    return arrays
+
+
+class DefenseContract:
+    """The tests that a defense inherits: `class TestMine(DefenseContract): method = MyDefense`.
+
+    The toy has 600 training images of 4 classes, 10 % of them with a patch in the corner, and a
+    victim that has learned it. `TOY` of the defense names smaller parameters where the defaults
+    are slow. Its entry point must be installed: stages restore a defense by its name.
+
+    Attributes:
+        method: the defense's class.
+    """
+
+    method: ClassVar[Kind]
+
+    @pytest.fixture
+    def kind(self) -> Kind:
+        """The defense's class."""
+        return self.method
+
+    @pytest.fixture
+    def case(self) -> toy.Toy:
+        """The toy."""
+        return toy.toy()
+
+    def test_is_a_frozen_value(self, kind: Kind) -> None:
+        """The defense is restored from its identity, and unknown parameters are refused."""
+        defense = make(kind)
+        again = methods.restore("defenses", defense.identity())
+        assert again == defense and hash(again) == hash(defense)
+        with pytest.raises(ValidationError):
+            kind.model_validate({"no_such_field": 1})
+        for field in kind.model_fields:
+            with pytest.raises(ValidationError):
+                setattr(defense, field, None)
+
+    def test_gives_what_it_declares_deterministically_and_leaves_no_trace(
+        self, kind: Kind, case: toy.Toy
+    ) -> None:
+        """A second run gives the same; global random states and inputs stay as they were."""
+        defense = make(kind)
+        before = (
+            case.train.images.clone(), case.train.labels.copy(), case.clean.images.clone(),
+            case.features.copy(), {k: v.clone() for k, v in case.weights.items()},
+        )  # fmt: skip
+        random.seed(1)
+        numpy_state: Any = np.random.get_state()
+        states = (random.getstate(), numpy_state[1].copy(), torch.get_rng_state())
+        first = toy.found(defense, case)
+        one, other = outputs(first), outputs(found(kind))
+        assert one.keys() == other.keys()
+        for name, array in one.items():
+            np.testing.assert_array_equal(array, other[name], err_msg=name)
+        gives = defense.gives()
+        assert (first.train_scores is not None) == ("train_scores" in gives)
+        assert (first.score_inputs is not None) == ("input_scores" in gives)
+        assert (first.model is not None) == ("model" in gives and not defense.REPAIRS)
+        if first.train_scores is not None:
+            assert np.asarray(first.train_scores).shape == (600,)
+            assert np.isfinite(first.train_scores).all()
+        numpy_state = np.random.get_state()
+        assert random.getstate() == states[0]
+        assert (numpy_state[1] == states[1]).all()
+        assert torch.equal(torch.get_rng_state(), states[2])
+        assert torch.equal(case.train.images, before[0]) and (case.train.labels == before[1]).all()
+        assert torch.equal(case.clean.images, before[2]) and (case.features == before[3]).all()
+        assert all(torch.equal(case.weights[k], v) for k, v in before[4].items())
+
+    def test_decision_parameters_never_reach_the_scores(self, kind: Kind, case: toy.Toy) -> None:
+        """All findings, scorers included, are found without decision parameters."""
+        defense = make(kind)
+        fields = methods.decision_fields(kind)
+        if not fields:
+            pytest.skip("no decision parameter")
+        for field in fields:
+            with pytest.raises(AttributeError, match=field):
+                getattr(toy.blind(defense), field)
+        findings = found(kind)
+        if findings.score_inputs is not None:
+            findings.score_inputs(case.test.images[:4].float() / 255, np.arange(4))
+
+    def test_decisions_are_pure(self, kind: Kind, case: toy.Toy) -> None:
+        """`decide` gives the same twice, and what the defense declares."""
+        defense = make(kind)
+        if not defense.gives() - {"model"}:
+            pytest.skip("decides nothing")
+        findings = found(kind)
+        one, other = (defense.decide(toy.evidence(defense, case, findings)) for _ in range(2))
+        assert one.threshold == other.threshold and one.classes == other.classes
+        if "train_scores" in defense.gives():
+            assert one.flags is not None and other.flags is not None
+            assert one.flags.shape == (600,) and one.flags.dtype == bool
+            assert (one.flags == other.flags).all()
+        if "input_scores" in defense.gives():
+            assert one.threshold is not None
+        if "verdict" in defense.gives():
+            assert one.classes is not None and one.class_scores is not None
+            assert len(one.class_scores) == toy.CLASSES
+
+    def test_scores_beat_chance(self, kind: Kind, case: toy.Toy) -> None:
+        """The AUROC on the toy is above 0.7, and a scorer scores each input by itself."""
+        if kind.CONTROL:
+            pytest.skip("a control")
+        findings = found(kind)
+        if findings.train_scores is not None:
+            assert ranking(np.asarray(findings.train_scores), case.mask).auroc > 0.7
+        if findings.score_inputs is not None:
+            ids = np.arange(200)
+            clean = findings.score_inputs(case.test.images.float() / 255, ids)
+            attacked = case.test.labels != toy.TARGET
+            bad = findings.score_inputs(case.triggered.float() / 255, ids)[attacked]
+            truth = np.arange(len(clean) + len(bad)) >= len(clean)
+            assert ranking(np.concatenate([clean, bad]), truth).auroc > 0.7
+            order = np.random.default_rng(0).permutation(200)
+            shuffled = (case.test.images.float() / 255)[torch.from_numpy(order)]
+            again = findings.score_inputs(shuffled, ids[order])
+            np.testing.assert_allclose(again, clean[order], rtol=1e-4, atol=1e-5)
+
+    def test_knowledge_is_enforced(self, kind: Kind, case: toy.Toy) -> None:
+        """Knowledge that `needs` does not list cannot be read, and oracles are badges."""
+        defense = make(kind)
+        oracles = {*ORACLES, "clean_set", "victim"}
+        seen = toy.inputs(defense, case)
+        for secret in oracles - defense.needs():
+            with pytest.raises(KnowledgeError, match=f"{defense.name} read '{secret}'"):
+                getattr(seen, secret)
+        badges = defense.badges()
+        for secret in set(ORACLES) & defense.needs():
+            assert f"oracle: {secret.replace('_', ' ')}" in badges
+
+    def test_filters_on_features_follow_their_samples(self, kind: Kind, case: toy.Toy) -> None:
+        """Permuting samples permutes scores; rotating features leaves them."""
+        defense = make(kind)
+        if not (defense.needs() <= {"features"} and defense.gives() == {"train_scores"}):
+            pytest.skip("not a filter on features alone")
+        base = np.asarray(found(kind).train_scores)
+        order = np.random.default_rng(3).permutation(600)
+        moved = toy.inputs(
+            defense, case, features=case.features[order], labels=case.train.labels[order]
+        )
+        scores = np.asarray(defense.run(moved, Context(seed=5)).train_scores)
+        np.testing.assert_allclose(scores, base[order], rtol=1e-3, atol=1e-3)
+        size = (case.features.shape[1],) * 2
+        turn = np.linalg.qr(np.random.default_rng(4).normal(size=size))[0]
+        turned = toy.inputs(defense, case, features=(case.features @ turn).astype(np.float32))
+        scores = np.asarray(defense.run(turned, Context(seed=5)).train_scores)
+        np.testing.assert_allclose(scores, base, rtol=1e-2, atol=1e-2)
