@@ -17,8 +17,6 @@ from raysweep.methods.recipe import RECIPES, Recipe
 from raysweep.sweep import catalog
 
 if TYPE_CHECKING:
-    from click import Command, Parameter
-
     from raysweep.methods import Role
 
 MARK = re.compile(r"^<!-- (\w+)(?:: (\w+)(?: (\w+))?)? -->$", re.MULTILINE)
@@ -78,31 +76,30 @@ def commands() -> str:
     return "\n\n".join(_command(name, one) for name, one in group.commands.items())
 
 
-def _command(name: str, command: Command) -> str:
+def _command(name: str, command: Any) -> str:
     shown = [one for one in command.params if not getattr(one, "hidden", False)]
     arguments = " ".join(_argument(one) for one in shown if one.param_type_name == "argument")
     lines = [f"## raysweep {name}", "", command.help or "", "", f"    raysweep {name} {arguments}"]
-    lines += ["", "| | | |", "|---|---|---|"]
-    lines += [f"| {_names(one)} | {_kind(one)} | {_help(one)} |" for one in shown]
+    if not shown:
+        return "\n".join(lines)
+    lines += ["", "| argument, option | |", "|---|---|"]
+    lines += [f"| {_names(one)} | {_help(one)} |" for one in shown]
     return "\n".join(lines)
 
 
-def _argument(one: Parameter) -> str:
+def _argument(one: Any) -> str:
     name = (one.name or "").upper()
     return name if one.required else f"[{name}]"
 
 
-def _names(one: Parameter) -> str:
+def _names(one: Any) -> str:
     if one.param_type_name == "argument":
         return f"`{_argument(one)}`"
-    return ", ".join(f"`{name}`" for name in one.opts)
+    value = "" if getattr(one, "is_flag", False) else f" {(one.name or '').upper()}"
+    return ", ".join(f"`{name}{value}`" for name in one.opts)
 
 
-def _kind(one: Parameter) -> str:
-    return "" if getattr(one, "is_flag", False) else str(one.type.name)
-
-
-def _help(one: Parameter) -> str:
+def _help(one: Any) -> str:
     return str(getattr(one, "help", None) or "").replace("|", "\\|")
 
 
