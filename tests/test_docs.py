@@ -34,7 +34,8 @@ from tests.pages import PAGES, ROOT, Block, blocks, commands, parsed
 # fails as soon as it would pass: then the word goes from here.
 AHEAD = {
     "init", "show", "sweeps", "logs", "results", "rm", "--install-completion", "--set", "--json",
-    "--force", "module", "raysweep.testing", "raysweep.launch",
+    "--force", "--yes", "module", "raysweep.testing", "raysweep.launch", "doctor study.yaml",
+    "doctor first.yaml",
 }  # fmt: skip
 BLOCKS = blocks()
 # Sweep files of what their page makes: data, a model, an attack, a defense.
@@ -56,7 +57,8 @@ def name(one: Block) -> str:
 
 def waits(text: str) -> bool:
     """Return whether a command line, a sweep file or an example holds a word of `AHEAD`."""
-    return any(word in AHEAD for word in re.findall(r"[\w./-]+", text.replace("raysweep.load", "")))
+    words = {*re.findall(r"[\w./-]+", text), text}
+    return bool(words & AHEAD)
 
 
 def waiting(values: list[Any], text: Any) -> list[Any]:
