@@ -140,8 +140,10 @@ def follow(line: str, folder: Path) -> None:
             app(words, standalone_mode=False)
         case ["python", script]:
             exec(compile((folder / script).read_text(), script, "exec"), {"__name__": "__main__"})
-        case ["pip", "install", *_]:
+        case ["pip", "install", "."]:
             install(folder)
+        case ["export", "PYTHONPATH=$PWD"]:
+            assert str(folder) in sys.path
         case other:
             raise AssertionError(f"a page runs what its test does not know: {other}")
 
@@ -169,6 +171,7 @@ def test_a_page_does_what_it_says(
             rows = raysweep.load(sweep.name)
             assert len(rows) and set(rows["status"]) == {"ok"}
             assert rows["asr"].max() > 0.5, "the page's attack works"
+            assert rows["ca"].min() > 0.8, "the page's models have learned"
         else:
             assert (reader / f"raysweep-store/sweeps/{sweep.name}/tuned.json").exists()
 
