@@ -7,16 +7,20 @@ by what the code says at that moment, so that no such table goes stale.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import typer
 
+from raysweep.attacks import Attack
+from raysweep.datasets import Dataset
 from raysweep.methods import load
 from raysweep.methods.recipe import RECIPES, Recipe
 from raysweep.sweep import catalog
 
 if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
+
     from raysweep.methods import Role
 
 MARK = re.compile(r"^<!-- (\w+)(?:: (\w+)(?: (\w+))?)? -->$", re.MULTILINE)
@@ -34,14 +38,10 @@ def methods(role: Role) -> str:
     return f'{catalog.markdown(role)}\n\n??? note "Where we differ from the sources"\n\n{folded}'
 
 
-def parameters(role: Role, name: str) -> str:
-    """Return the table of a method's parameters."""
-    schema = load(role, name).model_json_schema()
-    lines = ["| field | default | |", "|---|---|---|"]
-    for field, facts in schema["properties"].items():
-        default = "required" if field in schema.get("required", ()) else f"`{facts.get('default')}`"
-        lines.append(f"| `{field}` | {default} | {facts.get('description', '')} |")
-    return "\n".join(lines)
+def parameters(role: Role, name: str | None = None) -> str:
+    """Return the table of a method's parameters, or of those that all methods of a role have."""
+    method = load(role, name) if name else {"attacks": Attack, "datasets": Dataset}[role]
+    return _fields(method.model_fields)
 
 
 def recipes() -> str:
@@ -60,11 +60,14 @@ def recipes() -> str:
 
 def recipe() -> str:
     """Return the table of a recipe's fields."""
+    return _fields(Recipe.model_fields)
+
+
+def _fields(fields: Mapping[str, FieldInfo]) -> str:
     lines = ["| field | default | |", "|---|---|---|"]
-    lines += [
-        f"| `{field}` | `{_shown(info.default)}` | {info.description} |"
-        for field, info in Recipe.model_fields.items()
-    ]
+    for name, info in fields.items():
+        default = "required" if info.is_required() else f"`{_shown(info.default)}`"
+        lines.append(f"| `{name}` | {default} | {info.description} |")
     return "\n".join(lines)
 
 
@@ -106,7 +109,7 @@ def _help(one: Any) -> str:
 def _shown(value: Any) -> str:
     if isinstance(value, tuple):
         return f"[{', '.join(map(str, value))}]"
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    return str(value).lower() if isinstance(value, bool | None) else str(value)
 
 
 MAKERS: dict[str, Callable[..., str]] = {

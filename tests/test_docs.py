@@ -207,6 +207,15 @@ def test_tables_of_fields_are_complete() -> None:
     assert [field for field in Tune.model_fields if f"| `{field}` |" not in tuning] == []
 
 
+def test_methods_are_counted() -> None:
+    counts = {role: len(methods.available(role)) for role in methods.ROLES}
+    for file in ("README.md", "docs/comparison.md"):
+        text = (ROOT / file).read_text().replace("**", "")
+        assert re.search(rf"\b{counts['attacks']}( attacks and|,) {counts['defenses']} ", text), (
+            file
+        )
+
+
 def test_links_of_the_readme_lead_somewhere() -> None:
     """Links between pages are checked where the site is built."""
     for file in (ROOT / "README.md", ROOT / "CONTRIBUTING.md"):
