@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup quickstart test quick lint check faults mutants oldest device-rules dry-run
+.PHONY: setup quickstart test quick lint check docs faults mutants oldest device-rules dry-run
 
 setup: $(READY)
 
@@ -33,6 +33,10 @@ lint: setup
 	$(BIN)/mypy
 
 check: lint test
+
+# The documentation, into site/; its pages open from the folder, without a network.
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 faults: setup
 	$(BIN)/python -m tests.faults

@@ -21,8 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from raysweep.jobs.api import launch, report, tune
-    from raysweep.results.records import load
-    from raysweep.results.tuned import load_tuned
+    from raysweep.results.records import load, load_tuned
     from raysweep.sweep.spec import Sweep
 
 __version__ = "0.1.0"
@@ -32,7 +31,7 @@ _HOMES = {
     "Sweep": "raysweep.sweep.spec",
     "launch": "raysweep.jobs.api",
     "load": "raysweep.results.records",
-    "load_tuned": "raysweep.results.tuned",
+    "load_tuned": "raysweep.results.records",
     "report": "raysweep.jobs.api",
     "tune": "raysweep.jobs.api",
 }

@@ -1,6 +1,6 @@
 """quickstart.yaml as a Python sweep file: the same sweep, by the same names.
 
-Costs about two minutes on two cores.
+Costs some minutes on two cores.
 """
 
 from raysweep import Sweep

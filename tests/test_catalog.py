@@ -1,4 +1,4 @@
-"""The catalog of methods: every file is understood, and the README shows what the files say."""
+"""The catalog of methods: every file is understood, and tables show what the files say."""
 
 from __future__ import annotations
 
@@ -16,8 +16,6 @@ from raysweep.sweep import catalog
 from raysweep.sweep.guide import EXAMPLE_PATH, guides
 from raysweep.sweep.loading import load_sweep
 
-README = Path(__file__).parent.parent / "README.md"
-START, END = "<!-- raysweep list --markdown -->\n", "\n<!-- end of the list -->"
 NAMES = sorted({name for role in methods.ROLES for name in methods.available(role)} | {*RECIPES})
 ALL = [(role, name) for role in methods.ROLES for name in methods.available(role)]
 
@@ -43,10 +41,13 @@ def test_a_citation_is_taken_apart() -> None:
     assert catalog.entry("defenses", "strip").kind == "detector"
 
 
-def test_the_readme_shows_what_the_files_say() -> None:
-    shown = README.read_text().partition(START)[2].partition(END)[0]
-    now = "\n\n".join(catalog.markdown(role) for role in methods.ROLES)
-    assert shown == now, "run `raysweep list --markdown` and paste what it prints between the marks"
+@pytest.mark.parametrize("role", methods.ROLES)
+def test_a_table_has_a_line_for_each_method(role: methods.Role) -> None:
+    """The documentation's page of methods is made of it, see test_docs.py."""
+    head, rule, *lines = catalog.markdown(role).splitlines()
+    names = [line.split(" | ")[0] for line in lines]
+    assert names == [f"| `{name}`" for name in methods.available(role)]
+    assert {line.count(" |") for line in (head, *lines)} == {rule.count("|") - 1}
 
 
 # Guides

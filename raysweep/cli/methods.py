@@ -27,7 +27,7 @@ def list_methods(
     long: Annotated[
         bool, typer.Option("--long", help="With paper, venue, year and where ours differs.")
     ] = False,
-    markdown: Annotated[bool, typer.Option("--markdown", help="The table of the README.")] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="The table of the docs.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """List the methods and recipes that a sweep file can name: a line each, by kind."""

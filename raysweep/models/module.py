@@ -41,6 +41,7 @@ class Module(Model):
     MIN_SIDE: ClassVar[int] = 1
 
     module: str = Field(
+        examples=["raysweep.testing.network:PlainNet"],
         description="class or function, as Python imports it: my_package.nets:MyNet",
     )
     head: str | None = Field(

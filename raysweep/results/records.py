@@ -18,6 +18,7 @@ from raysweep.results import history
 from raysweep.results.description import Description, as_launched, described
 from raysweep.results.rows import Collector
 from raysweep.results.table import read_table
+from raysweep.results.tuned import Tuned
 from raysweep.store import Store, ledger
 from raysweep.store.sweepfolder import SweepFolder
 from raysweep.store.sweepfolder import storage_uri as storage_uri
@@ -132,3 +133,33 @@ def _collector(store: Store, place: str, about: Description) -> Collector:
     standing = ledger.standing(SweepFolder(store, place))
     planner = Planner(as_launched(restored(about.sweep), about))
     return Collector(planner, store, standing.failed, standing.upstream)
+
+
+def load_tuned(name: str, storage: str | None = None) -> pd.DataFrame:
+    """Return the tuning of a sweep, one row per search and point of its Pareto front.
+
+        raysweep.load_tuned("first").query("defense == 'strip'")
+
+    Args:
+        name: of the sweep.
+        storage: where its records are, a folder or a URI; by default RAYSWEEP_STORAGE, else
+            `./raysweep-store`.
+
+    Columns: the attributes of `TunedRow`, where `parameters` holds mappings; for each metric m,
+    tuned_m, default_m (the method's own parameters) and oracle_m as `TunedMetric` has them, and
+    the interval tuned_m_low, tuned_m_high. `attrs["tune"]` holds the settings as JSON values.
+
+    Raises:
+        StoreError: if there is no sweep of that name, it was not tuned, or its table is damaged.
+    """
+    folder = opened(name, storage)
+    raw = folder.store.read(folder.tuned)
+    if raw is None:
+        raise StoreError(
+            f"sweep {name!r} has no tuned parameters in {folder.store.where()}; tune it first: "
+            f"raysweep tune FILE"
+        )
+    tuned = Tuned.unpack(raw, folder.store.where(folder.tuned))
+    frame = pd.DataFrame([row.pack() for row in tuned.rows])
+    frame.attrs["tune"] = tuned.settings.model_dump(mode="json")
+    return frame

@@ -11,13 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-import pandas as pd
 from pydantic import ValidationError
 
 from raysweep.errors import StoreError
 from raysweep.identity import Json
 from raysweep.results.json_fields import Fields, packed_parameters, packed_value, parameter_value
-from raysweep.results.records import opened
 from raysweep.sweep.tuning import (
     METRICS,
     Labels,
@@ -321,30 +319,3 @@ def _settings(given: Json) -> Tune:
         first = error.errors()[0]
         at = ".".join(str(part) for part in ("settings", *first["loc"]))
         raise StoreError(f"{at}: {first['msg']}") from None
-
-
-def load_tuned(name: str, storage: str | None = None) -> pd.DataFrame:
-    """Return the tuning of a sweep, one row per search and point of its Pareto front.
-
-        raysweep.load_tuned("first").query("defense == 'strip'")
-
-    Args:
-        name: of the sweep.
-        storage: where its records are, a folder or a URI; by default RAYSWEEP_STORAGE, else
-            `./raysweep-store`.
-
-    Columns: the attributes of `TunedRow`, where `parameters` holds mappings; for each metric m,
-    tuned_m, default_m (the method's own parameters) and oracle_m as `TunedMetric` has them, and
-    the interval tuned_m_low, tuned_m_high. `attrs["tune"]` holds the settings as JSON values.
-
-    Raises:
-        StoreError: if there is no sweep of that name, it was not tuned, or its table is damaged.
-    """
-    folder = opened(name, storage)
-    raw = folder.store.read(folder.tuned)
-    if raw is None:
-        raise StoreError(f"sweep {name!r} has no tuning; make one with: raysweep tune FILE")
-    tuned = Tuned.unpack(raw, folder.store.where(folder.tuned))
-    frame = pd.DataFrame([row.pack() for row in tuned.rows])
-    frame.attrs["tune"] = tuned.settings.model_dump(mode="json")
-    return frame

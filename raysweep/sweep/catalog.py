@@ -117,11 +117,11 @@ def entries(role: ListedRole) -> list[Entry]:
 
 
 def markdown(role: ListedRole) -> str:
-    """Return a table of a role's methods for the README."""
+    """Return a table of a role's methods in Markdown, as the documentation shows it."""
     lines = [f"| {role} | kind | idea | paper |", "|---|---|---|---|"]
     for one in entries(role):
         where = " ".join(part for part in (one.venue, one.year) if part)
-        paper = f"[{where}](https://arxiv.org/abs/{one.arxiv})" if one.arxiv else where
+        paper = f"[{where or 'arXiv'}](https://arxiv.org/abs/{one.arxiv})" if one.arxiv else where
         lines.append(f"| `{one.name}` | {one.kind} | {one.short} | {paper} |")
     if not any(one.kind for one in entries(role)):
         lines = [re.sub(r"^(\| [^|]+ \|)[^|]*\|", r"\1", line) for line in lines]

@@ -182,9 +182,15 @@ def _range(rule: Mapping[str, Any]) -> str:
 
 def _default(kind: type[methods.Method]) -> Any:
     """Return a method with its default parameters; those that must be given are made up."""
+    return kind.model_construct(**_required(kind))  # Unchecked: its path leads to nothing.
+
+
+def _required(kind: type[methods.Method]) -> dict[str, Any]:
+    """Return a value for each parameter that must be given: the method's own example, or a path."""
     fields = kind.model_fields.items()
-    made_up: dict[str, Any] = {name: EXAMPLE_PATH for name, info in fields if info.is_required()}
-    return kind.model_construct(**made_up)  # Unchecked: the example's path leads to nothing.
+    return {
+        name: (info.examples or [EXAMPLE_PATH])[0] for name, info in fields if info.is_required()
+    }
 
 
 def _needs_and_gives(kind: type[methods.Method]) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -252,11 +258,10 @@ def _example(role: methods.Role, name: str, kind: type[methods.Method]) -> str:
     every = [one for one in _parameters(kind) if one.own and one.default not in (None, "", False)]
     tuned = sorted(every, key=lambda one: one.search is None)
     shown = {one.name: one.default for one in tuned[:SHOWN_AT_MOST]}
-    required = {one.name: EXAMPLE_PATH for one in _parameters(kind) if one.required}
     method = _default(kind)
     if getattr(method, "rate", 0):
         shown = {"rate": method.rate, **shown}
-    parameters = {**required, **shown}
+    parameters = {**_required(kind), **shown}
     return _sweep_file(name, kind, **{role[:-1]: {name: parameters} if parameters else name})
 
 
