@@ -85,7 +85,8 @@ class Costs:
 def operations(network: Model, dataset: Dataset, num_classes: int) -> float:
     """Return floating-point operations of a sample pass; the network is built for it."""
     import torch
-    from torch.utils.flop_counter import FlopCounterMode
+
+    from raysweep.training.operations import forward_operations
 
     side = getattr(dataset, "side", SIDE)
     size = (
@@ -96,11 +97,8 @@ def operations(network: Model, dataset: Dataset, num_classes: int) -> float:
         mean=(0.0,) * size[0], std=(1.0,) * size[0],
     )  # fmt: skip
     with torch.random.fork_rng(devices=[]):
-        built = network.build(shape).eval().to("meta")
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        built(torch.empty(1, *size, device="meta"))
-    forward: int = counter.get_total_flops()
-    return forward / FORWARD
+        built = network.build(shape).eval()
+    return forward_operations(built, torch.zeros(1, *size)) / FORWARD
 
 
 def record(store: Store, spent: Mapping[str, list[tuple[float, float]]]) -> None:
