@@ -36,7 +36,7 @@ class _Counter(TorchDispatchMode):
 
 
 def forward_operations(network: nn.Module, images_BCHW: torch.Tensor) -> int:
-    """Return how many floating-point operations a forward pass of some images takes.
+    """Return the number of floating-point operations of a forward pass over some images.
 
     Attention is taken in its plain form, as in training: there are no formulas for fused ones.
     """
