@@ -23,7 +23,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported
 os.environ["RAY_AUTH_MODE"] = "disabled"
 METHODS = {file.stem for file in Path(__file__).parents[1].glob("raysweep/*/*.py")}
 BEGAN = pytest.StashKey[float]()
-POLITE = 5  # niceness of workers beside the one whose tests start Ray, which must not starve
+POLITE = 15  # niceness of workers beside the one whose tests start Ray, which then run as if alone
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
