@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import importlib
-import json
 import os
 import re
 import subprocess
 import sys
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from raysweep import stages
+from raysweep import methods, stages
 from raysweep.attacks.none import NoAttack
+from raysweep.cli.app import main
 from raysweep.datasets.digits import Digits
 from raysweep.defenses.none import NoDefense
 from raysweep.methods import ROLES, Recipe
 from raysweep.models.linear import Linear
 from raysweep.plan.planner import Planner
+from raysweep.results.records import load
 from raysweep.stages.perform import perform
 from raysweep.stages.stage import Work
 from raysweep.store import Store
@@ -40,13 +42,6 @@ defenses:
   - none
   - feature_norm: {fraction: 0.1}
   - feature_norm: {fraction: 0.2}
-"""
-ASK = """
-import json
-from raysweep.results.records import load
-rows = load("contributed", "store")
-print(json.dumps(rows[["defense", "status", "asr", "ca", "tpr", "fpr", "auroc", "removed"]]
-                 .astype(object).where(rows.notna(), None).to_dict("records")))
 """
 
 
@@ -78,14 +73,29 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(package: Path, *arguments: str) -> str:
-    paths = os.pathsep.join([str(package), str(ROOT)])
-    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, *arguments], cwd=package, env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+@pytest.fixture
+def here(package: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """This process, with the package installed and in its folder."""
+    monkeypatch.syspath_prepend(str(package))
+    monkeypatch.chdir(package)
+    forget = (methods.available.cache_clear, methods.load.cache_clear)
+    for clear in forget:
+        clear()
+    yield
+    for clear in forget:
+        clear()
+    for name in [name for name in sys.modules if name.startswith("extra_methods")]:
+        del sys.modules[name]
+
+
+def run(patch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    """Run the command line in this process; return what it said."""
+    patch.setattr(sys, "argv", ["raysweep", *words])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    said = capsys.readouterr()
+    assert not ended.value.code, said.out + said.err
+    return said.out
 
 
 def test_one_whole_attack_defense_and_stage_kind_are_shown() -> None:
@@ -103,17 +113,28 @@ def test_the_examples_keep_the_house_rules(where: tuple[str, str]) -> None:
         assert not re.match(r"(import|from) (torch|sklearn|scipy)", line)
 
 
-def test_entry_points_make_them_known(package: Path) -> None:
-    listed = run(package, "-m", "raysweep", "list")
+@pytest.mark.usefixtures("here")
+def test_entry_points_make_them_known(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    listed = run(monkeypatch, capsys, "list")
     assert all(name in listed for _, name in blocks())
 
 
 @pytest.mark.slow
-def test_they_run_in_a_sweep_and_do_what_they_say(package: Path) -> None:
+@pytest.mark.usefixtures("here")
+def test_they_run_in_a_sweep_and_do_what_they_say(
+    package: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     (package / "sweep.yaml").write_text(SWEEP)
-    storage = ("--storage", str(package / "store"))
-    run(package, "-m", "raysweep", "launch", "sweep.yaml", "--inline", *storage)
-    rows = json.loads(run(package, "-c", ASK).splitlines()[-1])
+    launch = ("launch", "sweep.yaml", "--inline", "--storage", str(package / "store"))
+    paths = os.pathsep.join([str(package), str(ROOT)])
+    done = subprocess.run(
+        [sys.executable, "-m", "raysweep", *launch], cwd=package, capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = load("contributed", str(package / "store")).to_dict("records")
     assert [row["status"] for row in rows] == ["ok"] * 3
     undefended, mild, strong = rows
     assert undefended["asr"] > 0.9 and undefended["ca"] > 0.8  # a bright bar is easily learned
@@ -122,8 +143,7 @@ def test_they_run_in_a_sweep_and_do_what_they_say(package: Path) -> None:
     assert mild["removed"] == pytest.approx(130, abs=2)
     assert strong["removed"] == pytest.approx(259, abs=2)
     assert strong["tpr"] >= mild["tpr"]
-    again = run(package, "-m", "raysweep", "launch", "sweep.yaml", "--inline", *storage)
-    assert "0 stages ran" in again
+    assert "0 stages ran" in run(monkeypatch, capsys, *launch)
 
 
 def test_the_stage_kind_is_planned_and_done_as_it_stands(

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from raysweep.attacks.badnets import BadNets
 from raysweep.datasets.digits import Digits
@@ -26,6 +29,7 @@ from raysweep.run.preview import preview
 from raysweep.stages.stage import Stage
 from raysweep.store import Store
 from raysweep.sweep.spec import Sweep
+from raysweep.training.operations import forward_operations
 
 pytestmark = pytest.mark.usefixtures("auto")
 N = 1297  # training samples of digits
@@ -167,3 +171,18 @@ def test_a_bound_counts_the_parts_after_a_pause(tmp_path: Path) -> None:
     # Six shards, a reduction at 20, at 40 and at 80 of which one is known, and what follows.
     assert (seen.undecided, seen.below) == (1, 6 + 2 + 3)
     assert seen.below_seconds == pytest.approx(6 * costs(shards[0]) + costs(victim))
+
+
+def test_operations_are_those_that_torch_counts_without_its_compiler(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of attention too, whose fused kernels have no formula."""
+    layer = torch.nn.TransformerEncoderLayer(36, 2, 16, batch_first=True)
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.Flatten(2), layer).eval()
+    images = torch.zeros(1, 3, 8, 8)
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "torch._dynamo", None)  # whoever imports it fails
+        counted = forward_operations(network, images)
+    with FlopCounterMode(display=False) as counter:
+        network.to("meta")(images.to("meta"))
+    assert counted == counter.get_total_flops() > 0

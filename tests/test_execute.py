@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +20,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from raysweep.cli.app import main
 from raysweep.environment import gathered
 from raysweep.identity import kind_of
 from raysweep.jobs.launch import Conclusion, launch
@@ -75,18 +80,17 @@ def assert_same(one: pd.DataFrame, other: pd.DataFrame) -> None:
 
 @pytest.fixture(scope="module")
 def inline(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Conclusion]:
-    """The sweep, run inline and undisturbed."""
+    """The sweep, run inline and undisturbed; tests may add to its store."""
     folder = tmp_path_factory.mktemp("inline")
-    return folder / "store", run(write_sweep(folder), folder / "store", inline=True)
+    done = run(write_sweep(folder), folder / "store", inline=True)
+    shutil.copytree(folder / "store", folder / "undisturbed")
+    return folder / "store", done
 
 
 @pytest.fixture(scope="module")
 def before(inline: tuple[Path, Conclusion]) -> pd.DataFrame:
     """The undisturbed run's records, as a user loads them."""
-    folder = inline[0].parent / "undisturbed"
-    rows = run(write_sweep(inline[0].parent), folder, inline=True).rows
-    assert_same(rows, inline[1].rows)
-    return records.load("small", str(folder))
+    return records.load("small", str(inline[0].parent / "undisturbed"))
 
 
 def test_inline_finishes_every_trial(inline: tuple[Path, Conclusion]) -> None:
@@ -276,112 +280,131 @@ def test_a_host_without_raysweep_can_read_what_is_asked_of_it_first(tmp_path: Pa
     assert done.stdout == "StageWorker ['node']\n", done.stderr
 
 
-def driver(file: Path, store: Path, *words: str) -> subprocess.Popen[bytes]:
-    command = [
-        sys.executable,
-        "-m",
-        "raysweep",
-        "launch",
-        str(file),
-        "--storage",
-        str(store),
-    ]
+def driver(file: Path, store: Path) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        [*command, *words], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        [sys.executable, "-m", "raysweep", "launch", str(file), "--storage", str(store)], cwd=ROOT,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
         env={**os.environ, "PYTHONPATH": str(ROOT), "RAY_USAGE_STATS_ENABLED": "0"},
-        start_new_session=True,
     )  # fmt: skip
 
 
-def wait_for_stages(store: Path, least: int, process: subprocess.Popen[bytes]) -> set[str]:
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and process.poll() is None:
-        done = Store(str(store)).done()
-        if len(done) >= least:
-            return done
-        time.sleep(0.05)
-    raise AssertionError(f"{process.poll()}: only {len(done)} stages")
+def heard(store: Path) -> list[Done]:
+    """Return the stages that drivers have heard of: workers store them a moment before."""
+    events = ledger.read(SweepFolder(Store(str(store)), "small"))
+    return [event for event in events if isinstance(event, Done)]
 
 
-@pytest.mark.slow
-@pytest.mark.ray
-def test_ray_gives_the_same_bytes_as_inline_even_after_kill_9(
-    before: pd.DataFrame, tmp_path: Path
-) -> None:
-    file, store = write_sweep(tmp_path), tmp_path / "store"
-    first = driver(file, store)
-    done = wait_for_stages(store, 15, first)
-    os.killpg(first.pid, signal.SIGKILL)
-    first.wait()
-    done = Store(str(store)).done()
-    assert 15 <= len(done) < 90, "killed in the middle"
-    modified = {f: f.stat().st_mtime_ns for f in (store / "manifests").rglob("*.json")}
-    again = driver(file, store)
-    output = again.communicate(timeout=240)[0].decode()
-    assert again.returncode == 0, output
-    cached = re.search(r"stages ran, (\d+) were stored already", output)
-    # Workers outlive a killed driver by a moment and may still finish what they hold.
-    assert cached and len(done) <= int(cached[1]) < 90, output
-    repeated = [f for f, at in modified.items() if f.stat().st_mtime_ns != at]
-    assert repeated == [], "no finished stage repeats"
-    assert_same(records.load("small", str(store)), before)
+def filled(done: list[Done]) -> bool:
+    """Return whether 30 stages are done, and two workers did a fair part of them."""
+    busiest = Counter(event.pid for event in done).most_common(2)
+    return len(done) >= 30 and len(busiest) == 2 and busiest[1][1] >= len(done) / 8
 
 
-SHORT = """
-name: short
-dataset: {digits: {size: 300}}
-model: {tiny_cnn: {width: 8}}
-recipe: {epochs: 2}
-attacks: [badnets: {rate: [0.05, 0.1]}, blend: {rate: [0.05, 0.1]}]
-defenses: [strip: {overlays: [20, 80]}]
-seeds: 3
-track: {wandb: disabled}
-"""
+@dataclass(frozen=True)
+class Launched:
+    """A launch on Ray that came to a bad end, and what its store held then."""
+
+    file: Path
+    store: Path
+    done: dict[Path, int]  # manifest → when it was written
+    heard: list[Done]
+    status: int
+    output: str
+
+    @classmethod
+    def after(
+        cls, file: Path, store: Path, enough: Callable[[list[Done]], bool], number: int
+    ) -> Launched:
+        """Launch a sweep; signal its driver, or all its processes to kill it, at enough stages."""
+        process = driver(file, store)
+        limit = time.monotonic() + 400
+        while process.poll() is None and not enough(heard(store)) and time.monotonic() < limit:
+            time.sleep(0.05)
+        if number == signal.SIGKILL:
+            with contextlib.suppress(ProcessLookupError):  # it came to its end before
+                os.killpg(process.pid, number)
+            process.wait()
+        else:
+            process.send_signal(number)
+        said = "" if number == signal.SIGKILL else process.communicate(timeout=300)[0].decode()
+        done = {f: f.stat().st_mtime_ns for f in (store / "manifests").rglob("*.json")}
+        return cls(file, store, done, heard(store), process.returncode, said)
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory) -> Launched:
+    """The sweep on Ray, killed by force as soon as both workers did their part."""
+    folder = tmp_path_factory.mktemp("killed")
+    return Launched.after(write_sweep(folder, seeds=2), folder / "store", filled, signal.SIGKILL)
+
+
+@pytest.fixture(scope="module")
+def stopped(killed: Launched) -> Launched:
+    """The sweep that was killed, on Ray again, and stopped by Ctrl-C."""
+    least = len(killed.heard) + 8
+    return Launched.after(killed.file, killed.store, lambda done: len(done) >= least, signal.SIGINT)
 
 
 @pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="one slot has one worker")
-def test_stages_shorter_than_a_workers_start_still_fill_every_slot(tmp_path: Path) -> None:
+def test_stages_shorter_than_a_workers_start_still_fill_every_slot(killed: Launched) -> None:
     """One stage comes first, alone; those after it take a fraction of a worker's start."""
-    file = tmp_path / "short.yaml"
-    file.write_text(SHORT)
-    process = driver(file, tmp_path / "store")
-    said, _ = process.communicate(timeout=400)
-    assert process.returncode == 0, said.decode()
-    events = ledger.read(SweepFolder(Store(str(tmp_path / "store")), "short"))
-    done = [event for event in events if isinstance(event, Done)]
-    busiest = Counter(event.pid for event in done).most_common()
-    assert len(busiest) == 2 and busiest[1][1] >= len(done) / 8, busiest
+    assert filled(killed.heard), Counter(event.pid for event in killed.heard)
 
 
 @pytest.mark.slow
 @pytest.mark.ray
-def test_ctrl_c_leaves_a_consistent_state(tmp_path: Path) -> None:
-    file, store = write_sweep(tmp_path, seeds=2), tmp_path / "store"
-    process = driver(file, store)
-    wait_for_stages(store, 10, process)
-    process.send_signal(signal.SIGINT)
-    output = process.communicate(timeout=120)[0].decode()
-    assert process.returncode == 130, output
-    assert "go on with: raysweep launch" in output and "Traceback" not in output
-    rows = records.load("small", str(store))
+def test_ctrl_c_leaves_a_consistent_state(killed: Launched, stopped: Launched) -> None:
+    assert stopped.status == 130, stopped.output
+    assert "go on with: raysweep launch" in stopped.output and "Traceback" not in stopped.output
+    cached = re.search(r"(\d+) stages ran, (\d+) were stored already", stopped.output)
+    # Workers outlive a killed driver by a moment and may still finish what they hold.
+    assert cached and int(cached[1]) >= 4 and len(killed.done) <= int(cached[2]), stopped.output
+    rows = records.load("small", str(stopped.store))
     assert len(rows) == 28 and "pending" in set(rows["status"])
 
 
+@pytest.mark.slow
 @pytest.mark.ray
-def test_more_than_the_machine_has_is_one_clear_message(tmp_path: Path) -> None:
+def test_ray_gives_the_same_bytes_as_inline_even_after_kill_9(
+    killed: Launched, stopped: Launched, before: pd.DataFrame
+) -> None:
+    assert killed.status == -signal.SIGKILL and stopped.status == 130
+    assert 30 <= len(killed.done) < len(stopped.done) < 156, "killed and stopped in the middle"
+    run(write_sweep(killed.store.parent), killed.store, inline=True)
+    for file, at in (killed.done | stopped.done).items():
+        assert file.stat().st_mtime_ns == at, "no finished stage repeats"
+    assert_same(records.load("small", str(stopped.store)), before)
+
+
+def told(
+    file: Path, patch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], *words: str
+) -> tuple[int, str]:
+    """Launch a sweep in this process as from the command line; return the status and the text."""
+    store = str(file.parent / "store")
+    patch.setattr(sys, "argv", ["raysweep", "launch", str(file), "--storage", store, *words])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    return int(ended.value.code or 0), "".join(capfd.readouterr())
+
+
+@pytest.mark.ray
+def test_more_than_the_machine_has_is_one_clear_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     file = write_sweep(tmp_path)
     file.write_text(file.read_text() + "resources: {gpu: {gpu: 64}}\n")
-    done = driver(file, tmp_path / "store")
-    output = done.communicate(timeout=200)[0].decode()
-    assert done.returncode == 2, output
+    status, output = told(file, monkeypatch, capfd)
+    assert status == 2, output
     assert "resources.gpu.gpu: a stage asks for 64, this machine has" in output
 
 
 @pytest.mark.ray
-def test_no_cluster_at_an_address_is_one_clear_message(tmp_path: Path) -> None:
-    done = driver(write_sweep(tmp_path), tmp_path / "store", "--address", "127.0.0.1:1")
-    output = done.communicate(timeout=200)[0].decode()
-    assert done.returncode == 2, output
+def test_no_cluster_at_an_address_is_one_clear_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    file = write_sweep(tmp_path)
+    status, output = told(file, monkeypatch, capfd, "--address", "127.0.0.1:1")
+    assert status == 2, output
     assert "RAY_AUTH_MODE=token" in output and "Traceback" not in output

@@ -7,7 +7,6 @@ import re
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -19,6 +18,7 @@ import pandas as pd
 import pytest
 
 from raysweep import methods
+from raysweep.cli.app import main
 from raysweep.datasets.digits import Digits
 from raysweep.defenses.datamodels import Datamodels
 from raysweep.defenses.strip import Strip
@@ -223,7 +223,10 @@ def test_a_host_with_other_code_makes_no_row(
 
 @pytest.mark.ray
 def test_no_host_with_the_drivers_code_is_one_clear_message(
-    cluster: hosts.Cluster, store: Path
+    cluster: hosts.Cluster,
+    store: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     """Nothing is asked of the host's own raysweep, which may know nothing of refusing."""
     folder = other_code(cluster.root / "other")
@@ -231,14 +234,14 @@ def test_no_host_with_the_drivers_code_is_one_clear_message(
         (folder / "raysweep" / f"{module}.py").unlink()
     cluster.hold(south=folder)
     Path("sweep.yaml").write_text(SWEEP)
-    command = [sys.executable, "-m", "raysweep", "launch", "sweep.yaml"]
-    done = subprocess.run(
-        [*command, "--storage", str(store), "--address", cluster.address],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=300, check=False,
-    )  # fmt: skip
-    assert done.returncode == 1, done.stdout
-    assert done.stdout.count("\nerror: host south is given no work") == 1, done.stdout
-    assert "Traceback" not in done.stdout
+    words = ["launch", "sweep.yaml", "--storage", str(store), "--address", cluster.address]
+    monkeypatch.setattr(sys, "argv", ["raysweep", *words])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    said = "".join(capfd.readouterr())
+    assert ended.value.code == 1, said
+    assert said.count("\nerror: host south is given no work") == 1, said
+    assert "Traceback" not in said
     assert Store(str(store)).done() == set()
     assert set(records.load("small", str(store))["status"]) == {"pending"}
 

@@ -171,7 +171,7 @@ def test_a_launch_finds_all_paths_from_another_folder_and_keys_know_none(
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "password")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     storage = "s3://bucket/placed"
-    done = run(project / "sweep.yaml", storage)
+    done = run(project / "sweep.yaml", storage, max_concurrent=1)
     assert (done.rows["status"] == "ok").all(), done.rows["error"].tolist()
     assert len(done.rows) == 8 + 2 and done.ran > 30
     assert "npz(path=user.npz)" in set(done.rows["dataset"])

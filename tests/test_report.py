@@ -37,7 +37,7 @@ from tests.material import generated, row
 SWEEP = """
 name: shown
 question: is <b>this</b> & that shown?
-dataset: {digits: {size: 600}}
+dataset: {digits: {size: 400}}
 model: {tiny_cnn: {width: 8}}
 recipe: {epochs: 6, batch_size: 64}
 attacks: [{badnets: {rate: [0, 0.05, 0.1]}}]
@@ -45,7 +45,7 @@ defenses:
   - none
   - perfect_filter
   - {strip: {overlays: 4}}
-  - {neural_cleanse: {steps: 12}}
+  - {neural_cleanse: {steps: 10}}
   - {abl: {isolation_epochs: 3, tuning_epochs: 1, unlearning_steps: 4}}
 seeds: 2
 track: {wandb: disabled}
@@ -356,11 +356,11 @@ def test_the_page_of_a_real_sweep_holds_everything(tmp_path: Path) -> None:
     assert render(material) == render(material), "pure"
 
 
-def test_the_page_names_no_address_but_those_of_the_library() -> None:
-    page = render(generated())
-    library = max(re.findall(r"<script>.*?</script>", page, flags=re.S), key=len)
+def test_the_page_names_no_address_but_those_of_the_library(page: Path) -> None:
+    text = page.read_text()
+    library = max(re.findall(r"<script>.*?</script>", text, flags=re.S), key=len)
     assert "plotly.js" in library[:200]
-    assert "http" not in page.replace(library, "").replace('http-equiv="Content-Security', "")
+    assert "http" not in text.replace(library, "").replace('http-equiv="Content-Security', "")
 
 
 def test_what_defenses_say_of_themselves_is_shown() -> None:

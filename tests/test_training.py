@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -372,3 +373,30 @@ def test_an_attempt_to_capture_a_step_leaves_no_trace(
     again, found = trained()
     assert losses == again
     assert all(torch.equal(found[name], tensor) for name, tensor in wanted.items())
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_an_optimizer_is_torchs_own_without_its_compiler(
+    optimizer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = FAST.model_copy(update={"optimizer": optimizer})
+    weights = torch.linspace(-1, 1, 6).reshape(2, 3)
+
+    def stepped(make: Callable[[list[nn.Parameter]], torch.optim.Optimizer]) -> torch.Tensor:
+        own = nn.Parameter(weights.clone())
+        taken = make([own])
+        for _ in range(3):
+            taken.zero_grad(set_to_none=True)
+            (own**2).sum().backward()
+            taken.step()
+        return own.detach()
+
+    def plain(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+        ours = training.make_optimizer(parameters, recipe)
+        kind = type(ours).__mro__[1]
+        assert kind in (torch.optim.SGD, torch.optim.Adam)
+        return kind(parameters, **ours.defaults)
+
+    expected = stepped(plain)
+    monkeypatch.setitem(sys.modules, "torch._dynamo", None)  # whoever imports it fails
+    assert torch.equal(stepped(lambda given: training.make_optimizer(given, recipe)), expected)

@@ -96,10 +96,12 @@ class CarliniWagner(Evasion):
         """Yield the images of each step and their margins (B,), from the unchanged ones on."""
         import torch
 
+        from raysweep.training.optimizer import Adam
+
         start = torch.atanh((2 * images_BCHW - 1) * INSIDE)
         origin = (start.tanh() + 1) / 2
         change = torch.zeros_like(start).requires_grad_()
-        optimizer = torch.optim.Adam([change], lr=self.learning_rate)
+        optimizer = Adam([change], lr=self.learning_rate)
         for number in range(self.steps):
             moved = ((start + change).tanh() + 1) / 2
             margins = _margins(network(moved), wanted)

@@ -44,6 +44,8 @@ class LatentBackdoor(Attack):
         """Return the picture of the patch, (C, H, W) in [0, 1]."""
         import torch
 
+        from raysweep.training.optimizer import Adam
+
         labels, images = inputs.data.labels, inputs.data.images
         mine, others = np.flatnonzero(labels == self.target), np.flatnonzero(labels != self.target)
         draw = ctx.generator("batches")
@@ -58,7 +60,7 @@ class LatentBackdoor(Attack):
             centre = head_inputs(network, head, taken(mine, 1000)).float().mean(0)
         noise = ctx.torch_generator("patch")
         picture = torch.rand(images.shape[1:], generator=noise, device=ctx.device).requires_grad_()
-        optimizer = torch.optim.Adam([picture], lr=self.step_size)
+        optimizer = Adam([picture], lr=self.step_size)
         for step in range(self.steps):
             batch = taken(others, self.batch)
             stamped = self._stamped(batch, picture)

@@ -61,11 +61,12 @@ class CognitiveDistillation(scored.Scored):
         import torch
 
         from raysweep import training
+        from raysweep.training.optimizer import Adam
 
         with torch.no_grad(), training.autocast(inputs.recipe, ctx.device):
             wanted = inputs.victim(images).float()
         free = torch.ones_like(images[:, :1]).requires_grad_()
-        optimizer = torch.optim.Adam([free], lr=self.mask_rate, betas=(0.1, 0.1))
+        optimizer = Adam([free], lr=self.mask_rate, betas=(0.1, 0.1))
         colors = ctx.generator("noise").random((self.mask_steps, images.shape[1], 1, 1))
         for color in torch.from_numpy(colors).to(images):
             mask = (free.tanh() + 1) / 2

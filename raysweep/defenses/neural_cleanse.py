@@ -94,6 +94,7 @@ class NeuralCleanse(Defense):
         import torch.nn.functional as F
 
         from raysweep import training
+        from raysweep.training.optimizer import Adam
 
         shape, victim = inputs.shape, inputs.victim.requires_grad_(False)
         images = as_floats(inputs.clean_set.images.to(ctx.device))
@@ -101,7 +102,7 @@ class NeuralCleanse(Defense):
         start = torch.Generator().manual_seed(ctx.stream("start", target))
         raw = torch.rand(shape.channels + 1, shape.height, shape.width, generator=start)
         raw = ((raw - 0.5) * 2).to(ctx.device).requires_grad_(True)
-        adam = torch.optim.Adam([raw], lr=self.learning_rate, betas=(0.5, 0.9))
+        adam = Adam([raw], lr=self.learning_rate, betas=(0.5, 0.9))
         seen = _Search(self, torch.sigmoid(raw.detach()))
         labels = torch.full((min(self.batch_size, len(images)),), target, device=ctx.device)
         for step in range(self.steps):

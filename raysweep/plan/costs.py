@@ -88,7 +88,8 @@ def operations(network: Model, dataset: Dataset, num_classes: int) -> float:
     One that takes no other images than its dataset's is counted as dense: two for each weight.
     """
     import torch
-    from torch.utils.flop_counter import FlopCounterMode
+
+    from raysweep.training.operations import forward_operations
 
     side = getattr(dataset, "side", SIDE)
     size = (
@@ -99,11 +100,9 @@ def operations(network: Model, dataset: Dataset, num_classes: int) -> float:
         mean=(0.0,) * size[0], std=(1.0,) * size[0],
     )  # fmt: skip
     with torch.random.fork_rng(devices=[]):
-        built = network.build(shape).eval().to("meta")
+        built = network.build(shape).eval()
     try:
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            built(torch.empty(1, *size, device="meta"))
-        forward: int = counter.get_total_flops()
+        forward = forward_operations(built, torch.zeros(1, *size))
     except (RuntimeError, NotImplementedError):
         forward = 2 * sum(weights.numel() for weights in built.parameters())
     return forward / FORWARD

@@ -6,6 +6,7 @@ step          one step of the loop, eager or captured into a CUDA graph
 optimizer     optimizer and learning rate        network       networks as a stage builds them
 inference     predictions, losses per sample, features of a layer
 ensemble      many small networks trained as one
+operations    those of a forward pass
 resume        checkpoints of a training          resident      training sets that stay on the device
 device        a stage's share of a GPU           room          how many images its memory holds
 """

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Iterable
+from typing import TypeVar, cast
 
 import torch
 from torch import nn
@@ -16,6 +18,21 @@ from raysweep.training.streams import Batch as Batch
 from raysweep.training.streams import Source as Source
 from raysweep.training.streams import Stream as Stream
 
+Kind = TypeVar("Kind", bound=type[torch.optim.Optimizer])
+
+
+def _eager(kind: Kind) -> Kind:
+    """Return a kind of optimizer without torch's guards against compiling its methods.
+
+    We compile nothing, and the guards import torch's compiler: two seconds of every process.
+    """
+    own = {name: inspect.unwrap(getattr(kind, name)) for name in ("add_param_group", "zero_grad")}
+    own["step"] = torch.no_grad()(inspect.unwrap(kind.step))
+    return cast("Kind", type(kind.__name__, (kind,), own))
+
+
+SGD, Adam = _eager(torch.optim.SGD), _eager(torch.optim.Adam)
+
 
 def make_optimizer(
     model: nn.Module | Iterable[torch.Tensor], recipe: Recipe
@@ -25,14 +42,14 @@ def make_optimizer(
     parameters = [p for p in every if p.requires_grad]
     fused = all(p.is_floating_point() for p in parameters)
     if recipe.optimizer == "adam":
-        return torch.optim.Adam(
+        return Adam(
             parameters,
             lr=recipe.learning_rate,
             betas=(recipe.momentum, 0.999),
             weight_decay=recipe.weight_decay,
             fused=fused,
         )
-    return torch.optim.SGD(
+    return SGD(
         parameters,
         lr=recipe.learning_rate,
         momentum=recipe.momentum,

@@ -447,7 +447,7 @@ def test_weighing_by_chance_is_badged_and_needs_margins() -> None:
 def test_a_patch_is_found_on_the_toy() -> None:
     case = toy.toy(rate=0.1)
     method = Datamodels(
-        models=800, per_shard=100, base="linear", epochs=20, batch_size=100, learning_rate=0.01,
+        models=800, per_shard=100, base="linear", epochs=10, batch_size=100, learning_rate=0.01,
         sizes=(20, 40, 80), restarts=10,
     )  # fmt: skip
     shards = toy.sharded(method, case)
