@@ -170,9 +170,7 @@ def test_a_tuning_is_loaded_and_said(made: Path, capsys: pytest.CaptureFixture[s
     assert frame["held_out"].tolist() == ["0.1", "0.2", "nothing"]
     assert {"tuned_tpr", "default_tpr", "oracle_fpr", "tuned_tpr_low"} <= set(frame)
     assert frame["parameters"][2].keys() == {"fraction"} and frame.attrs["tune"]["trials"] == 200
-    with pytest.raises(
-        StoreError, match=r"no tuned parameters in .*; tune it first"
-    ):
+    with pytest.raises(StoreError, match=r"no tuned parameters in .*; tune it first"):
         load_tuned("mine", str(made))
     with pytest.raises(StoreError, match="there are: killed, mine, tuned"):
         load_tuned("nothing", str(made))
