@@ -200,4 +200,5 @@ def test_the_command_lists_what_works(install: Install, tmp_path: Path) -> None:
         env={**os.environ, "PYTHONPATH": paths}, check=True,
     )  # fmt: skip
     assert "corner" in done.stdout and "badnets" in done.stdout
+    assert done.stderr.count("warning: ") == 1 and "PluginWarning" not in done.stderr
     assert "'broken' of package third-party 1.5" in done.stderr and "Traceback" not in done.stderr

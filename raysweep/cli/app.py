@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from typing import Annotated, NoReturn
 
 import typer
@@ -10,7 +11,9 @@ import typer
 from raysweep import __version__
 from raysweep.cli import exchanging, host, init, looking, methods, removing, running
 from raysweep.cli.output import visible
-from raysweep.errors import PlanError, RaysweepError, SpecError
+from raysweep.errors import PlanError, PluginWarning, RaysweepError, SpecError
+
+_usual_warning = warnings.formatwarning
 
 app = typer.Typer(
     help="Sweeps over backdoor attacks and defenses: plan, launch, look.",
@@ -53,7 +56,8 @@ def _before(
 
 
 def main() -> None:
-    """Run the command line; a known error is one message, never a traceback."""
+    """Run the command line; a known error or warning is one message, never a traceback."""
+    warnings.formatwarning = _warning
     try:
         app()
     except (SpecError, PlanError) as error:
@@ -64,6 +68,19 @@ def main() -> None:
         _fail(f"{error}; what is stored is kept, so launch again", 1)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    line: str | None = None,
+) -> str:
+    """Return a warning as the terminal shows it; a plugin's without a line of code."""
+    if issubclass(category, PluginWarning):
+        return f"warning: {visible(str(message))}\n"
+    return _usual_warning(message, category, filename, lineno, line)
 
 
 def _fail(message: str, status: int) -> NoReturn:
