@@ -58,6 +58,16 @@ class SubsetModels(Defense):
         del model
         return self._model()
 
+    def content_digest(self) -> str:
+        """Return what the name in `base` does not say of that network: its version, its files."""
+        base = self._model()
+        version = f"version {base.VERSION}" if base.VERSION > 1 else ""
+        return version + base.content_digest()
+
+    def modules(self) -> frozenset[str]:
+        """Return the names of the modules of the defense and of the network in `base`."""
+        return super().modules() | self._model().modules()
+
     def shard(self, part: str, inputs: DefenseInputs, ctx: Context) -> Arrays:
         """Train a block of models; return their masks, packed, and `_outputs`."""
         from raysweep.training import ensemble

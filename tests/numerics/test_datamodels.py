@@ -32,6 +32,7 @@ from raysweep.defenses._subset_models import margins
 from raysweep.defenses.datamodels import Datamodels
 from raysweep.methods.context import Context
 from raysweep.metrics.ranking import ranking
+from raysweep.models.tiny_groupnorm import TinyGroupNorm
 from raysweep.testing import toy
 
 
@@ -513,3 +514,13 @@ def test_a_few_models_gradients_find_the_patch_on_the_toy() -> None:
     )  # fmt: skip
     found = toy.found(method, case)
     assert ranking(np.asarray(found.train_scores), case.mask).auroc > 0.8
+
+
+def test_the_network_of_the_subset_models_is_part_of_the_identity(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    datamodels = Datamodels()
+    before = datamodels.identity()
+    assert "raysweep.models.tiny_groupnorm" in datamodels.modules()
+    monkeypatch.setattr(TinyGroupNorm, "VERSION", 2)
+    assert datamodels.identity() != before
