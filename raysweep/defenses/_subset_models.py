@@ -59,7 +59,7 @@ class SubsetModels(Defense):
         return self._model()
 
     def content_digest(self) -> str:
-        """Return the version of the network in `base`, where it is above 1, and a digest of its files."""
+        """Return the version above 1 of the network in `base`, and a digest of its files."""
         base = self._model()
         version = f"version {base.VERSION}" if base.VERSION > 1 else ""
         return version + base.content_digest()
