@@ -51,7 +51,7 @@ def agreement(bench: Bench) -> None:
     rest = [name for name in test_defenses.NAMES if name not in SLOW]
     defenses = [name for name in SLOW if name in test_defenses.NAMES] + rest
     jobs |= {
-        f"defense {name}": partial(_both, partial(_defense, name, case), bench.device)
+        f"defense {name}": partial(_both, partial(defense_found, name, case), bench.device)
         for name in defenses
     }
     jobs |= {
@@ -193,10 +193,10 @@ def _prepared(attack: Attack, shape: tuple[int, int, int], device: str) -> Mappi
     return attack.prepare(inputs, Context(seed=3, device=device))
 
 
-def _defense(name: str, case: Any, device: str) -> Found:
+def defense_found(name: str, case: Any, device: str, captured: bool = True) -> Found:
     """Return all that a defense finds on the toy, its flags and what it repairs."""
     defense: Defense = test_defenses.make(name)
-    ctx = Context(seed=5, device=device)
+    ctx = Context(seed=5, device=device, captured=captured)
 
     def inputs(**more: Any) -> Any:
         if "victim" in defense.needs():

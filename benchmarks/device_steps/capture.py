@@ -6,10 +6,12 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from device_steps.agreement import defense_found
 from device_steps.bench import Bench
 from device_steps.promises import Killed
 from device_steps.victims import (
@@ -23,10 +25,13 @@ from device_steps.victims import (
 )
 from raysweep.methods.context import Arrays, Context
 from raysweep.methods.recipe import Recipe
+from raysweep.testing import toy
 from raysweep.training import loop, step
 from raysweep.training.streams import Batch, Stream
 
 NETWORKS = ("tiny_cnn", "wrn_16_1", "resnet18")
+# Those with objectives of their own that a captured step may replay.
+DEFENSES = ("abl", "asset", "confusion_training", "nad")
 
 
 def capture(bench: Bench) -> None:
@@ -42,6 +47,9 @@ def capture(bench: Bench) -> None:
     for what, more in (("dropout", {"dropout": True}), ("second stream", {"joint": True})):
         bench.attempt(row, lambda w=what, m=more: _equal(bench, row, "tiny_cnn", recipe, w, **m), 3)
     bench.attempt(row, lambda: _resumed(bench, row, recipe), needs=3)
+    for name in DEFENSES:
+        row = "captured = eager, defenses on the toy"
+        bench.attempt(row, lambda n=name, r=row: _defense(bench, r, n), needs=3)
     data = random_images(bench.pick(25_700, 70))
     for batch in bench.pick((32, 128, 512), (32,)):
         for name in bench.pick(NETWORKS, NETWORKS[:1]):
@@ -112,6 +120,18 @@ def _equal(
     same = differing(states[0], states[2])
     same += "" if losses[0] == losses[2] else f", losses {losses[0]} and {losses[2]}"
     bench.note(row, what, f"{same} ({counts[2]} replays)")
+
+
+def _defense(bench: Bench, row: str, name: str) -> None:
+    """Compare all that a defense finds and repairs."""
+    found, counts = [], []
+    for captured in (False, True):
+        with replays() as seen:
+            found.append(defense_found(name, toy.toy(), bench.device, captured))
+        counts.append(seen[0])
+    other = [what for what, array in found[0].items() if not np.array_equal(array, found[1][what])]
+    same = f"other {', '.join(other)}" if other else "equal bytes"
+    bench.note(row, name, f"{same} ({counts[1]} replays)")
 
 
 def _resumed(bench: Bench, row: str, recipe: Recipe) -> None:
