@@ -162,3 +162,8 @@ def test_the_package_is_the_command() -> None:
         [sys.executable, "-m", "raysweep", "--help"], capture_output=True, text=True, check=True
     )
     assert "launch" in done.stdout
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_signatures_show_values_and_no_addresses(name: str) -> None:
+    assert " at 0x" not in str(inspect.signature(getattr(raysweep, name)))

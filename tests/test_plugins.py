@@ -94,6 +94,7 @@ FAULTS = {
     "raises": ("defenses", "raise RuntimeError('no license')\n", (
         "cannot be imported: RuntimeError: no license (",
     )),
+    "exits": ("attacks", "raise SystemExit(3)\n", ("cannot be imported: SystemExit: 3 (",)),
     "empty": ("defenses", "x = 1\n", (
         "must define exactly one defense class, found []; derive one class from "
         "raysweep.defenses.Defense",
@@ -129,6 +130,11 @@ def test_a_plugin_that_cannot_be_used_is_told_and_stops_nothing_else(
     with pytest.raises(SpecError) as refused:
         methods.load(role, "broken")  # type: ignore[arg-type]
     assert str(refused.value) == str(told[0].message)
+
+
+def test_a_name_that_nothing_brings_tells_where_own_methods_are_looked_for() -> None:
+    with pytest.raises(SpecError, match=r"installed package, in the group raysweep\.attacks$"):
+        methods.load("attacks", "beside_the_sweep")
 
 
 def test_a_sweep_that_names_it_gets_its_line_package_cause_and_remedy(

@@ -86,7 +86,9 @@ class Progress:
             )
         else:
             self._last = now
-            self.console.print(f"{run.sweep.name}: {settled} of {total} stages; {note}")
+            self.console.print(
+                f"{run.sweep.name}: {settled} of {total} stages{'; ' * bool(note)}{note}"
+            )
 
 
 def remaining(run: Run) -> float:

@@ -18,7 +18,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,13 +70,22 @@ class _Declared:
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
             raise AttributeError(name)
-        if name not in self._values:
+        if name not in self._values and name in get_args(Need):
             raise KnowledgeError(
                 f"{self._owner} read {name!r}, which its needs do not list "
                 f"(declared: {', '.join(sorted(self._declared)) or 'nothing'}); "
                 f"add it to needs if the method's paper grants it"
             )
+        if name not in self._values:
+            raise KnowledgeError(
+                f"{self._owner} read {name!r}, which is not given here, and is no need; "
+                f"given are: {', '.join(sorted(self._values))}; "
+                f"needs are: {', '.join(get_args(Need))}"
+            )
         return self._values[name]
+
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *self._values})
 
 
 class DefenseInputs(_Declared):

@@ -30,7 +30,7 @@ def launch(
     inline: bool = False,
     max_concurrent: int | None = None,
     force: Sequence[str] = (),
-    watch: Callable[[Run], None] = lambda run: None,
+    watch: Callable[[Run], None] | None = None,
 ) -> Conclusion:
     """Run the stages of a sweep that are missing or failed; write its records and its report.
 
@@ -60,7 +60,7 @@ def launch(
         max_concurrent: the most stages that run at once, from 1; by default as many as fit.
         force: stage kinds, such as `train`, and methods whose stages are done again although they
             are stored; what is made from them follows where their results change.
-        watch: called with the run whenever its state has changed.
+        watch: called with the run whenever its state has changed; by default nothing is.
 
     Returns:
         the records as a DataFrame (`rows`), the path of the report (`report`), numbers of stages
@@ -78,7 +78,7 @@ def launch(
     made, text = _read(sweep)
     return launching.launch(
         made, text, storage_uri(storage), address=address, inline=inline,
-        max_concurrent=max_concurrent, force=force, watch=watch,
+        max_concurrent=max_concurrent, force=force, watch=watch or (lambda run: None),
     )  # fmt: skip
 
 
@@ -90,7 +90,7 @@ def tune(
     inline: bool = False,
     max_concurrent: int | None = None,
     studies: str | None = None,
-    watch: Callable[[Run], None] = lambda run: None,
+    watch: Callable[[Run], None] | None = None,
 ) -> Tuning:
     """Search better parameters for the defenses of a sweep; report them on what they have not seen.
 
@@ -108,7 +108,7 @@ def tune(
         max_concurrent: the most stages that run at once, from 1; by default as many as fit.
         studies: URL of a database for Optuna's studies, which several drivers may share; by
             default a journal in the storage.
-        watch: called with the run whenever its state has changed.
+        watch: called with the run whenever its state has changed; by default nothing is.
 
     Returns:
         the tuned parameters (`tuned`, none if it was interrupted), the paths of table and report,
@@ -126,7 +126,7 @@ def tune(
     made, text = _read(sweep)
     return searching.tune(
         made, text, storage_uri(storage), address=address, inline=inline,
-        max_concurrent=max_concurrent, studies=studies, watch=watch,
+        max_concurrent=max_concurrent, studies=studies, watch=watch or (lambda run: None),
     )  # fmt: skip
 
 

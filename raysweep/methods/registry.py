@@ -93,7 +93,10 @@ def load(role: Role, name: str) -> type[Method]:
     if name not in modules:
         near = difflib.get_close_matches(name, modules, n=1, cutoff=0.4)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise SpecError(f"unknown {role[:-1]} {name!r}{hint} (known: {', '.join(modules)})")
+        raise SpecError(
+            f"unknown {role[:-1]} {name!r}{hint} (known: {', '.join(modules)}); one of your own is "
+            f"found by an entry point of an installed package, in the group raysweep.{role}"
+        )
     offers = _offers(role)[name]
     if len(offers) > 1:
         both = ", ".join(f"{offer.package} (module {offer.module})" for offer in offers)
@@ -101,7 +104,7 @@ def load(role: Role, name: str) -> type[Method]:
     (offer,) = offers
     try:
         module = importlib.import_module(offer.module)
-    except Exception as error:  # whatever another package does wrong is told
+    except (Exception, SystemExit) as error:  # whatever another package does wrong is told
         raise SpecError(
             f"{_named(role, name, offer)} cannot be imported: {cause(error, offer.module)}; "
             f"install what it needs, or repair or uninstall the package"

@@ -153,8 +153,8 @@ def _head(module: str, network: nn.Module, head: str | None) -> str:
     if len(fit) != 1:
         raise PlanError(
             f"{module}: head must be given, since {len(fit)} nn.Linear have num_classes outputs "
-            f"(there were {PROBE.num_classes}); its nn.Linear submodules, with their outputs, are: "
-            f"{every}"
+            f"(it was tried with {PROBE.num_classes}); its nn.Linear submodules, with their "
+            f"outputs, are: {every}"
         )
     return fit[0]
 

@@ -44,7 +44,8 @@ def load(name: str, storage: str | None = None, version: int | None = None) -> p
 
     Args:
         name: of the sweep.
-        storage: where its records are.
+        storage: where its records are, a folder or a URI; by default RAYSWEEP_STORAGE, else
+            `./raysweep-store`.
         version: of the records, as `raysweep status` lists them; by default the newest.
 
     Raises:

@@ -10,6 +10,7 @@ import numpy as np
 from raysweep.arrays import Array, IntArray
 from raysweep.attacks import Attack
 from raysweep.defenses import Defense, DefenseInputs, Findings
+from raysweep.errors import StageError
 from raysweep.methods import Recipe, check_version, decision_fields
 from raysweep.models import Model
 from raysweep.stages.stage import Outcome, Params, Resource, Unseen, Work, rates
@@ -92,12 +93,21 @@ class Defend(_Defending):
         """Return the defense's findings, and in place of a scorer the scores of all inputs.
 
         Raises:
-            StageError: if what `run` makes of shards has another version here.
+            StageError: if what `run` makes of shards has another version here, or it lacks what the
+                defense declares to give.
         """
         from raysweep.stages.content import StoredFindings
 
         check_version(type(self.defense), "RUN_VERSION", self.run_version or 1)
         found = self.defense.run(self.knowledge(given), given.context)
+        gifts = {"train_scores": found.train_scores, "input_scores": found.score_inputs}
+        for gift in sorted(self.defense.gives() & gifts.keys()):
+            if gifts[gift] is None and found.enough:
+                field = {"input_scores": "score_inputs"}.get(gift, gift)
+                raise StageError(
+                    f"{self.defense.name} declares that it gives {gift}, and run returned none; "
+                    f"return Findings({field}=...), or take {gift} out of gives"
+                )
         scores = {} if found.score_inputs is None else self._input_scores(given, found)
         return StoredFindings(findings=found, input_scores=scores).packed()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -9,8 +10,9 @@ import pytest
 
 from raysweep import methods
 from raysweep.defenses import Defense, DefenseInputs, Findings
-from raysweep.errors import KnowledgeError
+from raysweep.errors import KnowledgeError, StageError
 from raysweep.methods.context import Context
+from raysweep.stages.defend import Defend
 from raysweep.testing import defenses as contract
 from raysweep.testing import toy
 from raysweep.testing.defenses import DefenseContract, Kind
@@ -78,3 +80,30 @@ def test_a_filter_that_peeks_gets_an_error(case: toy.Toy) -> None:
 
     with pytest.raises(KnowledgeError, match="'poison_mask', which its needs do not list"):
         toy.found(Peeker(), case)
+
+
+def test_a_name_that_is_no_need_is_answered_with_what_is_given(case: toy.Toy) -> None:
+    class Guesser(Defense):
+        def needs(self) -> frozenset[Any]:
+            return frozenset({"features"})
+
+        def run(self, inputs: DefenseInputs, ctx: Context) -> Findings:
+            assert {"features", "labels"} <= set(dir(inputs)) and "poison_mask" not in dir(inputs)
+            return Findings(train_scores=inputs.test_images)
+
+    with pytest.raises(KnowledgeError, match=r"is no need; given are: features, .*needs are: tr"):
+        toy.found(Guesser(), case)
+
+
+def test_a_stage_refuses_a_run_that_lacks_what_is_declared() -> None:
+    class Silent(Defense):
+        def needs(self) -> frozenset[Any]:
+            return frozenset({"features"})
+
+        def gives(self) -> frozenset[Any]:
+            return frozenset({"input_scores"})
+
+    stage: Any = SimpleNamespace(defense=Silent(), run_version=None, knowledge=lambda given: None)
+    given: Any = SimpleNamespace(context=Context(seed=0))
+    with pytest.raises(StageError, match=r"gives input_scores, .* Findings\(score_inputs=\.\.\.\)"):
+        Defend.perform(stage, given)
