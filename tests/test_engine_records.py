@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -13,6 +15,7 @@ import raysweep
 from raysweep.errors import StoreError
 from raysweep.jobs.launch import launch
 from raysweep.results import history
+from raysweep.results.rows import Collector
 from raysweep.store import Store
 from raysweep.sweep.loading import from_text
 from raysweep.sweep.yaml import parse
@@ -65,6 +68,11 @@ def test_versions_are_counted_from_one_with_rows_and_those_that_succeeded(tmp_pa
     assert history.folder_of(store, "tuned") == "tuned"
     with pytest.raises(StoreError, match=r"no sweep 'x' in .*; there are: s, tuned;"):
         history.folder_of(store, "x")
+    for file in ("s.yaml", "../s.yaml"):
+        with pytest.raises(StoreError, match="the name that the sweep file sets, not the file"):
+            history.folder_of(store, file)
+        with pytest.raises(StoreError, match="the name that the sweep file sets, not the file"):
+            raysweep.report(file, store.uri)
 
 
 @pytest.mark.parametrize("at", [-1, 1e11, 1e300, "now", None, 0, 5.5])
@@ -145,3 +153,12 @@ def test_a_parameter_of_two_kinds_is_kept_as_text_and_numbers_stay_numbers(tmp_p
     found = raysweep.load("s", store.uri)
     assert found["defense.k"].tolist()[:2] == ["1", "all"] and found["defense.k"].isna()[2]
     assert found["defense.n"].tolist()[::2] == [2.0, 2.5] and found["defense.n"].dtype == float
+
+
+def test_costs_do_not_depend_on_the_order_of_a_set() -> None:
+    seconds = {f"key-{n}": value for n, value in enumerate([1e16, 1.0, -1e16, 0.1, 0.2, 0.3])}
+    rows: Any = SimpleNamespace(
+        users=dict.fromkeys(seconds, 1), _seconds=lambda key, _kind="": seconds[key]
+    )
+    for order in itertools.permutations(seconds):
+        assert Collector._costs(rows, order).standalone_seconds == 1.6  # type: ignore[arg-type]

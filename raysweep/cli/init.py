@@ -71,7 +71,7 @@ resources:
 
 # Weights & Biases, beside the report.
 track:
-  wandb: disabled  # or online, offline (`wandb sync` sends it later)
+  wandb: disabled  # or online, or offline: `wandb sync` sends it later; without `track`: offline
   project: raysweep  # the W&B project
   entity: null  # your W&B user or team; null: your default
   group: null  # the W&B group; null: the name of the sweep

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from raysweep.run.run import Run
 
 PLAIN_EVERY_SECONDS = 10.0
+WARM_UP = 30.0  # seconds of work until which the pace of a run says little
 
 
 class Progress:
@@ -86,13 +87,15 @@ class Progress:
             )
         else:
             self._last = now
-            self.console.print(
-                f"{run.sweep.name}: {settled} of {total} stages{'; ' * bool(note)}{note}"
-            )
+            note = f"; {note}" if note else ""
+            self.console.print(f"{run.sweep.name}: {settled} of {total} stages{note}")
 
 
 def remaining(run: Run) -> float:
-    """Return the seconds that the stages left will take at the pace of this run."""
+    """Return the seconds that the stages left will take at the pace of this run.
+
+    The pace counts little at first, when most of the time went into starting workers.
+    """
     schedule = run.schedule
     stages = run.planner.stages
     spent = sum(schedule.expected(stages[key]) for key in schedule.ran)
@@ -100,4 +103,4 @@ def remaining(run: Run) -> float:
         schedule.expected(stages[key])
         for key in schedule.wanted - schedule.done - schedule.failed.keys()
     )
-    return left * (time.time() - run.started) / spent if spent else left
+    return left * (time.time() - run.started + WARM_UP) / (spent + WARM_UP)

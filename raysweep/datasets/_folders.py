@@ -50,7 +50,8 @@ class Folders(Dataset):
         if not found:
             raise PlanError(
                 f"dataset {self.name}: path must hold a folder {split} with a folder per "
-                f"class, {str(top)!r} is none"
+                f"class, {str(top)!r} {'has no folder' if top.is_dir() else 'is not there'}; "
+                f"divide the images between {' and '.join(self.SPLITS)}"
             )
         return found
 

@@ -90,7 +90,7 @@ class Npz(Dataset):
             raise PlanError(
                 f"{self.path}: {split}_images must be uint8 of shape (N, H, W, C), (N, C, H, W) or "
                 f"(N, H, W) with one image a label, got {images.dtype} of shape {images.shape} for "
-                f"{len(labels)} labels"
+                f"{len(labels)} labels; convert pixels to whole numbers from 0 to 255"
             )
         if images.ndim == 3:
             images = images[:, None]

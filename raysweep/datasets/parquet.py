@@ -33,7 +33,7 @@ class Parquet(Dataset):
         if not found:
             raise PlanError(
                 f"dataset {self.name}: no file in {self.path!r} matches {pattern!r}; "
-                f"set path, train and test"
+                f"set path to the folder that holds the files themselves, or set train and test"
             )
         return found
 

@@ -56,8 +56,9 @@ class Material:
 def gather(name: str, storage: str | None = None) -> Material:
     """Return everything that a report shows: rows, stages, curves, pictures, triggers."""
     store = Store(storage_uri(storage))
+    folder = history.folder_of(store, name)
     tuned, notes = _tuned(store, name)
-    if tuned and history.folder_of(store, name) != name:  # tuned, and never launched as a whole
+    if tuned and folder != name:  # tuned, and never launched as a whole
         nothing = pd.DataFrame({"status": []})
         records = Records(rows=nothing, stages=pd.DataFrame(), sweep=describe(store, name))
     else:

@@ -112,11 +112,13 @@ def folder_of(store: Store, name: str, version: int | None = None) -> str:
         StoreError: if there is no such sweep or version; the message lists those that there are.
     """
     folder = SweepFolder(store, name)
-    paths = store.list(folder.path())
+    paths = [] if "/" in name else store.list(folder.path())
     if not paths:
         known = ", ".join(names(store)) or "none"
+        file = "/" in name or name.endswith((".yaml", ".yml", ".py"))
+        hint = "; give the name that the sweep file sets, not the file" if file else ""
         raise StoreError(
-            f"no sweep {name!r} in {store.where()}; there are: {known}; "
+            f"no sweep {name!r} in {store.where()}; there are: {known}{hint}; "
             f"another place is named with --storage or RAYSWEEP_STORAGE"
         )
     earlier = folder.versions()

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict
 from functools import partial
+from math import fsum
 
 import pandas as pd
 
@@ -128,13 +129,15 @@ class Collector:
         )
 
     def _costs(self, closure: set[str]) -> Costs:
+        """Return the costs of a trial; exact sums, the same in any order of the set."""
         alone = [key for key in closure if self.users[key] == 1]
         shared = [key for key in closure if self.users[key] > 1]
+        on_gpus = {key: self._seconds(key, "gpu_seconds") for key in closure}
         return Costs(
-            own_seconds=sum(self._seconds(key) for key in alone),
-            shared_seconds=sum(self._seconds(key) / self.users[key] for key in shared),
-            standalone_seconds=sum(self._seconds(key) for key in closure),
-            gpu_seconds=sum(self._seconds(key, "gpu_seconds") / self.users[key] for key in closure),
+            own_seconds=fsum(self._seconds(key) for key in alone),
+            shared_seconds=fsum(self._seconds(key) / self.users[key] for key in shared),
+            standalone_seconds=fsum(self._seconds(key) for key in closure),
+            gpu_seconds=fsum(gpu / self.users[key] for key, gpu in on_gpus.items()),
         )
 
     def _status(self, route: Route, closure: set[str], sweep: str) -> Status:

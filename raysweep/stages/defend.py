@@ -100,14 +100,7 @@ class Defend(_Defending):
 
         check_version(type(self.defense), "RUN_VERSION", self.run_version or 1)
         found = self.defense.run(self.knowledge(given), given.context)
-        gifts = {"train_scores": found.train_scores, "input_scores": found.score_inputs}
-        for gift in sorted(self.defense.gives() & gifts.keys()):
-            if gifts[gift] is None and found.enough:
-                field = {"input_scores": "score_inputs"}.get(gift, gift)
-                raise StageError(
-                    f"{self.defense.name} declares that it gives {gift}, and run returned none; "
-                    f"return Findings({field}=...), or take {gift} out of gives"
-                )
+        _check_gifts(self.defense, found)
         scores = {} if found.score_inputs is None else self._input_scores(given, found)
         return StoredFindings(findings=found, input_scores=scores).packed()
 
@@ -137,6 +130,21 @@ class Defend(_Defending):
             ]
             scores[name] = np.concatenate(parts).astype(np.float32)
         return scores
+
+
+def _check_gifts(defense: Defense, found: Findings) -> None:
+    """Make sure that `run` returned the scores that the defense declares.
+
+    Raises:
+        StageError: if scores are missing, although it asks for no further parts.
+    """
+    fields = {"train_scores": found.train_scores, "score_inputs": found.score_inputs}
+    for gift, name in (("train_scores", "train_scores"), ("input_scores", "score_inputs")):
+        if found.enough and gift in defense.gives() and fields[name] is None:
+            raise StageError(
+                f"defense {defense.name} declares that it gives {gift}, and run returned none; "
+                f"return Findings({name}=...), or take {gift} out of gives"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

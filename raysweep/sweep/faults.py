@@ -56,6 +56,8 @@ def rule(fault: Any) -> str:
         return "must be 1 to 64 letters, digits, '_', '-' or '.', beginning with a letter or digit"
     if kind == "value_error":
         return str(context.get("error", fault["msg"]))
+    if kind in ("float_parsing", "float_type") and str(fault["input"]).strip().endswith("%"):
+        return "must be a number, a fraction in place of a percentage (5 % is 0.05)"
     return str(fault["msg"]).replace("Input should", "must")
 
 

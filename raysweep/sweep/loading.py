@@ -287,6 +287,8 @@ class _Loader:
             entries = [(entry, {})]
         else:
             hint = "; write none" if entry is None else f"; for example {axis}: [name]"
+            if isinstance(entry, dict) and entry:
+                hint = f"; each entry has a dash: - {next(iter(entry))}: {{parameter: value}}"
             self.fault(
                 path, f"must be a name or {{name: {{parameters}}}}, got {short(entry)}{hint}"
             )

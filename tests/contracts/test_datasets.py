@@ -514,7 +514,7 @@ def test_npz_refuses_what_is_no_image_set(make: Any, tmp_path: Path) -> None:
     first = dataset.decode()[0].images
     assert first.shape == (30, 3, 12, 12) and dataset.read_labels().classes == tuple(CLASSES)
     for other, fault in (
-        ({"train_images": np.zeros((30, 12, 12, 3))}, "train_images must be uint8"),
+        ({"train_images": np.zeros((30, 12, 12, 3))}, "train_images must be uint8.* from 0 to 255"),
         ({"train_images": np.zeros((7, 12, 12, 3), np.uint8)}, "for 30 labels"),
         ({"train_images": np.array([{}] * 30)}, "cannot be read without pickle"),
     ):
