@@ -25,7 +25,7 @@ ROLES = ("attacks", "defenses", "datasets", "models")
 PACKAGE = Path(__file__).parents[1] / "raysweep"
 METHODS = {file.stem for role in ROLES for file in (PACKAGE / role).glob("*.py")}
 BEGAN = pytest.StashKey[float]()
-POLITE = 15  # niceness of workers beside the one whose tests start Ray, which then run as if alone
+POLITE = 10  # niceness of workers beside the one whose tests start Ray, which then run as if alone
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -9,6 +9,7 @@ import signal
 import socket
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -29,6 +30,7 @@ from raysweep.methods import Recipe
 from raysweep.models.linear import Linear
 from raysweep.provenance import code_here, git_commit, refusal, versions
 from raysweep.results import records
+from raysweep.run.cluster import refusals
 from raysweep.run.run import Run
 from raysweep.stages import perform
 from raysweep.stages.stage import Packed
@@ -211,7 +213,13 @@ def test_a_host_with_other_code_makes_no_row(
 ) -> None:
     same = cluster.working("north", "east")
     cluster.hold(**{same: HERE}, south=other_code(cluster.root / "other"))
-    found = run(SWEEP, store, address=cluster.address)
+
+    def wait(run: Run) -> None:
+        """Make the sweep last until the other host refuses: nobody waits for a host that starts."""
+        if run.schedule.ran and not refusals(f"raysweep/{run.ledger.run}/refused/"):
+            time.sleep(3)  # and no longer: the driver that we hold up starts the workers
+
+    found = run(SWEEP, store, address=cluster.address, watch=wait)
     assert "Traceback" not in "".join(capfd.readouterr())
     (warning,) = found.notes
     assert warning.startswith("host south is given no work: it has raysweep source")

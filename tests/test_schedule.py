@@ -138,6 +138,7 @@ def test_the_longest_remaining_path_goes_first() -> None:
     graph.trial(short)
     graph.trial(below)
     schedule = schedule_of(graph)
+    assert schedule.ready == 2, "the inputs of both trainings are stored"
     assert [s.key for s in schedule.take({"cpu": 1, "gpu": 1})] == [long]
 
 

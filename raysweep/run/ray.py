@@ -121,6 +121,7 @@ def _tune(run: Run, *, local: bool, max_concurrent: int | None) -> None:
                     checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
                 ),
             ).fit()  # fmt: skip
+        session.note_refusals()
     finally:
         del SESSIONS[token]
     if not run.over:
