@@ -121,7 +121,7 @@ TOLD = (
     ),
     Fault(
         "shared GPU seconds are not divided", ROWS,
-        'self._seconds(key, "gpu_seconds") / self.users[key]', 'self._seconds(key, "gpu_seconds")',
+        "fsum(gpu / self.users[key] for key, gpu in on_gpus.items())", "fsum(on_gpus.values())",
         (ENGINE + "gpu_seconds_are_seconds_times_the_share_that_was_held",),
     ),
     Fault(
