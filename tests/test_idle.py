@@ -82,7 +82,7 @@ def pids_of(
             pass
 
     def asked(config: Any) -> Any:
-        memory = {"a": 1e6, "b": 2e6}[config["kind"]]
+        memory = {"a": 1e6, "b": 2e6, "c": 3e6}[config["kind"]]
         return tune.PlacementGroupFactory([{"CPU": cpus, "memory": memory}])
 
     RUNNING["now"] = chain = OneByOne(kinds, between)
@@ -109,6 +109,14 @@ def test_a_worker_of_another_kind_gives_up_its_room(two_cpus: None) -> None:
     pids = pids_of("abba", cpus=2)
     assert pids[1] == pids[2]
     assert len(set(pids)) == 3
+
+
+def test_no_more_room_is_given_up_than_is_waited_for(
+    two_cpus: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(idle, "ROOM_SECONDS", 3.0)
+    pids = pids_of("abcb", cpus=1)
+    assert pids[3] == pids[1] and len(set(pids)) == 3
 
 
 def test_a_batch_never_goes_to_an_idle_worker_that_died(

@@ -86,7 +86,7 @@ class IdleWorkers(_ObjectCache):  # type: ignore[misc]
         self._dead.clear()
         if force_all:
             yield from list(self._starting)
-        wanted = len(self._since) if force_all else self._waiting()
+        wanted = len(self._since) if force_all else self._wanted()
         now = time.monotonic()
         for worker, key in self._longest_idle_first():
             if wanted <= 0 and now - self._since[worker] < IDLE_SECONDS:
@@ -115,14 +115,21 @@ class IdleWorkers(_ObjectCache):  # type: ignore[misc]
         tracked_actor.set_on_start(up)
         tracked_actor.set_on_error(lambda worker, error: self._starting.discard(worker))
 
-    def _waiting(self) -> int:
-        """Return the number of workers that wait for room longer than Ray needs to find it."""
-        waiting, now = self._manager.num_pending_actors, time.monotonic()
+    def _wanted(self) -> int:
+        """Return the number of workers that others wait for longer than Ray needs to find room.
+
+        Then Ray is given time again, to find the room of those that are dropped now.
+        """
+        waiting: int = self._manager.num_pending_actors
+        now = time.monotonic()
         if not waiting or not self._since:
             self._crowded = None
             return 0
         self._crowded = self._crowded or now
-        return waiting if now - self._crowded > ROOM_SECONDS else 0
+        if now - self._crowded <= ROOM_SECONDS:
+            return 0
+        self._crowded = now
+        return waiting
 
     def _longest_idle_first(self) -> list[tuple[Any, Any]]:
         idle = [(worker, key) for key, all_ in self._cached_objects.items() for worker in all_]

@@ -14,6 +14,7 @@ last manifest stands, and whatever it does not name is litter that nobody reads.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import re
 import shutil
@@ -54,7 +55,7 @@ class Store:
         self._verified: dict[tuple[bool, str], tuple[int, int]] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (_reopened, (self.uri, self._cache))
+        return (functools.partial(Store, cache=self._cache), (self.uri,))
 
     @property
     def _files(self) -> Files:
@@ -321,10 +322,6 @@ class Store:
             return None
         folder = Path(self.uri)
         return shutil.disk_usage(next(p for p in (folder, *folder.parents) if p.exists())).free
-
-
-def _reopened(uri: str, cache: Path | None) -> Store:
-    return Store(uri, cache=cache)
 
 
 def _safe(path: str) -> str:
