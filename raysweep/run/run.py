@@ -17,6 +17,7 @@ from raysweep.run.schedule import Schedule
 from raysweep.stages.stage import Result, Stage
 from raysweep.store import Manifest, Store
 from raysweep.store.events import Dispatch, Done, End, Event, Grow, Note, Start
+from raysweep.store.heartbeat import RunningStage
 from raysweep.store.ledger import Ledger
 from raysweep.store.sweepfolder import SweepFolder
 from raysweep.sweep.spec import Sweep, check_layers, to_plain
@@ -77,7 +78,7 @@ class Run:
             force: stage kinds and methods whose stages are done again although they are stored.
 
         `notes` holds what is to be said to the user, a line each; `before` describes the records
-        that were there.
+        that were there; `running` returns what workers do now, and is set by what executes the run.
         """
         self.sweep = sweep
         self.store = store
@@ -106,6 +107,7 @@ class Run:
         self.cached = len(self.schedule.done)
         self._begun: set[str] = set()
         self._spent: dict[str, list[tuple[float, float]]] = {}
+        self.running: Callable[[], Sequence[RunningStage]] = tuple
         self.before = described(store, self.folder.name)
         self.notes += [] if folder else history.keep_earlier(store, sweep)
         if self.damaged:

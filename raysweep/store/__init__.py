@@ -1,8 +1,9 @@
 """Bytes that outlive a process.
 
 store        artifacts by key            manifest  the seal of an artifact
-files        a folder or a bucket        ledger    what was handed out, what failed, what grew
-sweepfolder  where all of a sweep lies   events    the lines of a ledger
+root         plain files               files     how a folder and a bucket do it
+sweepfolder  where all of a sweep lies   ledger    what was handed out, what failed, what grew
+heartbeat    what a driver does now      events    the lines of a ledger
 """
 
 from __future__ import annotations

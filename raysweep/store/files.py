@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -26,6 +27,9 @@ class Files(Protocol):
 
     def write(self, path: str, data: bytes) -> None:
         """Write a file, or leave nothing and raise OSError."""
+
+    def create(self, path: str, data: bytes) -> bool | None:
+        """Write a file unless there is one; whether this call made it, None if unable to tell."""
 
     def list(self, folder: str) -> list[str]:
         """Return the paths of all files below a folder, sorted; none if there is no folder."""
@@ -66,6 +70,25 @@ class Folder:
     def write(self, path: str, data: bytes) -> None:
         """Write under a unique name and rename into place."""
         target = self.root / path
+        with self._written(target, data) as temporary:
+            temporary.replace(target)
+
+    def create(self, path: str, data: bytes) -> bool:
+        """Write under a unique name and link into place, which fails if the name is taken."""
+        target = self.root / path
+        with self._written(target, data) as temporary:
+            try:
+                target.hardlink_to(temporary)
+            except FileExistsError:
+                return False
+            finally:
+                temporary.unlink()
+        return True
+
+    @staticmethod
+    @contextlib.contextmanager
+    def _written(target: Path, data: bytes) -> Iterator[Path]:
+        """Yield a file beside the target that holds the data; remove it if anything fails."""
         temporary = target.with_name(f".{uuid.uuid4().hex}.tmp")
         try:
             try:
@@ -73,7 +96,7 @@ class Folder:
             except FileNotFoundError:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 temporary.write_bytes(data)
-            temporary.replace(target)
+            yield temporary
         except BaseException:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
@@ -142,6 +165,10 @@ class Bucket:
             with contextlib.suppress(OSError):
                 self._filesystem.delete_file(temporary)
             raise
+
+    def create(self, path: str, data: bytes) -> None:
+        """Return None: pyarrow offers no conditional write."""
+        del path, data
 
     def _fill(self, target: str, data: bytes) -> None:
         with self._filesystem.open_output_stream(target) as stream:

@@ -17,26 +17,25 @@ import contextlib
 import functools
 import hashlib
 import re
-import shutil
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit, urlunsplit
 
 from raysweep.arrays import Array
 from raysweep.errors import DamagedArtifact, StoreError
 from raysweep.identity import cache_folder, kind_of
-from raysweep.store.files import Bucket, Files, Folder
+from raysweep.store.files import Files, Folder
 from raysweep.store.manifest import Manifest, pack, seal, unpack, unseal
+from raysweep.store.root import Root
 
 _KEY = re.compile(r"(?=.{3,120}$)[A-Za-z0-9_]+-[A-Za-z0-9_-]+")
 REQUESTS = 16  # to a remote store at once
 __all__ = ["Manifest", "Store"]
 
 
-class Store:
+class Store(Root):
     """Artifacts and records below one root; pickles as its URI and cache alone."""
 
     def __init__(self, uri: str, *, cache: Path | None = None) -> None:
@@ -47,101 +46,12 @@ class Store:
             cache: where objects of a remote store are kept after reading, by checksum; by default
                 `RAYSWEEP_CACHE`, else ~/.cache/raysweep. It may be emptied at any time.
         """
-        self._remote = "://" in uri and not uri.startswith("file://")
-        local = unquote(urlsplit(uri).path) if uri.startswith("file://") else uri
-        self.uri = uri if self._remote else str(Path(local).expanduser().resolve())
+        super().__init__(uri)
         self._cache = cache
-        self._opened: Files | None = None
         self._verified: dict[tuple[bool, str], tuple[int, int]] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (functools.partial(Store, cache=self._cache), (self.uri,))
-
-    @property
-    def _files(self) -> Files:
-        if self._opened is None:
-            try:
-                self._opened = Bucket(self.uri) if self._remote else Folder(Path(self.uri))
-            except (OSError, ValueError, ImportError) as error:
-                raise StoreError(
-                    f"storage {self.where()}: {error}; use a folder, s3://bucket/path or gs://…"
-                ) from None
-        return self._opened
-
-    def local(self, path: str) -> Path | None:
-        """Return a path below the root as a local path, or None for a remote store."""
-        return None if self._remote else Path(self.uri) / _safe(path)
-
-    def where(self, path: str = "") -> str:
-        """Return a place in the store as text to show: no password, no connection options."""
-        if not self._remote:
-            return str(Path(self.uri, path))
-        parts = urlsplit(self.uri)
-        inside = "/".join(part for part in (parts.path.rstrip("/"), path) if part)
-        return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], inside, "", ""))
-
-    # Plain files
-
-    def check(self) -> None:
-        """Write, read and delete a probe.
-
-        Raises:
-            StoreError: if the storage cannot be used; names the reason and the remedy.
-        """
-        probe = f"scratch/.probe-{uuid.uuid4().hex}"
-        self.write(probe, b"probe")
-        if self.read(probe) != b"probe":
-            raise StoreError(
-                f"storage {self.where()}: a probe file reads back differently; "
-                f"use another place (--storage, RAYSWEEP_STORAGE)"
-            )
-        self.delete(probe)
-
-    def write(self, path: str, data: bytes) -> None:
-        """Write a file; it appears whole or not at all.
-
-        Raises:
-            StoreError: if it cannot be written, for example on a full disk; nothing is left.
-        """
-        try:
-            self._files.write(_safe(path), data)
-        except OSError as error:
-            raise StoreError(
-                f"storage {self.where()}: cannot write {path} ({error}); check free space and "
-                f"permissions, then launch again: what is stored is kept"
-            ) from error
-
-    def read(self, path: str) -> bytes | None:
-        """Return a file's bytes, or None if there is none.
-
-        Raises:
-            StoreError: if it is there but cannot be read.
-        """
-        try:
-            return self._files.read(_safe(path))
-        except OSError as error:
-            raise StoreError(
-                f"storage {self.where()}: cannot read {path} ({error}); check permissions and "
-                f"connection"
-            ) from error
-
-    def list(self, prefix: str) -> list[str]:
-        """Return the paths of all files below a folder, sorted."""
-        try:
-            return self._files.list(_safe(prefix))
-        except OSError as error:
-            raise StoreError(f"storage {self.where()}: cannot list {prefix} ({error})") from error
-
-    def delete(self, path: str) -> None:
-        """Remove a file, if it is there.
-
-        Raises:
-            StoreError: if it is there and cannot be removed.
-        """
-        try:
-            self._files.delete(_safe(path))
-        except OSError as error:
-            raise StoreError(f"storage {self.where()}: cannot delete {path} ({error})") from error
 
     # Artifacts
 
@@ -315,20 +225,6 @@ class Store:
     def drop_checkpoint(self, key: str) -> None:
         """Remove a stage's checkpoint, if there is one."""
         self.delete(_checkpoint_path(key))
-
-    def free_bytes(self) -> int | None:
-        """Return the free space of a local store, in bytes; None for a remote one."""
-        if self._remote:
-            return None
-        folder = Path(self.uri)
-        return shutil.disk_usage(next(p for p in (folder, *folder.parents) if p.exists())).free
-
-
-def _safe(path: str) -> str:
-    parts = path.split("/")
-    if "" in parts or "." in parts or ".." in parts or "\\" in path or "\0" in path:
-        raise StoreError(f"a path in the store must stay below its root, got {path!r}")
-    return path
 
 
 def _check(key: str) -> None:
