@@ -9,11 +9,8 @@ import re
 import shlex
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
@@ -22,7 +19,6 @@ from raysweep.attacks.badnets import BadNets
 from raysweep.cli import options, running
 from raysweep.cli.app import app, main
 from raysweep.cli.init import TEXT
-from raysweep.cli.progress import remaining
 from raysweep.methods.recipe import Recipe
 from raysweep.plan.planner import Planner
 from raysweep.results.description import described
@@ -285,18 +281,3 @@ def test_standard_input_is_planned_and_launched(raysweep: Command) -> None:
 def test_every_command_is_registered_once() -> None:
     names = [command.name or command.callback.__name__ for command in app.registered_commands]
     assert len(names) == len(set(names)) and {"plan", "launch", "tune", "init"} <= set(names)
-
-
-def test_the_seconds_in_which_workers_start_are_no_pace() -> None:
-    stages = {"a": 0.1, "b": 2.0, "c": 100.0}
-    schedule = SimpleNamespace(
-        expected=stages.__getitem__, ran=["a"], wanted=set(stages), done={"a"}, failed={}
-    )
-    run: Any = SimpleNamespace(
-        schedule=schedule, planner=SimpleNamespace(stages={key: key for key in stages}),
-        started=time.time() - 30,
-    )  # fmt: skip
-    assert 102 < remaining(run) < 2.5 * 102
-    schedule.ran, schedule.done, schedule.wanted = ["a", "c"], {"a", "c"}, set(stages)
-    run.started = time.time() - 300
-    assert 2 * 2 < remaining(run) < 2 * 3

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from raysweep.run.run import Run
 
 PLAIN_EVERY_SECONDS = 10.0
-WARM_UP = 30.0  # seconds of work until which the pace of a run says little
 
 
 class Progress:
@@ -80,7 +79,8 @@ class Progress:
             return
         running = Counter(kind_of(key) for key in schedule.out)
         note = ", ".join(f"{n} {kind}" for kind, n in running.items())
-        note = f"{note}; {duration(remaining(run))} left" if note else note
+        left = run.pace.left_seconds() if note else None
+        note = note if left is None else f"{note}; {duration(left)} left"
         if self._bar is not None:
             self._bar.update(
                 self._task, description=run.sweep.name, total=total, completed=settled, note=note
@@ -89,18 +89,3 @@ class Progress:
             self._last = now
             note = f"; {note}" if note else ""
             self.console.print(f"{run.sweep.name}: {settled} of {total} stages{note}")
-
-
-def remaining(run: Run) -> float:
-    """Return the seconds that the stages left will take at the pace of this run.
-
-    The pace counts little at first, when most of the time went into starting workers.
-    """
-    schedule = run.schedule
-    stages = run.planner.stages
-    spent = sum(schedule.expected(stages[key]) for key in schedule.ran)
-    left = sum(
-        schedule.expected(stages[key])
-        for key in schedule.wanted - schedule.done - schedule.failed.keys()
-    )
-    return left * (time.time() - run.started + WARM_UP) / (spent + WARM_UP)

@@ -13,6 +13,7 @@ from raysweep.provenance import git_commit, versions
 from raysweep.results import history
 from raysweep.results.description import Description, described, write_description
 from raysweep.run.force import forcing
+from raysweep.run.pace import Pace
 from raysweep.run.schedule import Schedule
 from raysweep.stages.stage import Result, Stage
 from raysweep.store import Manifest, Store
@@ -106,8 +107,8 @@ class Run:
         )
         self.cached = len(self.schedule.done)
         self._begun: set[str] = set()
-        self._spent: dict[str, list[tuple[float, float]]] = {}
         self.running: Callable[[], Sequence[RunningStage]] = tuple
+        self.pace = Pace(self.schedule, self.costs, lambda: self.running())
         self.before = described(store, self.folder.name)
         self.notes += [] if folder else history.keep_earlier(store, sweep)
         if self.damaged:
@@ -183,8 +184,7 @@ class Run:
         for result in results:
             stage = self.planner.stages[result.key]
             if result.status == "done":
-                took = (result.seconds, self.costs.work(stage))
-                self._spent.setdefault(self.costs.name(stage), []).append(took)
+                self.pace.add(stage, result.seconds)
                 seconds = round(result.seconds, 4)
                 self.ledger.write(
                     Done(key=result.key, seconds=seconds, host=result.host, pid=result.pid)
@@ -235,7 +235,7 @@ class Run:
         """Write down how long things took, for the next plan's estimate."""
         self.ledger.write(End(complete=self.complete))
         self.ledger.close()
-        record(self.store, self._spent)
+        record(self.store, self.pace.spent)
 
     @property
     def over(self) -> bool:

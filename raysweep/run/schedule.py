@@ -51,7 +51,7 @@ class Schedule:
             log: receives an event for each growth, failure, retry and damaged artifact.
 
         `routed` counts the trials of the planner that were taken in; `stored` tells which stored
-        stages count.
+        stages count; `grown` are those that `resumed_trials` gained from awaited outcomes.
         """
         self.planner = planner
         self.expected = expected
@@ -71,7 +71,9 @@ class Schedule:
         self._waiting: dict[str, list[int]] = defaultdict(list)
         self._ready: dict[str, list[tuple[float, int, str]]] = {"cpu": [], "gpu": []}
         self._rank: dict[str, float] = {}
-        self._longest = 0.0  # seconds of a stage that a decision may grow
+        self.longest_grown = 0.0  # seconds of a stage that a decision may grow
+        self.grown: list[str] = []
+        self.resumed_trials = 0
         self._order: dict[str, int] = {}
         self._tries: dict[tuple[str, str], int] = defaultdict(int)
         self._alone: set[str] = set()
@@ -84,18 +86,21 @@ class Schedule:
 
     def extend(self) -> int:
         """Take in trials that the planner has gained; return how many stages came with them."""
-        before, known = len(self.wanted), self.routed
-        self.routed = len(self.planner.trials)
-        self._grow(range(known, self.routed))
-        return len(self.wanted) - before
+        known, self.routed = self.routed, len(self.planner.trials)
+        return len(self._grow(range(known, self.routed)))
 
     @property
     def has_new_trials(self) -> bool:
         """Whether the planner has gained trials that were not taken in yet."""
         return self.routed < len(self.planner.trials)
 
-    def _grow(self, numbers: Iterable[int]) -> None:
-        """Route trials again and take in the stages that are new."""
+    @property
+    def waiting_trials(self) -> int:
+        """Number of trials that wait for an outcome before their further stages are known."""
+        return sum(map(len, self._waiting.values()))
+
+    def _grow(self, numbers: Iterable[int]) -> list[str]:
+        """Route trials again and take in the stages that are new; return their keys."""
         pending, fresh = list(numbers), []
         while pending:
             routes = {n: self.planner.route(self.planner.trials[n], self.outcomes) for n in pending}
@@ -112,6 +117,7 @@ class Schedule:
                 else:
                     self._waiting[key].append(number)
         self._enter(fresh)
+        return fresh
 
     def _examine(self, keys: Collection[str], awaited: Collection[str | None]) -> None:
         """Discard stored stages that are damaged; keep the outcomes that trials wait for."""
@@ -154,8 +160,8 @@ class Schedule:
                 self._children[need].append(key)
         seconds = {key: self.expected(self.planner.stages[key]) for key in keys}
         regrown = [seconds[key] for key in keys if self.planner.stages[key].work.GROWN]
-        self._longest = max([self._longest, *regrown])
-        remaining(seconds, self.planner.stages, self._children, self._rank, self._longest)
+        self.longest_grown = max([self.longest_grown, *regrown])
+        remaining(seconds, self.planner.stages, self._children, self._rank, self.longest_grown)
         for key in keys:
             if key not in self.done:
                 self._wait(key)
@@ -296,9 +302,9 @@ class Schedule:
                     self._begin(child)
         if key in self._waiting:
             numbers = self._waiting.pop(key)
-            before = len(self.wanted)
-            self._grow(numbers)
-            self.log(Grow(key=key, stages=len(self.wanted) - before))
+            self.resumed_trials += len(numbers)
+            self.grown += (fresh := self._grow(numbers))
+            self.log(Grow(key=key, stages=len(fresh)))
 
     def _recompute(self, damaged: str, reader: str) -> None:
         """Recompute an artifact that turned out to be damaged, then its reader."""

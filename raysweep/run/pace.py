@@ -1,0 +1,173 @@
+"""The pace of a run: the stages of each kind, how long they took, and how long the rest will take.
+
+No estimate is made before enough stages were timed: a guess of the first minute is taken for a
+promise. Then each stage left counts what stages like it took in this run; where none of them has
+ended yet, what they took before, by as much as this run is faster or slower than that. The sum is
+divided by the stage seconds that the run has done in each second of late, which holds the number of
+workers and all that they lose between two stages.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Sequence
+
+from raysweep.plan.costs import Costs
+from raysweep.run.schedule import Schedule
+from raysweep.stages.stage import Stage
+from raysweep.store.heartbeat import KindCount, RunningStage
+
+TIMED_STAGES = 8  # until then nothing is said
+TIMED_SECONDS = 3.0  # from the beginning of the first stage
+WINDOW_SECONDS = 120.0
+UNKNOWN_SHARE = 0.5  # of the rest that may stand on guesses alone
+COST = 20.0  # an estimate is kept for as many times the seconds that it took
+
+
+class Timed:
+    """The stages of one name, as `Costs.name` has it, that have ended in this run."""
+
+    def __init__(self, *, known: bool) -> None:
+        self.known = known
+        self.took: list[tuple[float, float]] = []  # seconds and work of each
+        self.seconds = self.work = self.expected = 0.0
+
+    def add(self, seconds: float, work: float, expected: float) -> None:
+        """Take in a stage that has ended."""
+        self.took.append((seconds, work))
+        self.seconds += seconds
+        self.work += max(work, 1.0)
+        self.expected += expected
+
+
+class Pace:
+    """Takes in how long stages took; tells counts by kind, and how long the rest will take."""
+
+    def __init__(
+        self,
+        schedule: Schedule,
+        costs: Costs,
+        running: Callable[[], Sequence[RunningStage]],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Begin without any stage.
+
+        Args:
+            schedule: what is wanted, done, failed and handed out.
+            costs: expected seconds, names and work of stages.
+            running: returns what workers do now.
+            clock: seconds.
+        """
+        self._schedule = schedule
+        self._costs = costs
+        self._running = running
+        self._clock = clock
+        self.timed: dict[str, Timed] = {}
+        self._by_kind: dict[str, list[float]] = {}
+        self._total = 0.0
+        self._ended = 0
+        self._began: float | None = None
+        self._window: deque[tuple[float, float]] = deque()
+        self._estimate: tuple[float, float | None] = (float("-inf"), None)
+
+    @property
+    def spent(self) -> dict[str, list[tuple[float, float]]]:
+        """Name → seconds and work of each stage that has ended."""
+        return {name: timed.took for name, timed in self.timed.items()}
+
+    def add(self, stage: Stage, seconds: float) -> None:
+        """Take in a stage that has ended."""
+        costs, now = self._costs, self._clock()
+        name = costs.name(stage)
+        if name not in self.timed:
+            self.timed[name] = Timed(known=costs.known(stage))
+        self.timed[name].add(seconds, costs.work(stage), costs(stage))
+        self._by_kind.setdefault(stage.kind, []).append(seconds)
+        self._ended += 1
+        if self._began is None:
+            self._began = now - seconds
+            self._window.append((self._began, 0.0))
+        self._total += seconds
+        self._window.append((now, self._total))
+        while len(self._window) > TIMED_STAGES and self._window[1][0] < now - WINDOW_SECONDS:
+            self._window.popleft()
+
+    def kinds(self) -> dict[str, KindCount]:
+        """Return the numbers of each stage kind, in the order in which kinds were wanted."""
+        schedule = self._schedule
+
+        def count(keys: Iterable[str]) -> Counter[str]:
+            stages = schedule.planner.stages
+            return Counter(stages[key].kind for key in tuple(keys))
+
+        wanted, done, out = count(schedule.wanted), count(schedule.done), count(schedule.out)
+        failed = count(schedule.failed) + count(schedule.upstream_failed)
+        return {
+            kind: KindCount(
+                wanted=n, stored=done[kind], failed=failed[kind], out=out[kind],
+                ran=len(self._by_kind.get(kind, ())), seconds=sum(self._by_kind.get(kind, ())),
+            )
+            for kind, n in wanted.items()
+        }  # fmt: skip
+
+    def left_seconds(self) -> float | None:
+        """Return the seconds that the rest will take; None while too little was timed."""
+        now = self._clock()
+        until, estimate = self._estimate
+        if now < until:
+            return estimate
+        estimate = self._estimated(now)
+        after = self._clock()
+        self._estimate = after + 1.0 + COST * (after - now), estimate
+        return estimate
+
+    def _estimated(self, now: float) -> float | None:
+        if self._ended < TIMED_STAGES or self._began is None or now < self._began + TIMED_SECONDS:
+            return None
+        schedule, under_way = self._schedule, {one.key: one.seconds for one in self._running()}
+        settled = (schedule.done, schedule.failed, schedule.upstream_failed)
+        drift = {known: self._drift(known=known) for known in (True, False)}
+        left = longest = unknown = 0.0
+        for key in tuple(schedule.wanted):
+            if any(key in keys for keys in settled):
+                continue
+            seconds, sure = self._expected(schedule.planner.stages[key], drift)
+            rest = max(seconds - under_way.get(key, 0.0), 0.0)
+            left += rest
+            unknown += 0.0 if sure else rest
+            longest = max(longest, rest)
+        left += schedule.waiting_trials * self._growth(drift)
+        if left and unknown > UNKNOWN_SHARE * left:
+            return None
+        began, before = self._window[0]
+        done = self._total - before + sum(under_way.values())
+        return max(left * (now - began) / done, longest) if done else None
+
+    def _drift(self, *, known: bool) -> float:
+        """Return the ratio of seconds to expected ones, of recorded or of guessed paces."""
+        those = [timed for timed in tuple(self.timed.values()) if timed.known == known]
+        expected = sum(timed.expected for timed in those)
+        return sum(timed.seconds for timed in those) / expected if expected else 1.0
+
+    def _expected(self, stage: Stage, drift: dict[bool, float]) -> tuple[float, bool]:
+        """Return the seconds that a stage will take, and whether stages like it were timed."""
+        timed = self.timed.get(self._costs.name(stage))
+        if timed is not None:
+            return timed.seconds / timed.work * max(self._costs.work(stage), 1.0), True
+        known = self._costs.known(stage)
+        return self._costs(stage) * drift[known], known
+
+    def _growth(self, drift: dict[bool, float]) -> float:
+        """Return the seconds of the stages that a trial gains when its outcome is known.
+
+        They are as many as trials have gained so far; until one has, a training like the longest.
+        """
+        schedule = self._schedule
+        if not schedule.resumed_trials:
+            return (
+                schedule.longest_grown * drift[any(one.known for one in tuple(self.timed.values()))]
+            )
+        stages = schedule.planner.stages
+        grown = (self._expected(stages[key], drift)[0] for key in tuple(schedule.grown))
+        return sum(grown) / schedule.resumed_trials

@@ -1,0 +1,148 @@
+"""The estimate of what is left of a run: none too early, then close, whatever the stages are."""
+
+from __future__ import annotations
+
+import random
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from raysweep.run.pace import Pace
+
+SLOTS = 2
+
+
+class Simulated:
+    """A run of stages with true seconds, on two slots, at a clock of its own."""
+
+    def __init__(self, stages: dict[str, tuple[str, float, float]], *, idle: float = 0.0) -> None:
+        """Take kind, true seconds and guessed seconds of each stage; workers lose `idle` each."""
+        self.now = 100.0
+        self.idle = idle
+        self.true = {key: one[1] for key, one in stages.items()}
+        self.order = list(stages)
+        planned = {
+            key: SimpleNamespace(key=key, kind=kind, guess=guess)
+            for key, (kind, _, guess) in stages.items()
+        }
+        self.schedule: Any = SimpleNamespace(
+            planner=SimpleNamespace(stages=planned), wanted=set(stages), done=set(), failed={},
+            upstream_failed={}, out=set(), waiting_trials=0, resumed_trials=0, grown=[],
+            longest_grown=0.0,
+        )  # fmt: skip
+        self.known: set[str] = set()
+        self.running: list[Any] = []
+        self.pace = Pace(self.schedule, Costs(self.known), lambda: self.running, lambda: self.now)
+
+    def play(self) -> list[tuple[float, float]]:
+        """Run everything; return each estimate with what was left in truth."""
+        slots, told, ends = [self.now] * SLOTS, [], []
+        for key in self.order:
+            slot = min(range(SLOTS), key=slots.__getitem__)
+            slots[slot] += self.true[key] + self.idle
+            ends.append((slots[slot], key))
+        for end, key in sorted(ends):
+            self.now = end
+            self.schedule.done.add(key)
+            self.pace.add(self.schedule.planner.stages[key], self.true[key])
+            estimate = self.pace.left_seconds()
+            if estimate is not None:
+                told.append((estimate, max(slots) - end))
+        return told
+
+
+class Costs:
+    """The guesses of a plan, as `Costs` gives them."""
+
+    def __init__(self, known: set[str]) -> None:
+        self._known = known
+
+    def __call__(self, stage: Any) -> float:
+        return float(stage.guess)
+
+    def name(self, stage: Any) -> str:
+        return str(stage.kind)
+
+    def work(self, stage: Any) -> float:
+        return 1.0
+
+    def known(self, stage: Any) -> bool:
+        return stage.kind in self._known
+
+
+def mixed(seed: int, train: float, evaluate: float) -> dict[str, tuple[str, float, float]]:
+    """Return trainings, then many short stages, with the seconds that a plan expects of both."""
+    drawn = random.Random(seed)
+    trains = {f"t{n}": ("train", drawn.uniform(0.2, 0.6), train) for n in range(60)}
+    short = {f"s{n}": ("evaluate", drawn.uniform(0.01, 0.05), evaluate) for n in range(2000)}
+    return {**trains, **short}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_every_estimate_is_within_a_factor_of_two(seed: int) -> None:
+    run = Simulated(mixed(seed, 1.6, 0.12), idle=0.01)
+    run.known |= {"train", "evaluate"}  # of an earlier run, on a machine four times slower
+    told = [pair for pair in run.play() if pair[1] > 2]
+    assert len(told) > 20
+    for estimate, left in told:
+        assert left / 2 < estimate < 2 * left, (estimate, left)
+
+
+def test_nothing_is_said_while_most_of_the_rest_is_a_guess() -> None:
+    run = Simulated(mixed(0, 30.0, 2.0))
+    told = run.play()  # nobody has timed an evaluation: until the first ends, nothing
+    assert told and all(left / 2 < estimate < 2 * left for estimate, left in told if left > 2)
+    assert max(left for _, left in told) < 2000 * 0.05 / SLOTS
+
+
+def test_nothing_is_said_before_enough_stages_were_timed() -> None:
+    run = Simulated({f"t{n}": ("train", 40.0, 40.0) for n in range(20)})
+    run.known.add("train")
+    for n in range(7):
+        run.now += 40
+        run.pace.add(run.schedule.planner.stages[f"t{n}"], 40.0)
+        assert run.pace.left_seconds() is None
+    quick = Simulated({f"t{n}": ("train", 0.01, 40.0) for n in range(5000)})
+    for n in range(200):
+        quick.now += 0.01
+        quick.pace.add(quick.schedule.planner.stages[f"t{n}"], 0.01)
+    assert quick.pace.left_seconds() is None  # two seconds after its beginning
+
+
+def test_running_stages_count_by_what_they_have_done() -> None:
+    run = Simulated({f"t{n}": ("train", 100.0, 100.0) for n in range(12)})
+    for n in range(10):
+        run.now += 50
+        run.schedule.done.add(f"t{n}")
+        run.pace.add(run.schedule.planner.stages[f"t{n}"], 100.0)
+    run.running = [SimpleNamespace(key=f"t{n}", seconds=90.0) for n in (10, 11)]
+    run.now += 90
+    assert run.pace.left_seconds() == pytest.approx(10, abs=2)
+
+
+def test_trials_that_wait_count_what_others_have_gained() -> None:
+    run = Simulated({f"t{n}": ("train", 1.0, 1.0) for n in range(20)})
+    for n in range(10):
+        run.now += 0.5
+        run.schedule.done.add(f"t{n}")
+        run.pace.add(run.schedule.planner.stages[f"t{n}"], 1.0)
+    alone = run.pace.left_seconds()
+    run.schedule.waiting_trials, run.schedule.resumed_trials = 40, 4
+    run.schedule.grown = ["t0", "t1"]  # half a training for each trial
+    run.now += 2
+    more = run.pace.left_seconds()
+    assert alone is not None and more is not None
+    assert 2 * alone < more < 5 * alone
+
+
+def test_kinds_are_counted_apart() -> None:
+    run = Simulated({"a": ("train", 1.0, 1.0), "b": ("train", 2.0, 1.0), "c": ("decide", 1.0, 1.0)})
+    run.schedule.out = {"b"}
+    run.schedule.upstream_failed = {"c": "b"}
+    run.schedule.done.add("a")
+    run.pace.add(run.schedule.planner.stages["a"], 1.0)
+    found = run.pace.kinds()
+    train, decide = found["train"], found["decide"]
+    assert (train.wanted, train.stored, train.out, train.ran, train.seconds) == (2, 1, 1, 1, 1.0)
+    assert (decide.failed, decide.stored, decide.ran) == (1, 0, 0)
