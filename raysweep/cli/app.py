@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from raysweep import __version__
-from raysweep.cli import exchanging, host, init, looking, methods, removing, running
+from raysweep.cli import attach, exchanging, host, init, looking, methods, removing, running
 from raysweep.cli.output import visible
 from raysweep.errors import PlanError, PluginWarning, RaysweepError, SpecError
 
@@ -26,6 +26,8 @@ for command in (running.plan, running.launch, running.tune, looking.status, look
 app.command()(init.init)
 app.command()(exchanging.export)
 app.command(name="import")(exchanging.import_folder)
+app.command()(attach.attach)
+app.command()(attach.stop)
 app.command()(looking.sweeps)
 app.command()(looking.logs)
 app.command()(looking.results)

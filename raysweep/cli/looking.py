@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from raysweep.cli.options import Storage, SweepName, open_console
 from raysweep.cli.output import AsJson, print_json, print_text
 from raysweep.errors import SpecError
+
+if TYPE_CHECKING:
+    from raysweep.store.heartbeat import Heartbeat
 
 
 def status(name: SweepName, storage: Storage = None, as_json: AsJson = False) -> None:
@@ -19,11 +22,16 @@ def status(name: SweepName, storage: Storage = None, as_json: AsJson = False) ->
     from raysweep.results.records import storage_uri
     from raysweep.store import Store
 
-    now = states.status(Store(storage_uri(storage)), name)
+    now = states.status(Store(storage_uri(storage)), name, tell_waiting)
     if as_json:
         print_json(now)
     else:
         print_status(open_console(), now)
+
+
+def tell_waiting(beat: Heartbeat) -> None:
+    """Say on standard error that a sign of life of a driver is waited for."""
+    open_console(error=True).print(f"waiting for a sign of the driver on {beat.host} ...")
 
 
 def report(

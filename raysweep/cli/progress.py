@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from raysweep.identity import kind_of
 
 if TYPE_CHECKING:
     from raysweep.run.run import Run
+    from raysweep.store.heartbeat import Heartbeat
 
 PLAIN_EVERY_SECONDS = 10.0
 
@@ -32,6 +34,7 @@ class Progress:
         self._task: Any = None
         self._last = 0.0
         self._failed: set[str] = set()
+        self._stopping = False
         self.noted = 0
 
     def __enter__(self) -> Progress:
@@ -67,25 +70,47 @@ class Progress:
         for key in schedule.failed.keys() - self._failed:
             self._failed.add(key)
             self.console.print(f"failed: {key}: {schedule.failed[key].error}", style="red")
+        if schedule.stopping:
+            self._stop_showing()
+            return
         settled = len(schedule.done) + len(schedule.failed) + len(schedule.upstream_failed)
         total = len(schedule.wanted)
-        now = time.monotonic()
-        if schedule.stopping:
-            self.close()
+        if self._due(settled, total):
+            running = Counter(kind_of(key) for key in schedule.out)
+            left = run.pace.left_seconds() if running else None
+            self._show(run.sweep.name, settled, total, running, left)
+
+    def show(self, beat: Heartbeat) -> None:
+        """Show the state of a run that a driver tells from elsewhere."""
+        kinds = beat.kinds.values()
+        settled = sum(n.stored + n.failed for n in kinds)
+        total = sum(n.wanted for n in kinds)
+        if beat.state == "stopping":
+            self._stop_showing()
+        elif self._due(settled, total):
+            running = Counter({kind: n.out for kind, n in beat.kinds.items() if n.out})
+            self._show(beat.folder, settled, total, running, beat.left_seconds)
+
+    def _stop_showing(self) -> None:
+        self.close()
+        if not self._stopping:
             self.console.print("stopping: records are written; one more signal ends at once")
-            return
-        soon = now - self._last < PLAIN_EVERY_SECONDS and settled < total
-        if self._bar is None and (soon or not total):
-            return
-        running = Counter(kind_of(key) for key in schedule.out)
+        self._stopping = True
+
+    def _due(self, settled: int, total: int) -> bool:
+        """Return whether there is something to show: for a bar always, else now and then."""
+        soon = time.monotonic() - self._last < PLAIN_EVERY_SECONDS and settled < total
+        return self._bar is not None or not (soon or not total)
+
+    def _show(
+        self, name: str, settled: int, total: int, running: Mapping[str, int], left: float | None
+    ) -> None:
         note = ", ".join(f"{n} {kind}" for kind, n in running.items())
-        left = run.pace.left_seconds() if note else None
         note = note if left is None else f"{note}; {duration(left)} left"
         if self._bar is not None:
             self._bar.update(
-                self._task, description=run.sweep.name, total=total, completed=settled, note=note
+                self._task, description=name, total=total, completed=settled, note=note
             )
-        else:
-            self._last = now
-            note = f"; {note}" if note else ""
-            self.console.print(f"{run.sweep.name}: {settled} of {total} stages{note}")
+            return
+        self._last = time.monotonic()
+        self.console.print(f"{name}: {settled} of {total} stages{f'; {note}' if note else ''}")

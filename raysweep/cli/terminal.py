@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console, JustifyMethod
 from rich.table import Table
 
+from raysweep.identity import kind_of
 from raysweep.results import history
+from raysweep.results.drivers import Driver
 from raysweep.results.status import RunStatus, SweepStatus, SweepSummary
 from raysweep.results.tuned import NOTHING, Tuned, TunedMetric
 from raysweep.sweep.tuning import COSTS
@@ -20,8 +23,10 @@ if TYPE_CHECKING:
 
     from raysweep.reports.logs import FailureLog
     from raysweep.run.preview import Preview
+    from raysweep.store.heartbeat import RunningStage
     from raysweep.sweep.spec import Sweep
 
+SHOWN_STAGES = 20  # that run; more are counted
 UNLIMITED = 10_000  # columns, for a table that is measured
 DATE = "%Y-%m-%d %H:%M"
 
@@ -208,18 +213,58 @@ def _print_run(console: Console, run: RunStatus, title: str, command: str) -> No
     if run.started is None:
         console.print(f"{title}: begun, nothing handed out yet")
         return
-    state = run.state if run.state == "ended" else f"{run.state} since {time.ctime(run.started)}"
+    since = {"dead": run.last, "ended": 0.0}.get(run.state, run.started)
     console.print(
-        f"{title}: {run.trials} trials; {run.stored} of {run.stages} stages stored, {run.out} "
-        f"handed out, {len(run.failures)} failed, {run.waiting} wait for a failed one; {state}"
+        f"{title}: {run.trials} trials; {run.stored} of {run.stages} stages stored, "
+        f"{len(run.failures)} failed, {run.waiting} wait for a failed one; "
+        f"{run.state}{f' since {time.ctime(since)}' if since else ''}"
     )
+    for driver in run.drivers:
+        print_driver(console, driver)
     for line in history.damage_notes(run.damaged):
         console.print(line)
     for failure in run.failures:
         console.print(f"failed: {failure.stage}: {failure.error}", style="red")
         console.print(f"  log: {failure.log}")
-    if not run.finished:
+    if not (run.finished or any(driver.alive for driver in run.drivers)):
         console.print(f"{command} the same sweep file again to run what is missing or failed")
+
+
+def print_driver(console: Console, driver: Driver) -> None:
+    """Print the work of a driver: stages by kind, those that run now, the time that is left."""
+    beat = driver.beat
+    console.print(
+        f"driver {beat.run}: {driver.state} on {beat.host}, process {beat.pid}, "
+        f"since {time.ctime(beat.started)}"
+    )
+    if not driver.alive:
+        console.print("  it gives no sign of life; what it had stored is kept")
+        return
+    running = Counter(kind_of(one.key) for one in beat.running)
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for head in ("  stage", "stored", "of", "running", "queued", "failed", "mean time"):
+        table.add_column(head, justify="left" if head == "  stage" else "right")
+    for kind, n in beat.kinds.items():
+        counts = (n.stored, n.wanted, running[kind], max(n.out - running[kind], 0), n.failed)
+        mean = duration(n.seconds / n.ran) if n.ran else "–"
+        table.add_row(f"  {kind}", *map(str, counts), mean)
+    console.print(table)
+    for one in sorted(beat.running, key=lambda one: -one.seconds)[:SHOWN_STAGES]:
+        console.print(f"  {running_stage(one)}")
+    if len(beat.running) > SHOWN_STAGES:
+        console.print(f"  and {len(beat.running) - SHOWN_STAGES} more stages run")
+    if beat.left_seconds is not None:
+        console.print(f"  about {duration(beat.left_seconds)} left")
+
+
+def running_stage(one: RunningStage) -> str:
+    """Return a line on a stage that runs: what it does, how far it is, where and for how long."""
+    far = f"{one.fraction:.0%} " if one.fraction else ""
+    doing = f"{far}{one.doing}".strip()
+    return (
+        f"{one.key} on {one.host} ({one.device}), {duration(one.seconds)}"
+        f"{f': {doing}' if doing else ''}"
+    )
 
 
 def print_sweeps(console: Console, sweeps: Sequence[SweepSummary], where: str) -> None:

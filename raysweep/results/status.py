@@ -1,25 +1,28 @@
 """The status of one sweep, and of all sweeps in a store, as values; reads and changes nothing else.
 
-All sweeps together cost one listing and two requests a sweep: its description, and its records; or
-the ledger of the last run in their place, where the launch has not concluded.
+All sweeps together cost two listings and two requests a sweep: its description, and its records; or
+the ledger of the last run in their place, where the launch has not concluded. While drivers are at
+work it takes as long as a sign of life of each.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
 
 from raysweep.results import history
 from raysweep.results.description import described
+from raysweep.results.drivers import Driver, drivers
 from raysweep.results.table import read_table
 from raysweep.store import Store, ledger
+from raysweep.store.heartbeat import Heartbeat
 from raysweep.store.store import REQUESTS
 from raysweep.store.sweepfolder import SweepFolder
 
-RunState = Literal["ended", "running or killed"]
-SweepState = Literal["complete", "incomplete", "running or killed", "only tuned", "damaged"]
+RunState = Literal["running", "stopping", "dead", "ended"]
+SweepState = Literal["complete", "incomplete", RunState, "only tuned", "damaged"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +39,10 @@ class RunStatus:
     """The status of the last launch of a sweep, or of its last tuning run.
 
     Attributes:
-        state: a run without an end is running, or was killed.
+        state: dead if it has no end, and no driver gives a sign of life.
+        drivers: those that have not ended, the newest last; one that is dead may be among them.
         started: when, in seconds since 1970; none if nothing was handed out yet.
+        last: when its ledger was last written, in seconds since 1970; 0 if it never was.
         trials, stages: numbers of them in the plan so far.
         stored: how many of the stages are stored.
         out: how many were handed out and have not come back.
@@ -47,7 +52,9 @@ class RunStatus:
     """
 
     state: RunState
+    drivers: tuple[Driver, ...]
     started: float | None
+    last: float
     trials: int
     stages: int
     stored: int
@@ -81,8 +88,15 @@ class SweepStatus:
     notes: tuple[str, ...]
 
 
-def status(store: Store, name: str) -> SweepStatus:
-    """Return the status of a sweep.
+def status(
+    store: Store, name: str, waiting: Callable[[Heartbeat], None] = lambda beat: None
+) -> SweepStatus:
+    """Return the status of a sweep, after a sign of life of each of its drivers.
+
+    Args:
+        store: where it is.
+        name: of the sweep.
+        waiting: called for each driver of which no sign has come yet.
 
     Raises:
         StoreError: if there is no sweep of that name; the message lists all sweeps.
@@ -90,23 +104,32 @@ def status(store: Store, name: str) -> SweepStatus:
     place = history.folder_of(store, name)
     folder = SweepFolder(store, name)
     tuned = bool(store.list(folder.tuning.ledger))
+    found = drivers(store, name, waiting)
+    launching = [driver for driver in found if not driver.tuning]
+    tuning = [driver for driver in found if driver.tuning]
     return SweepStatus(
         name=name,
-        launch=_run_status(folder) if place == name else None,
-        tuning=_run_status(folder.tuning) if tuned else None,
+        launch=_run_status(folder, launching) if place == name else None,
+        tuning=_run_status(folder.tuning, tuning) if tuned else None,
         versions=tuple(history.versions(store, name)),
         notes=tuple(history.damage(store, place)),
     )
 
 
-def _run_status(folder: SweepFolder) -> RunStatus:
+def _run_state(ended: bool, found: Sequence[Driver]) -> RunState:
+    alive = [driver.state for driver in found if driver.alive]
+    return alive[-1] if alive else "ended" if ended else "dead"
+
+
+def _run_status(folder: SweepFolder, found: Sequence[Driver]) -> RunStatus:
     now = ledger.standing(folder)
     stages = read_table(folder.store, folder.name, "stages")
     known = now.done if stages is None else now.done | set(stages["key"].map(str))
     _, damaged = folder.store.manifests(sorted(known))
     return RunStatus(
-        state="ended" if now.ended else "running or killed",
-        started=now.start.t if now.start else None,
+        state=_run_state(now.ended, found),
+        drivers=tuple(found),
+        started=now.start.t if now.start else None, last=now.last,
         trials=now.trials, stages=now.stages,
         stored=now.cached + len(now.done) - len(damaged),
         out=len(now.out), waiting=len(now.upstream),
@@ -150,11 +173,17 @@ def all_sweeps(store: Store) -> list[SweepSummary]:
         _, name, *rest = path.split("/")
         if rest:
             files.setdefault(name, []).append(path)
+    at_work = drivers(store)
     with ThreadPoolExecutor(REQUESTS) as pool:
-        return list(pool.map(lambda one: _summary(store, *one), sorted(files.items())))
+        summaries = pool.map(
+            lambda one: _summary(store, one[0], one[1], at_work), sorted(files.items())
+        )
+        return list(summaries)
 
 
-def _summary(store: Store, name: str, paths: Sequence[str]) -> SweepSummary:
+def _summary(
+    store: Store, name: str, paths: Sequence[str], at_work: Sequence[Driver]
+) -> SweepSummary:
     folder = SweepFolder(store, name)
     there = set(paths)
     earlier = {p.split("/")[3] for p in paths if p.startswith(f"{folder.path('versions')}/")}
@@ -164,7 +193,7 @@ def _summary(store: Store, name: str, paths: Sequence[str]) -> SweepSummary:
     trials = ok = failed = None
     state: SweepState = "only tuned"
     if launched and about.concluded is False:
-        state = "running or killed"
+        state = _run_state(False, [one for one in at_work if one.beat.folder == folder.name])
         ledgers = [path for path in paths if path.startswith(f"{folder.ledger}/")]
         trials = ledger.standing(folder, ledgers).trials or None
     elif launched:

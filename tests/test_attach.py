@@ -1,0 +1,217 @@
+"""A sweep that runs elsewhere: who runs it, how far it is, how it is followed and stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from raysweep.cli.app import app
+from raysweep.jobs.launch import launch
+from raysweep.results import drivers as drivers_module
+from raysweep.results.drivers import drivers
+from raysweep.results.status import all_sweeps, status
+from raysweep.store import Store, heartbeat, liveness
+from raysweep.store.heartbeat import Heartbeat, KindCount, RunningStage, path_of, stop_path_of
+from raysweep.store.liveness import Liveness, gone_from_here
+from raysweep.sweep.loading import from_text
+from raysweep.sweep.yaml import parse
+
+BEAT = 0.05
+RUNNING = RunningStage(
+    key="train-abc", host="gpu-7", pid=4, device="cuda", seconds=75.0, fraction=0.4,
+    doing="epoch 4 of 10",
+)  # fmt: skip
+SAID = Heartbeat(
+    run="r1", folder="first", host="head-1", pid=17, count=1, state="running", started=1e9,
+    held=("train-abc",), running=(RUNNING,), left_seconds=200.0,
+    kinds={"train": KindCount(wanted=5, stored=2, failed=1, out=2, ran=2, seconds=60.0)},
+)  # fmt: skip
+TEXT = """
+name: first
+dataset: digits
+model: linear
+attacks: [badnets: {rate: 0.1}]
+defenses: [none]
+recipe: {epochs: 1}
+"""
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    """A sweep that has ended, in a store whose heartbeats are quick."""
+    for module in (heartbeat, liveness, drivers_module):
+        monkeypatch.setattr(module, "BEAT_SECONDS", BEAT, raising=False)
+    monkeypatch.setattr(Liveness.__init__, "__defaults__", (time.monotonic, BEAT))
+    uri = str(tmp_path / "store")
+    launch(from_text(parse("first.yaml", TEXT)), TEXT, uri, inline=True)
+    return Store(uri)
+
+
+@contextlib.contextmanager
+def beating(
+    store: Store, said: Heartbeat = SAID, *, obeys: bool = True
+) -> Iterator[threading.Event]:
+    """A driver that gives signs of life, and stops when it is asked to or told from here."""
+    ended = threading.Event()
+
+    def beat() -> None:
+        count, state = 1, said.state
+        while not ended.wait(BEAT / 2):
+            if obeys and store.read(stop_path_of(said.run)):
+                if state == "stopping":
+                    break
+                state = "stopping"
+            count += 1
+            store.write(path_of(said.run), replace(said, count=count, state=state).pack())
+        store.delete(path_of(said.run))
+        store.delete(stop_path_of(said.run))
+
+    store.write(path_of(said.run), said.pack())
+    thread = threading.Thread(target=beat)
+    thread.start()
+    try:
+        yield ended
+    finally:
+        ended.set()
+        thread.join()
+
+
+@pytest.fixture
+def said(store: Store, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    def command(*words: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = 0
+        try:
+            result = app([*words, "--storage", store.uri], standalone_mode=False)
+            code = result if isinstance(result, int) else 0
+        except typer.Exit as exit_:
+            code = exit_.exit_code
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return command
+
+
+def test_a_heartbeat_is_what_was_packed_and_damage_is_none() -> None:
+    raw = SAID.pack()
+    assert heartbeat.unpack(raw) == SAID
+    for bad in (b"", b"{}", b"[1]", raw[:-5], raw.replace(b'"running"', b'"resting"', 1)):
+        assert heartbeat.unpack(bad) is None
+
+
+def test_a_driver_is_dead_when_its_count_stands_still_by_the_readers_clock(store: Store) -> None:
+    now = [0.0]
+    watch = Liveness(store, lambda: now[0], 1.0)
+    store.write(path_of("r1"), SAID.pack())
+    watch.look()
+    assert watch.sign("r1") == "unknown"
+    now[0] = 7.9
+    watch.look()
+    assert watch.sign("r1") == "unknown"
+    now[0] = 8.1
+    watch.look()
+    assert watch.sign("r1") == "dead"
+    store.write(path_of("r1"), replace(SAID, count=2, started=-1e9).pack())
+    watch.look()  # it was frozen, or its storage was
+    assert watch.sign("r1") == "alive"
+    store.delete(path_of("r1"))
+    assert watch.look() == {} and watch.sign("r1") == "unknown"
+
+
+def test_a_driver_of_this_host_is_dead_as_soon_as_its_process_is_gone(store: Store) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    here = os.uname().nodename
+    assert gone_from_here(replace(SAID, host=here, pid=ended.pid))
+    assert not gone_from_here(replace(SAID, host=here, pid=os.getpid()))
+    assert not gone_from_here(replace(SAID, host="elsewhere", pid=ended.pid))
+    store.write(path_of("r1"), replace(SAID, host=here, pid=ended.pid).pack())
+    assert [one.state for one in drivers(store, "first")] == ["dead"]
+
+
+def test_status_tells_who_runs_a_sweep_and_how_far(
+    store: Store, said: Callable[..., tuple[int, str, str]]
+) -> None:
+    with beating(store):
+        now = status(store, "first").launch
+        assert now is not None and now.state == "running"
+        code, out, _ = said("status", "first")
+        told = json.loads(said("status", "first", "--json")[1])["launch"]["drivers"][0]
+        listed = {one.name: one.state for one in all_sweeps(store)}
+    assert code == 0 and "driver r1: running on head-1, process 17, since " in out
+    row = next(line.split() for line in out.splitlines() if line.strip().startswith("train "))
+    assert row == ["train", "2", "5", "1", "1", "1", "30", "s"]  # stored, of, running, queued, …
+    assert "train-abc on gpu-7 (cuda), 75 s: 40% epoch 4 of 10" in out
+    assert "about 3 min left" in out and "again to run" not in out
+    assert told["beat"]["kinds"]["train"]["wanted"] == 5 and told["state"] == "running"
+    assert listed == {"first": "complete"}  # its records hold the end of an earlier launch
+
+
+def test_status_says_of_a_driver_on_another_host_that_it_is_dead(
+    store: Store, said: Callable[..., tuple[int, str, str]]
+) -> None:
+    store.write(path_of("r1"), SAID.pack())
+    code, out, err = said("status", "first")
+    assert code == 0 and "driver r1: dead on head-1" in out and "no sign of life" in out
+    assert err.count("waiting for a sign of the driver on head-1") == 1
+
+
+def test_attach_follows_to_the_end(store: Store, said: Callable[..., tuple[int, str, str]]) -> None:
+    with beating(store) as ended:
+        threading.Timer(10 * BEAT, ended.set).start()
+        code, out, err = said("attach", "first")
+    assert code == 0 and "first: 3 of 5 stages; 2 train; 3 min left" in err
+    assert "badnets" in out and "more: raysweep status first --storage" in out
+    code, out, _ = said("attach", "first")  # nobody runs it any more: at once
+    assert code == 0 and "badnets" in out
+
+
+def test_ctrl_c_detaches_and_says_how_to_come_back(
+    store: Store,
+    said: Callable[..., tuple[int, str, str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def interrupted(*given: Any) -> Iterator[Heartbeat]:
+        yield SAID
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(drivers_module, "follow", interrupted)
+    with beating(store):
+        code, _, err = said("attach", "first")
+        assert store.read(stop_path_of("r1")) is None
+    assert code == 130 and f"come back with: raysweep attach first --storage {store.uri}" in err
+
+
+def test_stop_asks_every_driver_of_the_sweep(
+    store: Store, said: Callable[..., tuple[int, str, str]]
+) -> None:
+    tuning = replace(SAID, run="r2", folder="first/tune")
+    other = replace(SAID, run="r3", folder="firstborn")
+    with beating(store), beating(store, tuning), beating(store, other, obeys=False):
+        code, out, _ = said("stop", "first")
+        assert store.read(stop_path_of("r3")) is None
+    assert code == 0
+    assert "asked driver r1 on head-1" in out and "driver r2 stops" in out
+
+
+def test_stop_without_a_driver_says_so(
+    store: Store, said: Callable[..., tuple[int, str, str]]
+) -> None:
+    from raysweep.errors import StoreError
+
+    with pytest.raises(StoreError, match="no driver of sweep 'first' is at work"):
+        said("stop", "first")
+    with pytest.raises(StoreError, match="no sweep 'other'"):
+        said("attach", "other")
