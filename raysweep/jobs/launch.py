@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import signal
 from collections.abc import Callable, Sequence
@@ -10,6 +11,7 @@ from dataclasses import dataclass, field
 import pandas as pd
 
 from raysweep.errors import HostError
+from raysweep.jobs.live import LivePage
 from raysweep.jobs.publish import to_wandb, write_page
 from raysweep.results import history, wandb
 from raysweep.results.rows import Collector
@@ -86,13 +88,16 @@ def launch(
         HostError: if every host that could do the work refuses to; records are written before.
         Interrupted: if a signal comes while the sweep is planned; nothing was run.
     """
-    with catching_signals() as signals:
-        run = Run(sweep, Store(storage), text, watch, force=force)
+    page = LivePage(watch)
+    with catching_signals() as signals, contextlib.closing(page):
+        run = Run(sweep, Store(storage), text, page, force=force)
         try:
             carry_out(run, signals, address=address, inline=inline, max_concurrent=max_concurrent)
         except HostError:
+            page.close()
             _conclude(run, signals)
             raise
+        page.close()
         return _conclude(run, signals)
 
 
