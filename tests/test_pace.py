@@ -62,7 +62,7 @@ class Costs:
         return float(stage.guess)
 
     def name(self, stage: Any) -> str:
-        return str(stage.kind)
+        return str(getattr(stage, "method", stage.kind))
 
     def work(self, stage: Any) -> float:
         return 1.0
@@ -94,6 +94,16 @@ def test_nothing_is_said_while_most_of_the_rest_is_a_guess() -> None:
     told = run.play()  # nobody has timed an evaluation: until the first ends, nothing
     assert told and all(left / 2 < estimate < 2 * left for estimate, left in told if left > 2)
     assert max(left for _, left in told) < 2000 * 0.05 / SLOTS
+
+
+def test_a_kind_is_timed_by_others_of_it() -> None:
+    stages = mixed(0, 30.0, 2.0)
+    run = Simulated(stages)
+    for n, key in enumerate(stages):
+        planned = run.schedule.planner.stages[key]
+        planned.method = f"{planned.kind}/{n % 2 if n < 300 else 2}"  # a third one comes late
+    told = [pair for pair in run.play() if pair[1] > 2]
+    assert told and all(left / 2 < estimate < 2 * left for estimate, left in told)
 
 
 def test_nothing_is_said_before_enough_stages_were_timed() -> None:

@@ -2,7 +2,8 @@
 
 No estimate is made before enough stages were timed: a guess of the first minute is taken for a
 promise. Then each stage left counts what stages like it took in this run; where none of them has
-ended yet, what they took before, by as much as this run is faster or slower than that. The sum is
+ended yet, what they took before, by as much as this run is faster or slower than that, or what
+others of its kind took. The sum is
 divided by the stage seconds that the run has done in each second of late, which holds the number of
 workers and all that they lose between two stages.
 """
@@ -21,7 +22,7 @@ from raysweep.store.heartbeat import KindCount, RunningStage
 TIMED_STAGES = 8  # until then nothing is said
 TIMED_SECONDS = 3.0  # from the beginning of the first stage
 WINDOW_SECONDS = 120.0
-UNKNOWN_SHARE = 0.5  # of the rest that may stand on guesses alone
+UNKNOWN_SHARE = 0.25  # of the rest that may stand on guesses alone
 COST = 20.0  # an estimate is kept for as many times the seconds that it took
 
 
@@ -64,7 +65,7 @@ class Pace:
         self._running = running
         self._clock = clock
         self.timed: dict[str, Timed] = {}
-        self._by_kind: dict[str, list[float]] = {}
+        self._by_kind: dict[str, Timed] = {}
         self._total = 0.0
         self._ended = 0
         self._began: float | None = None
@@ -82,8 +83,10 @@ class Pace:
         name = costs.name(stage)
         if name not in self.timed:
             self.timed[name] = Timed(known=costs.known(stage))
-        self.timed[name].add(seconds, costs.work(stage), costs(stage))
-        self._by_kind.setdefault(stage.kind, []).append(seconds)
+        if stage.kind not in self._by_kind:
+            self._by_kind[stage.kind] = Timed(known=False)
+        for timed in (self.timed[name], self._by_kind[stage.kind]):
+            timed.add(seconds, costs.work(stage), costs(stage))
         self._ended += 1
         if self._began is None:
             self._began = now - seconds
@@ -103,10 +106,12 @@ class Pace:
 
         wanted, done, out = count(schedule.wanted), count(schedule.done), count(schedule.out)
         failed = count(schedule.failed) + count(schedule.upstream_failed)
+        none = Timed(known=False)
+        timed = {kind: self._by_kind.get(kind, none) for kind in wanted}
         return {
             kind: KindCount(
                 wanted=n, stored=done[kind], failed=failed[kind], out=out[kind],
-                ran=len(self._by_kind.get(kind, ())), seconds=sum(self._by_kind.get(kind, ())),
+                ran=len(timed[kind].took), seconds=timed[kind].seconds,
             )
             for kind, n in wanted.items()
         }  # fmt: skip
@@ -153,9 +158,11 @@ class Pace:
     def _expected(self, stage: Stage, drift: dict[bool, float]) -> tuple[float, bool]:
         """Return the seconds that a stage will take, and whether stages like it were timed."""
         timed = self.timed.get(self._costs.name(stage))
+        known = self._costs.known(stage)
+        if timed is None and not known and stage.kind in self._by_kind:
+            timed = self._by_kind[stage.kind]
         if timed is not None:
             return timed.seconds / timed.work * max(self._costs.work(stage), 1.0), True
-        known = self._costs.known(stage)
         return self._costs(stage) * drift[known], known
 
     def _growth(self, drift: dict[bool, float]) -> float:
