@@ -86,8 +86,7 @@ def launch(
         HostError: if every host that could do the work refuses to; records are written before.
         Interrupted: if a signal comes while the sweep is planned; nothing was run.
     """
-    with catching_signals() as signals:
-        run = Run(sweep, Store(storage), text, watch, force=force)
+    with catching_signals() as signals, Run(sweep, Store(storage), text, watch, force=force) as run:
         try:
             carry_out(run, signals, address=address, inline=inline, max_concurrent=max_concurrent)
         except HostError:

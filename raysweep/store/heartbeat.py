@@ -73,6 +73,7 @@ class Heartbeat:
         folder: name of the sweep's folder, `name`, or `name/tune` of a tuning run.
         host: where the driver runs.
         pid: of the driver there.
+        machine: the running kernel and the namespace in which `pid` counts; empty if not known.
         count: rises with every heartbeat.
         state: whether stages are handed out, or the run was told to stop, or has ended.
         started: when the run began, in seconds since 1970 by the driver's clock; to show only.
@@ -89,6 +90,7 @@ class Heartbeat:
     count: int
     state: Literal["running", "stopping", "ended"]
     started: float
+    machine: str = ""
     held: tuple[str, ...] = ()
     kinds: Mapping[str, KindCount] = field(default_factory=dict)
     running: tuple[RunningStage, ...] = ()

@@ -1,0 +1,116 @@
+"""The other drivers of a store, as their heartbeats tell: who is alive, who is gone.
+
+No clock is read. A driver is dead when its heartbeat is the same in so many looks, which are a beat
+of ours apart; one that ran here is gone when its process is.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from raysweep.store.heartbeat import BEATS_UNTIL_DEAD, Heartbeat, unpack
+
+
+@dataclass
+class Driver:
+    """Another driver.
+
+    Attributes:
+        raw: its heartbeat, as it stood in the store.
+        heartbeat: what it says; None if it is damaged.
+        looks: how often it was found unchanged.
+        seen_alive: whether it has changed under our eyes, or its process runs on this host.
+    """
+
+    raw: bytes
+    heartbeat: Heartbeat | None
+    looks: int = 0
+    seen_alive: bool = False
+
+    @property
+    def dead(self) -> bool:
+        """Whether it is to be taken for dead."""
+        return self.looks >= BEATS_UNTIL_DEAD
+
+    @property
+    def held(self) -> tuple[str, ...]:
+        """Keys that it has claimed."""
+        return self.heartbeat.held if self.heartbeat else ()
+
+    @property
+    def name(self) -> str:
+        """What to call it: its sweep and where it runs."""
+        beat = self.heartbeat
+        return f"sweep {beat.folder} on {beat.host} (run {beat.run})" if beat else "another sweep"
+
+
+class Drivers:
+    """Every other driver that has left a heartbeat, by run."""
+
+    def __init__(self) -> None:
+        self.known: dict[str, Driver] = {}
+
+    def look(self, heartbeats: Mapping[str, bytes]) -> None:
+        """Take in the heartbeats that stand in the store now, by run."""
+        before, self.known = self.known, {}
+        for run, raw in heartbeats.items():
+            driver = before.get(run)
+            if driver is None:
+                driver = Driver(raw, unpack(raw))
+            elif driver.raw != raw:
+                driver = Driver(raw, unpack(raw), seen_alive=True)
+            else:
+                driver.looks += 1
+            here = _runs_here(driver.heartbeat) if driver.heartbeat else None
+            if here is False:
+                driver.looks = BEATS_UNTIL_DEAD
+            driver.seen_alive = driver.seen_alive or here is True
+            self.known[run] = driver
+
+    @property
+    def alive(self) -> dict[str, Driver]:
+        """Those that may be alive, by run."""
+        return {run: driver for run, driver in self.known.items() if not driver.dead}
+
+    @property
+    def dead(self) -> list[str]:
+        """The runs of those that are dead."""
+        return [run for run, driver in self.known.items() if driver.dead]
+
+
+@functools.cache
+def machine() -> str:
+    """Return the running kernel and the namespace of this process's id; empty where unknown."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
+    except OSError:
+        return ""
+
+
+def _runs_here(heartbeat: Heartbeat) -> bool | None:
+    """Return whether the process of a driver runs, if that can be told: None on another host."""
+    here = machine()
+    if not here or (heartbeat.host, heartbeat.machine) != (socket.gethostname(), here):
+        return None
+    try:
+        os.kill(heartbeat.pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return None  # of another user
+    return not _ended(heartbeat.pid)
+
+
+def _ended(pid: int) -> bool:
+    """Return whether a process has ended and only waits for its parent to take notice."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return stat.rpartition(")")[2].split()[:1] in (["Z"], ["X"])
