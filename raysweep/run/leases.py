@@ -74,7 +74,7 @@ class Leases:
         self._store = store
         self._tell = tell
         self._stop = stop
-        self._beat = beat
+        self._seconds = beat
         self._drivers = Drivers()
         self._lock = threading.Lock()
         self._mine: set[str] = set()
@@ -97,7 +97,7 @@ class Leases:
 
     def start(self) -> None:
         """Write the first heartbeat, look around, and beat in a thread from now on."""
-        self._once()
+        self.beat()
         self._thread.start()
 
     def close(self) -> None:
@@ -181,7 +181,7 @@ class Leases:
     def _in_doubt(self) -> bool:
         """Return whether others may have taken this run for dead, and its leases over."""
         silence = time.monotonic() - self._written
-        self._doubtful = self._doubtful or silence > self._beat * SLOWEST
+        self._doubtful = self._doubtful or silence > self._seconds * SLOWEST
         return self._doubtful
 
     def _owner(self, key: str) -> str | None:
@@ -191,12 +191,12 @@ class Leases:
     # The thread
 
     def _beating(self) -> None:
-        wait = self._beat
+        wait = self._seconds
         while not self._closing.wait(wait):
-            wait = self._beat if self._once() else min(2 * wait, SLOWEST * self._beat)
+            wait = self._seconds if self.beat() else min(2 * wait, SLOWEST * self._seconds)
 
-    def _once(self) -> bool:
-        """Beat, and look around; return whether everything went well."""
+    def beat(self) -> bool:
+        """Write a heartbeat and look around, once; return whether everything went well."""
         whole = True
         for step in (self._write, self._look, self._look_after_refused):
             try:

@@ -174,6 +174,8 @@ class Run:
         self.schedule.set_aside(refused)
         stored = self._take_in(self.leases.stored_meanwhile(keys - refused))
         self.leases.release(stored)
+        if refused:
+            self.watch(self)
         return [stage for stage in batch if stage.key not in refused | stored]
 
     def _take_in(self, found: Mapping[str, Manifest]) -> set[str]:
