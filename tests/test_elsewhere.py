@@ -20,6 +20,7 @@ import pytest
 
 from raysweep.identity import kind_of
 from raysweep.jobs.launch import Conclusion, launch
+from raysweep.jobs.publish import Page
 from raysweep.jobs.tune import tune
 from raysweep.results.records import load
 from raysweep.run.run import Run
@@ -215,9 +216,18 @@ track: {wandb: disabled}
 """
 SWEEPS = {
     "one": SWEEP % ("one", "none, spectral_signatures"),
-    "two": SWEEP % ("two", "none, activation_clustering"),
+    "two": SWEEP % ("two", "none, strip: {overlays: 2}"),
     "three": SWEEP % ("three", "spectral_signatures, strip: {overlays: 4}"),
 }
+
+
+@pytest.fixture(autouse=True)
+def no_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out the page, which takes longer than a small sweep."""
+    for job in ("launch", "tune"):
+        monkeypatch.setattr(
+            f"raysweep.jobs.{job}.write_page", lambda folder: Page(where="", notes=[])
+        )
 
 
 def launched(name: str, storage: Path, **more: Any) -> Conclusion:
@@ -450,7 +460,8 @@ def test_a_tuning_waits_for_what_a_launch_has_claimed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(heartbeat, "BEAT_SECONDS", 0.05)
-    store, text = Store(str(tmp_path)), SWEEPS["one"]
+    store, text = Store(str(tmp_path)), SWEEPS["one"].replace("none, ", "")
+    text = text.replace("seeds: 2", "seeds: 1")
     with Run(from_text(parse("one.yaml", text)), store, "") as run:
         batch = run.take({"cpu": 1, "gpu": 1})
         handed = {event.keys for event in _events(run) if isinstance(event, Dispatch)}

@@ -4,7 +4,7 @@ run           a sweep under way: schedule, store, ledger
 schedule      what is ready, out, failed, grown; pure
 ready         queues of ready stages             tally    stages counted by kind
 leases        this run among other drivers       drivers  who of them is alive
-source        what gives a run more trials
+source        trials that come while it is under way
 stored        which stored stages count          force    which stages are done anew
 inline        in this process                      ray      on Ray Tune
 session       the plan as Tune's searcher          worker   the process at the other end

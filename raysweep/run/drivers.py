@@ -44,7 +44,7 @@ class Driver:
 
     @property
     def name(self) -> str:
-        """What to call it: its sweep and where it runs."""
+        """The sweep that it runs, and where."""
         beat = self.heartbeat
         return f"sweep {beat.folder} on {beat.host} (run {beat.run})" if beat else "another sweep"
 
@@ -74,12 +74,12 @@ class Drivers:
 
     @property
     def alive(self) -> dict[str, Driver]:
-        """Those that may be alive, by run."""
+        """The drivers that may be alive, by run."""
         return {run: driver for run, driver in self.known.items() if not driver.dead}
 
     @property
     def dead(self) -> list[str]:
-        """The runs of those that are dead."""
+        """The runs of the drivers that are dead."""
         return [run for run, driver in self.known.items() if driver.dead]
 
 

@@ -39,7 +39,7 @@ JOIN_SECONDS = 10.0
 
 @dataclass(frozen=True, kw_only=True)
 class News:
-    """What has become of stages that other drivers held.
+    """The end of other drivers' hold on stages.
 
     Attributes:
         stored: their manifests by key, where they are stored.
@@ -160,11 +160,11 @@ class Leases:
         return self._store.manifests(keys)[0]
 
     def news(self) -> list[News]:
-        """Return what has become of the stages that were refused, as far as it is new."""
+        """Return the news on stages that were refused, each once."""
         return _emptied(self._news)
 
     def notes(self) -> list[str]:
-        """Return what is to be said of other drivers, a line each, as far as it is new."""
+        """Return the remarks on other drivers, a line each, each once."""
         return _emptied(self._notes)
 
     def _drop(self, keys: Iterable[str]) -> None:
@@ -323,5 +323,5 @@ def _runs(paths: Iterable[str]) -> list[str]:
 
 
 def _emptied(found: deque[T]) -> list[T]:
-    """Return what another thread has left, and take it away."""
+    """Return the items that another thread has left, and remove them."""
     return [found.popleft() for _ in range(len(found))]

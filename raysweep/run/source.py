@@ -1,4 +1,4 @@
-"""What gives a run more trials while it runs."""
+"""Trials that come while a run is under way."""
 
 from __future__ import annotations
 

@@ -130,12 +130,12 @@ class StoredStages:
             self._contents.pop(key, None)
 
 
-_Making = tuple[object, object]
+_Making = tuple[str, str]
 
 
 def _making(manifest: Manifest) -> _Making:
-    """Return what tells one making of a result from another: the run, and when it was finished."""
-    return manifest.info.get("run"), manifest.info.get("finished_at")
+    """Return the run and the time in which a result was made, which no other making has."""
+    return str(manifest.info.get("run")), str(manifest.info.get("finished_at"))
 
 
 def inputs_first(keys: Collection[str], stages: Mapping[str, Stage]) -> list[str]:

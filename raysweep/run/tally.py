@@ -1,4 +1,4 @@
-"""How the stages of a run stand, counted by kind."""
+"""Numbers of stages by kind: wanted, stored, failed, finished by this run."""
 
 from __future__ import annotations
 
