@@ -108,9 +108,9 @@ def memory() -> float:
 
 def ours(total: int, *, seconds: float, most_per_batch: int = 16) -> dict[str, Any]:
     """Run `total` stages through Tune; the clock starts when Ray is up."""
-    import raysweep.run.schedule as schedule
+    import raysweep.run.ready as ready
 
-    schedule.MOST_PER_BATCH = most_per_batch
+    ready.MOST_PER_BATCH = most_per_batch
     on_ray.StageWorker = NoopWorker  # type: ignore[misc]
     with tempfile.TemporaryDirectory() as folder:
         store = Store(folder)

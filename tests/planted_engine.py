@@ -5,6 +5,7 @@ from __future__ import annotations
 from tests.faults import Fault
 
 SCHEDULE, PERFORM, STORE = "run/schedule.py", "stages/perform.py", "store/store.py"
+READY = "run/ready.py"
 ROWS, HISTORY, LEDGER = "results/rows.py", "results/history.py", "store/ledger.py"
 SEARCH, RANKING, FOLDS = (f"tuning/{name}.py" for name in ("search", "ranking", "folds"))
 ENGINE = "test_engine.py::test_"
@@ -23,19 +24,19 @@ HANDED_OUT = (
         (ENGINE + "a_stages_own_seconds_count_in_its_path",),
     ),
     Fault(
-        "a stage that must run alone joins a batch", SCHEDULE,
+        "a stage that must run alone joins a batch", READY,
         "(total + seconds > SHORT_SECONDS or key in self._alone)",
         "total + seconds > SHORT_SECONDS",
         (ENGINE + "a_stage_that_must_run_alone_joins_no_batch_and_takes_none_along",),
     ),
     Fault(
-        "a stage that must run alone takes others along", SCHEDULE,
+        "a stage that must run alone takes others along", READY,
         "            total += seconds\n            if key in self._alone:",
         "            total += seconds\n            if False:",
         (ENGINE + "a_stage_that_must_run_alone_joins_no_batch_and_takes_none_along",),
     ),
     Fault(
-        "a batch takes what other workers could do", SCHEDULE,
+        "a batch takes what other workers could do", READY,
         "min(MOST_PER_BATCH, share)", "MOST_PER_BATCH",
         (ENGINE + "a_batch_is_as_long_as_is_fair_to_other_workers",),
     ),

@@ -18,8 +18,8 @@ from raysweep.identity import kind_of
 from raysweep.jobs.launch import Conclusion, launch
 from raysweep.plan.planner import Planner
 from raysweep.reports.material import gather
+from raysweep.run.ready import MOST_PER_BATCH
 from raysweep.run.run import slots_of
-from raysweep.run.schedule import MOST_PER_BATCH
 from raysweep.stages.perform import perform
 from raysweep.stages.stage import Result
 from raysweep.store import Store, ledger

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from raysweep.run.pace import Pace
+from raysweep.run.tally import Tally
 
 SLOTS = 2
 
@@ -28,8 +29,8 @@ class Simulated:
         }
         self.schedule: Any = SimpleNamespace(
             planner=SimpleNamespace(stages=planned), wanted=set(stages), done=set(), failed={},
-            upstream_failed={}, out=set(), waiting_trials=0, resumed_trials=0, grown=[],
-            longest_grown=0.0,
+            upstream_failed={}, out=set(), waiting={}, longest_grown=0.0,
+            tally=Tally(),
         )  # fmt: skip
         self.known: set[str] = set()
         self.running: list[Any] = []
@@ -138,21 +139,9 @@ def test_trials_that_wait_count_what_others_have_gained() -> None:
         run.schedule.done.add(f"t{n}")
         run.pace.add(run.schedule.planner.stages[f"t{n}"], 1.0)
     alone = run.pace.left_seconds()
-    run.schedule.waiting_trials, run.schedule.resumed_trials = 40, 4
-    run.schedule.grown = ["t0", "t1"]  # half a training for each trial
+    run.schedule.waiting = {"decide": list(range(40))}
+    run.schedule.tally.add_growth(4, ["t0", "t1"])  # half a training for each trial
     run.now += 2
     more = run.pace.left_seconds()
     assert alone is not None and more is not None
     assert 2 * alone < more < 5 * alone
-
-
-def test_kinds_are_counted_apart() -> None:
-    run = Simulated({"a": ("train", 1.0, 1.0), "b": ("train", 2.0, 1.0), "c": ("decide", 1.0, 1.0)})
-    run.schedule.out = {"b"}
-    run.schedule.upstream_failed = {"c": "b"}
-    run.schedule.done.add("a")
-    run.pace.add(run.schedule.planner.stages["a"], 1.0)
-    found = run.pace.kinds()
-    train, decide = found["train"], found["decide"]
-    assert (train.wanted, train.stored, train.out, train.ran, train.seconds) == (2, 1, 1, 1, 1.0)
-    assert (decide.failed, decide.stored, decide.ran) == (1, 0, 0)

@@ -89,8 +89,11 @@ def launch(
         Interrupted: if a signal comes while the sweep is planned; nothing was run.
     """
     page = LivePage(watch)
-    with catching_signals() as signals, contextlib.closing(page):
-        run = Run(sweep, Store(storage), text, page, force=force)
+    with (
+        catching_signals() as signals,
+        contextlib.closing(page),
+        Run(sweep, Store(storage), text, page, force=force) as run,
+    ):
         try:
             carry_out(run, signals, address=address, inline=inline, max_concurrent=max_concurrent)
         except HostError:

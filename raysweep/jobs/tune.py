@@ -104,10 +104,13 @@ def tune(
         feed = Feed(planner, searches, measurements)
         try:
             folder = SweepFolder(store, sweep.name).tuning
-            run = Run(sweep, store, text, watch, planner, feed, folder)
-            carry_out(run, signals, address=address, inline=inline, max_concurrent=max_concurrent)
-            tuned = None if stopped_by(run, signals) else _tuned(searches, measurements, signals)
-            return _concluded(run, tuned, signals)
+            with Run(sweep, store, text, watch, planner, feed, folder) as run:
+                carry_out(
+                    run, signals, address=address, inline=inline, max_concurrent=max_concurrent
+                )
+                over = stopped_by(run, signals)
+                tuned = None if over else _tuned(searches, measurements, signals)
+                return _concluded(run, tuned, signals)
         finally:
             for search in searches:
                 if search.study is not None:

@@ -8,12 +8,19 @@ from dataclasses import dataclass
 from typing import Literal
 
 from raysweep.store import Store
-from raysweep.store.heartbeat import BEAT_SECONDS, Heartbeat, stop_path_of
-from raysweep.store.liveness import Liveness
+from raysweep.store.heartbeat import (
+    BEAT_SECONDS,
+    BEATS_UNTIL_DEAD,
+    Heartbeat,
+    raw_heartbeats,
+    stop_path_of,
+)
+from raysweep.store.liveness import Drivers
 from raysweep.store.sweepfolder import SweepFolder
 
 DriverState = Literal["running", "stopping", "dead"]
 LOOKS = 4  # in a span of a heartbeat
+LATE = 2  # spans until a sign of life is late
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +47,6 @@ def drivers(
     store: Store,
     name: str | None = None,
     waiting: Callable[[Heartbeat], None] = lambda beat: None,
-    watch: Liveness | None = None,
 ) -> list[Driver]:
     """Return the drivers of a sweep that have not ended, those that began last at the end.
 
@@ -51,48 +57,43 @@ def drivers(
         store: where they leave their heartbeats.
         name: of the sweep; none: of every sweep.
         waiting: called once for each driver whose sign of life is late.
-        watch: has looked before.
     """
-    watch = watch or Liveness(store)
-    told: set[str] = set()
-    late = time.monotonic() + 2 * BEAT_SECONDS
+    places = () if name is None else (name, SweepFolder(store, name).tuning.name)
+    watch, looks = Drivers(BEATS_UNTIL_DEAD * LOOKS), 0
     while True:
-        found = [beat for beat in watch.look().values() if _is_of(beat, store, name)]
-        unsure = [beat for beat in found if watch.sign(beat.run) == "unknown"]
+        watch.look(raw_heartbeats(store))
+        found = {
+            run: one
+            for run, one in sorted(watch.known.items())
+            if (beat := one.heartbeat) is not None
+            and beat.state != "ended"
+            and (not places or beat.folder in places)
+        }
+        unsure = [one.heartbeat for one in found.values() if one.unsure and one.heartbeat]
         if not unsure:
             break
-        for beat in unsure:
-            if beat.run not in told and time.monotonic() > late:
-                told.add(beat.run)
-                waiting(beat)
+        looks += 1
+        for beat in unsure if looks == LATE * LOOKS else ():
+            waiting(beat)
         time.sleep(BEAT_SECONDS / LOOKS)
-    return [
-        Driver(
-            state="dead" if watch.sign(beat.run) == "dead" else _state(beat),
-            tuning=beat.folder != beat.folder.partition("/")[0],
-            beat=beat,
-        )
-        for beat in sorted(found, key=lambda beat: beat.run)
-    ]
+    return [_driver(one.heartbeat, one.dead) for one in found.values() if one.heartbeat]
 
 
-def _state(beat: Heartbeat) -> DriverState:
-    return "running" if beat.state == "running" else "stopping"
-
-
-def _is_of(beat: Heartbeat, store: Store, name: str | None) -> bool:
-    places = () if name is None else (name, SweepFolder(store, name).tuning.name)
-    return beat.state != "ended" and (not places or beat.folder in places)
+def _driver(beat: Heartbeat, dead: bool) -> Driver:
+    working: DriverState = "running" if beat.state == "running" else "stopping"
+    tuning = beat.folder != beat.folder.partition("/")[0]
+    return Driver(state="dead" if dead else working, tuning=tuning, beat=beat)
 
 
 def follow(store: Store, run: str) -> Iterator[Heartbeat]:
     """Yield the heartbeats of a driver, until it has ended or is dead."""
-    watch = Liveness(store)
+    watch = Drivers()
     while True:
-        beat = watch.look().get(run)
-        if beat is None or beat.state == "ended" or watch.sign(run) == "dead":
+        watch.look(raw_heartbeats(store))
+        one = watch.known.get(run)
+        if one is None or one.dead or one.heartbeat is None or one.heartbeat.state == "ended":
             return
-        yield beat
+        yield one.heartbeat
         time.sleep(BEAT_SECONDS)
 
 

@@ -2,6 +2,9 @@
 
 run           a sweep under way: schedule, store, ledger
 schedule      what is ready, out, failed, grown; pure
+ready         queues of ready stages             tally    stages counted by kind
+leases        this run among other drivers       pace     how long the rest will take
+source        trials that come while it is under way
 stored        which stored stages count          force    which stages are done anew
 inline        in this process                      ray      on Ray Tune
 session       the plan as Tune's searcher          worker   the process at the other end

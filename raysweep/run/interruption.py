@@ -113,6 +113,20 @@ def check() -> None:
         raise Interrupted(_listener.number)
 
 
+def taken_here() -> bool:
+    """Return whether SIGTERM would stop a run of this thread, as `catching_signals` promises."""
+    if _listener is None or not _in_main_thread():
+        return False
+    return signal.getsignal(signal.SIGTERM) == _listener.handle
+
+
+def stop_main_thread() -> None:
+    """Stop the run of the main thread, from any thread, as SIGTERM does; once."""
+    main = threading.main_thread().ident
+    if _listener is not None and not _listener.number and main is not None:
+        signal.pthread_kill(main, signal.SIGTERM)
+
+
 def take_again() -> None:
     """Take SIGTERM back: Ray's core takes it behind Python's back as it starts, and drops it later.
 

@@ -1,4 +1,4 @@
-"""The pace of a run: the stages of each kind, how long they took, and how long the rest will take.
+"""The pace of a run: how long its stages took, and how long the rest will take.
 
 No estimate is made before enough stages were timed: a guess of the first minute is taken for a
 promise. Then each stage left counts what stages like it took in this run; where none of them has
@@ -11,13 +11,13 @@ workers and all that they lose between two stages.
 from __future__ import annotations
 
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 
 from raysweep.plan.costs import Costs
 from raysweep.run.schedule import Schedule
 from raysweep.stages.stage import Stage
-from raysweep.store.heartbeat import KindCount, RunningStage
+from raysweep.store.heartbeat import RunningStage
 
 TIMED_STAGES = 8  # until then nothing is said
 TIMED_SECONDS = 3.0  # from the beginning of the first stage
@@ -43,7 +43,7 @@ class Timed:
 
 
 class Pace:
-    """Takes in how long stages took; tells counts by kind, and how long the rest will take."""
+    """Takes in how long stages took, and tells how long the rest will take."""
 
     def __init__(
         self,
@@ -96,26 +96,6 @@ class Pace:
         while len(self._window) > TIMED_STAGES and self._window[1][0] < now - WINDOW_SECONDS:
             self._window.popleft()
 
-    def kinds(self) -> dict[str, KindCount]:
-        """Return the numbers of each stage kind, in the order in which kinds were wanted."""
-        schedule = self._schedule
-
-        def count(keys: Iterable[str]) -> Counter[str]:
-            stages = schedule.planner.stages
-            return Counter(stages[key].kind for key in tuple(keys))
-
-        wanted, done, out = count(schedule.wanted), count(schedule.done), count(schedule.out)
-        failed = count(schedule.failed) + count(schedule.upstream_failed)
-        none = Timed(known=False)
-        timed = {kind: self._by_kind.get(kind, none) for kind in wanted}
-        return {
-            kind: KindCount(
-                wanted=n, stored=done[kind], failed=failed[kind], out=out[kind],
-                ran=len(timed[kind].took), seconds=timed[kind].seconds,
-            )
-            for kind, n in wanted.items()
-        }  # fmt: skip
-
     def left_seconds(self) -> float | None:
         """Return the seconds that the rest will take; None while too little was timed."""
         now = self._clock()
@@ -142,7 +122,7 @@ class Pace:
             left += rest
             unknown += 0.0 if sure else rest
             longest = max(longest, rest)
-        left += schedule.waiting_trials * self._growth(drift)
+        left += sum(map(len, schedule.waiting.values())) * self._growth(drift)
         if left and unknown > UNKNOWN_SHARE * left:
             return None
         began, before = self._window[0]
@@ -171,10 +151,10 @@ class Pace:
         They are as many as trials have gained so far; until one has, a training like the longest.
         """
         schedule = self._schedule
-        if not schedule.resumed_trials:
+        if not schedule.tally.resumed_trials:
             return (
                 schedule.longest_grown * drift[any(one.known for one in tuple(self.timed.values()))]
             )
         stages = schedule.planner.stages
-        grown = (self._expected(stages[key], drift)[0] for key in tuple(schedule.grown))
-        return sum(grown) / schedule.resumed_trials
+        grown = (self._expected(stages[key], drift)[0] for key in tuple(schedule.tally.grown))
+        return sum(grown) / schedule.tally.resumed_trials

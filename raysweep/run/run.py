@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Protocol
+from typing import Self
 
 from raysweep.methods.recipe import Recipe
 from raysweep.plan.costs import Costs, record
@@ -12,14 +14,18 @@ from raysweep.plan.planner import Planner
 from raysweep.provenance import git_commit, versions
 from raysweep.results import history
 from raysweep.results.description import Description, described, write_description
+from raysweep.run import interruption
 from raysweep.run.force import forcing
+from raysweep.run.leases import Leases
 from raysweep.run.pace import Pace
 from raysweep.run.schedule import Schedule
+from raysweep.run.source import TrialSource
 from raysweep.stages.stage import Result, Stage
-from raysweep.store import Manifest, Store
+from raysweep.store import Manifest, Store, heartbeat
 from raysweep.store.events import Dispatch, Done, End, Event, Grow, Note, Start
-from raysweep.store.heartbeat import RunningStage
+from raysweep.store.heartbeat import Heartbeat, RunningStage
 from raysweep.store.ledger import Ledger
+from raysweep.store.liveness import machine
 from raysweep.store.sweepfolder import SweepFolder
 from raysweep.sweep.spec import Sweep, check_layers, to_plain
 
@@ -35,25 +41,12 @@ def slots_of(cpus: float, gpus: float, sweep: Sweep, max_concurrent: int | None)
     return slots
 
 
-class TrialSource(Protocol):
-    """Gives a run more trials while it runs; the searches of a tuning run are one."""
-
-    @property
-    def exhausted(self) -> bool:
-        """Whether no more trials will come."""
-
-    def more(self, slots: int) -> bool:
-        """Give the planner more trials; False if there are none now."""
-
-    def planned(self, schedule: Schedule) -> Sequence[Event]:
-        """Look at trials that were taken in, and may be stored already; return the events."""
-
-    def settled(self, keys: Iterable[str], schedule: Schedule) -> Sequence[Event]:
-        """Take in that stages have ended; return the events."""
-
-
 class Run:
-    """A sweep under way: hands stages to an executor and takes in their results."""
+    """A sweep under way: hands stages to an executor and takes in their results.
+
+    Among other drivers of its store it claims what it hands out, and waits for what they hold. As a
+    context it removes, at the end, what told other drivers of it.
+    """
 
     def __init__(
         self,
@@ -95,6 +88,28 @@ class Run:
         self.damaged: list[str] = []
         self.notes: list[str] = []
         self.provenance = {"run": self.ledger.run}
+        self.running: Callable[[], Sequence[RunningStage]] = tuple
+        self._begun: set[str] = set()
+        self._signalled = interruption.taken_here()
+        self._planned = False
+        beat = heartbeat.BEAT_SECONDS
+        self.leases = Leases(store, self.ledger.run, self._heartbeat, self._stop, beat)
+        try:
+            self.leases.start()
+            self._plan(forced, text, keep=folder is None)
+        except BaseException:
+            self.leases.leave()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *ended: object) -> None:
+        self.leases.leave()
+
+    def _plan(self, forced: Callable[[Stage], bool], text: str, *, keep: bool) -> None:
+        """Plan against the store, while other drivers know of this run already."""
+        store = self.store
         self.costs = Costs(self.planner, store)
         self.schedule = Schedule(
             self.planner,
@@ -103,17 +118,17 @@ class Run:
             force=forced,
             expected=self.costs,
             discard=self._discard,
-            log=self.ledger.write,
+            log=self._log,
         )
-        self.cached = len(self.schedule.done)
-        self._begun: set[str] = set()
-        self.running: Callable[[], Sequence[RunningStage]] = tuple
         self.pace = Pace(self.schedule, self.costs, lambda: self.running())
+        self._planned = True
+        self.cached = len(self.schedule.done)
         self.before = described(store, self.folder.name)
-        self.notes += [] if folder else history.keep_earlier(store, sweep)
+        self.notes += history.keep_earlier(store, self.sweep) if keep else []
         if self.damaged:
             self.notes.append(f"{len(self.damaged)} stored stages are damaged and run again")
         self._describe(text)
+        self._take_news()
         self.watch(self)
 
     def _discard(self, key: str) -> None:
@@ -139,15 +154,79 @@ class Run:
         self.ledger.sync()
 
     def take(self, slots: Mapping[str, int]) -> list[Stage]:
-        """Return the next batch, written down durably before anybody works on it."""
+        """Return the next batch, claimed, and written down before anybody works on it."""
+        self._take_news()
         self._replenish(slots)
-        batch = self.schedule.take(slots)
-        if batch:
-            keys = tuple(stage.key for stage in batch)
-            self._begin_anew(keys)
-            self.ledger.write(Dispatch(keys=keys, ready=self.schedule.ready))
-            self.ledger.sync()
-        return batch
+        while batch := self.schedule.take(slots):
+            if claimed := self._claimed(batch):
+                keys = tuple(stage.key for stage in claimed)
+                self._begin_anew(keys)
+                self.ledger.write(Dispatch(keys=keys, ready=self.schedule.ready))
+                self.ledger.sync()
+                return claimed
+        return []
+
+    # Other drivers
+
+    def _claimed(self, batch: Sequence[Stage]) -> list[Stage]:
+        """Return the stages that are ours to do: no other driver holds them, or has stored them."""
+        keys = {stage.key for stage in batch}
+        refused = self.leases.claim(keys)
+        self.schedule.set_aside(refused)
+        stored = self._take_in(self.leases.stored_meanwhile(keys - refused))
+        self.leases.release(stored)
+        if refused:
+            self.watch(self)
+        return [stage for stage in batch if stage.key not in refused | stored]
+
+    def _take_in(self, found: Mapping[str, Manifest]) -> set[str]:
+        """Take in what another driver has stored; return the keys of the results that count."""
+        counting = self.schedule.stored.counting(found) if found else set()
+        if counting:
+            self.schedule.stored_elsewhere(counting)
+            self._settled(counting)
+            self.watch(self)
+        return counting
+
+    def _take_news(self) -> None:
+        """Take in what the heartbeat's thread has found."""
+        for text in self.leases.notes():
+            self.note(text)
+        for news in self.leases.news():
+            counting = self._take_in(news.stored)
+            self.schedule.came_back({*news.free, *news.stored} - counting)
+
+    def _heartbeat(self, count: int, held: tuple[str, ...]) -> Heartbeat:
+        """Return the heartbeat of now; called in a thread."""
+        stopping = self._planned and self.schedule.stopping
+        return Heartbeat(
+            run=self.ledger.run,
+            folder=self.folder.name,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            machine=machine(),
+            count=count,
+            state="stopping" if stopping else "running",
+            started=self.started,
+            held=held,
+            kinds=self.schedule.tally.by_kind(self.schedule.out) if self._planned else {},
+            running=tuple(self.running()),
+            left_seconds=self.pace.left_seconds() if self._planned else None,
+        )
+
+    def _stop(self) -> bool:
+        """Stop, since somebody has asked; False while there is nothing to stop yet."""
+        if self._signalled:
+            interruption.stop_main_thread()
+        elif self._planned:
+            self.schedule.stopping = True
+        return self._signalled or self._planned
+
+    def _log(self, event: Event) -> None:
+        """Write down an event of the schedule; what has failed for good may be tried elsewhere."""
+        self.ledger.write(event)
+        if event.event == "failed" or event.event == "upstream_failed":
+            self.leases.release([event.key])
 
     def _begin_anew(self, keys: Iterable[str]) -> None:
         """Remove what a forced stage would go on from, before its first attempt."""
@@ -192,6 +271,7 @@ class Run:
             elif result.trace:
                 self.store.write(self.folder.log(result.key), result.trace.encode())
             self.schedule.finished([result])
+            self._release([result.key])
             self._settled([result.key])
         self.watch(self)
 
@@ -203,8 +283,13 @@ class Run:
             seconds, host = manifest.info.get("seconds", 0.0), manifest.info.get("host", "")
             self.ledger.write(Done(key=key, seconds=seconds, host=host, pid=0))
         self.schedule.lost(gone, stored, reason)
+        self._release(gone)
         self._settled(gone)
         self.watch(self)
+
+    def _release(self, keys: Iterable[str]) -> None:
+        """Give back what is done; stages that are tried again stay with this run."""
+        self.leases.release(self.schedule.done.intersection(keys))
 
     def _made_here(self, keys: Iterable[str]) -> dict[str, Manifest]:
         """Return the manifests of stages that are stored, but not of those that are to be replaced.
@@ -232,9 +317,12 @@ class Run:
             self._remember(self.source.settled(keys, self.schedule))
 
     def close(self) -> None:
-        """Write down how long things took, for the next plan's estimate."""
-        self.ledger.write(End(complete=self.complete))
-        self.ledger.close()
+        """Write down the end, give back what is claimed, and keep paces for the next plan."""
+        try:
+            self.ledger.write(End(complete=self.complete))
+            self.ledger.close()
+        finally:
+            self.leases.close()
         record(self.store, self.pace.spent)
 
     @property

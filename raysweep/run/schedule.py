@@ -2,25 +2,25 @@
 
 Pure bookkeeping, with no Ray, no clock and no stage kinds: executors ask `take` for work and report
 with `finished` and `lost`; each change is logged as a typed event. Ready stages go out by the
-longest remaining path. An outcome that trials wait for lets them grow new stages; growing asks the
+longest remaining path. Stages that another driver works on are set aside until it has stored them,
+or they come back. An outcome that trials wait for lets them grow new stages; growing asks the
 planner again and does not depend on the order in which stages finish.
 """
 
 from __future__ import annotations
 
-import heapq
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from raysweep.identity import kind_of
 from raysweep.plan.route import Plan, remaining
+from raysweep.run.ready import ReadyStages
 from raysweep.run.stored import ManifestsOf, StoredStages
+from raysweep.run.tally import Tally
 from raysweep.stages.stage import Outcome, Result, Stage
 from raysweep.store.events import Damaged, Event, Failed, Grow, Kept, Retry, UpstreamFailed
-
-MOST_PER_BATCH = 16
-SHORT_SECONDS = 1.0
 
 
 class Schedule:
@@ -51,7 +51,8 @@ class Schedule:
             log: receives an event for each growth, failure, retry and damaged artifact.
 
         `routed` counts the trials of the planner that were taken in; `stored` tells which stored
-        stages count; `grown` are those that `resumed_trials` gained from awaited outcomes.
+        stages count; `elsewhere` holds those that another driver works on; `tally` counts;
+        `waiting` tells which trials, by number, wait for the outcome of a stage.
         """
         self.planner = planner
         self.expected = expected
@@ -68,17 +69,15 @@ class Schedule:
         self.outcomes: dict[str, Outcome] = {}
         self._missing: dict[str, set[str]] = {}
         self._children: dict[str, list[str]] = defaultdict(list)
-        self._waiting: dict[str, list[int]] = defaultdict(list)
-        self._ready: dict[str, list[tuple[float, int, str]]] = {"cpu": [], "gpu": []}
+        self.waiting: dict[str, list[int]] = defaultdict(list)
         self._rank: dict[str, float] = {}
         self.longest_grown = 0.0  # seconds of a stage that a decision may grow
-        self.grown: list[str] = []
-        self.resumed_trials = 0
         self._order: dict[str, int] = {}
         self._tries: dict[tuple[str, str], int] = defaultdict(int)
-        self._alone: set[str] = set()
-        self._queued: set[str] = set()
+        self._ready = ReadyStages(planner.stages, self._rank, self._order)
         self._out: set[str] = set()
+        self.elsewhere: set[str] = set()
+        self.tally = Tally()
         self.routed = 0
         self.extend()
 
@@ -93,11 +92,6 @@ class Schedule:
     def has_new_trials(self) -> bool:
         """Whether the planner has gained trials that were not taken in yet."""
         return self.routed < len(self.planner.trials)
-
-    @property
-    def waiting_trials(self) -> int:
-        """Number of trials that wait for an outcome before their further stages are known."""
-        return sum(map(len, self._waiting.values()))
 
     def _grow(self, numbers: Iterable[int]) -> list[str]:
         """Route trials again and take in the stages that are new; return their keys."""
@@ -115,7 +109,7 @@ class Schedule:
                 if key in self.stored.keys and self._readable(key):
                     pending.append(number)  # already decided, perhaps by another sweep
                 else:
-                    self._waiting[key].append(number)
+                    self.waiting[key].append(number)
         self._enter(fresh)
         return fresh
 
@@ -136,7 +130,9 @@ class Schedule:
 
     def _forget(self, key: str) -> None:
         self._discard(key)
-        self.done.discard(key)
+        if key in self.done:
+            self.done.remove(key)
+            self.tally.stored[kind_of(key)] -= 1
         self.stored.keys.discard(key)
         self.log(Damaged(key=key))
 
@@ -147,6 +143,7 @@ class Schedule:
             key = stack.pop()
             if key not in self.wanted:
                 self.wanted.add(key)
+                self.tally.wanted[kind_of(key)] += 1
                 found.append(key)
                 stack.extend(self.planner.stages[key].needs)
         return found
@@ -155,7 +152,7 @@ class Schedule:
         for key in keys:
             self._order.setdefault(key, len(self._order))
             if key in self.stored.keys:
-                self.done.add(key)
+                self._add_done(key)
             for need in self.planner.stages[key].needs:
                 self._children[need].append(key)
         seconds = {key: self.expected(self.planner.stages[key]) for key in keys}
@@ -165,6 +162,11 @@ class Schedule:
         for key in keys:
             if key not in self.done:
                 self._wait(key)
+
+    def _add_done(self, key: str) -> None:
+        if key not in self.done:
+            self.done.add(key)
+            self.tally.stored[kind_of(key)] += 1
 
     def _wait(self, key: str) -> None:
         """Begin a stage, or keep it until its inputs are stored."""
@@ -183,17 +185,11 @@ class Schedule:
             self.log(Kept(key=key))
             self._complete(key)
         else:
-            self._push(key)
+            self._ready.add(key)
 
     def _broken(self, key: str) -> str:
         """Return the key of the failure that a stage has come to; empty if it has not failed."""
         return key if key in self.failed else self.upstream_failed.get(key, "")
-
-    def _push(self, key: str) -> None:
-        if key not in self._queued:
-            self._queued.add(key)
-            queue = self._ready[self.planner.stages[key].resource]
-            heapq.heappush(queue, (-self._rank[key], self._order[key], key))
 
     # Handing out
 
@@ -205,43 +201,46 @@ class Schedule:
         """
         if self.stopping:
             return []
-        heads = [(q[0][0], name) for name, q in self._ready.items() if q and slots.get(name, 0)]
-        if not heads:
-            return []
-        name = min(heads)[1]
-        queue = self._ready[name]
-        share = -(-len(queue) // slots[name])
-        batch: list[Stage] = []
-        total = 0.0
-        while queue and len(batch) < min(MOST_PER_BATCH, share):
-            key = queue[0][2]
-            stage = self.planner.stages[key]
-            seconds = self.expected(stage)
-            if batch and (total + seconds > SHORT_SECONDS or key in self._alone):
-                break
-            heapq.heappop(queue)
-            batch.append(stage)
-            total += seconds
-            if key in self._alone:
-                break
+        batch = self._ready.take(slots, self.expected)
         self._out.update(stage.key for stage in batch)
-        self._queued.difference_update(stage.key for stage in batch)
         return batch
 
     @property
     def finished_all(self) -> bool:
-        """Whether no stage is ready or handed out, so that none can become ready."""
-        return not self._out and (self.stopping or not any(self._ready.values()))
+        """Whether no stage is ready, handed out or elsewhere, so that none can become ready."""
+        return not self._out and (self.stopping or not (self._ready or self.elsewhere))
 
     @property
     def ready(self) -> int:
         """Number of stages whose inputs are stored."""
-        return sum(len(queue) for queue in self._ready.values())
+        return len(self._ready)
 
     @property
     def out(self) -> frozenset[str]:
         """Keys that an executor holds."""
         return frozenset(self._out)
+
+    # Other drivers
+
+    def set_aside(self, keys: Collection[str]) -> None:
+        """Take back stages that were handed out and that another driver works on."""
+        self._out.difference_update(keys)
+        self.elsewhere.update(keys)
+
+    def came_back(self, keys: Iterable[str]) -> None:
+        """Take in that no other driver works on stages any more, and none has stored them."""
+        for key in self.elsewhere.intersection(keys):
+            self.elsewhere.remove(key)
+            if not self._broken(key):
+                self._ready.add(key)
+
+    def stored_elsewhere(self, keys: Iterable[str]) -> None:
+        """Take in that another driver has stored stages, set aside or handed out just now."""
+        for key in keys:
+            self.elsewhere.discard(key)
+            self._out.discard(key)
+            self.log(Kept(key=key))
+            self._complete(key)
 
     # Reports of executors
 
@@ -254,7 +253,7 @@ class Schedule:
             elif result.status == "damaged" and self._try_again(result):
                 self._recompute(result.damaged, result.key)
             elif result.status == "failed" and not result.lasting and self._try_again(result):
-                self._push(result.key)
+                self._ready.add(result.key)
             else:
                 self._fail(result)
 
@@ -269,8 +268,7 @@ class Schedule:
                 continue
             result = Result(key=key, status="failed", error=reason, lasting=False)
             if len(gone) > 1 or self._try_again(result):
-                self._alone.add(key)
-                self._push(key)
+                self._ready.add(key, alone=True)
             else:
                 self._fail(result)
 
@@ -278,7 +276,7 @@ class Schedule:
         """Take back stages that were handed out and not begun."""
         for key in keys:
             self._out.discard(key)
-            self._push(key)
+            self._ready.add(key)
 
     def _try_again(self, result: Result) -> bool:
         attempt = result.key, result.damaged  # one stage may meet several damaged inputs
@@ -288,22 +286,23 @@ class Schedule:
 
     def _complete(self, key: str, result: Result | None = None) -> None:
         """Take in that a stage is stored: by this run, or by another one before it."""
-        if key in self._waiting and not self._readable(key):
+        if key in self.waiting and not self._readable(key):
             return
-        self.done.add(key)
+        self._add_done(key)
         self.stored.add(key, ran=result is not None)
         if result is not None:
             self.ran[key] = result
+            self.tally.add_run(key, result.seconds)
         for child in self._children[key]:
             missing = self._missing.get(child)
             if missing and key in missing:
                 missing.discard(key)
                 if not missing:
                     self._begin(child)
-        if key in self._waiting:
-            numbers = self._waiting.pop(key)
-            self.resumed_trials += len(numbers)
-            self.grown += (fresh := self._grow(numbers))
+        if key in self.waiting:
+            numbers = self.waiting.pop(key)
+            fresh = self._grow(numbers)
+            self.tally.add_growth(len(numbers), fresh)
             self.log(Grow(key=key, stages=len(fresh)))
 
     def _recompute(self, damaged: str, reader: str) -> None:
@@ -313,7 +312,7 @@ class Schedule:
             return
         self._forget(damaged)
         self._missing[reader] = {damaged}
-        if damaged not in self._out:
+        if damaged not in self._out and damaged not in self.elsewhere:
             self._wait(damaged)
 
     def recompute(self, key: str) -> None:
@@ -321,7 +320,7 @@ class Schedule:
 
         What is damaged again whenever it is read back fails in the end.
         """
-        if self._broken(key) or key in self._out or key in self._queued:
+        if self._broken(key) or key in self._ready or key in self._out | self.elsewhere:
             return
         self._forget(key)
         result = Result(key=key, status="failed", error="what it stores cannot be read back")
@@ -334,6 +333,7 @@ class Schedule:
         if result.status == "damaged":
             result = replace(result, error=f"its input {result.damaged} is damaged every time")
         self.failed[result.key] = result
+        self.tally.failed[kind_of(result.key)] += 1
         self.log(Failed(key=result.key, error=result.error))
         for child in self._children[result.key]:
             self._fail_below(child, result.key)
@@ -344,6 +344,7 @@ class Schedule:
             below = stack.pop()
             if below not in self.done and below not in self.upstream_failed:
                 self.upstream_failed[below] = cause
+                self.tally.failed[kind_of(below)] += 1
                 self._missing.pop(below, None)
                 self.log(UpstreamFailed(key=below, cause=cause))
                 stack.extend(self._children[below])

@@ -2,7 +2,8 @@
 
 A stored result counts when everything that its stage needs is stored and is what it was made from.
 Where an input runs again, it is held until that input is there: it counts if the input came out the
-same, and is made again if not. Results that `force` names never count.
+same, and is made again if not. Results that `force` names never count, but those that another
+driver has stored since.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ class StoredStages:
         self._manifests_of = manifests_of
         self._force = force
         self._contents: dict[str, str] = {}
+        self._before: dict[str, _Making] = {}
         self.keys = keys
         self.held: dict[str, dict[str, str]] = {}
         self.forced: set[str] = set()
@@ -62,6 +64,7 @@ class StoredStages:
         if self._force(stage):
             self.forced.add(key)
             self.keys.discard(key)
+            self._before[key] = _making(manifest)
             return
         # A manifest that does not say what its stage was made from is believed.
         if any(
@@ -72,11 +75,12 @@ class StoredStages:
                 need: read.get(need) or self._contents.get(need, "") for need in stage.needs
             }
             self.keys.discard(key)
+            self._before[key] = _making(manifest)
 
     def _content(self, key: str) -> str:
         """Return the content of a stored stage; empty if it is gone."""
         if key not in self._contents:
-            self._contents |= {k: one.content for k, one in self._manifests_of([key]).items()}
+            self._look_up([key])
         return self._contents.get(key, "")
 
     def outcomes(self, key: str) -> dict[str, Outcome]:
@@ -93,11 +97,45 @@ class StoredStages:
         self.replaced.add(key)
         return False
 
+    def counting(self, found: Mapping[str, Manifest]) -> set[str]:
+        """Return the stages of which another driver has stored a result that counts, meanwhile.
+
+        It counts if it was made from what its inputs are now, and is not the result that is to be
+        replaced.
+
+        Args:
+            found: the manifests of stages that are stored by now.
+        """
+        fresh = {k: m for k, m in found.items() if self._before.get(k) != _making(m)}
+        self._look_up({n for key in fresh for n in self._stages[key].needs} - self._contents.keys())
+        # An input may have been replaced since it was looked at.
+        self._look_up({need for key, one in fresh.items() for need in self._differing(key, one)})
+        counting = {key for key, one in fresh.items() if not self._differing(key, one)}
+        self._contents |= {key: fresh[key].content for key in counting}
+        return counting
+
+    def _differing(self, key: str, manifest: Manifest) -> list[str]:
+        """Return the inputs of a stage that are not what its result was made from."""
+        read, known = manifest.read, self._contents
+        needs = self._stages[key].needs
+        return [need for need in needs if read.get(need, "") not in ("", known.get(need, ""))]
+
+    def _look_up(self, keys: Collection[str]) -> None:
+        self._contents |= {k: one.content for k, one in self._manifests_of(list(keys)).items()}
+
     def add(self, key: str, *, ran: bool) -> None:
         """Take in that the result of a stage counts, and whether it was made by this run."""
         self.keys.add(key)
         if ran:
             self._contents.pop(key, None)
+
+
+_Making = tuple[str, str]
+
+
+def _making(manifest: Manifest) -> _Making:
+    """Return the run and the time in which a result was made, which no other making has."""
+    return str(manifest.info.get("run")), str(manifest.info.get("finished_at"))
 
 
 def inputs_first(keys: Collection[str], stages: Mapping[str, Stage]) -> list[str]:

@@ -4,6 +4,7 @@ store        artifacts by key            manifest  the seal of an artifact
 root         plain files               files     how a folder and a bucket do it
 sweepfolder  where all of a sweep lies   ledger    what was handed out, what failed, what grew
 heartbeat    what a driver does now      events    the lines of a ledger
+liveness     which drivers are alive
 """
 
 from __future__ import annotations

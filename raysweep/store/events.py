@@ -99,7 +99,7 @@ class Damaged(_Line):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kept(_Line):
-    """A stored result counts: an input of its stage ran again, and came out the same."""
+    """A stored result counts: its input ran again, the same, or another driver has stored it."""
 
     event: Literal["kept"] = "kept"
     key: str

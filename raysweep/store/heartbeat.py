@@ -73,6 +73,7 @@ class Heartbeat:
         folder: name of the sweep's folder, `name`, or `name/tune` of a tuning run.
         host: where the driver runs.
         pid: of the driver there.
+        machine: the running kernel and the namespace in which `pid` counts; empty if not known.
         count: rises with every heartbeat.
         state: whether stages are handed out, or the run was told to stop, or has ended.
         started: when the run began, in seconds since 1970 by the driver's clock; to show only.
@@ -89,6 +90,7 @@ class Heartbeat:
     count: int
     state: Literal["running", "stopping", "ended"]
     started: float
+    machine: str = ""
     held: tuple[str, ...] = ()
     kinds: Mapping[str, KindCount] = field(default_factory=dict)
     running: tuple[RunningStage, ...] = ()
@@ -120,13 +122,18 @@ def stop_path_of(run: str) -> str:
     return f"{DRIVERS}/{run}.stop"
 
 
-def heartbeats(store: Store) -> dict[str, Heartbeat]:
-    """Return the heartbeats of all drivers that have left one, by run; damaged ones are left out.
+def raw_heartbeats(store: Store) -> dict[str, bytes]:
+    """Return the heartbeats of all drivers that have left one, by run, as they stand there.
 
-    It says nothing on who of them is alive: look twice, and compare `count`.
+    They say nothing on who of them is alive: `liveness.Drivers` does, after several looks.
     """
-    found = {}
-    for path in store.list(DRIVERS):
-        if path.endswith(".json") and (beat := unpack(store.read(path) or b"")) is not None:
-            found[beat.run] = beat
-    return found
+    runs = (path.removeprefix(f"{DRIVERS}/") for path in store.list(DRIVERS))
+    names = [run.removesuffix(".json") for run in runs if run.endswith(".json")]
+    found = {run: store.read(path_of(run)) for run in names}
+    return {run: raw for run, raw in found.items() if raw is not None}
+
+
+def heartbeats(store: Store) -> dict[str, Heartbeat]:
+    """Return the heartbeats of all drivers that have left one, by run, without damaged ones."""
+    beats = {run: unpack(raw) for run, raw in raw_heartbeats(store).items()}
+    return {run: beat for run, beat in beats.items() if beat is not None}

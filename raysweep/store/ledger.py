@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import BinaryIO
@@ -34,7 +35,7 @@ class Ledger:
 
     def __init__(self, folder: SweepFolder) -> None:
         """Open a new file below the folder of a sweep, or of its tuning."""
-        self.run = f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{os.getpid()}"
+        self.run = _new_run()
         self._store = store = folder.store
         self._path = f"{folder.ledger}/{self.run}.jsonl"
         # A remote store cannot append: the file is kept here and copied there now and then.
@@ -63,6 +64,13 @@ class Ledger:
         """Sync and close."""
         self.sync(copy=True)
         self._file.close()
+
+
+def _new_run() -> str:
+    """Return an id that no other run has, on any host; ids sort by time."""
+    seconds, nanoseconds = divmod(time.time_ns(), 10**9)
+    date = time.strftime("%Y%m%d-%H%M%S", time.gmtime(seconds))
+    return f"{date}-{nanoseconds // 1000:06}-{uuid.uuid4().hex[:8]}"
 
 
 def read(folder: SweepFolder) -> Iterator[Event]:
