@@ -16,6 +16,7 @@ TUNE = "test_tune.py::test_"
 TRACK = "test_track.py::test_"
 FORCE = "test_force.py::test_"
 RUNNING = "test_running.py::test_"
+LEASES, ELSEWHERE = "test_leases.py::test_", "test_elsewhere.py::test_"
 
 HANDED_OUT = (
     Fault(
@@ -247,4 +248,46 @@ ANEW = (
     ),
 )  # fmt: skip
 
-FAULTS = HANDED_OUT + STORED + TOLD + TUNED + ANEW
+SHARED = (
+    Fault(
+        "a stage that another driver holds is run", "run/leases.py",
+        "if made is False or (made is None and key in self._held):", "if False:",
+        (LEASES + "what_one_claims_another_waits_for_until_it_is_stored",
+         ELSEWHERE + "a_forced_stage_is_done_once_by_two_who_force_it"),
+    ),
+    Fault(
+        "a stage that another driver has stored meanwhile is run", "run/run.py",
+        "self._take_in(self.leases.stored_meanwhile(keys - refused))", "set[str]()",
+        (ELSEWHERE + "where_no_file_decides_drivers_share_what_was_begun_before_the_last_beat",),
+    ),
+    Fault(
+        "the old result of a forced stage is taken for another driver's", "run/stored.py",
+        "if self._before.get(k) != _making(m)", "if k",
+        (ELSEWHERE + "a_result_of_before_does_not_count_for_a_stage_that_is_done_again",
+         ELSEWHERE + "a_forced_stage_is_done_once_by_two_who_force_it"),
+    ),
+    Fault(
+        "a run ends while another driver works for it", SCHEDULE,
+        "not (self._ready or self.elsewhere)", "not self._ready",
+        (ELSEWHERE + "what_is_set_aside_is_neither_ready_nor_out_and_the_schedule_goes_on",
+         ELSEWHERE + "a_tuning_waits_for_what_a_launch_has_claimed"),
+    ),
+    Fault(
+        "a dead driver keeps its leases", "run/leases.py",
+        "if self._owner(key) == dead:", "if False:",
+        (LEASES + "the_leases_of_a_driver_that_stands_still_are_taken_over",
+         LEASES + "a_relaunch_finds_nothing_of_a_process_that_was_killed_here"),
+    ),
+    Fault(
+        "a driver that wakes up ends the lease of another", "run/leases.py",
+        "(not self._in_doubt() or self._owner(key) == self.run)", "True",
+        (LEASES + "the_leases_of_a_driver_that_stands_still_are_taken_over",),
+    ),
+    Fault(
+        "a stage stays claimed where its driver will not try again", "run/run.py",
+        'if event.event == "failed" or event.event == "upstream_failed":', "if False:",
+        (ELSEWHERE + "what_fails_for_good_here_may_be_tried_elsewhere",),
+    ),
+)  # fmt: skip
+
+FAULTS = HANDED_OUT + STORED + TOLD + TUNED + ANEW + SHARED

@@ -484,6 +484,40 @@ def _events(run: Run) -> list[Event]:
     return list(ledger.read(run.folder))
 
 
+@pytest.mark.ray
+def test_workers_have_nothing_to_do_while_the_last_stage_is_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(heartbeat, "BEAT_SECONDS", 0.05)
+    store = Store(str(tmp_path))
+    text = SWEEP.replace("seeds: 2", "seeds: 1") % ("one", "none")
+    sweep = from_text(parse("one.yaml", text))
+    with Run(sweep, store, text) as run:
+        batch = run.take({"cpu": 1, "gpu": 1})
+
+        def watch(other: Run) -> None:
+            if other.schedule.elsewhere and not run.schedule.ran:
+                assert not other.schedule.out, "nobody waits with a slot"
+                run.finished([perform(one.packed(), store, run.provenance, 0.0) for one in batch])
+
+        done = launch(sweep, text, str(tmp_path), max_concurrent=1, watch=watch)
+        assert (done.rows["status"] == "ok").all() and run.schedule.ran
+        assert done.cached == len(batch) and done.ran == len(store.done()) - len(batch)
+
+
+def test_what_fails_for_good_here_may_be_tried_elsewhere(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    sweep = from_text(parse("one.yaml", SWEEPS["one"]))
+    with Run(sweep, store, "") as run:
+        (stage,) = run.take({"cpu": 1, "gpu": 1})
+        again = Result(key=stage.key, status="failed", error="a full disk", lasting=False)
+        run.finished([again])
+        assert store.list("leases") == [f"leases/{stage.key}"], "it is tried again here"
+        (stage,) = run.take({"cpu": 1, "gpu": 1})
+        run.finished([replace(again, lasting=True)])
+        assert run.over and store.list("leases") == []
+
+
 def test_the_heartbeat_of_a_run_tells_how_it_stands(tmp_path: Path) -> None:
     store = Store(str(tmp_path))
     with Run(from_text(parse("one.yaml", SWEEPS["one"])), store, "") as run:
