@@ -190,7 +190,7 @@ class Run:
                     Done(key=result.key, seconds=seconds, host=result.host, pid=result.pid)
                 )
             elif result.trace:
-                self.store.write(self.folder.log(result.key), result.trace.encode())
+                self.store.write_if_possible(self.folder.log(result.key), result.trace.encode())
             self.schedule.finished([result])
             self._settled([result.key])
         self.watch(self)
@@ -236,6 +236,8 @@ class Run:
         self.ledger.write(End(complete=self.complete))
         self.ledger.close()
         record(self.store, self._spent)
+        self.store.remember(self.schedule.done, self.schedule.ran)
+        self.notes += self.store.unwritten
 
     @property
     def over(self) -> bool:
