@@ -23,6 +23,7 @@ import pytest
 from raysweep.errors import DamagedArtifact, StoreError
 from raysweep.identity import digest
 from raysweep.store import Store
+from raysweep.store.bucket import Bucket
 from raysweep.store.events import (
     CandidateEnd,
     Damaged,
@@ -39,7 +40,6 @@ from raysweep.store.events import (
     UpstreamFailed,
     unpack,
 )
-from raysweep.store.bucket import Bucket
 from raysweep.store.files import Folder
 from raysweep.store.ledger import Ledger, read
 from raysweep.store.manifest import pack, seal

@@ -145,8 +145,12 @@ class Index:
                 self._outdated[key] = self._rows.pop(key)
         return before
 
+    def unwritten(self, keys: Iterable[str]) -> int:
+        """Return how many stages' manifests are not in the files of the index."""
+        return sum(key not in self._rows for key in keys)
+
     def lacks(self, keys: Iterable[str]) -> list[str]:
-        """Return the keys of stored stages that the index does not hold for good."""
+        """Return the keys of stages whose manifests must be read before they are written down."""
         return [
             key
             for key in keys

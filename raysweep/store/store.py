@@ -158,11 +158,11 @@ class Store(Root):
                 damaged.append(key)
             else:
                 self._index.learn(key, raw)
-        self._asked = opened
-        return Manifests(asked, opened, indexed, self.manifest), damaged
+        self._asked = Manifests(asked, opened, indexed, self.manifest)
+        return self._asked, damaged
 
     def manifest_as_asked(self, key: str) -> Manifest | None:
-        """Return the manifest that the last call of `manifests` has read; else read it now.
+        """Return the manifest that the last call of `manifests` returned; else read it now.
 
         A stage looks at its inputs once, so that it reads the very artifacts whose contents it
         records.
@@ -265,16 +265,18 @@ class Store(Root):
         """
         known = list(keys)
         replaced = self._index.forget(made) and self._remote
-        if len(self._index.lacks(known)) < FEWEST and not replaced:
+        if self._index.unwritten(known) < FEWEST and not replaced:
             return
         try:
-            self.check()
-            stored = self.done()
-            now, _ = self.manifests([key for key in self._index.lacks(known) if key in stored])
+            if self._index.lacks(known):
+                self.check()
+                stored = self.done()
+                lacking = [key for key in self._index.lacks(known) if key in stored]
+                now, _ = self.manifests(lacking)
+                for key, raw in self._index.replaced.items() if self._remote else ():
+                    if key in now:
+                        self._drop(unseal(key, raw).files.keys() - now[key].files.keys())
             self._index.save(known)
-            for key, raw in self._index.replaced.items() if self._remote else ():
-                if key in now:
-                    self._drop(unseal(key, raw).files.keys() - now[key].files.keys())
         except (StoreError, DamagedArtifact):
             pass  # The next plan reads what is not indexed.
 
