@@ -236,6 +236,9 @@ class Run:
         self.ledger.write(End(complete=self.complete))
         self.ledger.close()
         record(self.store, self._spent)
+        if self.source is not None:  # of a launch, the table of stages says it
+            wanted = "\n".join(sorted(self.schedule.wanted)).encode()
+            self.store.write_if_possible(self.folder.needs, wanted)
         self.store.remember(self.schedule.done, self.schedule.ran)
         self.notes += self.store.unwritten
 

@@ -106,6 +106,10 @@ class Index:
         self._given.clear()
         self._match(self._segments)
 
+    def stamp(self, key: str) -> Stamp:
+        """Return size and modification time of a manifest that is listed."""
+        return self._listed[key]
+
     def take(self, keys: Collection[str]) -> dict[str, Callable[[], bytes]]:
         """Return functions that return manifests' bytes, for those keys that the index holds.
 

@@ -254,6 +254,10 @@ class Store(Root):
         self._index.begin(listed, self._clock)
         return set(listed)
 
+    def listed(self, key: str) -> Stamp:
+        """Return size and modification time of a manifest, for a key that `done` returned."""
+        return self._index.stamp(key)
+
     def remember(self, keys: Iterable[str], made: Collection[str] = ()) -> None:
         """Write manifests of stages into the index, for the next plan; best effort.
 
