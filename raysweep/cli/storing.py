@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +14,8 @@ from raysweep.cli.output import AsJson, print_json
 from raysweep.errors import SpecError, StoreError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from raysweep.store import Store
     from raysweep.store.upkeep import Artifact
 
@@ -36,7 +38,6 @@ class Holding:
 @app.command(name="ls")
 def list_holdings(storage: Storage = None, as_json: AsJson = False) -> None:
     """List the artifacts of a storage by stage kind and by sweep: how many, how large, how new."""
-    from raysweep.cli.terminal import print_holdings
     from raysweep.identity import kind_of
     from raysweep.results.needs import needs
     from raysweep.store.sweepfolder import names
@@ -46,7 +47,8 @@ def list_holdings(storage: Storage = None, as_json: AsJson = False) -> None:
     found = survey(store).artifacts
     kinds = sorted({kind_of(key) for key in found})
     by_kind = [
-        _holding(kind, (a for k, a in found.items() if kind_of(k) == kind)) for kind in kinds
+        _holding(kind, (one for key, one in found.items() if kind_of(key) == kind))
+        for kind in kinds
     ]
     by_sweep = []
     for name in names(store):
@@ -61,7 +63,7 @@ def list_holdings(storage: Storage = None, as_json: AsJson = False) -> None:
     if as_json:
         print_json({"kinds": by_kind, "sweeps": by_sweep})
     else:
-        print_holdings(open_console(), by_kind, by_sweep, store.where())
+        _print(open_console(), by_kind, by_sweep, store.where())
 
 
 @app.command()
@@ -101,9 +103,7 @@ def prune(
         str | None,
         typer.Option(metavar="SIZE", help="The oldest first, until no more is left: 100GB."),
     ] = None,
-    yes: Annotated[
-        bool, typer.Option("--yes", help="Remove it; without this it is listed.")
-    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Remove it; without this, count it.")] = False,
     storage: Storage = None,
 ) -> None:
     """Remove litter of killed writers, and artifacts that no kept sweep needs.
@@ -177,7 +177,35 @@ def _amount(text: str, units: dict[str, float], option: str, example: str) -> fl
     return float(found[1]) * units[found[2]]
 
 
-def _shown(size: float) -> str:
-    from raysweep.cli.terminal import bytes_in_words
+def _print(
+    console: Console, kinds: Sequence[Holding], sweeps: Sequence[Holding], where: str
+) -> None:
+    """Print what a storage holds; a stage that several sweeps need stands in each of them."""
+    from rich.table import Table
 
-    return bytes_in_words(size)
+    from raysweep.cli.terminal import DATE
+
+    if not kinds and not sweeps:
+        console.print(f"nothing is stored in {where}; another place is named with --storage")
+        return
+    for head, holdings in (("stage kind", kinds), ("needed by sweep", sweeps)):
+        table = Table(box=None, pad_edge=False)
+        for column in (head, "stages", "size", "newest"):
+            table.add_column(column, justify="right" if column in ("stages", "size") else "left")
+        for one in holdings:
+            when = "–" if one.newest is None else time.strftime(DATE, time.localtime(one.newest))
+            counts = ("?", "?") if one.unknown else (str(one.stages), _shown(one.size_bytes))
+            table.add_row(one.name, *counts, when)
+        console.print(table)
+    for one in sweeps:
+        if one.unknown:
+            console.print(one.unknown)
+
+
+def _shown(size: float) -> str:
+    """Return bytes in words: `812 B`, `4.1 kB`, `12 GB`."""
+    units = [*_BYTES]
+    while size >= 1000 and len(units) > 1:
+        size /= 1000
+        units.pop(0)
+    return f"{size:.0f} {units[0]}" if units[0] == "B" or size >= 10 else f"{size:.1f} {units[0]}"
