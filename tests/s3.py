@@ -38,7 +38,7 @@ class Faulty:
             self.requests[environ["REQUEST_METHOD"]] += 1
             fault = self._next(environ["REQUEST_METHOD"], environ["PATH_INFO"])
         if fault == "slow":
-            time.sleep(0.4)
+            time.sleep(0.1)
         elif fault in ("500", "503"):
             environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
             answer(f"{fault} Broken", [("Content-Type", "application/xml")])

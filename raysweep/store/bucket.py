@@ -7,6 +7,7 @@ renamed into place where the filesystem has renames.
 from __future__ import annotations
 
 import contextlib
+import os
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -159,6 +160,9 @@ def _patient(uri: str, region: str) -> Any:
     }
     texts = ("scheme", "endpoint_override", "tls_ca_file_path")
     chosen |= {name: options[name] for name in texts if name in options}
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    if endpoint and "endpoint_override" not in chosen:
+        chosen["scheme"], _, chosen["endpoint_override"] = endpoint.rstrip("/").partition("://")
     if parts.username:
         chosen["access_key"] = unquote(parts.username)
         chosen["secret_key"] = unquote(parts.password or "")

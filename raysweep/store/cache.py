@@ -72,7 +72,7 @@ class Cache:
                         total += facts.st_size
                     elif facts.st_mtime < now - ABANDONED_SECONDS:
                         self.files.delete(f"objects/{entry.name}")
-        if total <= limit:
+        if total <= (1 - BETWEEN) * limit:
             return
         for _, size, name in sorted(found):
             if total <= LEFT * limit:

@@ -171,10 +171,12 @@ class Index:
         if len(new) < FEWEST:
             return
         rows = [(key, *stamp, raw) for key, (stamp, raw, _) in sorted(new.items())]
-        joined = self._joined(sum(len(raw) for *_, raw in rows) // 3)  # about a third is left
+        data = _packed(rows)
+        joined = self._joined(len(data))
         for path in joined:
             rows += self._sound_rows(path)
-        if self._root.write_if_possible(f"{FOLDER}/{uuid.uuid4().hex}.parquet", _packed(rows)):
+        data = _packed(sorted(rows)) if joined else data
+        if self._root.write_if_possible(f"{FOLDER}/{uuid.uuid4().hex}.parquet", data):
             for path in joined:
                 self._root.delete(path)
 
