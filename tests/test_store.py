@@ -1,4 +1,4 @@
-"""The store: atomicity under kill -9 and full disks, damage, hostile bytes, S3."""
+"""The store: atomicity under kill -9 and full disks, damage, hostile bytes, loss of power."""
 
 from __future__ import annotations
 
@@ -18,10 +18,13 @@ from pathlib import Path
 from typing import get_args
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from raysweep.errors import DamagedArtifact, StoreError
 from raysweep.identity import digest
+from raysweep.results.description import Description, write_description
+from raysweep.results.table import write_tables
 from raysweep.store import Store
 from raysweep.store.bucket import Bucket
 from raysweep.store.events import (
@@ -578,6 +581,49 @@ def test_small_puts_are_fast(store: Store) -> None:
         best.append(time.perf_counter() - start)
     # 0.04 to 0.1 ms where this was written; the margin is for slow and busy disks.
     assert np.median(best) < 0.002
+
+
+# A loss of power
+
+
+@pytest.mark.parametrize(
+    ("seconds", "setting", "synced"),
+    [(2.0, "", ["object", "objects", "manifest", "manifests"]), (0.5, "", []), (2.0, "0", [])],
+)
+def test_what_took_long_is_on_the_disk_before_anything_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float, setting: str, synced: list[str]
+) -> None:
+    monkeypatch.setenv("RAYSWEEP_FSYNC", setting)
+    store, real, found = Store(str(tmp_path)), os.fsync, []
+    places = {"objects": tmp_path / "objects", "manifests": tmp_path / "manifests"}
+
+    def fsync(descriptor: int) -> None:
+        real(descriptor)
+        path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        (name,) = [name for name, above in places.items() if above in path.parents]
+        found.append(name if path.is_dir() else name.removesuffix("s"))
+        there = list(store.list("manifests"))
+        assert bool(there) == (found[-1] == "manifests")
+        if not path.is_dir():
+            assert path.stat().st_size > 0 and path.name.endswith(".tmp")
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    store.put("train-1", arrays={"x": np.zeros(9)}, info={"seconds": seconds})
+    assert found == synced
+    assert store.arrays("train-1")["x"].shape == (9,)
+
+
+def test_records_outlast_a_loss_of_power(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, found = os.fsync, list[str]()
+
+    def fsync(descriptor: int) -> None:
+        real(descriptor)
+        found.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    write_tables(store, "s", pd.DataFrame({"a": [1]}), pd.DataFrame({"b": [1]}))
+    write_description(store, "s", Description(name="s"))
+    assert len(found) == 6 and found.count(f"{store.uri}/sweeps/s") == 3
 
 
 # Other filesystems
