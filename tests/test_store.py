@@ -599,7 +599,7 @@ def test_what_took_long_is_on_the_disk_before_anything_names_it(
 
     def fsync(descriptor: int) -> None:
         real(descriptor)
-        path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
         (name,) = [name for name, above in places.items() if above in path.parents]
         found.append(name if path.is_dir() else name.removesuffix("s"))
         there = list(store.list("manifests"))
@@ -618,7 +618,7 @@ def test_records_outlast_a_loss_of_power(store: Store, monkeypatch: pytest.Monke
 
     def fsync(descriptor: int) -> None:
         real(descriptor)
-        found.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        found.append(str(Path(f"/proc/self/fd/{descriptor}").readlink()))
 
     monkeypatch.setattr(os, "fsync", fsync)
     write_tables(store, "s", pd.DataFrame({"a": [1]}), pd.DataFrame({"b": [1]}))
