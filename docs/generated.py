@@ -7,7 +7,7 @@ by what the code says at that moment, so that no such table goes stale.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -76,7 +76,14 @@ def commands() -> str:
     from raysweep.cli.app import app
 
     group: Any = typer.main.get_command(app)
-    return "\n\n".join(_command(name, one) for name, one in group.commands.items())
+    return "\n\n".join(_command(name, one) for name, one in _named(group.commands))
+
+
+def _named(commands: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield every command with its name, those of a group as `group command`."""
+    for name, one in commands.items():
+        inside = getattr(one, "commands", None)
+        yield from ((f"{name} {of}", it) for of, it in _named(inside)) if inside else [(name, one)]
 
 
 def _command(name: str, command: Any) -> str:

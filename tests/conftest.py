@@ -19,6 +19,8 @@ from typing import Any
 
 import pytest
 
+from tests.s3 import s3_server as s3_server
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported
 os.environ["RAY_AUTH_MODE"] = "disabled"
 ROLES = ("attacks", "defenses", "datasets", "models")

@@ -12,7 +12,7 @@ import pytest
 from raysweep.errors import StoreError
 from raysweep.run.leases import Leases
 from raysweep.store import Store, liveness
-from raysweep.store.files import Bucket
+from raysweep.store.bucket import Bucket
 from raysweep.store.heartbeat import (
     BEATS_UNTIL_DEAD,
     Heartbeat,

@@ -1,4 +1,4 @@
-"""The store: atomicity under kill -9 and full disks, damage, hostile bytes, S3."""
+"""The store: atomicity under kill -9 and full disks, damage, hostile bytes, loss of power."""
 
 from __future__ import annotations
 
@@ -18,11 +18,15 @@ from pathlib import Path
 from typing import get_args
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from raysweep.errors import DamagedArtifact, StoreError
 from raysweep.identity import digest
+from raysweep.results.description import Description, write_description
+from raysweep.results.table import write_tables
 from raysweep.store import Store
+from raysweep.store.bucket import Bucket
 from raysweep.store.events import (
     CandidateEnd,
     Damaged,
@@ -39,7 +43,7 @@ from raysweep.store.events import (
     UpstreamFailed,
     unpack,
 )
-from raysweep.store.files import Bucket, Folder
+from raysweep.store.files import Folder
 from raysweep.store.ledger import Ledger, read
 from raysweep.store.manifest import pack, seal
 from raysweep.store.sweepfolder import SweepFolder, names
@@ -579,6 +583,49 @@ def test_small_puts_are_fast(store: Store) -> None:
     assert np.median(best) < 0.002
 
 
+# A loss of power
+
+
+@pytest.mark.parametrize(
+    ("seconds", "setting", "synced"),
+    [(2.0, "", ["object", "objects", "manifest", "manifests"]), (0.5, "", []), (2.0, "0", [])],
+)
+def test_what_took_long_is_on_the_disk_before_anything_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float, setting: str, synced: list[str]
+) -> None:
+    monkeypatch.setenv("RAYSWEEP_FSYNC", setting)
+    store, real, found = Store(str(tmp_path)), os.fsync, []
+    places = {"objects": tmp_path / "objects", "manifests": tmp_path / "manifests"}
+
+    def fsync(descriptor: int) -> None:
+        real(descriptor)
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
+        (name,) = [name for name, above in places.items() if above in path.parents]
+        found.append(name if path.is_dir() else name.removesuffix("s"))
+        there = list(store.list("manifests"))
+        assert bool(there) == (found[-1] == "manifests")
+        if not path.is_dir():
+            assert path.stat().st_size > 0 and path.name.endswith(".tmp")
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    store.put("train-1", arrays={"x": np.zeros(9)}, info={"seconds": seconds})
+    assert found == synced
+    assert store.arrays("train-1")["x"].shape == (9,)
+
+
+def test_records_outlast_a_loss_of_power(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, found = os.fsync, list[str]()
+
+    def fsync(descriptor: int) -> None:
+        real(descriptor)
+        found.append(str(Path(f"/proc/self/fd/{descriptor}").readlink()))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    write_tables(store, "s", pd.DataFrame({"a": [1]}), pd.DataFrame({"b": [1]}))
+    write_description(store, "s", Description(name="s"))
+    assert len(found) == 6 and found.count(f"{store.uri}/sweeps/s") == 3
+
+
 # Other filesystems
 
 
@@ -603,83 +650,6 @@ def test_passwords_are_not_shown() -> None:
     store = Store(uri)
     assert store.where("sweeps/x") == "s3://bucket/some/place/sweeps/x"
     assert Store("s3://bucket").where("x") == "s3://bucket/x"
-
-
-@pytest.fixture(scope="module")
-def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    server_module = pytest.importorskip("moto.server", reason="pip install 'moto[s3]' flask")
-    from pyarrow import fs
-
-    server = server_module.ThreadedMotoServer(port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    options = f"endpoint_override={host}%3A{port}&scheme=http&region=us-east-1"
-    uri = f"s3://test:password@bucket/some/place?{options}&allow_bucket_creation=true"
-    filesystem, _ = fs.FileSystem.from_uri(uri)
-    filesystem.create_dir("bucket")
-    yield uri
-    server.stop()
-
-
-def test_s3_round_trip(s3: str, tmp_path: Path) -> None:
-    store = Store(s3, cache=tmp_path / "cache")
-    store.check()
-    assert store.done() == set() and store.manifest("train-1") is None
-    store.put("train-1", arrays=ARRAYS, outcome={"a": 1})
-    store.put("decide-1", outcome={"b": 2})
-    assert store.done() == {"train-1", "decide-1"}
-    copy = pickle.loads(pickle.dumps(store))
-    assert same(copy.arrays("train-1"), ARRAYS)
-    store.checkpoint("train-1", {"round": np.array(3)})
-    assert copy.restore("train-1")["round"] == 3
-    store.drop_checkpoint("train-1")
-    store.drop_checkpoint("train-1")
-    assert copy.restore("train-1") == {}
-    store.write("manifests/decide/decide-2.json", b"")
-    found, damaged = store.manifests(["train-1", "decide-1", "decide-2", "decide-3"])
-    assert list(found) == ["train-1", "decide-1"] and list(damaged) == ["decide-2"]
-    store.discard("decide-2")
-    store.write("sweeps/s/records.parquet", b"x" * 100)
-    assert copy.list("sweeps/s") == ["sweeps/s/records.parquet"]
-    assert copy.local("sweeps/s") is None and copy.free_bytes() is None
-    store.discard("train-1")
-    store.discard("decide-1")
-    assert store.done() == set() and store.list("objects") == []
-
-
-def test_s3_objects_are_cached_and_the_cache_is_verified(s3: str, tmp_path: Path) -> None:
-    cache = tmp_path / "cache"
-    store = Store(s3, cache=cache)
-    store.put("train-2", arrays=ARRAYS)
-    store.arrays("train-2")
-    (kept,) = files(cache)
-    manifest = store.manifest("train-2")
-    assert manifest is not None
-    (path,) = manifest.files
-    store._files.delete(path)
-    assert same(store.arrays("train-2"), ARRAYS)  # from the cache
-    kept.write_bytes(kept.read_bytes()[:-1] + b"?")
-    with pytest.raises(DamagedArtifact):  # neither place has it
-        Store(s3, cache=cache).arrays("train-2")
-    store.put("train-2", arrays=ARRAYS)
-    assert same(Store(s3, cache=cache).arrays("train-2"), ARRAYS)  # heals the cache
-    assert same(Store(s3, cache=Path("/proc/nothing")).arrays("train-2"), ARRAYS)
-
-
-def test_s3_large_objects_go_up_in_parts(s3: str, tmp_path: Path) -> None:
-    store = Store(s3, cache=tmp_path)
-    large = np.random.default_rng(0).integers(0, 256, 25_000_000, np.uint8)
-    store.put("train-3", arrays={"x": large})
-    assert np.array_equal(store.arrays("train-3")["x"], large)
-
-
-def test_s3_that_is_not_there(s3: str) -> None:
-    store = Store(
-        s3.replace("@bucket/", "@no-such-bucket/").replace("allow_bucket_creation=true", "")
-    )
-    with pytest.raises(StoreError, match="s3://no-such-bucket/some/place: cannot write") as caught:
-        store.check()
-    assert "password" not in str(caught.value)
 
 
 # The folder of a sweep

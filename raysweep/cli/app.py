@@ -9,7 +9,17 @@ from typing import Annotated, NoReturn
 import typer
 
 from raysweep import __version__
-from raysweep.cli import attach, exchanging, host, init, looking, methods, removing, running
+from raysweep.cli import (
+    attach,
+    exchanging,
+    host,
+    init,
+    looking,
+    methods,
+    removing,
+    running,
+    storing,
+)
 from raysweep.cli.output import visible
 from raysweep.errors import PlanError, PluginWarning, RaysweepError, SpecError
 
@@ -34,6 +44,7 @@ app.command()(looking.results)
 app.command(name="rm")(removing.remove)
 app.command(name="list")(methods.list_methods)
 app.command()(methods.show)
+app.add_typer(storing.app, name="store")
 app.command()(host.schema)
 app.command()(host.doctor)
 

@@ -20,8 +20,9 @@ def remove(
 ) -> None:
     """Remove a sweep's records, all versions, with its report, ledgers and tuning; no artifact.
 
-    What stages computed stays: a launch of the same sweep file finds it. A run that has no end may
-    still be running somewhere, so that --force is needed.
+    What stages computed stays: a launch of the same sweep file finds it, and `raysweep store prune
+    --older-than 0d` removes what no sweep needs any more. A run that has no end may still be
+    running somewhere, so that --force is needed.
     """
     from raysweep.results.records import storage_uri
     from raysweep.results.removal import removal

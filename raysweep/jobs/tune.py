@@ -132,7 +132,7 @@ def _concluded(run: Run, tuned: Tuned | None, signals: Signals) -> Tuning:
     folder = SweepFolder(run.store, run.sweep.name)
     page, tracked = "", Tracked()
     if tuned is not None:
-        run.store.write(folder.tuned, tuned.pack())
+        run.store.write(folder.tuned, tuned.pack(), durable=True)
         page = write_page(folder).where
         tracked = to_wandb(run, signals, functools.partial(wandb.publish_tuning, tuned))
     return Tuning(

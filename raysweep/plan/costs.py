@@ -13,6 +13,7 @@ from functools import cache
 from typing import Any
 
 from raysweep.datasets import Dataset, Shape
+from raysweep.errors import StoreError
 from raysweep.models import Model
 from raysweep.plan.planner import Planner
 from raysweep.stages.stage import FORWARD, Stage
@@ -109,20 +110,24 @@ def operations(network: Model, dataset: Dataset, num_classes: int) -> float:
 
 
 def record(store: Store, spent: Mapping[str, list[tuple[float, float]]]) -> None:
-    """Keep how long stages took, for the next plan.
+    """Keep how long stages took, for the next plan; a storage that fails costs this alone.
 
     Args:
         store: where it is kept.
         spent: name of `Costs` → seconds and work of each stage.
     """
-    known = _recorded(store)
+    if not spent:
+        return
+    try:
+        known = _recorded(store)
+    except StoreError:
+        return  # nothing replaces paces that could not be read
     for name, took in spent.items():
         pace, n = known.get(name, (0.0, 0))
         n = min(n, REMEMBERED)
         paces = [seconds / max(work, 1.0) for seconds, work in took]  # a recipe of no epochs: 0
         known[name] = ((pace * n + math.fsum(paces)) / (n + len(paces)), n + len(paces))
-    if spent:
-        store.write(FILE, json.dumps(known).encode())
+    store.write_if_possible(FILE, json.dumps(known).encode())
 
 
 def _recorded(store: Store) -> dict[str, tuple[float, int]]:

@@ -20,6 +20,7 @@ from raysweep.results.tuned import Tuned
 from raysweep.store import Store
 from raysweep.store.sweepfolder import SweepFolder
 
+SHOWN = ("evaluate", "defend", "tested")  # the roles of artifacts that are looked at
 CURVES_AT_MOST = 2000
 Pictures = tuple[Array, Array]
 
@@ -71,9 +72,13 @@ def gather(name: str, storage: str | None = None) -> Material:
         notes=[*records.notes, *notes],
     )
     finished = records.rows[records.rows["status"] == "ok"]
-    for row in finished.head(CURVES_AT_MOST).to_dict("records"):
-        keys = {role: row[column] for role, column in KEYS.within(row).items()}
-        _add(material, store, row, keys)
+    shown = finished.head(CURVES_AT_MOST).to_dict("records")
+    keys = [{role: row[at] for role, at in KEYS.within(row).items()} for row in shown]
+    store.done()  # so that manifests come from the index
+    named = {one.get(role) for one in keys for role in SHOWN}
+    store.manifests([key for key in named if isinstance(key, str)])
+    for row, own in zip(shown, keys, strict=True):
+        _add(material, store, row, own)
     return material
 
 
@@ -116,7 +121,8 @@ def _drawn(store: Store, key: object) -> dict[str, Curve]:
     if not isinstance(key, str):
         return {}
     try:
-        titles = (store.outcome(key) or {}).get("curves", {})
+        found = store.manifest_as_asked(key)
+        titles = found.outcome.get("curves", {}) if found else {}
     except StoreError:
         return {}
     arrays = _arrays(store, key, *(f"curve.{name}" for name in titles)) if titles else {}

@@ -81,7 +81,7 @@ def described(store: Store, place: str) -> Description:
 def write_description(store: Store, place: str, description: Description) -> None:
     """Write down what is known of a sweep."""
     data = json.dumps(description.pack(), indent=1).encode()
-    store.write(SweepFolder(store, place).description, data)
+    store.write(SweepFolder(store, place).description, data, durable=True)
 
 
 def as_launched(sweep: Sweep, description: Description) -> Sweep:

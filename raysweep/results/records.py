@@ -97,7 +97,7 @@ def read(store: Store, name: str, version: int | None = None) -> Records:
     if rows is not None and about.concluded is not False:
         return Records(rows=rows, stages=_or_none(stages), sweep=sweep, notes=notes)
     try:
-        collector = _collector(store, place, about)
+        collector = collector_of(store, place, about)
     except (RaysweepError, OSError) as error:
         if rows is None:
             raise StoreError(
@@ -123,8 +123,8 @@ def _or_none(stages: pd.DataFrame | None) -> pd.DataFrame:
     return pd.DataFrame() if stages is None else stages
 
 
-def _collector(store: Store, place: str, about: Description) -> Collector:
-    """Return the collector of a sweep that was written down.
+def collector_of(store: Store, place: str, about: Description) -> Collector:
+    """Return the collector of a sweep that was written down, planned as it was launched.
 
     Raises:
         RaysweepError, OSError: if it cannot be planned here.

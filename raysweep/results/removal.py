@@ -13,6 +13,7 @@ from raysweep.results import history
 from raysweep.store import Store, ledger
 from raysweep.store.sweepfolder import (
     DESCRIPTION,
+    NEEDS,
     RECORDS,
     REPORT,
     STAGES,
@@ -25,6 +26,7 @@ _NAME = re.compile(str(Sweep.model_fields["name"].metadata[0].pattern))
 _KINDS = {
     DESCRIPTION: "descriptions", RECORDS: "tables of trials", STAGES: "tables of stages",
     REPORT: "reports", TUNED: "tables of a tuning", "journal.log": "journals of studies",
+    NEEDS: "lists of stages",
 }  # fmt: skip
 _FOLDERS = {"ledger": "ledgers", "logs": "logs of failures", "wandb": "files of W&B"}
 

@@ -33,7 +33,7 @@ def read_table(store: Store, place: str, which: Table) -> pd.DataFrame | None:
 def write_tables(store: Store, name: str, rows: pd.DataFrame, stages: pd.DataFrame) -> None:
     """Store the records of a sweep as Parquet, records last."""
     for which, frame in (("stages", stages), ("records", rows)):
-        store.write(SweepFolder(store, name).path(f"{which}.parquet"), packed(frame))
+        store.write(SweepFolder(store, name).path(f"{which}.parquet"), packed(frame), durable=True)
 
 
 def packed(frame: pd.DataFrame) -> bytes:

@@ -149,7 +149,7 @@ class Leases:
         if self._exclusive:
             self._drop(mine)
 
-    def stored_meanwhile(self, keys: Collection[str]) -> dict[str, Manifest]:
+    def stored_meanwhile(self, keys: Collection[str]) -> Mapping[str, Manifest]:
         """Return the manifests of stages, claimed just now, that another driver has stored.
 
         Where lease files decide, everybody is asked: a driver may have come and gone between two

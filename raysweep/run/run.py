@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import socket
 import time
@@ -93,7 +94,9 @@ class Run:
         self._signalled = interruption.taken_here()
         self._planned = False
         beat = heartbeat.BEAT_SECONDS
-        self.leases = Leases(store, self.ledger.run, self._heartbeat, self._stop, beat)
+        # A store of its own: what this one was last asked for is told to stages in this process.
+        others = copy.copy(store)
+        self.leases = Leases(others, self.ledger.run, self._heartbeat, self._stop, beat)
         try:
             self.leases.start()
             self._plan(forced, text, keep=folder is None)
@@ -269,7 +272,7 @@ class Run:
                     Done(key=result.key, seconds=seconds, host=result.host, pid=result.pid)
                 )
             elif result.trace:
-                self.store.write(self.folder.log(result.key), result.trace.encode())
+                self.store.write_if_possible(self.folder.log(result.key), result.trace.encode())
             self.schedule.finished([result])
             self._release([result.key])
             self._settled([result.key])
@@ -317,13 +320,18 @@ class Run:
             self._remember(self.source.settled(keys, self.schedule))
 
     def close(self) -> None:
-        """Write down the end, give back what is claimed, and keep paces for the next plan."""
+        """Write down the end, give back what is claimed, and keep what the next plan reads."""
         try:
             self.ledger.write(End(complete=self.complete))
             self.ledger.close()
         finally:
             self.leases.close()
         record(self.store, self.pace.spent)
+        if self.source is not None:  # of a launch, the table of stages says it
+            wanted = "\n".join(sorted(self.schedule.wanted)).encode()
+            self.store.write_if_possible(self.folder.needs, wanted)
+        self.store.remember(self.schedule.done, self.schedule.ran)
+        self.notes += self.store.unwritten
 
     @property
     def over(self) -> bool:

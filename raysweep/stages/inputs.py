@@ -99,7 +99,7 @@ class Inputs:
 
 
 def _manifest(store: Store, key: str) -> Manifest:
-    manifest = store.manifest(key)
+    manifest = store.manifest_as_asked(key)
     if manifest is None:
         raise DamagedArtifact(key, "its manifest is gone")
     return manifest

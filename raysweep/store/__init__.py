@@ -1,7 +1,8 @@
 """Bytes that outlive a process.
 
 store        artifacts by key            manifest  the seal of an artifact
-root         plain files               files     how a folder and a bucket do it
+index        manifests in a few files    cache     objects of remote stores, on each host
+root         plain files, with patience  files     how a folder keeps them; bucket  any other place
 sweepfolder  where all of a sweep lies   ledger    what was handed out, what failed, what grew
 heartbeat    what a driver does now      events    the lines of a ledger
 liveness     which drivers are alive

@@ -42,7 +42,7 @@ class Ledger:
         self._local = store.local(self._path) or cache_folder() / "ledgers" / f"{self.run}.jsonl"
         self._local.parent.mkdir(parents=True, exist_ok=True)
         self._file: BinaryIO = self._local.open("ab")
-        self._copied = time.monotonic()
+        self._next_copy = time.monotonic() + 30
         self._lines = 0
 
     def write(self, event: Event) -> None:
@@ -51,14 +51,19 @@ class Ledger:
         self._lines += 1
 
     def sync(self, *, copy: bool = False) -> None:
-        """Make all written lines durable; copy them to a remote store every half minute."""
+        """Make all written lines durable; copy them to a remote store now and then.
+
+        A copy is made every half minute, and rarer where the ledger has grown so large that copies
+        would take more than a twentieth of the time. One that fails is made later.
+        """
         if self._lines:
             self._file.flush()
             os.fsync(self._file.fileno())
             self._lines = 0
-        if self._store.local(self._path) is None and (copy or time.monotonic() - self._copied > 30):
-            self._store.write(self._path, self._local.read_bytes())
-            self._copied = time.monotonic()
+        began = time.monotonic()
+        if self._store.local(self._path) is None and (copy or began > self._next_copy):
+            self._store.write_if_possible(self._path, self._local.read_bytes())
+            self._next_copy = began + max(30, 20 * (time.monotonic() - began))
 
     def close(self) -> None:
         """Sync and close."""

@@ -64,6 +64,12 @@ def seal(body: Mapping[str, Any]) -> bytes:
     return _HEAD + hashlib.sha256(rest).hexdigest().encode() + b'",' + rest
 
 
+def is_sealed(key: str, raw: bytes) -> bool:
+    """Return whether bytes begin as a manifest of this stage does, and have their checksum."""
+    whole = raw[:_BODY] == _HEAD + hashlib.sha256(raw[_BODY:]).hexdigest().encode() + b'",'
+    return whole and raw.startswith(f'"kind":"{kind_of(key)}","key":"{key}",'.encode(), _BODY)
+
+
 def unseal(key: str, raw: bytes) -> Manifest:
     """Return the manifest of a stage from its bytes.
 

@@ -1,18 +1,29 @@
 """The root below which all files of a store lie: a folder, or a bucket.
 
 Every file appears whole or not at all. An error of the file system or of the connection is a
-`StoreError` that names the place, the file and the remedy.
+`StoreError` that names the place, the file and the remedy. A remote place that has answered before
+is waited for, with growing pauses; what is mere bookkeeping is not, and lacks at the end.
 """
 
 from __future__ import annotations
 
+import random
 import shutil
+import time
 import uuid
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from raysweep.errors import StoreError
-from raysweep.store.files import Bucket, Files, Folder
+from raysweep.store.bucket import Bucket, lasting
+from raysweep.store.files import Files, Folder, Stamp
+
+T = TypeVar("T")
+PATIENCE = 600.0  # seconds that a remote place which has answered before is waited for
+BRIEF = 10.0  # and one that has not: its address may be wrong
+FIRST_PAUSE, LONGEST_PAUSE = 0.2, 15.0  # seconds between two attempts
 
 
 class Root:
@@ -24,6 +35,8 @@ class Root:
         local = unquote(urlsplit(uri).path) if uri.startswith("file://") else uri
         self.uri = uri if self._remote else str(Path(local).expanduser().resolve())
         self._opened: Files | None = None
+        self._answered = False
+        self._unwritten: dict[str, str] = {}
 
     @property
     def _files(self) -> Files:
@@ -48,8 +61,36 @@ class Root:
         inside = "/".join(part for part in (parts.path.rstrip("/"), path) if part)
         return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], inside, "", ""))
 
-    def check(self) -> None:
-        """Write, read and delete a probe.
+    # What may take several attempts
+
+    def _tried(self, act: Callable[[Files], T], action: str, remedy: str = "") -> T:
+        """Do something at the place; again and again if it is remote and passing errors come.
+
+        Raises:
+            StoreError: names the place, the action, the last error and the remedy.
+        """
+        began, pause = time.monotonic(), FIRST_PAUSE
+        while True:
+            try:
+                result = act(self._files)
+            except OSError as error:
+                patience = PATIENCE if self._answered else BRIEF
+                waited = time.monotonic() - began
+                if not self._remote or lasting(error) or waited + pause > patience:
+                    raise StoreError(
+                        f"storage {self.where()}: cannot {action} ({error}){remedy}"
+                    ) from error
+            else:
+                self._answered = True
+                return result
+            time.sleep(pause * random.uniform(0.5, 1.0))
+            pause = min(2 * pause, LONGEST_PAUSE)
+
+    def check(self) -> int:
+        """Write, read and delete a probe; return when that was by the place's own clock.
+
+        Returns:
+            Nanoseconds since 1970, not later than any operation that follows.
 
         Raises:
             StoreError: if the storage cannot be used; names the reason and the remedy.
@@ -61,21 +102,50 @@ class Root:
                 f"storage {self.where()}: a probe file reads back differently; "
                 f"use another place (--storage, RAYSWEEP_STORAGE)"
             )
+        stamp = self.stamp(probe)
         self.delete(probe)
+        return stamp[1] if stamp else 0
 
-    def write(self, path: str, data: bytes) -> None:
+    def write(self, path: str, data: bytes, *, durable: bool = False) -> None:
         """Write a file; it appears whole or not at all.
+
+        Args:
+            path: of the file.
+            data: its bytes.
+            durable: whether it outlasts a loss of power from now on, at the cost of a sync.
 
         Raises:
             StoreError: if it cannot be written, for example on a full disk; nothing is left.
         """
+        _safe(path)
+        self._tried(
+            lambda files: files.write(path, data, durable=durable),
+            f"write {path}",
+            "; check free space and permissions, then launch again: what is stored is kept",
+        )
+
+    def write_if_possible(self, path: str, data: bytes) -> bool:
+        """Write bookkeeping, in one attempt; an error costs the file and nothing else.
+
+        Returns:
+            Whether it was written; if not, `unwritten` names it until it is.
+        """
         try:
             self._files.write(_safe(path), data)
-        except OSError as error:
-            raise StoreError(
-                f"storage {self.where()}: cannot write {path} ({error}); check free space and "
-                f"permissions, then launch again: what is stored is kept"
-            ) from error
+        except (OSError, StoreError) as error:
+            self._unwritten[path] = str(error)
+            return False
+        self._unwritten.pop(path, None)
+        return True
+
+    @property
+    def unwritten(self) -> Sequence[str]:
+        """The line that names bookkeeping which could not be written; none if all was."""
+        if not self._unwritten:
+            return []
+        path, error = min(self._unwritten.items())
+        more = f" and {len(self._unwritten) - 1} more" if len(self._unwritten) > 1 else ""
+        return [f"storage {self.where()}: could not write {path}{more} ({error})"]
 
     def create(self, path: str, data: bytes) -> bool | None:
         """Write a file that is not there yet, whole, and never over another one.
@@ -88,13 +158,12 @@ class Root:
         Raises:
             StoreError: if it cannot be written.
         """
-        try:
-            return self._files.create(_safe(path), data)
-        except OSError as error:
-            raise StoreError(
-                f"storage {self.where()}: cannot write {path} ({error}); check free space and "
-                f"permissions, then launch again: what is stored is kept"
-            ) from error
+        _safe(path)
+        return self._tried(
+            lambda files: files.create(path, data),
+            f"write {path}",
+            "; check free space and permissions, then launch again: what is stored is kept",
+        )
 
     def read(self, path: str) -> bytes | None:
         """Return a file's bytes, or None if there is none.
@@ -102,20 +171,25 @@ class Root:
         Raises:
             StoreError: if it is there but cannot be read.
         """
-        try:
-            return self._files.read(_safe(path))
-        except OSError as error:
-            raise StoreError(
-                f"storage {self.where()}: cannot read {path} ({error}); check permissions and "
-                f"connection"
-            ) from error
+        _safe(path)
+        return self._tried(
+            lambda files: files.read(path), f"read {path}", "; check permissions and connection"
+        )
 
     def list(self, prefix: str) -> list[str]:
         """Return the paths of all files below a folder, sorted."""
-        try:
-            return self._files.list(_safe(prefix))
-        except OSError as error:
-            raise StoreError(f"storage {self.where()}: cannot list {prefix} ({error})") from error
+        _safe(prefix)
+        return self._tried(lambda files: files.list(prefix), f"list {prefix}")
+
+    def stamp(self, path: str) -> Stamp | None:
+        """Return size and modification time of a file, or None if it is not there."""
+        _safe(path)
+        return self._tried(lambda files: files.stamp(path), f"look at {path}")
+
+    def stamps(self, prefix: str) -> dict[str, Stamp]:
+        """Return size and modification time of all files below a folder, unfinished ones too."""
+        _safe(prefix)
+        return self._tried(lambda files: files.stamps(prefix), f"list {prefix}")
 
     def delete(self, path: str) -> None:
         """Remove a file, if it is there.
@@ -123,10 +197,8 @@ class Root:
         Raises:
             StoreError: if it is there and cannot be removed.
         """
-        try:
-            self._files.delete(_safe(path))
-        except OSError as error:
-            raise StoreError(f"storage {self.where()}: cannot delete {path} ({error})") from error
+        _safe(path)
+        self._tried(lambda files: files.delete(path), f"delete {path}")
 
     def free_bytes(self) -> int | None:
         """Return the free space of a local store, in bytes; None for a remote one."""

@@ -2,6 +2,7 @@
 
     <root>/manifests/<kind>/<key>.json                        written last: a stage is done
     <root>/objects/<kind>/<two digits>/<key>-<unique>.safetensors   its arrays
+    <root>/index/<unique>.parquet                             what is known of manifests: a cache
     <root>/scratch/<key>.checkpoint                           checkpoints of running stages
     <root>/sweeps/<name>/…                                    records, ledgers, logs, reports
 
@@ -18,7 +19,7 @@ import functools
 import hashlib
 import re
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -26,12 +27,15 @@ from typing import Any
 from raysweep.arrays import Array
 from raysweep.errors import DamagedArtifact, StoreError
 from raysweep.identity import cache_folder, kind_of
-from raysweep.store.files import Files, Folder
+from raysweep.store.cache import Cache
+from raysweep.store.files import Stamp
+from raysweep.store.index import FEWEST, Index, Manifests
 from raysweep.store.manifest import Manifest, pack, seal, unpack, unseal
 from raysweep.store.root import Root
 
 _KEY = re.compile(r"(?=.{3,120}$)[A-Za-z0-9_]+-[A-Za-z0-9_-]+")
 REQUESTS = 16  # to a remote store at once
+DURABLE_SECONDS = 1.0  # a sync takes 0.2 to 10 ms for each of two files
 __all__ = ["Manifest", "Store"]
 
 
@@ -44,11 +48,16 @@ class Store(Root):
         Args:
             uri: a folder, or a URI that pyarrow knows.
             cache: where objects of a remote store are kept after reading, by checksum; by default
-                `RAYSWEEP_CACHE`, else ~/.cache/raysweep. It may be emptied at any time.
+                `RAYSWEEP_CACHE`, else ~/.cache/raysweep. It may be emptied at any time, and holds
+                `RAYSWEEP_CACHE_GB` at most, else a tenth of the disk.
         """
         super().__init__(uri)
         self._cache = cache
-        self._verified: dict[tuple[bool, str], tuple[int, int]] = {}
+        self._objects_here = Cache(cache or cache_folder())
+        self._verified: dict[str, Stamp] = {}
+        self._index = Index(self)
+        self._clock = 0
+        self._asked: Mapping[str, Manifest] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (functools.partial(Store, cache=self._cache), (self.uri,))
@@ -65,36 +74,52 @@ class Store(Root):
     ) -> None:
         """Store the product of a stage, the manifest last; replace an earlier one of the key.
 
+        What took a second or more, by `seconds` in `info`, outlasts a loss of power once it is
+        stored. What took less is done again sooner than it is synced: a loss of power may leave
+        an empty manifest, which counts as damaged.
+
         Raises:
             StoreError: if it cannot be written; no manifest and no object is left.
             TypeError: if outcome or info are not JSON, or arrays no numbers.
         """
         _check(key)
         kind = kind_of(key)
-        body = {"kind": kind, "key": key, "files": {}, "outcome": outcome or {}, "info": info or {}}
+        body: dict[str, Any] = {
+            "kind": kind, "key": key, "files": {}, "outcome": outcome or {}, "info": info or {},
+        }  # fmt: skip
         sealed = seal(body)
         files: dict[str, dict[str, Any]] = {}
-        before = self._objects(key)
+        # A look costs a request of a remote store: there, `remember` removes what is replaced.
+        before = () if self._remote else self._objects(key)
+        durable = body["info"].get("seconds", 0) >= DURABLE_SECONDS
         try:
             if arrays:
                 data = pack(arrays)
                 path = f"objects/{kind}/{key[-2:]}/{key}-{uuid.uuid4().hex[:12]}.safetensors"
-                files[path] = {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
-                self.write(path, data)
+                sha256 = hashlib.sha256(data).hexdigest()
+                files[path] = {"sha256": sha256, "size": len(data)}
+                self.write(path, data, durable=durable)
                 sealed = seal(body | {"files": files})
-            self.write(_manifest_path(key), sealed)
+                if self._remote:
+                    self._objects_here.write(sha256, data)
+            self.write(_manifest_path(key), sealed, durable=durable)
         except BaseException:
-            for path in files:
-                with contextlib.suppress(StoreError):
-                    self.delete(path)
+            self._drop(files)
             raise
-        for path in before:
-            with contextlib.suppress(StoreError):
-                self.delete(path)
+        self._drop(before)
 
     def _objects(self, key: str) -> Sequence[str]:
         """Return the paths of the objects that a stored stage names; none if it is damaged."""
-        return [path for one in self.manifests([key])[0].values() for path in one.files]
+        try:
+            found = self.manifest(key)
+        except DamagedArtifact:
+            return ()
+        return () if found is None else tuple(found.files)
+
+    def _drop(self, paths: Iterable[str]) -> None:
+        for path in paths:
+            with contextlib.suppress(StoreError):
+                self.delete(path)
 
     def manifest(self, key: str) -> Manifest | None:
         """Return a stage's manifest, or None if it is not done.
@@ -102,28 +127,50 @@ class Store(Root):
         Raises:
             DamagedArtifact: if its content differs from its checksum.
         """
-        _check(key)
-        raw = self.read(_manifest_path(key))
+        raw = self._manifest_bytes(key)
         return None if raw is None else unseal(key, raw)
 
-    def manifests(self, keys: Iterable[str]) -> tuple[dict[str, Manifest], Sequence[str]]:
-        """Return the manifests of the stages that are stored, by key, and the damaged keys."""
+    def _manifest_bytes(self, key: str) -> bytes | None:
+        _check(key)
+        return self.read(_manifest_path(key))
 
-        def look(key: str) -> Manifest | DamagedArtifact | None:
-            try:
-                return self.manifest(key)
-            except DamagedArtifact as error:
-                return error
+    def manifests(self, keys: Iterable[str]) -> tuple[Mapping[str, Manifest], Sequence[str]]:
+        """Return the manifests of the stages that are stored, by key, and the damaged keys.
 
+        After `done`, the first look at a key that it returned is answered as of that moment, if
+        the index knows the manifest; any further look reads it.
+        """
         asked = list(keys)
-        if self._remote:
+        indexed = self._index.take(asked)
+        lacking = [key for key in asked if key not in indexed]
+        if self._remote and len(lacking) > 1:
             with ThreadPoolExecutor(REQUESTS) as pool:
-                found = list(pool.map(look, asked))
+                raws = list(pool.map(self._manifest_bytes, lacking))
         else:
-            found = list(map(look, asked))
-        pairs = list(zip(asked, found, strict=True))
-        damaged = [key for key, one in pairs if isinstance(one, DamagedArtifact)]
-        return {key: one for key, one in pairs if isinstance(one, Manifest)}, damaged
+            raws = list(map(self._manifest_bytes, lacking))
+        opened, damaged = {}, []
+        for key, raw in zip(lacking, raws, strict=True):
+            if raw is None:
+                continue
+            try:
+                opened[key] = unseal(key, raw)
+            except DamagedArtifact:
+                damaged.append(key)
+            else:
+                self._index.learn(key, raw)
+        self._asked = Manifests(asked, opened, indexed, self.manifest)
+        return self._asked, damaged
+
+    def manifest_as_asked(self, key: str) -> Manifest | None:
+        """Return the manifest that the last call of `manifests` returned; else read it now.
+
+        A stage looks at its inputs once, so that it reads the very artifacts whose contents it
+        records.
+
+        Raises:
+            DamagedArtifact: if its content differs from its checksum.
+        """
+        return self._asked.get(key) or self.manifest(key)
 
     def outcome(self, key: str) -> Mapping[str, Any] | None:
         """Return the outcome of a stage, or None if it is not done."""
@@ -134,14 +181,14 @@ class Store(Root):
         """Return the arrays of a stage, all or some by name; they are read-only.
 
         The bytes of an object are verified when this process first reads them, and again if size
-        or modification time have changed.
+        or modification time have changed. The manifest is that of `manifest_as_asked`.
 
         Raises:
             DamagedArtifact: if bytes differ from the manifest, or are gone.
             StoreError: if the stage is not done.
             KeyError: if a name is not there.
         """
-        manifest = self.manifest(key)
+        manifest = self.manifest_as_asked(key)
         if manifest is None:
             raise StoreError(f"storage {self.where()}: {key} is not stored; launch again")
         try:
@@ -159,47 +206,83 @@ class Store(Root):
         return {name: array for arrays in read for name, array in arrays.items()}
 
     def _object(self, key: str, path: str, facts: Mapping[str, Any]) -> bytes:
-        if not self._remote:
-            data = self._verified_bytes(self._files, path, facts)
-            if data is None:
-                raise DamagedArtifact(key, f"{path} is gone or fails its checksum")
-            return data
-        cache, kept = Folder(self._cache or cache_folder()), f"objects/{facts['sha256']}"
-        data = self._verified_bytes(cache, kept, facts)
-        if data is None:
-            data = self._verified_bytes(self._files, path, facts)
-            if data is None:
-                raise DamagedArtifact(key, f"{path} is gone or fails its checksum")
-            with contextlib.suppress(OSError):  # A full or read-only cache costs time alone.
-                cache.write(kept, data)
+        if self._remote:
+            data = self._objects_here.read(facts["sha256"], facts["size"])
+            if data is not None:
+                return data
+        stamp = None if self._remote else self.stamp(path)
+        data = self.read(path)
+        known = stamp is not None and self._verified.get(path) == stamp
+        if data is None or len(data) != facts["size"] or not (known or _is_whole(data, facts)):
+            raise DamagedArtifact(key, f"{path} is gone or fails its checksum")
+        if self._remote:
+            self._objects_here.write(facts["sha256"], data)
+        elif stamp is not None:
+            self._verified[path] = stamp
         return data
 
-    def _verified_bytes(self, files: Files, path: str, facts: Mapping[str, Any]) -> bytes | None:
-        """Return the bytes of an object if they agree with the manifest, else None."""
-        memo = (files is self._opened, path)
-        try:
-            stamp, data = files.stamp(path), files.read(path)
-        except OSError as error:
-            raise StoreError(f"storage {self.where()}: cannot read {path} ({error})") from error
-        if data is None or len(data) != facts["size"]:
-            return None
-        if stamp is None or self._verified.get(memo) != stamp:
-            if hashlib.sha256(data).hexdigest() != facts["sha256"]:
-                return None
-            if stamp is not None:
-                self._verified[memo] = stamp
-        return data
+    def verify(self, key: str) -> None:
+        """Read everything of a stored stage where it is stored, and nothing of it elsewhere.
+
+        Raises:
+            DamagedArtifact: if bytes differ from their checksum, are gone, or are no tensors.
+        """
+        manifest = self.manifest(key)
+        if manifest is None:
+            return
+        for path, facts in manifest.files.items():
+            data = self.read(path)
+            if data is None or not _is_whole(data, facts):
+                newer = self.manifest(key)
+                if newer is None or newer.files != manifest.files:  # replaced while we read
+                    return
+                raise DamagedArtifact(key, f"{path} is gone or fails its checksum")
+            unpack(key, data)
+
+    def check(self) -> int:
+        """Write, read and delete a probe; return when that was by the storage's own clock."""
+        self._clock = super().check()
+        return self._clock
 
     def done(self) -> set[str]:
         """Return the keys of all stored stages; one listing, no look at each key."""
-        keys = set()
-        for path in self.list("manifests"):
-            _, _, rest = path.partition("/")
-            kind, _, name = rest.partition("/")
-            key = name.removesuffix(".json")
-            if name.endswith(".json") and _KEY.fullmatch(key) and kind == kind_of(key):
-                keys.add(key)
-        return keys
+        listed = {
+            key: stamp
+            for path, stamp in self.stamps("manifests").items()
+            if (key := key_of(path)) is not None
+        }
+        self._index.begin(listed, self._clock)
+        return set(listed)
+
+    def listed(self, key: str) -> Stamp:
+        """Return size and modification time of a manifest, for a key that `done` returned."""
+        return self._index.stamp(key)
+
+    def remember(self, keys: Iterable[str], made: Collection[str] = ()) -> None:
+        """Write manifests of stages into the index, for the next plan; best effort.
+
+        On a remote store, objects of manifests that were replaced since they were read go.
+
+        Args:
+            keys: of stages that are stored.
+            made: the keys of those that were stored since `done` was last called.
+        """
+        known = list(keys)
+        replaced = self._index.forget(made) and self._remote
+        if self._index.unwritten(known) < FEWEST and not replaced:
+            return
+        try:
+            if self._index.lacks(known):
+                self.check()
+                stored = self.done()
+                lacking = [key for key in self._index.lacks(known) if key in stored]
+                now, _ = self.manifests(lacking)
+                for key, raw in self._index.replaced.items() if self._remote else ():
+                    if key in now:
+                        self._drop(unseal(key, raw).files.keys() - now[key].files.keys())
+            self._index.save(known)
+        except (StoreError, DamagedArtifact):
+            pass  # The next plan reads what is not indexed.
 
     def discard(self, key: str) -> None:
         """Forget a stage: its manifest first, then its files."""
@@ -225,6 +308,21 @@ class Store(Root):
     def drop_checkpoint(self, key: str) -> None:
         """Remove a stage's checkpoint, if there is one."""
         self.delete(_checkpoint_path(key))
+
+
+def _is_whole(data: bytes, facts: Mapping[str, Any]) -> bool:
+    """Return whether bytes are those that a manifest names."""
+    digest: str = facts["sha256"]
+    return len(data) == facts["size"] and hashlib.sha256(data).hexdigest() == digest
+
+
+def key_of(path: str) -> str | None:
+    """Return the key of the manifest at a path; None if no manifest has such a path."""
+    _, _, rest = path.partition("/")
+    kind, _, name = rest.partition("/")
+    key = name.removesuffix(".json")
+    is_one = name.endswith(".json") and _KEY.fullmatch(key) and kind == kind_of(key)
+    return key if is_one else None
 
 
 def _check(key: str) -> None:

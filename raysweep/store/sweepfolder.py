@@ -7,6 +7,7 @@ sweeps/<name>/ledger/<run>.jsonl, logs/<key>.txt        how runs went
 sweeps/<name>/wandb/…                                   W&B runs that are kept offline
 sweeps/<name>/versions/<n>/…                            earlier records, from 1
 sweeps/<name>/tune/sweep.json, ledger/…, journal.log    the name's tuning
+sweeps/<name>/tune/needs.txt                            which stages it needs
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from raysweep.identity import cache_folder, digest
 from raysweep.store.store import Store
 
 DESCRIPTION, RECORDS, STAGES = "sweep.json", "records.parquet", "stages.parquet"
-REPORT, TUNED = "report.html", "tuned.json"
+REPORT, TUNED, NEEDS = "report.html", "tuned.json", "needs.txt"
 DEFAULT_STORAGE = "raysweep-store"
 
 
@@ -68,6 +69,11 @@ class SweepFolder:
     def tuned(self) -> str:
         """The rows of a tuning."""
         return self.path(TUNED)
+
+    @property
+    def needs(self) -> str:
+        """The keys of all stages that a tuning run wanted, a line each."""
+        return self.path(NEEDS)
 
     @property
     def ledger(self) -> str:
