@@ -93,13 +93,12 @@ STORED = (
     ),
     Fault(
         "an object that changed is verified no more", STORE,
-        "stamp is None or self._verified.get(memo) != stamp",
-        "stamp is None or memo not in self._verified",
+        "self._verified.get(path) == stamp", "path in self._verified",
         (KEPT + "damage_after_the_first_read_is_seen",),
     ),
     Fault(
         "a damaged manifest counts as one that is missing", STORE,
-        "damaged = [key for key, one in pairs if isinstance(one, DamagedArtifact)]", "damaged = []",
+        "                damaged.append(key)\n", "                pass\n",
         (KEPT + "many_manifests_are_read_and_damaged_ones_named",),
     ),
     Fault(
@@ -228,7 +227,7 @@ ANEW = (
     ),
     Fault(
         "the object of a replaced result stays", STORE,
-        "before = self._objects(key)", "before = ()",
+        "before = () if self._remote else self._objects(key)", "before = ()",
         (FORCE + "what_comes_out_the_same_leaves_everything_below_as_it_is",),
     ),
     Fault(

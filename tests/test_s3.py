@@ -230,7 +230,7 @@ def test_a_request_is_sent_three_times_before_it_counts_as_failed(
     store = Store(s3)
     store.list("a")
     s3_server.faulty.break_next("503", "503")
-    assert store.write_if_possible("a", b"1")
+    assert store.try_write("a", b"1")
 
 
 def test_a_place_that_never_answered_is_given_up_soon(
@@ -256,11 +256,11 @@ def test_what_waiting_does_not_mend_is_told_at_once(s3: str, s3_server: S3) -> N
 def test_bookkeeping_that_cannot_be_written_is_named_until_it_is(s3: str, s3_server: S3) -> None:
     store = Store(s3)
     with s3_server.faulty.broken("503"):
-        assert not store.write_if_possible("logs/a", b"1")
-        assert not store.write_if_possible("logs/b", b"1")
+        assert not store.try_write("logs/a", b"1")
+        assert not store.try_write("logs/b", b"1")
     (line,) = store.unwritten
     assert "could not write logs/a and 1 more" in line and "password" not in line
-    assert store.write_if_possible("logs/a", b"1") and store.write_if_possible("logs/b", b"1")
+    assert store.try_write("logs/a", b"1") and store.try_write("logs/b", b"1")
     assert store.unwritten == []
 
 

@@ -37,7 +37,7 @@ class Holding:
 
 
 @app.command(name="ls")
-def list_holdings(storage: Storage = None, as_json: AsJson = False) -> None:
+def list_artifacts(storage: Storage = None, as_json: AsJson = False) -> None:
     """List the artifacts of a storage by stage kind and by sweep: how many, how large, how new."""
     from raysweep.identity import kind_of
     from raysweep.results.needs import needs
@@ -181,7 +181,7 @@ def _amount(text: str, units: dict[str, float], option: str, example: str) -> fl
 def _print(
     console: Console, kinds: Sequence[Holding], sweeps: Sequence[Holding], where: str
 ) -> None:
-    """Print what a storage holds; a stage that several sweeps need stands in each of them."""
+    """Print the artifacts of a storage; a stage that several sweeps need stands in each of them."""
     from rich.table import Table
 
     from raysweep.cli.terminal import DATE

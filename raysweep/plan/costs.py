@@ -127,7 +127,7 @@ def record(store: Store, spent: Mapping[str, list[tuple[float, float]]]) -> None
         n = min(n, REMEMBERED)
         paces = [seconds / max(work, 1.0) for seconds, work in took]  # a recipe of no epochs: 0
         known[name] = ((pace * n + math.fsum(paces)) / (n + len(paces)), n + len(paces))
-    store.write_if_possible(FILE, json.dumps(known).encode())
+    store.try_write(FILE, json.dumps(known).encode())
 
 
 def _recorded(store: Store) -> dict[str, tuple[float, int]]:

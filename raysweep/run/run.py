@@ -272,7 +272,7 @@ class Run:
                     Done(key=result.key, seconds=seconds, host=result.host, pid=result.pid)
                 )
             elif result.trace:
-                self.store.write_if_possible(self.folder.log(result.key), result.trace.encode())
+                self.store.try_write(self.folder.log(result.key), result.trace.encode())
             self.schedule.finished([result])
             self._release([result.key])
             self._settled([result.key])
@@ -329,7 +329,7 @@ class Run:
         record(self.store, self.pace.spent)
         if self.source is not None:  # of a launch, the table of stages says it
             wanted = "\n".join(sorted(self.schedule.wanted)).encode()
-            self.store.write_if_possible(self.folder.needs, wanted)
+            self.store.try_write(self.folder.needs, wanted)
         self.store.remember(self.schedule.done, self.schedule.ran)
         self.notes += self.store.unwritten
 

@@ -156,7 +156,7 @@ class Index:
         return before
 
     def unwritten(self, keys: Iterable[str]) -> int:
-        """Return how many stages' manifests are not in the files of the index."""
+        """Return the number of stages whose manifests are not in the files of the index."""
         return sum(key not in self._rows for key in keys)
 
     def lacks(self, keys: Iterable[str]) -> list[str]:
@@ -182,7 +182,7 @@ class Index:
         for path in joined:
             rows += self._sound_rows(path)
         data = _packed(sorted(rows)) if joined else data
-        if self._root.write_if_possible(f"{FOLDER}/{uuid.uuid4().hex}.parquet", data):
+        if self._root.try_write(f"{FOLDER}/{uuid.uuid4().hex}.parquet", data):
             for path in joined:
                 self._root.delete(path)
 

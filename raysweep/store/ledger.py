@@ -62,7 +62,7 @@ class Ledger:
             self._lines = 0
         began = time.monotonic()
         if self._store.local(self._path) is None and (copy or began > self._next_copy):
-            self._store.write_if_possible(self._path, self._local.read_bytes())
+            self._store.try_write(self._path, self._local.read_bytes())
             self._next_copy = began + max(30, 20 * (time.monotonic() - began))
 
     def close(self) -> None:

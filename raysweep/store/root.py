@@ -124,7 +124,7 @@ class Root:
             "; check free space and permissions, then launch again: what is stored is kept",
         )
 
-    def write_if_possible(self, path: str, data: bytes) -> bool:
+    def try_write(self, path: str, data: bytes) -> bool:
         """Write bookkeeping, in one attempt; an error costs the file and nothing else.
 
         Returns:

@@ -1,4 +1,4 @@
-"""What a store holds, what of it is damaged, and what may go.
+"""The upkeep of a store: a survey of its files, a check of everything, and a removal.
 
 Ages are told by the clock of the storage alone: the modification time of a file is compared with
 that of a probe which was written just now.
@@ -81,7 +81,7 @@ class Survey:
 
 
 def survey(store: Store) -> Survey:
-    """Return what a store holds; one listing of each folder, and the manifests."""
+    """Return the files of a store; one listing of each folder, and the manifests."""
     keys = sorted(store.done())
     manifests, damaged = store.manifests(keys)
     objects, sizes = set[str](), dict[str, int]()
@@ -125,7 +125,7 @@ def verify(store: Store, keys: Iterable[str]) -> dict[str, str]:
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """What is to be removed: artifacts, the oldest first, and litter as path → bytes."""
+    """The files that are to be removed: artifacts, oldest first, and litter as path → bytes."""
 
     artifacts: tuple[Artifact, ...]
     litter: Mapping[str, int]
@@ -150,7 +150,7 @@ def select(
     older_seconds: float | None = None,
     to_bytes: float | None = None,
 ) -> Selection:
-    """Return what may go: litter always, artifacts if one of the three conditions is given.
+    """Return the files that may go: litter always, artifacts if a condition is given.
 
     Args:
         found: what the store holds.
