@@ -13,6 +13,7 @@ from raysweep.provenance import git_commit, versions
 from raysweep.results import history
 from raysweep.results.description import Description, described, write_description
 from raysweep.run.force import forcing
+from raysweep.run.limits import limits_of
 from raysweep.run.schedule import Schedule
 from raysweep.stages.stage import Result, Stage
 from raysweep.store import Manifest, Store
@@ -87,7 +88,7 @@ class Run:
         self.started = time.time()
         self.planner = planner or Planner(sweep)
         check_layers(sweep)
-        forced = forcing(force, sweep)
+        forced, self.limit_of = forcing(force, sweep), limits_of(sweep)
         store.check()
         self.folder = folder or SweepFolder(store, sweep.name)
         self.ledger = Ledger(self.folder)
@@ -195,14 +196,20 @@ class Run:
             self._settled([result.key])
         self.watch(self)
 
-    def lost(self, keys: Iterable[str], reason: str) -> None:
-        """Take in the death of a process; the stages that it had stored count as done."""
+    def lost(self, keys: Iterable[str], reason: str, *, counts: bool = True) -> None:
+        """Take in the death of a process; the stages that it had stored count as done.
+
+        Args:
+            keys: the stages that it held.
+            reason: why it died.
+            counts: whether a lone death counts as an attempt at its stage.
+        """
         gone = list(keys)
         stored = self._made_here(gone)
         for key, manifest in stored.items():
             seconds, host = manifest.info.get("seconds", 0.0), manifest.info.get("host", "")
             self.ledger.write(Done(key=key, seconds=seconds, host=host, pid=0))
-        self.schedule.lost(gone, stored, reason)
+        self.schedule.lost(gone, stored, reason, counts=counts)
         self._settled(gone)
         self.watch(self)
 

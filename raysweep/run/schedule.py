@@ -252,14 +252,19 @@ class Schedule:
             else:
                 self._fail(result)
 
-    def lost(self, keys: Iterable[str], published: Iterable[str], reason: str) -> None:
-        """Take in the death of a process: only a lone death counts against its stage."""
+    def lost(
+        self, keys: Iterable[str], published: Iterable[str], reason: str, *, counts: bool = True
+    ) -> None:
+        """Take in the death of a process: only a lone death counts, if any does."""
         gone = list(keys)
         stored = set(published)
         for key in gone:
             self._out.discard(key)
             if key in stored:
                 self._complete(key, Result(key=key, status="done"))
+                continue
+            if not counts:
+                self._push(key)
                 continue
             result = Result(key=key, status="failed", error=reason, lasting=False)
             if len(gone) > 1 or self._try_again(result):
