@@ -74,7 +74,7 @@ def fits_any_host(asked: Mapping[str, float], refused: Collection[str]) -> bool:
     )
 
 
-def hosts(refused: Collection[str]) -> list[dict[str, float]]:
+def hosts(refused: Collection[str] = ()) -> list[dict[str, float]]:
     """Return the resources of every host that is up, without some node ids."""
     up = (node for node in ray.nodes() if node["Alive"] and node["NodeID"] not in refused)
     return [node["Resources"] for node in up]

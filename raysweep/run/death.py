@@ -19,9 +19,12 @@ from ray.exceptions import ActorDiedError, OutOfMemoryError, RayError, RayTaskEr
 from ray.experimental import internal_kv
 
 from raysweep.run import output
-from raysweep.run.output import left_by, place_of
+from raysweep.run.output import left_by, file_of
 
-_CRASH = re.compile(r"^(?:Fatal Python error: |\*\*\* )(\w[\w .]*)", re.MULTILINE)
+_CRASHES = (
+    re.compile(r"^Fatal Python error: (.+)", re.MULTILINE),
+    re.compile(r"^\*\*\* (SIG\w+) received", re.MULTILINE),  # Ray's own words
+)
 UNKNOWN = (
     "its worker process was killed (SIGKILL, which is how a system ends what takes too much "
     "memory), or ended itself outside of Python"
@@ -51,7 +54,7 @@ class Death:
     @property
     def log(self) -> str:
         """The text for the log of the stage at work."""
-        return output.appended(self.reason, self.output)
+        return output.with_output(self.reason, self.output)
 
 
 def death_of(
@@ -67,7 +70,7 @@ def death_of(
         error: by which Tune heard of it; none if that is not known.
     """
     told = _read(f"{prefix}death/{trial_id}")
-    here = left_by(place_of(ticket))
+    here = left_by(file_of(ticket))
     if here is None:
         there = [_read(f"{prefix}output/{key}") for key in keys]
         here = next(((one["key"], one["text"]) for one in there if one), ("", ""))
@@ -91,16 +94,14 @@ def _from_ray(error: BaseException | None, key: str, text: str) -> Death:
     if isinstance(error, ActorDiedError):
         if error.actor_init_failed:
             return Death(reason=str(error)[-2000:], key=key, output=text)
-        lost = _lost_host(error)
-        if lost or error.preempted:
-            said = "preempted: nothing counts against the stage" if error.preempted else lost
-            return Death(
-                reason=f"its host was lost ({said})", key=key, counts=not error.preempted,
-                output=text,
-            )  # fmt: skip
-    crash = _CRASH.search(text)
-    if crash is not None:
-        return Death(reason=f"its worker process crashed: {crash[1]}", key=key, output=text)
+        if error.preempted:
+            reason = "its host was preempted, and nothing counts against the stage"
+            return Death(reason=reason, key=key, counts=False, output=text)
+        if host := _lost_host(error):
+            return Death(reason=f"its host was lost ({host})", key=key, output=text)
+    crashes = [found[1] for crash in _CRASHES if (found := crash.search(text))]
+    if crashes:
+        return Death(reason=f"its worker process crashed: {crashes[0]}", key=key, output=text)
     known = error is None or isinstance(error, RayError)
     return Death(reason=UNKNOWN if known else f"{UNKNOWN} ({error})", key=key, output=text)
 
@@ -124,7 +125,7 @@ def _lost_host(error: ActorDiedError) -> str:
 
 
 def _read(name: str) -> dict[str, Any]:
-    """Return what a worker told under a name, and remove it; empty if it told nothing."""
+    """Return the news that a worker put under a name, and remove it; empty if there is none."""
     raw = internal_kv._internal_kv_get(name)
     if not raw:
         return {}

@@ -21,7 +21,7 @@ _STREAMS = (1, 2)  # of the process: what C code writes is kept too
 HEADING = "--- standard output and errors of the stage (the last of it) ---"
 
 
-def place_of(ticket: str) -> Path:
+def file_of(ticket: str) -> Path:
     """Return the file of the output of a batch on this host, from the batch's ticket."""
     return Path(tempfile.gettempdir()) / f"{ticket.replace('/', '-')}.out"
 
@@ -109,6 +109,6 @@ def left_by(place: Path) -> tuple[str, str] | None:
     return key.decode(errors="replace"), text[-KEPT_BYTES:].decode(errors="replace")
 
 
-def appended(trace: str, output: str) -> str:
+def with_output(trace: str, output: str) -> str:
     """Return the text of a failure's log: the trace, then the output, if there was any."""
     return f"{trace.rstrip()}\n\n{HEADING}\n{output}" if output.strip() else trace

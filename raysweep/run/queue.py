@@ -39,7 +39,7 @@ class QueueTimes:
         return replace(result, queue_seconds=round(max(0.0, now - ready - result.seconds), 3))
 
     def _ready(self, key: str) -> float | None:
-        """Return when a stage was ready; None if an input came in another way than by us."""
+        """Return the moment a stage was ready; None if an input came in another way than by us."""
         ready = self._began
         for need in self._stages[key].needs:
             if need not in self._before:

@@ -91,7 +91,8 @@ class Session:
 
     def running(self) -> Sequence[RunningStage]:
         """Return the stages that workers perform now; another thread may ask."""
-        return running_stages(self.prefix, [key for keys in list(self.held.values()) for key in keys])
+        held = list(self.held.values())
+        return running_stages(self.prefix, [key for keys in held for key in keys])
 
     def note_refusals(self) -> None:
         """Note which hosts refuse to work, of all classes or of one: they are handed none more."""
@@ -119,7 +120,7 @@ class Session:
         """The reasons of the hosts that refuse to work, a line each."""
         return "\n".join(dict.fromkeys(r for of in self.refused.values() for r in of.values()))
 
-    def died(self, trial_id: str, keys: list[str]) -> None:
+    def take_death(self, trial_id: str, keys: list[str]) -> None:
         """Take in that the worker of a batch has died: what is known of it decides what follows."""
         error = error_of(trial_id)
         if worker.ended_early(self.ticket(trial_id)):
@@ -190,7 +191,7 @@ class PlanSearcher(Searcher):  # type: ignore[misc]
         keys = session.held.pop(trial_id, [])
         session.note_refusals()  # Another worker may have taken over a batch that a host refused.
         if error or result is None or "results" not in result:
-            session.died(trial_id, keys)
+            session.take_death(trial_id, keys)
             return
         results = session.queue.timed(unpack_results(result["results"]))
         session.run.finished(results)

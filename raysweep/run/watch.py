@@ -20,7 +20,7 @@ from typing import NoReturn
 from ray.experimental import internal_kv
 
 from raysweep.run.batch import Batch
-from raysweep.run.output import Output, place_of
+from raysweep.run.output import Output, file_of
 from raysweep.stages.current import CurrentStage, current
 from raysweep.store.heartbeat import RunningStage
 
@@ -47,7 +47,7 @@ class Watch:
     @contextmanager
     def over(self, batch: Batch) -> Iterator[Output]:
         """Watch the stages of a batch inside the block; give what takes their output."""
-        output = Output(place_of(batch.ticket))
+        output = Output(file_of(batch.ticket))
         with self._lock:
             self._batch, self._output = batch, output
         try:
@@ -133,7 +133,7 @@ class Watch:
 
 
 def running_stages(prefix: str, keys: Iterable[str]) -> tuple[RunningStage, ...]:
-    """Return what is told of the stages of a run, of those that run for longer than a moment.
+    """Return the state of the stages of a run, of those that run for longer than a moment.
 
     Args:
         prefix: of the run.

@@ -15,7 +15,7 @@ import ray
 from ray.experimental import internal_kv
 
 from raysweep.run.batch import Batch
-from raysweep.run.output import Output, appended
+from raysweep.run.output import Output, with_output
 from raysweep.run.watch import Watch
 from raysweep.stages.stage import Result
 from raysweep.store import Store
@@ -88,7 +88,7 @@ def _told(result: Result, output: Output) -> Result:
     """Return a result; a failed one with what the stage wrote."""
     if result.status != "failed":
         return result
-    return replace(result, trace=appended(result.trace, output.last()))
+    return replace(result, trace=with_output(result.trace, output.last()))
 
 
 def leave(ticket: str) -> NoReturn:
