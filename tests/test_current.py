@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import sys
+import tempfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +26,7 @@ from raysweep.results.table import read_table, write_tables
 from raysweep.run import queue
 from raysweep.run.death import UNKNOWN, Death, _from_ray
 from raysweep.run.limits import limits_of
-from raysweep.run.output import HEADING, Output, left_by, with_output
+from raysweep.run.output import HEADING, Output, file_of, left_by, remove_left, with_output
 from raysweep.run.preview import preview
 from raysweep.run.queue import QueueTimes
 from raysweep.run.run import Run
@@ -193,7 +194,7 @@ def test_output_is_taken_with_what_c_code_writes_and_given_back(
             os.write(1, b"standard\n")
             os.write(2, b"errors\n")
         assert output.last() == "standard\nerrors\n"
-    print("after", file=sys.stderr)
+    sys.stderr.write("after\n")
     assert capfd.readouterr().err == "after\n"
     assert left_by(tmp_path / "file") == ("train-2", "standard\nerrors\n")
     assert left_by(tmp_path / "file") is None, "once"
@@ -216,6 +217,19 @@ def test_a_stage_runs_where_its_output_cannot_be_kept(tmp_path: Path) -> None:
         pass
     assert output.last() == "" and output.size == 0
     output.close()
+
+
+def test_the_output_of_the_dead_is_removed_and_that_of_the_living_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    own, dead = file_of("raysweep/run/left/1"), file_of("raysweep/run/left/2")
+    living = Output(own)
+    dead.write_text("train-1\nwords")
+    remove_left()
+    assert own.exists() and not dead.exists()
+    living.close()
+    assert not own.exists()
 
 
 def test_a_log_has_the_trace_first() -> None:

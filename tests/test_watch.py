@@ -8,6 +8,7 @@ import re
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from raysweep.results.table import read_table
 from raysweep.run.cluster import connect, hosts
 from raysweep.run.death import UNKNOWN
 from raysweep.run.idle import _ERRORS
+from raysweep.run.output import RUNS
 from raysweep.run.run import Run
 from raysweep.run.session import SESSIONS, Session
 from raysweep.store import Store, ledger
@@ -271,9 +273,7 @@ def test_what_a_stage_took_is_in_its_row(launched: Launched) -> None:
 
 
 def test_nothing_is_left_of_what_was_told(launched: Launched) -> None:
-    import tempfile
-
-    assert not list(Path(tempfile.gettempdir()).glob("raysweep-*.out"))
+    assert not list(Path(tempfile.gettempdir()).glob(f"{RUNS}-*.out"))
 
 
 MEMORY = (

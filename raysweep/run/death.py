@@ -19,7 +19,7 @@ from ray.exceptions import ActorDiedError, OutOfMemoryError, RayError, RayTaskEr
 from ray.experimental import internal_kv
 
 from raysweep.run import output
-from raysweep.run.output import left_by, file_of
+from raysweep.run.output import file_of, left_by
 
 _CRASHES = (
     re.compile(r"^Fatal Python error: (.+)", re.MULTILINE),

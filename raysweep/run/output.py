@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import os
 import sys
 import tempfile
@@ -17,13 +18,14 @@ from pathlib import Path
 
 KEPT_BYTES = 64 << 10
 MOST_BYTES = 1 << 20
+RUNS = "raysweep-output"
 _STREAMS = (1, 2)  # of the process: what C code writes is kept too
 HEADING = "--- standard output and errors of the stage (the last of it) ---"
 
 
 def file_of(ticket: str) -> Path:
     """Return the file of the output of a batch on this host, from the batch's ticket."""
-    return Path(tempfile.gettempdir()) / f"{ticket.replace('/', '-')}.out"
+    return Path(tempfile.gettempdir()) / f"{RUNS}-{ticket.replace('/', '-')}.out"
 
 
 class Output:
@@ -34,9 +36,10 @@ class Output:
         self._place = place
         self._key = b""
         self._file = -1
-        flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_NOFOLLOW
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND
         with contextlib.suppress(OSError):
             self._file = os.open(place, flags, 0o600)
+            fcntl.flock(self._file, fcntl.LOCK_EX)  # as long as the process lives
 
     @contextmanager
     def taking(self, key: str) -> Iterator[None]:
@@ -107,6 +110,18 @@ def left_by(place: Path) -> tuple[str, str] | None:
         return None
     key, _, text = raw.partition(b"\n")
     return key.decode(errors="replace"), text[-KEPT_BYTES:].decode(errors="replace")
+
+
+def remove_left() -> None:
+    """Remove what processes of this host left that have died, and no driver could read."""
+    for place in Path(tempfile.gettempdir()).glob(f"{RUNS}-*.out"):
+        with contextlib.suppress(OSError):  # another user's, or gone meanwhile, or in use
+            file = os.open(place, os.O_RDONLY | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                place.unlink()
+            finally:
+                os.close(file)
 
 
 def with_output(trace: str, output: str) -> str:

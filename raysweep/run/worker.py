@@ -15,7 +15,7 @@ import ray
 from ray.experimental import internal_kv
 
 from raysweep.run.batch import Batch
-from raysweep.run.output import Output, with_output
+from raysweep.run.output import Output, remove_left, with_output
 from raysweep.run.watch import Watch
 from raysweep.stages.stage import Result
 from raysweep.store import Store
@@ -46,6 +46,7 @@ def prepare() -> Watch:
     os._exit = ended  # type: ignore[assignment]
     signal.signal(signal.SIGTERM, stopped)
     faulthandler.enable(file=2)
+    remove_left()
     return watch
 
 
