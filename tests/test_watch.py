@@ -207,9 +207,7 @@ def launched(cluster: str, tmp_path_factory: pytest.TempPathFactory) -> Launched
     return Launched(store, output, status, rows, running)
 
 
-pytestmark = pytest.mark.ray
-
-
+@pytest.mark.ray
 def test_each_way_to_end_costs_its_own_rows_alone(launched: Launched) -> None:
     assert launched.status == 1, launched.output
     bad = {"raise", "sys_exit", "interrupt", "os_exit", "forever"}
@@ -221,6 +219,7 @@ def test_each_way_to_end_costs_its_own_rows_alone(launched: Launched) -> None:
     assert "exit code 3 (os._exit)" in launched.of("os_exit")["error"]
 
 
+@pytest.mark.ray
 def test_a_stage_over_its_limit_is_ended_and_says_which(launched: Launched) -> None:
     error = launched.of("forever")["error"]
     assert "TimeLimit: the stage ran longer than 5s (resources.limits.train)" in error
@@ -229,6 +228,7 @@ def test_a_stage_over_its_limit_is_ended_and_says_which(launched: Launched) -> N
     assert launched.of("forever")["key_victim"] not in retried
 
 
+@pytest.mark.ray
 def test_a_death_is_told_by_its_cause(launched: Launched) -> None:
     events = ledger.read(SweepFolder(launched.store, "watched"))
     causes = {event.key: event.error for event in events if isinstance(event, Retry)}
@@ -238,6 +238,7 @@ def test_a_death_is_told_by_its_cause(launched: Launched) -> None:
     assert causes == {}
 
 
+@pytest.mark.ray
 @pytest.mark.parametrize("how", ["raise", "sys_exit", "os_exit", "forever", "killed", "crashed"])
 def test_the_last_words_of_a_stage_are_in_its_log(launched: Launched, how: str) -> None:
     log = launched.log(how)
@@ -249,11 +250,13 @@ def test_the_last_words_of_a_stage_are_in_its_log(launched: Launched, how: str) 
         assert f"words of {how}" in shown[launched.of(how)["key_victim"]]
 
 
+@pytest.mark.ray
 def test_nothing_of_ray_or_of_a_method_reaches_the_terminal(launched: Launched) -> None:
     for word in ("Traceback", "ray::", "StageWorker", "(raylet)", "words of", "C code"):
         assert word not in launched.output, launched.output
 
 
+@pytest.mark.ray
 def test_a_driver_knows_what_runs(launched: Launched) -> None:
     forever = launched.of("forever")["key_victim"]
     seen = [stage for stage in launched.running if stage.key == forever]
@@ -262,6 +265,7 @@ def test_a_driver_knows_what_runs(launched: Launched) -> None:
     assert max(stage.seconds for stage in seen) < 10
 
 
+@pytest.mark.ray
 def test_what_a_stage_took_is_in_its_row(launched: Launched) -> None:
     stages = read_table(launched.store, "watched", "stages")
     assert stages is not None
@@ -272,6 +276,7 @@ def test_what_a_stage_took_is_in_its_row(launched: Launched) -> None:
     assert len(failed) == 5 and failed["queue_seconds"].isna().all()
 
 
+@pytest.mark.ray
 def test_nothing_is_left_of_what_was_told(launched: Launched) -> None:
     assert not list(Path(tempfile.gettempdir()).glob(f"{RUNS}-*.out"))
 
@@ -282,6 +287,7 @@ MEMORY = (
 )
 
 
+@pytest.mark.ray
 def test_a_stage_that_ran_out_of_memory_asks_for_more_once(cluster: str, tmp_path: Path) -> None:
     text = SWEEP % "linear"
     run = Run(from_text(parse("s.yaml", text)), Store(str(tmp_path)), text)
@@ -310,6 +316,7 @@ def test_a_stage_that_ran_out_of_memory_asks_for_more_once(cluster: str, tmp_pat
     assert retry.key == key and "tried again alone with" in retry.error
 
 
+@pytest.mark.ray
 def test_deaths_count_as_their_causes_say(cluster: str, tmp_path: Path) -> None:
     text = SWEEP % "linear"
     run = Run(from_text(parse("s.yaml", text)), Store(str(tmp_path)), text)
@@ -334,6 +341,7 @@ def test_deaths_count_as_their_causes_say(cluster: str, tmp_path: Path) -> None:
     run.close()
 
 
+@pytest.mark.ray
 def test_a_host_whose_cuda_does_not_work_is_given_no_gpu_work(cluster: str, tmp_path: Path) -> None:
     import torch
 

@@ -7,7 +7,6 @@ has written, and why it ends itself.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,10 +15,10 @@ from typing import Any
 import ray
 from ray._private import state
 from ray.exceptions import ActorDiedError, OutOfMemoryError, RayError, RayTaskError
-from ray.experimental import internal_kv
 
 from raysweep.run import output
 from raysweep.run.output import file_of, left_by
+from raysweep.run.watch import taken_news
 
 _CRASHES = (
     re.compile(r"^Fatal Python error: (.+)", re.MULTILINE),
@@ -69,18 +68,17 @@ def death_of(
         keys: of its stages.
         error: by which Tune heard of it; none if that is not known.
     """
-    told = _read(f"{prefix}death/{trial_id}")
+    told = taken_news(f"{prefix}death/{trial_id}")
     here = left_by(file_of(ticket))
     if here is None:
-        there = [_read(f"{prefix}output/{key}") for key in keys]
-        here = next(((one["key"], one["text"]) for one in there if one), ("", ""))
+        there = [taken_news(f"{prefix}output/{key}") for key in keys]
+        here = next(((news.key, news.text) for news in there if news), ("", ""))
     key, text = here
     if told:
         counts = not getattr(error, "preempted", False)
         return Death(
-            reason=told["error"], key=told["key"] or key, lasting=told["lasting"], counts=counts,
-            output=text,
-        )  # fmt: skip
+            reason=told.text, key=told.key or key, lasting=told.lasting, counts=counts, output=text
+        )
     return _from_ray(error, key, text)
 
 
@@ -122,13 +120,3 @@ def _lost_host(error: ActorDiedError) -> str:
             why = node.get("DeathReasonMessage") or "it does not answer"
             return f"{node['NodeManagerHostname']}: {why}"
     return ""
-
-
-def _read(name: str) -> dict[str, Any]:
-    """Return the news that a worker put under a name, and remove it; empty if there is none."""
-    raw = internal_kv._internal_kv_get(name)
-    if not raw:
-        return {}
-    internal_kv._internal_kv_del(name)
-    told: dict[str, Any] = json.loads(raw)
-    return told

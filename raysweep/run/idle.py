@@ -20,6 +20,7 @@ from typing import Any
 
 import ray
 from ray.exceptions import GetTimeoutError, RayError
+from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.utils.object_cache import _ObjectCache
 
@@ -55,7 +56,7 @@ class KeepingIdle(FIFOScheduler):  # type: ignore[misc]
 def _noting(process: Callable[..., None]) -> Callable[..., None]:
     """Return Tune's reaction to a failure, which notes the error before."""
 
-    def processed(trial: Any, exception: BaseException) -> None:
+    def processed(trial: Trial, exception: BaseException) -> None:
         _ERRORS[trial.trial_id] = exception
         process(trial, exception=exception)
 

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import NoReturn
 
 from ray.experimental import internal_kv
@@ -31,6 +31,21 @@ TOLD_BYTES = 16 << 10
 _exit = os._exit
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class News:
+    """News of the stage at work: the end of what it has written, or why its process ends.
+
+    Attributes:
+        key: of the stage; empty if there is none.
+        text: the output, or the cause.
+        lasting: whether the stage is to blame for the end, so that trying again is pointless.
+    """
+
+    key: str
+    text: str
+    lasting: bool = False
+
+
 class Watch:
     """Watches the stages that the thread which makes it performs."""
 
@@ -40,8 +55,7 @@ class Watch:
         self._batch: Batch | None = None
         self._output: Output | None = None
         self._of: CurrentStage | None = None  # the stage that the rest of this was told of
-        self._told: dict[str, object] = {}
-        self._told_at = 0.0
+        self._told: dict[str, tuple[tuple[str | float, ...], float]] = {}  # name → what, and when
         threading.Thread(target=self._watch, daemon=True, name="raysweep-watch").start()
 
     @contextmanager
@@ -72,8 +86,7 @@ class Watch:
         """
         batch, now = self._batch, current(self._thread)
         if batch is not None:
-            with contextlib.suppress(Exception):  # whatever becomes of the news
-                self._tell_death(batch, now.key if now else "", error, lasting)
+            self._tell_death(batch, now.key if now else "", error, lasting)
         _exit(code)
 
     def _watch(self) -> None:
@@ -100,26 +113,24 @@ class Watch:
             if current(self._thread) is now:
                 _exit(1)
         if text:
-            told = {"key": now.key, "text": text[-TOLD_BYTES:]}
-            self._tell(f"{batch.prefix}output/{now.key}", told, size)
+            told = News(key=now.key, text=text[-TOLD_BYTES:])
+            self._tell(f"{batch.prefix}output/{now.key}", told, (size,))
         self._tell_state(batch, now)
 
     def _tell_state(self, batch: Batch, now: CurrentStage) -> None:
-        at, state = time.monotonic(), now.state()
-        if now.seconds < TELL_SECONDS or at - self._told_at < TELL_SECONDS:
-            return
-        beat = int(now.seconds / BEAT_SECONDS)  # told again now and then, whatever it does
-        name = f"{batch.prefix}running/{now.key}"
-        if self._tell(name, asdict(state), (state.fraction, state.doing, beat)):
-            self._told_at = at
+        if now.seconds >= TELL_SECONDS:
+            state = now.state()
+            beat = int(now.seconds / BEAT_SECONDS)  # told again now and then, whatever it does
+            name = f"{batch.prefix}running/{now.key}"
+            self._tell(name, state, (state.fraction, state.doing, beat))
 
-    def _tell(self, name: str, value: object, what: object) -> bool:
-        """Return whether there was something new, which was told then."""
-        if self._told.get(name) == what:
-            return False
-        self._told[name] = what  # before it is told: it is taken back in any case
-        _put(name, value)
-        return True
+    def _tell(self, name: str, news: News | RunningStage, what: tuple[str | float, ...]) -> None:
+        """Tell news unless they are known, or others of the name were told a moment ago."""
+        now = time.monotonic()
+        before, at = self._told.get(name, ((), -TELL_SECONDS))
+        if before != what and now - at >= TELL_SECONDS:
+            self._told[name] = what, now  # first, so that it is taken back in any case
+            _put(name, news)
 
     def _take_back(self) -> None:
         """Take back what was told of a stage that has ended."""
@@ -129,7 +140,8 @@ class Watch:
 
     def _tell_death(self, batch: Batch, key: str, error: str, lasting: bool) -> None:
         name = f"{batch.prefix}death/{batch.trial}"
-        _put(name, {"key": key, "error": error, "lasting": lasting})
+        with contextlib.suppress(Exception):  # the process ends, whatever becomes of the news
+            _put(name, News(key=key, text=error, lasting=lasting))
 
 
 def running_stages(prefix: str, keys: Iterable[str]) -> tuple[RunningStage, ...]:
@@ -147,5 +159,14 @@ def running_stages(prefix: str, keys: Iterable[str]) -> tuple[RunningStage, ...]
     return tuple(found)
 
 
-def _put(name: str, value: object) -> None:
-    internal_kv._internal_kv_put(name, json.dumps(value).encode(), overwrite=True)
+def taken_news(name: str) -> News | None:
+    """Return the news that a worker put under a name, and remove it; None if there is none."""
+    raw = internal_kv._internal_kv_get(name)
+    if not raw:
+        return None
+    internal_kv._internal_kv_del(name)
+    return News(**json.loads(raw))
+
+
+def _put(name: str, news: News | RunningStage) -> None:
+    internal_kv._internal_kv_put(name, json.dumps(asdict(news)).encode(), overwrite=True)

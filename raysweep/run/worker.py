@@ -9,6 +9,7 @@ import socket
 import traceback
 from collections.abc import Iterator
 from dataclasses import replace
+from types import FrameType
 from typing import NoReturn
 
 import ray
@@ -38,7 +39,7 @@ def prepare() -> Watch:
             watch.end(code, error, lasting=True)
         _exit(code)
 
-    def stopped(number: int, frame: object) -> NoReturn:
+    def stopped(number: int, frame: FrameType | None) -> NoReturn:
         del frame
         name = signal.Signals(number).name
         watch.end(128 + number, f"its process was told to end ({name})", lasting=False)
