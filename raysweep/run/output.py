@@ -19,6 +19,7 @@ from pathlib import Path
 KEPT_BYTES = 64 << 10
 MOST_BYTES = 1 << 20
 RUNS = "raysweep-output"
+_C = ctypes.CDLL(None)  # the C library of this process, whose buffers are not Python's
 _STREAMS = (1, 2)  # of the process: what C code writes is kept too
 HEADING = "--- standard output and errors of the stage (the last of it) ---"
 
@@ -98,7 +99,7 @@ def _flush() -> None:
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):  # a full disk; a stream that was closed
             stream.flush()
-    ctypes.CDLL(None).fflush(None)
+    _C.fflush(None)
 
 
 def left_by(place: Path) -> tuple[str, str] | None:

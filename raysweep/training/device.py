@@ -55,7 +55,7 @@ def refusal(gpus: float) -> str:
     if gpus <= 0 or torch.cuda.is_available():
         return ""
     return (
-        f"host {socket.gethostname()} is given no GPU work: a stage holds {gpus:g} GPUs, and CUDA "
+        f"host {socket.gethostname()} is given no GPU work: a stage holds {gpus:g} GPUs and CUDA "
         f"cannot be used there ({cuda_state()}); install a torch build that fits the driver, or "
         f"launch with resources.gpu.gpu: 0. `raysweep doctor` on that host tries one kernel"
     )
