@@ -21,6 +21,7 @@ from ray.core.generated import common_pb2
 from ray.exceptions import ActorDiedError, OutOfMemoryError
 
 from raysweep.cli.app import main
+from raysweep.identity import kind_of
 from raysweep.reports.logs import failure_logs
 from raysweep.results import records
 from raysweep.results.table import read_table
@@ -296,7 +297,7 @@ def test_a_stage_that_ran_out_of_memory_asks_for_more_once(cluster: str, tmp_pat
         session = Session(run, None, cluster=True)
         first = session.hand_out("one")
         assert first is not None and not first.larger
-        (key,) = session.held.pop("one")
+        (key,) = session.returned("one")
         _ERRORS["one"] = OutOfMemoryError(MEMORY)
         session.take_death("one", [key])
         again = session.hand_out("two")
@@ -356,4 +357,7 @@ def test_a_host_whose_cuda_does_not_work_is_given_no_gpu_work(cluster: str, tmp_
     said = re.sub(r"\s+", " ", output)
     assert f"host {socket.gethostname()} is given no GPU work: a stage holds 1 GPUs" in said
     assert "Traceback" not in output
-    assert not {key for key in Store(store).done() if key.startswith("train-")}
+    done = {kind_of(key) for key in Store(store).done()}
+    assert done == {"prepare"}, "what needs no GPU goes on"
+    rows = records.load("watched", store)
+    assert rows["error"].str.contains("is given no GPU work").all()

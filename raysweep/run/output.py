@@ -12,12 +12,14 @@ import fcntl
 import os
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 KEPT_BYTES = 64 << 10
 MOST_BYTES = 1 << 20
+LEFT_SECONDS = 600.0  # a driver of this host has read it by then
 RUNS = "raysweep-output"
 _C = ctypes.CDLL(None)  # the C library of this process, whose buffers are not Python's
 _STREAMS = (1, 2)  # of the process: what C code writes is kept too
@@ -120,7 +122,8 @@ def remove_left() -> None:
             file = os.open(place, os.O_RDONLY | os.O_NOFOLLOW)
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                place.unlink()
+                if time.time() - os.fstat(file).st_mtime > LEFT_SECONDS:
+                    place.unlink()
             finally:
                 os.close(file)
 

@@ -48,6 +48,7 @@ class Session:
         self.queue = QueueTimes(run)
         self._larger: dict[str, float] = {}  # stage → the memory that it is tried again with
         self._looked = 0.0
+        self._avoided: dict[str, tuple[str, ...]] = {}  # trial → the nodes that it must not go to
         self.held: dict[str, list[str]] = {}
         self._max_concurrent = max_concurrent
         self.slots = self._slots()
@@ -66,10 +67,17 @@ class Session:
     def hand_out(self, trial_id: str) -> Batch | None:
         """Return the batch for a trial of Tune; None if no stage is ready now."""
         stages = self.run.take(self.slots) if len(self.held) < self.limit else []
+        while stages and stages[0].resource == "gpu" and self._gpus_are_gone():
+            keys = [stage.key for stage in stages]
+            self.run.finished(
+                Result(key=key, status="failed", error=self.reasons, lasting=False) for key in keys
+            )
+            stages = self.run.take(self.slots)
         if not stages:
             return None
         self.held[trial_id] = [stage.key for stage in stages]
         resource = stages[0].resource
+        self._avoided[trial_id] = tuple(self.refused[resource])
         limits = {stage.key: limit for stage in stages if (limit := self.run.limit_of(stage))}
         memory = self._larger.get(stages[0].key)
         return Batch(
@@ -85,7 +93,7 @@ class Session:
             store=self.run.store.uri,
             environment=self.settings,
             provenance=self.run.provenance,
-            refused=tuple(self.refused[resource]),
+            refused=self._avoided[trial_id],
             stages=tuple(stage.packed() for stage in stages),
         )
 
@@ -105,15 +113,31 @@ class Session:
                 self.slots = self._slots()
                 self.run.note(reason)
 
+    def _gpus_are_gone(self) -> bool:
+        """Return whether hosts refuse GPU work alone, and none is left for it: others go on."""
+        if not self.refused["gpu"].keys() - self.refused["cpu"].keys():
+            return False
+        asked = bundles(self.run.sweep)
+        left = {name: fits_any_host(asked[name], of) for name, of in self.refused.items()}
+        return left["cpu"] and not left["gpu"]
+
     def check_hosts(self) -> bool:
-        """Return whether no host is left for the batches handed out, since some refuse to work."""
+        """Return whether no host is left for a batch handed out, since some refuse to work."""
         refused = any(self.refused.values())
         if refused and not self.stranded and time.monotonic() > self._looked + LOOK_SECONDS:
             self._looked = time.monotonic()
-            asked = bundles(self.run.sweep)
-            classes = {self.run.planner.stages[keys[0]].resource for keys in self.held.values()}
-            self.stranded = not all(fits_any_host(asked[n], self.refused[n]) for n in classes)
+            asked, stages = bundles(self.run.sweep), self.run.planner.stages
+            waiting = {
+                (stages[keys[0]].resource, self._avoided[trial])
+                for trial, keys in self.held.items()
+            }
+            self.stranded = not all(fits_any_host(asked[name], avoid) for name, avoid in waiting)
         return self.stranded
+
+    def returned(self, trial_id: str) -> list[str]:
+        """Take a batch back that is out no more; return the keys of its stages."""
+        self._avoided.pop(trial_id, None)
+        return self.held.pop(trial_id, [])
 
     @property
     def reasons(self) -> str:
@@ -188,7 +212,7 @@ class PlanSearcher(Searcher):  # type: ignore[misc]
     ) -> None:
         """Take in the results of a batch, or that its worker has ended without any."""
         session = SESSIONS[self._token]
-        keys = session.held.pop(trial_id, [])
+        keys = session.returned(trial_id)
         session.note_refusals()  # Another worker may have taken over a batch that a host refused.
         if error or result is None or "results" not in result:
             session.take_death(trial_id, keys)
