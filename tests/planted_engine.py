@@ -14,6 +14,7 @@ KEPT = "test_store.py::test_"
 PAST = "test_history.py::test_"
 TUNE = "test_tune.py::test_"
 TRACK = "test_track.py::test_"
+CURRENT = "test_current.py::test_"
 FORCE = "test_force.py::test_"
 RUNNING = "test_running.py::test_"
 LEASES, ELSEWHERE = "test_leases.py::test_", "test_elsewhere.py::test_"
@@ -289,4 +290,51 @@ SHARED = (
     ),
 )  # fmt: skip
 
-FAULTS = HANDED_OUT + STORED + TOLD + TUNED + ANEW + SHARED
+WATCHED = (
+    Fault(
+        "what would end the process ends the run", PERFORM,
+        "except BaseException as error:", "except Exception as error:",
+        (CURRENT + "what_would_end_the_process_costs_its_own_rows_alone",),
+    ),
+    Fault(
+        "a signal is a failure of the stage at work", "run/inline.py",
+        'if result.status == "failed":\n                interruption.check()',
+        'if result.status == "failed":\n                pass',
+        (CURRENT + "a_signal_stops_the_run_and_is_no_failure",),
+    ),
+    Fault(
+        "progress reaches nobody", PERFORM,
+        "progress=now.progress,", "",
+        (CURRENT + "another_thread_sees_how_far_a_stage_is",),
+    ),
+    Fault(
+        "a kind's limit goes before a method's", "run/limits.py",
+        "known.get(stage.method) or known.get(stage.kind)",
+        "known.get(stage.kind) or known.get(stage.method)",
+        (CURRENT + "a_limit_is_of_a_kind_or_of_a_method_which_goes_first",),
+    ),
+    Fault(
+        "a preempted host counts against its stages", "run/death.py",
+        "return Death(reason=reason, key=key, counts=False, output=text)",
+        "return Death(reason=reason, key=key, output=text)",
+        (CURRENT + "rays_errors_are_told_by_their_type",),
+    ),
+    Fault(
+        "the peak of an earlier stage counts", "stages/memory.py",
+        '_RESET.write_text("5")', '_RESET.write_text("0")',
+        (CURRENT + "the_peak_is_that_of_the_stage",),
+    ),
+    Fault(
+        "seconds of work count as waiting", "run/queue.py",
+        "now - ready - result.seconds", "now - ready",
+        (CURRENT + "a_stage_has_waited_since_its_inputs_came_in",),
+    ),
+    Fault(
+        "output of a stage before counts as the stage's", "run/output.py",
+        "os.ftruncate(self._file, 0)\n            os.write(self._file, self._key)\n",
+        "os.write(self._file, self._key)\n",
+        (CURRENT + "output_is_taken_with_what_c_code_writes_and_given_back",),
+    ),
+)  # fmt: skip
+
+FAULTS = HANDED_OUT + STORED + TOLD + TUNED + ANEW + SHARED + WATCHED

@@ -29,8 +29,8 @@ from raysweep.run.stored import StoredStages
 from raysweep.stages.perform import perform
 from raysweep.stages.stage import Result
 from raysweep.store import Manifest, Store, heartbeat, ledger
-from raysweep.store.events import Dispatch, Done, Event, Kept
 from raysweep.store.bucket import Bucket
+from raysweep.store.events import Dispatch, Done, Event, Kept
 from raysweep.store.heartbeat import heartbeats, stop_path_of
 from raysweep.store.sweepfolder import SweepFolder, names
 from raysweep.sweep.loading import from_text

@@ -29,6 +29,7 @@ from raysweep.provenance import code_here
 from raysweep.reports.material import gather
 from raysweep.results import records
 from raysweep.run.batch import Batch, pack_results, unpack_results
+from raysweep.run.limits import Limit
 from raysweep.run.preview import preview
 from raysweep.stages.stage import Result
 from raysweep.store import Store, ledger
@@ -241,7 +242,9 @@ def test_a_batch_travels_as_text_and_comes_back_the_same(tmp_path: Path) -> None
         planner.route(trial, {})
     stages = tuple(stage.packed() for stage in planner.stages.values())
     batch = Batch(
-        resource="gpu", code=code_here(["json"]), ticket="t", refusing="r/",
+        resource="gpu", code=code_here(["json"]), ticket="t", refusing="r/", prefix="p/",
+        trial="1", limits={stages[0].key: Limit(name="train", seconds=2.0, text="2s")},
+        larger={"memory": 1e9},
         gpus=0.25, store="s3://bucket/root", environment=gathered(local=True),
         provenance={"run": "r"}, refused=("node",), stages=stages,
     )  # fmt: skip
@@ -260,7 +263,7 @@ import pickle, sys
 sys.modules["raysweep"] = None
 import ray.cloudpickle
 worker, shape = pickle.load(open(sys.argv[1], "rb"))
-print(worker.__name__, shape({"resource": "cpu", "refused": '["node"]'}).refused)
+print(worker.__name__, shape({"resource": "cpu", "refused": '["node"]', "larger": "{}"}).refused)
 """
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import ray
 from ray import tune
+from ray.exceptions import ActorDiedError
 from ray.tune.search import Searcher
 
 from raysweep.run import idle
@@ -23,6 +24,7 @@ class OneByOne:
     def __init__(self, kinds: str, between: Callable[[list[int]], None]) -> None:
         self.left, self.out = list(kinds), False
         self.pids: list[int] = []
+        self.errors: list[BaseException | None] = []
         self.between = between
 
     def suggest(self, trial_id: str) -> Any:
@@ -37,6 +39,7 @@ class OneByOne:
         """Note which process did the batch; -1: it died."""
         self.out = False
         self.pids.append(-1 if error or not result else result["pid"])
+        self.errors.append(idle.error_of(trial_id))
 
 
 RUNNING: dict[str, OneByOne] = {}
@@ -69,10 +72,15 @@ def two_cpus() -> Iterator[None]:
 def pids_of(
     kinds: str, cpus: int, between: Callable[[list[int]], None] = lambda pids: None,
 ) -> list[int]:  # fmt: skip
-    """Return the process of each batch of a chain; kinds ask for different resources."""
+    """Return the process of each batch of a chain; kinds ask for different resources, d dies."""
 
     class Worker(tune.Trainable):  # type: ignore[misc]  # by value: a worker has no tests
+        def setup(self, config: Any) -> None:
+            self.kind = config["kind"]
+
         def step(self) -> dict[str, Any]:
+            if self.kind == "d":
+                os.kill(os.getpid(), signal.SIGKILL)
             return {"done": True, "pid": os.getpid()}
 
         def reset_config(self, new_config: Any) -> bool:
@@ -82,7 +90,7 @@ def pids_of(
             pass
 
     def asked(config: Any) -> Any:
-        memory = {"a": 1e6, "b": 2e6, "c": 3e6}[config["kind"]]
+        memory = {"a": 1e6, "b": 2e6, "c": 3e6, "d": 4e6}[config["kind"]]
         return tune.PlacementGroupFactory([{"CPU": cpus, "memory": memory}])
 
     RUNNING["now"] = chain = OneByOne(kinds, between)
@@ -140,3 +148,11 @@ def test_a_worker_that_was_idle_for_long_is_dropped(
     monkeypatch.setattr(idle, "IDLE_SECONDS", 0.0)
     pids = pids_of("aba", cpus=1)
     assert len(set(pids)) == 3
+
+
+def test_the_error_of_a_worker_that_died_is_known_when_the_searcher_is_told(
+    two_cpus: None,
+) -> None:
+    assert pids_of("ad", cpus=1)[1] == -1
+    before, error = RUNNING["now"].errors
+    assert before is None and isinstance(error, ActorDiedError)

@@ -161,6 +161,13 @@ class StageRow:
         trials: how many need it.
         host: where it ran.
         error, log: of a stage that failed.
+        device_name: name of the processor or GPU that it ran on.
+        peak_memory_bytes: the most memory that its process held on the host meanwhile.
+        peak_gpu_memory_bytes: the most that it held on the GPU; none without a GPU.
+        queue_seconds: how long it waited, from its inputs' being stored to its beginning; none
+            where this launch did not run it.
+
+    What is not known is none, and an empty name: of stages from before it was recorded.
     """
 
     key: str
@@ -173,6 +180,10 @@ class StageRow:
     host: str
     error: str
     log: str = ""
+    device_name: str = ""
+    peak_memory_bytes: int | None = None
+    peak_gpu_memory_bytes: int | None = None
+    queue_seconds: float | None = None
 
 
 WHO, STATUS, ORIGIN, COSTS, STAGE = (
@@ -181,7 +192,9 @@ WHO, STATUS, ORIGIN, COSTS, STAGE = (
 )
 # Without these a file is no table of ours; the others came later or need not be there.
 TRIAL_REQUIRED = frozenset((*WHO, *STATUS)) - {"sweep", "evades"}
-STAGE_REQUIRED = frozenset(STAGE) - {"log"}
+STAGE_REQUIRED = frozenset(STAGE) - {
+    "log", "device_name", "peak_memory_bytes", "peak_gpu_memory_bytes", "queue_seconds",
+}  # fmt: skip
 
 
 def is_parameter(column: str) -> bool:

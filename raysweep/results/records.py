@@ -112,7 +112,7 @@ def read(store: Store, name: str, version: int | None = None) -> Records:
     done = int((derived["status"] == "ok").sum())
     notes.append(f"derived from what is stored: {done} of {len(derived)} trials are finished")
     notes += history.damage_notes(collector.damaged)
-    return Records(rows=derived, stages=collector.stages([]), sweep=sweep, notes=notes)
+    return Records(rows=derived, stages=collector.stages({}), sweep=sweep, notes=notes)
 
 
 def _named(about: Description, name: str) -> Description:

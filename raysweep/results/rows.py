@@ -29,10 +29,16 @@ from raysweep.results.columns import (
     TrialRow,
     Who,
 )
+from raysweep.stages.stage import Result
 from raysweep.store import Manifest, Store
 from raysweep.store.sweepfolder import SweepFolder
 from raysweep.sweep.spec import AXES
 from raysweep.sweep.trials import Trial
+
+# The types of these columns, whether anything is known of some stages or of none.
+_NULLABLE = {
+    "peak_memory_bytes": "Int64", "peak_gpu_memory_bytes": "Int64", "queue_seconds": "float64",
+}  # fmt: skip
 
 
 class Collector:
@@ -161,14 +167,14 @@ class Collector:
         """Return one row per trial, in the order of the sweep."""
         return pd.DataFrame([self.row(n, sweep).pack() for n in range(len(self.routes))])
 
-    def stages(self, fresh: Iterable[str]) -> pd.DataFrame:
-        """Return one row per stage; `fresh` are the keys that this run computed."""
-        ran = set(fresh)
-        keys = sorted(self.users)
-        return pd.DataFrame([asdict(self._stage(key, ran)) for key in keys])
+    def stages(self, ran: Mapping[str, Result]) -> pd.DataFrame:
+        """Return one row per stage; `ran` holds the results of those that this run computed."""
+        rows = pd.DataFrame([asdict(self._stage(key, ran)) for key in sorted(self.users)])
+        return rows.astype(_NULLABLE) if len(rows) else rows
 
-    def _stage(self, key: str, ran: set[str]) -> StageRow:
+    def _stage(self, key: str, ran: Mapping[str, Result]) -> StageRow:
         manifest, stage = self.manifest(key), self.planner.stages[key]
+        info = manifest.info if manifest else {}
         status: StageStatus = "pending"
         if manifest is not None and key not in self._superseded:
             status = "done" if key in ran else "cached"
@@ -180,8 +186,12 @@ class Collector:
             key=key, kind=stage.kind, method=stage.method, status=status,
             seconds=self._seconds(key), gpu_seconds=self._seconds(key, "gpu_seconds"),
             trials=self.users[key],
-            host=str(manifest.info.get("host", "")) if manifest else "",
+            host=str(info.get("host", "")),
             error=self.failed.get(key, ""),
+            device_name=str(info.get("device_name") or ""),
+            peak_memory_bytes=info.get("peak_memory_bytes"),
+            peak_gpu_memory_bytes=info.get("peak_gpu_memory_bytes"),
+            queue_seconds=ran[key].queue_seconds if status == "done" else None,
         )  # fmt: skip
 
 

@@ -8,7 +8,9 @@ source        trials that come while it is under way
 stored        which stored stages count          force    which stages are done anew
 inline        in this process                      ray      on Ray Tune
 session       the plan as Tune's searcher          worker   the process at the other end
-batch         messages between the two
+batch         messages between the two            watch    tells of the stage at work
+death         why a worker process died           output   what a stage writes
+limits        how long stages may run             queue    how long stages waited
 cluster       nodes and what they have             preview  what a launch would do
 interruption  signals                             nearest  how a stage differs from stored ones
 """

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 
 from raysweep.environment import Environment
 from raysweep.provenance import Code
+from raysweep.run.limits import Limit
 from raysweep.stages.stage import Packed, Result
 
 
@@ -24,6 +25,10 @@ class Batch:
         ticket: where a worker says that it ended before it began the batch, in Ray's key-value
             store.
         refusing: the prefix under which hosts say there why they refuse.
+        prefix: of everything that is said there of the run.
+        trial: Tune's trial that the batch is.
+        limits: key of a stage → the longest that it may run.
+        larger: resources that its worker takes beyond, or in place of, those of the class.
         gpus: the share of a GPU that each stage holds.
         store: URI of the store.
         environment: the driver's settings.
@@ -36,6 +41,10 @@ class Batch:
     code: Code
     ticket: str
     refusing: str
+    prefix: str
+    trial: str
+    limits: Mapping[str, Limit]
+    larger: Mapping[str, float]
     gpus: float
     store: str
     environment: Environment
@@ -57,6 +66,10 @@ class Batch:
             code=Code(**{**code, "modules": tuple(code["modules"])}),
             ticket=config["ticket"],
             refusing=config["refusing"],
+            prefix=config["prefix"],
+            trial=config["trial"],
+            limits={k: Limit(**v) for k, v in json.loads(config["limits"]).items()},
+            larger=json.loads(config["larger"]),
             gpus=json.loads(config["gpus"]),
             store=config["store"],
             environment=Environment(**{**environment, "secrets": tuple(environment["secrets"])}),

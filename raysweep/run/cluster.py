@@ -58,10 +58,21 @@ def bundles(sweep: Sweep) -> dict[str, dict[str, float]]:
     return found
 
 
+def slots_of(cpus: float, gpus: float, sweep: Sweep, max_concurrent: int | None) -> dict[str, int]:
+    """Return the number of stages of each class that fit at once, from 1 to `max_concurrent`."""
+    slots = {}
+    for name, size in (("cpu", sweep.resources.cpu), ("gpu", sweep.resources.gpu)):
+        fit = cpus / size.cpu if size.cpu else cpus
+        if size.gpu:
+            fit = min(fit, gpus / size.gpu)
+        slots[name] = max(1, min(int(fit), max_concurrent or int(fit) or 1))
+    return slots
+
+
 def room(refused: Collection[str] = ()) -> dict[str, float]:
     """Return the resources of all hosts that are up, without those of some node ids."""
     total: Counter[str] = Counter()
-    for resources in _up(refused):
+    for resources in hosts(refused):
         total.update(resources)
     return dict(total)
 
@@ -70,12 +81,12 @@ def fits_any_host(asked: Mapping[str, float], refused: Collection[str]) -> bool:
     """Return whether a worker fits on a host that is up, without some node ids."""
     return any(
         all(resources.get(kind, 0) >= amount for kind, amount in asked.items())
-        for resources in _up(refused)
+        for resources in hosts(refused)
     )
 
 
-def _up(refused: Collection[str]) -> list[dict[str, float]]:
-    """Return the resources of each host that is up, without some node ids."""
+def hosts(refused: Collection[str] = ()) -> list[dict[str, float]]:
+    """Return the resources of every host that is up, without some node ids."""
     up = (node for node in ray.nodes() if node["Alive"] and node["NodeID"] not in refused)
     return [node["Resources"] for node in up]
 
@@ -119,7 +130,9 @@ def shape_of(sweep: Sweep) -> Callable[[Mapping[str, str]], Shape]:
     It travels to the workers, with `Shape`, by value.
     """
     asked = bundles(sweep)
-    return lambda config: Shape(asked[config["resource"]], json.loads(config["refused"]))
+    return lambda config: Shape(
+        asked[config["resource"]] | json.loads(config["larger"]), json.loads(config["refused"])
+    )
 
 
 def refusals(prefix: str) -> dict[str, str]:

@@ -4,6 +4,9 @@ Tune keeps a finished worker only for a batch that waits at that moment, so wher
 ready one by one each would pay for the start of a process, which on a GPU is seconds. Here a worker
 stays for a while, unless a batch of another kind waits for room.
 
+It also keeps the error by which Tune hears that a batch's worker has died: Tune tells a searcher
+that there was one, and not which.
+
 Tune also gives a batch whose worker is starting to one that becomes free before, and then ends the
 one that starts; where stages are shorter than a start, a second worker would never come up. Here it
 starts, and is idle then.
@@ -12,11 +15,12 @@ starts, and is idle then.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import ray
 from ray.exceptions import GetTimeoutError, RayError
+from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.utils.object_cache import _ObjectCache
 
@@ -24,6 +28,12 @@ IDLE_SECONDS = 60.0
 ROOM_SECONDS = 0.3  # what Ray takes to find room that there is
 FRESH_SECONDS = 1.0
 ANSWER_SECONDS = 2.0
+_ERRORS: dict[str, BaseException] = {}  # by trial of Tune
+
+
+def error_of(trial_id: str) -> BaseException | None:
+    """Return the error that a trial of Tune ended by, once; None if it had none."""
+    return _ERRORS.pop(trial_id, None)
 
 
 class KeepingIdle(FIFOScheduler):  # type: ignore[misc]
@@ -36,10 +46,21 @@ class KeepingIdle(FIFOScheduler):  # type: ignore[misc]
         if not isinstance(controller._actor_cache, IdleWorkers):
             controller._actor_cache = IdleWorkers(controller)
             controller._remove_actor = controller._actor_cache.removed
+            controller._process_trial_failure = _noting(controller._process_trial_failure)
 
     def choose_trial_to_run(self, tune_controller: Any) -> None:
         """Leave the order to Tune's queue; to look through all trials would take ever longer."""
         del tune_controller
+
+
+def _noting(process: Callable[..., None]) -> Callable[..., None]:
+    """Return Tune's reaction to a failure, which notes the error before."""
+
+    def processed(trial: Trial, exception: BaseException) -> None:
+        _ERRORS[trial.trial_id] = exception
+        process(trial, exception=exception)
+
+    return processed
 
 
 class IdleWorkers(_ObjectCache):  # type: ignore[misc]

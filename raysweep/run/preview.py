@@ -11,6 +11,7 @@ from raysweep.plan.costs import Costs
 from raysweep.plan.planner import Planner
 from raysweep.plan.route import Route
 from raysweep.run.force import forcing
+from raysweep.run.limits import limits_of
 from raysweep.run.nearest import Difference, nearest
 from raysweep.run.schedule import Schedule
 from raysweep.stages.stage import in_order_of_work
@@ -106,6 +107,7 @@ def preview(sweep: Sweep, store: Store, force: Sequence[str] = ()) -> Preview:
     """
     planner = Planner(sweep)
     check_layers(sweep)
+    limits_of(sweep)
     costs = Costs(planner, store)
     events = ledger.read(SweepFolder(store, sweep.name))
     failed = {event.key for event in events if isinstance(event, Failed)}

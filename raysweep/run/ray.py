@@ -8,6 +8,7 @@ what is stored.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -46,12 +47,19 @@ def run_on_ray(run: Run, *, address: str | None, max_concurrent: int | None) -> 
         PlanError: if there is no cluster at the address, or this driver may not use it.
         HostError: if every host that could do the work refuses to.
     """
+    printed = ray._private.worker.print_to_stdstream
+    ray._private.worker.print_to_stdstream = _unprinted
     try:
         connect(address)
         interruption.take_again()
         _tune(run, local=address is None, max_concurrent=max_concurrent)
     finally:
         interruption.end_ray(ray.shutdown, LEAVE_SECONDS)
+        ray._private.worker.print_to_stdstream = printed
+
+
+def _unprinted(*given: object, **more: object) -> None:
+    """Print nothing of what Ray says of its processes: causes of deaths are told in the records."""
 
 
 @contextmanager
@@ -99,6 +107,7 @@ def _tune(run: Run, *, local: bool, max_concurrent: int | None) -> None:
         check_room(run.sweep, room())
     token = f"{id(run)}"
     session = SESSIONS[token] = Session(run, max_concurrent, cluster=not local)
+    run.running = session.running
     for name in ("ray.tune", "ray.tune.execution", "ray.train", "ray.tune.tuner"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
@@ -123,11 +132,14 @@ def _tune(run: Run, *, local: bool, max_concurrent: int | None) -> None:
             ).fit()  # fmt: skip
         session.note_refusals()
     finally:
+        run.running = tuple
         del SESSIONS[token]
+        with contextlib.suppress(Exception):  # the head may be gone, and with it what was told
+            internal_kv._internal_kv_del(session.prefix, del_by_prefix=True)
     if not run.over:
         run.schedule.stopping = True
     if session.stranded:
-        raise HostError("\n".join(session.refused.values()))
+        raise HostError(session.reasons)
 
 
 class StageWorker(tune.Trainable):  # type: ignore[misc]
@@ -146,6 +158,7 @@ class StageWorker(tune.Trainable):  # type: ignore[misc]
             os._exit(1)
 
         from raysweep import environment
+        from raysweep.run import worker
         from raysweep.run.batch import Batch
         from raysweep.training import device
 
@@ -153,6 +166,8 @@ class StageWorker(tune.Trainable):  # type: ignore[misc]
         environment.apply(self.batch.environment)
         if not self.batch.gpus:
             device.hide_gpus()  # Ray shows every GPU to a process that asked for none.
+        worker.refuse_gpus(self.batch)
+        self.watch = worker.prepare()
         self.leaks = device.Leaks()
 
     def reset_config(self, new_config: dict[str, str]) -> bool:
@@ -171,7 +186,7 @@ class StageWorker(tune.Trainable):  # type: ignore[misc]
         from raysweep.run import worker
         from raysweep.run.batch import pack_results
 
-        results = list(worker.perform(self.batch))
+        results = list(worker.perform(self.batch, self.watch))
         return {"done": True, "stages": len(results), "results": pack_results(results)}
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:

@@ -18,6 +18,7 @@ from raysweep.results.description import Description, described, write_descripti
 from raysweep.run import interruption
 from raysweep.run.force import forcing
 from raysweep.run.leases import Leases
+from raysweep.run.limits import limits_of
 from raysweep.run.pace import Pace
 from raysweep.run.schedule import Schedule
 from raysweep.run.source import TrialSource
@@ -29,17 +30,6 @@ from raysweep.store.ledger import Ledger
 from raysweep.store.liveness import machine
 from raysweep.store.sweepfolder import SweepFolder
 from raysweep.sweep.spec import Sweep, check_layers, to_plain
-
-
-def slots_of(cpus: float, gpus: float, sweep: Sweep, max_concurrent: int | None) -> dict[str, int]:
-    """Return the number of stages of each class that fit at once, from 1 to `max_concurrent`."""
-    slots = {}
-    for name, size in (("cpu", sweep.resources.cpu), ("gpu", sweep.resources.gpu)):
-        fit = cpus / size.cpu if size.cpu else cpus
-        if size.gpu:
-            fit = min(fit, gpus / size.gpu)
-        slots[name] = max(1, min(int(fit), max_concurrent or int(fit) or 1))
-    return slots
 
 
 class Run:
@@ -82,7 +72,7 @@ class Run:
         self.started = time.time()
         self.planner = planner or Planner(sweep)
         check_layers(sweep)
-        forced = forcing(force, sweep)
+        forced, self.limit_of = forcing(force, sweep), limits_of(sweep)
         store.check()
         self.folder = folder or SweepFolder(store, sweep.name)
         self.ledger = Ledger(self.folder)
@@ -95,8 +85,7 @@ class Run:
         self._planned = False
         beat = heartbeat.BEAT_SECONDS
         # A store of its own: what this one was last asked for is told to stages in this process.
-        others = copy.copy(store)
-        self.leases = Leases(others, self.ledger.run, self._heartbeat, self._stop, beat)
+        self.leases = Leases(copy.copy(store), self.ledger.run, self._heartbeat, self._stop, beat)
         try:
             self.leases.start()
             self._plan(forced, text, keep=folder is None)
@@ -278,14 +267,20 @@ class Run:
             self._settled([result.key])
         self.watch(self)
 
-    def lost(self, keys: Iterable[str], reason: str) -> None:
-        """Take in the death of a process; the stages that it had stored count as done."""
+    def lost(self, keys: Iterable[str], reason: str, *, counts: bool = True) -> None:
+        """Take in the death of a process; the stages that it had stored count as done.
+
+        Args:
+            keys: the stages that it held.
+            reason: why it died.
+            counts: whether a lone death counts as an attempt at its stage.
+        """
         gone = list(keys)
         stored = self._made_here(gone)
         for key, manifest in stored.items():
             seconds, host = manifest.info.get("seconds", 0.0), manifest.info.get("host", "")
             self.ledger.write(Done(key=key, seconds=seconds, host=host, pid=0))
-        self.schedule.lost(gone, stored, reason)
+        self.schedule.lost(gone, stored, reason, counts=counts)
         self._release(gone)
         self._settled(gone)
         self.watch(self)

@@ -171,8 +171,7 @@ class Schedule:
     def _wait(self, key: str) -> None:
         """Begin a stage, or keep it until its inputs are stored."""
         needs = set(self.planner.stages[key].needs)
-        broken = [need for need in needs if self._broken(need)]
-        if broken:
+        if broken := [need for need in needs if self._broken(need)]:
             self._fail_below(key, self._broken(broken[0]))
             return
         self._missing[key] = needs - self.done
@@ -199,9 +198,7 @@ class Schedule:
         Args:
             slots: how many stages of each class can run at once; a class with 0 is passed over.
         """
-        if self.stopping:
-            return []
-        batch = self._ready.take(slots, self.expected)
+        batch = [] if self.stopping else self._ready.take(slots, self.expected)
         self._out.update(stage.key for stage in batch)
         return batch
 
@@ -257,8 +254,10 @@ class Schedule:
             else:
                 self._fail(result)
 
-    def lost(self, keys: Iterable[str], published: Iterable[str], reason: str) -> None:
-        """Take in the death of a process: only a lone death counts against its stage."""
+    def lost(
+        self, keys: Iterable[str], published: Iterable[str], reason: str, *, counts: bool = True
+    ) -> None:
+        """Take in the death of a process: only a lone death counts, if any does."""
         gone = list(keys)
         stored = set(published)
         for key in gone:
@@ -267,8 +266,8 @@ class Schedule:
                 self._complete(key, Result(key=key, status="done"))
                 continue
             result = Result(key=key, status="failed", error=reason, lasting=False)
-            if len(gone) > 1 or self._try_again(result):
-                self._ready.add(key, alone=True)
+            if not counts or len(gone) > 1 or self._try_again(result):
+                self._ready.add(key, alone=counts)
             else:
                 self._fail(result)
 

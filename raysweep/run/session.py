@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +15,27 @@ from raysweep import environment
 from raysweep.provenance import code_here
 from raysweep.run import interruption, worker
 from raysweep.run.batch import Batch, unpack_results
-from raysweep.run.cluster import bundles, fits_any_host, refusals, room
-from raysweep.run.run import Run, slots_of
+from raysweep.run.cluster import bundles, fits_any_host, hosts, refusals, room, slots_of
+from raysweep.run.death import Death, death_of
+from raysweep.run.idle import error_of
+from raysweep.run.queue import QueueTimes
+from raysweep.run.run import Run
+from raysweep.run.watch import running_stages
+from raysweep.stages.stage import Resource, Result
+from raysweep.store.heartbeat import RunningStage
 from raysweep.sweep.spec import foreign_modules
 
 LOCAL_AHEAD = 2
 CLUSTER_AHEAD = 200
 LOOK_SECONDS = 0.5
+GIB = 1 << 30
 
 
 class Session:
     """The state behind a running searcher; kept in `SESSIONS`, since Tune pickles the searcher.
 
-    `refused` holds why hosts refuse to work, by node id; `stranded` is set when no other is left.
+    `refused` holds why hosts refuse to work, by class of stages and node id; `stranded` is set when
+    no other host is left for a class.
     """
 
     def __init__(self, run: Run, max_concurrent: int | None, *, cluster: bool) -> None:
@@ -33,9 +43,12 @@ class Session:
         self.settings = environment.gathered(local=not cluster)
         self.prefix = f"raysweep/{run.ledger.run}/"
         self.code = code_here(foreign_modules(run.sweep))
-        self.refused: dict[str, str] = {}
+        self.refused: dict[Resource, dict[str, str]] = {"cpu": {}, "gpu": {}}
         self.stranded = False
+        self.queue = QueueTimes(run)
+        self._larger: dict[str, float] = {}  # stage → the memory that it is tried again with
         self._looked = 0.0
+        self._avoided: dict[str, tuple[str, ...]] = {}  # trial → the nodes that it must not go to
         self.held: dict[str, list[str]] = {}
         self._max_concurrent = max_concurrent
         self.slots = self._slots()
@@ -43,8 +56,8 @@ class Session:
         self.limit = self.ahead + (0 if max_concurrent else LOCAL_AHEAD)
 
     def _slots(self) -> dict[str, int]:
-        have = room(self.refused)
-        cpus, gpus = have.get("CPU", 1), have.get("GPU", 0)
+        cpus = room(self.refused["cpu"]).get("CPU", 1)
+        gpus = room(self.refused["gpu"]).get("GPU", 0)
         return slots_of(cpus, gpus, self.run.sweep, self._max_concurrent)
 
     def ticket(self, trial_id: str) -> str:
@@ -54,39 +67,125 @@ class Session:
     def hand_out(self, trial_id: str) -> Batch | None:
         """Return the batch for a trial of Tune; None if no stage is ready now."""
         stages = self.run.take(self.slots) if len(self.held) < self.limit else []
+        while stages and stages[0].resource == "gpu" and self._gpus_are_gone():
+            keys = [stage.key for stage in stages]
+            self.run.finished(
+                Result(key=key, status="failed", error=self.reasons, lasting=False) for key in keys
+            )
+            stages = self.run.take(self.slots)
         if not stages:
             return None
         self.held[trial_id] = [stage.key for stage in stages]
         resource = stages[0].resource
+        self._avoided[trial_id] = tuple(self.refused[resource])
+        limits = {stage.key: limit for stage in stages if (limit := self.run.limit_of(stage))}
+        memory = self._larger.get(stages[0].key)
         return Batch(
             resource=resource,
             code=self.code,
             ticket=self.ticket(trial_id),
             refusing=f"{self.prefix}refused/",
+            prefix=self.prefix,
+            trial=trial_id,
+            limits=limits,
+            larger={"memory": memory} if memory else {},
             gpus=getattr(self.run.sweep.resources, resource).gpu,
             store=self.run.store.uri,
             environment=self.settings,
             provenance=self.run.provenance,
-            refused=tuple(self.refused),
+            refused=self._avoided[trial_id],
             stages=tuple(stage.packed() for stage in stages),
         )
 
+    def running(self) -> Sequence[RunningStage]:
+        """Return the stages that workers perform now; another thread may ask."""
+        held = list(self.held.values())
+        return running_stages(self.prefix, [key for keys in held for key in keys])
+
     def note_refusals(self) -> None:
-        """Note which hosts refuse to work: they are handed nothing more."""
-        for node, reason in refusals(f"{self.prefix}refused/").items():
-            if node not in self.refused:
-                self.refused[node] = reason
+        """Note which hosts refuse to work, of all classes or of one: they are handed none more."""
+        for name, reason in refusals(f"{self.prefix}refused/").items():
+            resource, _, node = name.rpartition("/")
+            before = [of for of in self.refused if of == (resource or of)]
+            if any(node not in self.refused[of] for of in before):
+                for of in before:
+                    self.refused[of].setdefault(node, reason)
                 self.slots = self._slots()
                 self.run.note(reason)
 
+    def _gpus_are_gone(self) -> bool:
+        """Return whether hosts refuse GPU work alone, and none is left for it: others go on."""
+        if not self.refused["gpu"].keys() - self.refused["cpu"].keys():
+            return False
+        asked = bundles(self.run.sweep)
+        left = {name: fits_any_host(asked[name], of) for name, of in self.refused.items()}
+        return left["cpu"] and not left["gpu"]
+
     def check_hosts(self) -> bool:
-        """Return whether no host is left for the batches handed out, since some refuse to work."""
-        if self.refused and not self.stranded and time.monotonic() > self._looked + LOOK_SECONDS:
+        """Return whether no host is left for a batch handed out, since some refuse to work."""
+        refused = any(self.refused.values())
+        if refused and not self.stranded and time.monotonic() > self._looked + LOOK_SECONDS:
             self._looked = time.monotonic()
-            asked = bundles(self.run.sweep)
-            classes = {self.run.planner.stages[keys[0]].resource for keys in self.held.values()}
-            self.stranded = not all(fits_any_host(asked[name], self.refused) for name in classes)
+            asked, stages = bundles(self.run.sweep), self.run.planner.stages
+            waiting = {
+                (stages[keys[0]].resource, self._avoided[trial])
+                for trial, keys in self.held.items()
+            }
+            self.stranded = not all(fits_any_host(asked[name], avoid) for name, avoid in waiting)
         return self.stranded
+
+    def returned(self, trial_id: str) -> list[str]:
+        """Take a batch back that is out no more; return the keys of its stages."""
+        self._avoided.pop(trial_id, None)
+        return self.held.pop(trial_id, [])
+
+    @property
+    def reasons(self) -> str:
+        """The reasons of the hosts that refuse to work, a line each."""
+        return "\n".join(dict.fromkeys(r for of in self.refused.values() for r in of.values()))
+
+    def take_death(self, trial_id: str, keys: list[str]) -> None:
+        """Take in that the worker of a batch has died: what is known of it decides what follows."""
+        error = error_of(trial_id)
+        if worker.ended_early(self.ticket(trial_id)):
+            self.run.returned(keys)
+            return
+        death = death_of(self.prefix, trial_id, self.ticket(trial_id), keys, error)
+        key = death.key if death.key in keys else keys[0] if len(keys) == 1 else ""
+        if not key or key in self.run.store.manifests([key])[0]:
+            self.run.lost(keys, death.reason, counts=death.counts)
+            return
+        rest = [one for one in keys if one != key]
+        if rest:
+            self.run.lost(rest, death.reason, counts=False)
+        if death.of_memory:
+            death = self._with_more_memory(key, death)
+        if death.lasting:
+            failed = Result(key=key, status="failed", error=death.reason, trace=death.log)
+            self.run.finished([failed])
+        else:
+            self.run.store.try_write(self.run.folder.log(key), death.log.encode())
+            self.run.lost([key], death.reason, counts=death.counts)
+
+    def _with_more_memory(self, key: str, death: Death) -> Death:
+        """Let a stage whose host ran out of memory ask for more, once; return what follows."""
+        resource = self.run.planner.stages[key].resource
+        asked = bundles(self.run.sweep)[resource].get("memory", 0)
+        most = max((host.get("memory", 0) for host in hosts(self.refused[resource])), default=0)
+        more = min(max(2 * asked, most / 2), most)
+        field = f"resources.{resource}.memory"
+        if key in self._larger or more <= asked:
+            told = self._larger.get(key, asked) / GIB
+            return replace(
+                death, lasting=True,
+                reason=f"OutOfMemory: {death.reason}; it had asked for {told:.2g} GiB, and no host "
+                f"has more to give. Raise {field} and launch where hosts have more, or give the "
+                f"stage less to hold",
+            )  # fmt: skip
+        self._larger[key] = more
+        return replace(
+            death, reason=f"{death.reason}; tried again alone with {more / GIB:.2g} GiB ({field})"
+        )
 
 
 SESSIONS: dict[str, Session] = {}  # by token
@@ -113,15 +212,12 @@ class PlanSearcher(Searcher):  # type: ignore[misc]
     ) -> None:
         """Take in the results of a batch, or that its worker has ended without any."""
         session = SESSIONS[self._token]
-        keys = session.held.pop(trial_id, [])
+        keys = session.returned(trial_id)
         session.note_refusals()  # Another worker may have taken over a batch that a host refused.
         if error or result is None or "results" not in result:
-            if worker.ended_early(session.ticket(trial_id)):
-                session.run.returned(keys)
-            else:
-                session.run.lost(keys, "the worker process died (out of memory, or its node went)")
+            session.take_death(trial_id, keys)
             return
-        results = unpack_results(result["results"])
+        results = session.queue.timed(unpack_results(result["results"]))
         session.run.finished(results)
         session.run.returned(set(keys) - {result.key for result in results})
 

@@ -8,6 +8,7 @@ features  a set pushed through a model               evaluate  the metrics of on
 What all kinds share:
 
 stage      a unit of work: parameters, key, inputs   content   what artifacts hold, typed
+current    what this process performs now         memory    the most that a stage held
 inputs     artifacts by role, unpacked on demand     triggers  an attack's trigger applied
 knowledge  what a defense may see                    perform   run a stage; a failure is a result
 """

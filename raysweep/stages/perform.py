@@ -19,7 +19,9 @@ from raysweep.environment import explained
 from raysweep.errors import DamagedArtifact, FilesError, StoreError
 from raysweep.identity import Json, kind_of
 from raysweep.methods import Context, by_content
+from raysweep.stages.current import CurrentStage, performing
 from raysweep.stages.inputs import Inputs
+from raysweep.stages.memory import Peak
 from raysweep.stages.stage import Packed, Result, Work
 from raysweep.store import Store
 from raysweep.training import device, global_seed, resident
@@ -27,12 +29,13 @@ from raysweep.training import device, global_seed, resident
 _OF_THE_HOST = (FilesError, StoreError, OSError, MemoryError)
 
 
-def context(stage: Packed, work: Work, store: Store, device: str) -> Context:
+def context(stage: Packed, work: Work, store: Store, now: CurrentStage) -> Context:
     """Return the context of a stage's method: streams of its own, a device, checkpoints."""
     seed = rng.derive(int(str(stage.params.get("seed", 0))), kind_of(stage.key), work.method)
     return Context(
         seed=rng.derive(seed, str(stage.params.get("part", ""))),
-        device=device,
+        device=now.device,
+        progress=now.progress,
         checkpoint=functools.partial(store.checkpoint, stage.key),
         restored=store.restore(stage.key) if work.LONG else {},
     )
@@ -41,50 +44,68 @@ def context(stage: Packed, work: Work, store: Store, device: str) -> Context:
 def perform(stage: Packed, store: Store, run: Mapping[str, Json], gpus: float) -> Result:
     """Run a stage and store what it gives.
 
+    Whatever the method raises is a failed result, also what would end the process: it costs the
+    rows of this stage. A caller that waits for a signal asks whether one has come.
+
     Args:
         stage: the stage; all that it needs is stored.
         store: where artifacts are.
         run: recorded with the artifact beside what is known of this host, never hashed.
         gpus: what the stage holds; above 0 it computes on CUDA.
     """
-    start = time.perf_counter()
-    host = socket.gethostname()
-    try:
-        work = stage.unpacked()
-        torch.set_num_threads(work.threads)
-        where = device.claim(gpus)
-        with global_seed(0):
-            keys = {**stage.inputs, **stage.reads}
-            # Before anything is read: what is replaced meanwhile is then found to have changed.
-            read = {k: m.content for k, m in store.manifests(keys.values())[0].items()}
-            product = work.perform(Inputs(keys, store, context(stage, work, store, where)))
-        seconds = time.perf_counter() - start
-        info = {
-            **run,
-            **provenance.of_host(where),
-            "seconds": round(seconds, 4),
-            "gpu_seconds": round(seconds * gpus, 4),
-            "device": where,
-            "host": host,
-            "finished_at": time.time(),
-            "identity": [work.VERSION, by_content(stage.params), stage.inputs],
-            "read": read,
-        }
-        store.put(stage.key, arrays=product.arrays, outcome=product.outcome, info=info)
-        store.drop_checkpoint(stage.key)
-    except DamagedArtifact as error:
-        return Result(key=stage.key, status="damaged", host=host, damaged=error.key)
-    except Exception as error:  # noqa: BLE001  a failing method costs its own rows, not the sweep
-        hosts = isinstance(error, _OF_THE_HOST)
-        return Result(
-            key=stage.key,
-            status="failed",
-            host=host,
-            seconds=time.perf_counter() - start,
-            error=f"{type(error).__name__}: {explained(error) if hosts else error}"[:2000],
-            trace=traceback.format_exc(limit=30)[-8000:],
-            lasting=not (hosts or device.passing(error)),
-        )
-    finally:
-        resident.forget()
+    with performing(stage.key) as now:
+        try:
+            return _performed(stage, store, run, gpus, now)
+        except DamagedArtifact as error:
+            host = socket.gethostname()
+            return Result(key=stage.key, status="damaged", host=host, damaged=error.key)
+        except BaseException as error:  # noqa: BLE001  it costs its own rows, not the sweep
+            return _failed(stage.key, now.seconds, error)
+        finally:
+            resident.forget()
+
+
+def _performed(
+    stage: Packed, store: Store, run: Mapping[str, Json], gpus: float, now: CurrentStage
+) -> Result:
+    """Return the result of a stage whose work went well, stored."""
+    start, host, peak = time.perf_counter(), socket.gethostname(), Peak()
+    work = stage.unpacked()
+    torch.set_num_threads(work.threads)
+    now.device = where = device.claim(gpus)
+    peak.begin(where)
+    with global_seed(0):
+        keys = {**stage.inputs, **stage.reads}
+        # Before anything is read: what is replaced meanwhile is then found to have changed.
+        read = {k: m.content for k, m in store.manifests(keys.values())[0].items()}
+        product = work.perform(Inputs(keys, store, context(stage, work, store, now)))
+    seconds = time.perf_counter() - start
+    info = {
+        **run,
+        **provenance.of_host(where),
+        "seconds": round(seconds, 4),
+        "gpu_seconds": round(seconds * gpus, 4),
+        "peak_memory_bytes": peak.host_bytes,
+        "peak_gpu_memory_bytes": peak.gpu_bytes,
+        "device": where,
+        "host": host,
+        "finished_at": time.time(),
+        "identity": [work.VERSION, by_content(stage.params), stage.inputs],
+        "read": read,
+    }
+    store.put(stage.key, arrays=product.arrays, outcome=product.outcome, info=info)
+    store.drop_checkpoint(stage.key)
     return Result(key=stage.key, status="done", host=host, seconds=seconds, pid=os.getpid())
+
+
+def _failed(key: str, seconds: float, error: BaseException) -> Result:
+    hosts = isinstance(error, _OF_THE_HOST)
+    return Result(
+        key=key,
+        status="failed",
+        host=socket.gethostname(),
+        seconds=seconds,
+        error=f"{type(error).__name__}: {explained(error) if hosts else error}"[:2000],
+        trace="".join(traceback.format_exception(error, limit=30))[-8000:],
+        lasting=not (hosts or device.passing(error)),
+    )

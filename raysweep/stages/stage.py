@@ -301,6 +301,7 @@ class Result:
         trace: the error's traceback.
         damaged: the key of the input that must be recomputed first, if status is `damaged`.
         lasting: whether trying again is pointless, if status is `failed`.
+        queue_seconds: how long it waited since its inputs were stored; None if that is not known.
     """
 
     key: str
@@ -312,3 +313,4 @@ class Result:
     trace: str = ""
     damaged: str = ""
     lasting: bool = True
+    queue_seconds: float | None = None

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
+from collections.abc import Mapping
+from typing import Any
 
-from pydantic import Field, field_validator
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+)
 
 from raysweep.errors import PlanError
 from raysweep.methods.value import Value
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _MEMORY = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(?:iB|B)?\s*")
+_SPANS = {"": 1, "s": 1, "m": 60, "h": 3600}
+_TIME = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([smh]?)\s*")
 
 
 class ResourceClass(Value):
@@ -50,6 +60,33 @@ class Resources(Value):
 
     cpu: ResourceClass = Field(ResourceClass(), description="light stages")
     gpu: ResourceClass = Field(ResourceClass(), description="stages that train or run models")
+    limits: dict[str, float | str] = Field(
+        {}, description="stage kind or method: the longest that a stage may run, e.g. 90s, 2h"
+    )
+
+    @field_validator("limits")
+    @classmethod
+    def _are_times(cls, values: Mapping[str, float | str]) -> Mapping[str, float | str]:
+        for name, value in values.items():
+            if not 0 < seconds_in(value) < math.inf:
+                raise ValueError(
+                    f"{name}: must be seconds above 0, or text such as 90s, 30m or 2h, "
+                    f"got {value!r}"
+                )
+        return values
+
+    @model_serializer(mode="wrap")
+    def _without_empty_limits(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = handler(self)
+        return values if self.limits else {n: v for n, v in values.items() if n != "limits"}
+
+
+def seconds_in(value: float | str) -> float:
+    """Return the seconds that a number, or a text such as 90s, 30m or 2h, stands for."""
+    if not isinstance(value, str):
+        return float(value)
+    match = _TIME.fullmatch(value)
+    return float(match[1]) * _SPANS[match[2]] if match else 0.0
 
 
 def bfloat16_is_fast(resources: Resources) -> bool:

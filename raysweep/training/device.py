@@ -37,17 +37,28 @@ def claim(gpus: float) -> str:
     """
     if gpus <= 0:
         return "cpu"
-    if not torch.cuda.is_available():
-        raise DeviceError(
-            f"host {socket.gethostname()}: a stage holds {gpus:g} GPUs and CUDA cannot be used "
-            f"there ({cuda_state()}); install a torch build that fits the driver, or launch with "
-            f"resources.gpu.gpu: 0. `raysweep doctor` on that host tries one kernel"
-        )
+    if reason := refusal(gpus):
+        raise DeviceError(reason)
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.deterministic = True
     torch.cuda.set_per_process_memory_fraction(memory_share(gpus, _total_bytes()))
     return "cuda"
+
+
+def refusal(gpus: float) -> str:
+    """Return the reason why this host can do no GPU work, or "" if it can.
+
+    Args:
+        gpus: the share of GPUs that a stage holds; nothing is refused to a stage of the CPU.
+    """
+    if gpus <= 0 or torch.cuda.is_available():
+        return ""
+    return (
+        f"host {socket.gethostname()} is given no GPU work: a stage holds {gpus:g} GPUs and CUDA "
+        f"cannot be used there ({cuda_state()}); install a torch build that fits the driver, or "
+        f"launch with resources.gpu.gpu: 0. `raysweep doctor` on that host tries one kernel"
+    )
 
 
 def memory_share(gpus: float, total: int) -> float:
