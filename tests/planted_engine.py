@@ -269,8 +269,7 @@ SHARED = (
     Fault(
         "a run ends while another driver works for it", SCHEDULE,
         "not (self._ready or self.elsewhere)", "not self._ready",
-        (ELSEWHERE + "what_is_set_aside_is_neither_ready_nor_out_and_the_schedule_goes_on",
-         ELSEWHERE + "a_tuning_waits_for_what_a_launch_has_claimed"),
+        (ELSEWHERE + "what_is_set_aside_is_neither_ready_nor_out_and_the_schedule_goes_on",),
     ),
     Fault(
         "a dead driver keeps its leases", "run/leases.py",

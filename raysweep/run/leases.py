@@ -206,6 +206,8 @@ class Leases:
         return whole
 
     def _write(self, *, ended: bool = False) -> None:
+        if self._closing.is_set() and not ended:
+            return  # a beat that outlived the run must not bring its file back
         self._in_doubt()
         self._count += 1
         beat = self._tell(self._count, tuple(self._mine))
