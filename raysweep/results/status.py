@@ -125,6 +125,7 @@ def _run_status(folder: SweepFolder, found: Sequence[Driver]) -> RunStatus:
     now = ledger.standing(folder)
     stages = read_table(folder.store, folder.name, "stages")
     known = now.done if stages is None else now.done | set(stages["key"].map(str))
+    folder.store.done()  # so that manifests come from the index
     _, damaged = folder.store.manifests(sorted(known))
     return RunStatus(
         state=_run_state(now.ended, found),
