@@ -72,6 +72,33 @@ tune:
 track: {wandb: disabled}
 """
 
+EDGE = '''
+"""Edge: the left columns are white."""
+from raysweep.attacks import Attack
+
+class Edge(Attack):
+    def stamp(self, images_BCHW, *, ids, part, artifact, seed):
+        stamped = images_BCHW.clone()
+        stamped[:, :, :, :2] = 1.0
+        return stamped
+'''
+NETWORK = """
+from torch import nn
+
+def small(num_classes, in_channels):
+    return nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(16, num_classes))
+"""
+OWN_METHODS = """
+name: own
+dataset: {digits: {size: 300}}
+model: {module: "own_methods.nets:small"}
+recipe: {epochs: 1, batch_size: 100}
+attacks: [edge: {rate: 0.1}]
+defenses: [none, strip: {overlays: 4}]
+seeds: 1
+track: {wandb: disabled}
+"""
+
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[hosts.Cluster]:
@@ -207,12 +234,57 @@ def other_code(folder: Path) -> Path:
     return folder
 
 
+@pytest.fixture
+def own_methods(cluster: hosts.Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A package with an attack and a network, installed where no other host sees it."""
+    folder = cluster.private / "home" / "packages"
+    (folder / "own_methods").mkdir(parents=True)
+    for name, text in {"__init__": "", "edge": EDGE, "nets": NETWORK}.items():
+        (folder / "own_methods" / f"{name}.py").write_text(text)
+    facts = folder / "own_methods-1.0.dist-info"
+    facts.mkdir()
+    (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: own-methods\nVersion: 1.0\n")
+    (facts / "entry_points.txt").write_text("[raysweep.attacks]\nedge = own_methods.edge\n")
+    monkeypatch.syspath_prepend(folder)
+    for cached in (methods.available, methods.load):
+        cached.cache_clear()
+    yield
+    for cached in (methods.available, methods.load):
+        cached.cache_clear()
+    for name in [name for name in sys.modules if name.startswith("own_methods")]:
+        del sys.modules[name]
+
+
 @pytest.mark.ray
-def test_a_host_with_other_code_makes_no_row(
+@pytest.mark.usefixtures("own_methods")
+def test_the_drivers_code_and_its_methods_reach_a_host_with_other_code(
+    cluster: hosts.Cluster, store: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    cluster.hold(south=other_code(cluster.root / "other"))
+    assert not cluster.hosts["south"].sees(cluster.private / "home" / "packages")
+    found = run(OWN_METHODS, store, address=cluster.address)
+    assert "Traceback" not in "".join(capfd.readouterr())
+    assert found.notes == [] and workers(store, "own") == {"south"}
+    inline = run(OWN_METHODS, store.with_name("inline-own"), inline=True)
+    assert_same(found.rows, inline.rows)
+    made = [Store(str(store)).manifest(key) for key in Store(str(store)).done()]
+    assert {manifest.info["commit"] for manifest in made if manifest} == {git_commit()}
+
+
+def other_torch(folder: Path) -> Path:
+    """Return a folder that makes Python say that another torch is installed."""
+    facts = folder / "torch-9.9.dist-info"
+    facts.mkdir(parents=True, exist_ok=True)
+    (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: torch\nVersion: 9.9\n")
+    return folder
+
+
+@pytest.mark.ray
+def test_a_host_with_another_torch_makes_no_row(
     cluster: hosts.Cluster, store: Path, inline: Conclusion, capfd: pytest.CaptureFixture[str]
 ) -> None:
     same = cluster.working("north", "east")
-    cluster.hold(**{same: HERE}, south=other_code(cluster.root / "other"))
+    cluster.hold(**{same: HERE}, west=other_torch(cluster.root / "torch"))
 
     def wait(run: Run) -> None:
         """Make the sweep last until the other host refuses: nobody waits for a host that starts."""
@@ -222,25 +294,20 @@ def test_a_host_with_other_code_makes_no_row(
     found = run(SWEEP, store, address=cluster.address, watch=wait)
     assert "Traceback" not in "".join(capfd.readouterr())
     (warning,) = found.notes
-    assert warning.startswith("host south is given no work: it has raysweep source")
-    assert f"and the driver has raysweep source {code_here().source}; bring both to" in warning
+    assert warning.startswith("host west is given no work: it has torch 9.9, and the driver has")
     made = [Store(str(store)).manifest(key) for key in Store(str(store)).done()]
     assert {manifest.info["host"] for manifest in made if manifest} == {same}
     assert_same(found.rows, inline.rows)
 
 
 @pytest.mark.ray
-def test_no_host_with_the_drivers_code_is_one_clear_message(
+def test_no_host_with_the_drivers_torch_is_one_clear_message(
     cluster: hosts.Cluster,
     store: Path,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    """Nothing is asked of the host's own raysweep, which may know nothing of refusing."""
-    folder = other_code(cluster.root / "other")
-    for module in ("provenance", "run/worker", "run/cluster", "run/ray", "run/batch"):
-        (folder / "raysweep" / f"{module}.py").unlink()
-    cluster.hold(south=folder)
+    cluster.hold(west=other_torch(cluster.root / "torch"))
     Path("sweep.yaml").write_text(SWEEP)
     words = ["launch", "sweep.yaml", "--storage", str(store), "--address", cluster.address]
     monkeypatch.setattr(sys, "argv", ["raysweep", *words])
@@ -248,7 +315,7 @@ def test_no_host_with_the_drivers_code_is_one_clear_message(
         main()
     said = "".join(capfd.readouterr())
     assert ended.value.code == 1, said
-    assert said.count("\nerror: host south is given no work") == 1, said
+    assert said.count("\nerror: host west is given no work") == 1, said
     assert "Traceback" not in said
     assert Store(str(store)).done() == set()
     assert set(records.load("small", str(store))["status"]) == {"pending"}

@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from raysweep import __version__
-from raysweep.cli import exchanging, host, init, looking, methods, removing, running
+from raysweep.cli import exchanging, host, init, looking, methods, remote, removing, running
 from raysweep.cli.output import visible
 from raysweep.errors import PlanError, PluginWarning, RaysweepError, SpecError
 
@@ -23,6 +23,7 @@ app = typer.Typer(
 )
 for command in (running.plan, running.launch, running.tune, looking.status, looking.report):
     app.command()(command)
+app.command()(remote.submit)
 app.command()(init.init)
 app.command()(exchanging.export)
 app.command(name="import")(exchanging.import_folder)

@@ -12,6 +12,7 @@ import typer
 
 from raysweep.cli.options import (
     Address,
+    Detach,
     Force,
     Inline,
     MaxConcurrent,
@@ -61,6 +62,7 @@ def launch(
     inline: Inline = False,
     storage: Storage = None,
     max_concurrent: MaxConcurrent = None,
+    detach: Detach = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show the plan.")] = False,
 ) -> None:
     """Run the missing and failed stages of a sweep; ends with a table and a report."""
@@ -73,6 +75,11 @@ def launch(
     from raysweep.results.records import storage_uri
     from raysweep.sweep.loading import read_sweep
 
+    options = [*_repeated("--set", overrides), *_repeated("--force", force)]
+    options += _where(address, inline, max_concurrent)
+    if detach:
+        _leave_alone("launch", file, overrides, options, storage)
+        return
     with stoppable(), Progress(open_console(error=True)) as progress:
         loaded = read_sweep(file, overrides or ())
         conclusion = run_sweep(
@@ -85,10 +92,23 @@ def launch(
             watch=progress.watch,
             force=force or (),
         )
-    options = [*_repeated("--set", overrides), *_repeated("--force", force)]
-    options += _where(address, inline, max_concurrent)
     again = _again("launch", file, options, storage)
     _say(conclusion, loaded.sweep.name, again, storage, progress.noted)
+
+
+def _leave_alone(
+    verb: str,
+    file: Path,
+    overrides: Sequence[str] | None,
+    options: Sequence[str],
+    storage: str | None,
+) -> None:
+    """Check a sweep file here, then start its driver without this terminal."""
+    from raysweep.cli.remote import leave_alone
+    from raysweep.sweep.loading import read_sweep
+
+    name = read_sweep(file, overrides or ()).sweep.name
+    leave_alone([verb, str(file), *options], file, name, storage)
 
 
 def _check_place(inline: bool, address: str | None) -> None:
@@ -157,6 +177,7 @@ def tune(
     write: Annotated[
         Path | None, typer.Option(help="Write a sweep file with the tuned parameters.")
     ] = None,
+    detach: Detach = False,
 ) -> None:
     """Search better parameters for the defenses of a sweep; reported where they were not tuned."""
     from raysweep.cli.progress import Progress
@@ -171,6 +192,13 @@ def tune(
     console = open_console()
     if write is not None and write.exists():
         raise SpecError(f"--write: {str(write)!r} is there already; remove it, or name another")
+    options = [*_repeated("--set", overrides), *_where(address, inline, max_concurrent)]
+    written = ["--write", str(write)] if write else []
+    if detach:
+        if studies:
+            os.environ["RAYSWEEP_STUDIES"] = studies  # no password stands on a command line
+        _leave_alone("tune", file, overrides, [*options, *written], storage)
+        return
     with stoppable(), Progress(open_console(error=True)) as progress:
         loaded = read_sweep(file, overrides or ())
         tuning = search(
@@ -178,9 +206,7 @@ def tune(
             max_concurrent=max_concurrent, studies=studies, watch=progress.watch,
         )  # fmt: skip
     if tuning.interrupted or tuning.tuned is None:
-        options = [*_repeated("--set", overrides), *_where(address, inline, max_concurrent)]
-        options += [*_studies(studies), *(["--write", str(write)] if write else [])]
-        again = _again("tune", file, options, storage)
+        again = _again("tune", file, [*options, *_studies(studies), *written], storage)
         console.print(f"interrupted; what finished is stored, go on with: {again}")
         raise typer.Exit(128 + tuning.interrupted)
     print_tuned(console, tuning.tuned, loaded.sweep)

@@ -30,6 +30,7 @@ from raysweep.run.cluster import check_room, connect, room, shape_of
 from raysweep.run.idle import KeepingIdle
 from raysweep.run.run import Run
 from raysweep.run.session import LOCAL_AHEAD, SESSIONS, PlanSearcher, Session, Stranded
+from raysweep.sweep.spec import foreign_modules
 
 LEAVE_SECONDS = 4.0  # records come first where Ray's processes were killed beside us
 
@@ -47,7 +48,7 @@ def run_on_ray(run: Run, *, address: str | None, max_concurrent: int | None) -> 
         HostError: if every host that could do the work refuses to.
     """
     try:
-        connect(address)
+        connect(address, foreign_modules(run.sweep))
         interruption.take_again()
         _tune(run, local=address is None, max_concurrent=max_concurrent)
     finally:
