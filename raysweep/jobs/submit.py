@@ -11,6 +11,7 @@ import asyncio
 import logging
 import os
 import shlex
+import shutil
 import socket
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -89,11 +90,11 @@ def submit(
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / named).write_text(loaded.text)
         with runtime_env(foreign_modules(loaded.sweep)) as code, _asking(server):
-            code |= {"working_dir": folder}
-            code["env_vars"] = {
-                **code["env_vars"],
-                "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS),
-            }
+            for module in [path for path in code["py_modules"] if path.endswith(".py")]:
+                shutil.copy(module, folder)  # a jobs client takes folders alone
+                code["py_modules"].remove(module)
+            code["env_vars"]["RAY_JOB_STOP_WAIT_TIME_S"] = str(STOP_SECONDS)
+            code["working_dir"] = folder
             found, running = _place(client, base)
             if not running:
                 client.submit_job(

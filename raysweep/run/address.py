@@ -85,7 +85,7 @@ def jobs_server(address: str) -> str:
     try:
         parts = urlsplit(address)
         good = parts.scheme in ("http", "https") and parts.hostname and (parts.port or 1) > 0
-        name = urlsplit(address if parts.netloc else f"//{address}").hostname
+        name = parts.hostname if "://" in address else urlsplit(f"//{address}").hostname
     except ValueError:  # a port that is no number, brackets that do not close
         good, name = None, None
     name = name if name and name not in ("auto", "local") else None
