@@ -241,9 +241,9 @@ def test_a_batch_travels_as_text_and_comes_back_the_same(tmp_path: Path) -> None
         planner.route(trial, {})
     stages = tuple(stage.packed() for stage in planner.stages.values())
     batch = Batch(
-        resource="gpu", code=code_here(["json"]), ticket="t", refusing="r/",
-        gpus=0.25, store="s3://bucket/root", environment=gathered(local=True),
-        provenance={"run": "r"}, refused=("node",), stages=stages,
+        resource="gpu", code=code_here(["json"]), ticket="t", refusing="r/", lacking="l/",
+        marker="sweeps/a/sweep.json", gpus=0.25, store="s3://bucket/root",
+        environment=gathered(local=True), provenance={"run": "r"}, refused=("node",), stages=stages,
     )  # fmt: skip
     config = batch.pack()
     assert {type(value) for value in config.values()} == {str}

@@ -15,6 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -23,19 +24,20 @@ from raysweep.cli.app import main
 from raysweep.datasets.digits import Digits
 from raysweep.defenses.datamodels import Datamodels
 from raysweep.defenses.strip import Strip
-from raysweep.errors import StageError
+from raysweep.errors import HostError, StageError
 from raysweep.jobs.launch import Conclusion, launch
 from raysweep.jobs.tune import Tuning, tune
 from raysweep.methods import Recipe
 from raysweep.models.linear import Linear
 from raysweep.provenance import code_here, git_commit, refusal, versions
 from raysweep.results import records
+from raysweep.run import unmet
 from raysweep.run.cluster import refusals
 from raysweep.run.run import Run
 from raysweep.stages import perform
 from raysweep.stages.stage import Packed
 from raysweep.store import Store, ledger
-from raysweep.store.events import Done
+from raysweep.store.events import Done, Note, Retry
 from raysweep.store.sweepfolder import SweepFolder
 from raysweep.sweep.loading import load_sweep
 from tests import hosts
@@ -319,6 +321,82 @@ def test_no_host_with_the_drivers_torch_is_one_clear_message(
     assert "Traceback" not in said
     assert Store(str(store)).done() == set()
     assert set(records.load("small", str(store))["status"]) == {"pending"}
+
+
+@pytest.mark.ray
+def test_a_host_without_the_data_decodes_none_and_does_the_rest(
+    cluster: hosts.Cluster, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = "north", "east"
+    cluster.hold(north=HERE, east=HERE)
+    folder = cluster.private / "home" / "data"
+    sees = Path(f"/proc/{cluster.hosts[one].raylet}/root{folder}")
+    rng = np.random.default_rng(0)
+    for place in (folder, sees):  # the driver's host has them too
+        place.mkdir()
+        for name in ("a", "b"):  # both hosts are given one to decode
+            images = rng.integers(0, 255, (60, 8, 8), dtype=np.uint8)
+            labels = np.arange(60) % 3
+            np.savez(
+                place / f"{name}.npz", train_images=images, train_labels=labels,
+                test_images=images[:30], test_labels=labels[:30],
+            )  # fmt: skip
+        rng = np.random.default_rng(0)
+    text = SWEEP.replace("dataset: {digits: {size: 300}}", f"""
+datasets:
+  - npz: {{path: {folder / "a.npz"}}}
+  - npz: {{path: {folder / "b.npz"}}}
+""").replace("tiny_cnn: {width: 4}", "linear: {}")  # fmt: skip
+
+    def wait(run: Run) -> None:
+        if run.schedule.ran and not refusals(f"raysweep/{run.ledger.run}/lacking/"):
+            time.sleep(3)
+
+    found = run(text, store, address=cluster.address, watch=wait)
+    assert [note.partition(": ")[0] for note in found.notes] == [f"host {other}"]
+    assert "it decodes no data while another host can" in found.notes[0]
+    lines = ledger.read(SweepFolder(Store(str(store)), "small"))
+    assert not any(isinstance(line, Retry) for line in lines), "nothing failed on the way"
+    assert_same(found.rows, run(text, store.with_name("inline-data"), inline=True).rows)
+
+
+@pytest.mark.ray
+def test_a_storage_that_the_hosts_do_not_share_is_one_clear_message(
+    cluster: hosts.Cluster, store: Path
+) -> None:
+    host = cluster.working("north", "east")
+    cluster.hold(**{host: HERE})
+    own = cluster.private / "work" / store.name
+    with pytest.raises(HostError, match=f"host {host} is given no work: storage .* is another "):
+        run(SWEEP, own, address=cluster.address)
+    assert Store(str(own)).done() == set()
+
+
+@pytest.mark.ray
+def test_what_no_host_can_run_is_told_while_the_rest_runs(
+    cluster: hosts.Cluster, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """GPUs are asked for where none are; then nothing is asked of a cluster without workers."""
+    for waited in ("WAIT_SECONDS", "BACK_SECONDS"):
+        monkeypatch.setattr(unmet, waited, 1.0)
+    cluster.hold(**{cluster.working("north", "east"): HERE})
+    with pytest.raises(HostError) as ended:
+        run(SWEEP + "resources: {gpu: {gpu: 0.5, memory: 1 GiB}}\n", store, address=cluster.address)
+    (line,) = str(ended.value).splitlines()
+    assert line.startswith(
+        "resources.gpu: a stage asks for 1 CPU, 0.5 GPU, 1 GiB of memory, which no node of the "
+    )
+    assert re.search(r"has 1 CPU, 0 GPU, [\d.]+ GiB of memory", line), "each node, with the head"
+    assert re.search(r"has 0 CPU, 0 GPU, [\d.]+ GiB of memory", line)
+    assert {key.partition("-")[0] for key in Store(str(store)).done()} == {"prepare", "poison"}
+    assert set(records.load("small", str(store))["status"]) == {"pending"}
+    notes = [one.text for one in ledger.read(SweepFolder(Store(str(store)), "small"))
+             if isinstance(one, Note)]  # fmt: skip
+    assert notes == [line], "said once"
+
+    cluster.hold()
+    with pytest.raises(HostError, match=r"resources\.cpu: a stage asks for 1 CPU, which no node"):
+        run(SWEEP.replace("size: 300", "size: 200"), store, address=cluster.address)
 
 
 def test_an_artifact_records_the_host_that_made_it(tmp_path: Path) -> None:

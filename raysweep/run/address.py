@@ -12,6 +12,7 @@ import queue
 import re
 import socket
 import threading
+import time
 from collections.abc import Callable
 from typing import TypeVar
 from urllib.parse import urlsplit
@@ -20,6 +21,7 @@ from raysweep.errors import PlanError
 
 HEAD_PORT, JOBS_PORT, CLIENT_PORT = 6379, 8265, 10001  # where Ray listens by default
 SECONDS = 5.0  # what each step may take: a name, a connection, an answer
+LOOK_SECONDS = 0.3
 # What a client of HTTP/2 says first, as every client of gRPC does, and an empty SETTINGS frame.
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
 SETTINGS = 4
@@ -184,9 +186,15 @@ def _ask(given: str, place: str) -> None:
     from ray._private.authentication.authentication_token_setup import ensure_token_if_auth_enabled
     from ray._raylet import GcsClient  # type: ignore[attr-defined]
 
+    def known() -> bool:
+        nodes = GcsClient(address=place).get_all_node_info(timeout=SECONDS)
+        return not {node.hex() for node in nodes}.isdisjoint(services.find_node_ids())
+
     try:
         ensure_token_if_auth_enabled({}, create_token_if_missing=False)  # else Ray's core aborts
-        nodes = _within_seconds(lambda: GcsClient(address=place).get_all_node_info(timeout=SECONDS))
+        limit = time.monotonic() + SECONDS
+        while not (here := _within_seconds(known)) and time.monotonic() < limit:
+            time.sleep(LOOK_SECONDS)  # a head that has just begun may have no node yet
     except Exception as error:  # noqa: BLE001  Ray has no one class for what may go wrong
         mode = os.environ.get("RAY_AUTH_MODE", "unset")
         raise PlanError(
@@ -196,7 +204,7 @@ def _ask(given: str, place: str) -> None:
             f"RAY_AUTH_MODE=token here and give this host the cluster's token in "
             f"~/.ray/auth_token or RAY_AUTH_TOKEN_PATH (RAY_AUTH_MODE is {mode})"
         ) from None
-    if not {node.hex() for node in nodes}.intersection(services.find_node_ids()):
+    if not here:
         raise PlanError(
             f"{given} {place!r}: this machine is no node of that cluster, and a driver must run on "
             f"one: launch there with --address auto, or from here `raysweep submit FILE --address "

@@ -24,6 +24,8 @@ class Batch:
         ticket: where a worker says that it ended before it began the batch, in Ray's key-value
             store.
         refusing: the prefix under which hosts say there why they refuse.
+        lacking: the prefix under which they say there which files they lack.
+        marker: path of a file in the store by which hosts know that it is the same.
         gpus: the share of a GPU that each stage holds.
         store: URI of the store.
         environment: the driver's settings.
@@ -36,6 +38,8 @@ class Batch:
     code: Code
     ticket: str
     refusing: str
+    lacking: str
+    marker: str
     gpus: float
     store: str
     environment: Environment
@@ -57,6 +61,8 @@ class Batch:
             code=Code(**{**code, "modules": tuple(code["modules"])}),
             ticket=config["ticket"],
             refusing=config["refusing"],
+            lacking=config["lacking"],
+            marker=config["marker"],
             gpus=json.loads(config["gpus"]),
             store=config["store"],
             environment=Environment(**{**environment, "secrets": tuple(environment["secrets"])}),

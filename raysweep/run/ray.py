@@ -128,7 +128,7 @@ def _tune(run: Run, *, local: bool, max_concurrent: int | None) -> None:
     if not run.over:
         run.schedule.stopping = True
     if session.stranded:
-        raise HostError("\n".join(session.refused.values()))
+        raise HostError(session.reasons)
 
 
 class StageWorker(tune.Trainable):  # type: ignore[misc]
@@ -147,6 +147,7 @@ class StageWorker(tune.Trainable):  # type: ignore[misc]
             os._exit(1)
 
         from raysweep import environment
+        from raysweep.run import probe
         from raysweep.run.batch import Batch
         from raysweep.training import device
 
@@ -154,17 +155,20 @@ class StageWorker(tune.Trainable):  # type: ignore[misc]
         environment.apply(self.batch.environment)
         if not self.batch.gpus:
             device.hide_gpus()  # Ray shows every GPU to a process that asked for none.
+        probe.look_for_storage(self.batch)
+        probe.look_for_files(self.batch)
         self.leaks = device.Leaks()
 
     def reset_config(self, new_config: dict[str, str]) -> bool:
         """Take the next batch; a process that is of no more use ends in place of it."""
-        from raysweep.run import worker
+        from raysweep.run import probe, worker
         from raysweep.run.batch import Batch
         from raysweep.training import device
 
         self.batch = Batch.unpack(new_config)
         if device.broken() or self.leaks.exceeded(device.held_bytes()):
             worker.leave(self.batch.ticket)
+        probe.look_for_files(self.batch)
         return True
 
     def step(self) -> dict[str, int | str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,9 @@ from raysweep.run import interruption, worker
 from raysweep.run.batch import Batch, unpack_results
 from raysweep.run.cluster import bundles, fits_any_host, refusals, room
 from raysweep.run.run import Run, slots_of
+from raysweep.run.unmet import UnmetRequests
+from raysweep.stages.prepare import Decode
+from raysweep.stages.stage import Stage
 from raysweep.sweep.spec import foreign_modules
 
 LOCAL_AHEAD = 2
@@ -25,7 +29,8 @@ LOOK_SECONDS = 0.5
 class Session:
     """The state behind a running searcher; kept in `SESSIONS`, since Tune pickles the searcher.
 
-    `refused` holds why hosts refuse to work, by node id; `stranded` is set when no other is left.
+    `refused` holds why hosts refuse to work, by node id, `lacking` which of them lack data, and
+    `unmet` what no host can run; `stranded` is set when nothing that is left can run.
     """
 
     def __init__(self, run: Run, max_concurrent: int | None, *, cluster: bool) -> None:
@@ -34,7 +39,10 @@ class Session:
         self.prefix = f"raysweep/{run.ledger.run}/"
         self.code = code_here(foreign_modules(run.sweep))
         self.refused: dict[str, str] = {}
+        self.lacking: dict[str, str] = {}
+        self.unmet = UnmetRequests(run.sweep)
         self.stranded = False
+        self._idle = False
         self._looked = 0.0
         self.held: dict[str, list[str]] = {}
         self._max_concurrent = max_concurrent
@@ -45,7 +53,8 @@ class Session:
     def _slots(self) -> dict[str, int]:
         have = room(self.refused)
         cpus, gpus = have.get("CPU", 1), have.get("GPU", 0)
-        return slots_of(cpus, gpus, self.run.sweep, self._max_concurrent)
+        slots = slots_of(cpus, gpus, self.run.sweep, self._max_concurrent)
+        return {name: 0 if name in self.unmet.told else fit for name, fit in slots.items()}
 
     def ticket(self, trial_id: str) -> str:
         """Return the name under which a worker says that it ended before it began a batch."""
@@ -54,6 +63,7 @@ class Session:
     def hand_out(self, trial_id: str) -> Batch | None:
         """Return the batch for a trial of Tune; None if no stage is ready now."""
         stages = self.run.take(self.slots) if len(self.held) < self.limit else []
+        self._idle = not stages
         if not stages:
             return None
         self.held[trial_id] = [stage.key for stage in stages]
@@ -63,13 +73,23 @@ class Session:
             code=self.code,
             ticket=self.ticket(trial_id),
             refusing=f"{self.prefix}refused/",
+            lacking=f"{self.prefix}lacking/",
+            marker=self.run.folder.description,
             gpus=getattr(self.run.sweep.resources, resource).gpu,
             store=self.run.store.uri,
             environment=self.settings,
             provenance=self.run.provenance,
-            refused=tuple(self.refused),
+            refused=self._avoided(stages),
             stages=tuple(stage.packed() for stage in stages),
         )
+
+    def _avoided(self, stages: Sequence[Stage]) -> tuple[str, ...]:
+        """Return the nodes that a batch must not go to; those without data, if others are left."""
+        avoided = {*self.refused, *self.lacking}
+        asked = bundles(self.run.sweep)[stages[0].resource]
+        decodes = any(isinstance(stage.work, Decode) for stage in stages)
+        some_are_left = decodes and fits_any_host(asked, avoided)
+        return tuple(sorted(avoided)) if some_are_left else tuple(self.refused)
 
     def note_refusals(self) -> None:
         """Note which hosts refuse to work: they are handed nothing more."""
@@ -78,15 +98,33 @@ class Session:
                 self.refused[node] = reason
                 self.slots = self._slots()
                 self.run.note(reason)
+        for node, reason in refusals(f"{self.prefix}lacking/").items():
+            if self.lacking.setdefault(node, reason) is reason:
+                self.run.note(reason)
 
     def check_hosts(self) -> bool:
-        """Return whether no host is left for the batches handed out, since some refuse to work."""
-        if self.refused and not self.stranded and time.monotonic() > self._looked + LOOK_SECONDS:
-            self._looked = time.monotonic()
-            asked = bundles(self.run.sweep)
-            classes = {self.run.planner.stages[keys[0]].resource for keys in self.held.values()}
-            self.stranded = not all(fits_any_host(asked[name], self.refused) for name in classes)
+        """Return whether nothing that is left can run on a host that is up and does not refuse."""
+        if self.stranded or time.monotonic() < self._looked + LOOK_SECONDS:
+            return self.stranded
+        self._looked = time.monotonic()
+        classes = {self.run.planner.stages[keys[0]].resource for keys in self.held.values()}
+        if lines := self.unmet.look(classes):
+            self.slots = self._slots()
+            for line in lines:
+                self.run.note(line)
+        asked = bundles(self.run.sweep)
+        refused = bool(self.refused) and any(
+            name not in self.unmet.told and not fits_any_host(asked[name], self.refused)
+            for name in classes
+        )
+        waits_in_vain = bool(self.unmet.told) and self._idle and classes <= self.unmet.told.keys()
+        self.stranded = refused or waits_in_vain
         return self.stranded
+
+    @property
+    def reasons(self) -> str:
+        """The reasons why what is left cannot run, a line each."""
+        return "\n".join(dict.fromkeys([*self.refused.values(), *self.unmet.told.values()]))
 
 
 SESSIONS: dict[str, Session] = {}  # by token
