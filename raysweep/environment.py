@@ -67,7 +67,7 @@ def gathered(*, local: bool) -> Environment:
     """Return the settings of this process; asked in the driver, before workers start."""
     paths = {name: str(path) for name in PATHS if (path := setting(name))}
     given = {name: os.environ.get(name, "") for name in NAMES}
-    values = {name: value for name, value in given.items() if value and "@" not in value}
+    values = {n: value for n, value in given.items() if value and not _PASSWORDS.search(value)}
     secrets = tuple(name for name in SECRETS if os.environ.get(name))
     return Environment(values=paths | values, secrets=secrets, local=local)
 

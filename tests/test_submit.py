@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -20,10 +21,12 @@ import pytest
 
 from raysweep.errors import HostError, PlanError
 from raysweep.jobs import submit as jobs
+from raysweep.jobs.detached import detached
 from raysweep.jobs.launch import launch
 from raysweep.provenance import COMMIT
 from raysweep.results import records
 from raysweep.store import Store
+from raysweep.store.sweepfolder import SweepFolder
 from raysweep.sweep.loading import LoadedSweep, load_sweep, read_sweep
 from tests.test_execute import assert_same
 
@@ -138,9 +141,9 @@ def test_a_sweep_is_submitted_left_with_ctrl_c_found_again_and_followed_to_its_e
     assert f"come back: raysweep submit {file} --address {head} --follow --storage {store}" in rest
 
     back = jobs.submit(loaded, file, store, address=f"{head}/")
-    assert not back.fresh and back.id in began
+    assert not back.fresh and back.job in began
     said: list[str] = []
-    assert jobs.follow(back, said.append) == 0, said
+    assert back.server.follow(back.job, said.append) == 0, said
     assert "stages ran, 0 were stored already" in "".join(said)
     launch(load_sweep(file), loaded.text, str(tmp_path / "inline"), inline=True)
     assert_same(records.load("handed", store), records.load("handed", str(tmp_path / "inline")))
@@ -153,12 +156,13 @@ def test_a_sweep_is_submitted_left_with_ctrl_c_found_again_and_followed_to_its_e
     assert job["runtime_env"]["env_vars"].keys() == {COMMIT, "RAY_JOB_STOP_WAIT_TIME_S"}
     assert SECRET not in json.dumps(job) + "".join(said)
     next_one = jobs.submit(loaded, file, store, address=head)
-    assert next_one.fresh and next_one.id == f"{back.id}-2", "the first has ended"
+    assert next_one.fresh and next_one.job == f"{back.job}-2", "the first has ended"
 
 
 def test_a_storage_that_the_head_cannot_use_is_refused(tmp_path: Path) -> None:
     jobs.check_storage("s3://bucket/raysweep?region=eu-north-1")
     jobs.check_storage("/shared/raysweep")
+    jobs.check_storage("abfs://container@account.dfs.core.windows.net/raysweep")
     for given in ("raysweep-store", "./store", "~/store", "../store"):
         with pytest.raises(PlanError, match="is a folder of this machine, and the driver will run"):
             jobs.check_storage(given)
@@ -188,3 +192,60 @@ def test_no_jobs_server_is_one_message_with_the_tunnel(loaded: LoadedSweep, tmp_
         jobs.submit(loaded, tmp_path / "sweep.yaml", "/store", address=url)
     assert 'the head needs pip install "raysweep[submit]"' in str(refused.value)
     assert Store(str(tmp_path / "store")).done() == set()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("verb", ["launch", "tune"])
+def test_a_detached_driver_goes_on_without_the_terminal_that_began_it(
+    verb: str, tmp_path: Path
+) -> None:
+    """The command returns as soon as the run has begun; its session ends, the run does not."""
+    text = SWEEP.replace('{module: "own_nets:small"}', "linear")
+    text = text.replace("[none]", "[strip: {overlays: 2}]") + "tune: {trials: 2}\n"
+    text = text.replace("[badnets: {rate: 0.1}]", "[badnets: {rate: 0.1}, blend: {rate: 0.1}]")
+    (tmp_path / "sweep.yaml").write_text(text % 1)
+    words = [verb, "sweep.yaml", "--inline", "--storage", "store", "--detach"]
+    done = subprocess.run(
+        [sys.executable, "-m", "raysweep", *words], cwd=tmp_path, capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": str(HERE)}, start_new_session=True, check=True,
+    )  # fmt: skip
+    first, second, third = done.stdout.splitlines()
+    found = re.fullmatch(r"handed: run (\S+), process (\d+)", first)
+    assert found is not None, done.stdout
+    folder = SweepFolder(Store(str(tmp_path / "store")), "handed")
+    folder = folder.tuning if verb == "tune" else folder
+    assert (tmp_path / "store" / folder.ledger / f"{found[1]}.jsonl").exists()
+    assert third == "look: raysweep attach handed --storage store · " + (
+        "stop: raysweep stop handed --storage store"
+    )
+    log = Path(second.removeprefix("log: "))
+    assert log == tmp_path / "store" / folder.path("driver.log")
+    for _ in range(600):
+        if "report: " in log.read_text():
+            break
+        time.sleep(0.1)
+    assert "report: " in log.read_text(), log.read_text()
+    if verb == "launch":
+        assert set(records.load("handed", str(tmp_path / "store"))["status"]) == {"ok"}
+
+
+def test_a_driver_that_cannot_begin_is_told_by_the_command_that_detached_it(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "sweep.yaml").write_text(SWEEP.replace('{module: "own_nets:small"}', "linear") % 1)
+    store = tmp_path / "store"
+    store.mkdir()
+    (store / "scratch").write_text("in the way of the probe")
+    words = ["launch", str(tmp_path / "sweep.yaml"), "--inline", "--storage", str(store)]
+    with pytest.raises(HostError, match=r"(?s)ended with 1 before its run began: .*scratch"):
+        detached(words, SweepFolder(Store(str(store)), "handed"))
+
+
+def test_a_driver_that_goes_on_alone_reads_no_standard_input() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "raysweep", "launch", "-", "--detach"], capture_output=True,
+        text=True, input=SWEEP.replace('{module: "own_nets:small"}', "linear") % 1,
+        env={**os.environ, "PYTHONPATH": str(HERE)}, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.count("error: --detach: a driver that goes on alone reads no") == 1

@@ -11,7 +11,6 @@ import typer
 from raysweep import __version__
 from raysweep.cli import exchanging, host, init, looking, methods, remote, removing, running
 from raysweep.cli.output import visible
-from raysweep.environment import masked
 from raysweep.errors import PlanError, PluginWarning, RaysweepError, SpecError
 
 _usual_warning = warnings.formatwarning
@@ -87,5 +86,7 @@ def _warning(
 
 def _fail(message: str, status: int) -> NoReturn:
     """Print an error, whose names may hold escape codes, and end with a status."""
+    from raysweep.environment import masked
+
     print(f"error: {visible(masked(message))}", file=sys.stderr)
     sys.exit(status)

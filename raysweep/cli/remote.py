@@ -41,7 +41,7 @@ def submit(
     ] = False,
 ) -> None:
     """Run a sweep on a cluster from outside; the same again while it runs comes back to it."""
-    from raysweep.jobs import submit as jobs
+    from raysweep.jobs.submit import submit as hand_over
     from raysweep.results.records import storage_uri
     from raysweep.sweep.loading import read_sweep
 
@@ -50,13 +50,15 @@ def submit(
     loaded = read_sweep(file, overrides or ())
     options = [word for value in force or () for word in ("--force", value)]
     options += ["--max-concurrent", str(max_concurrent)] if max_concurrent else []
-    submission = jobs.submit(
+    submission = hand_over(
         loaded, file, storage_uri(storage), address=address,
         verb="tune" if tuning else "launch", options=options,
     )  # fmt: skip
     console = open_console()
     began = "submitted" if submission.fresh else "under way already"
-    console.print(f"{submission.name}: {began} as job {submission.id} at {submission.address}")
+    console.print(
+        f"{submission.name}: {began} as job {submission.job} at {submission.server.address}"
+    )
     back = _ways_back(submission.name, storage)
     again = ["submit", str(file), "--address", address, "--follow"]
     again += [word for value in overrides or () for word in ("--set", value)]
@@ -66,7 +68,7 @@ def submit(
         console.print(back)
         return
     try:
-        status = jobs.follow(submission, _show)
+        status = submission.server.follow(submission.job, _show)
     except KeyboardInterrupt:
         console.print(f"\ndetached; {submission.name} goes on. {back}")
         console.print(f"come back: {command(*again, storage=storage)}")
@@ -75,7 +77,7 @@ def submit(
 
 
 def _show(lines: str) -> None:
-    """Print what a driver printed, which may hold escape codes, as it comes."""
+    """Print lines of a driver, which may hold escape codes, as they come."""
     print(visible(lines), end="", file=sys.stdout, flush=True)
 
 
@@ -85,7 +87,7 @@ def _ways_back(name: str, storage: str | None) -> str:
     return f"look: {attach} · stop: {stop}"
 
 
-def leave_alone(words: Sequence[str], file: Path, name: str, storage: str | None) -> None:
+def detach(words: Sequence[str], file: Path, name: str, storage: str | None) -> None:
     """Start a launch or tuning that goes on without this terminal, and say how to come back.
 
     Args:
@@ -94,7 +96,7 @@ def leave_alone(words: Sequence[str], file: Path, name: str, storage: str | None
         name: of the sweep.
         storage: as it was given.
     """
-    from raysweep.jobs.detach import detach
+    from raysweep.jobs.detached import detached
     from raysweep.results.records import storage_uri
     from raysweep.store import Store
     from raysweep.store.sweepfolder import SweepFolder
@@ -105,7 +107,7 @@ def leave_alone(words: Sequence[str], file: Path, name: str, storage: str | None
             "--detach: a driver that goes on alone reads no standard input; give a file"
         )
     folder = SweepFolder(Store(storage_uri(storage)), name)
-    left = detach(
+    left = detached(
         [*words, *(["--storage", storage] if storage else [])],
         folder.tuning if words[0] == "tune" else folder,
     )

@@ -27,6 +27,7 @@ from raysweep.errors import SpecError
 
 if TYPE_CHECKING:
     from raysweep.jobs.launch import Conclusion
+    from raysweep.jobs.tune import Tuning
 
 
 def plan(
@@ -78,7 +79,7 @@ def launch(
     options = [*_repeated("--set", overrides), *_repeated("--force", force)]
     options += _where(address, inline, max_concurrent)
     if detach:
-        _leave_alone("launch", file, overrides, options, storage)
+        _detach("launch", file, overrides, options, storage)
         return
     with stoppable(), Progress(open_console(error=True)) as progress:
         loaded = read_sweep(file, overrides or ())
@@ -96,7 +97,7 @@ def launch(
     _say(conclusion, loaded.sweep.name, again, storage, progress.noted)
 
 
-def _leave_alone(
+def _detach(
     verb: str,
     file: Path,
     overrides: Sequence[str] | None,
@@ -104,11 +105,11 @@ def _leave_alone(
     storage: str | None,
 ) -> None:
     """Check a sweep file here, then start its driver without this terminal."""
-    from raysweep.cli.remote import leave_alone
+    from raysweep.cli import remote
     from raysweep.sweep.loading import read_sweep
 
     name = read_sweep(file, overrides or ()).sweep.name
-    leave_alone([verb, str(file), *options], file, name, storage)
+    remote.detach([verb, str(file), *options], file, name, storage)
 
 
 def _check_place(inline: bool, address: str | None) -> None:
@@ -197,7 +198,7 @@ def tune(
     if detach:
         if studies:
             os.environ["RAYSWEEP_STUDIES"] = studies  # no password stands on a command line
-        _leave_alone("tune", file, overrides, [*options, *written], storage)
+        _detach("tune", file, overrides, [*options, *written], storage)
         return
     with stoppable(), Progress(open_console(error=True)) as progress:
         loaded = read_sweep(file, overrides or ())
@@ -210,18 +211,23 @@ def tune(
         console.print(f"interrupted; what finished is stored, go on with: {again}")
         raise typer.Exit(128 + tuning.interrupted)
     print_tuned(console, tuning.tuned, loaded.sweep)
-    console.print(f"{tuning.ran} stages ran, {tuning.cached} were stored already")
-    for note in tuning.notes[progress.noted :]:
-        console.print(note)
-    for warning in tuning.warnings:
-        console.print(f"warning: {warning}", style="yellow")
-    console.print(f"table: {tuning.where}")
-    console.print(f"report: {tuning.report}")
+    _say_tuned(tuning, progress.noted)
     if write is not None:
         tuned = tuned_sweep(loaded.sweep, tuning.tuned.rows)
         write.write_text(to_yaml(tuned))
         console.print(f"tuned sweep file: {write}, of sweep {tuned.name}")
         console.print(f"next: {command('launch', write, storage=storage)}")
+
+
+def _say_tuned(tuning: Tuning, noted: int) -> None:
+    console = open_console()
+    console.print(f"{tuning.ran} stages ran, {tuning.cached} were stored already")
+    for note in tuning.notes[noted:]:
+        console.print(note)
+    for warning in tuning.warnings:
+        console.print(f"warning: {warning}", style="yellow")
+    console.print(f"table: {tuning.where}")
+    console.print(f"report: {tuning.report}")
 
 
 def _studies(url: str | None) -> list[str]:

@@ -81,7 +81,7 @@ def fault_of_storage(uri: str, marker: str) -> str:
 
 
 def lacking_files(batch: Batch) -> str:
-    """Return what is to be said if files that a batch decodes are not on this host; else empty."""
+    """Return a line on files that a batch decodes and this host lacks; empty if it has them."""
     for stage in batch.stages:
         if kind_of(stage.key) != Decode.KIND:
             continue

@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from raysweep.methods.registry import ROLES
 from raysweep.provenance import COMMIT, git_commit
@@ -25,8 +25,17 @@ MOST_BYTES = 64 << 20  # of a user's package that travels
 EXCLUDED = ("__pycache__/", "*.pyc")
 
 
+class RuntimeEnv(TypedDict, total=False):
+    """A runtime environment, in Ray's own names."""
+
+    py_modules: list[str]
+    working_dir: str
+    excludes: list[str]
+    env_vars: dict[str, str]
+
+
 @contextmanager
-def runtime_env(modules: Iterable[str]) -> Iterator[dict[str, Any]]:
+def runtime_env(modules: Iterable[str]) -> Iterator[RuntimeEnv]:
     """Yield the runtime environment that brings this driver's code; its files last as long.
 
     Where this driver is itself a job that was brought with its code, so are its workers, and the

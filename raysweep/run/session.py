@@ -16,7 +16,7 @@ from raysweep.run import interruption, worker
 from raysweep.run.batch import Batch, unpack_results
 from raysweep.run.cluster import bundles, fits_any_host, refusals, room
 from raysweep.run.run import Run, slots_of
-from raysweep.run.unmet import UnmetRequests
+from raysweep.run.unmet import Unmet
 from raysweep.stages.prepare import Decode
 from raysweep.stages.stage import Stage
 from raysweep.sweep.spec import foreign_modules
@@ -40,7 +40,7 @@ class Session:
         self.code = code_here(foreign_modules(run.sweep))
         self.refused: dict[str, str] = {}
         self.lacking: dict[str, str] = {}
-        self.unmet = UnmetRequests(run.sweep)
+        self.unmet = Unmet(run.sweep)
         self.stranded = False
         self._idle = False
         self._looked = 0.0

@@ -23,7 +23,7 @@ BACK_SECONDS = 600.0  # where there was one before: spot machines come again
 MOST_KINDS = 6  # of nodes that one line tells
 
 
-class UnmetRequests:
+class Unmet:
     """The classes of stages that no node can run, each with the line that says so."""
 
     def __init__(self, sweep: Sweep) -> None:
@@ -49,13 +49,13 @@ class UnmetRequests:
                 continue
             waited = now - self._since.setdefault(name, now)
             enough = BACK_SECONDS if name in self._met else WAIT_SECONDS
-            if name not in self.told and waited >= enough and not nodes_are_coming():
+            if name not in self.told and waited >= enough and not autoscaler_starts_hosts():
                 self.told[name] = _line(name, asked, waited)
                 lines.append(self.told[name])
         return lines
 
 
-def nodes_are_coming() -> bool:
+def autoscaler_starts_hosts() -> bool:
     """Return whether an autoscaler says that it is starting nodes."""
     with contextlib.suppress(Exception):  # the head does not answer, or says it in another way
         raw = internal_kv._internal_kv_get("__autoscaling_status") or b"{}"

@@ -19,7 +19,7 @@ LOG = "driver.log"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Detached:
+class Driver:
     """A driver that was left alone.
 
     Attributes:
@@ -35,8 +35,8 @@ class Detached:
     status: int | None
 
 
-def detach(words: Sequence[str], folder: SweepFolder) -> Detached:
-    """Start a command of raysweep as the leader of a session of its own, and see it begin.
+def detached(words: Sequence[str], folder: SweepFolder) -> Driver:
+    """Return the driver that runs a command of raysweep without this terminal, once it has begun.
 
     Args:
         words: the command and its options, as they are typed.
@@ -66,4 +66,4 @@ def detach(words: Sequence[str], folder: SweepFolder) -> Detached:
     if status and not fresh:
         said = log.read_bytes()[begins:].decode(errors="replace").strip()
         raise HostError(f"the driver ended with {status} before its run began: {said}")
-    return Detached(pid=driver.pid, log=log, run=run, status=status)
+    return Driver(pid=driver.pid, log=log, run=run, status=status)
