@@ -12,9 +12,11 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -182,6 +184,33 @@ def test_a_path_beside_the_sweep_file_is_refused(tmp_path: Path) -> None:
         jobs.check_paths(load_sweep(file), text)
     file.write_text(text.replace("path: images", f"path: {tmp_path / 'images'}"))
     jobs.check_paths(load_sweep(file), file.read_text())
+
+
+class Refusing(BaseHTTPRequestHandler):
+    """A jobs server of a cluster with tokens, as it answers a client without one."""
+
+    def do_GET(self) -> None:
+        self.send_response(401)
+        self.end_headers()
+        self.wfile.write(b"Unauthorized: Missing authentication token")
+
+    def log_message(self, form: str, *given: object) -> None:
+        """Say nothing."""
+
+
+def test_a_jobs_server_that_asks_for_a_token_is_one_message(
+    loaded: LoadedSweep, tmp_path: Path
+) -> None:
+    with HTTPServer(("127.0.0.1", 0), Refusing) as server:
+        serving = threading.Thread(target=server.serve_forever)
+        serving.start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        with pytest.raises(PlanError) as refused:
+            jobs.submit(loaded, tmp_path / "sweep.yaml", "/store", address=url)
+        server.shutdown()
+        serving.join()
+    assert str(refused.value).startswith(f"the jobs server at --address {url} does not take the ")
+    assert "asks for RAY_AUTH_MODE=token and the cluster's token in" in str(refused.value)
 
 
 def test_no_jobs_server_is_one_message_with_the_tunnel(loaded: LoadedSweep, tmp_path: Path) -> None:

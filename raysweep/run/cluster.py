@@ -10,6 +10,7 @@ from typing import Any
 
 import ray
 from ray import tune
+from ray.exceptions import RayError
 from ray.experimental import internal_kv
 from ray.util.placement_group import PlacementGroup, placement_group
 
@@ -37,7 +38,7 @@ def connect(address: str | None, modules: Iterable[str] = ()) -> None:
     try:
         with runtime_env(modules) as code:
             ray.init(address=head, runtime_env=code, **quiet)
-    except (OSError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError, RayError) as error:
         raise PlanError(
             f"the Ray cluster at --address {address!r} does not take this driver ({error}); check "
             f"that both run the same Ray and Python, and that it works (ray status)"
