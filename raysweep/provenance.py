@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import importlib.util
+import os
 import platform
 import re
 import socket
@@ -24,6 +25,7 @@ from raysweep import __version__
 PACKAGES = ("torch", "torchvision", "ray", "numpy", "scikit-learn", "optuna", "wandb")
 
 NONE_OF = "none of "
+COMMIT = "RAYSWEEP_COMMIT"  # of code that was brought to a host by its driver
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,7 +142,12 @@ def versions() -> dict[str, str]:
 
 @cache
 def git_commit() -> str:
-    """Return the commit of raysweep's checkout, with `+dirty` if it has changes; else empty."""
+    """Return the commit of raysweep's checkout, with `+dirty` if it has changes; else empty.
+
+    Code that was brought to this host lies in no checkout: its driver said the commit.
+    """
+    if COMMIT in os.environ:
+        return os.environ[COMMIT]
 
     def git(*words: str) -> str:
         folder = Path(__file__).parent

@@ -112,6 +112,14 @@ def test_one_token_reaches_every_machine() -> None:
     assert tokens(faulty) == ["ray start", "token file"]
 
 
+def test_dashboard_and_jobs_server_listen_on_loopback() -> None:
+    """`ray start` itself takes any host, so that the option is looked at as it is written."""
+    (start,) = [line for line in config()["head_start_ray_commands"] if "ray start" in line]
+    assert "--dashboard-host=127.0.0.1" in start.split()
+    assert not any("0.0.0.0" in line for name in STARTS for line in config()[name])
+    assert "AWS_" not in json.dumps(config()), "no key of the storage stands in the file"
+
+
 def test_a_head_without_a_token_would_not_start(tmp_path: Path) -> None:
     """Why the token is mounted: `ray start` makes none."""
     code = (

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from raysweep.cli import doctor as checks
 from raysweep.cli.app import app
 from raysweep.cli.doctor import print_doctor
 from raysweep.results.wandb_runs import key_source
@@ -115,3 +116,14 @@ def test_the_command_fails_if_something_is_missing(
         file.write_text(NEEDS % (dataset, "offline", "gpu: 0"))
         assert app(words, standalone_mode=False) == code
     assert "needy: not all that it needs is here" in capsys.readouterr().out
+
+
+def test_what_a_jobs_server_lacks_is_told_and_not_needed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checks, "JOBS_PACKAGES", ("json", "no_such_library"))
+    check = checks._jobs_server()
+    assert not check.found and not check.needed
+    assert check.text.startswith("submit: a jobs server needs no_such_library, not here: pip inst")
+    monkeypatch.setattr(checks, "JOBS_PACKAGES", ("json",))
+    assert checks._jobs_server().found

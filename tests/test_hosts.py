@@ -15,6 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -23,19 +24,20 @@ from raysweep.cli.app import main
 from raysweep.datasets.digits import Digits
 from raysweep.defenses.datamodels import Datamodels
 from raysweep.defenses.strip import Strip
-from raysweep.errors import StageError
+from raysweep.errors import HostError, StageError
 from raysweep.jobs.launch import Conclusion, launch
 from raysweep.jobs.tune import Tuning, tune
 from raysweep.methods import Recipe
 from raysweep.models.linear import Linear
 from raysweep.provenance import code_here, git_commit, refusal, versions
 from raysweep.results import records
+from raysweep.run import unmet
 from raysweep.run.cluster import refusals
 from raysweep.run.run import Run
 from raysweep.stages import perform
 from raysweep.stages.stage import Packed
 from raysweep.store import Store, ledger
-from raysweep.store.events import Done
+from raysweep.store.events import Done, Note, Retry
 from raysweep.store.sweepfolder import SweepFolder
 from raysweep.sweep.loading import load_sweep
 from tests import hosts
@@ -69,6 +71,33 @@ seeds: 2
 tune:
   trials: 3
   parameters: {strip: {overlays: {values: [2, 3, 4]}}}
+track: {wandb: disabled}
+"""
+
+EDGE = '''
+"""Edge: the left columns are white."""
+from raysweep.attacks import Attack
+
+class Edge(Attack):
+    def stamp(self, images_BCHW, *, ids, part, artifact, seed):
+        stamped = images_BCHW.clone()
+        stamped[:, :, :, :2] = 1.0
+        return stamped
+'''
+NETWORK = """
+from torch import nn
+
+def small(num_classes, in_channels):
+    return nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(16, num_classes))
+"""
+OWN_METHODS = """
+name: own
+dataset: {digits: {size: 300}}
+model: {module: "own_methods.nets:small"}
+recipe: {epochs: 1, batch_size: 100}
+attacks: [edge: {rate: 0.1}]
+defenses: [none, strip: {overlays: 4}]
+seeds: 1
 track: {wandb: disabled}
 """
 
@@ -207,12 +236,57 @@ def other_code(folder: Path) -> Path:
     return folder
 
 
+@pytest.fixture
+def own_methods(cluster: hosts.Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A package with an attack and a network, installed where no other host sees it."""
+    folder = cluster.private / "home" / "packages"
+    (folder / "own_methods").mkdir(parents=True)
+    for name, text in {"__init__": "", "edge": EDGE, "nets": NETWORK}.items():
+        (folder / "own_methods" / f"{name}.py").write_text(text)
+    facts = folder / "own_methods-1.0.dist-info"
+    facts.mkdir()
+    (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: own-methods\nVersion: 1.0\n")
+    (facts / "entry_points.txt").write_text("[raysweep.attacks]\nedge = own_methods.edge\n")
+    monkeypatch.syspath_prepend(folder)
+    for cached in (methods.available, methods.load):
+        cached.cache_clear()
+    yield
+    for cached in (methods.available, methods.load):
+        cached.cache_clear()
+    for name in [name for name in sys.modules if name.startswith("own_methods")]:
+        del sys.modules[name]
+
+
 @pytest.mark.ray
-def test_a_host_with_other_code_makes_no_row(
+@pytest.mark.usefixtures("own_methods")
+def test_the_drivers_code_and_its_methods_reach_a_host_with_other_code(
+    cluster: hosts.Cluster, store: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    cluster.hold(south=other_code(cluster.root / "other"))
+    assert not cluster.hosts["south"].sees(cluster.private / "home" / "packages")
+    found = run(OWN_METHODS, store, address=cluster.address)
+    assert "Traceback" not in "".join(capfd.readouterr())
+    assert found.notes == [] and workers(store, "own") == {"south"}
+    inline = run(OWN_METHODS, store.with_name("inline-own"), inline=True)
+    assert_same(found.rows, inline.rows)
+    made = [Store(str(store)).manifest(key) for key in Store(str(store)).done()]
+    assert {manifest.info["commit"] for manifest in made if manifest} == {git_commit()}
+
+
+def other_torch(folder: Path) -> Path:
+    """Return a folder that makes Python say that another torch is installed."""
+    facts = folder / "torch-9.9.dist-info"
+    facts.mkdir(parents=True, exist_ok=True)
+    (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: torch\nVersion: 9.9\n")
+    return folder
+
+
+@pytest.mark.ray
+def test_a_host_with_another_torch_makes_no_row(
     cluster: hosts.Cluster, store: Path, inline: Conclusion, capfd: pytest.CaptureFixture[str]
 ) -> None:
     same = cluster.working("north", "east")
-    cluster.hold(**{same: HERE}, south=other_code(cluster.root / "other"))
+    cluster.hold(**{same: HERE}, west=other_torch(cluster.root / "torch"))
 
     def wait(run: Run) -> None:
         """Make the sweep last until the other host refuses: nobody waits for a host that starts."""
@@ -222,25 +296,20 @@ def test_a_host_with_other_code_makes_no_row(
     found = run(SWEEP, store, address=cluster.address, watch=wait)
     assert "Traceback" not in "".join(capfd.readouterr())
     (warning,) = found.notes
-    assert warning.startswith("host south is given no work: it has raysweep source")
-    assert f"and the driver has raysweep source {code_here().source}; bring both to" in warning
+    assert warning.startswith("host west is given no work: it has torch 9.9, and the driver has")
     made = [Store(str(store)).manifest(key) for key in Store(str(store)).done()]
     assert {manifest.info["host"] for manifest in made if manifest} == {same}
     assert_same(found.rows, inline.rows)
 
 
 @pytest.mark.ray
-def test_no_host_with_the_drivers_code_is_one_clear_message(
+def test_no_host_with_the_drivers_torch_is_one_clear_message(
     cluster: hosts.Cluster,
     store: Path,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    """Nothing is asked of the host's own raysweep, which may know nothing of refusing."""
-    folder = other_code(cluster.root / "other")
-    for module in ("provenance", "run/worker", "run/cluster", "run/ray", "run/batch"):
-        (folder / "raysweep" / f"{module}.py").unlink()
-    cluster.hold(south=folder)
+    cluster.hold(west=other_torch(cluster.root / "torch"))
     Path("sweep.yaml").write_text(SWEEP)
     words = ["launch", "sweep.yaml", "--storage", str(store), "--address", cluster.address]
     monkeypatch.setattr(sys, "argv", ["raysweep", *words])
@@ -248,10 +317,86 @@ def test_no_host_with_the_drivers_code_is_one_clear_message(
         main()
     said = "".join(capfd.readouterr())
     assert ended.value.code == 1, said
-    assert said.count("\nerror: host south is given no work") == 1, said
+    assert said.count("\nerror: host west is given no work") == 1, said
     assert "Traceback" not in said
     assert Store(str(store)).done() == set()
     assert set(records.load("small", str(store))["status"]) == {"pending"}
+
+
+@pytest.mark.ray
+def test_a_host_without_the_data_decodes_none_and_does_the_rest(
+    cluster: hosts.Cluster, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = "north", "east"
+    cluster.hold(north=HERE, east=HERE)
+    folder = cluster.private / "home" / "data"
+    sees = Path(f"/proc/{cluster.hosts[one].raylet}/root{folder}")
+    rng = np.random.default_rng(0)
+    for place in (folder, sees):  # the driver's host has them too
+        place.mkdir()
+        for name in ("a", "b"):  # both hosts are given one to decode
+            images = rng.integers(0, 255, (60, 8, 8), dtype=np.uint8)
+            labels = np.arange(60) % 3
+            np.savez(
+                place / f"{name}.npz", train_images=images, train_labels=labels,
+                test_images=images[:30], test_labels=labels[:30],
+            )  # fmt: skip
+        rng = np.random.default_rng(0)
+    text = SWEEP.replace("dataset: {digits: {size: 300}}", f"""
+datasets:
+  - npz: {{path: {folder / "a.npz"}}}
+  - npz: {{path: {folder / "b.npz"}}}
+""").replace("tiny_cnn: {width: 4}", "linear: {}")  # fmt: skip
+
+    def wait(run: Run) -> None:
+        if run.schedule.ran and not refusals(f"raysweep/{run.ledger.run}/lacking/"):
+            time.sleep(3)
+
+    found = run(text, store, address=cluster.address, watch=wait)
+    assert [note.partition(": ")[0] for note in found.notes] == [f"host {other}"]
+    assert "it decodes no data while another host can" in found.notes[0]
+    lines = ledger.read(SweepFolder(Store(str(store)), "small"))
+    assert not any(isinstance(line, Retry) for line in lines), "nothing failed on the way"
+    assert_same(found.rows, run(text, store.with_name("inline-data"), inline=True).rows)
+
+
+@pytest.mark.ray
+def test_a_storage_that_the_hosts_do_not_share_is_one_clear_message(
+    cluster: hosts.Cluster, store: Path
+) -> None:
+    host = cluster.working("north", "east")
+    cluster.hold(**{host: HERE})
+    own = cluster.private / "work" / store.name
+    with pytest.raises(HostError, match=f"host {host} is given no work: storage .* is another "):
+        run(SWEEP, own, address=cluster.address)
+    assert Store(str(own)).done() == set()
+
+
+@pytest.mark.ray
+def test_what_no_host_can_run_is_told_while_the_rest_runs(
+    cluster: hosts.Cluster, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """GPUs are asked for where none are; then nothing is asked of a cluster without workers."""
+    for waited in ("WAIT_SECONDS", "BACK_SECONDS"):
+        monkeypatch.setattr(unmet, waited, 1.0)
+    cluster.hold(**{cluster.working("north", "east"): HERE})
+    with pytest.raises(HostError) as ended:
+        run(SWEEP + "resources: {gpu: {gpu: 0.5, memory: 1 GiB}}\n", store, address=cluster.address)
+    (line,) = str(ended.value).splitlines()
+    assert line.startswith(
+        "resources.gpu: a stage asks for 1 CPU, 0.5 GPU, 1 GiB of memory, which no node of the "
+    )
+    assert re.search(r"has 1 CPU, 0 GPU, [\d.]+ GiB of memory", line), "each node, with the head"
+    assert re.search(r"has 0 CPU, 0 GPU, [\d.]+ GiB of memory", line)
+    assert {key.partition("-")[0] for key in Store(str(store)).done()} == {"prepare", "poison"}
+    assert set(records.load("small", str(store))["status"]) == {"pending"}
+    notes = [one.text for one in ledger.read(SweepFolder(Store(str(store)), "small"))
+             if isinstance(one, Note)]  # fmt: skip
+    assert notes == [line], "said once"
+
+    cluster.hold()
+    with pytest.raises(HostError, match=r"resources\.cpu: a stage asks for 1 CPU, which no node"):
+        run(SWEEP.replace("size: 300", "size: 200"), store, address=cluster.address)
 
 
 def test_an_artifact_records_the_host_that_made_it(tmp_path: Path) -> None:

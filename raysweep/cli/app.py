@@ -16,6 +16,7 @@ from raysweep.cli import (
     init,
     looking,
     methods,
+    remote,
     removing,
     running,
     storing,
@@ -33,6 +34,7 @@ app = typer.Typer(
 )
 for command in (running.plan, running.launch, running.tune, looking.status, looking.report):
     app.command()(command)
+app.command()(remote.submit)
 app.command()(init.init)
 app.command()(exchanging.export)
 app.command(name="import")(exchanging.import_folder)
@@ -98,5 +100,7 @@ def _warning(
 
 def _fail(message: str, status: int) -> NoReturn:
     """Print an error, whose names may hold escape codes, and end with a status."""
-    print(f"error: {visible(message)}", file=sys.stderr)
+    from raysweep.environment import masked
+
+    print(f"error: {visible(masked(message))}", file=sys.stderr)
     sys.exit(status)

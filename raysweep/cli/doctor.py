@@ -5,6 +5,7 @@ Nothing is asked of the network but the storage.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 from collections.abc import Iterator
@@ -20,12 +21,14 @@ from raysweep.paths import setting
 from raysweep.provenance import versions
 from raysweep.results.records import storage_uri
 from raysweep.results.wandb_runs import key_source
+from raysweep.run.jobs_server import EXTRA
 from raysweep.store import Store
 from raysweep.sweep.resources import ResourceClass, Resources, bfloat16_is_fast
 from raysweep.sweep.spec import Sweep, Track
 from raysweep.training.device import try_kernel
 
 GIB = 1 << 30
+JOBS_PACKAGES = ("aiohttp", "aiohttp_cors", "grpc", "opencensus", "prometheus_client", "virtualenv")
 _AVAILABLE = re.compile(r"^MemAvailable:\s+(\d+) kB$", re.MULTILINE)
 
 
@@ -62,6 +65,7 @@ def _checks(storage: str | None, sweep: Sweep | None, resources: Resources) -> I
     yield from _machine(resources)
     yield from _data(sweep)
     yield _wandb(sweep.track if sweep else Track())
+    yield _jobs_server()
     store = Store(storage_uri(storage))
     try:
         store.check()
@@ -148,6 +152,16 @@ def _dataset(dataset: Dataset, *, needed: bool) -> Check:
         f"RAYSWEEP_DATA, or plan a sweep of it with internet, which downloads it",
         found=False, needed=needed,
     )  # fmt: skip
+
+
+def _jobs_server() -> Check:
+    """Return the check that this machine can submit, and serve the submissions of others."""
+    lacking = [name for name in JOBS_PACKAGES if importlib.util.find_spec(name) is None]
+    if not lacking:
+        return Check(text="submit: Ray's jobs server and its client can run here")
+    return Check(
+        text=f"submit: a jobs server needs {', '.join(lacking)}, not here: {EXTRA}", found=False
+    )
 
 
 def _wandb(track: Track) -> Check:

@@ -73,6 +73,9 @@ Address = Annotated[
 Inline = Annotated[
     bool, typer.Option("--inline", help="Run in this process, without Ray; pdb works.")
 ]
+Detach = Annotated[
+    bool, typer.Option("--detach", help="Go on without this terminal; says how to come back.")
+]
 MaxConcurrent = Annotated[int | None, typer.Option(min=1, help="At most so many stages at once.")]
 
 

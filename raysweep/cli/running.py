@@ -12,6 +12,7 @@ import typer
 
 from raysweep.cli.options import (
     Address,
+    Detach,
     Force,
     Inline,
     MaxConcurrent,
@@ -26,6 +27,7 @@ from raysweep.errors import SpecError
 
 if TYPE_CHECKING:
     from raysweep.jobs.launch import Conclusion
+    from raysweep.jobs.tune import Tuning
 
 
 def plan(
@@ -61,6 +63,7 @@ def launch(
     inline: Inline = False,
     storage: Storage = None,
     max_concurrent: MaxConcurrent = None,
+    detach: Detach = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show the plan.")] = False,
 ) -> None:
     """Run the missing and failed stages of a sweep; ends with a table and a report."""
@@ -73,6 +76,11 @@ def launch(
     from raysweep.results.records import storage_uri
     from raysweep.sweep.loading import read_sweep
 
+    options = [*_repeated("--set", overrides), *_repeated("--force", force)]
+    options += _where(address, inline, max_concurrent)
+    if detach:
+        _detach("launch", file, overrides, options, storage)
+        return
     with stoppable(), Progress(open_console(error=True)) as progress:
         loaded = read_sweep(file, overrides or ())
         conclusion = run_sweep(
@@ -85,10 +93,23 @@ def launch(
             watch=progress.watch,
             force=force or (),
         )
-    options = [*_repeated("--set", overrides), *_repeated("--force", force)]
-    options += _where(address, inline, max_concurrent)
     again = _again("launch", file, options, storage)
     _say(conclusion, loaded.sweep.name, again, storage, progress.noted)
+
+
+def _detach(
+    verb: str,
+    file: Path,
+    overrides: Sequence[str] | None,
+    options: Sequence[str],
+    storage: str | None,
+) -> None:
+    """Check a sweep file here, then start its driver without this terminal."""
+    from raysweep.cli import remote
+    from raysweep.sweep.loading import read_sweep
+
+    name = read_sweep(file, overrides or ()).sweep.name
+    remote.detach([verb, str(file), *options], file, name, storage)
 
 
 def _check_place(inline: bool, address: str | None) -> None:
@@ -157,6 +178,7 @@ def tune(
     write: Annotated[
         Path | None, typer.Option(help="Write a sweep file with the tuned parameters.")
     ] = None,
+    detach: Detach = False,
 ) -> None:
     """Search better parameters for the defenses of a sweep; reported where they were not tuned."""
     from raysweep.cli.progress import Progress
@@ -171,6 +193,13 @@ def tune(
     console = open_console()
     if write is not None and write.exists():
         raise SpecError(f"--write: {str(write)!r} is there already; remove it, or name another")
+    options = [*_repeated("--set", overrides), *_where(address, inline, max_concurrent)]
+    written = ["--write", str(write)] if write else []
+    if detach:
+        if studies:
+            os.environ["RAYSWEEP_STUDIES"] = studies  # no password stands on a command line
+        _detach("tune", file, overrides, [*options, *written], storage)
+        return
     with stoppable(), Progress(open_console(error=True)) as progress:
         loaded = read_sweep(file, overrides or ())
         tuning = search(
@@ -178,24 +207,27 @@ def tune(
             max_concurrent=max_concurrent, studies=studies, watch=progress.watch,
         )  # fmt: skip
     if tuning.interrupted or tuning.tuned is None:
-        options = [*_repeated("--set", overrides), *_where(address, inline, max_concurrent)]
-        options += [*_studies(studies), *(["--write", str(write)] if write else [])]
-        again = _again("tune", file, options, storage)
+        again = _again("tune", file, [*options, *_studies(studies), *written], storage)
         console.print(f"interrupted; what finished is stored, go on with: {again}")
         raise typer.Exit(128 + tuning.interrupted)
     print_tuned(console, tuning.tuned, loaded.sweep)
-    console.print(f"{tuning.ran} stages ran, {tuning.cached} were stored already")
-    for note in tuning.notes[progress.noted :]:
-        console.print(note)
-    for warning in tuning.warnings:
-        console.print(f"warning: {warning}", style="yellow")
-    console.print(f"table: {tuning.where}")
-    console.print(f"report: {tuning.report}")
+    _say_tuned(tuning, progress.noted)
     if write is not None:
         tuned = tuned_sweep(loaded.sweep, tuning.tuned.rows)
         write.write_text(to_yaml(tuned))
         console.print(f"tuned sweep file: {write}, of sweep {tuned.name}")
         console.print(f"next: {command('launch', write, storage=storage)}")
+
+
+def _say_tuned(tuning: Tuning, noted: int) -> None:
+    console = open_console()
+    console.print(f"{tuning.ran} stages ran, {tuning.cached} were stored already")
+    for note in tuning.notes[noted:]:
+        console.print(note)
+    for warning in tuning.warnings:
+        console.print(f"warning: {warning}", style="yellow")
+    console.print(f"table: {tuning.where}")
+    console.print(f"report: {tuning.report}")
 
 
 def _studies(url: str | None) -> list[str]:

@@ -12,5 +12,8 @@ batch         messages between the two            watch    tells of the stage at
 death         why a worker process died           output   what a stage writes
 limits        how long stages may run             queue    how long stages waited
 cluster       nodes and what they have             preview  what a launch would do
+address       of a cluster, found and tried        runtime_env  the driver's code on every node
+jobs_server   takes a sweep from outside           probe    what a host sees of storage and data
+unmet         requests that no host can meet
 interruption  signals                             nearest  how a stage differs from stored ones
 """

@@ -29,6 +29,8 @@ class Batch:
         trial: Tune's trial that the batch is.
         limits: key of a stage → the longest that it may run.
         larger: resources that its worker takes beyond, or in place of, those of the class.
+        lacking: the prefix under which they say there which files they lack.
+        marker: path of a file in the store by which hosts know that it is the same.
         gpus: the share of a GPU that each stage holds.
         store: URI of the store.
         environment: the driver's settings.
@@ -45,6 +47,8 @@ class Batch:
     trial: str
     limits: Mapping[str, Limit]
     larger: Mapping[str, float]
+    lacking: str
+    marker: str
     gpus: float
     store: str
     environment: Environment
@@ -70,6 +74,8 @@ class Batch:
             trial=config["trial"],
             limits={k: Limit(**v) for k, v in json.loads(config["limits"]).items()},
             larger=json.loads(config["larger"]),
+            lacking=config["lacking"],
+            marker=config["marker"],
             gpus=json.loads(config["gpus"]),
             store=config["store"],
             environment=Environment(**{**environment, "secrets": tuple(environment["secrets"])}),

@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import socket
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import ray
 from ray import tune
+from ray.exceptions import RayError
 from ray.experimental import internal_kv
 from ray.util.placement_group import PlacementGroup, placement_group
 
 from raysweep.errors import PlanError
+from raysweep.run.address import found
+from raysweep.run.runtime_env import runtime_env
 from raysweep.sweep.spec import Sweep
 
 
-def connect(address: str | None) -> None:
+def connect(address: str | None, modules: Iterable[str] = ()) -> None:
     """Connect to the cluster at an address, or start one on this machine.
+
+    Args:
+        address: of a running cluster; none: start Ray here.
+        modules: method modules of other packages, which travel to its nodes with our own.
 
     Raises:
         PlanError: if there is no cluster at the address, or this driver may not use it.
@@ -29,24 +34,15 @@ def connect(address: str | None) -> None:
     if address is None:
         ray.init(address="local", include_dashboard=False, **quiet)
         return
+    head = found(address)
     try:
-        _knock(address)
-        ray.init(address=address, **quiet)
-    except (OSError, RuntimeError, ValueError) as error:
-        mode = os.environ.get("RAY_AUTH_MODE", "unset")
+        with runtime_env(modules) as code:
+            ray.init(address=head, runtime_env=code, **quiet)
+    except (OSError, RuntimeError, ValueError, RayError) as error:
         raise PlanError(
-            f"no Ray cluster answers at --address {address!r} ({error}); check that it runs "
-            f"(ray status), and if it uses token authentication, which new clusters do by "
-            f"default, set RAY_AUTH_MODE=token here and give this host the cluster's token in "
-            f"~/.ray/auth_token or RAY_AUTH_TOKEN_PATH (RAY_AUTH_MODE is {mode})"
+            f"the Ray cluster at --address {address!r} does not take this driver ({error}); check "
+            f"that both run the same Ray and Python, and that it works (ray status)"
         ) from None
-
-
-def _knock(address: str) -> None:
-    """Try the port for a moment: Ray itself would try for minutes."""
-    host, _, port = address.rpartition(":")
-    if host and port.isdigit() and "/" not in address:
-        socket.create_connection((host, int(port)), timeout=10).close()
 
 
 def bundles(sweep: Sweep) -> dict[str, dict[str, float]]:

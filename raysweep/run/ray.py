@@ -31,6 +31,7 @@ from raysweep.run.cluster import check_room, connect, room, shape_of
 from raysweep.run.idle import KeepingIdle
 from raysweep.run.run import Run
 from raysweep.run.session import LOCAL_AHEAD, SESSIONS, PlanSearcher, Session, Stranded
+from raysweep.sweep.spec import foreign_modules
 
 LEAVE_SECONDS = 4.0  # records come first where Ray's processes were killed beside us
 
@@ -50,7 +51,7 @@ def run_on_ray(run: Run, *, address: str | None, max_concurrent: int | None) -> 
     printed = ray._private.worker.print_to_stdstream
     ray._private.worker.print_to_stdstream = _unprinted
     try:
-        connect(address)
+        connect(address, foreign_modules(run.sweep))
         interruption.take_again()
         _tune(run, local=address is None, max_concurrent=max_concurrent)
     finally:
@@ -130,7 +131,7 @@ def _tune(run: Run, *, local: bool, max_concurrent: int | None) -> None:
                     checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
                 ),
             ).fit()  # fmt: skip
-        session.note_refusals()
+        session.hosts.listen()
     finally:
         run.running = tuple
         del SESSIONS[token]
@@ -138,8 +139,8 @@ def _tune(run: Run, *, local: bool, max_concurrent: int | None) -> None:
             internal_kv._internal_kv_del(session.prefix, del_by_prefix=True)
     if not run.over:
         run.schedule.stopping = True
-    if session.stranded:
-        raise HostError(session.reasons)
+    if session.hosts.stranded:
+        raise HostError(session.hosts.reasons)
 
 
 class StageWorker(tune.Trainable):  # type: ignore[misc]
@@ -158,7 +159,7 @@ class StageWorker(tune.Trainable):  # type: ignore[misc]
             os._exit(1)
 
         from raysweep import environment
-        from raysweep.run import worker
+        from raysweep.run import probe, worker
         from raysweep.run.batch import Batch
         from raysweep.training import device
 
@@ -167,18 +168,21 @@ class StageWorker(tune.Trainable):  # type: ignore[misc]
         if not self.batch.gpus:
             device.hide_gpus()  # Ray shows every GPU to a process that asked for none.
         worker.refuse_gpus(self.batch)
+        probe.look_for_storage(self.batch)
+        probe.look_for_files(self.batch)
         self.watch = worker.prepare()
         self.leaks = device.Leaks()
 
     def reset_config(self, new_config: dict[str, str]) -> bool:
         """Take the next batch; a process that is of no more use ends in place of it."""
-        from raysweep.run import worker
+        from raysweep.run import probe, worker
         from raysweep.run.batch import Batch
         from raysweep.training import device
 
         self.batch = Batch.unpack(new_config)
         if device.broken() or self.leaks.exceeded(device.held_bytes()):
             worker.leave(self.batch.ticket)
+        probe.look_for_files(self.batch)
         return True
 
     def step(self) -> dict[str, int | str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,50 +14,39 @@ from raysweep import environment
 from raysweep.provenance import code_here
 from raysweep.run import interruption, worker
 from raysweep.run.batch import Batch, unpack_results
-from raysweep.run.cluster import bundles, fits_any_host, hosts, refusals, room, slots_of
+from raysweep.run.cluster import bundles, hosts
 from raysweep.run.death import Death, death_of
+from raysweep.run.hosts import Hosts
 from raysweep.run.idle import error_of
 from raysweep.run.queue import QueueTimes
 from raysweep.run.run import Run
 from raysweep.run.watch import running_stages
-from raysweep.stages.stage import Resource, Result
+from raysweep.stages.stage import Result
 from raysweep.store.heartbeat import RunningStage
 from raysweep.sweep.spec import foreign_modules
 
 LOCAL_AHEAD = 2
 CLUSTER_AHEAD = 200
-LOOK_SECONDS = 0.5
 GIB = 1 << 30
 
 
 class Session:
-    """The state behind a running searcher; kept in `SESSIONS`, since Tune pickles the searcher.
-
-    `refused` holds why hosts refuse to work, by class of stages and node id; `stranded` is set when
-    no other host is left for a class.
-    """
+    """The state behind a running searcher; kept in `SESSIONS`, since Tune pickles the searcher."""
 
     def __init__(self, run: Run, max_concurrent: int | None, *, cluster: bool) -> None:
         self.run = run
         self.settings = environment.gathered(local=not cluster)
         self.prefix = f"raysweep/{run.ledger.run}/"
         self.code = code_here(foreign_modules(run.sweep))
-        self.refused: dict[Resource, dict[str, str]] = {"cpu": {}, "gpu": {}}
-        self.stranded = False
+        self.hosts = Hosts(run, self.prefix, max_concurrent)
+        self._idle = False
         self.queue = QueueTimes(run)
         self._larger: dict[str, float] = {}  # stage → the memory that it is tried again with
-        self._looked = 0.0
         self._avoided: dict[str, tuple[str, ...]] = {}  # trial → the nodes that it must not go to
         self.held: dict[str, list[str]] = {}
-        self._max_concurrent = max_concurrent
-        self.slots = self._slots()
-        self.ahead = max_concurrent or max(CLUSTER_AHEAD if cluster else 0, *self.slots.values())
+        least = CLUSTER_AHEAD if cluster else 0
+        self.ahead = max_concurrent or max(least, *self.hosts.slots.values())
         self.limit = self.ahead + (0 if max_concurrent else LOCAL_AHEAD)
-
-    def _slots(self) -> dict[str, int]:
-        cpus = room(self.refused["cpu"]).get("CPU", 1)
-        gpus = room(self.refused["gpu"]).get("GPU", 0)
-        return slots_of(cpus, gpus, self.run.sweep, self._max_concurrent)
 
     def ticket(self, trial_id: str) -> str:
         """Return the name under which a worker says that it ended before it began a batch."""
@@ -66,25 +54,29 @@ class Session:
 
     def hand_out(self, trial_id: str) -> Batch | None:
         """Return the batch for a trial of Tune; None if no stage is ready now."""
-        stages = self.run.take(self.slots) if len(self.held) < self.limit else []
-        while stages and stages[0].resource == "gpu" and self._gpus_are_gone():
+        known = self.hosts
+        stages = self.run.take(known.slots) if len(self.held) < self.limit else []
+        while stages and stages[0].resource == "gpu" and known.no_gpu_left():
             keys = [stage.key for stage in stages]
             self.run.finished(
-                Result(key=key, status="failed", error=self.reasons, lasting=False) for key in keys
+                Result(key=key, status="failed", error=known.reasons, lasting=False) for key in keys
             )
-            stages = self.run.take(self.slots)
+            stages = self.run.take(known.slots)
+        self._idle = not stages
         if not stages:
             return None
         self.held[trial_id] = [stage.key for stage in stages]
         resource = stages[0].resource
-        self._avoided[trial_id] = tuple(self.refused[resource])
+        self._avoided[trial_id] = known.avoided(stages)
         limits = {stage.key: limit for stage in stages if (limit := self.run.limit_of(stage))}
         memory = self._larger.get(stages[0].key)
         return Batch(
             resource=resource,
             code=self.code,
             ticket=self.ticket(trial_id),
-            refusing=f"{self.prefix}refused/",
+            refusing=known.refusing,
+            lacking=known.lacks,
+            marker=self.run.folder.description,
             prefix=self.prefix,
             trial=trial_id,
             limits=limits,
@@ -102,47 +94,18 @@ class Session:
         held = list(self.held.values())
         return running_stages(self.prefix, [key for keys in held for key in keys])
 
-    def note_refusals(self) -> None:
-        """Note which hosts refuse to work, of all classes or of one: they are handed none more."""
-        for name, reason in refusals(f"{self.prefix}refused/").items():
-            resource, _, node = name.rpartition("/")
-            before = [of for of in self.refused if of == (resource or of)]
-            if any(node not in self.refused[of] for of in before):
-                for of in before:
-                    self.refused[of].setdefault(node, reason)
-                self.slots = self._slots()
-                self.run.note(reason)
-
-    def _gpus_are_gone(self) -> bool:
-        """Return whether hosts refuse GPU work alone, and none is left for it: others go on."""
-        if not self.refused["gpu"].keys() - self.refused["cpu"].keys():
-            return False
-        asked = bundles(self.run.sweep)
-        left = {name: fits_any_host(asked[name], of) for name, of in self.refused.items()}
-        return left["cpu"] and not left["gpu"]
-
     def check_hosts(self) -> bool:
-        """Return whether no host is left for a batch handed out, since some refuse to work."""
-        refused = any(self.refused.values())
-        if refused and not self.stranded and time.monotonic() > self._looked + LOOK_SECONDS:
-            self._looked = time.monotonic()
-            asked, stages = bundles(self.run.sweep), self.run.planner.stages
-            waiting = {
-                (stages[keys[0]].resource, self._avoided[trial])
-                for trial, keys in self.held.items()
-            }
-            self.stranded = not all(fits_any_host(asked[name], avoid) for name, avoid in waiting)
-        return self.stranded
+        """Return whether no host is left for what was handed out, and nothing else can run."""
+        stages = self.run.planner.stages
+        waiting = {
+            (stages[keys[0]].resource, self._avoided[trial]) for trial, keys in self.held.items()
+        }
+        return self.hosts.look(waiting, idle=self._idle)
 
     def returned(self, trial_id: str) -> list[str]:
         """Take a batch back that is out no more; return the keys of its stages."""
         self._avoided.pop(trial_id, None)
         return self.held.pop(trial_id, [])
-
-    @property
-    def reasons(self) -> str:
-        """The reasons of the hosts that refuse to work, a line each."""
-        return "\n".join(dict.fromkeys(r for of in self.refused.values() for r in of.values()))
 
     def take_death(self, trial_id: str, keys: list[str]) -> None:
         """Take in that the worker of a batch has died: what is known of it decides what follows."""
@@ -171,7 +134,9 @@ class Session:
         """Let a stage whose host ran out of memory ask for more, once; return what follows."""
         resource = self.run.planner.stages[key].resource
         asked = bundles(self.run.sweep)[resource].get("memory", 0)
-        most = max((host.get("memory", 0) for host in hosts(self.refused[resource])), default=0)
+        most = max(
+            (host.get("memory", 0) for host in hosts(self.hosts.refused[resource])), default=0
+        )
         more = min(max(2 * asked, most / 2), most)
         field = f"resources.{resource}.memory"
         if key in self._larger or more <= asked:
@@ -213,7 +178,7 @@ class PlanSearcher(Searcher):  # type: ignore[misc]
         """Take in the results of a batch, or that its worker has ended without any."""
         session = SESSIONS[self._token]
         keys = session.returned(trial_id)
-        session.note_refusals()  # Another worker may have taken over a batch that a host refused.
+        session.hosts.listen()  # Another worker may have taken over a batch that a host refused.
         if error or result is None or "results" not in result:
             session.take_death(trial_id, keys)
             return

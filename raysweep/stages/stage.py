@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from raysweep import methods
 from raysweep.datasets import Dataset
+from raysweep.environment import masked
 from raysweep.errors import StageError
 from raysweep.identity import Json, kind_of, stage_key
 from raysweep.methods import Method, Recipe, by_content
@@ -314,3 +315,8 @@ class Result:
     damaged: str = ""
     lasting: bool = True
     queue_seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        """Leave no secret of the host's environment in what will be stored and shown."""
+        for name in ("error", "trace"):
+            object.__setattr__(self, name, masked(getattr(self, name)))
