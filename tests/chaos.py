@@ -62,7 +62,9 @@ def world_of(seeds: int, *, keep: bool = False) -> Iterator[World]:
 def disturb(world: World, faults: Sequence[Fault], seed: int) -> list[Struck]:
     """Let the faults strike one after the other while the sweep runs; then let it end."""
     calm = world.start_inline("undisturbed", world.calm)
+    world.gate.touch()
     world.hold()
+    world.go_on()
     wait(lambda: calm.ended, "the undisturbed sweep")
     assert not calm.faults(), calm.said
     stages = len(list(world.calm.joinpath("manifests").rglob("*.json")))
@@ -78,6 +80,7 @@ def disturb(world: World, faults: Sequence[Fault], seed: int) -> list[Struck]:
         began = time.time()
         said = fault.strike(world, draw)
         struck.append(Struck(fault=fault, said=said, began=began, ended=time.time()))
+        world.go_on()
         world.hold()
         print(
             f"{time.monotonic() - start:5.0f} s  {number:2d}  {world.progress():3d} of {stages} "

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -21,7 +22,7 @@ from tests import hosts
 NAMES = ("north", "east")
 BYTES = 64 << 20  # of the file system that holds the storage
 PATIENCE = 0.2
-WAIT = 150.0  # seconds within which something must go on
+WAIT = 90.0  # seconds within which something must go on
 BLOCK = 1 << 16
 SWEEP = """
 name: chaos
@@ -202,6 +203,7 @@ class World:
     def _start(self, name: str, store: Path, where: list[str], **environment: str) -> Launch:
         command = [sys.executable, "-m", "raysweep", "launch", "chaos.yaml", "--storage", str(store)]
         own = {**self.cluster.environment(), "OMP_NUM_THREADS": "1", "PYTHONPATH": self.python}
+        own["PYTHONFAULTHANDLER"] = "1"  # one that is stuck tells where
         made = Launch(
             [*command, *where], own | environment, self.root / "sweep", self.root / f"{name}.log"
         )
@@ -226,21 +228,29 @@ class World:
             if now != last:
                 last, since = now, time.monotonic()
             if time.monotonic() > since + WAIT:
-                raise Stuck(f"{now} of {stages} stages are stored for {WAIT:.0f} s: {self.said()}")
+                raise self.stuck(f"{now} of {stages} stages are stored for {WAIT:.0f} s")
             self.go_on()
             time.sleep(0.05)
 
-    def said(self) -> str:
-        """Return the last that the launches have said."""
-        return "\n".join(f"--- {one.log.name}\n{one.said[-1500:]}" for one in self.launches[-2:])
+    def stuck(self, what: str) -> Stuck:
+        """Return the error of a driver that does nothing, with the places where its threads are."""
+        if self.driver is not None and not self.driver.ended:
+            self.driver.send(signal.SIGABRT)
+            self.driver.process.wait()
+        return Stuck(f"{what}\n{self._said()}")
+
+    def _said(self) -> str:
+        return "\n".join(f"--- {one.log.name}\n{one.said[-6000:]}" for one in self.launches[-2:])
 
     # The storage
 
     def fill(self) -> None:
         """Leave no byte free on the storage."""
-        with (self.disk / "filler").open("wb", buffering=0) as file, contextlib.suppress(OSError):
-            while True:
-                file.write(bytes(BLOCK))
+        with (self.disk / "filler").open("wb", buffering=0) as file:
+            for size in (BLOCK, 1):
+                with contextlib.suppress(OSError):
+                    while True:
+                        file.write(bytes(size))
 
     def empty(self) -> None:
         """Give the room back."""
@@ -291,11 +301,14 @@ class World:
         """
         self.gate.unlink(missing_ok=True)
         for _ in range(most):
-            driver = self.go_on()
-            wait(lambda: driver.ended, f"the end of {driver.log}", 2 * WAIT)  # noqa: B023
+            driver, since = self.go_on(), time.monotonic()
+            while not driver.ended:
+                if time.monotonic() > since + WAIT:
+                    raise self.stuck(f"{driver.log} does not end in {WAIT:.0f} s")
+                time.sleep(0.05)
             if "\n0 stages ran, " in driver.said:
                 return
-        raise Stuck(f"{most} launches after the last fault have something to do: {self.said()}")
+        raise self.stuck(f"{most} launches after the last fault have something to do")
 
     def close(self) -> None:
         """End every process and take every mount back."""

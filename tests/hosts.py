@@ -27,8 +27,8 @@ HEALTH = {
     "RAY_health_check_period_ms": "500",
     "RAY_health_check_timeout_ms": "500",
     "RAY_health_check_failure_threshold": "3",
-    # And a lost head after a few seconds, in place of a minute.
-    "RAY_gcs_rpc_server_reconnect_timeout_s": "5",
+    # And a lost head after two, in place of a minute.
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "2",
 }
 BEGIN = """
 set -e

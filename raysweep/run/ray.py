@@ -126,6 +126,8 @@ def _tune(run: Run, *, local: bool, max_concurrent: int | None) -> None:
         del SESSIONS[token]
     if not run.over:
         run.schedule.stopping = True
+    if session.broken is not None:
+        raise session.broken
     if session.stranded:
         raise HostError("\n".join(session.refused.values()))
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
+from raysweep.errors import StoreError
 from raysweep.methods.recipe import Recipe
 from raysweep.plan.costs import Costs, record
 from raysweep.plan.planner import Planner
@@ -190,7 +192,8 @@ class Run:
                     Done(key=result.key, seconds=seconds, host=result.host, pid=result.pid)
                 )
             elif result.trace:
-                self.store.write(self.folder.log(result.key), result.trace.encode())
+                with contextlib.suppress(StoreError):  # the ledger has the error
+                    self.store.write(self.folder.log(result.key), result.trace.encode())
             self.schedule.finished([result])
             self._settled([result.key])
         self.watch(self)

@@ -26,6 +26,7 @@ class Session:
     """The state behind a running searcher; kept in `SESSIONS`, since Tune pickles the searcher.
 
     `refused` holds why hosts refuse to work, by node id; `stranded` is set when no other is left.
+    `broken` is what went wrong in the driver itself, while it took in a result.
     """
 
     def __init__(self, run: Run, max_concurrent: int | None, *, cluster: bool) -> None:
@@ -35,6 +36,7 @@ class Session:
         self.code = code_here(foreign_modules(run.sweep))
         self.refused: dict[str, str] = {}
         self.stranded = False
+        self.broken: Exception | None = None
         self._looked = 0.0
         self.held: dict[str, list[str]] = {}
         self._max_concurrent = max_concurrent
@@ -111,6 +113,16 @@ class PlanSearcher(Searcher):  # type: ignore[misc]
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
+        """Take in the end of a batch; an error in that ends the experiment.
+
+        Tune would blame the batch for it, and then wait for its stages without end.
+        """
+        try:
+            self._take_in(trial_id, result, error)
+        except Exception as fault:  # noqa: BLE001  it is raised again when Tune has ended
+            SESSIONS[self._token].broken = fault
+
+    def _take_in(self, trial_id: str, result: dict[str, Any] | None, error: bool) -> None:
         """Take in the results of a batch, or that its worker has ended without any."""
         session = SESSIONS[self._token]
         keys = session.held.pop(trial_id, [])
@@ -135,7 +147,10 @@ class PlanSearcher(Searcher):  # type: ignore[misc]
 
 
 class Stranded(Stopper):  # type: ignore[misc]
-    """Ends the experiment, with the batches that wait for a host, when no host is left."""
+    """Ends the experiment, with the batches handed out, when no host is left for them.
+
+    It ends it, too, when the driver could not take in a result.
+    """
 
     def __init__(self, token: str) -> None:
         self._token = token
@@ -146,5 +161,6 @@ class Stranded(Stopper):  # type: ignore[misc]
         return False
 
     def stop_all(self) -> bool:
-        """Return whether no host is left for the batches handed out."""
-        return SESSIONS[self._token].check_hosts()
+        """Return whether no batch handed out can come to an end that is taken in."""
+        session = SESSIONS[self._token]
+        return session.broken is not None or session.check_hosts()
