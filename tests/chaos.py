@@ -43,6 +43,10 @@ def deck(names: Sequence[str], number: int, seed: int) -> list[Fault]:
     return faults
 
 
+def say(text: str) -> None:
+    print(text, flush=True)  # noqa: T201  a tool of the command line
+
+
 @contextmanager
 def world_of(seeds: int, *, keep: bool = False) -> Iterator[World]:
     """Make hosts and a storage; in the end, take every trace of them away."""
@@ -82,21 +86,28 @@ def disturb(world: World, faults: Sequence[Fault], seed: int) -> list[Struck]:
         struck.append(Struck(fault=fault, said=said, began=began, ended=time.time()))
         world.go_on()
         world.hold()
-        print(
+        say(
             f"{time.monotonic() - start:5.0f} s  {number:2d}  {world.progress():3d} of {stages} "
-            f"stages  {fault.NAME}: {said}", flush=True,
-        )  # fmt: skip
+            f"stages  {fault.NAME}: {said}"
+        )
     world.settle(SETTLED)
     return struck
 
 
+def verdict_on(world: World, faults: Sequence[Fault], seed: int) -> Verdict:
+    """Disturb the sweep of a world; return what has become of it, and what its launches said."""
+    found = judge(world.calm, world.whole, disturb(world, faults, seed))
+    found.faults[:0] = [fault for launch in world.launches for fault in launch.faults()]
+    return found
+
+
 def told(verdict: Verdict) -> str:
     """Return a verdict as text: waste by kind of fault, facts, faults."""
-    lines = [f"{'kind of fault':16s} {'faults':>6s} {'stages again':>12s} {'seconds':>8s} {'longest':>8s}"]
+    heads = ("faults", "stages again", "their seconds", "most of one")
+    lines = [f"{'kind of fault':16s}" + "".join(f"{head:>15s}" for head in heads)]
     for name, row in sorted(verdict.waste.items()):
-        lines.append(
-            f"{name:16s} {row.struck:6d} {row.stages:12d} {row.seconds:8.2f} {row.longest:8.2f}"
-        )
+        counts = f"{name:16s}{row.struck:15d}{row.stages:15d}"
+        lines.append(f"{counts}{row.seconds:15.2f}{row.longest:15.2f}")
     return "\n".join([*lines, *verdict.facts, *(f"FAULT: {fault}" for fault in verdict.faults)])
 
 
@@ -113,9 +124,9 @@ def main() -> int:
         sys.exit(reason)
     faults = deck(given.kinds.split(","), given.faults, given.seed)
     with world_of(given.seeds or 1 + given.faults // 12, keep=given.keep) as world:
-        print(f"below {world.root}", flush=True)
-        verdict = judge(world, disturb(world, faults, given.seed))
-        print(told(verdict))
+        say(f"below {world.root}")
+        verdict = verdict_on(world, faults, given.seed)
+        say(told(verdict))
     return bool(verdict.faults)
 
 

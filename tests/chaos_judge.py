@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,9 +13,8 @@ import pandas as pd
 
 from raysweep.run import __path__ as run_folder
 from raysweep.store import Manifest, Store
-from raysweep.store.events import Dispatch, Done, unpack
+from raysweep.store.events import Dispatch, Done, Failed, Retry, unpack
 from tests.chaos_faults import DriverReplaced, Fault
-from tests.chaos_world import World
 from tests.test_execute import values
 
 LEASES = Path(run_folder[0], "leases.py").exists()
@@ -70,24 +70,26 @@ class Attempt:
     batch: tuple[str, ...]
 
 
-def judge(world: World, struck: list[Struck]) -> Verdict:
-    """Return what is wrong with a sweep that has met faults and come to its end."""
-    calm, disturbed = Store(str(world.calm)), Store(str(world.whole))
-    ours, theirs = (manifests(one) for one in (disturbed, calm))
-    faults = [fault for launch in world.launches for fault in launch.faults()]
-    faults += compared_records(world)
-    faults += compared_stages(ours, theirs)
+def judge(calm: Path, root: Path, struck: Sequence[Struck]) -> Verdict:
+    """Return what is wrong with a sweep that has met faults and come to its end.
+
+    Args:
+        calm: the storage of the same sweep undisturbed.
+        root: the storage of the disturbed one.
+        struck: the faults, in order.
+    """
+    ours, theirs = (manifests(Store(str(place))) for place in (root, calm))
+    faults = [*compared_records(root, calm), *compared_stages(ours, theirs)]
     facts = []
     damaged = {key for one in struck for key in one.fault.hit}
-    unread, lost = broken_objects(world.whole, ours, damaged)
+    unread, lost = broken_objects(root, ours, damaged)
     faults += [f"{path} is damaged, and by none of the faults" for path in lost]
     facts.append(f"{len(unread)} damaged artifacts that nobody reads again")
-    attempts, done = handed_out(world.whole)
-    again = Again(attempts, done, struck, {k: m.info["seconds"] for k, m in theirs.items()})
+    again = Again(History(root), struck, {key: m.info["seconds"] for key, m in theirs.items()})
     faults += again.faults
-    litter = list(litter_of(world.whole, ours))
+    litter = list(litter_of(root, ours))
     explained = again.came_to_nothing | damaged
-    strange = [path for path in litter if not any(key in path for key in explained | {".tmp"})]
+    strange = [path for path in litter if not any(key in path for key in explained)]
     faults += [f"{path} is litter that no fault explains" for path in strange]
     facts.append(f"{len(litter)} files of litter")
     facts += again.facts
@@ -98,10 +100,9 @@ def manifests(store: Store) -> dict[str, Manifest]:
     return store.manifests(sorted(store.done()))[0]
 
 
-def compared_records(world: World) -> list[str]:
+def compared_records(root: Path, calm: Path) -> list[str]:
     ours, theirs = (
-        pd.read_parquet(place / "sweeps" / "chaos" / "records.parquet")
-        for place in (world.whole, world.calm)
+        pd.read_parquet(place / "sweeps" / "chaos" / "records.parquet") for place in (root, calm)
     )
     try:
         pd.testing.assert_frame_equal(values(ours), values(theirs), check_exact=True)
@@ -145,63 +146,90 @@ def litter_of(root: Path, stored: dict[str, Manifest]) -> Iterator[str]:
                 yield path
 
 
-def handed_out(root: Path) -> tuple[dict[str, list[Attempt]], dict[str, list[float]]]:
-    """Return by stage when it was handed out, and when it was done, over all launches."""
-    attempts, done = defaultdict[str, list[Attempt]](list), defaultdict[str, list[float]](list)
-    for file in sorted((root / "sweeps" / "chaos" / "ledger").glob("*.jsonl")):
-        for line in file.read_bytes().splitlines():
-            match event := unpack(line):
-                case Dispatch():
-                    for key in event.keys:
-                        attempts[key].append(Attempt(t=event.t, batch=event.keys))
-                case Done():
-                    done[event.key].append(event.t)
-    for times in attempts.values():
-        times.sort(key=lambda attempt: attempt.t)
-    return attempts, done
+class History:
+    """The stages of all launches: when each was handed out, done, and tried in vain."""
+
+    def __init__(self, root: Path) -> None:
+        self.attempts = defaultdict[str, list[Attempt]](list)
+        self.done = defaultdict[str, list[float]](list)
+        self.tried = defaultdict[str, list[float]](list)
+        for file in sorted((root / "sweeps" / "chaos" / "ledger").glob("*.jsonl")):
+            for event in map(unpack, file.read_bytes().splitlines()):
+                match event:
+                    case Dispatch():
+                        for key in event.keys:
+                            self.attempts[key].append(Attempt(t=event.t, batch=event.keys))
+                    case Done():
+                        self.done[event.key].append(event.t)
+                    case Retry() | Failed():
+                        self.tried[event.key].append(event.t)
+        for times in self.attempts.values():
+            times.sort(key=lambda attempt: attempt.t)
+
+    def again(self) -> Iterator[tuple[str, Attempt, float]]:
+        """Yield each attempt at a stage that was followed by another one, and when it was."""
+        for key, times in self.attempts.items():
+            for one, other in itertools.pairwise(times):
+                yield key, one, other.t
+
+    def finished(self, key: str, begin: float, end: float) -> bool:
+        """Return whether a stage was done in a span of time."""
+        return any(begin <= t <= end for t in self.done[key])
+
+    def begun(self, key: str, attempt: Attempt, end: float) -> bool:
+        """Return whether somebody worked on a stage: nothing before it in its batch was lost."""
+        if any(attempt.t <= t <= end for t in self.tried[key]):
+            return True
+        for earlier in attempt.batch[: attempt.batch.index(key)]:
+            later = [other.t for other in self.attempts[earlier] if other.t > attempt.t]
+            if later and not self.finished(earlier, attempt.t, later[0]):
+                return False
+        return True
 
 
 class Again:
     """The stages that were begun more than once, and why."""
 
     def __init__(
-        self,
-        attempts: dict[str, list[Attempt]],
-        done: dict[str, list[float]],
-        struck: list[Struck],
-        seconds: dict[str, float],
+        self, history: History, struck: Sequence[Struck], seconds: dict[str, float]
     ) -> None:
         self.faults: list[str] = []
+        self.facts: list[str] = []
         self.came_to_nothing: set[str] = set()
         self._struck = struck
-        self._seconds = seconds
-        self._by_fault = defaultdict[int, list[str]](list)
+        lost = defaultdict[int, float](float)
+        stages = defaultdict[int, int](int)
         beside = 0
-        for key, times in attempts.items():
-            for one, other in zip(times, times[1:], strict=False):
-                finished = [t for t in done.get(key, []) if one.t <= t <= other.t]
-                number = self._cause(one.t, other.t, key if finished else "")
-                if not finished:
-                    self.came_to_nothing.add(key)
-                if finished and number is None and self._two_drivers(one.t, other.t):
-                    beside += 1
-                elif number is None:
-                    what = "done" if finished else "begun"
-                    self.faults.append(f"{key} is {what} twice, and no fault explains it")
-                elif finished or self._begun(key, one, attempts, done):
-                    self._by_fault[number].append(key)
-        self.facts = []
+        for key, one, end in history.again():
+            finished = history.finished(key, one.t, end)
+            number = self._cause(one.t, end, key if finished else "")
+            if not finished:
+                self.came_to_nothing.add(key)
+            if number is not None and (finished or history.begun(key, one, end)):
+                stages[number] += 1
+                lost[number] += seconds.get(key, 0)
+            elif number is None and finished and self._two_drivers(one.t, end):
+                beside += 1
+            elif number is None:
+                what = "done" if finished else "begun"
+                self.faults.append(f"{key} is {what} twice, and no fault explains it")
         if beside:
             line = f"{beside} stages are done twice while two drivers worked"
             (self.faults if LEASES else self.facts).append(line)
-        self.waste = self._table()
+        self.waste: dict[str, Waste] = defaultdict(Waste)
+        for number, fault in enumerate(struck):
+            row = self.waste[fault.fault.NAME]
+            row.struck += 1
+            row.stages += stages[number]
+            row.seconds += lost[number]
+            row.longest = max(row.longest, lost[number])
 
     def _cause(self, begin: float, end: float, damaged: str) -> int | None:
         """Return the number of the first fault between two attempts at a stage."""
         for number, one in enumerate(self._struck):
-            if one.ended >= begin and one.began <= end:
-                if not damaged or damaged in one.fault.hit:
-                    return number
+            between = one.ended >= begin and one.began <= end
+            if between and (not damaged or damaged in one.fault.hit):
+                return number
         return None
 
     def _two_drivers(self, begin: float, end: float) -> bool:
@@ -209,29 +237,3 @@ class Again:
             isinstance(one.fault, DriverReplaced) and one.ended >= begin and one.began <= end
             for one in self._struck
         )
-
-    def _begun(
-        self,
-        key: str,
-        attempt: Attempt,
-        attempts: dict[str, list[Attempt]],
-        done: dict[str, list[float]],
-    ) -> bool:
-        """Return whether a stage was under way when its batch was lost: all before it are done."""
-        before = attempt.batch[: attempt.batch.index(key)]
-        return not any(
-            any(other.t > attempt.t for other in attempts[earlier])
-            and not any(t > attempt.t for t in done.get(earlier, [])[:1])
-            for earlier in before
-        )
-
-    def _table(self) -> dict[str, Waste]:
-        table = defaultdict[str, Waste](Waste)
-        for number, one in enumerate(self._struck):
-            keys = self._by_fault[number]
-            row, lost = table[one.fault.NAME], sum(self._seconds.get(key, 0) for key in keys)
-            row.struck += 1
-            row.stages += len(keys)
-            row.seconds += lost
-            row.longest = max(row.longest, lost)
-        return dict(table)

@@ -201,11 +201,22 @@ class World:
         return self._start(name, store, ["--inline"], **environment)
 
     def _start(self, name: str, store: Path, where: list[str], **environment: str) -> Launch:
-        command = [sys.executable, "-m", "raysweep", "launch", "chaos.yaml", "--storage", str(store)]
+        command = [
+            sys.executable,
+            "-m",
+            "raysweep",
+            "launch",
+            "chaos.yaml",
+            "--storage",
+            str(store),
+        ]
         own = {**self.cluster.environment(), "OMP_NUM_THREADS": "1", "PYTHONPATH": self.python}
         own["PYTHONFAULTHANDLER"] = "1"  # one that is stuck tells where
         made = Launch(
-            [*command, *where], own | environment, self.root / "sweep", self.root / f"{name}.log"
+            [*command, "--storage", str(store), *where],
+            own | environment,
+            self.root / "sweep",
+            self.root / f"{name}.log",
         )
         self.launches.append(made)
         return made
@@ -279,7 +290,9 @@ class World:
 
     def seal(self, flag: str) -> None:
         """Let nobody write into the folders of the storage (`+i`), or everybody (`-i`)."""
-        subprocess.run(["find", self.whole, "-type", "d", "-exec", "chattr", flag, "{}", "+"], check=True)
+        subprocess.run(
+            ["find", self.whole, "-type", "d", "-exec", "chattr", flag, "{}", "+"], check=True
+        )
 
     def manifests(self) -> list[tuple[str, Path]]:
         """Return the manifests of all stored stages, by key."""
