@@ -80,7 +80,7 @@ def disturb(world: World, faults: Sequence[Fault], seed: int) -> list[Struck]:
         time.sleep(draw.uniform(0, 0.3))
         if fault.SHUT:
             world.gate.touch()
-        world.go_on()
+        world.go_on().because.append(fault.NAME)
         began = time.time()
         said = fault.strike(world, draw)
         struck.append(Struck(fault=fault, said=said, began=began, ended=time.time()))

@@ -72,7 +72,7 @@ class NodeFrozen(Fault):
 
     def strike(self, world: World, draw: Random) -> str:
         name = draw.choice(sorted(world.cluster.hosts))
-        node, seconds = world.cluster.hosts[name], draw.choice([0.5, 4.0])
+        node, seconds = world.cluster.hosts[name], draw.choice([0.5, 6.0])
         node.freeze()
         time.sleep(seconds)
         node.thaw()
@@ -108,7 +108,7 @@ class DriverKilled(Fault):
 
     def strike(self, world: World, draw: Random) -> str:
         driver = world.go_on()
-        driver.allow(self.NAME, -signal.SIGKILL)
+        driver.allow(-signal.SIGKILL)
         driver.send(signal.SIGKILL)
         driver.process.wait()
         return "the driver is killed"
@@ -120,7 +120,7 @@ class DriverStopped(Fault):
     def strike(self, world: World, draw: Random) -> str:
         driver = world.go_on()
         number = draw.choice([signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-        driver.allow(self.NAME, 128 + number)
+        driver.allow(128 + number)
         driver.send(number)
         wait(lambda: driver.ended, f"the driver's end: {driver.log}", 60)
         return f"the driver is sent {signal.Signals(number).name}"
@@ -151,7 +151,7 @@ class DriverReplaced(Fault):
         second = world.start_inline(
             f"second-{len(world.launches) + 1}", world.store, CHAOS_GATE=str(world.gate)
         )
-        second.allow(self.NAME, 128 + signal.SIGTERM)
+        second.allow(128 + signal.SIGTERM)
         more = draw.choice([3, 5])
         try:
             wait(lambda: second.ended or world.progress() >= before + more, "a second driver")
@@ -167,7 +167,7 @@ class HeadLost(Fault):
 
     def strike(self, world: World, draw: Random) -> str:
         driver = world.go_on()
-        driver.allow(self.NAME, 1)
+        driver.allow(1)
         world.cluster.head.kill()
         wait(lambda: driver.ended, f"the end of a driver without a head: {driver.log}", 60)
         world.cluster.renew()
@@ -179,7 +179,7 @@ class DiskFull(Fault):
 
     def strike(self, world: World, draw: Random) -> str:
         driver, seconds = world.go_on(), draw.choice([0.5, 2.0, 4.0])
-        driver.allow(self.NAME, 1)
+        driver.allow(1)
         world.fill()
         try:
             time.sleep(seconds)
@@ -193,7 +193,7 @@ class StorageBroken(Fault):
 
     def strike(self, world: World, draw: Random) -> str:
         driver, seconds = world.go_on(), draw.choice([0.5, 2.0, 4.0])
-        driver.allow(self.NAME, 1)
+        driver.allow(1)
         world.disconnect()
         try:
             time.sleep(seconds)
@@ -207,7 +207,7 @@ class StorageSealed(Fault):
 
     def strike(self, world: World, draw: Random) -> str:
         driver, seconds = world.go_on(), draw.choice([0.5, 2.0, 4.0])
-        driver.allow(self.NAME, 1)
+        driver.allow(1)
         world.seal("+i")
         try:
             time.sleep(seconds)

@@ -89,9 +89,8 @@ class Launch:
         with contextlib.suppress(ProcessLookupError):
             self.process.send_signal(number)
 
-    def allow(self, why: str, *codes: int) -> None:
-        """Take in what may end this launch, and with which exit codes."""
-        self.because.append(why)
+    def allow(self, *codes: int) -> None:
+        """Take in with which other exit codes this launch may end."""
         self.allowed.update(codes)
 
     def faults(self) -> list[str]:

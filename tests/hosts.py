@@ -21,11 +21,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 REPOSITORY = Path(__file__).parent.parent
-# A frozen or lost host is given up after about two seconds, in place of half a minute.
+# A frozen host is given up after some four seconds, in place of half a minute.
 HEALTH = {
     "RAY_health_check_initial_delay_ms": "1000",
     "RAY_health_check_period_ms": "500",
-    "RAY_health_check_timeout_ms": "500",
+    "RAY_health_check_timeout_ms": "1000",
     "RAY_health_check_failure_threshold": "3",
     # And a lost head after two, in place of a minute.
     "RAY_gcs_rpc_server_reconnect_timeout_s": "2",

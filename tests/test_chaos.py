@@ -146,7 +146,7 @@ def test_a_launch_that_shows_a_trace_or_ends_otherwise_is_faulty(tmp_path: Path)
         command = ["sh", "-c", f"echo '{text}'; exit {code}"]
         launch = Launch(command, {}, tmp_path, tmp_path / "log")
         launch.process.wait()
-        launch.allow("driver", 3)
+        launch.allow(3)
         return launch.faults()
 
     assert ended("all is well", 0) == [] == ended("stopped", 3)
