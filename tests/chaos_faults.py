@@ -13,7 +13,6 @@ from pathlib import Path
 from random import Random
 from typing import ClassVar
 
-from tests import hosts
 from tests.chaos_world import Stuck, World, wait
 
 
@@ -51,10 +50,16 @@ class WorkerKilled(Fault):
     NAME, SHARE, LOSES = "worker", 7, True
 
     def strike(self, world: World, draw: Random) -> str:
-        wait(lambda: world.go_on() is not None and bool(world.workers()), "a worker")
-        pid = draw.choice(world.workers())
+        pids: list[int] = []
+
+        def found() -> bool:
+            world.go_on()
+            pids[:] = world.workers()
+            return bool(pids)
+
+        wait(found, "a worker")
         with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+            os.kill(draw.choice(pids), signal.SIGKILL)
         return "a worker is killed"
 
 
@@ -235,7 +240,3 @@ class ArtifactDamaged(Fault):
             flipped = bytes([data[place] ^ (1 << draw.randrange(8))])
             path.write_bytes(data[:place] + flipped + data[place + 1 :])
         return f"{path.relative_to(world.whole).parts[0]}/…/{path.name} is {way}"
-
-
-def cluster_of(world: World) -> hosts.Cluster:
-    return world.cluster
