@@ -22,7 +22,7 @@ from tests import hosts
 NAMES = ("north", "east")
 BYTES = 64 << 20  # of the file system that holds the storage
 PATIENCE = 0.2
-WAIT = 90.0  # seconds within which something must go on
+WAIT = 180.0  # seconds within which something must go on
 BLOCK = 1 << 16
 SWEEP = """
 name: chaos
