@@ -230,6 +230,10 @@ class World:
         """Return how many stages are stored."""
         return len(list((self.whole / "manifests").rglob("*.json")))
 
+    def ledgers(self) -> list[Path]:
+        """Return the ledgers of all launches."""
+        return sorted((self.whole / "sweeps" / "chaos" / "ledger").glob("*.jsonl"))
+
     def reach(self, stages: int) -> None:
         """Wait until so many stages are stored."""
         self.gate.unlink(missing_ok=True)

@@ -118,22 +118,22 @@ class PlanSearcher(Searcher):  # type: ignore[misc]
         Tune would blame the batch for it, and then wait for its stages without end.
         """
         try:
-            self._take_in(trial_id, result, error)
+            self._take_in(trial_id, None if error or result is None else result.get("results"))
         except Exception as fault:  # noqa: BLE001  it is raised again when Tune has ended
             SESSIONS[self._token].broken = fault
 
-    def _take_in(self, trial_id: str, result: dict[str, Any] | None, error: bool) -> None:
+    def _take_in(self, trial_id: str, packed: str | None) -> None:
         """Take in the results of a batch, or that its worker has ended without any."""
         session = SESSIONS[self._token]
         keys = session.held.pop(trial_id, [])
         session.note_refusals()  # Another worker may have taken over a batch that a host refused.
-        if error or result is None or "results" not in result:
+        if packed is None:
             if worker.ended_early(session.ticket(trial_id)):
                 session.run.returned(keys)
             else:
                 session.run.lost(keys, "the worker process died (out of memory, or its node went)")
             return
-        results = unpack_results(result["results"])
+        results = unpack_results(packed)
         session.run.finished(results)
         session.run.returned(set(keys) - {result.key for result in results})
 
