@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -20,12 +21,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 REPOSITORY = Path(__file__).parent.parent
-# A frozen or lost host is given up after about two seconds, in place of half a minute.
+# A frozen host is given up after some four seconds, in place of half a minute.
 HEALTH = {
     "RAY_health_check_initial_delay_ms": "1000",
     "RAY_health_check_period_ms": "500",
-    "RAY_health_check_timeout_ms": "500",
+    "RAY_health_check_timeout_ms": "1000",
     "RAY_health_check_failure_threshold": "3",
+    # And a lost head after two, in place of a minute.
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "2",
 }
 BEGIN = """
 set -e
@@ -35,7 +38,9 @@ mkdir "$PRIVATE/tmp" "$PRIVATE/home" "$PRIVATE/work"
 cd "$PRIVATE/work"
 exec "$@"
 """
-SEPARATED = ["unshare", "-m", "-u", "sh", "-c", BEGIN, "sh"]
+# What is mounted in a shared place of the driver's host is mounted on every other host, too.
+SEPARATED = ["unshare", "-m", "--propagation", "slave", "-u", "sh", "-c", BEGIN, "sh"]
+PORTS = range(27000, 29900)  # below those that the system gives away by itself
 
 
 @functools.cache
@@ -51,10 +56,10 @@ def lacking() -> str:
 
 
 class Node:
-    """One `ray start --block` and everything below it."""
+    """One `ray start --block` and everything below it; `number` is its name in the cluster."""
 
-    def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
-        self.process, self.log = process, log
+    def __init__(self, process: subprocess.Popen[bytes], log: Path, number: str) -> None:
+        self.process, self.log, self.number = process, log, number
 
     @property
     def joined(self) -> bool:
@@ -65,7 +70,8 @@ class Node:
     @property
     def works(self) -> bool:
         """Whether it is neither lost nor frozen."""
-        return self.process.poll() is None and not self.stopped
+        raylets = self.pids("/raylet/raylet ")
+        return self.process.poll() is None and bool(raylets) and not any(map(_stopped, raylets))
 
     def pids(self, command: str = "") -> list[int]:
         """Return the processes of this node whose command holds a text."""
@@ -124,6 +130,17 @@ def _stopped(pid: int) -> bool:
     return stat.rpartition(")")[2].split()[0] == "T"
 
 
+def free_port() -> int:
+    """Return a port that nobody listens at, and that no connection takes by chance."""
+    first = os.getpid() % len(PORTS)
+    for port in [*PORTS[first:], *PORTS[:first]]:
+        with socket.socket() as free, contextlib.suppress(OSError):
+            free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            free.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no port is free")
+
+
 def until(holds: Callable[[], bool]) -> None:
     """Wait for what comes within a minute."""
     for _ in range(600):
@@ -136,20 +153,28 @@ def until(holds: Callable[[], bool]) -> None:
 class Cluster:
     """A head without CPUs on the driver's host, and separated hosts of one CPU each."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, **settings: str) -> None:
         self.root = root
+        self.settings = settings  # what all nodes have in their environment, and drivers have not
         self.private = root / "own"  # what no host shares with another
         self.store = root / "store"  # what all of them share
         for folder in (self.store, *(self.private / n for n in ("tmp", "home", "work"))):
-            folder.mkdir(parents=True)
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+            folder.mkdir(parents=True, exist_ok=True)
+        self.port = free_port()
         self.address = f"127.0.0.1:{self.port}"
         self.hosts: dict[str, Node] = {}
+        self.head = self._start_head()
+
+    def _start_head(self) -> Node:
         words = ["--head", "--port", str(self.port), "--include-dashboard", "false"]
-        self._head = self._start("head", words, [], 0)
+        head = self._start("head", words, [], 0)
         until(self._listens)
+        return head
+
+    def renew(self) -> None:
+        """Start a head where the lost one listened; the hosts that it had are given up."""
+        self.close()
+        self.head = self._start_head()
 
     def hold(self, **hosts: Path) -> None:
         """Have these hosts and no others.
@@ -189,14 +214,15 @@ class Cluster:
             "--object-store-memory", "100000000", "--temp-dir", str(self.root / name),
         ]  # fmt: skip
         log = self.root / f"{name}.log"
-        environment = {**os.environ, **self.environment(), **more}
+        environment = {**os.environ, **self.environment(), **self.settings, **more}
         environment |= {"NAME": name, "PRIVATE": str(self.private)}
+        number = environment["RAY_OVERRIDE_NODE_ID_FOR_TESTING"] = secrets.token_hex(28)
         with log.open("wb") as out:
             process = subprocess.Popen(
                 command, stdout=out, stderr=subprocess.STDOUT, env=environment,
                 cwd=self.private / "work", start_new_session=True,
             )  # fmt: skip
-        return Node(process, log)
+        return Node(process, log, number)
 
     def _listens(self) -> bool:
         with contextlib.suppress(OSError):
@@ -207,4 +233,4 @@ class Cluster:
     def close(self) -> None:
         """End every process of every node."""
         self.hold()
-        self._head.kill()
+        self.head.kill()

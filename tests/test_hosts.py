@@ -24,7 +24,7 @@ from raysweep.cli.app import main
 from raysweep.datasets.digits import Digits
 from raysweep.defenses.datamodels import Datamodels
 from raysweep.defenses.strip import Strip
-from raysweep.errors import HostError, StageError
+from raysweep.errors import HostError, StageError, StoreError
 from raysweep.jobs.launch import Conclusion, launch
 from raysweep.jobs.tune import Tuning, tune
 from raysweep.methods import Recipe
@@ -222,6 +222,21 @@ def test_a_tuning_over_three_hosts_with_a_frozen_host(
     assert found.tuned is not None and inline.tuned is not None
     ours, theirs = (pd.DataFrame([row.pack() for row in one.tuned.rows]) for one in (found, inline))
     pd.testing.assert_frame_equal(values(ours), values(theirs), check_exact=True)
+
+
+@pytest.mark.ray
+def test_an_error_in_the_driver_ends_the_run_and_is_raised(
+    cluster: hosts.Cluster, store: Path
+) -> None:
+    """Tune drops what a searcher raises, and waits for the stages of that batch without end."""
+    cluster.hold(north=HERE, east=HERE)
+
+    def fail(run: Run) -> None:
+        if run.schedule.ran:
+            raise StoreError("no room")
+
+    with pytest.raises(StoreError, match="no room"):
+        run(SWEEP, store, address=cluster.address, watch=fail)
 
 
 def other_code(folder: Path) -> Path:

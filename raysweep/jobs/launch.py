@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
-from raysweep.errors import HostError
+from raysweep.errors import HostError, StoreError
 from raysweep.jobs.live import LivePage
 from raysweep.jobs.publish import to_wandb, write_page
 from raysweep.results import history, wandb
@@ -96,9 +96,10 @@ def launch(
     ):
         try:
             carry_out(run, signals, address=address, inline=inline, max_concurrent=max_concurrent)
-        except HostError:
+        except (HostError, StoreError):
             page.close()
-            _conclude(run, signals)
+            with contextlib.suppress(StoreError):
+                _conclude(run, signals)
             raise
         page.close()
         return _conclude(run, signals)

@@ -139,6 +139,8 @@ def _tune(run: Run, *, local: bool, max_concurrent: int | None) -> None:
             internal_kv._internal_kv_del(session.prefix, del_by_prefix=True)
     if not run.over:
         run.schedule.stopping = True
+    if session.broken is not None:
+        raise session.broken
     if session.hosts.stranded:
         raise HostError(session.hosts.reasons)
 

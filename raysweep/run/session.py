@@ -31,7 +31,10 @@ GIB = 1 << 30
 
 
 class Session:
-    """The state behind a running searcher; kept in `SESSIONS`, since Tune pickles the searcher."""
+    """The state behind a running searcher; kept in `SESSIONS`, since Tune pickles the searcher.
+
+    `broken` is what first went wrong in the driver itself, while it took in a result.
+    """
 
     def __init__(self, run: Run, max_concurrent: int | None, *, cluster: bool) -> None:
         self.run = run
@@ -39,6 +42,7 @@ class Session:
         self.prefix = f"raysweep/{run.ledger.run}/"
         self.code = code_here(foreign_modules(run.sweep))
         self.hosts = Hosts(run, self.prefix, max_concurrent)
+        self.broken: Exception | None = None
         self._idle = False
         self.queue = QueueTimes(run)
         self._larger: dict[str, float] = {}  # stage → the memory that it is tried again with
@@ -175,14 +179,25 @@ class PlanSearcher(Searcher):  # type: ignore[misc]
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
+        """Take in the end of a batch; an error in that ends the experiment.
+
+        Tune would blame the batch for it, and then wait for its stages without end.
+        """
+        try:
+            self._take_in(trial_id, None if error or result is None else result.get("results"))
+        except Exception as fault:  # noqa: BLE001  it is raised again when Tune has ended
+            session = SESSIONS[self._token]
+            session.broken = session.broken or fault
+
+    def _take_in(self, trial_id: str, packed: str | None) -> None:
         """Take in the results of a batch, or that its worker has ended without any."""
         session = SESSIONS[self._token]
         keys = session.returned(trial_id)
         session.hosts.listen()  # Another worker may have taken over a batch that a host refused.
-        if error or result is None or "results" not in result:
+        if packed is None:
             session.take_death(trial_id, keys)
             return
-        results = session.queue.timed(unpack_results(result["results"]))
+        results = session.queue.timed(unpack_results(packed))
         session.run.finished(results)
         session.run.returned(set(keys) - {result.key for result in results})
 
@@ -196,7 +211,10 @@ class PlanSearcher(Searcher):  # type: ignore[misc]
 
 
 class Stranded(Stopper):  # type: ignore[misc]
-    """Ends the experiment, with the batches that wait for a host, when no host is left."""
+    """Ends the experiment, with the batches handed out, when no host is left for them.
+
+    It ends it, too, when the driver could not take in a result.
+    """
 
     def __init__(self, token: str) -> None:
         self._token = token
@@ -207,5 +225,6 @@ class Stranded(Stopper):  # type: ignore[misc]
         return False
 
     def stop_all(self) -> bool:
-        """Return whether no host is left for the batches handed out."""
-        return SESSIONS[self._token].check_hosts()
+        """Return whether no batch handed out can come to an end that is taken in."""
+        session = SESSIONS[self._token]
+        return session.broken is not None or session.check_hosts()

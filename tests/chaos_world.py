@@ -1,0 +1,343 @@
+"""A sweep on separated hosts, with a storage that can be filled and broken; a tool for tests.
+
+The storage is a small file system of its own, in memory. Nodes see it where the driver does; we see
+it in a second place, too, which stays whole while the first one is broken.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from raysweep.store import Store
+from tests import hosts
+
+NAMES = ("north", "east")
+BYTES = 64 << 20  # of the file system that holds the storage
+PATIENCE = 0.2
+WAIT = 180.0  # seconds within which something must go on
+BLOCK = 1 << 16
+SWEEP = """
+name: chaos
+dataset: {digits: {size: 300}}
+model: {patient: {width: 4}}
+recipe: {epochs: 1, batch_size: 100}
+attacks:
+  - none
+  - badnets: {rate: [0.05, 0.1]}
+  - blend: {rate: 0.1}
+defenses:
+  - none
+  - strip: {overlays: 2}
+  - spectral_signatures
+  - fine_tuning: {epochs: 1}
+seeds: %d
+track: {wandb: disabled}
+"""
+# Progress is ours: while the gate is shut, a stage that makes a network waits at it, for a while.
+MODEL = '''
+"""Patient: the tiny network, whose making takes its time; for tests."""
+
+import os
+import time
+from pathlib import Path
+
+from raysweep.models.tiny_cnn import TinyCNN
+
+
+class Patient(TinyCNN):
+    def build(self, shape):
+        if gate := os.environ.get("CHAOS_GATE"):
+            time.sleep(%s)
+            for _ in range(300):
+                if not Path(gate).exists():
+                    break
+                time.sleep(0.05)
+        return super().build(shape)
+'''
+
+
+class Launch:
+    """One `raysweep launch` and all that it prints."""
+
+    def __init__(self, command: list[str], environment: dict[str, str], folder: Path, log: Path):
+        self.log = log
+        self.allowed = {0}
+        self.because: list[str] = []
+        with log.open("wb") as out:
+            self.process = subprocess.Popen(
+                command, stdout=out, stderr=subprocess.STDOUT, env={**os.environ, **environment},
+                cwd=folder, start_new_session=True,
+            )  # fmt: skip
+
+    @property
+    def ended(self) -> bool:
+        return self.process.poll() is not None
+
+    @property
+    def said(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    def send(self, number: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            self.process.send_signal(number)
+
+    def allow(self, *codes: int) -> None:
+        """Take in with which other exit codes this launch may end."""
+        self.allowed.update(codes)
+
+    def faults(self) -> list[str]:
+        """Return what a user should not have seen of a launch that has ended."""
+        code, said = self.process.returncode, self.said
+        found = [f"{word!r} is printed" for word in ("Traceback", "ray::") if word in said]
+        if code not in self.allowed:
+            found.append(f"exit code {code}, expected one of {sorted(self.allowed)}")
+        met = ", ".join(self.because) or "nothing"
+        return [f"{self.log.name} (met {met}): {fault}" for fault in found]
+
+
+class Stuck(AssertionError):
+    """Nothing goes on."""
+
+
+def wait(holds: Callable[[], bool], what: str, seconds: float = WAIT) -> None:
+    """Wait for what must come.
+
+    Raises:
+        Stuck: if it does not come in time.
+    """
+    end = time.monotonic() + seconds
+    while not holds():
+        if time.monotonic() > end:
+            raise Stuck(f"waited {seconds:.0f} s in vain for {what}")
+        time.sleep(0.05)
+
+
+class World:
+    """Hosts, a storage that can be broken, and launches of one sweep, one after the other.
+
+    Attributes:
+        gate: while this file is there, stages wait.
+        disk: where the storage is seen whole.
+        calm: the storage of the undisturbed sweep.
+        launches: all of them, the one that counts last among those that are no `others`.
+    """
+
+    def __init__(self, root: Path, seeds: int) -> None:
+        self.root = root
+        self.gate, self.disk, self.calm = root / "gate", root / "disk", root / "calm"
+        self.launches: list[Launch] = []
+        self.driver: Launch | None = None
+        self._broken = False
+        (root / "sweep").mkdir()
+        (root / "sweep" / "chaos.yaml").write_text(SWEEP % seeds)
+        self._install(root / "methods")
+        self.python = f"{root / 'methods'}{os.pathsep}{hosts.REPOSITORY}"
+        self.whole = self.disk / "data"
+        self._cluster: hosts.Cluster | None = None
+
+    def begin(self) -> None:
+        """Mount the storage and start the cluster."""
+        for folder in (self.disk, self.store):
+            folder.mkdir()
+        mount("-t", "tmpfs", "-o", f"size={BYTES}", "chaos", str(self.disk))
+        self.whole.mkdir()
+        mount("--bind", str(self.whole), str(self.store))
+        mount("--make-shared", str(self.store))
+        self._cluster = hosts.Cluster(self.root, CHAOS_GATE=str(self.gate), OMP_NUM_THREADS="1")
+
+    @staticmethod
+    def _install(folder: Path) -> None:
+        """Make a distribution that brings the model."""
+        facts, package = folder / "chaotic-1.0.dist-info", folder / "chaotic"
+        for made in (facts, package):
+            made.mkdir(parents=True)
+        (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: chaotic\nVersion: 1.0\n")
+        (facts / "entry_points.txt").write_text("[raysweep.models]\npatient = chaotic.patient\n")
+        (package / "__init__.py").write_text("")
+        (package / "patient.py").write_text(MODEL % PATIENCE)
+
+    @property
+    def store(self) -> Path:
+        """The storage, as drivers and nodes see it."""
+        return self.root / "store"
+
+    # The cluster
+
+    @property
+    def cluster(self) -> hosts.Cluster:
+        assert self._cluster is not None, "begin first"
+        return self._cluster
+
+    def hold(self) -> None:
+        """Have all hosts, in place of those that are lost."""
+        self.cluster.hold(**dict.fromkeys(NAMES, Path(self.python)))
+
+    def nodes(self) -> list[hosts.Node]:
+        """Return the hosts that are up."""
+        return [node for _, node in sorted(self.cluster.hosts.items()) if node.works]
+
+    def workers(self) -> list[int]:
+        """Return the processes that perform stages."""
+        return [pid for node in self.nodes() for pid in node.pids("ray::StageWorker")]
+
+    # Launches
+
+    def start(self, name: str = "", **environment: str) -> Launch:
+        """Launch the sweep over the cluster."""
+        where = ["--address", self.cluster.address]
+        return self._start(name or f"launch-{len(self.launches) + 1}", self.store, where)
+
+    def start_inline(self, name: str, store: Path, **environment: str) -> Launch:
+        """Launch the sweep inline."""
+        return self._start(name, store, ["--inline"], **environment)
+
+    def _start(self, name: str, store: Path, where: list[str], **environment: str) -> Launch:
+        command = [
+            sys.executable,
+            "-m",
+            "raysweep",
+            "launch",
+            "chaos.yaml",
+            "--storage",
+            str(store),
+        ]
+        own = {**self.cluster.environment(), "OMP_NUM_THREADS": "1", "PYTHONPATH": self.python}
+        own["PYTHONFAULTHANDLER"] = "1"  # one that is stuck tells where
+        made = Launch(
+            [*command, "--storage", str(store), *where],
+            own | environment,
+            self.root / "sweep",
+            self.root / f"{name}.log",
+        )
+        self.launches.append(made)
+        return made
+
+    def go_on(self) -> Launch:
+        """Return the driver that runs; one that has ended is launched again, as a user does."""
+        if self.driver is None or self.driver.ended:
+            self.driver = self.start()
+        return self.driver
+
+    def progress(self) -> int:
+        """Return how many stages are stored."""
+        return len(list((self.whole / "manifests").rglob("*.json")))
+
+    def ledgers(self) -> list[Path]:
+        """Return the ledgers of all launches."""
+        return sorted((self.whole / "sweeps" / "chaos" / "ledger").glob("*.jsonl"))
+
+    def reach(self, stages: int) -> None:
+        """Wait until so many stages are stored."""
+        self.gate.unlink(missing_ok=True)
+        last, since = -1, time.monotonic()
+        while (now := self.progress()) < stages:
+            if now != last:
+                last, since = now, time.monotonic()
+            if time.monotonic() > since + WAIT:
+                raise self.stuck(f"{now} of {stages} stages are stored for {WAIT:.0f} s")
+            self.go_on()
+            time.sleep(0.05)
+
+    def stuck(self, what: str) -> Stuck:
+        """Return the error of a driver that does nothing, with the places where its threads are."""
+        if self.driver is not None and not self.driver.ended:
+            self.driver.send(signal.SIGABRT)
+            self.driver.process.wait()
+        return Stuck(f"{what}\n{self._said()}")
+
+    def _said(self) -> str:
+        return "\n".join(f"--- {one.log.name}\n{one.said[-6000:]}" for one in self.launches[-2:])
+
+    # The storage
+
+    def fill(self) -> None:
+        """Leave no byte free on the storage."""
+        with (self.disk / "filler").open("wb", buffering=0) as file:
+            for size in (BLOCK, 1):
+                with contextlib.suppress(OSError):
+                    while True:
+                        file.write(bytes(size))
+
+    def empty(self) -> None:
+        """Give the room back."""
+        (self.disk / "filler").unlink(missing_ok=True)
+
+    def disconnect(self) -> None:
+        """Break the storage for all hosts: whatever is asked of it, it is not connected.
+
+        It is what is left of a network file system whose server has gone.
+        """
+        server = os.open("/dev/fuse", os.O_RDWR)
+        try:
+            how = f"fd={server},rootmode=40000,user_id=0,group_id=0".encode()
+            place = os.fsencode(self.store)
+            if ctypes.CDLL(None, use_errno=True).mount(b"chaos", place, b"fuse", 0, how):
+                raise OSError(ctypes.get_errno(), "mount")
+        finally:
+            os.close(server)
+        self._broken = True
+
+    def connect(self) -> None:
+        """Bring the storage back."""
+        if self._broken:
+            subprocess.run(["umount", "--lazy", str(self.store)], check=True)
+            self._broken = False
+
+    def seal(self, flag: str) -> None:
+        """Let nobody write into the folders of the storage (`+i`), or everybody (`-i`)."""
+        subprocess.run(
+            ["find", self.whole, "-type", "d", "-exec", "chattr", flag, "{}", "+"], check=True
+        )
+
+    def manifests(self) -> list[tuple[str, Path]]:
+        """Return the manifests of all stored stages, by key."""
+        return [(file.stem, file) for file in (self.whole / "manifests").rglob("*.json")]
+
+    def read_again(self) -> list[tuple[str, Path]]:
+        """Return the objects that a stage reads which is not stored yet, by key."""
+        calm, stored = Store(str(self.calm)), {key for key, _ in self.manifests()}
+        missing = calm.manifests(calm.done() - stored)[0]
+        wanted = {key for manifest in missing.values() for key in manifest.read}
+        files = (self.whole / "objects").rglob("[!.]*.safetensors")
+        return [(key, file) for file in files if (key := file.stem.rpartition("-")[0]) in wanted]
+
+    def settle(self, most: int) -> None:
+        """Let the sweep end; then a launch must find nothing to do.
+
+        Raises:
+            Stuck: if so many launches are not enough.
+        """
+        self.gate.unlink(missing_ok=True)
+        for _ in range(most):
+            driver, since = self.go_on(), time.monotonic()
+            while not driver.ended:
+                if time.monotonic() > since + WAIT:
+                    raise self.stuck(f"{driver.log} does not end in {WAIT:.0f} s")
+                time.sleep(0.05)
+            if "\n0 stages ran, " in driver.said:
+                return
+        raise self.stuck(f"{most} launches after the last fault have something to do")
+
+    def close(self) -> None:
+        """End every process and take every mount back."""
+        for launch in self.launches:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(launch.process.pid, 9)
+            launch.process.wait()
+        if self._cluster is not None:
+            self._cluster.close()
+        self.connect()
+        for place in (self.store, self.disk):
+            subprocess.run(["umount", "--lazy", str(place)], check=False)
+
+
+def mount(*words: str) -> None:
+    subprocess.run(["mount", *words], check=True)
