@@ -37,6 +37,15 @@ def capturable(objective: Given) -> Given:
     return objective
 
 
+def resumable(given: Any, *memory: torch.Tensor | torch.Generator) -> Any:
+    """Mark an objective, or a hook after epochs, whose training may go on after a kill; returns it.
+
+    Between two calls it remembers nothing but `memory`, and changes that in place.
+    """
+    given.memory = memory
+    return given
+
+
 def autocast(recipe: Recipe, device: str) -> torch.autocast:
     """Return the autocast region of a recipe's resolved precision."""
     return torch.autocast(device, dtype=torch.bfloat16, enabled=recipe.precision == "bfloat16")
