@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from raysweep.arrays import Arrays
+from raysweep.defenses import neural_cleanse
 from raysweep.errors import StoreError
 from raysweep.methods import Context, checkpoints
 from raysweep.methods.checkpoints import HELD, SECONDS, Checkpoints, packed, unpacked
@@ -22,6 +23,7 @@ from raysweep.stages.perform import perform
 from raysweep.store import Store
 from raysweep.sweep.loading import from_text
 from raysweep.sweep.yaml import parse
+from raysweep.testing import toy
 from raysweep.training import Steps
 from raysweep.training.optimizer import Adam
 
@@ -210,6 +212,20 @@ def test_steps_give_back_all_that_they_change() -> None:
         mixed = {n: (before if n.startswith(part) else found)[n] for n in found}
         wrong = packed({"/0.search.1": (5, mixed)}, "")
         assert not torch.equal(work(always(lambda arrays: None, wrong))[0], whole), part
+
+
+def test_a_search_that_was_killed_draws_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows are drawn for several steps at once, and a kill may fall between two such draws."""
+    monkeypatch.setattr(neural_cleanse, "DRAWN_AT_ONCE", 4)
+    method, case, written = neural_cleanse.NeuralCleanse(steps=11), toy.toy(), list[Arrays]()
+
+    def search(ctx: Context) -> Any:
+        return np.stack(method.shard("1", toy.inputs(method, case), ctx)["pattern"])
+
+    whole = search(always(written.append))
+    for at in (3, 4, 5, 9):
+        again = search(always(lambda arrays: None, written[at - 1]))
+        np.testing.assert_array_equal(again, whole, err_msg=f"after {at} steps")
 
 
 # Bound to the stage, its code, its device, its inputs

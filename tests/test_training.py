@@ -221,6 +221,11 @@ def test_a_training_that_may_remember_anything_keeps_nothing() -> None:
         return training.cross_entropy(model, batches)
 
     written: list[Any] = []
+    hooked = training.build(toy.MODEL, toy.SHAPE, Context(seed=1))
+    hooked.register_forward_hook(lambda *given: None)
+    kept = Checkpoints(written.append, pause=lambda cost: 0.0)
+    training.fit(hooked, toy.toy().train, FAST, Context(seed=1, kept=kept.root))
+    assert written == []
     for more in ({"objective": objective}, {"on_epoch": lambda epoch, model: None}):
         kept = Checkpoints(written.append, pause=lambda cost: 0.0)
         network = training.build(toy.MODEL, toy.SHAPE, Context(seed=1))

@@ -99,7 +99,7 @@ def fit(
     keep_memory()
     objective = objective or _plain(recipe)
     beside = {"objective": objective, "on_epoch": on_epoch}
-    own = stage.part("fit", phase) if all(map(resume.is_resumable, beside.values())) else ctx
+    own = stage.part("fit", phase) if resume.is_resumable(model, *beside.values()) else ctx
     sources = {name: Source(name, stream, recipe, ctx) for name, stream in streams.items()}
     shared, optimizer = optimizer is not None, optimizer or make_optimizer(model, recipe)
     epochs = _epochs(recipe, next(iter(sources.values())).batches, steps)

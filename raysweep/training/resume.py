@@ -17,19 +17,21 @@ from torch import nn
 
 from raysweep.methods.context import Arrays, Context
 from raysweep.training import weights
+from raysweep.training.step import hooked
 from raysweep.training.streams import Source
 
 State = dict[str, torch.Tensor]
 MARKS = ("state_dict", "memory", "capturable")
 
 
-def is_resumable(given: object) -> bool:
-    """Return whether an objective, or a hook after epochs, says all that it remembers.
+def is_resumable(model: nn.Module, *given: object) -> bool:
+    """Return whether an objective, and what is called after epochs, say all that they remember.
 
-    It says so by `state_dict` and `load_state_dict`, as modules of torch have them, or by the marks
-    `training.resumable` and `training.capturable`.
+    They say so by `state_dict` and `load_state_dict`, as modules of torch have them, or by the
+    marks `training.resumable` and `training.capturable`; what a model's hooks remember is unknown.
     """
-    return given is None or any(hasattr(given, mark) for mark in MARKS)
+    told = [one is None or any(hasattr(one, mark) for mark in MARKS) for one in given]
+    return all(told) and not hooked(model)
 
 
 class Steps:
@@ -45,7 +47,7 @@ class Steps:
 
         Args:
             ctx: of this loop alone: `ctx.part("search")`.
-            things: name → tensor, generator, optimizer, or what `is_resumable` names; a tensor is
+            things: name → tensor, generator, optimizer, or what has a `state_dict`; a tensor is
                 changed in place.
         """
         self._ctx, self._things = ctx, things
@@ -91,7 +93,7 @@ class Training:
             model: the network in training.
             optimizer: of its parameters, or of other tensors too.
             sources: name → stream of batches.
-            beside: name → objective or hook that is `resumable`.
+            beside: name → objective or hook that is resumable.
             shared: whether the optimizer is used after this training.
         """
         self.sources = sources

@@ -257,7 +257,11 @@ def step_of(eager: EagerStep, steps: int, *, captured: bool) -> Step:
     return eager
 
 
-def _is_capturable(eager: EagerStep) -> bool:
+def hooked(model: nn.Module) -> bool:
+    """Return whether a layer of a model calls something that may remember what it sees."""
     hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    hooked = any(getattr(module, name) for module in eager.model.modules() for name in hooks)
-    return getattr(eager.objective, "capturable", False) and not hooked
+    return any(getattr(module, name) for module in model.modules() for name in hooks)
+
+
+def _is_capturable(eager: EagerStep) -> bool:
+    return getattr(eager.objective, "capturable", False) and not hooked(eager.model)
