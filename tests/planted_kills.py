@@ -16,7 +16,7 @@ FAULTS = (
         STATE,
         'self._steps |= {f"order {name}": source.order, f"noise',
         'self._steps |= {f"noise',
-        (TRAINING + "[sgd]", GOES_ON + "[asset]"),
+        (TRAINING + "[sgd]", TRAINING + "[adam]"),
     ),
     Fault(
         "the draws of an objective begin anew",
