@@ -30,12 +30,7 @@ FAULTS = (
         STATE,
         "        _restore_optimizer(thing, state)",
         "        pass",
-        (
-            TRAINING + "[adam]",
-            OWN + "steps_give_back_all_that_they_change",
-            GOES_ON + "[asset]",
-            GOES_ON + "[neural_cleanse]",
-        ),
+        (TRAINING + "[adam]", OWN + "steps_give_back_all_that_they_change"),
     ),
     Fault(
         "the losses of a broken epoch are lost",
@@ -59,14 +54,14 @@ FAULTS = (
         PARTS,
         "{self._path}/{self._passed}.{name}",
         "{self._path}/0.{name}",
-        (OWN + "a_part_finds_the_arrays_of_its_own_place_alone",),
+        (OWN + "a_part_of_a_later_round_waits_for_its_round",),
     ),
     Fault(
         "parts of one name are taken for one",
         PARTS,
         "{self._seen[name]}",
         "1",
-        (OWN + "a_part_finds_the_arrays_of_its_own_place_alone", GOES_ON + "[datamodels]"),
+        (OWN + "a_part_finds_the_arrays_of_its_own_place_alone",),
     ),
     Fault(
         "a round that is resumed is counted as the first",

@@ -94,6 +94,17 @@ def test_a_part_finds_the_arrays_of_its_own_place_alone() -> None:
     assert first.part("a").restored == {}, "a part of the next round"
 
 
+def test_a_part_of_a_later_round_waits_for_its_round() -> None:
+    """The loop's own arrays may be of an earlier round than those of a part in it."""
+    arrays = {"": (1, number(1)()), "/3.a.1": (1, number(5)())}
+    kept = Checkpoints(lambda arrays: None, packed(arrays, ""))
+    ctx, found = Context(seed=0, kept=kept.root), []
+    for _ in range(3):
+        found.append(dict(ctx.part("a").restored))
+        ctx.checkpoint(number(0))
+    assert found == [{}, {}, {"number": 5}]
+
+
 def test_nothing_is_written_before_its_time_and_dear_writes_are_rarer(now: Now) -> None:
     written: list[float] = []
     made: list[int] = []

@@ -255,9 +255,9 @@ def test_a_training_that_was_over_is_not_done_again_and_gives_its_optimizer_back
         return steps, losses, dynamics.losses, network.state_dict()
 
     whole = work(Checkpoints(written.append, pause=lambda cost: 0.0, held=0.0))
-    between = next(a for a in written if any("fit two" in name for name in a))
+    between = [a for a in written if not any("fit two" in name for name in a)][-1]
     steps, losses, dynamics, weights = work(Checkpoints(restored=between))
-    assert (whole[0], steps) == (24, 11) and losses == whole[1]
+    assert (whole[0], steps) == (24, 12) and losses == whole[1]
     assert torch.equal(dynamics, whole[2])
     assert all(torch.equal(weights[n], t) for n, t in whole[3].items())
 
