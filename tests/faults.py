@@ -53,13 +53,14 @@ def table() -> dict[str, Fault]:
         planted_datamodels,
         planted_devices,
         planted_engine,
+        planted_kills,
         planted_plugins,
         planted_rounds,
     )
 
     modules = (
         planted_rounds, planted_baselines, planted_datamodels, planted_devices, planted_engine,
-        planted_plugins,
+        planted_plugins, planted_kills,
     )  # fmt: skip
     every = [fault for module in modules for fault in module.FAULTS]
     named = {fault.name: fault for fault in every}

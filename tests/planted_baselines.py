@@ -104,8 +104,8 @@ COMPARED = (
     ),
     Fault(
         "calibrated by what it is not scored with", "defenses/_scored.py",
-        '"reference": in_batches(score, clean.images, rows)}',
-        '"reference": in_batches(score, clean.images // 2, rows)}',
+        '"reference": in_batches(score, clean.images, rows, ctx)}',
+        '"reference": in_batches(score, clean.images // 2, rows, ctx)}',
         (NOISE + "of_random_images_the_nominal_share_is_flagged",),
     ),
     Fault(

@@ -88,8 +88,8 @@ STORED = (
         (ENGINE + "a_filter_is_retrained_on_what_it_kept",),
     ),
     Fault(
-        "a training that was killed begins anew", PERFORM,
-        "restored=store.restore(stage.key) if work.LONG else {}", "restored={}",
+        "a training that was killed begins anew", "stages/checkpoints.py",
+        "restored = store.restore(stage.key)", "restored = {}",
         (ENGINE + "a_training_that_was_killed_goes_on_from_its_checkpoint",),
     ),
     Fault(

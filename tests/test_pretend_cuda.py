@@ -12,6 +12,7 @@ import torch.nn.functional as F
 
 from raysweep import training
 from raysweep.datasets import ImageSet
+from raysweep.methods.checkpoints import Checkpoints
 from raysweep.methods.context import Context
 from raysweep.methods.recipe import Augmentation, Recipe
 from raysweep.models.tiny_groupnorm import TinyGroupNorm
@@ -19,7 +20,7 @@ from raysweep.store.manifest import pack, unpack
 from raysweep.testing import toy
 from raysweep.testing.devices import RECIPE, equal_on_both, plain, waits
 from raysweep.testing.pretend_cuda import pretended_cuda
-from raysweep.training import ensemble, loop
+from raysweep.training import ensemble
 from raysweep.training.ensemble import Way
 from tests.contracts.test_devices import small
 
@@ -153,8 +154,7 @@ def test_training_and_its_predictions(optimizer: str, precision: str) -> None:
     equal_on_both(work)
 
 
-def test_a_training_that_goes_on_after_a_kill(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
+def test_a_training_that_goes_on_after_a_kill() -> None:
     data = small().train
     recipe = RECIPE.model_copy(update={"optimizer": "adam", "augment": ("crop", "flip")})
 
@@ -164,11 +164,14 @@ def test_a_training_that_goes_on_after_a_kill(monkeypatch: pytest.MonkeyPatch) -
         def keep(arrays: Mapping[str, Any]) -> None:
             kept.append(unpack("train-x", pack(arrays)))
 
-        ctx = Context(seed=1, device=device, checkpoint=keep)
-        network, losses = fitted(recipe, data, ctx, checkpoint=True)
-        ctx = Context(seed=1, device=device, restored=kept[0])
-        resumed, again = fitted(recipe, data, ctx, checkpoint=True)
-        assert len(kept) == recipe.epochs and again == losses
+        written = Checkpoints(keep, pause=lambda cost: 0.0)
+        network, losses = fitted(recipe, data, Context(seed=1, device=device, kept=written.root))
+        steps = recipe.epochs * -(-len(data) // recipe.batch_size)
+        assert len(kept) == steps + 1, "after each step, and at the end"
+        for before in (kept[1], kept[-2], kept[-1]):
+            ctx = Context(seed=1, device=device, kept=Checkpoints(restored=before).root)
+            resumed, again = fitted(recipe, data, ctx)
+            assert again == losses
         whole, other = plain(network.state_dict()), plain(resumed.state_dict())
         np.testing.assert_equal(other, whole)
         return whole

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -15,11 +16,12 @@ from torch import nn
 from raysweep import training
 from raysweep.datasets import ImageSet
 from raysweep.errors import NonFiniteLoss
+from raysweep.methods.checkpoints import Checkpoints, unpacked
 from raysweep.methods.context import Context
 from raysweep.methods.recipe import Recipe
 from raysweep.store.manifest import pack, unpack
 from raysweep.testing import toy
-from raysweep.training import Batch, Stream, augmentation, loop, step
+from raysweep.training import Batch, Stream, augmentation, step
 
 FAST = Recipe(epochs=2, batch_size=100, precision="float32")
 
@@ -128,6 +130,22 @@ class Stopped(Exception):
     """Planted: the process is killed."""
 
 
+class Seen:
+    """Remembers the epochs that it is called after."""
+
+    def __init__(self) -> None:
+        self.epochs: list[int] = []
+
+    def __call__(self, epoch: int, model: nn.Module) -> None:
+        self.epochs.append(epoch)
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        return {"epochs": torch.tensor(self.epochs)}
+
+    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
+        self.epochs = [10 * epoch for epoch in state["epochs"].tolist()]
+
+
 class WithDropout(nn.Module):
     """The toy's network behind dropout."""
 
@@ -141,74 +159,107 @@ class WithDropout(nn.Module):
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
-def test_a_killed_training_continues_to_the_same_bytes(
-    optimizer: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Two streams, the second in the middle of a pass at the ends of epochs."""
+def test_a_killed_training_continues_to_the_same_bytes(optimizer: str) -> None:
+    """Two streams in the middle of a pass, and an objective that draws and counts by itself."""
     case = toy.toy()
     recipe = Recipe(
         epochs=5, batch_size=100, learning_rate=0.01, optimizer=optimizer,  # type: ignore[arg-type]
         augment=("crop", "flip"), precision="float32",
     )  # fmt: skip
     streams = {"a": Stream(data=case.train), "b": Stream(data=case.clean, every=4, batch_size=40)}
-    kept: dict[str, np.ndarray] = {}
+    written: dict[str, np.ndarray] = {}
 
-    def objective(model: nn.Module, batches: Mapping[str, Batch]) -> torch.Tensor:
-        losses = [training.cross_entropy(model, {"x": batch}) for batch in batches.values()]
-        return torch.stack(losses).sum()
-
-    def kill(epoch: int, model: nn.Module) -> None:
-        if epoch == 4:
-            raise Stopped
-
-    def checkpoint(arrays: Mapping[str, np.ndarray]) -> None:
-        kept.clear()
-        kept.update(unpack("train-x", pack(arrays)))
-
-    def run(ctx: Context, on_epoch: Any = None) -> tuple[dict[str, torch.Tensor], list[float]]:
+    def run(kept: Checkpoints, seen: Seen) -> tuple[dict[str, torch.Tensor], list[float]]:
         network = WithDropout(training.build(toy.MODEL, toy.SHAPE, Context(seed=1)))
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        drawn, calls = torch.Generator().manual_seed(3), torch.zeros(1)
+
+        def objective(model: nn.Module, batches: Mapping[str, Batch]) -> torch.Tensor:
+            calls.add_(1)
+            weights = 0.5 + torch.rand(2, generator=drawn) + calls / 100
+            losses = [training.cross_entropy(model, {"x": batch}) for batch in batches.values()]
+            return (torch.stack(losses) * weights[: len(losses)]).sum()
+
         means = training.fit(
-            network, streams, recipe, ctx, objective=objective, on_epoch=on_epoch, checkpoint=True
-        )
+            network, streams, recipe, Context(seed=1, kept=kept.root),
+            objective=training.resumable(objective, drawn, calls), on_epoch=seen,
+        )  # fmt: skip
         return network.state_dict(), means
 
-    whole, means = run(Context(seed=1))
-    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
+    def write(arrays: Mapping[str, np.ndarray]) -> None:
+        ((path, (passed, _)),) = unpacked(arrays, "").items()
+        if passed == 3 * 6 + 2:
+            assert path == "/0.fit fit.1"
+            written.update(unpack("train-x", pack(arrays)))
+            raise Stopped
+
+    whole, means = run(Checkpoints(), Seen())
     with pytest.raises(Stopped):
-        run(Context(seed=1, checkpoint=checkpoint), kill)
-    assert len(kept["fit.fit.cpu/means"]) == 3
-    assert len(kept["fit.fit.cpu/waiting.b"]) in (40, 80), "a pass is not over"
-    seen: list[int] = []
-    resumed, again = run(
-        Context(seed=1, restored=kept), lambda epoch, model: seen.append(epoch) and None
-    )
-    assert seen == [4, 5] and again == means
+        run(Checkpoints(write, pause=lambda cost: 0.0), Seen())
+    mine = {n.partition("\x1f")[2]: a for n, a in written.items()}
+    assert len(mine["means"]) == 3 and len(mine["losses"]) == 2
+    assert len(mine["waiting a"]) == 400 and len(mine["waiting b"]) in (40, 80)
+    seen = Seen()
+    resumed, again = run(Checkpoints(restored=written), seen)
+    assert seen.epochs == [10, 20, 30, 4, 5] and again == means
     assert all(torch.equal(whole[n], resumed[n]) for n in whole)
     random_state = torch.Generator().manual_seed(7).get_state().numpy()
-    for part in ("model.inner.head.weight", "optimizer.0", "order.a", "noise.a", "random",
-                 "waiting.b"):  # fmt: skip
+    for part in ("model.inner.head.weight", "optimizer.0", "order a", "noise a", "random",
+                 "waiting b", "objective.0", "objective.1"):  # fmt: skip
         # Planted: one part of the state is another.
         planted = {
-            n: (random_state if a.dtype == np.uint8 else a[::-1])
-            if n.startswith(f"fit.fit.cpu/{part}") and a.ndim else a
-            for n, a in kept.items()
+            n: (random_state if a.dtype == np.uint8 else a[::-1] + (part == "objective.1"))
+            if n.partition("\x1f")[2].startswith(part) and a.ndim else a
+            for n, a in written.items()
         }  # fmt: skip
-        other, _ = run(Context(seed=1, restored=planted))
+        other, _ = run(Checkpoints(restored=planted), Seen())
         assert not all(torch.equal(whole[n], other[n]) for n in whole), part
 
 
-def test_a_checkpoint_of_another_device_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
-    kept: list[Any] = []
-    network = training.build(toy.MODEL, toy.SHAPE, Context(seed=1))
-    ctx = Context(seed=1, checkpoint=kept.append)
-    training.fit(network, toy.toy().train, FAST, ctx, checkpoint=True)
-    other = {n.replace(".cpu/", ".cuda/"): a for n, a in kept[0].items()}
-    network = training.build(toy.MODEL, toy.SHAPE, Context(seed=1))
-    ctx = Context(seed=1, restored=other)
-    losses = training.fit(network, toy.toy().train, FAST, ctx, checkpoint=True)
-    assert losses == trained()[1]
+def test_a_training_that_may_remember_anything_keeps_nothing() -> None:
+    def objective(model: nn.Module, batches: Mapping[str, Batch]) -> torch.Tensor:
+        return training.cross_entropy(model, batches)
+
+    written: list[Any] = []
+    hooked = training.build(toy.MODEL, toy.SHAPE, Context(seed=1))
+    hooked.register_forward_hook(lambda *given: None)
+    kept = Checkpoints(written.append, pause=lambda cost: 0.0)
+    training.fit(hooked, toy.toy().train, FAST, Context(seed=1, kept=kept.root))
+    assert written == []
+    for more in ({"objective": objective}, {"on_epoch": lambda epoch, model: None}):
+        kept = Checkpoints(written.append, pause=lambda cost: 0.0)
+        network = training.build(toy.MODEL, toy.SHAPE, Context(seed=1))
+        training.fit(network, toy.toy().train, FAST, Context(seed=1, kept=kept.root), **more)  # type: ignore[arg-type]
+        assert written == []
+
+
+def test_a_training_that_was_over_is_not_done_again_and_gives_its_optimizer_back() -> None:
+    written: list[Any] = []
+
+    def work(kept: Checkpoints) -> tuple[Any, ...]:
+        network = training.build(toy.MODEL, toy.SHAPE, Context(seed=1))
+        optimizer, steps = training.make_optimizer(network, FAST), 0
+        ctx = Context(seed=1, kept=kept.root)
+
+        def counted(model: nn.Module, batches: Mapping[str, Batch]) -> torch.Tensor:
+            nonlocal steps
+            steps += 1
+            return training.cross_entropy(model, batches)
+
+        dynamics = training.Dynamics(toy.toy().train, FAST, "cpu")
+        fit = functools.partial(
+            training.fit, network, toy.toy().train, FAST, ctx,
+            objective=training.resumable(counted), optimizer=optimizer,
+        )  # fmt: skip
+        losses = [fit(phase="one", on_epoch=dynamics), fit(phase="two")]
+        return steps, losses, dynamics.losses, network.state_dict()
+
+    whole = work(Checkpoints(written.append, pause=lambda cost: 0.0, held=0.0))
+    between = [a for a in written if not any("fit two" in name for name in a)][-1]
+    steps, losses, dynamics, weights = work(Checkpoints(restored=between))
+    assert (whole[0], steps) == (24, 12) and losses == whole[1]
+    assert torch.equal(dynamics, whole[2])
+    assert all(torch.equal(weights[n], t) for n, t in whole[3].items())
 
 
 def test_dynamics_record_each_sample_after_each_epoch_and_change_nothing() -> None:

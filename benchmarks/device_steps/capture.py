@@ -23,10 +23,11 @@ from device_steps.victims import (
     state,
     step_seconds,
 )
+from raysweep.methods.checkpoints import Checkpoints
 from raysweep.methods.context import Arrays, Context
 from raysweep.methods.recipe import Recipe
 from raysweep.testing import toy
-from raysweep.training import loop, step
+from raysweep.training import step
 from raysweep.training.streams import Batch, Stream
 
 NETWORKS = ("tiny_cnn", "wrn_16_1", "resnet18")
@@ -135,9 +136,8 @@ def _defense(bench: Bench, row: str, name: str) -> None:
 
 
 def _resumed(bench: Bench, row: str, recipe: Recipe) -> None:
-    """Kill after an epoch of one way, go on the other way: as if nothing had happened?"""
+    """Kill after a step of one way, go on the other way: as if nothing had happened?"""
     data = random_images(bench.pick(5100, 65))
-    usual = loop.CHECKPOINT_SECONDS
     for first in (True, False):
         kept: list[Arrays] = []
 
@@ -146,19 +146,14 @@ def _resumed(bench: Bench, row: str, recipe: Recipe) -> None:
             raise Killed
 
         def trained(captured: bool, **more: Any) -> dict[str, torch.Tensor]:
-            module, ctx = (
-                network("tiny_cnn", bench.device),
-                Context(seed=0, device=bench.device, **more),
-            )
-            fit(module, data, recipe, ctx, captured, checkpoint=bool(more))
+            kept = Checkpoints(**more, pause=lambda cost: 0.0)
+            ctx = Context(seed=0, device=bench.device, kept=kept.root)
+            module = network("tiny_cnn", bench.device)
+            fit(module, data, recipe, ctx, captured)
             return state(module)
 
-        loop.CHECKPOINT_SECONDS = 0.0
-        try:
-            with contextlib.suppress(Killed):
-                trained(first, checkpoint=keep)
-        finally:
-            loop.CHECKPOINT_SECONDS = usual
+        with contextlib.suppress(Killed):
+            trained(first, write=keep)
         way = "captured, then eager" if first else "eager, then captured"
         found = differing(trained(False), trained(not first, restored=kept[0]))
         bench.note(row, f"resumed {way}", found)

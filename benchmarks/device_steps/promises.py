@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import time
 from collections.abc import Callable
@@ -13,8 +14,8 @@ from device_steps.apart import Failure, spread
 from device_steps.bench import Bench, last_line
 from device_steps.victims import RECIPE, differing, fit, network, random_images, state
 from raysweep import training
+from raysweep.methods.checkpoints import Checkpoints
 from raysweep.methods.context import Arrays, Context
-from raysweep.training import loop
 
 NETWORKS = ("tiny_cnn", "wrn_16_1", "resnet18")
 LEFT_MB = 64.0  # What a worker may keep, in MiB of `memory_allocated`.
@@ -64,14 +65,12 @@ def _resumed(
         kept.append({name: array.copy() for name, array in arrays.items()})
         raise Killed
 
-    usual, loop.CHECKPOINT_SECONDS = loop.CHECKPOINT_SECONDS, 0.0
-    try:
-        trained(Context(seed=0, device=bench.device, checkpoint=keep), checkpoint=True)
-    except Killed:
-        pass
-    finally:
-        loop.CHECKPOINT_SECONDS = usual
-    return trained(Context(seed=0, device=bench.device, restored=kept[0]), checkpoint=True)
+    def context(checkpoints: Checkpoints) -> Context:
+        return Context(seed=0, device=bench.device, kept=checkpoints.root)
+
+    with contextlib.suppress(Killed):
+        trained(context(Checkpoints(keep, pause=lambda cost: 0.0)))
+    return trained(context(Checkpoints(restored=kept[0])))
 
 
 def memory(bench: Bench) -> None:

@@ -68,16 +68,21 @@ class Evasion(Attack):
         wanted = torch.from_numpy(self.relabel(test.labels, classes))
         attacked = np.flatnonzero(self.eligible(test.labels, classes))
         images = test.images.clone()
+
+        def made(start: int) -> NDArray[np.uint8]:
+            at = attacked[start : start + BATCH]
+            index = torch.from_numpy(at)
+            changed = self.perturbed(
+                network, as_floats(test.images[index].to(ctx.device)), wanted[index].to(ctx.device),
+                ids=rows[at], ctx=_share(ctx, start, len(at), len(attacked)),
+                recipe=inputs.recipe,
+            )  # fmt: skip
+            return changed.mul(255).round().to(torch.uint8).cpu().numpy()
+
         with frozen(network):
-            for start in range(0, len(attacked), BATCH):
-                at = attacked[start : start + BATCH]
-                index = torch.from_numpy(at)
-                made = self.perturbed(
-                    network, as_floats(images[index].to(ctx.device)), wanted[index].to(ctx.device),
-                    ids=rows[at], ctx=_share(ctx, start, len(at), len(attacked)),
-                    recipe=inputs.recipe,
-                )  # fmt: skip
-                images[index] = made.mul(255).round().to(torch.uint8).cpu()
+            parts = ctx.mapped("images", made, range(0, len(attacked), BATCH))
+        if parts:
+            images[torch.from_numpy(attacked)] = torch.from_numpy(np.concatenate(parts))
         return {"test_rows": rows, "test_images": images.numpy()}
 
     def triggers(self, ids: IntArray, artifact: Arrays) -> NDArray[np.bool_]:

@@ -14,6 +14,7 @@ two critics are small and step together, each against the others' current weight
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
@@ -67,7 +68,8 @@ class DFST(Attack):
             }
         )  # fmt: skip
         streams = {name: training.Stream(data=inputs.data) for name in ("data", "other")}
-        training.fit(networks, streams, recipe, ctx, objective=self._loss, phase="cyclegan")
+        objective = training.resumable(partial(self._loss))
+        training.fit(networks, streams, recipe, ctx, objective=objective, phase="cyclegan")
         return kept(networks["there"], "generator")
 
     def _loss(self, networks: nn.Module, batches: Mapping[str, Batch]) -> torch.Tensor:

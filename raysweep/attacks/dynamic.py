@@ -81,7 +81,7 @@ class Dynamic(Attack):
                 network.requires_grad_(name in trained)
             training.fit(
                 networks, streams, recipe.model_copy(update={"epochs": epochs}), ctx,
-                objective=objective, phase=phase,
+                objective=training.resumable(objective), phase=phase,
             )  # fmt: skip
         return {**kept(mask, "mask"), **kept(generator, "generator")}
 

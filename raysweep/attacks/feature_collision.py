@@ -16,6 +16,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from raysweep.attacks import Attack, AttackInputs, Part
@@ -49,17 +50,19 @@ class FeatureCollision(Attack):
         labels = inputs.data.labels
         rows, others = np.flatnonzero(labels == self.target), np.flatnonzero(labels != self.target)
         partners = ctx.generator("partners").choice(others, len(rows))
-        parts = []
-        for start in range(0, len(rows), 250):
+
+        def made(start: int) -> NDArray[np.uint8]:
             cut = slice(start, start + 250)
             base, source = (
                 as_floats(inputs.data.images[torch.from_numpy(chosen[cut])].to(ctx.device))
                 for chosen in (rows, partners)
             )
             moved = self.collided(inputs, base, self._patched(source))
-            parts.append(moved.mul(255).round().to(torch.uint8).cpu())
             ctx.progress(start / len(rows), "collisions")
-        return {"rows": rows, "images": torch.cat(parts).numpy()}
+            return moved.mul(255).round().to(torch.uint8).cpu().numpy()
+
+        parts = ctx.mapped("images", made, range(0, len(rows), 250))
+        return {"rows": rows, "images": np.concatenate(parts)}
 
     def collided(
         self, inputs: AttackInputs, base_BCHW: torch.Tensor, wanted_BCHW: torch.Tensor

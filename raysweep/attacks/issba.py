@@ -71,7 +71,7 @@ class ISSBA(Attack):
         ):
             training.fit(
                 pair, inputs.data, recipe.model_copy(update={"epochs": epochs}), ctx,
-                objective=partial(self._loss, weight), phase=phase,
+                objective=training.resumable(partial(self._loss, weight)), phase=phase,
             )  # fmt: skip
         return kept(encoder, "encoder")
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from raysweep.attacks import Attack, AttackInputs, Part
@@ -45,13 +46,15 @@ class LabelConsistent(Attack):
 
         rows = np.flatnonzero(inputs.data.labels == self.target)
         images = inputs.data.images[torch.from_numpy(rows)]
-        parts = []
-        for start in range(0, len(rows), 250):
+
+        def made(start: int) -> NDArray[np.uint8]:
             batch = as_floats(images[start : start + 250].to(ctx.device))
             moved = self.perturbed(inputs.trained, batch)
-            parts.append(moved.mul(255).round().to(torch.uint8).cpu())
             ctx.progress(start / len(rows), "adversarial images")
-        return {"rows": rows, "images": torch.cat(parts).numpy()}
+            return moved.mul(255).round().to(torch.uint8).cpu().numpy()
+
+        parts = ctx.mapped("images", made, range(0, len(rows), 250))
+        return {"rows": rows, "images": np.concatenate(parts)}
 
     def perturbed(self, surrogate: nn.Module, images_BCHW: torch.Tensor) -> torch.Tensor:
         """Return images within the ball, and in [0, 1], that the surrogate gets wrong."""

@@ -44,6 +44,7 @@ class LatentBackdoor(Attack):
         """Return the picture of the patch, (C, H, W) in [0, 1]."""
         import torch
 
+        from raysweep import training
         from raysweep.training.optimizer import Adam
 
         labels, images = inputs.data.labels, inputs.data.images
@@ -61,8 +62,11 @@ class LatentBackdoor(Attack):
         noise = ctx.torch_generator("patch")
         picture = torch.rand(images.shape[1:], generator=noise, device=ctx.device).requires_grad_()
         optimizer = Adam([picture], lr=self.step_size)
+        steps = training.Steps(ctx.part("patch"), picture=picture, optimizer=optimizer)
         for step in range(self.steps):
             batch = taken(others, self.batch)
+            if step < steps.first:
+                continue  # it was drawn as before a kill
             stamped = self._stamped(batch, picture)
             loss = (head_inputs(network, head, stamped).float() - centre).square().mean()
             optimizer.zero_grad()
@@ -71,6 +75,8 @@ class LatentBackdoor(Attack):
             with torch.no_grad():
                 picture.clamp_(0, 1)
             ctx.progress(step / self.steps, "trigger")
+            steps.take()
+        steps.end()
         return {"picture": picture.detach().cpu().numpy()}
 
     def _stamped(self, images_BCHW: torch.Tensor, picture: torch.Tensor) -> torch.Tensor:

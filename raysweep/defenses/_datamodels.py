@@ -8,6 +8,7 @@ each sample, if trained on, changes the model's output on z.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from raysweep import rng
 from raysweep.counts import count_of
 from raysweep.defenses import FloatArray
+from raysweep.methods.context import Context
 
 Masks = NDArray[np.bool_]
 PASSES, SWAPS = 100, 100
@@ -171,6 +173,7 @@ def found_sets(
     sizes: tuple[int, ...],
     restarts: int,
     generator: Callable[[int, int], np.random.Generator],
+    ctx: Context,
 ) -> tuple[NDArray[np.bool_], FloatArray]:
     """Return the sets that searches end in, (sizes, restarts, n), and their values.
 
@@ -182,10 +185,21 @@ def found_sets(
     for at, size in enumerate(sizes):
         matrix = objective_matrix(weights, size)
         scale = samples / ((samples - size) * size**2)
-        for restart in range(restarts):
-            sets[at, restart] = local_search(matrix, size, generator(size, restart))
-            values[at, restart] = scale * value(matrix, sets[at, restart])
+        search = partial(_searched, matrix, size, generator)
+        for restart, found in enumerate(ctx.mapped("search", search, range(restarts))):
+            sets[at, restart] = found
+            values[at, restart] = scale * value(matrix, found)
     return sets, values
+
+
+def _searched(
+    matrix: NDArray[np.float64],
+    size: int,
+    generator: Callable[[int, int], np.random.Generator],
+    restart: int,
+) -> Masks:
+    """Return the set that one search ends in, (n,)."""
+    return local_search(matrix, size, generator(size, restart))
 
 
 def without_effects(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -27,6 +27,9 @@ from raysweep.defenses import (
 )
 from raysweep.methods import decision, log_range
 from raysweep.methods.context import Context
+
+if TYPE_CHECKING:
+    import torch
 
 On = Literal["inputs", "training_set"]
 Labeled = Callable[[ImageSet], FloatArray]
@@ -63,14 +66,14 @@ class Scored(Defense):
         ours = self.EXTENDED and self.on == "training_set"
         return (*super().badges(), *(("extension: as a filter",) if ours else ()))
 
-    def found(self, inputs: DefenseInputs, rows: IntArray, score: Scorer) -> Findings:
+    def found(self, inputs: DefenseInputs, rows: IntArray, score: Scorer, ctx: Context) -> Findings:
         """Return the scorer, or the training set scored with it, calibrated by clean rows."""
         if self.on == "inputs":
             return Findings(score_inputs=score, calibration=rows)
         data, clean = inputs.training_set, inputs.clean_set.take(rows)
         return Findings(
-            train_scores=in_batches(score, data.images, np.arange(len(data))),
-            statistics={"reference": in_batches(score, clean.images, rows)},
+            train_scores=in_batches(score, data.images, np.arange(len(data)), ctx),
+            statistics={"reference": in_batches(score, clean.images, rows, ctx)},
         )
 
     def decide(self, evidence: Evidence) -> Decision:
@@ -96,13 +99,15 @@ def halves(name: str, clean: ImageSet, ctx: Context, least: int = 4) -> tuple[In
     return np.sort(order[::2]), np.sort(order[1::2])
 
 
-def in_batches(score: Scorer, images: object, ids: IntArray, size: int = 500) -> FloatArray:
+def in_batches(
+    score: Scorer, images: torch.Tensor, ids: IntArray, ctx: Context, size: int = 500
+) -> FloatArray:
     """Return the scores (N,) of images (N, C, H, W), a batch at a time."""
-    parts = [
-        score(as_floats(images[at : at + size]), ids[at : at + size])  # type: ignore[index]
-        for at in range(0, len(ids), size)
-    ]
-    return np.concatenate(parts)
+
+    def scored(at: int) -> FloatArray:
+        return score(as_floats(images[at : at + size]), ids[at : at + size])
+
+    return np.concatenate(ctx.mapped("scores", scored, range(0, len(ids), size)))
 
 
 def against_labels(training_set: ImageSet, clean: ImageSet, rows: IntArray,

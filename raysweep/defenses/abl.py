@@ -46,7 +46,7 @@ from raysweep.methods import decision, log_range, searched
 from raysweep.methods.context import Context
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     import torch
     from torch import nn
@@ -190,21 +190,13 @@ class ABL(Defense):
             }
         )
         ascent = Ascent(math.log(self.cap))
-        lowest, given = math.inf, None
-
-        def after(epoch: int, model: nn.Module) -> bool:
-            nonlocal lowest, given
-            del epoch
-            if self.selection == "test_asr" and (asr := inputs.test_success(model)) < lowest:
-                lowest, given = asr, copy.deepcopy(model.state_dict())
-            model.train()
-            return ascent.finished()
-
+        measure = inputs.test_success if self.selection == "test_asr" else None
+        after = _Selection(ascent, measure)
         training.fit(
             network, streams, recipe, ctx, objective=ascent, phase="unlearn",
             steps=self.unlearning_steps, on_epoch=after,
         )  # fmt: skip
-        return dict(given or network.state_dict())
+        return dict(after.given or network.state_dict())
 
 
 def isolation_objective(loss: Loss, gamma: float) -> Objective:
@@ -255,6 +247,51 @@ class Ascent:
             loss = loss + F.cross_entropy(parts["rest"], batches["rest"].labels)
         return loss
 
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """Return all that is remembered of the last step."""
+        import torch
+
+        if self.latest is None:
+            return {}
+        return {"latest": self.latest, "joint": torch.tensor(self.joint)}
+
+    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Remember the last step before a kill."""
+        if state:
+            self.latest, self.joint = state["latest"], bool(state["joint"])
+
     def finished(self) -> bool:
         """Return whether ascent on the isolated samples alone has reached the cap."""
         return not self.joint and bool(self.latest >= self.cap)
+
+
+class _Selection:
+    """Ends stage 2 where it is finished, and keeps the weights of lowest ASR if that is measured.
+
+    Attributes:
+        given: the weights of lowest ASR so far.
+    """
+
+    def __init__(self, ascent: Ascent, measure: Callable[[nn.Module], float] | None) -> None:
+        self.ascent, self.measure = ascent, measure
+        self.lowest, self.given = math.inf, dict[str, "torch.Tensor"]()
+
+    def __call__(self, epoch: int, model: nn.Module) -> bool:
+        """Measure the model after an epoch; return whether ascent is finished."""
+        del epoch
+        if self.measure is not None and (asr := self.measure(model)) < self.lowest:
+            self.lowest, self.given = asr, copy.deepcopy(model.state_dict())
+        model.train()
+        return self.ascent.finished()
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """Return the lowest ASR, and the weights that have it."""
+        import torch
+
+        lowest = torch.tensor(self.lowest, dtype=torch.float64)
+        return {"lowest": lowest} | {f"given.{n}": t for n, t in self.given.items()}
+
+    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Take over what was measured before a kill."""
+        self.lowest = float(state["lowest"])
+        self.given = {n.removeprefix("given."): t for n, t in state.items() if n != "lowest"}

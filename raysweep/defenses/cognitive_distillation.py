@@ -54,7 +54,7 @@ class CognitiveDistillation(scored.Scored):
         rows = np.arange(len(inputs.clean_set))
         if not len(rows):
             raise ValueError("cognitive distillation needs reserved clean images; set clean_size")
-        return self.found(inputs, rows, score)
+        return self.found(inputs, rows, score, ctx)
 
     def masks(self, inputs: DefenseInputs, images: torch.Tensor, ctx: Context) -> torch.Tensor:
         """Return masks (B, 1, H, W) in [0, 1] of images in [0, 1]."""

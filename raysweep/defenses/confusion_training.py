@@ -20,13 +20,14 @@ which the gate takes two. Reference: Unispac/Fight-Poison-With-Poison at f2f02c2
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
 from raysweep.counts import count_of, exactly
-from raysweep.datasets import ImageSet
+from raysweep.datasets import ImageSet, IntArray
 from raysweep.defenses import (
     Decision,
     Defense,
@@ -52,7 +53,7 @@ from raysweep.defenses._confusion import (
     whitened,
 )
 from raysweep.methods import decision, log_range
-from raysweep.methods.context import Context
+from raysweep.methods.context import Arrays, Context
 
 if TYPE_CHECKING:
     import torch
@@ -123,8 +124,7 @@ class ConfusionTraining(Defense):
         return self._rounds().passes(samples)
 
     def run(self, inputs: DefenseInputs, ctx: Context) -> Findings:
-        """Run all rounds; a killed run goes on after the last one that was finished."""
-
+        """Run all rounds; a killed run goes on within the round that it had come to."""
         from raysweep import training
         from raysweep.training import weights
 
@@ -158,10 +158,7 @@ class ConfusionTraining(Defense):
                     losses[-1], data.labels, schedule.ratios[number], share,
                     inputs.shape.num_classes,
                 )  # fmt: skip
-                ctx.checkpoint(
-                    {"round": np.array(number), "kept": kept, "losses": np.stack(losses),
-                     **weights.packed({n: w.clone() for n, w in network.state_dict().items()})}
-                )  # fmt: skip
+                ctx.checkpoint(partial(_state, number, kept, losses, network))
             ctx.progress((number + 1) / schedule.rounds, f"round {number + 1}")
         return self._found(confused, before, np.stack(losses), inputs, ctx)
 
@@ -210,6 +207,14 @@ class ConfusionTraining(Defense):
         high, highest = (5.0, 2.0) if self.rule == "mixture" else (2.0, 1.5)
         over = passed(ratios, self.high or high, self.highest or highest)
         return Decision(flags=isolated & over[labels])
+
+
+def _state(number: int, kept: IntArray, losses: list[FloatArray], network: nn.Module) -> Arrays:
+    """Return the state of `run` after a round."""
+    from raysweep.training import weights
+
+    state = {"round": np.array(number), "kept": kept, "losses": np.stack(losses)}
+    return {**state, **weights.packed(network.state_dict())}
 
 
 class _Round:

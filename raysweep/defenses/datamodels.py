@@ -191,15 +191,19 @@ class Datamodels(SubsetModels):
         if self.keep == "margins":
             return super()._outputs(model, state, inputs, ctx)
         network = training.build(model, inputs.shape, ctx, "unused").eval()
-        found = []
-        for member in range(len(next(iter(state.values())))):
+
+        def gradients(member: int) -> FloatArray:
             network.load_state_dict({name: t[member] for name, t in state.items()})
             signs = ctx.torch_generator("projection", member)
-            found.append(projected_gradients(network, inputs.training_set, self.dimensions, signs))
-        phi = np.stack([phi for phi, _ in found])
+            found = projected_gradients(network, inputs.training_set, self.dimensions, signs)
+            return np.column_stack(found)
+
+        members = len(next(iter(state.values())))
+        both = np.stack(ctx.mapped("gradients", gradients, range(members)))
+        phi, left = both[..., :-1], both[..., -1]
         # Products of gradients have no unit; of one size per model they fit into float16.
         scale = np.maximum(np.abs(phi).max((1, 2), keepdims=True), 1e-12)
-        return {"phi": (phi / scale).astype(np.float16), "left": np.stack([q for _, q in found])}
+        return {"phi": (phi / scale).astype(np.float16), "left": left}
 
     def run(self, inputs: DefenseInputs, ctx: Context) -> Findings:
         """Estimate all effects and search."""
@@ -316,9 +320,8 @@ class Datamodels(SubsetModels):
             at = np.flatnonzero(np.array(self.sizes) <= len(rows) // 2)
             if not len(at):
                 continue
-            search = partial(
-                found_sets, sizes=tuple(self.sizes[i] for i in at), restarts=self.restarts
-            )
+            sizes = tuple(self.sizes[i] for i in at)
+            search = partial(found_sets, sizes=sizes, restarts=self.restarts, ctx=ctx)
             within, draw = np.ix_(rows, rows), partial(ctx.generator, "search", number)
             sets, values = search(weights[within], generator=draw)
             counted: FloatArray = np.repeat(

@@ -64,7 +64,7 @@ class Frequency(scored.Scored):
             odds: FloatArray = (logits[:, 1] - logits[:, 0]).numpy()
             return odds
 
-        return self.found(inputs, calibration, score)
+        return self.found(inputs, calibration, score, ctx)
 
     def _examples(self, clean: ImageSet, ctx: Context) -> ImageSet:
         """Return clean images (label 0) as often as perturbed ones (label 1)."""

@@ -24,7 +24,8 @@ AUROC 0.84 and the rounds learn the poison again; larger sets were not tried.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from functools import partial
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,6 +47,9 @@ from raysweep.defenses import (
 from raysweep.methods import decision, reduction
 from raysweep.methods.context import Arrays, Context
 from raysweep.methods.recipe import Recipe
+
+if TYPE_CHECKING:
+    from torch import nn
 
 LEFT = 0.04  # share of the set at which no further subset is searched
 PER_CLASS = 1 / 8  # of the share, that every class contributes at least
@@ -139,7 +143,7 @@ class ISPL(Defense):
             found["members"].append(members)
             found["predicted"].append(logits.argmax(1).numpy().astype(np.int32))
             left &= ~members
-            ctx.checkpoint({name: np.stack(arrays) for name, arrays in found.items()})
+            ctx.checkpoint(lambda: {name: np.stack(arrays) for name, arrays in found.items()})
             ctx.progress((number + 1) / self.components, f"search {part}: subset {number + 1}")
         return {name: np.stack(arrays) for name, arrays in found.items()}
 
@@ -191,12 +195,17 @@ class ISPL(Defense):
     def refined(self, kept: Flags, inputs: DefenseInputs, ctx: Context) -> FloatArray:
         """Return the running mean (N,) of right predictions over rounds of training on `kept`."""
         from raysweep import training
+        from raysweep.training import weights
 
         data = inputs.training_set
         recipe = inputs.recipe.model_copy(update={"epochs": self.round_epochs})
         network = training.build(inputs.model, inputs.shape, ctx, "refined")
         right: FloatArray = np.full(len(data), 0.5)
-        for number in range(self.rounds):
+        first = 0
+        if before := ctx.restored:
+            first, kept, right = int(before["rounds"]), before["kept"], before["right"]
+            network.load_state_dict(weights.unpacked(before))
+        for number in range(first, self.rounds):
             training.fit(
                 network, data.take(np.flatnonzero(kept)), recipe, ctx, phase=f"round {number}"
             )
@@ -206,6 +215,7 @@ class ISPL(Defense):
             kept = right > 0.5
             if kept.sum() < 2:
                 break
+            ctx.checkpoint(partial(_state, number + 1, kept, right, network))
             ctx.progress((number + 1) / self.rounds, f"round {number + 1}")
         return right
 
@@ -214,6 +224,14 @@ class ISPL(Defense):
         votes = evidence.train_scores
         against = votes if self.rule == "vote" else evidence.statistics["wrong"]
         return Decision(flags=against > self.majority)
+
+
+def _state(rounds: int, kept: Flags, right: FloatArray, network: nn.Module) -> Arrays:
+    """Return the state of `refined` after a round."""
+    from raysweep.training import weights
+
+    state = {"rounds": np.array(rounds), "kept": kept, "right": right}
+    return {**state, **weights.packed(network.state_dict())}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -95,7 +95,7 @@ class ModelMutation(scored.Scored):
             def rates(images: torch.Tensor, ids: IntArray) -> FloatArray:
                 return self._scores(predicted(images)[1] != data.labels[ids][None])
 
-            return scored.in_batches(rates, data.images, np.arange(len(data)))
+            return scored.in_batches(rates, data.images, np.arange(len(data)), ctx)
 
         raw = against_given(inputs.training_set)
         held = clean.take(calibration)

@@ -105,9 +105,12 @@ class NeuralCleanse(Defense):
         adam = Adam([raw], lr=self.learning_rate, betas=(0.5, 0.9))
         seen = _Search(self, torch.sigmoid(raw.detach()))
         labels = torch.full((min(self.batch_size, len(images)),), target, device=ctx.device)
-        for step in range(self.steps):
-            if step % DRAWN_AT_ONCE == 0:
-                left = min(DRAWN_AT_ONCE, self.steps - step)
+        steps = training.Steps(ctx.part("search", target), raw=raw, adam=adam, seen=seen)
+        for _ in range(steps.first - steps.first % DRAWN_AT_ONCE):
+            torch.randperm(len(images), generator=draw)  # as the steps before a kill did
+        for step in range(steps.first, self.steps):
+            if step % DRAWN_AT_ONCE == 0 or step == steps.first:
+                left = min(DRAWN_AT_ONCE, self.steps - step + step % DRAWN_AT_ONCE)
                 drawn = [torch.randperm(len(images), generator=draw) for _ in range(left)]
                 batches = torch.stack([rows[: len(labels)] for rows in drawn]).to(ctx.device)
             rows = batches[step % DRAWN_AT_ONCE]
@@ -122,6 +125,8 @@ class NeuralCleanse(Defense):
             adam.step()
             hits = (logits.argmax(1) == target).float().mean().double()
             seen.take_in(trigger.detach(), norm.detach(), hits)
+            steps.take()
+        steps.end()
         last = torch.sigmoid(raw.detach())
         found = torch.where(seen.norm.isfinite(), seen.best, last).cpu().numpy()
         return found[0], found[1:]
@@ -178,8 +183,9 @@ class NeuralCleanse(Defense):
             }
         )
         training.fit(
-            inputs.victim, inputs.clean_set, recipe, ctx, objective=objective, phase="unlearn"
-        )
+            inputs.victim, inputs.clean_set, recipe, ctx,
+            objective=training.resumable(objective, noise), phase="unlearn",
+        )  # fmt: skip
         return dict(inputs.victim.state_dict())
 
 
@@ -198,6 +204,16 @@ class _Search:
         self.cost = zero + method.cost
         self.run, self.streak = zero.clone(), zero.clone()
         self.best, self.norm = start, torch.full_like(zero, torch.inf, dtype=torch.float32)
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """Return the state."""
+        return {"cost": self.cost, "run": self.run, "streak": self.streak, "best": self.best,
+                "norm": self.norm}  # fmt: skip
+
+    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Go on from a state."""
+        for name, value in state.items():
+            setattr(self, name, value.to(self.best.device))
 
     def take_in(self, trigger: torch.Tensor, norm: torch.Tensor, hits: torch.Tensor) -> None:
         """Take in one step: the trigger, the norm of its mask, and its share of hits."""

@@ -158,10 +158,9 @@ class RED(Defense):
                     inputs.victim, images[0, :1], inputs.recipe, ctx.device,
                     copies=2 if weight else 1,
                 )  # fmt: skip
-            together = max(most // size, 1)
             searched = [
                 self.smallest(inputs, group, removed, target, weight, ctx)
-                for group in images.split(together)
+                for group in images.split(max(most // size, 1))
             ]
             found, done = (torch.cat(part) for part in zip(*searched, strict=True))
             at = [sources.index(source) for source in alike]
@@ -191,12 +190,12 @@ class RED(Defense):
         from raysweep import training
 
         inputs.victim.requires_grad_(False)
-        patterns = torch.zeros_like(images[:, 0])
-        velocity = torch.zeros_like(patterns)
+        patterns, velocity = torch.zeros_like(images[:, 0]), torch.zeros_like(images[:, 0])
         done = torch.zeros(len(images), dtype=torch.bool, device=images.device)
         active = torch.arange(len(images), device=images.device)
-        for step in range(self.steps):
-            if step % (1 if ctx.device == "cpu" else GPU_LOOKS) == 0:
+        steps = training.Steps(ctx.part("patterns"), tried=patterns, velocity=velocity, done=done)
+        for step in range(steps.first, self.steps):
+            if step == steps.first or step % (1 if ctx.device == "cpu" else GPU_LOOKS) == 0:
                 active = (~done).nonzero().flatten()
                 if not len(active):
                     break
@@ -216,6 +215,8 @@ class RED(Defense):
             moved = tried.detach() - rate * velocity[active]
             still = done[active].view(-1, 1, 1, 1)
             patterns[active] = torch.where(still, tried.detach(), moved)
+            steps.take()
+        steps.end()
         return patterns, done
 
     def run(self, inputs: DefenseInputs, ctx: Context) -> Findings:

@@ -66,14 +66,14 @@ class SentiNet(scored.Scored):
         base = as_floats(clean.take(under).images.to(ctx.device))
         measured = self._measure(inputs, layer, base, ctx)
         images = clean.images[points].to(ctx.device)
-        confidence, fooled = _columns(scored.in_batches(measured, images, points))
+        confidence, fooled = _columns(scored.in_batches(measured, images, points, ctx))
         boundary = fit_boundary(confidence, fooled, self.bin_width)
 
         def score(images: torch.Tensor, ids: IntArray) -> FloatArray:
             confidence, fooled = _columns(measured(images.to(ctx.device), ids))
             return fooled - np.polyval(boundary, confidence)
 
-        return self.found(inputs, calibration, score)
+        return self.found(inputs, calibration, score, ctx)
 
     def _measure(
         self, inputs: DefenseInputs, layer: str, base: torch.Tensor, ctx: Context

@@ -55,7 +55,7 @@ class Strip(scored.Scored):
         """Make the scorer; apply it to the training set if that is asked for."""
         pool, calibration = scored.halves("STRIP", inputs.clean_set, ctx)
         score = self._scorer(inputs, pool, ctx)
-        return self.found(inputs, calibration, score)
+        return self.found(inputs, calibration, score, ctx)
 
     def _scorer(self, inputs: DefenseInputs, pool: IntArray, ctx: Context) -> Scorer:
         import torch

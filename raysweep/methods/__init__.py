@@ -5,6 +5,7 @@ registry  all methods by name, those of other packages too
 value     the base of all that a user writes
 recipe    how a model is trained
 context   random streams, device, progress, checkpoints
+checkpoints  the checkpoint of a stage, part by part
 """
 
 from __future__ import annotations

@@ -124,10 +124,13 @@ class Defend(_Defending):
         }
         scores: dict[str, Array] = {}
         for name, (images, ids) in sets.items():
-            parts = [
-                score(as_floats(images[at : at + AT_ONCE].to(given.device)), ids[at : at + AT_ONCE])
-                for at in range(0, len(images), AT_ONCE)
-            ]
+
+            def scored(at: int, images: torch.Tensor = images, ids: IntArray = ids) -> Array:
+                cut = slice(at, at + AT_ONCE)
+                return score(as_floats(images[cut].to(given.device)), ids[cut])
+
+            starts = range(0, len(images), AT_ONCE)
+            parts = given.context.mapped(f"scores {name}", scored, starts)
             scores[name] = np.concatenate(parts).astype(np.float32)
         return scores
 

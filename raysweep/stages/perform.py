@@ -5,7 +5,6 @@ A failure is a result, never an exception: it costs the rows of its own trials, 
 
 from __future__ import annotations
 
-import functools
 import os
 import socket
 import time
@@ -19,6 +18,7 @@ from raysweep.environment import explained
 from raysweep.errors import DamagedArtifact, FilesError, StoreError
 from raysweep.identity import Json, kind_of
 from raysweep.methods import Context, by_content
+from raysweep.stages.checkpoints import checkpoint
 from raysweep.stages.current import CurrentStage, performing
 from raysweep.stages.inputs import Inputs
 from raysweep.stages.memory import Peak
@@ -29,15 +29,16 @@ from raysweep.training import device, global_seed, resident
 _OF_THE_HOST = (FilesError, StoreError, OSError, MemoryError)
 
 
-def context(stage: Packed, work: Work, store: Store, now: CurrentStage) -> Context:
+def context(
+    stage: Packed, work: Work, store: Store, now: CurrentStage, read: Mapping[str, str]
+) -> Context:
     """Return the context of a stage's method: streams of its own, a device, checkpoints."""
     seed = rng.derive(int(str(stage.params.get("seed", 0))), kind_of(stage.key), work.method)
     return Context(
         seed=rng.derive(seed, str(stage.params.get("part", ""))),
         device=now.device,
         progress=now.progress,
-        checkpoint=functools.partial(store.checkpoint, stage.key),
-        restored=store.restore(stage.key) if work.LONG else {},
+        kept=checkpoint(stage, work, store, now.device, read),
     )
 
 
@@ -78,7 +79,7 @@ def _performed(
         keys = {**stage.inputs, **stage.reads}
         # Before anything is read: what is replaced meanwhile is then found to have changed.
         read = {k: m.content for k, m in store.manifests(keys.values())[0].items()}
-        product = work.perform(Inputs(keys, store, context(stage, work, store, now)))
+        product = work.perform(Inputs(keys, store, context(stage, work, store, now, read)))
     seconds = time.perf_counter() - start
     info = {
         **run,

@@ -60,7 +60,7 @@ class Train(_Training):
         if self.kept != ALL:
             samples = samples.take(np.flatnonzero(~given.read("decision")["flags"]))
         network = training.build(self.model, given.data.shape, given.context)
-        losses = training.fit(network, samples, self.recipe, given.context, checkpoint=True)
+        losses = training.fit(network, samples, self.recipe, given.context)
         return Product(
             arrays=weights.packed(network.state_dict()),
             outcome={"losses": losses, "images": len(samples)},

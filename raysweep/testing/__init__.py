@@ -13,7 +13,7 @@ attacks   every attack                  toy           a small poisoned set and i
 defenses  every defense, on the toy     network       a plain torch.nn.Module, as a user has one
 datasets  every dataset                 pretend_cuda  a GPU that is not there, made of two modules:
 models    every model                   pretend_tensors
-devices   every method, on that GPU
+devices   every method, on that GPU     kill         stages killed at a checkpoint, and resumed
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ except ModuleNotFoundError as error:
 pytest.register_assert_rewrite(
     *(
         f"raysweep.testing.{role}"
-        for role in ("attacks", "defenses", "datasets", "devices", "models")
+        for role in ("attacks", "defenses", "datasets", "devices", "kill", "models")
     )
 )
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import random
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -22,7 +24,9 @@ from raysweep.models import Model
 from raysweep.models.ember_mlp import EmberMLP
 from raysweep.models.tiny_cnn import TinyCNN
 from raysweep.plan.planner import Planner
+from raysweep.store import Store
 from raysweep.sweep.spec import Sweep
+from raysweep.testing import kill
 
 Kind = type[Attack]
 Size = tuple[int, int, int]
@@ -63,8 +67,11 @@ def pixels(shape: Size, n: int = 8, seed: int = 0) -> torch.Tensor:
 @functools.cache
 def artifact(attack: Attack, shape: Size) -> Arrays:
     """Return the arrays that the attack prepares on a few random images, trained for an epoch."""
-    if not attack.PREPARES:
-        return {}
+    return prepared(attack, shape, Context(seed=3)) if attack.PREPARES else {}
+
+
+def prepared(attack: Attack, shape: Size, ctx: Context) -> Arrays:
+    """Return the arrays that the attack prepares, in the surroundings of `ctx`."""
     count, channels = 40, shape[0]
     images = pixels(shape, count)
     model: Model = EmberMLP(widths=(16, 8, 8))
@@ -75,18 +82,15 @@ def artifact(attack: Attack, shape: Size) -> Arrays:
         channels=channels, height=shape[1], width=shape[2], num_classes=10,
         mean=(0.5,) * channels, std=(0.3,) * channels,
     )  # fmt: skip
-    ctx = Context(seed=3)
     recipe = Recipe(epochs=1, batch_size=20, precision="float32")
-    trained = training.build(model, facts, ctx).eval()
+    trained = training.build(model, facts, Context(seed=3)).eval()
     given: dict[str, Any] = {"surrogate": trained} if attack.SURROGATE else {}
     if attack.EVADES:
         given = {"victim": trained, "test": data, "test_rows": np.arange(count)}
-    return attack.prepare(
-        AttackInputs(
-            data=data, rows=np.arange(count), model=model, shape=facts, recipe=recipe, **given
-        ),
-        ctx,
+    inputs = AttackInputs(
+        data=data, rows=np.arange(count), model=model, shape=facts, recipe=recipe, **given
     )
+    return attack.prepare(inputs, ctx)
 
 
 def drawn(attack: Attack, counts: Counts, seed: int) -> Choice:
@@ -301,6 +305,15 @@ class AttackContract:
         torch.testing.assert_close(levels, levels.round(), atol=1e-4, rtol=0)
         with pytest.raises(ValueError, match=f"has no form of row {count} of the test files"):
             attack.stamp(given[:1], ids=np.array([count]), part="test", artifact=made, seed=7)
+
+    def test_goes_on_after_a_kill_to_the_same_bytes(self, kind: Kind, tmp_path: Path) -> None:
+        """A preparation that is killed at any checkpoint goes on, and has less left to do."""
+        attack, clock, draw = at_work(make(kind, target=3)), kill.Clock(), random.Random(1)
+        _only(attack.PREPARES, "it prepares nothing")
+        shape = next(s for s in SHAPES if (s[0] > 3) == ("images" not in attack.DOMAINS))
+        prepare = functools.partial(prepared, attack, shape)
+        whole = prepare(clock.context())
+        kill.check_resumed(prepare, whole, clock.count, Store(str(tmp_path)), draw)
 
     def test_label_maps_and_sources(self, kind: Kind) -> None:
         """Target, sources and label map mean the same for every attack."""

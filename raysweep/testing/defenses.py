@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import random
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,12 +17,14 @@ import torch
 from pydantic import ValidationError
 
 from raysweep import methods
-from raysweep.arrays import Array
-from raysweep.defenses import ORACLES, Defense, Findings
+from raysweep.arrays import Array, Arrays
+from raysweep.defenses import ORACLES, Decision, Defense, Findings
 from raysweep.errors import KnowledgeError
 from raysweep.methods import Context
 from raysweep.metrics.ranking import ranking
-from raysweep.testing import toy
+from raysweep.store import Store
+from raysweep.testing import kill, toy
+from raysweep.training import weights
 
 Kind = type[Defense]
 
@@ -30,10 +34,38 @@ def make(kind: Kind) -> Defense:
     return kind.model_validate(dict(kind.TOY))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Worked:
+    """The work of a defense on the toy.
+
+    Attributes:
+        shards: what its parts gave.
+        findings: what its run found.
+        moments: of each part, then of the run, how often it could have written a checkpoint.
+    """
+
+    shards: list[Arrays]
+    findings: Findings
+    moments: list[int]
+
+
 @functools.cache
+def worked(kind: Kind) -> Worked:
+    """Run a defense on the toy, its parts first; once a process."""
+    defense, case = make(kind), toy.toy()
+    shards, moments, runs = list[Arrays](), list[int](), toy.blind(defense)
+    for part in defense.parts(toy.CLASSES):
+        clock = kill.Clock()
+        shards.append(runs.shard(part, toy.inputs(defense, case), clock.context()))
+        moments.append(clock.count)
+    clock = kill.Clock()
+    findings = runs.run(toy.inputs(defense, case, shards=shards), clock.context())
+    return Worked(shards=shards, findings=findings, moments=[*moments, clock.count])
+
+
 def found(kind: Kind) -> Findings:
-    """Return the findings of a defense on the toy; run once a process."""
-    return toy.found(make(kind), toy.toy())
+    """Return the findings of a defense on the toy."""
+    return worked(kind).findings
 
 
 def outputs(findings: Findings) -> dict[str, Array]:
@@ -166,6 +198,44 @@ class DefenseContract:
             shuffled = (case.test.images.float() / 255)[torch.from_numpy(order)]
             again = findings.score_inputs(shuffled, ids[order])
             np.testing.assert_allclose(again, clean[order], rtol=1e-4, atol=1e-5)
+
+    def test_goes_on_after_a_kill_to_the_same_bytes(
+        self, kind: Kind, case: toy.Toy, tmp_path: Path
+    ) -> None:
+        """A stage that is killed at any checkpoint goes on from it, and has less left to do."""
+        defense, whole, draw = make(kind), worked(kind), random.Random(kind.__name__)
+        runs, store = toy.blind(defense), Store(str(tmp_path))
+        *parts, of_run = whole.moments
+        if parts:  # they are alike: the last one stands for all
+            last = defense.parts(toy.CLASSES)[-1]
+            kill.check_resumed(
+                lambda ctx: runs.shard(last, toy.inputs(defense, case), ctx),
+                whole.shards[-1], parts[-1], store, draw,
+            )  # fmt: skip
+        kill.check_resumed(
+            lambda ctx: outputs(runs.run(toy.inputs(defense, case, shards=whole.shards), ctx)),
+            outputs(whole.findings), of_run, store, draw,
+        )  # fmt: skip
+        scores_itself = "input_scores" not in defense.gives()
+        if scores_itself and defense.passes(600, toy.RECIPE.epochs, toy.CLASSES) > 600:
+            told = f"{defense.name} passes over the set more than once and keeps no checkpoint"
+            assert sum(whole.moments), told
+
+    def test_a_repair_goes_on_after_a_kill(self, kind: Kind, case: toy.Toy, tmp_path: Path) -> None:
+        """A repair that is killed at any checkpoint goes on from it, and has less left to do."""
+        defense = make(kind)
+        if not defense.REPAIRS:
+            pytest.skip("repairs nothing")
+        decision = Decision(flags=case.mask, classes=(toy.TARGET,))
+        given: dict[str, Any] = {"found": found(kind).kept, "decision": decision}
+
+        def repaired(ctx: Context) -> Arrays:
+            return weights.packed(defense.repair(toy.inputs(defense, case, **given), ctx))
+
+        clock = kill.Clock()
+        whole = repaired(clock.context())
+        assert clock.count, f"the repair of {defense.name} keeps no checkpoint"
+        kill.check_resumed(repaired, whole, clock.count, Store(str(tmp_path)), random.Random(1))
 
     def test_knowledge_is_enforced(self, kind: Kind, case: toy.Toy) -> None:
         """Knowledge that `needs` does not list cannot be read, and oracles are badges."""

@@ -23,7 +23,8 @@ from raysweep.training.inference import (
 from raysweep.training.loop import cross_entropy, fit, keep_memory
 from raysweep.training.network import build, global_seed
 from raysweep.training.optimizer import learning_rate, make_optimizer
-from raysweep.training.step import Objective, autocast, capturable
+from raysweep.training.resume import Steps
+from raysweep.training.step import Objective, autocast, capturable, resumable
 from raysweep.training.streams import Batch, Source, Stream
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "Dynamics",
     "Objective",
     "Source",
+    "Steps",
     "Stream",
     "autocast",
     "build",
@@ -45,4 +47,5 @@ __all__ = [
     "make_optimizer",
     "per_sample_losses",
     "predict",
+    "resumable",
 ]

@@ -80,6 +80,14 @@ class Dynamics:
         for module in training:
             module.training = True
 
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """Return the losses so far."""
+        return {"losses": self.losses}
+
+    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+        """Take over the losses of earlier epochs."""
+        self._epochs = list(state["losses"])
+
     @property
     def losses(self) -> torch.Tensor:
         """Losses (epochs, N) float32 on the CPU, in the order of the data."""

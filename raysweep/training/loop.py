@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache, partial
+from itertools import islice
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from raysweep.arrays import Arrays
 from raysweep.datasets import ImageSet
 from raysweep.errors import NonFiniteLoss
 from raysweep.methods.context import Context
@@ -32,8 +33,6 @@ from raysweep.training.step import capturable as capturable
 from raysweep.training.streams import Batch as Batch
 from raysweep.training.streams import Source as Source
 from raysweep.training.streams import Stream as Stream
-
-CHECKPOINT_SECONDS = 30.0  # at least as long between two checkpoints of one training
 
 
 @capturable
@@ -69,15 +68,18 @@ def fit(
     steps: int | None = None,
     optimizer: torch.optim.Optimizer | None = None,
     on_epoch: Callable[[int, nn.Module], bool | None] | None = None,
-    checkpoint: bool = False,
 ) -> list[float]:
     """Train `model` in place and leave it in eval mode.
+
+    A training that was killed goes on from its last checkpoint, on a CPU to the same bytes, if the
+    objective and `on_epoch` say what they remember (`resumable`, `capturable`, or a `state_dict`);
+    `on_epoch` then sees the epochs that are left alone. Any other training is done from its start.
 
     Args:
         model: on the context's device.
         data: one set, or named streams; the first sets the steps of an epoch.
         recipe: with its precision resolved.
-        ctx: gives random streams, device and progress.
+        ctx: gives random streams, device, progress and checkpoints.
         objective: maps the model and the batches of this step to a scalar loss; by default
             cross-entropy with the recipe's label smoothing.
         phase: tells the random streams of several `fit` calls of one stage apart.
@@ -85,9 +87,6 @@ def fit(
         optimizer: to carry its state over from an earlier phase; by default a new one.
         on_epoch: called after each epoch with its number from 1 and the model in train mode;
             training ends early if it returns True.
-        checkpoint: keep the whole state from time to time, and continue from `ctx.restored`, on
-            a CPU to the same bytes; `on_epoch` then sees the remaining epochs alone. For the only
-            `fit` of a stage, since a second one replaces it, and an objective without memory.
 
     Returns:
         The mean loss of each epoch.
@@ -99,25 +98,25 @@ def fit(
     stage, ctx = ctx, Context(seed=ctx.stream(phase), device=ctx.device, progress=ctx.progress)
     keep_memory()
     objective = objective or _plain(recipe)
+    beside = {"objective": objective, "on_epoch": on_epoch}
+    own = stage.part("fit", phase) if resume.is_resumable(model, *beside.values()) else ctx
     sources = {name: Source(name, stream, recipe, ctx) for name, stream in streams.items()}
-    optimizer = optimizer or make_optimizer(model, recipe)
-    name = f"fit.{phase}.{ctx.device}"
+    shared, optimizer = optimizer is not None, optimizer or make_optimizer(model, recipe)
     epochs = _epochs(recipe, next(iter(sources.values())).batches, steps)
     with _in_training(model, ctx.device), global_seed(ctx.stream("dropout")):
-        before = stage.restored if checkpoint else {}
-        means = resume.restored(before, model, optimizer, sources, name)
+        state = resume.Training(model, optimizer, sources, beside, shared=shared)
+        state.restore(own.restored)
         eager = EagerStep(model, optimizer, sources, objective, recipe, ctx.device)
-        take = step_of(eager, sum(map(len, epochs[len(means) :])), captured=stage.captured)
-        saved_at = time.monotonic()
-        for epoch, rates in enumerate(epochs[len(means) :], len(means) + 1):
-            means.append(_epoch(take, sources, rates))
+        left = [] if state.over else epochs[len(state.means) :]
+        work = _Work(state, step_of(eager, sum(map(len, left)), captured=stage.captured), own)
+        for epoch, rates in enumerate(left, len(state.means) + 1):
+            work.train(rates)
             ctx.progress(epoch / len(epochs), f"{phase}: epoch {epoch}")
             if on_epoch is not None and on_epoch(epoch, model):
                 break
-            if checkpoint and time.monotonic() - saved_at >= CHECKPOINT_SECONDS:
-                stage.checkpoint(resume.captured(model, optimizer, sources, means, name))
-                saved_at = time.monotonic()
-    return means
+        state.over = True
+        own.checkpoint(state.captured, over=True)
+    return state.means
 
 
 @contextlib.contextmanager
@@ -145,14 +144,26 @@ def _epochs(recipe: Recipe, per_epoch: int, steps: int | None) -> list[dict[int,
     ]
 
 
-def _epoch(take: Step, sources: Mapping[str, Source], rates: Mapping[int, float]) -> float:
-    """Train for the steps that have `rates`; return the mean of the losses."""
-    losses = []
-    for number, rate in rates.items():
-        rows = {n: s.next() for n, s in sources.items() if number % s.stream.every == 0}
-        losses.append(take(rows, rate))
-    take.settle()
-    return _checked_mean(torch.stack(losses), min(rates))
+class _Work:
+    """The steps of a training, each followed by a checkpoint."""
+
+    def __init__(self, state: resume.Training, take: Step, own: Context) -> None:
+        self.state, self.take, self.own = state, take, own
+
+    def train(self, rates: Mapping[int, float]) -> None:
+        """Take the steps of an epoch that have `rates` and are not taken; add the mean loss."""
+        losses, sources = self.state.losses, self.state.sources
+        for number in islice(rates, len(losses), None):
+            rows = {n: s.next() for n, s in sources.items() if number % s.stream.every == 0}
+            losses.append(self.take(rows, rates[number]))
+            self.own.checkpoint(self._captured)
+        self.take.settle()
+        self.state.means.append(_checked_mean(torch.stack(losses), min(rates)))
+        losses.clear()
+
+    def _captured(self) -> Arrays:
+        self.take.settle()
+        return self.state.captured()
 
 
 def _checked_mean(losses: torch.Tensor, first_step: int) -> float:

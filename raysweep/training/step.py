@@ -37,6 +37,15 @@ def capturable(objective: Given) -> Given:
     return objective
 
 
+def resumable(given: Any, *memory: torch.Tensor | torch.Generator) -> Any:
+    """Mark an objective, or a hook after epochs, whose training may go on after a kill; returns it.
+
+    Between two calls it remembers nothing but `memory`, and changes that in place.
+    """
+    given.memory = memory
+    return given
+
+
 def autocast(recipe: Recipe, device: str) -> torch.autocast:
     """Return the autocast region of a recipe's resolved precision."""
     return torch.autocast(device, dtype=torch.bfloat16, enabled=recipe.precision == "bfloat16")
@@ -248,7 +257,11 @@ def step_of(eager: EagerStep, steps: int, *, captured: bool) -> Step:
     return eager
 
 
-def _is_capturable(eager: EagerStep) -> bool:
+def hooked(model: nn.Module) -> bool:
+    """Return whether a layer of a model calls something that may remember what it sees."""
     hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    hooked = any(getattr(module, name) for module in eager.model.modules() for name in hooks)
-    return getattr(eager.objective, "capturable", False) and not hooked
+    return any(getattr(module, name) for module in model.modules() for name in hooks)
+
+
+def _is_capturable(eager: EagerStep) -> bool:
+    return getattr(eager.objective, "capturable", False) and not hooked(eager.model)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
@@ -15,6 +15,7 @@ from raysweep.datasets import ImageSet, Shape
 from raysweep.defenses import DefenseInputs, Evidence, Findings
 from raysweep.defenses._confusion import SCHEDULES, log_ratio, principal
 from raysweep.defenses.confusion_training import ConfusionTraining, _Round
+from raysweep.methods.checkpoints import Checkpoints, unpacked
 from raysweep.methods.context import Arrays, Context
 from raysweep.methods.recipe import Recipe
 from raysweep.metrics.ranking import ranking, separability
@@ -82,24 +83,42 @@ def test_without_confusion_the_clean_task_stays(
     assert gap > plain_gap
 
 
+@dataclass
+class Rounds:
+    """The checkpoints after each round: as they were written, and what the stage itself kept."""
+
+    written: list[Arrays] = field(default_factory=list)
+    own: list[Arrays] = field(default_factory=list)
+
+    def __call__(self, arrays: Arrays) -> None:
+        rounds, own = unpacked(arrays, "").get("", (0, {}))
+        if rounds > len(self.own):
+            self.written.append(arrays)
+            self.own.append(own)
+
+    def context(self, seed: int) -> Context:
+        return Context(seed=seed, kept=Checkpoints(self, pause=lambda cost: 0.0).root)
+
+
 def test_a_killed_run_goes_on_after_the_last_round() -> None:
     case = toy.toy(rate=0.04)
     small = SMALL.model_copy(update={"scale": 0.02})
     whole = small.run(toy.inputs(small, case), Context(seed=5))
-    kept: list[Arrays] = []
-    small.run(toy.inputs(small, case), Context(seed=5, checkpoint=kept.append))
-    assert len(kept) == 5
-    again = small.run(toy.inputs(small, case), Context(seed=5, restored=kept[2]))
+    kept = Rounds()
+    small.run(toy.inputs(small, case), kept.context(5))
+    assert len(kept.own) == 5
+    restored = Checkpoints(restored=kept.written[2])
+    again = small.run(toy.inputs(small, case), Context(seed=5, kept=restored.root))
     np.testing.assert_array_equal(again.train_scores, whole.train_scores)
 
 
 def test_each_round_distils_its_share_by_the_losses_of_that_round() -> None:
     case = toy.toy(rate=0.04)
     small = SMALL.model_copy(update={"scale": 0.02})
-    kept: list[Arrays] = []
-    small.run(toy.inputs(small, case), Context(seed=5, checkpoint=kept.append))
+    kept = Rounds()
+    small.run(toy.inputs(small, case), kept.context(5))
     labels, topped = case.train.labels, 0
-    for number, arrays in enumerate(kept):
+    for number, arrays in enumerate(kept.own):
         losses = np.asarray(arrays["losses"])[number]
         share = 100 if number == 4 else 50
         expected = set(np.argsort(losses)[: int(SCHEDULES["small"].ratios[number] * 600)].tolist())
@@ -199,10 +218,8 @@ def outcome(poisons: int, reserved: int, weight: float | None = None) -> Outcome
         "clean_set": ImageSet(images=blobs(some, 1), labels=some),
         "model": model, "shape": SHAPE, "recipe": RECIPE,
     }  # fmt: skip
-    kept: list[Arrays] = []
-    found = method.run(
-        DefenseInputs("x", method.needs(), values), Context(seed=3, checkpoint=kept.append)
-    )
+    kept = Rounds()
+    found = method.run(DefenseInputs("x", method.needs(), values), kept.context(3))
     scores = np.asarray(found.train_scores)
     isolated = found.statistics["predicted"] == train.labels
     ratios = [
@@ -220,10 +237,10 @@ def outcome(poisons: int, reserved: int, weight: float | None = None) -> Outcome
     )
     flags = method.decide(Evidence("x", method.needs(), known)).flags
     assert flags is not None
-    rounds = [*np.asarray(kept[-1]["losses"]), -scores]
+    rounds = [*np.asarray(kept.own[-1]["losses"]), -scores]
     return Outcome(
         areas=[ranking(-losses, mask).auroc for losses in rounds],
-        shares=[float(mask[np.asarray(arrays["kept"])].mean()) for arrays in kept],
+        shares=[float(mask[np.asarray(arrays["kept"])].mean()) for arrays in kept.own],
         ratios=np.exp(ratios), flags=flags, mask=mask,
         accuracy=float((plain == other).mean()),
         success=float((triggered == TARGET)[other != TARGET].mean()),

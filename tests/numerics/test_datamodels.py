@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -34,6 +35,8 @@ from raysweep.methods.context import Context
 from raysweep.metrics.ranking import ranking
 from raysweep.models.tiny_groupnorm import TinyGroupNorm
 from raysweep.testing import toy
+
+CTX = Context(seed=0)
 
 
 def block(seed: int, n: int = 300, k: int = 20, mean: float = 1.0) -> np.ndarray:
@@ -125,7 +128,7 @@ def test_of_all_starts_sixty_percent_find_a_planted_block_and_of_twenty_always_o
 @pytest.mark.parametrize("seed", range(3))
 def test_a_planted_block_is_found(seed: int) -> None:
     weights = block(seed)
-    sets, values = found_sets(weights, (20,), 20, lambda size, r: np.random.default_rng(r))
+    sets, values = found_sets(weights, (20,), 20, lambda size, r: np.random.default_rng(r), CTX)
     members, counts = np.arange(300) < 20, sets[0].sum(0)
     assert values.max() == pytest.approx(effect(weights, members), rel=1e-9)
     assert ranking(counts.astype(float), members).auroc > 0.95
@@ -149,6 +152,9 @@ class Starts:
     def permutation(self, models: int) -> np.ndarray:
         return self.drawn().permutation(models)
 
+    def mapped(self, name: str, compute: Any, items: Any) -> Any:
+        return CTX.mapped(name, compute, items)
+
     def drawn(self) -> np.random.Generator:
         return Context(seed=0).generator(*self.key)
 
@@ -157,7 +163,7 @@ def test_permuting_samples_permutes_the_search() -> None:
     weights = block(4, n=60, k=10)
     order = np.random.default_rng(1).permutation(60)
     (one, best), (other, moved) = (
-        found_sets(w, (5, 10, 20), 8, Starts(order=o).generator)
+        found_sets(w, (5, 10, 20), 8, Starts(order=o).generator, CTX)
         for w, o in ((weights, np.arange(60)), (weights[np.ix_(order, order)], order))
     )
     assert (other == one[:, :, order]).all()

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from raysweep.defenses.ispl import ISPL, annealed, lowest, sampled, vote
-from raysweep.methods.context import Context
+from raysweep.methods.checkpoints import Checkpoints, unpacked
+from raysweep.methods.context import Arrays, Context
 from raysweep.methods.recipe import Recipe
 from raysweep.metrics.ranking import ranking
 from raysweep.testing import toy
@@ -115,15 +116,22 @@ def test_another_search_leaves_the_first_as_it_was() -> None:
     assert (two["members"][0] != two["members"][1]).any(), "searches differ in their samples"
 
 
+def of_stage(arrays: Arrays) -> Arrays:
+    """Return the arrays of a checkpoint that the stage itself kept, without those of its parts."""
+    return unpacked(arrays, "").get("", (0, {}))[1]
+
+
 def test_a_killed_search_goes_on_after_the_last_subset() -> None:
     case = toy.toy()
     method = ISPL(components=2, weak_epochs=1, warm_up=1, epochs=1)
-    kept: list[dict[str, np.ndarray]] = []
-    whole = method.shard(
-        "0", toy.inputs(method, case), Context(seed=5, checkpoint=lambda a: kept.append(dict(a)))
-    )
-    again = method.shard("0", toy.inputs(method, case), Context(seed=5, restored=kept[0]))
-    assert len(kept) == 2 and len(kept[0]["members"]) == 1
+    kept: list[Arrays] = []
+    checkpoints = Checkpoints(kept.append, pause=lambda cost: 0.0)
+    inputs = toy.inputs(method, case)
+    whole = method.shard("0", inputs, Context(seed=5, kept=checkpoints.root))
+    found = {len(own["members"]): arrays for arrays in kept if (own := of_stage(arrays))}
+    assert found.keys() == {1, 2}
+    restored = Checkpoints(restored=found[1])
+    again = method.shard("0", inputs, Context(seed=5, kept=restored.root))
     for name in ("members", "predicted"):
         np.testing.assert_array_equal(whole[name], again[name])
 
