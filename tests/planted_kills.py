@@ -126,9 +126,6 @@ FAULTS = (
         "                continue",
         "            if step < steps.first:\n                continue\n"
         "            batch = taken(others, self.batch)",
-        (
-            "contracts/test_attacks.py::TestAttacks::test_goes_on_after_a_kill_to_the_same_bytes"
-            "[latent_backdoor]",
-        ),
+        (OWN + "an_attack_that_was_killed_draws_on",),
     ),
 )

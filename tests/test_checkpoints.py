@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from raysweep.arrays import Arrays
+from raysweep.attacks.latent_backdoor import LatentBackdoor
 from raysweep.defenses import neural_cleanse
 from raysweep.errors import StoreError
 from raysweep.methods import Context, checkpoints
@@ -24,6 +25,7 @@ from raysweep.store import Store
 from raysweep.sweep.loading import from_text
 from raysweep.sweep.yaml import parse
 from raysweep.testing import toy
+from raysweep.testing.attacks import prepared
 from raysweep.training import Steps
 from raysweep.training.optimizer import Adam
 
@@ -237,6 +239,17 @@ def test_a_search_that_was_killed_draws_on(monkeypatch: pytest.MonkeyPatch) -> N
     for at in (3, 4, 5, 9):
         again = search(always(lambda arrays: None, written[at - 1]))
         np.testing.assert_array_equal(again, whole, err_msg=f"after {at} steps")
+
+
+def test_an_attack_that_was_killed_draws_on() -> None:
+    attack, written = LatentBackdoor(target=3, steps=4, batch=3), list[Arrays]()
+
+    def picture(ctx: Context) -> Any:
+        return prepared(attack, (1, 16, 16), ctx)["picture"]
+
+    whole = picture(always(written.append))
+    again = picture(always(lambda arrays: None, written[1]))
+    np.testing.assert_array_equal(again, whole)
 
 
 # Bound to the stage, its code, its device, its inputs
