@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup quickstart test quick lint check docs faults mutants oldest device-rules dry-run
+.PHONY: setup quickstart test quick lint check docs faults chaos mutants oldest device-rules dry-run
 
 setup: $(READY)
 
@@ -40,6 +40,13 @@ docs: setup
 
 faults: setup
 	$(BIN)/python -m tests.faults
+
+# One sweep disturbed by faults over separated hosts, and compared with the undisturbed one. Needs
+# root. `make chaos FAULTS=10 SEED=2`.
+FAULTS ?= 50
+SEED ?= 1
+chaos: setup
+	$(BIN)/python -m tests.chaos --faults $(FAULTS) --seed $(SEED)
 
 # Changes at sampled places of the engine; each must make a test fail. `make mutants MINUTES=20`.
 MINUTES ?= 90

@@ -130,10 +130,12 @@ def _stopped(pid: int) -> bool:
     return stat.rpartition(")")[2].split()[0] == "T"
 
 
-def free_port() -> int:
+def free_port(*taken: int) -> int:
     """Return a port that nobody listens at, and that no connection takes by chance."""
     first = os.getpid() % len(PORTS)
     for port in [*PORTS[first:], *PORTS[:first]]:
+        if port in taken:
+            continue
         with socket.socket() as free, contextlib.suppress(OSError):
             free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             free.bind(("127.0.0.1", port))
@@ -167,6 +169,7 @@ class Cluster:
 
     def _start_head(self) -> Node:
         words = ["--head", "--port", str(self.port), "--include-dashboard", "false"]
+        words += ["--ray-client-server-port", str(free_port(self.port))]
         head = self._start("head", words, [], 0)
         until(self._listens)
         return head

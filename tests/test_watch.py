@@ -142,6 +142,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             "--port", address.rpartition(":")[2], "--node-ip-address", "127.0.0.1",
             "--include-dashboard", "false", "--num-cpus", "2", "--num-gpus", "1",
             "--object-store-memory", "100000000", "--disable-usage-stats",
+            "--ray-client-server-port", str(free_port(int(address.rpartition(":")[2]))),
         ]  # fmt: skip
         log = folder / "ray.log"
         with log.open("wb") as out:
