@@ -37,7 +37,7 @@ from raysweep.store.heartbeat import RunningStage
 from raysweep.store.sweepfolder import SweepFolder
 from raysweep.sweep.loading import from_text
 from raysweep.sweep.yaml import parse
-from tests.hosts import Node, until
+from tests.hosts import Node, free_port, until
 
 NETS = """
 import ctypes, os, pathlib, signal, sys, time
