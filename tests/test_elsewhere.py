@@ -23,6 +23,7 @@ from raysweep.jobs.launch import Conclusion, launch
 from raysweep.jobs.publish import Page
 from raysweep.jobs.tune import tune
 from raysweep.results.records import load
+from raysweep.run import pauses
 from raysweep.run.run import Run
 from raysweep.run.schedule import Schedule
 from raysweep.run.stored import StoredStages
@@ -505,7 +506,10 @@ def test_workers_have_nothing_to_do_while_the_last_stage_is_elsewhere(
         assert done.cached == len(batch) and done.ran == len(store.done()) - len(batch)
 
 
-def test_what_fails_for_good_here_may_be_tried_elsewhere(tmp_path: Path) -> None:
+def test_what_fails_for_good_here_may_be_tried_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pauses, "SECONDS", (0.0,))
     store = Store(str(tmp_path))
     sweep = from_text(parse("one.yaml", SWEEPS["one"]))
     with Run(sweep, store, "") as run:

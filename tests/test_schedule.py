@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from raysweep.identity import kind_of
+from raysweep.run import pauses
 from raysweep.run.schedule import Schedule
 from raysweep.stages.stage import Result, Stage
 from raysweep.store import Manifest
@@ -329,3 +330,30 @@ def test_a_stored_outcome_is_read_once_and_kept_where_a_trial_waits_for_it() -> 
     schedule = Schedule(graph, {above, decided}, read)
     assert set(schedule.outcomes) == {decided}
     assert sorted(asked) == sorted([above, decided])
+
+
+def test_what_failed_for_a_passing_reason_waits_until_it_comes_back() -> None:
+    graph = Graph()
+    key = graph.add("train", "a")
+    graph.trial(key)
+    schedule = Schedule(graph, set(), lambda keys: {}, attempts=3)
+    for attempt in range(3):
+        assert [stage.key for stage in schedule.take({"cpu": 1})] == [key]
+        full = Result(key=key, status="failed", error="no space left", lasting=False)
+        schedule.finished([full])
+        if attempt < 2:
+            assert not schedule.take({"cpu": 1}) and not schedule.finished_all
+            schedule.came_back([key])
+    assert schedule.failed[key].error == "no space left" and schedule.finished_all
+
+
+def test_pauses_grow_and_end_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(pauses.time, "monotonic", lambda: now[0])
+    waiting = pauses.Pauses()
+    for pause in (*pauses.SECONDS, pauses.SECONDS[-1]):
+        waiting.add("a")
+        now[0] += pause - 0.1
+        assert waiting.over() == []
+        now[0] += 0.2
+        assert waiting.over() == ["a"] and waiting.over() == []

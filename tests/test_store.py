@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -25,7 +26,7 @@ from raysweep.errors import DamagedArtifact, StoreError
 from raysweep.identity import digest
 from raysweep.results.description import Description, write_description
 from raysweep.results.table import write_tables
-from raysweep.store import Store
+from raysweep.store import Store, root
 from raysweep.store.bucket import Bucket
 from raysweep.store.events import (
     CandidateEnd,
@@ -756,3 +757,23 @@ def test_a_ledger_stamps_what_it_writes_and_gives_it_back(store: Store) -> None:
     first, told = read(folder)
     assert isinstance(first, Note) and first.text == "first" and began - 1 < first.t < began + 60
     assert replace(told, t=TOLD.t) == TOLD
+
+
+def test_a_mounted_folder_that_is_away_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(str(tmp_path))
+    store.write("sweeps/a/notes.txt", b"kept")
+    real, refusals = Folder.read, [errno.ENOTCONN, errno.ESTALE]
+
+    def away(self: Folder, path: str) -> bytes | None:
+        if refusals:
+            raise OSError(refusals.pop(), "its server is away")
+        return real(self, path)
+
+    monkeypatch.setattr(Folder, "read", away)
+    monkeypatch.setattr(root, "FIRST_PAUSE", 0.01)
+    assert store.read("sweeps/a/notes.txt") == b"kept" and not refusals
+    refusals.append(errno.EACCES)
+    with pytest.raises(StoreError, match="its server is away"):
+        store.read("sweeps/a/notes.txt")

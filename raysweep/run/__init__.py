@@ -5,6 +5,7 @@ schedule      what is ready, out, failed, grown; pure
 ready         queues of ready stages             tally    stages counted by kind
 leases        this run among other drivers       pace     how long the rest will take
 source        trials that come while it is under way
+pauses        stages that are tried again later
 stored        which stored stages count          force    which stages are done anew
 inline        in this process                      ray      on Ray Tune
 session       the plan as Tune's searcher          worker   the process at the other end

@@ -157,7 +157,7 @@ class Leases:
         """
         if not keys or not (self._exclusive or self._company):
             return {}
-        return self._store.manifests(keys)[0]
+        return self._store.manifests_now(list(keys))[0]
 
     def news(self) -> list[News]:
         """Return the news on stages that were refused, each once."""
@@ -264,7 +264,7 @@ class Leases:
             self._end_orphans(leased.intersection(aside))
         free = {key for key, file in aside.items() if key not in (leased if file else self._held)}
         if free:
-            stored = self._store.manifests(free)[0]
+            stored = self._store.manifests_now(list(free))[0]
             with self._lock:
                 for key in free:
                     del self._aside[key]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import socket
 import time
@@ -20,6 +19,7 @@ from raysweep.run.force import forcing
 from raysweep.run.leases import Leases
 from raysweep.run.limits import limits_of
 from raysweep.run.pace import Pace
+from raysweep.run.pauses import Pauses
 from raysweep.run.schedule import Schedule
 from raysweep.run.source import TrialSource
 from raysweep.stages.stage import Result, Stage
@@ -83,9 +83,9 @@ class Run:
         self._begun: set[str] = set()
         self._signalled = interruption.taken_here()
         self._planned = False
+        self._pauses = Pauses()
         beat = heartbeat.BEAT_SECONDS
-        # A store of its own: what this one was last asked for is told to stages in this process.
-        self.leases = Leases(copy.copy(store), self.ledger.run, self._heartbeat, self._stop, beat)
+        self.leases = Leases(store, self.ledger.run, self._heartbeat, self._stop, beat)
         try:
             self.leases.start()
             self._plan(forced, text, keep=folder is None)
@@ -148,6 +148,7 @@ class Run:
     def take(self, slots: Mapping[str, int]) -> list[Stage]:
         """Return the next batch, claimed, and written down before anybody works on it."""
         self._take_news()
+        self.schedule.came_back(self._pauses.over())
         self._replenish(slots)
         while batch := self.schedule.take(slots):
             if claimed := self._claimed(batch):
@@ -263,6 +264,8 @@ class Run:
             elif result.trace:
                 self.store.try_write(self.folder.log(result.key), result.trace.encode())
             self.schedule.finished([result])
+            if result.key in self.schedule.elsewhere:
+                self._pauses.add(result.key)
             self._release([result.key])
             self._settled([result.key])
         self.watch(self)

@@ -51,7 +51,7 @@ class Schedule:
             log: receives an event for each growth, failure, retry and damaged artifact.
 
         `routed` counts the trials of the planner that were taken in; `stored` tells which stored
-        stages count; `elsewhere` holds those that another driver works on; `tally` counts;
+        stages count; `elsewhere` holds those that wait, mostly for another driver; `tally` counts;
         `waiting` tells which trials, by number, wait for the outcome of a stage.
         """
         self.planner = planner
@@ -225,7 +225,7 @@ class Schedule:
         self.elsewhere.update(keys)
 
     def came_back(self, keys: Iterable[str]) -> None:
-        """Take in that no other driver works on stages any more, and none has stored them."""
+        """Take in that stages wait no longer: no driver works on them, none has stored them."""
         for key in self.elsewhere.intersection(keys):
             self.elsewhere.remove(key)
             if not self._broken(key):
@@ -242,7 +242,7 @@ class Schedule:
     # Reports of executors
 
     def finished(self, results: Iterable[Result]) -> None:
-        """Take in the results of stages that were handed out."""
+        """Take in results; what failed for a passing reason waits until it comes back."""
         for result in results:
             self._out.discard(result.key)
             if result.status == "done":
@@ -250,7 +250,7 @@ class Schedule:
             elif result.status == "damaged" and self._try_again(result):
                 self._recompute(result.damaged, result.key)
             elif result.status == "failed" and not result.lasting and self._try_again(result):
-                self._ready.add(result.key)
+                self.elsewhere.add(result.key)
             else:
                 self._fail(result)
 

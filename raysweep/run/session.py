@@ -131,7 +131,8 @@ class Session:
             failed = Result(key=key, status="failed", error=death.reason, trace=death.log)
             self.run.finished([failed])
         else:
-            self.run.store.try_write(self.run.folder.log(key), death.log.encode())
+            log = environment.masked(death.log).encode()
+            self.run.store.try_write(self.run.folder.log(key), log)
             self.run.lost([key], death.reason, counts=death.counts)
 
     def _with_more_memory(self, key: str, death: Death) -> Death:

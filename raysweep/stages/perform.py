@@ -5,6 +5,7 @@ A failure is a result, never an exception: it costs the rows of its own trials, 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import time
@@ -95,7 +96,9 @@ def _performed(
         "read": read,
     }
     store.put(stage.key, arrays=product.arrays, outcome=product.outcome, info=info)
-    store.drop_checkpoint(stage.key)
+    if work.LONG:
+        with contextlib.suppress(StoreError):  # it is stored; what is left is litter
+            store.drop_checkpoint(stage.key)
     return Result(key=stage.key, status="done", host=host, seconds=seconds, pid=os.getpid())
 
 

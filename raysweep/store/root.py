@@ -1,12 +1,14 @@
 """The root below which all files of a store lie: a folder, or a bucket.
 
 Every file appears whole or not at all. An error of the file system or of the connection is a
-`StoreError` that names the place, the file and the remedy. A remote place that has answered before
-is waited for, with growing pauses; what is mere bookkeeping is not, and lacks at the end.
+`StoreError` that names the place, the file and the remedy. A bucket or a mounted folder that has
+answered before is waited for, with growing pauses; what is mere bookkeeping is not, and lacks at
+the end.
 """
 
 from __future__ import annotations
 
+import errno
 import random
 import shutil
 import time
@@ -21,7 +23,12 @@ from raysweep.store.bucket import Bucket, lasting
 from raysweep.store.files import Files, Folder, Stamp
 
 T = TypeVar("T")
-PATIENCE = 600.0  # seconds that a remote place which has answered before is waited for
+# What a mounted folder says while its server is away.
+AWAY = frozenset({
+    errno.ENOTCONN, errno.ESTALE, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH,
+    errno.ENETUNREACH, errno.ECONNRESET,
+})  # fmt: skip
+PATIENCE = 600.0  # seconds that a place which has answered before is waited for
 BRIEF = 10.0  # and one that has not: its address may be wrong
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 15.0  # seconds between two attempts
 
@@ -64,7 +71,7 @@ class Root:
     # What may take several attempts
 
     def _tried(self, act: Callable[[Files], T], action: str, remedy: str = "") -> T:
-        """Do something at the place; again and again if it is remote and passing errors come.
+        """Do something at the place; again and again while it is away, and will come back.
 
         Raises:
             StoreError: names the place, the action, the last error and the remedy.
@@ -76,7 +83,8 @@ class Root:
             except OSError as error:
                 patience = PATIENCE if self._answered else BRIEF
                 waited = time.monotonic() - began
-                if not self._remote or lasting(error) or waited + pause > patience:
+                passing = not lasting(error) if self._remote else error.errno in AWAY
+                if not passing or waited + pause > patience:
                     raise StoreError(
                         f"storage {self.where()}: cannot {action} ({error}){remedy}"
                     ) from error

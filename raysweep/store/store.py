@@ -19,7 +19,7 @@ import functools
 import hashlib
 import re
 import uuid
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -143,13 +143,21 @@ class Store(Root):
         asked = list(keys)
         indexed = self._index.take(asked)
         lacking = [key for key in asked if key not in indexed]
-        if self._remote and len(lacking) > 1:
+        opened, damaged = self.manifests_now(lacking, self._index.learn)
+        self._asked = Manifests(asked, opened, indexed, self.manifest)
+        return self._asked, damaged
+
+    def manifests_now(
+        self, keys: Sequence[str], learn: Callable[[str, bytes], None] = lambda key, raw: None
+    ) -> tuple[dict[str, Manifest], Sequence[str]]:
+        """Return manifests and damaged keys as they are stored now; any thread may ask."""
+        if self._remote and len(keys) > 1:
             with ThreadPoolExecutor(REQUESTS) as pool:
-                raws = list(pool.map(self._manifest_bytes, lacking))
+                raws = list(pool.map(self._manifest_bytes, keys))
         else:
-            raws = list(map(self._manifest_bytes, lacking))
+            raws = list(map(self._manifest_bytes, keys))
         opened, damaged = {}, []
-        for key, raw in zip(lacking, raws, strict=True):
+        for key, raw in zip(keys, raws, strict=True):
             if raw is None:
                 continue
             try:
@@ -157,9 +165,8 @@ class Store(Root):
             except DamagedArtifact:
                 damaged.append(key)
             else:
-                self._index.learn(key, raw)
-        self._asked = Manifests(asked, opened, indexed, self.manifest)
-        return self._asked, damaged
+                learn(key, raw)
+        return opened, damaged
 
     def manifest_as_asked(self, key: str) -> Manifest | None:
         """Return the manifest that the last call of `manifests` returned; else read it now.
