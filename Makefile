@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup quickstart test quick lint check docs faults chaos mutants oldest device-rules dry-run
+.PHONY: setup quickstart test quick long lint check docs faults chaos mutants oldest device-rules dry-run
 
 setup: $(READY)
 
@@ -16,16 +16,20 @@ $(READY): pyproject.toml
 quickstart: setup
 	$(BIN)/raysweep launch sweeps/quickstart.yaml
 
-# All tests, in three processes on two cores: those that start Ray in one of them, in turn, and they
+# All tests, in four processes on two cores: those that start Ray in two of them, in turn, and they
 # mostly wait.
-WORKERS ?= 3
+WORKERS ?= 4
 test: setup
 	$(BIN)/python -m pytest -n $(WORKERS) --durations=20
 
 # The inner loop: no Ray, and nothing that takes long.
 quick: setup
 	$(BIN)/python -m pytest -n $(WORKERS) -m \
-	  'not slow and not ray and not device_rules and not dry_run'
+	  'not slow and not ray and not long and not device_rules and not dry_run'
+
+# The tests that take minutes, beside a shorter one of the same.
+long: setup
+	$(BIN)/python -m pytest -n $(WORKERS) -m long --durations=20
 
 lint: setup
 	$(BIN)/ruff check .

@@ -25,6 +25,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported
 os.environ["RAY_AUTH_MODE"] = "disabled"
 ROLES = ("attacks", "defenses", "datasets", "models")
 PACKAGE = Path(__file__).parents[1] / "raysweep"
+RAY = ("ray", "ray over hosts")
+OVER_HOSTS = {"test_hosts", "test_chaos", "test_submit", "test_watch", "test_elsewhere"}
 METHODS = {file.stem for role in ROLES for file in (PACKAGE / role).glob("*.py")}
 BEGAN = pytest.StashKey[float]()
 POLITE = 10  # niceness of workers beside the one whose tests start Ray, which then run as if alone
@@ -64,15 +66,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """On several workers, begin with Ray, the longest group, and end with the short contracts."""
     if hasattr(config, "workerinput"):
         groups = {item: group(item.nodeid, config.rootpath) for item in items}
-        items.sort(key=lambda item: (groups[item] != "ray", "contracts" in groups[item]))
+        items.sort(key=lambda item: (groups[item] not in RAY, "contracts" in groups[item]))
 
 
 def group(nodeid: str, root: Path) -> str:
-    """Return the group of a test: Ray's, that of a method in all contracts, or its module's."""
+    """Return the group of a test: one of Ray's, that of a method in contracts, or its module's."""
     module, _, test = nodeid.partition("::")
     name, *parameters = re.split(r"[\[\]-]", test)
     if name in ray_tests(root / module):
-        return "ray"  # no two Rays run at once
+        return RAY[Path(module).stem in OVER_HOSTS]  # no two Rays of one group run at once
     shared = "/contracts/" in module or module.endswith("test_versions.py")
     names = (part.rpartition("/")[2] for part in parameters)
     method = next((part for part in names if part in METHODS), None)
@@ -93,7 +95,7 @@ def ray_tests(file: Path) -> frozenset[str]:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_setup(item: pytest.Item) -> Iterator[None]:
     if hasattr(item.config, "workerinput") and not os.nice(0):
-        os.nice(0 if group(item.nodeid, item.config.rootpath) == "ray" else POLITE)
+        os.nice(0 if group(item.nodeid, item.config.rootpath) in RAY else POLITE)
     subprocess._cleanup()  # type: ignore[attr-defined]  # children left by tests before this one
     item.stash[BEGAN] = cpu_seconds()
     yield

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.conftest import group, ray_tests
+from tests.conftest import RAY, group, ray_tests
 
 ROOT = Path(__file__).parent.parent
 BURN = "import time\nwhile time.process_time() < 0.6: pass"
@@ -122,7 +122,7 @@ def test_groups_are_rays_a_methods_or_a_modules(request: pytest.FixtureRequest) 
     assert group(f"{contract}::test_x", ROOT) == contract
     assert group("tests/test_device.py::test_x[red]", ROOT) == "tests/test_device.py"
     marked = [item for item in request.session.items if item.get_closest_marker("ray")]
-    assert {group(item.nodeid, ROOT) for item in marked} <= {"ray"}
+    assert {group(item.nodeid, ROOT) for item in marked} <= set(RAY)
     named = ray_tests(ROOT / "tests" / "test_device.py")
     assert named == {"test_workers_see_their_gpus_alone_and_end_when_a_device_is_lost"}
 

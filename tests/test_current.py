@@ -278,13 +278,13 @@ def test_the_peak_is_that_of_the_stage() -> None:
     peak = Peak()
     peak.begin("cpu")
     before = peak.host_bytes
-    large = np.ones(32 << 20, dtype=np.uint8)
+    large = np.ones(256 << 20, dtype=np.uint8)  # more than what was held before can give back
     assert before is not None and peak.host_bytes is not None and peak.gpu_bytes is None
     most = peak.host_bytes
-    assert most >= before + (30 << 20)
+    assert most >= before + (200 << 20)
     del large
     peak.begin("cpu")
-    assert peak.host_bytes <= most - (30 << 20)
+    assert peak.host_bytes <= most - (200 << 20)
 
 
 def test_a_stage_has_waited_since_its_inputs_came_in(

@@ -37,9 +37,8 @@ from tests.contracts.test_datasets import (
     write_parquet,
     write_tiny_imagenet,
 )
-from tests.test_store import s3
+from tests.s3 import S3
 
-__all__ = ["s3"]  # the fixture: a bucket on this machine
 ROOT = Path(__file__).parent.parent
 WITH_PATHS = [
     (role, name)
@@ -161,9 +160,9 @@ def test_every_parameter_that_holds_a_path_says_so() -> None:
 
 @pytest.mark.ray
 def test_a_launch_finds_all_paths_from_another_folder_and_keys_know_none(
-    project: Path, s3: str, monkeypatch: pytest.MonkeyPatch
+    project: Path, s3_server: S3, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _, _, options = s3.partition("endpoint_override=")
+    _, _, options = s3_server.uri("placed").partition("endpoint_override=")
     monkeypatch.setenv(
         "AWS_ENDPOINT_URL", f"http://{options.partition('&')[0].replace('%3A', ':')}"
     )

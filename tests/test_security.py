@@ -47,12 +47,19 @@ track: {wandb: offline}
 PLANTED = ("AWS_SECRET_ACCESS_KEY", "WANDB_API_KEY", "RAY_AUTH_TOKEN", "HF_TOKEN", "MY_PASSWORD")
 
 
-@pytest.mark.parametrize(
-    "place", [["--inline"], pytest.param([], marks=[pytest.mark.ray, pytest.mark.slow])]
-)
-def test_a_method_that_tells_its_environment_tells_no_secret(
-    tmp_path: Path, place: list[str]
-) -> None:
+def test_a_method_that_tells_its_environment_tells_no_secret(tmp_path: Path) -> None:
+    tell_environment(tmp_path, ["--inline"])
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.long
+def test_a_worker_that_tells_its_environment_tells_no_secret(tmp_path: Path) -> None:
+    tell_environment(tmp_path, [])
+
+
+def tell_environment(tmp_path: Path, place: list[str]) -> None:
+    """Launch a sweep with a method that shouts its environment, and look for secrets everywhere."""
     (tmp_path / "leaky_methods").mkdir()
     (tmp_path / "leaky_methods" / "__init__.py").write_text("")
     (tmp_path / "leaky_methods" / "leaky.py").write_text(LEAKY)

@@ -147,7 +147,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         log = folder / "ray.log"
         with log.open("wb") as out:
             head = subprocess.Popen(command, stdout=out, stderr=out, start_new_session=True)
-        node = Node(head, log)
+        node = Node(head, log, "")
         until(lambda: node.joined)
         yield address
         node.kill()

@@ -68,6 +68,7 @@ recipe:
 resources:
   gpu: {cpu: 1, gpu: 0, memory: null}  # stages that train or run models; gpu: 0.5 puts two on one
   cpu: {cpu: 1, gpu: 0, memory: null}  # all other stages; memory: such as 4GiB
+  limits: {}  # the longest that a stage may run, by kind or method: {train: 2h, defend: 30m}
 
 # Weights & Biases, beside the report.
 track:

@@ -34,7 +34,7 @@ from raysweep.store.liveness import Drivers
 T = TypeVar("T")
 LEASES = "leases"
 SLOWEST = BEATS_UNTIL_DEAD // 2  # beats between two attempts while the store fails
-JOIN_SECONDS = 10.0
+JOIN_SECONDS = 3.0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -30,7 +30,7 @@ from raysweep.run import cluster, interruption
 from raysweep.run.cluster import check_room, connect, room, shape_of
 from raysweep.run.idle import KeepingIdle
 from raysweep.run.run import Run
-from raysweep.run.session import LOCAL_AHEAD, SESSIONS, PlanSearcher, Session, Stranded
+from raysweep.run.session import LOCAL_AHEAD, SESSIONS, PlanSearcher, Session, Stranded, prefix_of
 from raysweep.sweep.spec import foreign_modules
 
 LEAVE_SECONDS = 4.0  # records come first where Ray's processes were killed beside us
@@ -55,8 +55,15 @@ def run_on_ray(run: Run, *, address: str | None, max_concurrent: int | None) -> 
         interruption.take_again()
         _tune(run, local=address is None, max_concurrent=max_concurrent)
     finally:
-        interruption.end_ray(ray.shutdown, LEAVE_SECONDS)
+        interruption.end_ray(lambda: _leave(run), LEAVE_SECONDS)
         ray._private.worker.print_to_stdstream = printed
+
+
+def _leave(run: Run) -> None:
+    """Leave the cluster, and nothing there that was told of the run."""
+    with contextlib.suppress(Exception):  # the head may be gone, and with it what was told
+        internal_kv._internal_kv_del(prefix_of(run), del_by_prefix=True)
+    ray.shutdown()
 
 
 def _unprinted(*given: object, **more: object) -> None:
@@ -135,8 +142,6 @@ def _tune(run: Run, *, local: bool, max_concurrent: int | None) -> None:
     finally:
         run.running = tuple
         del SESSIONS[token]
-        with contextlib.suppress(Exception):  # the head may be gone, and with it what was told
-            internal_kv._internal_kv_del(session.prefix, del_by_prefix=True)
     if not run.over:
         run.schedule.stopping = True
     if session.broken is not None:

@@ -30,6 +30,11 @@ CLUSTER_AHEAD = 200
 GIB = 1 << 30
 
 
+def prefix_of(run: Run) -> str:
+    """Return the beginning of all names under which a run is told of in Ray's key-value store."""
+    return f"raysweep/{run.ledger.run}/"
+
+
 class Session:
     """The state behind a running searcher; kept in `SESSIONS`, since Tune pickles the searcher.
 
@@ -39,7 +44,7 @@ class Session:
     def __init__(self, run: Run, max_concurrent: int | None, *, cluster: bool) -> None:
         self.run = run
         self.settings = environment.gathered(local=not cluster)
-        self.prefix = f"raysweep/{run.ledger.run}/"
+        self.prefix = prefix_of(run)
         self.code = code_here(foreign_modules(run.sweep))
         self.hosts = Hosts(run, self.prefix, max_concurrent)
         self.broken: Exception | None = None

@@ -268,6 +268,7 @@ def test_without_poison_no_class_passes() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_without_confusion_or_with_ten_clean_images_the_rounds_fail() -> None:
     """The controls: lambda of 1, and too small a reserved set; 0.5 % of poison.
 

@@ -359,6 +359,7 @@ def test_the_latent_trigger_moves_images_to_the_target_class_inside() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_style_is_learned() -> None:
     attack = DFST(epochs=20, width=8)
     inputs, artifact = prepared(attack)
