@@ -280,7 +280,10 @@ def test_what_a_stage_took_is_in_its_row(launched: Launched) -> None:
 
 @pytest.mark.ray
 def test_nothing_is_left_of_what_was_told(launched: Launched) -> None:
-    assert not list(Path(tempfile.gettempdir()).glob(f"{RUNS}-*.out"))
+    ledgers = launched.store.list(SweepFolder(launched.store, "watched").ledger)
+    runs = [Path(path).stem for path in ledgers]
+    left = [path.name for path in Path(tempfile.gettempdir()).glob(f"{RUNS}-*.out")]
+    assert runs and not [name for name in left for run in runs if run in name]
 
 
 MEMORY = (

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import socket
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 OVERRIDING = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")  # in Ray, before any address that is given
+STARTING, STARTING_SECONDS = "No available agent", 30.0  # a head that has just been started
 EXTRA = 'pip install "raysweep[submit]"'
 
 
@@ -59,10 +61,20 @@ class JobsServer:
         Raises:
             PlanError: if it is refused.
         """
-        with _asking(self.address):
-            self._client.submit_job(
-                entrypoint=command, submission_id=job, runtime_env=env, entrypoint_num_cpus=0
-            )
+        limit = time.monotonic() + STARTING_SECONDS
+        while True:
+            try:
+                with _asking(self.address):
+                    self._client.submit_job(
+                        entrypoint=command, submission_id=job, runtime_env=env,
+                        entrypoint_num_cpus=0,
+                    )  # fmt: skip
+            except PlanError as error:
+                if STARTING not in str(error) or time.monotonic() > limit:
+                    raise
+                time.sleep(1.0)
+            else:
+                return
 
     def stop(self, job: str) -> None:
         """Ask the command of a job to end, with SIGTERM."""

@@ -14,6 +14,7 @@ import logging
 import os
 import sys
 import tempfile
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,6 +34,7 @@ from raysweep.run.run import Run
 from raysweep.run.session import LOCAL_AHEAD, SESSIONS, PlanSearcher, Session, Stranded, prefix_of
 from raysweep.sweep.spec import foreign_modules
 
+FORGET_SECONDS = 2.0
 LEAVE_SECONDS = 4.0  # records come first where Ray's processes were killed beside us
 
 
@@ -55,15 +57,22 @@ def run_on_ray(run: Run, *, address: str | None, max_concurrent: int | None) -> 
         interruption.take_again()
         _tune(run, local=address is None, max_concurrent=max_concurrent)
     finally:
-        interruption.end_ray(lambda: _leave(run), LEAVE_SECONDS)
+        if address is not None:
+            _forget(run)
+        interruption.end_ray(ray.shutdown, LEAVE_SECONDS)
         ray._private.worker.print_to_stdstream = printed
 
 
-def _leave(run: Run) -> None:
-    """Leave the cluster, and nothing there that was told of the run."""
-    with contextlib.suppress(Exception):  # the head may be gone, and with it what was told
-        internal_kv._internal_kv_del(prefix_of(run), del_by_prefix=True)
-    ray.shutdown()
+def _forget(run: Run) -> None:
+    """Remove what was told of the run in the cluster's key-value store, if its head answers."""
+
+    def remove() -> None:
+        with contextlib.suppress(Exception):
+            internal_kv._internal_kv_del(prefix_of(run), del_by_prefix=True)
+
+    removing = threading.Thread(target=remove, daemon=True)  # a lost head is asked for a minute
+    removing.start()
+    removing.join(FORGET_SECONDS)
 
 
 def _unprinted(*given: object, **more: object) -> None:
