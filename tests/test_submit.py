@@ -60,8 +60,8 @@ def head() -> Iterator[str]:
     (root / "own" / "raysweep").mkdir(parents=True)
     (root / "own" / "raysweep" / "__init__.py").write_text("raise ImportError('of the head')\n")
     with contextlib.ExitStack() as held:
-        free = [held.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(3)]
-        port, dashboard, client = (one.getsockname()[1] for one in free)
+        free = [held.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(4)]
+        port, dashboard, client, agent = (one.getsockname()[1] for one in free)
     programs = Path(sys.executable).parent
     command = [
         str(programs / "ray"), "start", "--head", "--block", "--port", str(port),
@@ -69,6 +69,7 @@ def head() -> Iterator[str]:
         "--disable-usage-stats", "--object-store-memory", "100000000",
         "--dashboard-host", "127.0.0.1", "--dashboard-port", str(dashboard),
         "--include-dashboard", "true", "--ray-client-server-port", str(client),
+        "--dashboard-agent-listen-port", str(agent),
         "--temp-dir", str(root / "r"),
     ]  # fmt: skip
     environment = {
