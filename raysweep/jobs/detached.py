@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from raysweep.errors import HostError
 from raysweep.identity import cache_folder, digest
+from raysweep.store.heartbeat import heartbeats
 from raysweep.store.sweepfolder import SweepFolder
 
 BEGIN_SECONDS = 60.0
@@ -57,13 +59,23 @@ def detached(words: Sequence[str], folder: SweepFolder) -> Driver:
             stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
     limit = time.monotonic() + BEGIN_SECONDS
-    fresh: set[str] = set()
-    while not fresh and driver.poll() is None and time.monotonic() < limit:
+    run = ""
+    while not run and driver.poll() is None and time.monotonic() < limit:
         time.sleep(LOOK_SECONDS)
-        fresh = set(folder.store.list(folder.ledger)) - before
-    run = Path(min(fresh)).stem if fresh else ""
+        run = _run_of(driver.pid, folder, before)
     status = driver.poll()
-    if status and not fresh:
+    run = run or _run_of(driver.pid, folder, before)
+    if status and not run:
         said = log.read_bytes()[begins:].decode(errors="replace").strip()
         raise HostError(f"the driver ended with {status} before its run began: {said}")
     return Driver(pid=driver.pid, log=log, run=run, status=status)
+
+
+def _run_of(pid: int, folder: SweepFolder, before: Collection[str]) -> str:
+    """Return the id of the run of a driver of this host: by its heartbeat, or its new ledger."""
+    here = socket.gethostname()
+    for run, beat in heartbeats(folder.store).items():
+        if (beat.host, beat.pid, beat.folder) == (here, pid, folder.name):
+            return run
+    fresh = set(folder.store.list(folder.ledger)) - set(before)
+    return Path(min(fresh)).stem if fresh else ""
