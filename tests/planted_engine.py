@@ -336,4 +336,37 @@ WATCHED = (
     ),
 )  # fmt: skip
 
-FAULTS = HANDED_OUT + STORED + TOLD + TUNED + ANEW + SHARED + WATCHED
+FOLLOWED = (
+    Fault(
+        "what fails for a passing reason is tried at once", SCHEDULE,
+        "self.elsewhere.add(result.key)", "self._ready.add(result.key)",
+        ("test_schedule.py::test_what_failed_for_a_passing_reason_waits_until_it_comes_back",),
+    ),
+    Fault(
+        "a mounted folder that is away for a moment ends the launch", "store/root.py",
+        "error.errno in AWAY", "False",
+        (KEPT + "a_mounted_folder_that_is_away_is_waited_for",),
+    ),
+    Fault(
+        "the time that is left is told from guesses", "run/pace.py",
+        "if left and unknown > UNKNOWN_SHARE * left:", "if False:",
+        ("test_pace.py::test_nothing_is_said_while_most_of_the_rest_is_a_guess",),
+    ),
+    Fault(
+        "what running stages have done is left to do", "run/pace.py",
+        "seconds - under_way.get(key, 0.0)", "seconds",
+        ("test_pace.py::test_running_stages_count_by_what_they_have_done",),
+    ),
+    Fault(
+        "stop ends the drivers of other sweeps", "results/drivers.py",
+        "and (not places or beat.folder in places)", "",
+        ("test_attach.py::test_stop_asks_every_driver_of_the_sweep",),
+    ),
+    Fault(
+        "an old page overwrites the last one", "jobs/live.py",
+        "self._writing.kill()", "",
+        ("test_live.py::test_a_page_that_is_being_written_is_ended_before_the_last_one",),
+    ),
+)  # fmt: skip
+
+FAULTS = HANDED_OUT + STORED + TOLD + TUNED + ANEW + SHARED + WATCHED + FOLLOWED

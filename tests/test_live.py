@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -92,3 +96,26 @@ def test_pages_are_rare_and_a_failing_one_costs_nothing(
     page(run)
     page(run)
     assert len(started) == 2
+
+
+def test_a_page_that_is_being_written_is_ended_before_the_last_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    started: list[subprocess.Popen[bytes]] = []
+
+    def write(name: str, storage: str) -> subprocess.Popen[bytes]:
+        started.append(subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE))
+        return started[-1]
+
+    monkeypatch.setattr(live, "_write_beside", write)
+    run: Any = SimpleNamespace(
+        sweep=SimpleNamespace(name="first"), store=Store(str(tmp_path)),
+        schedule=SimpleNamespace(ran={"a": 1}),
+    )  # fmt: skip
+    page = live.LivePage(lambda run: None, 0.0)
+    page(run)
+    (process,) = started
+    assert process.poll() is None
+    threading.Timer(10, lambda: process.stdin and process.stdin.close()).start()
+    page.close()
+    assert process.returncode == -signal.SIGKILL
