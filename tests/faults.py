@@ -86,7 +86,17 @@ def planted(fault: Fault, text: str) -> str:
 
 def run(folder: Path, tests: Iterable[str]) -> tuple[int, str]:
     """Run tests of a copy; return pytest's exit status, -1 after the time limit, and the output."""
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-rfE", "--tb=no"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-p",
+        "no:cacheprovider",
+        "-rfE",
+        "--tb=no",
+        "-m",
+        "",
+    ]
     environment = {**os.environ, "PYTHONPATH": str(folder)}
     try:
         done = subprocess.run(

@@ -17,6 +17,7 @@ import pytest
 import typer
 
 from raysweep.cli.app import app
+from raysweep.cli.progress import Progress
 from raysweep.jobs.launch import launch
 from raysweep.results import drivers as drivers_module
 from raysweep.results.drivers import drivers
@@ -145,9 +146,19 @@ def test_status_says_of_a_driver_on_another_host_that_it_is_dead(
     assert err.count("waiting for a sign of the driver on head-1") == 1
 
 
-def test_attach_follows_to_the_end(store: Store, said: Callable[..., tuple[int, str, str]]) -> None:
+def test_attach_follows_to_the_end(
+    store: Store,
+    said: Callable[..., tuple[int, str, str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     with beating(store) as ended:
-        threading.Timer(10 * BEAT, ended.set).start()
+        show = Progress.show
+
+        def shown(self: Progress, beat: Heartbeat) -> None:
+            show(self, beat)
+            ended.set()
+
+        monkeypatch.setattr(Progress, "show", shown)
         code, out, err = said("attach", "first")
     assert code == 0 and "first: 3 of 5 stages; 2 train; 3 min left" in err
     assert "badnets" in out and "more: raysweep status first --storage" in out

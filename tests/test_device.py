@@ -170,6 +170,7 @@ class Peek(Attack):
 """
 
 
+@pytest.mark.long
 @needs_no_gpu
 @pytest.mark.slow
 @pytest.mark.ray

@@ -485,6 +485,7 @@ def _events(run: Run) -> list[Event]:
     return list(ledger.read(run.folder))
 
 
+@pytest.mark.long
 @pytest.mark.ray
 def test_workers_have_nothing_to_do_while_the_last_stage_is_elsewhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -19,6 +19,7 @@ from raysweep.jobs.launch import Conclusion, launch
 from raysweep.methods import checkpoints
 from raysweep.plan.planner import Planner
 from raysweep.reports.material import gather
+from raysweep.run import pauses
 from raysweep.run.cluster import slots_of
 from raysweep.run.ready import MOST_PER_BATCH
 from raysweep.stages.perform import perform
@@ -277,6 +278,7 @@ def test_a_failure_of_the_host_is_tried_again_and_one_of_the_method_is_not(
         raise error
 
     monkeypatch.setattr(SpectralSignatures, "run", broken)
+    monkeypatch.setattr(pauses, "SECONDS", (0.0, 0.1))
     text = SWEEP.replace("resources: {gpu: {gpu: 0.25}}\n", "")
     text = text.replace("[none, perfect_filter, spectral_signatures]", "[spectral_signatures]")
     after = launch(from_text(parse("s.yaml", text)), text, str(tmp_path), inline=True)

@@ -207,6 +207,7 @@ def test_a_launch_over_three_hosts_with_a_killed_worker_and_a_killed_host(
     assert_same(found.rows, inline.rows)
 
 
+@pytest.mark.long
 @pytest.mark.ray
 def test_a_tuning_over_three_hosts_with_a_frozen_host(
     cluster: hosts.Cluster, store: Path, capfd: pytest.CaptureFixture[str]
@@ -296,6 +297,7 @@ def other_torch(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.long
 @pytest.mark.ray
 def test_a_host_with_another_torch_makes_no_row(
     cluster: hosts.Cluster, store: Path, inline: Conclusion, capfd: pytest.CaptureFixture[str]

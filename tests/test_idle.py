@@ -113,12 +113,14 @@ def test_a_worker_of_each_kind_serves_a_whole_chain(two_cpus: None) -> None:
     assert -1 not in pids
 
 
+@pytest.mark.long
 def test_a_worker_of_another_kind_gives_up_its_room(two_cpus: None) -> None:
     pids = pids_of("abba", cpus=2)
     assert pids[1] == pids[2]
     assert len(set(pids)) == 3
 
 
+@pytest.mark.long
 def test_no_more_room_is_given_up_than_is_waited_for(
     two_cpus: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

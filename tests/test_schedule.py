@@ -91,6 +91,7 @@ def drain(schedule: Schedule, report: Any = None) -> list[str]:
             order.append(stage.key)
         results = [Result(key=stage.key, status="done") for stage in batch]
         schedule.finished(results if report is None else [report(r) for r in results])
+        schedule.came_back(list(schedule.elsewhere))
     assert schedule.finished_all
     return order
 

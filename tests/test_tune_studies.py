@@ -16,9 +16,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 
 from raysweep.cli.app import app
+from raysweep.sweep.tuning import Range, Tune
 from raysweep.tuning import study
 
 SWEEP = """
@@ -198,3 +200,19 @@ def test_two_drivers_work_on_one_study_and_one_is_killed(
     ledgers = list((tmp_path / "store/sweeps/shared/tune/ledger").iterdir())
     assert len(ledgers) == 2
     assert all('"event":"told"' in ledger.read_text() for ledger in ledgers)
+
+
+def test_a_candidate_whose_driver_died_before_its_first_heartbeat_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(study, "HEARTBEAT_SECONDS", 1)
+    url = f"sqlite:///{tmp_path / 'studies.db'}"
+    space = {"low": Range(min=0.0, max=1.0)}
+    mine = study.Study("s", space, Tune(trials=1), where=url)
+    other = optuna.load_study(study_name="s", storage=url)
+    other.ask()  # and its process is killed before it beats
+    try:
+        assert mine.ask() is None
+        until(lambda: mine.ask() is not None, 30)
+    finally:
+        mine.close()

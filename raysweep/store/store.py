@@ -198,13 +198,15 @@ class Store(Root):
         manifest = self.manifest_as_asked(key)
         if manifest is None:
             raise StoreError(f"storage {self.where()}: {key} is not stored; launch again")
-        try:
-            found = self._unpacked(manifest)
-        except DamagedArtifact:
-            newer = self.manifest(key)
-            if newer is None or newer.files == manifest.files:
-                raise
-            found = self._unpacked(newer)  # replaced while we read
+        while True:
+            try:
+                found = self._unpacked(manifest)
+                break
+            except DamagedArtifact:
+                newer = self.manifest(key)
+                if newer is None or newer.files == manifest.files:
+                    raise
+                manifest = newer  # replaced while we read
         return found if names is None else {name: found[name] for name in names}
 
     def _unpacked(self, manifest: Manifest) -> dict[str, Array]:

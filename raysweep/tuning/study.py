@@ -116,6 +116,7 @@ class Study:
         self.space, self.tune, self.name = space, tune, name
         self._spread = {field: distribution(values) for field, values in space.items()}
         self._out: dict[int, optuna.Trial] = {}
+        self._watched: set[int] = set()
         self._shared = isinstance(where, str)
         with _quiet():
             self._study = optuna.create_study(
@@ -216,6 +217,7 @@ class Study:
         """Return the number and parameters of the next candidate; none if none is wanted now."""
         with _quiet():
             if self._shared:
+                self._watch_others()
                 optuna.storages.fail_stale_trials(self._study)
             done, out = self._states()
             if done + out >= self.trials:
@@ -225,6 +227,13 @@ class Study:
                 self._study._storage.record_heartbeat(trial._trial_id)
         self._out[trial.number] = trial
         return trial.number, dict(trial.params)
+
+    def _watch_others(self) -> None:
+        """Give each candidate of others a heartbeat: its driver may have died before the first."""
+        for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            if trial.number not in self._out and trial.number not in self._watched:
+                self._watched.add(trial.number)
+                self._study._storage.record_heartbeat(trial._trial_id)
 
     def should_stop(self, number: int, step: int, value: float) -> bool:
         """Report a candidate's objective on one instance; return whether to stop it."""

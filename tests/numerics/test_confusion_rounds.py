@@ -261,6 +261,7 @@ def test_the_confused_model_remembers_the_trigger_alone() -> None:
     assert found.flags[~found.mask].mean() < 0.01
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_without_poison_no_class_passes() -> None:
     found = outcome(0, 200)
