@@ -12,6 +12,7 @@ import ast
 import functools
 import os
 import re
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +24,8 @@ from tests.s3 import s3_server as s3_server
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported
 os.environ["RAY_AUTH_MODE"] = "disabled"
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # so begins what a shell runs behind itself
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 ROLES = ("attacks", "defenses", "datasets", "models")
 PACKAGE = Path(__file__).parents[1] / "raysweep"
 RAY = ("ray", "ray over hosts")

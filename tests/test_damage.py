@@ -112,6 +112,7 @@ def look_at_everything(file: Path, store: Path, console: Console) -> pd.DataFram
     return records.load("hurt", str(store))
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_no_damaged_file_stops_a_look(
     finished: tuple[Path, Path, pd.DataFrame], tmp_path: Path

@@ -348,6 +348,7 @@ def stopped(killed: Launched) -> Launched:
     return Launched.after(killed.file, killed.store, lambda done: len(done) >= least, signal.SIGINT)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="one slot has one worker")

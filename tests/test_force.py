@@ -220,6 +220,7 @@ def test_a_word_that_names_nothing_is_refused_with_what_there_is() -> None:
     assert set(kinds()) >= {"prepare", "poison", "train", "evaluate"}
 
 
+@pytest.mark.long
 @pytest.mark.ray
 def test_stages_are_done_anew_on_ray(store: Store) -> None:
     again = launch(sweep(), TEXT, store.uri, max_concurrent=1, force=["train"])

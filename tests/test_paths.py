@@ -158,6 +158,7 @@ def test_every_parameter_that_holds_a_path_says_so() -> None:
     assert all(f"- {name}: {{" in SWEEP for _, name in WITH_PATHS)
 
 
+@pytest.mark.long
 @pytest.mark.ray
 def test_a_launch_finds_all_paths_from_another_folder_and_keys_know_none(
     project: Path, s3_server: S3, monkeypatch: pytest.MonkeyPatch

@@ -346,6 +346,7 @@ def test_deaths_count_as_their_causes_say(cluster: str, tmp_path: Path) -> None:
     run.close()
 
 
+@pytest.mark.long
 @pytest.mark.ray
 def test_a_host_whose_cuda_does_not_work_is_given_no_gpu_work(cluster: str, tmp_path: Path) -> None:
     import torch

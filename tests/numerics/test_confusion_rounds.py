@@ -247,6 +247,7 @@ def outcome(poisons: int, reserved: int, weight: float | None = None) -> Outcome
     )  # fmt: skip
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_confused_model_remembers_the_trigger_alone() -> None:
     """Ten classes of 500 images, 2 % with one pixel, 200 reserved images.

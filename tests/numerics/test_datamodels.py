@@ -450,6 +450,7 @@ def test_weighing_by_chance_is_badged_and_needs_margins() -> None:
         Datamodels(weigh="chance", keep="gradients")
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_patch_is_found_on_the_toy() -> None:
     case = toy.toy(rate=0.1)
