@@ -25,6 +25,7 @@ MAIN = ("worker", "node", "driver", "head", "full-disk")
 KEY = "train-1"
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.ray
 def test_a_sweep_survives_a_fault_of_each_main_kind() -> None:
