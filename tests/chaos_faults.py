@@ -25,6 +25,8 @@ class Fault(ABC):
         SHUT: whether stages wait at the gate while it lasts, so that the sweep is not over before
             all faults are; not where stages must go on to feel it.
         LOSES: whether processes are killed, whose files may stay unfinished.
+        FELT: seconds after it in which a driver may still hand stages to what it has broken: Ray
+            finds out that a host is lost after some seconds, and that the head is after a minute.
         hit: keys of the stages whose artifacts it damages.
     """
 
@@ -32,6 +34,7 @@ class Fault(ABC):
     SHARE: ClassVar[int]
     SHUT: ClassVar[bool] = True
     LOSES: ClassVar[bool] = False
+    FELT: ClassVar[float] = 0.0
 
     def __init__(self) -> None:
         self.hit: set[str] = set()
@@ -65,6 +68,7 @@ class WorkerKilled(Fault):
 
 class NodeLost(Fault):
     NAME, SHARE, LOSES = "node", 5, True
+    FELT = 20.0
 
     def strike(self, world: World, draw: Random) -> str:
         name = draw.choice(sorted(world.cluster.hosts))
@@ -74,6 +78,7 @@ class NodeLost(Fault):
 
 class NodeFrozen(Fault):
     NAME, SHARE, LOSES = "frozen-node", 4, True
+    FELT = 20.0
 
     def strike(self, world: World, draw: Random) -> str:
         name = draw.choice(sorted(world.cluster.hosts))
@@ -90,6 +95,7 @@ class NodeFrozen(Fault):
 
 class NodeDrained(Fault):
     NAME, SHARE, LOSES = "drained-node", 4, True
+    FELT = 20.0
 
     def strike(self, world: World, draw: Random) -> str:
         name, seconds = draw.choice(sorted(world.cluster.hosts)), draw.choice([1, 3])
@@ -174,6 +180,7 @@ class DriverReplaced(Fault):
 
 class HeadLost(Fault):
     NAME, SHARE, LOSES = "head", 3, True
+    FELT = 75.0
 
     def strike(self, world: World, draw: Random) -> str:
         driver = world.go_on()
@@ -186,6 +193,7 @@ class HeadLost(Fault):
 
 class DiskFull(Fault):
     NAME, SHARE, SHUT = "full-disk", 5, False
+    FELT = 15.0
 
     def strike(self, world: World, draw: Random) -> str:
         driver, seconds = world.go_on(), draw.choice([0.5, 2.0, 4.0])
@@ -200,6 +208,7 @@ class DiskFull(Fault):
 
 class StorageBroken(Fault):
     NAME, SHARE, SHUT = "broken-storage", 3, False
+    FELT = 15.0
 
     def strike(self, world: World, draw: Random) -> str:
         driver, seconds = world.go_on(), draw.choice([0.5, 2.0, 4.0])
@@ -214,6 +223,7 @@ class StorageBroken(Fault):
 
 class StorageSealed(Fault):
     NAME, SHARE, SHUT = "sealed-storage", 2, False
+    FELT = 15.0
 
     def strike(self, world: World, draw: Random) -> str:
         driver, seconds = world.go_on(), draw.choice([0.5, 2.0, 4.0])

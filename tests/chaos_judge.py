@@ -202,7 +202,7 @@ class Again:
         beside = 0
         for key, one, end in history.again():
             finished = history.finished(key, one.t, end)
-            number = self._cause(one.t, end, key if finished else "")
+            number = self._cause(one.t, end, key) if finished else self._blow(one.t, end)
             if not finished:
                 self.came_to_nothing.add(key)
             if number is not None and (finished or history.begun(key, one, end)):
@@ -225,10 +225,16 @@ class Again:
             row.longest = max(row.longest, lost[number])
 
     def _cause(self, begin: float, end: float, damaged: str) -> int | None:
-        """Return the number of the first fault between two attempts at a stage."""
+        """Return the number of the first fault that damaged a stage between two attempts at it."""
         for number, one in enumerate(self._struck):
-            between = one.ended >= begin and one.began <= end
-            if between and (not damaged or damaged in one.fault.hit):
+            if one.ended >= begin and one.began <= end and damaged in one.fault.hit:
+                return number
+        return None
+
+    def _blow(self, begin: float, end: float) -> int | None:
+        """Return the number of the first fault that an attempt which came to nothing has felt."""
+        for number, one in enumerate(self._struck):
+            if one.ended + one.fault.FELT >= begin and one.began <= end:
                 return number
         return None
 

@@ -17,7 +17,14 @@ from raysweep.store.events import Dispatch, Done, Event
 from raysweep.sweep.loading import load_sweep
 from tests import hosts
 from tests.chaos import deck, told, verdict_on, world_of
-from tests.chaos_faults import ArtifactDamaged, DriverReplaced, Fault, WorkerKilled, kinds
+from tests.chaos_faults import (
+    ArtifactDamaged,
+    DriverReplaced,
+    Fault,
+    NodeLost,
+    WorkerKilled,
+    kinds,
+)
 from tests.chaos_judge import Struck, judge
 from tests.chaos_world import Launch
 
@@ -128,6 +135,17 @@ def test_work_done_again_is_counted_for_the_fault_that_cost_it(stores: tuple[Pat
     verdict = judge(calm, root, [struck(WorkerKilled(), 2)])
     row = verdict.waste["worker"]
     assert not verdict.faults and (row.struck, row.stages, row.seconds) == (1, 1, 2.0)
+
+
+def test_a_stage_may_go_to_a_lost_host_until_its_loss_is_known(stores: tuple[Path, Path]) -> None:
+    calm, root = stores
+    wrote(root, handed(10, KEY), handed(30, KEY), done(31, KEY))
+    assert not judge(calm, root, [struck(NodeLost(), 5)]).faults
+    for late in (struck(NodeLost(), 10 - NodeLost.FELT - 1), struck(WorkerKilled(), 5)):
+        (found,) = judge(calm, root, [late]).faults
+        assert "begun twice, and no fault explains it" in found
+    wrote(root, handed(10, KEY), done(11, KEY), handed(30, KEY), done(31, KEY))
+    assert judge(calm, root, [struck(NodeLost(), 5)]).faults  # done twice is another thing
 
 
 def test_a_damaged_stage_may_be_done_twice_and_leave_litter(stores: tuple[Path, Path]) -> None:
