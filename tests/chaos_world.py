@@ -98,7 +98,8 @@ class Launch:
         code, said = self.process.returncode, self.said
         found = [f"{word!r} is printed" for word in ("Traceback", "ray::") if word in said]
         if code not in self.allowed:
-            found.append(f"exit code {code}, expected one of {sorted(self.allowed)}")
+            last = said.strip().rpartition("\n")[2][:300]
+            found.append(f"exit code {code}, expected one of {sorted(self.allowed)}: {last}")
         met = ", ".join(self.because) or "nothing"
         return [f"{self.log.name} (met {met}): {fault}" for fault in found]
 

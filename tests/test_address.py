@@ -138,3 +138,28 @@ def test_a_call_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
         address._within_seconds(waiting.wait)
     waiting.set()
     assert address._within_seconds(lambda: 3) == 3
+
+
+def test_a_head_that_has_just_begun_is_waited_for_until_it_knows_a_node(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    here = "ab" * 28
+    answers = [{}, {}, {}, {bytes.fromhex(here): None}]
+    asked: list[str] = []
+
+    class Head:
+        def __init__(self, address: str) -> None:
+            asked.append(address)
+
+        def get_all_node_info(self, timeout: float) -> dict[bytes, None]:
+            return answers.pop(0) if len(answers) > 1 else answers[0]
+
+    monkeypatch.setattr("ray._raylet.GcsClient", Head)
+    monkeypatch.setattr("ray._private.services.find_node_ids", lambda: {here})
+    monkeypatch.setattr(address, "LOOK_SECONDS", 0.4)
+    monkeypatch.setattr(address, "SECONDS", 0.5)  # less than the looks that find no node take
+    address._ask("--address", "10.0.0.5:6379")
+    assert len(asked) == 4
+    monkeypatch.setattr("ray._private.services.find_node_ids", lambda: {"cd" * 28})
+    with pytest.raises(PlanError, match="this machine is no node of that cluster"):
+        address._ask("--address", "10.0.0.5:6379")

@@ -21,6 +21,7 @@ from raysweep.errors import PlanError
 
 HEAD_PORT, JOBS_PORT, CLIENT_PORT = 6379, 8265, 10001  # where Ray listens by default
 SECONDS = 5.0  # what each step may take: a name, a connection, an answer
+STARTING_SECONDS = 30.0  # and a head that has just been started, until it knows a node
 LOOK_SECONDS = 0.3
 # What a client of HTTP/2 says first, as every client of gRPC does, and an empty SETTINGS frame.
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
@@ -186,15 +187,20 @@ def _ask(given: str, place: str) -> None:
     from ray._private.authentication.authentication_token_setup import ensure_token_if_auth_enabled
     from ray._raylet import GcsClient  # type: ignore[attr-defined]
 
-    def known() -> bool:
+    def known() -> set[str]:
         nodes = GcsClient(address=place).get_all_node_info(timeout=SECONDS)
-        return not {node.hex() for node in nodes}.isdisjoint(services.find_node_ids())
+        return {node.hex() for node in nodes}
 
     try:
         ensure_token_if_auth_enabled({}, create_token_if_missing=False)  # else Ray's core aborts
-        limit = time.monotonic() + SECONDS
-        while not (here := _within_seconds(known)) and time.monotonic() < limit:
-            time.sleep(LOOK_SECONDS)  # a head that has just begun may have no node yet
+        began = time.monotonic()
+        while True:
+            nodes = _within_seconds(known)
+            here = not nodes.isdisjoint(services.find_node_ids())
+            # A head that has just begun knows no node yet, not even its own.
+            if here or time.monotonic() > began + (SECONDS if nodes else STARTING_SECONDS):
+                break
+            time.sleep(LOOK_SECONDS)
     except Exception as error:  # noqa: BLE001  Ray has no one class for what may go wrong
         mode = os.environ.get("RAY_AUTH_MODE", "unset")
         raise PlanError(
