@@ -71,7 +71,7 @@ class Progress:
             self._failed.add(key)
             self.console.print(f"failed: {key}: {schedule.failed[key].error}", style="red")
         if schedule.stopping:
-            self._stop_showing()
+            self._say_stopping("; one more signal ends at once")
             return
         settled = len(schedule.done) + len(schedule.failed) + len(schedule.upstream_failed)
         total = len(schedule.wanted)
@@ -86,15 +86,15 @@ class Progress:
         settled = sum(n.stored + n.failed for n in kinds)
         total = sum(n.wanted for n in kinds)
         if beat.state == "stopping":
-            self._stop_showing()
+            self._say_stopping()
         elif self._due(settled, total):
             running = Counter({kind: n.out for kind, n in beat.kinds.items() if n.out})
             self._show(beat.folder, settled, total, running, beat.left_seconds)
 
-    def _stop_showing(self) -> None:
+    def _say_stopping(self, more: str = "") -> None:
         self.close()
         if not self._stopping:
-            self.console.print("stopping: records are written; one more signal ends at once")
+            self.console.print(f"stopping: records are written{more}")
         self._stopping = True
 
     def _due(self, settled: int, total: int) -> bool:

@@ -21,7 +21,7 @@ LOG = "driver.log"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Driver:
+class DetachedDriver:
     """A driver that was left alone.
 
     Attributes:
@@ -37,7 +37,7 @@ class Driver:
     status: int | None
 
 
-def detached(words: Sequence[str], folder: SweepFolder) -> Driver:
+def detached(words: Sequence[str], folder: SweepFolder) -> DetachedDriver:
     """Return the driver that runs a command of raysweep without this terminal, once it has begun.
 
     Args:
@@ -68,7 +68,7 @@ def detached(words: Sequence[str], folder: SweepFolder) -> Driver:
     if status and not run:
         said = log.read_bytes()[begins:].decode(errors="replace").strip()
         raise HostError(f"the driver ended with {status} before its run began: {said}")
-    return Driver(pid=driver.pid, log=log, run=run, status=status)
+    return DetachedDriver(pid=driver.pid, log=log, run=run, status=status)
 
 
 def _run_of(pid: int, folder: SweepFolder, before: Collection[str]) -> str:

@@ -17,7 +17,7 @@ from raysweep.store.heartbeat import BEATS_UNTIL_DEAD, Heartbeat, unpack
 
 
 @dataclass
-class Driver:
+class WatchedDriver:
     """A driver that has left a heartbeat.
 
     Attributes:
@@ -62,7 +62,7 @@ class Drivers:
     def __init__(self, patience: int = BEATS_UNTIL_DEAD) -> None:
         """Take the number of unchanged looks after which a driver is dead; nobody is known yet."""
         self._patience = patience
-        self.known: dict[str, Driver] = {}
+        self.known: dict[str, WatchedDriver] = {}
 
     def look(self, heartbeats: Mapping[str, bytes]) -> None:
         """Take in the heartbeats that stand in the store now, by run."""
@@ -70,9 +70,9 @@ class Drivers:
         for run, raw in heartbeats.items():
             driver = before.get(run)
             if driver is None:
-                driver = Driver(raw, unpack(raw), self._patience)
+                driver = WatchedDriver(raw, unpack(raw), self._patience)
             elif driver.raw != raw:
-                driver = Driver(raw, unpack(raw), self._patience, seen_alive=True)
+                driver = WatchedDriver(raw, unpack(raw), self._patience, seen_alive=True)
             else:
                 driver.looks += 1
             here = _runs_here(driver.heartbeat) if driver.heartbeat else None
@@ -82,7 +82,7 @@ class Drivers:
             self.known[run] = driver
 
     @property
-    def alive(self) -> dict[str, Driver]:
+    def alive(self) -> dict[str, WatchedDriver]:
         """The drivers that may be alive, by run."""
         return {run: driver for run, driver in self.known.items() if not driver.dead}
 
