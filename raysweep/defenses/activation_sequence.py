@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 class ActivationSequence(scored.Scored):
     """Scores are minus the log likelihood of the switches; decisions set the nominal FPR."""
 
+    VERSION = 2
     EXTENDED: ClassVar[bool] = True
 
     neighbors: int = Field(5, ge=1, le=1000, description="k of each layer's classifier")

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 class LID(scored.Scored):
     """Scores are Mahalanobis distances over layers; decisions set the nominal FPR."""
 
+    VERSION = 2
     EXTENDED: ClassVar[bool] = True
 
     neighbors: int = searched(20, {"min": 5, "max": 100}, ge=2, le=10_000, description="k")

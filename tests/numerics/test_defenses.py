@@ -11,12 +11,14 @@ import torch.nn.functional as F
 
 from raysweep.datasets import ImageSet
 from raysweep.defenses import Decision, Evidence
+from raysweep.defenses._scored import upper_quantile
 from raysweep.defenses.activation_clustering import ActivationClustering
 from raysweep.defenses.fine_tuning import FineTuning
 from raysweep.defenses.neural_cleanse import NeuralCleanse, anomaly_index
 from raysweep.defenses.spectral_signatures import SpectralSignatures, projections
 from raysweep.defenses.strip import Strip
 from raysweep.methods.context import Context
+from raysweep.metrics.ranking import ranking
 from raysweep.testing import toy
 
 
@@ -26,12 +28,39 @@ def test_projections_on_planted_rank_one_features() -> None:
     features = weights[:, None] * direction + np.array([10.0, -10.0])
     np.testing.assert_allclose(projections(features, centered=True), weights**2, atol=1e-9)
     raw = projections(features, centered=False)
-    assert not np.allclose(raw, weights**2)
-    top = np.linalg.svd(features)[2][0]
-    np.testing.assert_allclose(raw, (features @ top) ** 2, rtol=1e-9)
+    np.testing.assert_allclose(raw, (features @ direction) ** 2, atol=1e-9)
     assert projections(features[:1], centered=True).tolist() == [0.0]
     with pytest.raises(ValueError, match="must be finite"):
         projections(np.array([[np.nan, 1.0]]), centered=True)
+
+
+def test_uncentered_projections_find_what_stands_out_beside_a_mean_that_is_far() -> None:
+    """The mean of features after a ReLU is no axis of interest: its own projection is the rank."""
+    draw = np.random.default_rng(5)
+    features = draw.normal(size=(1000, 64)) + 5
+    features[:50, 7] += 9
+    mask = np.arange(1000) < 50
+    for centered in (True, False):
+        assert ranking(projections(features, centered=centered), mask).auroc > 0.999
+
+
+def test_a_threshold_lets_a_fresh_clean_score_pass_above_it_with_its_nominal_chance() -> None:
+    """Among n + 1 exchangeable scores, each is as likely the fresh one: counted, not sampled."""
+    for count, fpr in ((19, 0.05), (20, 0.05), (38, 0.05), (39, 0.05), (99, 0.1), (1, 0.5)):
+        scores = np.random.default_rng(count).permutation(count + 1).astype(float)
+        above = [s > upper_quantile(np.delete(scores, at), fpr) for at, s in enumerate(scores)]
+        assert sum(above) == math.floor(round(fpr * (count + 1), 9))
+
+
+def test_a_threshold_that_admits_nothing_says_so() -> None:
+    few, tied = np.arange(18.0), np.repeat([0.0, 1.0], [80, 20])
+    for reference, nothing in ((few, 1), (tied, 1), (np.arange(100.0), 0)):
+        values = {"reference_scores": reference}
+        method = Strip(fpr=0.05)
+        decided = method.decide(Evidence("strip", method.needs(), values))
+        assert decided.threshold is not None and math.isfinite(decided.threshold)
+        assert decided.facts == {"threshold admits nothing": nothing}
+        assert (reference > decided.threshold).any() != nothing
 
 
 def test_spectral_removals_are_those_of_the_rules() -> None:

@@ -62,7 +62,8 @@ def test_cached_features_give_what_a_whole_forward_gives() -> None:
         network = dense()
     images = torch.rand(30, 1, 3, 3, generator=NOISE().manual_seed(3))
     made = mutants(network, 0.3, 5)
-    own, changed = made.labels(images)
+    found = made.predicted(images)
+    own, changed = found.own_B, found.mutated_MB
     with torch.no_grad():
         assert (own == network(images).argmax(1).numpy()).all()
         for number in range(5):
@@ -97,7 +98,8 @@ def test_every_trailing_dense_layer_mutates_in_nested_sequences_too(
     images = torch.rand(40, *size, generator=draw)
     made = Mutants(network, model.HEAD, 8, 0.8, NOISE().manual_seed(1))
     assert made.first == first and len(made.weights(0)) == dense
-    own, changed = made.labels(images)
+    found = made.predicted(images)
+    own, changed = found.own_B, found.mutated_MB
     every = [m for m in network.modules() if isinstance(m, nn.Linear)]
     with torch.no_grad():
         assert (own == network(images).argmax(1).numpy()).all()
@@ -133,8 +135,10 @@ def test_mutants_beyond_a_bound_are_drawn_again_one_at_a_time(
     for number in (3, 0, 39):  # in any order
         for one, other in zip(held.weights(number), drawn.weights(number), strict=True):
             assert torch.equal(one, other)
-    (own, changed), (again, redrawn) = held.labels(images), drawn.labels(images)
-    assert (own == again).all() and (changed == redrawn).all()
+    found, again = held.predicted(images), drawn.predicted(images)
+    for one, other in ((found.own_B, again.own_B), (found.mutated_MB, again.mutated_MB)):
+        np.testing.assert_array_equal(one, other)
+    np.testing.assert_array_equal(found.certainty_B, again.certainty_B)
 
     most = 0
 
@@ -150,7 +154,7 @@ def test_mutants_beyond_a_bound_are_drawn_again_one_at_a_time(
     gc.collect()
     gc.freeze()  # what there is already is not looked through again
     try:
-        mutants(network, 0.65, 40).labels(images)
+        mutants(network, 0.65, 40).predicted(images)
     finally:
         gc.unfreeze()
     assert 1 <= most <= 3
@@ -162,12 +166,14 @@ def test_without_noise_or_with_one_class_nothing_changes() -> None:
     images = torch.rand(20, 1, 3, 3, generator=NOISE().manual_seed(3))
     made = mutants(network, 0.0)
     assert all(torch.equal(made.weights(n)[1], network[3].weight) for n in range(100))
-    own, changed = made.labels(images)
+    found = made.predicted(images)
+    own, changed = found.own_B, found.mutated_MB
     assert (changed == own).all()
     with torch.no_grad():
         network[3].bias[2] = 1e6
-    own, changed = mutants(network, 0.65).labels(images)
-    assert (own == 2).all() and (changed == 2).all()
+    found = mutants(network, 0.65).predicted(images)
+    assert (found.own_B == 2).all() and (found.mutated_MB == 2).all()
+    np.testing.assert_allclose(found.certainty_B, 1)
 
 
 def test_the_sequential_test_is_a_fixed_cut() -> None:
@@ -190,7 +196,8 @@ def test_the_operating_curve_is_binomial(rate: float, high: float) -> None:
         method = ModelMutation(rule="sprt", sign=sign)  # type: ignore[arg-type]
         cut = method.decide(Evidence("model_mutation", method.needs(), {})).threshold
         assert cut is not None
-        found = float((method._scores(changes).astype(np.float32) > cut).mean())
+        scores = method._scores(changes, np.ones(changes.shape[1])).astype(np.float32)
+        found = float((scores > cut).mean())
         assert found == pytest.approx(share, abs=0.01)
     at_least_16 = float(stats.binom.sf(15, 100, rate))
     assert float((sprt(changes, 0.0124, 0.1) >= np.log(19)).mean()) == pytest.approx(
@@ -203,7 +210,7 @@ def test_a_fixed_rate_decides_whatever_clean_images_score() -> None:
     for sign, rejected in (("adversarial", [2, 3, 4]), ("backdoor", [0, 1])):
         method = ModelMutation(tau=0.16, mutants=50, sign=sign)  # type: ignore[arg-type]
         cut = method.decide(Evidence("model_mutation", method.needs(), {})).threshold
-        scores = method._scores(changes).astype(np.float32)
+        scores = method._scores(changes, np.ones(changes.shape[1])).astype(np.float32)
         assert np.flatnonzero(scores > cut).tolist() == rejected
     for wrong in ({"rule": "sprt"}, {"on": "training_set"}):
         with pytest.raises(ValidationError, match="leave tau out"):
@@ -221,10 +228,22 @@ def test_as_a_filter_the_sequential_test_is_calibrated_by_clean_images() -> None
 def test_low_rates_mean_a_backdoor_and_high_rates_an_adversary() -> None:
     changes = np.zeros((10, 2), bool)
     changes[:6, 1] = True
-    low, high = ModelMutation()._scores(changes)
+    low, high = ModelMutation()._scores(changes, np.ones(2))
     assert low > high
-    low, high = ModelMutation(sign="adversarial")._scores(changes)
+    low, high = ModelMutation(sign="adversarial")._scores(changes, np.ones(2))
     assert low < high
+
+
+def test_inputs_of_one_rate_are_ordered_by_certainty_and_none_passes_a_cut() -> None:
+    changes = np.arange(50)[:, None] < np.array([7, 7, 7, 8])
+    certainty = np.array([0.0, 0.5, 1.0, 1.0])
+    for sign, order in (("adversarial", [2, 1, 0, 3]), ("backdoor", [3, 0, 1, 2])):
+        method = ModelMutation(mutants=50, tau=0.16, sign=sign)  # type: ignore[arg-type]
+        scores = method._scores(changes, certainty).astype(np.float32)
+        assert np.argsort(scores).tolist() == order and len(set(scores.tolist())) == 4
+        cut = method.decide(Evidence("model_mutation", method.needs(), {})).threshold
+        assert (scores > cut).tolist() == ([False] * 3 + [True] if sign == "adversarial"
+                                           else [True] * 3 + [False])  # fmt: skip
 
 
 def test_densities_are_kernel_means() -> None:
