@@ -268,6 +268,11 @@ class Defense(Method):
         del samples
         return ""
 
+    def caution(self, model: Model, shape: Shape) -> str:
+        """Return a sentence on what is doubtful for a model, which a plan shows; or ""."""
+        del model, shape
+        return ""
+
     def passes(self, samples: int, epochs: int, num_classes: int) -> float:
         """Return the approximate number of sample passes of all parts together, for the plan.
 

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from raysweep.datasets import ImageSet, IntArray
+from raysweep.datasets import ImageSet, IntArray, Shape
 from raysweep.defenses import Decision, DefenseInputs, Evidence, Findings, FloatArray
 from raysweep.defenses import _scored as scored
 from raysweep.methods import decision, searched
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from raysweep.models import Model
 
 KEPT = 2**30  # bytes of mutated weights
 BOUND = math.log((1 - 0.05) / 0.05)  # alpha = beta = 0.05
@@ -108,6 +109,22 @@ class ModelMutation(scored.Scored):
             statistics={
                 "reference": scored.within_classes(against_given(held), held.labels, raw, labels)
             },
+        )
+
+    def caution(self, model: Model, shape: Shape) -> str:
+        """Return a sentence on a network whose head is its only dense layer; or ""."""
+        import torch
+        from torch import nn
+
+        if self.sign == "adversarial":
+            return ""
+        with torch.device("meta"):
+            _, layers = trailing_dense(model.build(shape), model.HEAD)
+        if sum(isinstance(layer, nn.Linear) for layer in layers) > 1:
+            return ""
+        return (
+            f"the head is the only dense layer of {model.name}; there, mutation was seen to change "
+            f"the labels of triggered inputs first, so that sign: backdoor ranks them the wrong way"
         )
 
     @model_validator(mode="after")
