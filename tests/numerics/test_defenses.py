@@ -161,6 +161,21 @@ def test_anomaly_index_on_hand_made_norms() -> None:
     assert anomaly_index(np.array([5.0, 5.0, 5.0, 1.0])).tolist() == [0, 0, 0, np.inf]
 
 
+def test_an_index_of_few_unequal_norms_cannot_pass_the_cut_and_its_logarithm_can() -> None:
+    norms = np.array([4.2, 33.0, 168.0, 70.0, 150.0, 41.0, 95.0, 120.0, 60.0, 140.0])
+    values = {"statistics": {"norms": norms}}
+    method = NeuralCleanse()
+    decided = method.decide(Evidence("x", method.needs(), values))
+    assert decided.classes == () and decided.facts["class of the smallest mask"] == 0
+    nothing = np.array([0.0, *norms[1:]])
+    most = anomaly_index(nothing)[0]
+    assert decided.facts["index that a mask of no size has"] == pytest.approx(most) and most < 2
+    log = NeuralCleanse(index="log")
+    by_log = log.decide(Evidence("x", log.needs(), values))
+    assert by_log.classes == (0,) and log.badges() == ("extension: log index",)
+    np.testing.assert_allclose(by_log.class_scores, anomaly_index(np.log(norms)))  # type: ignore[arg-type]
+
+
 def test_neural_cleanse_finds_the_planted_target_and_unlearns_it() -> None:
     case = toy.toy()
     defense = NeuralCleanse(steps=150, cut=1.0, unlearning_epochs=8)
