@@ -107,6 +107,33 @@ def halves(name: str, clean: ImageSet, ctx: Context, least: int = 4) -> tuple[In
     return np.sort(order[::2]), np.sort(order[1::2])
 
 
+def neighbors_and_rest(
+    name: str, clean: ImageSet, rows: IntArray, num_classes: int, least: int
+) -> tuple[ImageSet, ImageSet]:
+    """Return two parts of some rows of the clean set, each with half of every class.
+
+    Args:
+        name: of the defense, for the message.
+        clean: the reserved clean set.
+        rows: (M,) its rows to divide.
+        num_classes: K.
+        least: images of every class that the first part must have.
+
+    Raises:
+        ValueError: if the first part has fewer of a class.
+    """
+    by_class = rows[np.argsort(clean.labels[rows], kind="stable")]
+    first = clean.take(by_class[::2])
+    counts = np.bincount(first.labels, minlength=num_classes)
+    if (few := np.flatnonzero(counts < least)).size:
+        raise ValueError(
+            f"{name} compares with at least {least} clean images of every class, but of "
+            f"{len(clean)} reserved images {len(first)} are for this and classes {few.tolist()} "
+            f"have {counts[few].tolist()}; raise clean_size of the dataset"
+        )
+    return first, clean.take(by_class[1::2])
+
+
 def in_batches(
     score: Scorer, images: torch.Tensor, ids: IntArray, ctx: Context, size: int = 500
 ) -> FloatArray:

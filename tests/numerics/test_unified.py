@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import gc
 
 import numpy as np
@@ -16,6 +15,7 @@ from raysweep import training
 from raysweep.datasets import Shape
 from raysweep.defenses import Evidence, model_mutation
 from raysweep.defenses import _scored as scored
+from raysweep.defenses._layers import layer_values
 from raysweep.defenses.activation_sequence import ActivationSequence, surprise, switches
 from raysweep.defenses.kernel_density import KernelDensity, best_bandwidth, log_density
 from raysweep.defenses.lid import LID, local_dimension
@@ -293,6 +293,29 @@ def test_as_many_neighbors_as_there_are_leave_one_out() -> None:
     assert (local_dimension(points, base, 8) != expected).all()
 
 
+@pytest.mark.parametrize("kind", [ActivationSequence, LID])
+def test_a_class_without_clean_neighbors_is_an_error(kind: type[scored.Scored]) -> None:
+    case = toy.toy()
+    without = case.clean.take(np.flatnonzero(case.clean.labels != 2))
+    method = kind(on="training_set")
+    with pytest.raises(ValueError, match=r"classes \[2\] have \[0\]; raise clean_size"):
+        method.run(toy.inputs(method, case, clean_set=without), Context(seed=0))
+
+
+def test_flat_layers_hold_every_entry_and_averaged_ones_a_channel_each() -> None:
+    case = toy.toy()
+    given = toy.inputs(LID(), case)
+    images = case.clean.images[:5]
+    flat = layer_values(given, images, Context(seed=0), pool="flat")
+    mean = layer_values(given, images, Context(seed=0))
+    assert sum(whole.shape[1] for whole in flat) > sum(averaged.shape[1] for averaged in mean)
+    for whole, averaged in zip(flat, mean, strict=True):
+        channels = averaged.shape[1]
+        np.testing.assert_allclose(
+            whole.reshape(5, channels, -1).mean(2), averaged, rtol=1e-4, atol=1e-5
+        )
+
+
 def test_duplicates_and_small_bases_are_met() -> None:
     base = np.zeros((10, 3))
     base[8:] = [[1, 0, 0], [2, 0, 0]]
@@ -313,36 +336,43 @@ def test_rare_switches_surprise() -> None:
     assert scores[0] == scores[2] == pytest.approx(-np.log(0.9) - np.log(0.5))
 
 
-@functools.cache
-def calibrated(method: scored.On, name: str) -> tuple[np.ndarray, np.ndarray, float]:
-    kinds = {"m": ModelMutation, "a": ActivationSequence, "k": KernelDensity, "l": LID}
+KINDS = {"m": ModelMutation, "a": ActivationSequence, "k": KernelDensity, "l": LID}
+DIVISIONS = 4  # of the clean set of 120, of which a quarter or less serves each purpose
+
+
+def rejected(method: scored.On, name: str) -> tuple[float, float]:
+    """Return the shares of clean and of poisoned samples that are rejected at a nominal 0.1."""
     case = toy.toy()
-    defense = kinds[name](on=method, fpr=0.1)  # type: ignore[operator]
-    found = toy.found(defense, case)
-    decided = defense.decide(toy.evidence(defense, case, found))
-    if method == "inputs":
-        assert found.score_inputs is not None and decided.threshold is not None
-        images = case.test.images.float() / 255
-        rejected = found.score_inputs(images, np.arange(len(images))) > decided.threshold
-        return rejected, np.zeros(0), decided.threshold
-    assert decided.flags is not None
-    return decided.flags[~case.mask], decided.flags[case.mask], 0.0
+    defense = KINDS[name](on=method, fpr=0.1)  # type: ignore[operator]
+    clean, poison = [], []
+    for seed in range(DIVISIONS):
+        found = toy.found(defense, case, seed)
+        decided = defense.decide(toy.evidence(defense, case, found))
+        if method == "inputs":
+            images = case.test.images.float() / 255
+            assert found.score_inputs is not None and decided.threshold is not None
+            scores = found.score_inputs(images, np.arange(len(images)))
+            clean.append((scores > decided.threshold).mean())
+        else:
+            assert decided.flags is not None
+            clean.append(decided.flags[~case.mask].mean())
+            poison.append(decided.flags[case.mask].mean())
+    return float(np.mean(clean)), float(np.mean(poison or [np.nan]))
 
 
 @pytest.mark.parametrize("name", ["m", "a", "k", "l"])
 def test_the_nominal_rate_holds_on_clean_inputs(name: str) -> None:
-    rejected, _, _ = calibrated("inputs", name)
-    assert 0 < rejected.mean() < 0.2, "0.1 was asked for"
+    clean, _ = rejected("inputs", name)
+    assert 0 < clean < 0.2, "0.1 was asked for"
 
 
 @pytest.mark.parametrize("name", ["m", "a", "k", "l"])
 def test_as_filters_they_are_badged_and_calibrated(name: str) -> None:
-    clean, poison, _ = calibrated("training_set", name)
-    assert 0 < clean.mean() < 0.2, "0.1 was asked for"
+    clean, poison = rejected("training_set", name)
+    assert 0 < clean < 0.2, "0.1 was asked for"
     # A network without hidden dense layers: mutation flips its trigger first.
-    assert name == "m" or poison.mean() > 0.5
-    kinds = {"m": ModelMutation, "a": ActivationSequence, "k": KernelDensity, "l": LID}
-    assert "extension: as a filter" in kinds[name](on="training_set").badges()  # type: ignore[operator]
+    assert name == "m" or poison > 4 * clean
+    assert "extension: as a filter" in KINDS[name](on="training_set").badges()  # type: ignore[operator]
 
 
 def test_scores_within_classes_are_in_units_of_their_spread() -> None:
