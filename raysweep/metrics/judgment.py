@@ -216,12 +216,13 @@ def _detected(
 
 
 def _verdict(truth: Truth, outputs: Outputs, classes: Sequence[int]) -> Verdict:
-    """Judge a verdict: is there a backdoor, and are its targets among the classes named?"""
+    """Judge a verdict: a backdoored model needs a true target named, a clean one none."""
     scores = outputs.class_scores
+    found = bool(set(truth.targets) & set(classes)) if truth.targets else None
     return Verdict(
         classes=tuple(classes),
-        correct=bool(classes) == bool(truth.targets),
-        target_found=bool(set(truth.targets) & set(classes)) if truth.targets else None,
+        correct=not classes if found is None else found,
+        target_found=found,
         anomaly=float(scores.max()) if scores is not None and len(scores) else None,
         p_value=outputs.p_value,
     )
