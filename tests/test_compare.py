@@ -55,7 +55,9 @@ def rows(asr: dict[str, list[float]], **given: Any) -> pd.DataFrame:
 
 
 def test_likes_are_paired_and_the_others_are_named() -> None:
-    before = rows({"none": [0.9, 0.8, 0.7], "x": [0.5, 0.5, 0.5], "gone": [0.1]}, **{"recipe.lr": 1})
+    before = rows(
+        {"none": [0.9, 0.8, 0.7], "x": [0.5, 0.5, 0.5], "gone": [0.1]}, **{"recipe.lr": 1}
+    )
     after = rows({"none": [0.8, 0.7, 0.6], "x": [0.5, 0.5, 0.5], "new": [0.1]}, **{"recipe.lr": 2})
     found = changes(before, after, ("a", "b"))
     assert (found.trials, found.both) == ((7, 7), 6)

@@ -176,7 +176,7 @@ def test_holm_and_mcnemar_agree_with_statsmodels() -> None:
 
 def test_ranks_agree_with_scikit_posthocs() -> None:
     posthocs = pytest.importorskip("scikit_posthocs")
-    values = np.random.default_rng(0).random((12, 4)) + [0, 0.2, 0.5, 0.9]
+    values = np.random.default_rng(0).random((12, 4)) + np.array([0, 0.2, 0.5, 0.9])
     found = ranked(values)
     assert found.p == pytest.approx(stats.friedmanchisquare(*values.T).pvalue)
     assert np.argmin(found.ranks) == 3 and sum(found.ranks) == pytest.approx(10)

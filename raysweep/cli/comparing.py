@@ -27,9 +27,7 @@ def compare(
     second_storage: Annotated[
         str | None, typer.Option(help="Of the second sweep, if it is stored elsewhere.")
     ] = None,
-    every: Annotated[
-        bool, typer.Option("--all", help="Show every cell, changed or not.")
-    ] = False,
+    every: Annotated[bool, typer.Option("--all", help="Show every cell, changed or not.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Show what changed from one sweep to another: trials of the same setting, paired."""
