@@ -29,7 +29,8 @@ def compare(
     Trials meet their like where dataset, model, attack, rate, defense and seed are the same.
 
     Args:
-        first, second: names of the sweeps.
+        first: name of the one sweep.
+        second: name of the other.
         storage: where their records are, a folder or a URI; by default RAYSWEEP_STORAGE, else
             `./raysweep-store`.
         second_storage: of the second one; by default that of the first.
