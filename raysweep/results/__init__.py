@@ -4,6 +4,9 @@ columns      the columns of both tables, named once      rows        made from m
 table        both tables as Parquet files                records     as a user reads them
 description  what is written down about a sweep          history     versions of a name's records
 tuned        what a tuning leaves, typed                 json_fields stored JSON, field by field
+grouping     columns that rows are grouped by       cells        means with honest intervals
+comparison   defenses paired by setting             findings     what holds, and which is best
+changes      from one sweep to another
 status       of one sweep, and of all in a store         removal     of all that is stored of one
 entries      what W&B is told of a trial or a tuning     wandb       publishes entries as runs
 wandb_runs   the W&B client
