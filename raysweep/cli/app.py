@@ -14,6 +14,7 @@ from raysweep.cli import (
     exchanging,
     host,
     init,
+    leaderboard,
     looking,
     methods,
     remote,
@@ -43,6 +44,7 @@ app.command()(attach.stop)
 app.command()(looking.sweeps)
 app.command()(looking.logs)
 app.command()(looking.results)
+app.command()(leaderboard.leaderboard)
 app.command(name="rm")(removing.remove)
 app.command(name="list")(methods.list_methods)
 app.command()(methods.show)
