@@ -86,7 +86,10 @@ def test_cells_are_those_of_each_sweep(board: Leaderboard, storage: str) -> None
 
 def test_cells_of_two_sweeps_are_shown_twice_and_never_averaged(board: Leaderboard) -> None:
     both = board.cells[board.cells["others"].map(len) > 0]
-    assert both[["sweep", "others"]].values.tolist() == [["first", ("second",)], ["second", ("first",)]]
+    assert both[["sweep", "others"]].values.tolist() == [
+        ["first", ("second",)],
+        ["second", ("first",)],
+    ]
     assert set(both["defense"]) == {"none"} and set(both["rate"]) == {0.1}
 
 
@@ -120,7 +123,9 @@ def test_every_number_has_its_n_and_the_file_that_makes_it(site: Path) -> None:
     rows = re.findall(r"<tr role=\"row\" data-arena.*?</tr>", page, re.DOTALL)
     assert len(rows) == 11
     for row in rows:
-        numbers = re.findall(r"data-label=\"(\w+)\" data-value=\"([\d.e-]+)\">(.*?)</td>", row, re.DOTALL)
+        numbers = re.findall(
+            r"data-label=\"(\w+)\" data-value=\"([\d.e-]+)\">(.*?)</td>", row, re.DOTALL
+        )
         assert {"rate", "CA"} <= {name for name, *_ in numbers}
         for name, value, shown in numbers:
             assert name == "rate" or re.search(r"\d (inputs|seeds)", shown), (name, shown)
@@ -141,7 +146,9 @@ def test_a_sweep_that_is_not_there_is_named(storage: str, tmp_path: Path) -> Non
     with pytest.raises(StoreError, match=r"no sweep 'nothing'.*first"):
         gather(Store(storage), ["first", "nothing"])
     with pytest.raises(SpecError, match="--format must be one of site, backdoorbench, got 'csv'"):
-        app(["leaderboard", "first", "--format", "csv", "--storage", storage], standalone_mode=False)
+        app(
+            ["leaderboard", "first", "--format", "csv", "--storage", storage], standalone_mode=False
+        )
 
 
 # BackdoorBench's table
@@ -234,8 +241,12 @@ def test_filters_search_and_addresses(browser: Any, site: Path) -> None:
     assert browser.title == "Leaderboard · raysweep" and browser.get_log("browser") == []
     count = browser.find_element("id", "count")
     assert count.text == "11 of 11 cells"
-    Select(browser.find_element("css selector", "[data-filter=rate]")).select_by_visible_text("10 %")
-    Select(browser.find_element("css selector", "[data-filter=sweep]")).select_by_visible_text("first")
+    Select(browser.find_element("css selector", "[data-filter=rate]")).select_by_visible_text(
+        "10 %"
+    )
+    Select(browser.find_element("css selector", "[data-filter=sweep]")).select_by_visible_text(
+        "first"
+    )
     assert count.text == "3 of 11 cells" and set(visible(browser, 1)) == {"10 %"}
     behind = browser.execute_script("return location.hash")
     browser.find_element("css selector", "[data-search]").send_keys("STRIP")

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, NoReturn, get_type_hints
+from typing import NoReturn, get_type_hints
 
 import numpy as np
 import pandas as pd
@@ -14,7 +13,6 @@ import pytest
 
 import raysweep
 from raysweep.cli.app import app
-from raysweep.defenses.none import NoDefense
 from raysweep.defenses.spectral_signatures import SpectralSignatures
 from raysweep.errors import SpecError, StoreError
 from raysweep.metrics.names import SEPARABILITY
@@ -38,13 +36,15 @@ question: does it hold?
 dataset: {digits: {size: 400}}
 model: linear
 recipe: {epochs: 4, batch_size: 32, precision: float32}
-attack: badnets
-rates: [0.0, 0.1]
-defenses: [none, spectral_signatures, {strip: {overlays: 4}}, {abl: {tuning_epochs: 1, unlearning_steps: 3}}]
+attacks: [{badnets: {rate: [0.0, 0.1]}}]
+defenses:
+  - none
+  - spectral_signatures
+  - strip: {overlays: 4}
+  - abl: {tuning_epochs: 1, unlearning_steps: 3}
 seeds: 2
 track: {wandb: disabled}
 """
-TEXT = TEXT.replace("attack: badnets\nrates: [0.0, 0.1]", "attacks: [{badnets: {rate: [0.0, 0.1]}}]")
 
 
 def broken(self: object, inputs: object, ctx: object) -> NoReturn:
@@ -85,7 +85,9 @@ def test_the_schema_names_every_column_once() -> None:
     measured = [name for name in judged if not SEPARABILITY.within([name])]
     counts = ["poison_count", "cover_count", "relabeled_count", "n_train"]
     assert list(METRICS) == [*measured, *counts]
-    roles = [field.name for field in fields(Route) if field.name not in ("shards", "pauses", "waiting")]
+    roles = [
+        field.name for field in fields(Route) if field.name not in ("shards", "pauses", "waiting")
+    ]
     keys = list(columns.KEYS.within(names))
     assert sorted(keys) == sorted(roles)
     assert {*names} == {*fixed, *METRICS, *columns.KEYS.within(names).values()}
@@ -248,7 +250,9 @@ def test_curves_name_their_axes(rows: Trials) -> None:
     assert curves[["x", "y"]].iloc[-1].tolist() == [1, 1]
     assert curves[["x_title", "y_title"]].iloc[0].tolist() == ["FPR", "TPR"]
     drawn = rows.curves(trial(rows, "abl")).groupby("curve").size()
-    assert {"loss of poison, median", "loss of rest, median", "AUROC of low losses"} <= {*drawn.index}
+    assert {"loss of poison, median", "loss of rest, median", "AUROC of low losses"} <= {
+        *drawn.index
+    }
     assert rows.curves(trial(rows, "none")).dtypes.equals(curves.dtypes)
 
 
@@ -260,7 +264,9 @@ def test_images_show_the_trigger(rows: Trials) -> None:
 
 
 def test_an_unknown_trial_is_named_beside_those_that_there_are(rows: Trials, storage: str) -> None:
-    with pytest.raises(StoreError, match=r"no trial 'xyz' among these 16.* the nearest: \w{16} \(badnets · "):
+    with pytest.raises(
+        StoreError, match=r"no trial 'xyz' among these 16.* the nearest: \w{16} \(badnets · "
+    ):
         rows.scores("xyz")
     with pytest.raises(StoreError, match="16 trials begin with '' among"):
         rows.curves("")
@@ -268,7 +274,9 @@ def test_an_unknown_trial_is_named_beside_those_that_there_are(rows: Trials, sto
     with pytest.raises(StoreError, match="is failed: ValueError: no scores today; it stored no"):
         lost.images(str(lost["trial"].iloc[0]))
     both = pd.concat([rows, lost])
-    with pytest.raises(StoreError, match=r"do not say where they are stored.*raysweep\.load\(NAME\)"):
+    with pytest.raises(
+        StoreError, match=r"do not say where they are stored.*raysweep\.load\(NAME\)"
+    ):
         Trials(both).scores(trial(rows, "none"))
 
 

@@ -1,4 +1,4 @@
-"""The command `leaderboard`: a static site, or BackdoorBench's table, from the records of sweeps."""
+"""The command `leaderboard`: a static site, or BackdoorBench's table, from the records."""
 
 from __future__ import annotations
 

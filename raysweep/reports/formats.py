@@ -86,5 +86,6 @@ def _latex(text: str) -> str:
 
 
 FORMATS: Mapping[str, Callable[[pd.DataFrame], bytes]] = {
-    "csv": to_csv, "parquet": to_parquet, "latex": to_latex, "markdown": to_markdown, "json": to_json,
+    "csv": to_csv, "parquet": to_parquet, "latex": to_latex, "markdown": to_markdown,
+    "json": to_json,
 }  # fmt: skip

@@ -98,7 +98,9 @@ def gather(store: Store, names: Sequence[str]) -> Leaderboard:
         for (sweep, arena), part in rows.groupby(["sweep", "arena"], sort=False)
     ]  # fmt: skip
     every = pd.concat(parts, ignore_index=True)
-    holders = every.groupby(list(CELL), sort=False)["sweep"].transform(lambda s: [tuple(s)] * len(s))
+    holders = every.groupby(list(CELL), sort=False)["sweep"].transform(
+        lambda s: [tuple(s)] * len(s)
+    )
     every["others"] = [
         tuple(one for one in held if one != own)
         for held, own in zip(holders, every["sweep"], strict=True)
@@ -166,7 +168,7 @@ def _asset(name: str) -> str:
 
 
 def _line(cell: Mapping[str, object]) -> dict[str, object]:
-    """Return what the page shows of a cell: text for each filter and metric, values to sort by."""
+    """Return a cell as the page shows it: text for each filter and metric, values to sort by."""
     detector = math.isnan(_number(cell["tpr"])) and math.isnan(_number(cell["fpr"]))
     metrics = {}
     for name, title in SHOWN.items():

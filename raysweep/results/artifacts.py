@@ -25,7 +25,7 @@ Line = tuple[str, str, str, Array, Array]
 
 
 def scores(given: Inputs, attack: Attack) -> pd.DataFrame:
-    """Return what a defense made of every sample, beside the truth; columns as `SCORES` types them.
+    """Return a defense's score of every sample beside the truth; columns as `SCORES` types them.
 
     Args:
         given: the artifacts of a trial, by role.
@@ -85,7 +85,7 @@ def _lines(given: Inputs) -> Iterator[Line]:
             steps = _steps(losses.auroc)
             yield "AUROC of low losses", "step", "AUROC", steps, losses.auroc
     for name, curve in given.findings("defend").findings.curves.items():
-        yield name, curve.x_title, curve.y_title, cast(Array, curve.x), cast(Array, curve.y)
+        yield name, curve.x_title, curve.y_title, cast("Array", curve.x), cast("Array", curve.y)
 
 
 def _steps(line: Array) -> Array:

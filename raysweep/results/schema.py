@@ -206,7 +206,8 @@ FAMILIES = (
         missing="unless the defense gives the space, or too little is poisoned",
     ),
     Column(
-        name=FOUND.of("<fact>"), dtype="Float64", meaning="what the defense measured of its own run",
+        name=FOUND.of("<fact>"), dtype="Float64",
+        meaning="what the defense measured of its own run",
         missing="unless the defense measures it",
     ),
 )  # fmt: skip
