@@ -58,8 +58,9 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> str:
     raysweep.launch(from_text(parse("seen.yaml", TEXT)), folder, inline=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(SpectralSignatures, "run", broken)
-        failing = from_text(parse("lost.yaml", TEXT.replace("seen", "lost")))
-        alone = failing.model_copy(update={"defenses": (SpectralSignatures(fraction=0.2),)})
+        other = TEXT.replace("seen", "lost").replace("size: 400", "size: 300")
+        failing = from_text(parse("lost.yaml", other))
+        alone = failing.model_copy(update={"defenses": (SpectralSignatures(),)})
         raysweep.launch(alone, folder, inline=True)
     return folder
 
@@ -198,7 +199,7 @@ def test_pivot_averages_nothing_but_seeds(rows: Trials) -> None:
     with pytest.raises(SpecError, match=r"by defense, attack hold trials that differ in rate; add"):
         rows.pivot("asr")
     with pytest.raises(SpecError, match="differ in defense"):
-        rows.query("rate == 0.1").pivot("asr", index="kind")
+        rows.query("rate == 0.1").pivot("asr", index="model")
     other = rows.assign(**{"recipe.epochs": rows["seed"]})
     with pytest.raises(SpecError, match=r"differ in recipe\.epochs"):
         other.query("rate == 0.1").pivot("asr")

@@ -10,7 +10,7 @@ import importlib.resources
 import json
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -167,7 +167,7 @@ def _asset(name: str) -> str:
     return importlib.resources.files("raysweep.reports").joinpath(name).read_text()
 
 
-def _line(cell: Mapping[str, object]) -> dict[str, object]:
+def _line(cell: Mapping[Hashable, object]) -> dict[str, object]:
     """Return a cell as the page shows it: text for each filter and metric, values to sort by."""
     detector = math.isnan(_number(cell["tpr"])) and math.isnan(_number(cell["fpr"]))
     metrics = {}
@@ -189,7 +189,7 @@ def _line(cell: Mapping[str, object]) -> dict[str, object]:
     }  # fmt: skip
 
 
-def _beside(cell: Mapping[str, object], metric: str) -> str:
+def _beside(cell: Mapping[Hashable, object], metric: str) -> str:
     """Return the interval of a metric, or its values, and how many of what it rests on."""
     values = cell[f"{metric}_values"]
     assert isinstance(values, tuple)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import cast
 
 import numpy as np
@@ -24,17 +24,18 @@ QUARTILES = ("lower quartile", "median", "upper quartile")
 Line = tuple[str, str, str, Array, Array]
 
 
-def scores(given: Inputs, attack: Attack) -> pd.DataFrame:
+def scores(given: Inputs, attack: Callable[[], Attack]) -> pd.DataFrame:
     """Return a defense's score of every sample beside the truth; columns as `SCORES` types them.
 
     Args:
         given: the artifacts of a trial, by role.
-        attack: the trial's, which says which test inputs its ASR counts.
+        attack: returns the trial's, which says which test inputs its ASR counts; called for a
+            detector of inputs alone.
     """
     found, decided = given.findings("defend"), given.decided("decide")
     flags = None if decided is None else decided.flags
     threshold = None if decided is None else decided.decision.threshold
-    parts = []
+    parts: list[dict[str, str | bool | Array | None]] = []
     data = given.data
     if found.findings.train_scores is not None or flags is not None:
         parts.append({
@@ -42,15 +43,13 @@ def scores(given: Inputs, attack: Attack) -> pd.DataFrame:
             "poison": given.mask("poison"), "cover": given.mask("cover"),
             "score": found.findings.train_scores, "kept": None if flags is None else ~flags,
         })  # fmt: skip
-    counted = attack.eligible(data.test.labels, data.shape.num_classes)
-    for name in ("clean", "triggered"):
-        if name not in found.input_scores:
-            continue
+    for name in ("clean", "triggered") if found.input_scores else ():
         triggered = name == "triggered"
-        shown = counted if triggered else np.ones(len(data.test), bool)
+        labels, classes = data.test.labels, data.shape.num_classes
+        shown = attack().eligible(labels, classes) if triggered else np.ones(len(labels), bool)
         values = found.input_scores[name][shown]
         parts.append({
-            "set": name, "sample": data.test_rows[shown], "label": data.test.labels[shown],
+            "set": name, "sample": data.test_rows[shown], "label": labels[shown],
             "poison": triggered, "cover": False, "score": values,
             "kept": None if threshold is None else values <= threshold,
         })  # fmt: skip

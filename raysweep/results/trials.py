@@ -96,8 +96,8 @@ class Trials(pd.DataFrame):
         keys = [pd.Series(self[name]) for name in by]
         means = numbers.groupby(keys, sort=False, dropna=False).mean()
         across = by[len(by) - (1 if isinstance(columns, str) else len(columns)) :]
-        wide = means.unstack(across, sort=False)
-        return wide[values] if isinstance(values, str) else wide
+        wide = pd.DataFrame(means.unstack(across, sort=False))
+        return pd.DataFrame(wide[values]) if isinstance(values, str) else wide
 
     def _check_columns(self, shown: Sequence[str], by: Sequence[str]) -> None:
         for name in (*shown, *by):
@@ -138,7 +138,7 @@ class Trials(pd.DataFrame):
             StoreError: if there is no such trial, it is not finished, or its artifacts are gone.
         """
         with self._stored(trial) as given:
-            return artifacts.scores(given, self._attack(str(self._row(trial)["trial"])))
+            return artifacts.scores(given, lambda: self._attack(str(self._row(trial)["trial"])))
 
     def curves(self, trial: str) -> pd.DataFrame:
         """Return the curves of a trial, one row per point.
