@@ -11,6 +11,7 @@ import typer
 from raysweep import __version__
 from raysweep.cli import (
     attach,
+    comparing,
     exchanging,
     host,
     init,
@@ -45,6 +46,7 @@ app.command()(looking.sweeps)
 app.command()(looking.logs)
 app.command()(looking.results)
 app.command()(leaderboard.leaderboard)
+app.command()(comparing.compare)
 app.command(name="rm")(removing.remove)
 app.command(name="list")(methods.list_methods)
 app.command()(methods.show)
