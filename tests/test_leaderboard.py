@@ -20,8 +20,6 @@ from raysweep.errors import PlanError, SpecError, StoreError
 from raysweep.exchange.leaderboard import to_csv
 from raysweep.reports.leaderboard import Leaderboard, gather, render, to_json
 from raysweep.store import Store
-from raysweep.sweep.loading import from_text
-from raysweep.sweep.yaml import parse
 
 HOSTILE = "</script><script>document.title='owned'</script>"
 TEXT = """
@@ -42,7 +40,7 @@ dataset: {digits: {size: 300}}
 model: linear
 recipe: {epochs: 2, batch_size: 32, precision: float32}
 attack: {badnets: {rate: 0.1}}
-defenses: [none, activation_clustering]
+defenses: [none, perfect_filter]
 track: {wandb: disabled}
 """
 
@@ -50,11 +48,12 @@ track: {wandb: disabled}
 @pytest.fixture(scope="module")
 def storage(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A storage with two sweeps, which hold some cells both, and one of another recipe."""
-    folder = str(tmp_path_factory.mktemp("leaderboard") / "store")
+    folder = tmp_path_factory.mktemp("leaderboard")
     longer = SECOND.replace("second", "longer").replace("epochs: 2", "epochs: 3")
     for text in (FIRST, SECOND, longer):
-        raysweep.launch(from_text(parse("a.yaml", text)), folder, inline=True)
-    return folder
+        (folder / "sweep.yaml").write_text(text)
+        raysweep.launch(folder / "sweep.yaml", str(folder / "store"), inline=True)
+    return str(folder / "store")
 
 
 @pytest.fixture(scope="module")
@@ -128,11 +127,11 @@ def test_every_number_has_its_n_and_the_file_that_makes_it(site: Path) -> None:
         )
         assert {"rate", "CA"} <= {name for name, *_ in numbers}
         for name, value, shown in numbers:
-            assert name == "rate" or re.search(r"\d (inputs|seeds)", shown), (name, shown)
+            assert name == "rate" or re.search(r"\d (input|seed)", shown), (name, shown)
             assert f"{100 * float(value):.1f}" in shown or name == "rate"
         assert re.search(r"<a href=\"#sweep-[01]\">(first|second)</a>", row)
     assert "raysweep launch second.yaml" in page and "recipe: {epochs: 2" in page
-    assert 'class="badge">oracle' in page or 'class="badge">' in page
+    assert page.count('<span class="badge">oracle: poison mask</span>') == 1
 
 
 def test_hostile_text_stays_text(site: Path) -> None:

@@ -52,10 +52,17 @@ def broken(self: object, inputs: object, ctx: object) -> NoReturn:
 
 
 @pytest.fixture(scope="module")
-def storage(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A storage with a sweep that succeeded, and one of which every trial failed."""
+def launched(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Trials]:
+    """A storage, and the rows of the sweep that was launched in it."""
     folder = str(tmp_path_factory.mktemp("trials") / "store")
-    raysweep.launch(from_text(parse("seen.yaml", TEXT)), folder, inline=True)
+    sweep = from_text(parse("seen.yaml", TEXT))
+    return folder, raysweep.launch(sweep, folder, inline=True).rows
+
+
+@pytest.fixture(scope="module")
+def storage(launched: tuple[str, Trials]) -> str:
+    """A storage with a sweep that succeeded, and one of which every trial failed."""
+    folder, _ = launched
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(SpectralSignatures, "run", broken)
         other = TEXT.replace("seen", "lost").replace("size: 400", "size: 300")
@@ -136,11 +143,10 @@ def test_columns_are_the_same_whatever_failed(storage: str, rows: Trials) -> Non
     assert both.dtypes[fixed].equals(rows.dtypes[fixed])
 
 
-def test_a_launch_gives_the_rows_that_are_loaded(storage: str, rows: Trials) -> None:
-    again = raysweep.launch(from_text(parse("seen.yaml", TEXT)), storage, inline=True)
-    assert again.ran == 0
-    pd.testing.assert_frame_equal(again.rows, raysweep.load("seen", storage), check_exact=True)
-    assert again.rows.attrs["folder"] == "seen"
+def test_a_launch_gives_the_rows_that_are_loaded(launched: tuple[str, Trials]) -> None:
+    storage, given = launched
+    pd.testing.assert_frame_equal(given, raysweep.load("seen", storage), check_exact=True)
+    assert given.attrs == {"storage": storage, "folder": "seen"}
 
 
 def test_values_obey_the_ranges_that_the_schema_states(rows: Trials) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.resources
 import json
 import math
+import re
 import time
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -33,6 +34,7 @@ SHOWN = {
 MEASURED = (*SHOWN, "ra", INPUT.of("tpr"), INPUT.of("fpr"))
 FILTERS = ("arena", "attack", "rate", "defense", "kind", "badges", "sweep")
 CELL = ("arena", "attack", "rate", "defense")
+BREAKS = re.compile(r"(?<=[_(,=])(?=\w)")  # where a reader would break a name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,18 +150,16 @@ def render(board: Leaderboard) -> str:
     The same leaderboard gives the same text.
     """
     from jinja2 import Environment, StrictUndefined
-    from markupsafe import Markup
+    from markupsafe import Markup, escape
 
     lines = [_line(cell) for cell in board.cells.to_dict("records")]
-    return (
-        Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-        .from_string(_asset("leaderboard.html"))
-        .render(
-            policy=Markup(POLICY), style=Markup(_asset("leaderboard.css")),
-            script=Markup(_asset("leaderboard.js")), shown=SHOWN, lines=lines,
-            sources=board.sources, numbers={one.name: n for n, one in enumerate(board.sources)},
-            filters={name: list(dict.fromkeys(line[name] for line in lines)) for name in FILTERS},
-        )
+    made = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    made.filters["breakable"] = lambda name: Markup(BREAKS.sub("<wbr>", str(escape(name))))
+    return made.from_string(_asset("leaderboard.html")).render(
+        policy=Markup(POLICY), style=Markup(_asset("leaderboard.css")),
+        script=Markup(_asset("leaderboard.js")), shown=SHOWN, lines=lines, sources=board.sources,
+        numbers={one.name: n for n, one in enumerate(board.sources)},
+        filters={name: list(dict.fromkeys(line[name] for line in lines)) for name in FILTERS},
     )  # fmt: skip
 
 
@@ -195,7 +195,8 @@ def _beside(cell: Mapping[Hashable, object], metric: str) -> str:
     assert isinstance(values, tuple)
     low, high = _number(cell[f"{metric}_low"]), _number(cell[f"{metric}_high"])
     spread = interval_text(_number(cell[metric]), low, high, values).partition(" ")[2]
-    counted = f"{cell[f'{metric}_n']} {cell[f'{metric}_unit']}".strip()
+    n, unit = cell[f"{metric}_n"], str(cell[f"{metric}_unit"])
+    counted = f"{n} {unit.removesuffix('s') if n == 1 else unit}".strip()
     of = "of inputs" if metric in (INPUT.of("tpr"), INPUT.of("fpr")) else ""
     return ", ".join(filter(None, (spread, counted, of)))
 

@@ -153,7 +153,8 @@ _METRICS = (
     _answer("verdict", "whether the model is held to have a backdoor", _NO_VERDICT),
     _text("verdict_classes", "the classes held to be targets, joined by commas",
           missing=_NO_VERDICT),
-    _answer("verdict_correct", "whether a backdoor was found just where there is one", _NO_VERDICT),
+    _answer("verdict_correct", "whether a true target is among the classes, or, of a clean model, "
+            "no class is named", _NO_VERDICT),
     _answer("target_found", "whether a true target is among the classes",
             _NO_VERDICT + ", or there is no backdoor"),
     Column(name="anomaly", dtype="Float64", meaning="the largest anomaly of all classes",
