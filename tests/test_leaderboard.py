@@ -10,12 +10,13 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
 import raysweep
 from raysweep.cli.app import app
+from raysweep.defenses.activation_clustering import ActivationClustering
 from raysweep.errors import PlanError, SpecError, StoreError
 from raysweep.exchange.leaderboard import to_csv
 from raysweep.reports.leaderboard import Leaderboard, gather, render, to_json
@@ -45,13 +46,22 @@ track: {wandb: disabled}
 """
 
 
+def broken(self: object, inputs: object, ctx: object) -> NoReturn:
+    raise ValueError("no clusters today")
+
+
 @pytest.fixture(scope="module")
 def storage(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A storage with two sweeps, which hold some cells both, and one of another recipe."""
+    """A storage with two sweeps that hold some cells both, one of another recipe, and one failed."""
     folder = tmp_path_factory.mktemp("leaderboard")
     longer = SECOND.replace("second", "longer").replace("epochs: 2", "epochs: 3")
     for text in (FIRST, SECOND, longer):
         (folder / "sweep.yaml").write_text(text)
+        raysweep.launch(folder / "sweep.yaml", str(folder / "store"), inline=True)
+    lost = SECOND.replace("second", "lost").replace("none, perfect_filter", "activation_clustering")
+    (folder / "sweep.yaml").write_text(lost)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ActivationClustering, "run", broken)
         raysweep.launch(folder / "sweep.yaml", str(folder / "store"), inline=True)
     return str(folder / "store")
 
@@ -96,6 +106,17 @@ def test_sweeps_of_other_recipes_are_other_arenas(storage: str) -> None:
     mixed = gather(Store(storage), ["second", "longer"])
     assert set(mixed.cells["arena"].str.partition(" · epochs ")[2]) == {"2", "3"}
     assert mixed.cells["others"].map(len).sum() == 0
+
+
+def test_what_failed_is_a_cell_without_numbers(storage: str) -> None:
+    board = gather(Store(storage), ["lost"])
+    assert board.cells[["n_trials", "n_finished"]].values.tolist() == [[1, 0]]
+    row = re.findall(r"<tr role=\"row\" data-arena.*?</tr>", render(board), re.DOTALL)[0]
+    assert re.findall(r"data-label=\"(\w+)\" data-value=\"\">–</td>", row) == [
+        "ASR", "CA", "DER", "TPR", "FPR",
+    ]  # fmt: skip
+    assert "0 of 1" in row and "0 of 1 trials finished" in render(board)
+    assert to_csv(board.cells).splitlines()[1] == "digits(size=300),linear,badnet,ac,0.1,,,"
 
 
 def test_the_same_records_give_the_same_site(board: Leaderboard, storage: str) -> None:

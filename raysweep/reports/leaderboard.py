@@ -34,7 +34,7 @@ SHOWN = {
 MEASURED = (*SHOWN, "ra", INPUT.of("tpr"), INPUT.of("fpr"))
 FILTERS = ("arena", "attack", "rate", "defense", "kind", "badges", "sweep")
 CELL = ("arena", "attack", "rate", "defense")
-BREAKS = re.compile(r"(?<=[_(,=])(?=\w)")  # where a reader would break a name
+BREAKS = re.compile(r"(?<=[_(,])(?=\w)")  # where a reader would break a name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +94,7 @@ def gather(store: Store, names: Sequence[str]) -> Leaderboard:
     rows = rows.assign(arena=setting_column(rows))
     parts = [
         cells(part, MEASURED).assign(
-            arena=arena, sweep=sweep, dataset=part["dataset"].iloc[0],
+            arena=str(arena), sweep=str(sweep), dataset=part["dataset"].iloc[0],
             model=part["model"].iloc[0], found=_found(part),
         )
         for (sweep, arena), part in rows.groupby(["sweep", "arena"], sort=False)
