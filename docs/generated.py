@@ -122,11 +122,11 @@ def _shown(value: Any) -> str:
 
 def columns() -> str:
     """Return the table of the columns of the records."""
-    lines = ["| column | type | unit | range | meaning | missing |", "|---|---|---|---|---|---|"]
+    lines = ["| column | type | unit, range | meaning | missing |", "|---|---|---|---|---|"]
     for one in (*COLUMNS, *FAMILIES):
         cells = (
-            f"`{one.name}`", one.dtype or "by its values", one.unit, one.bounds, one.meaning,
-            one.missing or "never",
+            f"`{one.name}`", one.dtype or "by its values",
+            ", ".join(filter(None, (one.unit, one.bounds))), one.meaning, one.missing or "never",
         )  # fmt: skip
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

@@ -52,7 +52,7 @@ def broken(self: object, inputs: object, ctx: object) -> NoReturn:
 
 @pytest.fixture(scope="module")
 def storage(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A storage with two sweeps that hold some cells both, one of another recipe, and one failed."""
+    """A storage with two sweeps that share a cell, one of another recipe, and one that failed."""
     folder = tmp_path_factory.mktemp("leaderboard")
     longer = SECOND.replace("second", "longer").replace("epochs: 2", "epochs: 3")
     for text in (FIRST, SECOND, longer):
