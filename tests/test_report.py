@@ -22,6 +22,7 @@ from rich.console import Console
 
 from raysweep.cli.terminal import print_results
 from raysweep.jobs.launch import launch
+from raysweep.metrics.intervals import wilson
 from raysweep.reports import internals, tuning
 from raysweep.reports.figures import heat_maps, rate_lines
 from raysweep.reports.html import render
@@ -58,19 +59,19 @@ def test_aggregate_gives_means_intervals_and_extremes() -> None:
     )
     summed = aggregate(rows, ["d"], ["ca", "absent"]).set_index("d")
     assert summed.loc["a", "ca"] == pytest.approx(0.2)
-    # t(0.975, 2) = 4.30265; deviation 0.1; 4.30265 * 0.1 / sqrt(3) = 0.24841
-    assert summed.loc["a", "ca_high"] - 0.2 == pytest.approx(0.24841, abs=1e-5)
-    assert 0.2 - summed.loc["a", "ca_low"] == pytest.approx(0.24841, abs=1e-5)
+    # 10 inputs a model explain more than the variance between the models: 0.16/30 > 0.01/3.
+    bounds = summed.loc["a", "ca_low"], summed.loc["a", "ca_high"]
+    assert bounds == pytest.approx(wilson(6, 30))
     assert (summed.loc["a", "ca_min"], summed.loc["a", "ca_max"]) == (0.1, 0.3)
     low, high = summed.loc["b", "ca_low"], summed.loc["b", "ca_high"]
     assert (low, high) == (pytest.approx(0.2993, abs=1e-4), pytest.approx(0.7007, abs=1e-4))
     assert math.isnan(summed.loc["a", "absent"]) and summed.loc["a", "absent_seeds"] == 0
-    assert spread(summed.loc["a"], "ca") == "20.0 (10.0–30.0)"
+    assert spread(summed.loc["a"], "ca") == "20.0 [9.5–37.3]"
     assert spread(summed.loc["b"], "ca") == "50.0 [29.9–70.1]"
     assert spread(summed.loc["a"], "absent") == "–"
     five = aggregate(pd.DataFrame({"d": "x", "ca": [0.1, 0.2, 0.3, 0.4, 0.5]}), ["d"], ["ca"])
-    # t(0.975, 4) = 2.77645; deviation 0.158114; 2.77645 * 0.158114 / sqrt(5) = 0.19632
-    assert spread(five.iloc[0], "ca") == "30.0 ± 19.6"
+    # t(0.975, 4) = 2.77645; variance 0.025/5, as of 0.21/0.005 = 42 cases; Wilson's at 2.77645
+    assert spread(five.iloc[0], "ca") == "30.0 [14.8–51.4]"
 
 
 def test_undefined_values_do_not_count() -> None:
@@ -320,13 +321,13 @@ def test_figures_say_what_the_rows_say() -> None:
     assert rate_lines(rows[rows["rate"] == 0.05]) == []
 
 
-def test_under_five_seeds_the_points_are_drawn_and_no_interval() -> None:
+def test_of_two_seeds_the_points_are_drawn_and_no_interval() -> None:
     def error_bars(seeds: int) -> bool:
         return bool(rate_lines(generated(seeds).rows)[0][1].data[0].error_y.visible)
 
-    assert not error_bars(3) and error_bars(6)
-    points = rate_lines(generated(3).rows)[0][1].data[1]
-    assert len(points.x) == 3 * 3
+    assert not error_bars(2) and error_bars(3)
+    points = rate_lines(generated(2).rows)[0][1].data[1]
+    assert len(points.x) == 3 * 2
 
 
 @pytest.mark.slow
