@@ -62,8 +62,7 @@ def table() -> dict[str, Fault]:
 
     modules = (
         planted_rounds, planted_baselines, planted_datamodels, planted_devices, planted_engine,
-        planted_plugins, planted_kills, planted_statistics,
-        planted_tables,
+        planted_plugins, planted_kills, planted_statistics, planted_tables,
     )  # fmt: skip
     every = [fault for module in modules for fault in module.FAULTS]
     named = {fault.name: fault for fault in every}

@@ -128,6 +128,13 @@ def test_what_is_undefined_is_missing_and_numbers_of_cases_stay_whole() -> None:
     pd.testing.assert_frame_equal(typed(frame), frame)
 
 
+def test_records_of_earlier_versions_have_the_columns_too() -> None:
+    older = pd.DataFrame([whole().pack()]).drop(columns=["sweep", "evades", "ca_n"])
+    frame = typed(older.assign(asr="lost"))
+    assert frame[["sweep", "evades", "ca_n", "asr"]].isna().all(axis=None)
+    assert frame["evades"].dtype == "boolean" and frame["ca"].tolist() == [0.9]
+
+
 def test_columns_are_the_same_whatever_failed(storage: str, rows: Trials) -> None:
     lost = raysweep.load("lost", storage)
     assert set(lost["status"]) == {"failed"}
