@@ -140,7 +140,7 @@ FAULTS = (
     ),
     Fault(
         "trials of two recipes pass for one", CHANGES,
-        "and any(_texts(rows, column).nunique() > 1 for rows in (first, second))", "and False",
+        "and any(texts(rows, column).nunique() > 1 for rows in (first, second))", "and False",
         (COMPARED + "a_parameter_that_varies_within_a_sweep_tells_its_trials_apart",),
     ),
     Fault(

@@ -20,11 +20,9 @@ from raysweep.results.grouping import failed_mask as failed_mask
 from raysweep.results.grouping import failure_texts as failure_texts
 from raysweep.results.grouping import finished as finished
 from raysweep.results.grouping import floors as floors
-from raysweep.results.grouping import number as number
 from raysweep.results.grouping import setting_column as setting_column
 from raysweep.results.grouping import trial_names as trial_names
 from raysweep.results.grouping import undefended as undefended
-from raysweep.results.grouping import words as words
 
 # TPR and FPR of filters are of training samples, and those of detectors of test inputs.
 METRICS = ("ca", "asr", "tpr", "fpr", INPUT.of("tpr"), INPUT.of("fpr"))
@@ -58,6 +56,17 @@ def aggregate(rows: pd.DataFrame, by: Sequence[str], metrics: Sequence[str]) -> 
             }  # fmt: skip
         table.append(entry)
     return pd.DataFrame(table)
+
+
+def words(value: object) -> str:
+    """Return a cell as text; empty where it is missing."""
+    return "" if value is None or value is pd.NA or value != value else str(value)
+
+
+def number(value: object) -> float:
+    """Return a cell as a float; NaN where it is missing or no number."""
+    found = pd.to_numeric(words(value) or "nan", errors="coerce")
+    return float(found)
 
 
 def short(value: object) -> str:

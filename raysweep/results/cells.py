@@ -14,7 +14,7 @@ import pandas as pd
 
 from raysweep.metrics.intervals import Estimate, of_attacks, of_seeds
 from raysweep.metrics.names import cases
-from raysweep.results.grouping import finished, numbers, setting_column, words
+from raysweep.results.grouping import finished, numbers, setting_column, texts
 
 CELL = ("arena", "attack", "rate", "defense")
 FAMILY = "attack_name"
@@ -55,7 +55,7 @@ def _finite(values: pd.Series[float]) -> pd.Series[float]:
 def with_arena(rows: pd.DataFrame) -> pd.DataFrame:
     """Return rows, numbered anew, with the columns `arena` and `der`, and badges as text."""
     rows = rows.reset_index(drop=True)
-    merged = rows.assign(arena=setting_column(rows), badges=rows["badges"].map(words))
+    merged = rows.assign(arena=setting_column(rows), badges=texts(rows, "badges"))
     return merged.assign(**{DER: der_column(merged)})
 
 
