@@ -57,11 +57,12 @@ def table() -> dict[str, Fault]:
         planted_plugins,
         planted_rounds,
         planted_statistics,
+        planted_tables,
     )
 
     modules = (
         planted_rounds, planted_baselines, planted_datamodels, planted_devices, planted_engine,
-        planted_plugins, planted_kills, planted_statistics,
+        planted_plugins, planted_kills, planted_statistics, planted_tables,
     )  # fmt: skip
     every = [fault for module in modules for fault in module.FAULTS]
     named = {fault.name: fault for fault in every}
