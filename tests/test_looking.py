@@ -16,7 +16,7 @@ import yaml
 
 import raysweep
 from raysweep.cli.app import app
-from raysweep.cli.output import visible
+from raysweep.results.text import visible
 from raysweep.defenses.spectral_signatures import SpectralSignatures
 from raysweep.errors import SpecError, StoreError
 from raysweep.results.records import load_tuned

@@ -21,7 +21,7 @@ from raysweep.cli import (
     running,
     storing,
 )
-from raysweep.cli.output import visible
+from raysweep.results.text import visible
 from raysweep.errors import PlanError, PluginWarning, RaysweepError, SpecError
 
 _usual_warning = warnings.formatwarning

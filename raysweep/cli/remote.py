@@ -18,7 +18,7 @@ from raysweep.cli.options import (
     command,
     open_console,
 )
-from raysweep.cli.output import visible
+from raysweep.results.text import visible
 from raysweep.errors import SpecError
 
 JobsServer = Annotated[
