@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Sequence
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
@@ -23,3 +24,10 @@ def cell(text: str) -> str:
     """Return text as it stands in a cell of a table in Markdown: no markup, one line."""
     one_line = " ".join(visible(text).split())
     return re.sub(r"([\\`*_{}\[\]<>()#+!|~&$-])", r"\\\1", one_line)
+
+
+def markdown_table(headers: Sequence[str], lines: Iterable[Sequence[object]]) -> str:
+    """Return a table in Markdown; every cell is text, whatever it holds."""
+    rows = [[cell(str(value)) for value in line] for line in (headers, *lines)]
+    rule = ["---"] * len(headers)
+    return "\n".join(f"| {' | '.join(line)} |" for line in (rows[0], rule, *rows[1:]))

@@ -31,6 +31,8 @@ BINS = 40
 EXAMPLES, HIGHEST = 4, 16  # images of a kind, at most
 CHANNELS = (1, 3)
 SCORED: Mapping[Scored, str] = {"train": "training samples", "input": "inputs"}
+READ = ("evaluate", "defend", "poison", "tested")  # roles of artifacts
+INPUTS = ("clean", "triggered")  # that a detector scores
 Line = tuple[Floats, Floats]
 Media = dict[str, object]
 
@@ -50,7 +52,7 @@ def trial_media(
         store: where their artifacts are; what is gone is left out.
         images: whether images of the dataset may be shown.
     """
-    read = {role: _arrays(store, key) for role, key in keys.items() if role in _READ}
+    read = {role: _arrays(store, key) for role, key in keys.items() if role in READ}
     found = StoredFindings.unpacked(read.get("defend", {}), _outcome(store, keys.get("defend")))
     scores, trigger = found.findings.train_scores, found.findings.trigger
     poison = None
@@ -63,7 +65,7 @@ def trial_media(
         if poison is not None:
             groups = {"poison": scores[poison], "rest": scores[~poison]}
         media |= _histogram("training samples", groups)
-    inputs = {name: found.input_scores[name] for name in _INPUTS if name in found.input_scores}
+    inputs = {name: found.input_scores[name] for name in INPUTS if name in found.input_scores}
     media |= _histogram("inputs", inputs)
     media |= _measured(found.findings.curves)
     if trigger is not None:
@@ -75,10 +77,6 @@ def trial_media(
             data = _arrays(store, keys["data"])
             media |= _highest(data, read.get("poison", {}), scores, poison)
     return media
-
-
-_READ = ("evaluate", "defend", "poison", "tested")
-_INPUTS = ("clean", "triggered")
 
 
 def _arrays(store: Store, key: str) -> Arrays:

@@ -1,0 +1,42 @@
+"""The saved view of sweeps: their trials in W&B's own table and charts."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+
+import wandb
+import wandb_workspaces.workspaces as ws
+from wandb_workspaces import expr
+from wandb_workspaces._graphql import get_app_url
+
+from raysweep.identity import digest
+from raysweep.results.wandb_reports.panels import bars, measured, trade_off
+from raysweep.results.wandb_reports.subject import Subject
+
+NAME_CHARACTERS = 11  # of a view's name in its URL
+PINNED = ("config:attack", "config:rate", "config:defense", "config:seed")
+
+
+def save_view(entity: str, subjects: Sequence[Subject]) -> str:
+    """Save the view of sweeps, in place of the one that has its name; return its URL."""
+    project, names = subjects[0].track.project, [one.name for one in subjects]
+    short = digest("/".join(names))[:NAME_CHARACTERS]
+    view = ws.Workspace(entity=entity, project=project, name=f"raysweep {' and '.join(names)}")
+    with contextlib.suppress(ValueError):  # there is none yet
+        place = f"{get_app_url(wandb.Api())}/{entity}/{project}?nw={short}"
+        view = ws.Workspace.from_url(place)
+    view._internal_name = f"nw-{short}-v"  # noqa: SLF001  a new view would be named by chance
+    metrics = measured(subjects)
+    view.sections = [
+        ws.Section(
+            name="Metrics by defense", is_open=True,
+            panels=[*bars(metrics), trade_off(8 * ((len(metrics) + 1) // 2))],
+        )
+    ]  # fmt: skip
+    view.runset_settings = ws.RunsetSettings(
+        filters=expr.And(expr.Config("sweep").isin(names)),
+        groupby=[expr.Config("attack"), expr.Config("defense")],
+        pinned_columns=[*PINNED, *(f"summary:{metric}" for metric in metrics)],
+    )
+    return str(view.save().url)
