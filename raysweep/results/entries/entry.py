@@ -88,8 +88,10 @@ def marked(entry: Entry, track: Track) -> Entry:
         tags=tuple(dict.fromkeys(visible(tag)[:TAG_CHARACTERS] for tag in entry.tags if tag)),
         config={name: visible(v) if isinstance(v, str) else v for name, v in entry.config.items()},
     )
+    # A whole number that stood beside a missing one in a table has become a float.
+    config = {n: float(v) if isinstance(v, int | float) else v for n, v in safe.config.items()}
     said = [
-        [track.project, track.entity, track.group], safe.name, safe.job, safe.tags, safe.config,
+        [track.project, track.entity, track.group], safe.name, safe.job, safe.tags, config,
         safe.summary, {name: table.to_csv() for name, table in safe.tables.items()}, safe.group,
         safe.notes, safe.state, safe.history, safe.media is not None, track.images, safe.reads,
         [[one.name, one.type, one.metadata, *map(digest, one.files.values())]
