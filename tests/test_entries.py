@@ -143,7 +143,8 @@ def test_artifacts_lead_from_the_data_to_the_result(told: Launched) -> None:
 
 def test_details_are_told_of_the_first_seed_of_all_or_of_none(told: Launched) -> None:
     def detailed(found: list[Entry]) -> set[Any]:
-        return {e.config["seed"] for e in found if e.media or e.reads or e.writes if "seed" in e.config}
+        told = [e for e in found if e.media or e.reads or e.writes]
+        return {e.config["seed"] for e in told if "seed" in e.config}
 
     some, every, none = (told.of(details=level) for level in ("some", "all", "none"))
     assert detailed(some) == {0} and detailed(every) == {0, 1} and detailed(none) == set()
@@ -271,7 +272,8 @@ def test_a_tuning_and_its_searches_are_runs(tmp_path: Path) -> None:
 
 def test_config_and_summary_are_flat_and_defined() -> None:
     first = row(ca=0.9, tpr=np.nan, verdict=None, anomaly=np.inf, **{"attack.alpha": None})
-    second = row(ca=0.8, tpr=np.float32(1), verdict=np.bool_(True), **{"attack.alpha": np.float64(0.2)})
+    typed = {"tpr": np.float32(1), "verdict": np.bool_(True), "attack.alpha": np.float64(0.2)}
+    second = row(ca=0.8, **typed)
     assert summary_of({**first, "found.models": 250.0})["found.models"] == 250
     assert "found.models" not in config_of({**first, "found.models": 250.0})
     assert config_of(second)["attack.alpha"] == 0.2 and "attack.alpha" not in config_of(first)

@@ -1,4 +1,4 @@
-"""The contents of W&B: which runs a sweep has there, and what each of them says; pure but for reads.
+"""The contents of W&B: which runs a sweep has there, and what each of them says.
 
 entry      a run and an artifact, as values      trial      one run per trial
 artifacts  manifests of stages, for lineage      shared     datasets, poisoned sets, victims

@@ -97,7 +97,7 @@ def _outcome(store: Store, key: str | None) -> Mapping[str, object]:
 
 
 def precision_recall(roc: Roc, positives: float, negatives: float) -> Line:
-    """Return the precisions (P,) at the recalls (P,) of a ROC curve; without its first, empty point.
+    """Return the recalls (P,) and precisions (P,) of a ROC curve, but for points of no positives.
 
     Args:
         roc: the curve.

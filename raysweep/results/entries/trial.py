@@ -22,9 +22,7 @@ UNSTABLE = frozenset({*COSTS, "finished_at"}) - {"standalone_seconds"}
 FAILED = "failed"  # the tag of trials that have no metrics
 
 
-def trial(
-    row: Mapping[str, Cell], sweep: str, track: Track, store: Store | None = None
-) -> Entry:
+def trial(row: Mapping[str, Cell], sweep: str, track: Track, store: Store | None = None) -> Entry:
     """Return the run of one trial of a sweep that finished or failed.
 
     Args:

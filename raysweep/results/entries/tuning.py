@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import pandas as pd
 
 from raysweep.results.columns import Cell
-from raysweep.results.entries.entry import Entry, defined, marked, numbers, run_id, textual
+from raysweep.results.entries.entry import Entry, marked, numbers, run_id, textual
 from raysweep.results.tuned import CandidateRow, SearchAccount, Tuned, TunedRow
 from raysweep.sweep.spec import Track
 

@@ -14,6 +14,7 @@ from raysweep.results.entries.tuning import SEARCH, parameters
 from raysweep.results.text import markdown_table, visible
 from raysweep.results.wandb_reports.panels import (
     CHARTS,
+    COLUMNS,
     HEAT_MAP,
     LINES,
     PICTURES,
@@ -25,8 +26,6 @@ from raysweep.results.wandb_reports.panels import (
     trade_off,
 )
 from raysweep.results.wandb_reports.subject import Subject
-
-COLUMNS = 24  # of a grid of panels
 
 
 def blocks(entity: str, subjects: Sequence[Subject]) -> list[wr.Block]:

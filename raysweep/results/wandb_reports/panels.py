@@ -22,6 +22,8 @@ TITLES = {
     "fpr": "FPR of training samples", "input_tpr": "TPR of inputs", "input_fpr": "FPR of inputs",
 }  # fmt: skip
 
+COLUMNS = 24  # of a grid of panels
+
 
 def runset(entity: str, one: Subject, **equal: str) -> wr.Runset:
     """Return the runs of a sweep, or those of them whose parameters are as given.
@@ -64,7 +66,8 @@ def bars(metrics: Sequence[str]) -> list[wr.Panel]:
 
 def measured(subjects: Sequence[Subject]) -> list[str]:
     """Return the metrics that some trial has, of those that have a title."""
-    return [m for m in TITLES if any(m in one.rows and one.rows[m].notna().any() for one in subjects)]
+    frames = [one.rows for one in subjects]
+    return [m for m in TITLES if any(m in rows and rows[m].notna().any() for rows in frames)]
 
 
 def trade_off(y: int) -> wr.Panel:

@@ -23,7 +23,7 @@ def save_view(entity: str, subjects: Sequence[Subject]) -> str:
     view = ws.Workspace(entity=entity, project=project, name=f"raysweep {' and '.join(names)}")
     with contextlib.suppress(ValueError):  # there is none yet
         view = ws.Workspace.from_url(f"https://any/{entity}/{project}?nw={short}")
-    view._internal_name = f"nw-{short}-v"  # noqa: SLF001  a new view would be named by chance
+    view._internal_name = f"nw-{short}-v"  # else it is named by chance
     metrics = measured(subjects)
     view.sections = [
         ws.Section(
