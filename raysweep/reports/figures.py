@@ -10,7 +10,6 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from raysweep.metrics.curves import Roc, Scored
-from raysweep.metrics.intervals import FEW
 from raysweep.metrics.names import INPUT
 from raysweep.reports.material import Material
 from raysweep.reports.tables import (
@@ -137,8 +136,8 @@ def _rate_lines(part: pd.DataFrame, metric: str) -> go.Figure:
             continue
         names.append(str(defense))
         color, symbol = COLORS[turn % len(COLORS)], SYMBOLS[turn % len(SYMBOLS)]
-        # Under five values an interval says little: the values themselves are drawn.
-        enough = ordered[f"{metric}_seeds"] >= FEW
+        # Where no interval is honest the values themselves are drawn.
+        enough = ordered[f"{metric}_low"].notna()
         high = (ordered[f"{metric}_high"] - ordered[metric]).where(enough, 0)
         low = (ordered[metric] - ordered[f"{metric}_low"]).where(enough, 0)
         figure.add_scatter(

@@ -16,17 +16,15 @@ from raysweep.reports.tables import (
     attack_column,
     attacked,
     count,
-    evasions,
     failed_attacks,
     failed_mask,
-    failure_text,
+    failure_texts,
     finished,
     floors,
     number,
     percent,
     setting_column,
     spread,
-    undefended,
     words,
 )
 
@@ -43,8 +41,9 @@ TITLES = SHOWN | {
 CA_MARGIN = 0.02
 ASR_MARGIN = 0.05
 KEY = (
-    "In percent. a ± b: mean and half its 95 % interval over five values or more; a (b–c): mean "
-    "and range of fewer; a [b–c]: one value and its Wilson interval; –: undefined. "
+    "In percent. a [b–c]: mean and its 95 % interval, of the inputs of one model, of three seeds or "
+    "more, or of families of attacks; a (b, c): mean and values where no interval is honest; –: "
+    "undefined. "
 )
 
 
@@ -53,7 +52,7 @@ def _prepared(rows: pd.DataFrame) -> pd.DataFrame:
     merged = rows.copy()
     merged["label"], merged["badges"] = rows["attack"], rows["badges"].map(words)
     merged["attack"], merged["arena"] = attack_column(rows), setting_column(rows)
-    merged["failed"] = failed_mask(rows)
+    merged["failed"], merged["found"] = failed_mask(rows), failure_texts(rows)
     return merged
 
 
@@ -97,7 +96,7 @@ def _left_out(rows: pd.DataFrame) -> str:
     if not failed:
         return ""
     said = text("; ".join(failed))
-    return note(f"Attacks whose undefended ASR is under 50 % are left out of averages: {said}.")
+    return note(f"Attacks that failed are left out of averages: {said}.")
 
 
 def _named(entry: pd.Series[float]) -> str:
@@ -179,7 +178,7 @@ def headline(rows: pd.DataFrame) -> str:
         return ""
     uneven = "Where a defense met fewer attacks than others (a/b), its means are not comparable. "
     return "".join(out) + note(
-        KEY + "Over different attacks a ± says how far the attacks lie apart. " + uneven
+        KEY + "Over attacks, the interval is of families of attacks like these. " + uneven
         + "n: trials."
     ) + _floors(rows, several) + _left_out(rows)  # fmt: skip
 
@@ -217,8 +216,7 @@ def by_attack(rows: pd.DataFrame) -> str:
         zero = floor.get((str(arena), str(part.iloc[0]["label"])))
         caption += "" if zero is None else f"; ASR₀ {percent(zero)} %"
         if part["failed"].any():
-            evades = bool(evasions(part).iloc[0])
-            caption += f"; {failure_text(undefended(part).iloc[0], evades=evades)}"
+            caption += f"; {part['found'].iloc[0]}"
         out.append(table(caption, headers, lines) + _every(part, here, f"{attack} · {arena}"))
     return "".join(out)
 
