@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from raysweep.defenses.activation_clustering import ActivationClustering
 from raysweep.jobs.launch import launch
 from raysweep.metrics.curves import Roc
 from raysweep.metrics.intervals import wilson
@@ -34,8 +35,8 @@ question: "Which <script>alert(1)</script> holds?"
 dataset: {digits: {size: 300}}
 model: linear
 attack: {badnets: {rate: 0.1}}
-defense: [none, {spectral_signatures: {fraction: 0.15}}, strip]
-recipe: [{epochs: 2}, {epochs: 1, lr: 1.0e+38}]
+defense: [none, {spectral_signatures: {fraction: 0.15}}, strip, activation_clustering]
+recipe: {epochs: 2}
 seeds: 2
 track: {wandb: disabled}
 """
@@ -44,7 +45,7 @@ ONLINE = Track(wandb="online", project="p")
 
 @dataclass(frozen=True)
 class Launched:
-    """A sweep of which one recipe fails, as it is stored."""
+    """A sweep of which one defense fails, as it is stored."""
 
     sweep: Sweep
     store: Store
@@ -56,8 +57,10 @@ class Launched:
         told = [{str(name): value for name, value in one.items()} for one in rows]
         return list(entries.of_trials(told, changed, self.store))
 
-    def one(self, found: list[Entry], job: str, seed: int = 0) -> Entry:
-        (only,) = (e for e in found if e.job == job and e.config.get("seed", seed) == seed)
+    def one(self, found: list[Entry], job: str) -> Entry:
+        """Return the finished trial of the first seed whose defense is of a kind."""
+        mine = [e for e in found if (e.job, e.config.get("seed"), e.state) == (job, 0, "finished")]
+        (only,) = mine
         return only
 
 
@@ -65,17 +68,19 @@ class Launched:
 def told(tmp_path_factory: pytest.TempPathFactory) -> Launched:
     store = Store(str(tmp_path_factory.mktemp("told")))
     sweep = from_text(parse("told.yaml", TEXT))
-    launch(sweep, TEXT, store.uri, inline=True)
+    with pytest.MonkeyPatch.context() as broken:
+        broken.setattr(ActivationClustering, "run", None)
+        launch(sweep, TEXT, store.uri, inline=True)
     return Launched(sweep, store, records.read(store, "told"))
 
 
 def test_every_trial_is_told_with_numbers_n_and_intervals(told: Launched) -> None:
     found = [e for e in told.of() if "trial" in e.config]
-    assert len(found) == len(told.records.rows) == 12
+    assert len(found) == len(told.records.rows) == 8
     rows = told.records.rows.set_index("trial")
     for entry in found:
         own = rows.loc[str(entry.config["trial"])]
-        assert entry.config["sweep"] == "told" and "." not in entry.job
+        assert entry.config["sweep_name"] == "told" and "." not in entry.job
         if own["status"] != "ok":
             continue
         for metric in ("asr", "ca", "ra"):
@@ -88,17 +93,17 @@ def test_every_trial_is_told_with_numbers_n_and_intervals(told: Launched) -> Non
 
 def test_a_failed_trial_is_told_with_its_error(told: Launched) -> None:
     failed = [e for e in told.of() if "failed" in e.tags]
-    assert len(failed) == 6 and {e.state for e in failed} == {"failed"}
+    assert len(failed) == 2 and {e.state for e in failed} == {"failed"}
     for entry in failed:
-        assert "NonFiniteLoss" in entry.notes and not entry.summary
+        assert "TypeError" in entry.notes and not entry.summary
         assert entry.media is None and not entry.reads and not entry.writes
-        assert entry.config["recipe.epochs"] == 1
+        assert entry.config["defense_name"] == "activation_clustering"
 
 
 def test_a_victim_is_one_run_with_its_losses_by_epoch(told: Launched) -> None:
     found = told.of()
     victims = [e for e in found if e.job == "train"]
-    assert len(victims) == 2, "one of each seed; a training that failed left none"
+    assert len(victims) == 2, "one of each seed"
     for victim in victims:
         stored = told.store.manifest(str(victim.config["stage"]))
         assert stored is not None
@@ -108,7 +113,8 @@ def test_a_victim_is_one_run_with_its_losses_by_epoch(told: Launched) -> None:
         assert victim.summary["loss"] == losses[-1] and victim.config["recipe.epochs"] == 2
     assert len({e.run for e in found}) == len(found)
     seen: set[str] = set()
-    rows = [{str(k): v for k, v in one.items()} for one in told.records.rows.to_dict("records")]
+    frame = told.records.rows[told.records.rows["seed"] == 0]
+    rows = [{str(k): v for k, v in one.items()} for one in frame.to_dict("records")]
     online = told.sweep.model_copy(update={"track": ONLINE})
     list(entries.of_trials(rows[:1], online, told.store, seen))
     again = list(entries.of_trials(rows[1:2], online, told.store, seen))
@@ -230,12 +236,12 @@ def test_the_sweep_is_one_run_that_grows(told: Launched) -> None:
     entry = entries.whole(about, rows, stages, "told", ONLINE)
     assert (entry.job, entry.tags, entry.state) == ("sweep", ("sweep",), "finished")
     counts = {name: entry.summary[name] for name in ("trials", "finished", "failed", "pending")}
-    assert counts == {"trials": 12, "finished": 6, "failed": 6, "pending": 0}
+    assert counts == {"trials": 8, "finished": 6, "failed": 2, "pending": 0}
     assert entry.summary["seconds"] == pytest.approx(stages["seconds"].sum())
     assert "<script>alert(1)</script>" in entry.notes.split("```")[1], "code, never markup"
     assert set(entry.tables) == {"headline", "attack_by_defense", "cost", "failures"}
     table = entry.tables["attack_by_defense"]
-    assert set(table["defense"]) == set(rows["defense"]) and len(table) == 6
+    assert set(table["defense"]) == set(rows["defense"]) and len(table) == 4
     under_way = rows.assign(status=["pending", *rows["status"][1:]])
     earlier = entries.whole(about, under_way, stages, "told", ONLINE)
     assert earlier.run == entry.run and earlier.mark != entry.mark

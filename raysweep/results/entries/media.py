@@ -19,6 +19,7 @@ from raysweep.results.columns import Cell
 from raysweep.results.entries.entry import numbers
 from raysweep.results.text import visible
 from raysweep.stages.content import Predictions, StoredFindings
+from raysweep.stages.stage import Outcome
 from raysweep.store import Store
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ def _arrays(store: Store, key: str) -> Arrays:
         return {}
 
 
-def _outcome(store: Store, key: str | None) -> Mapping[str, object]:
+def _outcome(store: Store, key: str | None) -> Outcome:
     try:
         return (store.outcome(key) if key else None) or {}
     except StoreError:

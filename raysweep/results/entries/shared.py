@@ -66,7 +66,7 @@ def _told(
         name=" · ".join([job, *what]),
         job=job,
         tags=tuple(str(tag) for tag in tags if tag),
-        config={"sweep": sweep, **config, "stage": stored.key},
+        config={"sweep_name": sweep, **config, "stage": stored.key},
         summary=summary,
         history=[
             {"epoch": float(epoch), **numbers({"loss": loss})}

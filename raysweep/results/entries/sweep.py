@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 
 import pandas as pd
@@ -31,11 +32,10 @@ def whole(
         sweep: its name.
         track: where the run is to be.
     """
-    states = rows["status"].value_counts() if "status" in rows else {}
-    counts = {str(state): int(count) for state, count in dict(states).items()}
+    counts = Counter(rows["status"]) if "status" in rows else Counter[str]()
     summary = {
-        "trials": len(rows), "finished": counts.get("ok", 0), "pending": counts.get("pending", 0),
-        "failed": counts.get("failed", 0) + counts.get("upstream_failed", 0),
+        "trials": len(rows), "finished": counts["ok"], "pending": counts["pending"],
+        "failed": counts["failed"] + counts["upstream_failed"],
     }  # fmt: skip
     spent = {name: stages[name].sum() for name in ("seconds", "gpu_seconds") if name in stages}
     entry = Entry(
@@ -47,14 +47,14 @@ def whole(
         summary=numbers({**summary, **spent, "stages": len(stages)}),
         tables={name: textual(table) for name, table in _tables(rows, stages).items()},
         notes=_notes(about, rows),
-        state="running" if counts.get("pending") else "finished",
+        state="running" if counts["pending"] else "finished",
     )
     return marked(entry, track)
 
 
 def _config(about: Description, sweep: str) -> Mapping[str, Cell]:
     facts: dict[str, object] = {
-        "sweep": sweep, "question": about.question, "git_commit": about.git_commit,
+        "sweep_name": sweep, "question": about.question, "git_commit": about.git_commit,
         "created_at": about.created_at, "precision": about.precision, "file": about.text,
         **{f"version.{package}": version for package, version in (about.versions or {}).items()},
     }  # fmt: skip
@@ -108,7 +108,7 @@ def matrix(rows: pd.DataFrame) -> pd.DataFrame:
     """
     known = [metric for metric in METRICS if metric in (DER, *rows.columns)]
     found = cells(rows, known)
-    kept = found.drop(columns=[column for column in found if column.endswith("_values")])
+    kept = found.drop(columns=[f"{metric}_values" for metric in known])
     at_rate = kept["attack"] + " @ " + (100 * kept["rate"].astype(float)).map("{:g} %".format)
     return kept.assign(
         attack_at_rate=at_rate,

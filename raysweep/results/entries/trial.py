@@ -45,7 +45,7 @@ def trial(row: Mapping[str, Cell], sweep: str, track: Track, store: Store | None
         name=f"{row['attack']} · {row['defense']} · seed {row['seed']}",
         job=str(row["kind"]),
         tags=(*(str(row[tag]) for tag in TAGS if row.get(tag)), *([FAILED] if failed else [])),
-        config={"sweep": sweep, **config_of(row)},
+        config={"sweep_name": sweep, **config_of(row)},
         summary={} if failed else summary_of(row),
         notes=fenced(str(row.get("error") or row["status"])) if failed else "",
         state=state,

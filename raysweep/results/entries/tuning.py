@@ -44,7 +44,7 @@ def tuning(tuned: Tuned, sweep: str, track: Track) -> Entry:
         tables["candidates"] = textual(pd.DataFrame(candidates))
     entry = Entry(
         run=run_id(sweep, JOB), name=f"{JOB} · {sweep}", job=JOB, tags=(JOB,),
-        config={"sweep": sweep, **_settings(tuned)}, summary=summary, tables=tables,
+        config={"sweep_name": sweep, **_settings(tuned)}, summary=summary, tables=tables,
     )  # fmt: skip
     return marked(entry, track)
 
@@ -61,7 +61,7 @@ def searches(tuned: Tuned, sweep: str, track: Track) -> Iterator[Entry]:
             name=f"{SEARCH} · {row.defense} · held out {row.held_out}",
             job=SEARCH, tags=(JOB, row.defense),
             config={
-                "sweep": sweep, "defense": row.defense, "held_out": row.held_out,
+                "sweep_name": sweep, "defense": row.defense, "held_out": row.held_out,
                 "labels": row.labels, **parameters(row), **_settings(tuned),
             },
             summary=numbers(
@@ -100,7 +100,8 @@ def _history(account: SearchAccount | None) -> list[dict[str, float]]:
     candidates = (account.history if account else None) or ()
     return [
         numbers({
-            "candidate": one.number, **parameters(one), **one.metrics, "seconds": one.seconds
+            "candidate": one.number, **parameters(one),
+            **{str(name): value for name, value in one.metrics.items()}, "seconds": one.seconds
         })
         for one in candidates if one.metrics
     ]  # fmt: skip

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 
 import pandas as pd
-import wandb_workspaces.reports.v2 as wr
+from wandb_workspaces.reports.v2 import interface as wr
 
 from raysweep.results.entries.sweep import JOB, answers, cost, failures, headline, matrix
 from raysweep.results.entries.tuning import JOB as TUNE
@@ -28,9 +28,9 @@ from raysweep.results.wandb_reports.panels import (
 from raysweep.results.wandb_reports.subject import Subject
 
 
-def blocks(entity: str, subjects: Sequence[Subject]) -> list[wr.Block]:
+def blocks(entity: str, subjects: Sequence[Subject]) -> list[wr.BlockTypes]:
     """Return the blocks of a report on one sweep, or on several side by side."""
-    made: list[wr.Block] = [wr.TableOfContents()]
+    made: list[wr.BlockTypes] = [wr.TableOfContents()]
     for one in subjects:
         made += [wr.H1(text=f"Sweep {one.name}"), *_answer(one), *_heat_maps(entity, one)]
     made += [wr.H1(text="Attacks"), *_attacks(entity, subjects)]
@@ -44,7 +44,7 @@ def blocks(entity: str, subjects: Sequence[Subject]) -> list[wr.Block]:
 # One sweep
 
 
-def _answer(one: Subject) -> Iterator[wr.Block]:
+def _answer(one: Subject) -> Iterator[wr.BlockTypes]:
     """Yield question and answer: what can be said of each arena, and of each attack."""
     if one.about.question:
         yield wr.P(text=visible(one.about.question))
@@ -62,13 +62,13 @@ def _answer(one: Subject) -> Iterator[wr.Block]:
         yield wr.MarkdownBlock(text=markdown_table(headers, lines))
 
 
-def _heat_maps(entity: str, one: Subject) -> Iterator[wr.Block]:
+def _heat_maps(entity: str, one: Subject) -> Iterator[wr.BlockTypes]:
     """Yield the maps of attack by defense: a chart, and a table with intervals for each arena."""
     found = matrix(one.rows)
     if found.empty:
         return
     yield wr.H2(text="Attack by defense")
-    panels = [
+    panels: list[wr.PanelTypes] = [
         chart(
             "attack_by_defense", HEAT_MAP, {"title": f"{TITLES[metric]}, %"},
             {"Actual": "attack_at_rate", "Predicted": "defense",
@@ -98,7 +98,7 @@ def _map(part: pd.DataFrame, metric: str) -> str:
     return markdown_table(["defense", *attacks], lines)
 
 
-def share(row: dict[str, object], metric: str) -> str:
+def share(row: Mapping[Hashable, object], metric: str) -> str:
     """Return a share in percent, with the ends of its interval where it has one."""
     value, low, high = (_number(row.get(f"{metric}{end}")) for end in ("", "_low", "_high"))
     if value != value:
@@ -111,7 +111,7 @@ def _number(value: object) -> float:
     return float(value) if isinstance(value, int | float) else float("nan")
 
 
-def _attacks(entity: str, subjects: Sequence[Subject]) -> Iterator[wr.Block]:
+def _attacks(entity: str, subjects: Sequence[Subject]) -> Iterator[wr.BlockTypes]:
     """Yield the panels of each attack, over the trials of all sweeps."""
     metrics = measured(subjects)
     for name in dict.fromkeys(name for one in subjects for name in one.attacks):
@@ -123,9 +123,9 @@ def _attacks(entity: str, subjects: Sequence[Subject]) -> Iterator[wr.Block]:
         )
 
 
-def _curves(entity: str, subjects: Sequence[Subject]) -> wr.Block:
+def _curves(entity: str, subjects: Sequence[Subject]) -> wr.BlockTypes:
     """Return the panels of curves, of pictures, and of the victims' losses."""
-    panels: list[wr.Panel] = [
+    panels: list[wr.PanelTypes] = [
         chart(
             f"{name}_table", LINES, {"title": title, "xname": x_title},
             {"step": "step", "lineKey": "lineKey", "lineVal": "lineVal"},
@@ -145,7 +145,7 @@ def _curves(entity: str, subjects: Sequence[Subject]) -> wr.Block:
 # What stands behind the numbers of one sweep
 
 
-def _tuning(entity: str, one: Subject) -> Iterator[wr.Block]:
+def _tuning(entity: str, one: Subject) -> Iterator[wr.BlockTypes]:
     """Yield what the searches found: parallel coordinates, candidates, held-out numbers."""
     if one.tuned is None:
         return
@@ -172,16 +172,14 @@ def _tuning(entity: str, one: Subject) -> Iterator[wr.Block]:
             ),
         ],
     )  # fmt: skip
-    y = 0
-    tables = []
-    for table in ("tuned", "candidates"):
-        place = wr.Layout(y=y, w=COLUMNS, h=8)
-        tables.append(wr.WeavePanelSummaryTable(table_name=table, layout=place))
-        y += 8
+    tables: list[wr.PanelTypes] = [
+        wr.WeavePanelSummaryTable(table_name=name, layout=wr.Layout(y=8 * n, w=COLUMNS, h=8))
+        for n, name in enumerate(("tuned", "candidates"))
+    ]
     yield wr.PanelGrid(runsets=[runset(entity, one, job=TUNE)], panels=tables)
 
 
-def _cost(entity: str, one: Subject) -> Iterator[wr.Block]:
+def _cost(entity: str, one: Subject) -> Iterator[wr.BlockTypes]:
     """Yield what the stages took, by kind, and a trial's seconds by defense."""
     table = cost(one.stages)
     if table.empty:
@@ -200,7 +198,7 @@ def _cost(entity: str, one: Subject) -> Iterator[wr.Block]:
     yield wr.PanelGrid(runsets=[runset(entity, one)], panels=[seconds])
 
 
-def _failures(one: Subject) -> Iterator[wr.Block]:
+def _failures(one: Subject) -> Iterator[wr.BlockTypes]:
     """Yield the trials that did not finish, by cause."""
     yield wr.H2(text="Failures")
     found = failures(one.rows)
@@ -212,12 +210,14 @@ def _failures(one: Subject) -> Iterator[wr.Block]:
         yield wr.MarkdownBlock(text=markdown_table(headers, lines))
 
 
-def _origin(one: Subject) -> Iterator[wr.Block]:
+def _origin(one: Subject) -> Iterator[wr.BlockTypes]:
     """Yield the origin of the numbers: versions, commit, storage, and the sweep file."""
     about = one.about
-    launched = "" if about.created_at is None else time.gmtime(about.created_at)
+    launched = ""
+    if about.created_at is not None:
+        launched = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(about.created_at))
     facts = {
-        "launched": launched and time.strftime("%Y-%m-%d %H:%M:%S UTC", launched),
+        "launched": launched,
         "commit": about.git_commit, "storage": about.storage, **(about.versions or {}),
     }  # fmt: skip
     lines = [[name, fact] for name, fact in facts.items() if fact]

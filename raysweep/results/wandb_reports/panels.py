@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import wandb_workspaces.reports.v2 as wr
 from wandb_workspaces import expr
+from wandb_workspaces.reports.v2 import interface as wr
 
 from raysweep.results.wandb_reports.subject import Subject
 
@@ -28,12 +28,14 @@ COLUMNS = 24  # of a grid of panels
 def runset(entity: str, one: Subject, **equal: str) -> wr.Runset:
     """Return the runs of a sweep, or those of them whose parameters are as given.
 
+    The sweep is told by `sweep_name`: the library takes a parameter `sweep` for a W&B sweep.
+
     Args:
         entity: of the project.
         one: the sweep.
         equal: parameter → its value; `job` stands for W&B's job type.
     """
-    conditions = [expr.Config("sweep") == one.name]
+    conditions = [expr.Config("sweep_name") == one.name]
     for name, value in equal.items():
         key = expr.Metric("JobType") if name == "job" else expr.Config(name)
         conditions.append(key == value)
@@ -52,7 +54,7 @@ def chart(
     )  # fmt: skip
 
 
-def bars(metrics: Sequence[str]) -> list[wr.Panel]:
+def bars(metrics: Sequence[str]) -> list[wr.PanelTypes]:
     """Return a bar plot of each metric: the mean of each defense, and the range of its trials."""
     return [
         wr.BarPlot(
@@ -70,7 +72,7 @@ def measured(subjects: Sequence[Subject]) -> list[str]:
     return [m for m in TITLES if any(m in rows and rows[m].notna().any() for rows in frames)]
 
 
-def trade_off(y: int) -> wr.Panel:
+def trade_off(y: int) -> wr.PanelTypes:
     """Return the plot of each trial's clean accuracy against its attack success rate."""
     return wr.ScatterPlot(
         title="clean accuracy by attack success rate", x=wr.SummaryMetric("asr"),

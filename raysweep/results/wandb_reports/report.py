@@ -64,7 +64,7 @@ def write(subjects: Sequence[Subject]) -> Written:
 
 def _save_report(api: wandb.Api, entity: str, subjects: Sequence[Subject]) -> str:
     """Save the report under its title, in place of the one that has it; return its URL."""
-    import wandb_workspaces.reports.v2 as wr
+    from wandb_workspaces.reports.v2 import interface as wr
 
     from raysweep.results.wandb_reports.blocks import blocks
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 
-import wandb_workspaces.workspaces as ws
 from wandb_workspaces import expr
+from wandb_workspaces.workspaces import interface as ws
 
 from raysweep.identity import digest
 from raysweep.results.wandb_reports.panels import bars, measured, trade_off
@@ -32,8 +32,8 @@ def save_view(entity: str, subjects: Sequence[Subject]) -> str:
         )
     ]  # fmt: skip
     view.runset_settings = ws.RunsetSettings(
-        filters=expr.And(expr.Config("sweep").isin(names)),
+        filters=expr.And(expr.Config("sweep_name").isin(names)),
         groupby=[expr.Config("attack"), expr.Config("defense")],
         pinned_columns=[*PINNED, *(f"summary:{metric}" for metric in metrics)],
     )
-    return str(view.save().url)
+    return str(view.save().url)  # type: ignore[no-untyped-call]
