@@ -143,6 +143,11 @@ def test_several_sweeps_share_one_report_of_their_own(server: State) -> None:
     assert titles == {"raysweep a", "raysweep a and b"} and "a-and-b" in both.report
     (report,) = (v for v in views(server, "runs") if v["displayName"] == "raysweep a and b")
     assert {("sweep_name", "a"), ("sweep_name", "b")} <= filters(report)
+    (table, _) = (b["content"] for b in report["spec"]["blocks"]
+                  if b["type"] == "markdown-block" and "| a | b |" in b["content"])  # fmt: skip
+    cells = {line.split("|")[3].strip(): line.split("|")[4:6] for line in table.splitlines()}
+    one, other = cells["none"]
+    assert one == other and "[" in one.replace("\\", ""), "both with their intervals"
 
 
 def test_hostile_text_stays_text(server: State) -> None:

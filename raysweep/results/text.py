@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
+from raysweep.results.columns import Cell
+
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
@@ -26,7 +28,7 @@ def cell(text: str) -> str:
     return re.sub(r"([\\`*_{}\[\]<>()#+!|~&$-])", r"\\\1", one_line)
 
 
-def markdown_table(headers: Sequence[str], lines: Iterable[Sequence[object]]) -> str:
+def markdown_table(headers: Sequence[str], lines: Iterable[Sequence[Cell]]) -> str:
     """Return a table in Markdown; every cell is text, whatever it holds."""
     rows = [[cell(str(value)) for value in line] for line in (headers, *lines)]
     rule = ["---"] * len(headers)

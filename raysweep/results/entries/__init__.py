@@ -14,13 +14,24 @@ from raysweep.results.columns import Cell
 from raysweep.results.entries.entry import Artifact, Entry
 from raysweep.results.entries.shared import shared
 from raysweep.results.entries.sweep import whole
-from raysweep.results.entries.trial import trial
+from raysweep.results.entries.trial import config_of, summary_of, trial
 from raysweep.results.entries.tuning import searches, tuning
 from raysweep.results.tuned import Tuned
 from raysweep.store import Store
 from raysweep.sweep.spec import Sweep, Track
 
-__all__ = ["Artifact", "Entry", "of_trials", "of_tuning", "shared", "trial", "tuning", "whole"]
+__all__ = [
+    "Artifact",
+    "Entry",
+    "config_of",
+    "of_trials",
+    "of_tuning",
+    "shared",
+    "summary_of",
+    "trial",
+    "tuning",
+    "whole",
+]
 
 
 def of_trials(

@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 
 from raysweep.identity import Json
-from raysweep.results.columns import KEYS
+from raysweep.results.columns import KEYS, Cell
 from raysweep.results.entries.entry import Artifact
 from raysweep.store import Manifest
 
@@ -21,7 +21,7 @@ TYPES = {
 }  # fmt: skip
 
 
-def stage_keys(row: Mapping[str, object]) -> dict[str, str]:
+def stage_keys(row: Mapping[str, Cell]) -> dict[str, str]:
     """Return role → key of the stages that a trial's row names."""
     named = {role: row[column] for role, column in KEYS.within(row).items()}
     return {role: key for role, key in named.items() if isinstance(key, str)}

@@ -100,15 +100,17 @@ def marked(entry: Entry, track: Track) -> Entry:
     return replace(safe, mark=digest(json.dumps(said, sort_keys=True, default=str)))
 
 
-def defined(cell: object) -> Cell:
+def defined(cell: Cell | np.generic) -> Cell:
     """Return a cell of a table as a plain value; None where it is missing, NaN or infinite."""
     plain = cell.item() if isinstance(cell, np.generic) else cell
-    if plain is None or plain is pd.NA or (isinstance(plain, float) and not math.isfinite(plain)):
-        return None
-    return plain if isinstance(plain, str | int | float | bool) else str(plain)
+    if isinstance(plain, str | int):
+        return plain
+    if isinstance(plain, float):
+        return plain if math.isfinite(plain) else None
+    return None
 
 
-def numbers(cells: Mapping[str, object]) -> dict[str, float]:
+def numbers(cells: Mapping[str, Cell]) -> dict[str, float]:
     """Return the cells that are numbers and defined, as floats; truth values are 0 and 1."""
     plain = {name: defined(cell) for name, cell in cells.items()}
     return {name: float(cell) for name, cell in plain.items() if isinstance(cell, int | float)}

@@ -35,7 +35,7 @@ SCORED: Mapping[Scored, str] = {"train": "training samples", "input": "inputs"}
 READ = ("evaluate", "defend", "poison", "tested")  # roles of artifacts
 INPUTS = ("clean", "triggered")  # that a detector scores
 Line = tuple[Floats, Floats]
-Media = dict[str, object]
+Media = dict[str, "CustomChart | list[wandb.Image]"]
 
 
 def trial_media(

@@ -53,7 +53,7 @@ def whole(
 
 
 def _config(about: Description, sweep: str) -> Mapping[str, Cell]:
-    facts: dict[str, object] = {
+    facts: dict[str, Cell] = {
         "sweep_name": sweep, "question": about.question, "git_commit": about.git_commit,
         "created_at": about.created_at, "precision": about.precision, "file": about.text,
         **{f"version.{package}": version for package, version in (about.versions or {}).items()},

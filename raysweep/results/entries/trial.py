@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from raysweep.metrics.names import cases
 from raysweep.metrics.rates import Share
@@ -14,6 +15,9 @@ from raysweep.results.entries.entry import Entry, State, defined, marked, number
 from raysweep.results.text import fenced
 from raysweep.store import Store
 from raysweep.sweep.spec import Track
+
+if TYPE_CHECKING:
+    from raysweep.results.entries.media import Media
 
 CONFIG = frozenset({*WHO, "git_commit"}) - {"sweep", "evades"}
 TAGS = ("dataset", "model", "attack_name", "defense_name")
@@ -65,7 +69,7 @@ class _Media:
     store: Store
     images: bool
 
-    def __call__(self) -> Mapping[str, object]:
+    def __call__(self) -> Media:
         from raysweep.results.entries.media import trial_media
 
         return trial_media(self.row, self.keys, self.store, images=self.images)

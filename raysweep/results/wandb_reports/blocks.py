@@ -8,6 +8,7 @@ from collections.abc import Hashable, Iterator, Mapping, Sequence
 import pandas as pd
 from wandb_workspaces.reports.v2 import interface as wr
 
+from raysweep.results.columns import Cell
 from raysweep.results.entries.sweep import JOB, answers, cost, failures, headline, matrix
 from raysweep.results.entries.tuning import JOB as TUNE
 from raysweep.results.entries.tuning import SEARCH, parameters
@@ -19,11 +20,11 @@ from raysweep.results.wandb_reports.panels import (
     LINES,
     PICTURES,
     TITLES,
+    accuracy_plot,
     bars,
     chart,
     measured,
     runset,
-    trade_off,
 )
 from raysweep.results.wandb_reports.subject import Subject
 
@@ -33,6 +34,8 @@ def blocks(entity: str, subjects: Sequence[Subject]) -> list[wr.BlockTypes]:
     made: list[wr.BlockTypes] = [wr.TableOfContents()]
     for one in subjects:
         made += [wr.H1(text=f"Sweep {one.name}"), *_answer(one), *_heat_maps(entity, one)]
+    if len(subjects) > 1:
+        made += _compared(subjects)
     made += [wr.H1(text="Attacks"), *_attacks(entity, subjects)]
     made += [wr.H1(text="Curves"), _curves(entity, subjects)]
     for one in subjects:
@@ -90,15 +93,33 @@ def _heat_maps(entity: str, one: Subject) -> Iterator[wr.BlockTypes]:
 
 def _map(part: pd.DataFrame, metric: str) -> str:
     """Return one arena as a table in Markdown: a line per defense, a column per attack."""
-    attacks = list(dict.fromkeys(part["attack_at_rate"]))
+    attacks = list(dict.fromkeys(part["attack_at_rate"].map(str)))
     lines = []
     for defense, own in part.groupby("defense", sort=False):
         cells = {row["attack_at_rate"]: share(row, metric) for row in own.to_dict("records")}
-        lines.append([defense, *(cells.get(attack, "–") for attack in attacks)])
+        lines.append([str(defense), *(cells.get(attack, "–") for attack in attacks)])
     return markdown_table(["defense", *attacks], lines)
 
 
-def share(row: Mapping[Hashable, object], metric: str) -> str:
+def _compared(subjects: Sequence[Subject]) -> Iterator[wr.BlockTypes]:
+    """Yield ASR and clean accuracy of each cell, a column per sweep."""
+    yield wr.H1(text="Side by side")
+    cells: dict[tuple[str, ...], dict[str, dict[Hashable, Cell]]] = {}
+    for one in subjects:
+        for row in matrix(one.rows).to_dict("records"):
+            place = tuple(str(row[name]) for name in ("arena", "attack_at_rate", "defense"))
+            cells.setdefault(place, {})[one.name] = row
+    for metric in ("asr", "ca"):
+        lines = [
+            [*place, *(share(found.get(one.name, {}), metric) for one in subjects)]
+            for place, found in cells.items()
+        ]
+        headers = ["arena", "attack", "defense", *(one.name for one in subjects)]
+        yield wr.H3(text=f"{TITLES[metric]}, %")
+        yield wr.MarkdownBlock(text=markdown_table(headers, lines))
+
+
+def share(row: Mapping[Hashable, Cell], metric: str) -> str:
     """Return a share in percent, with the ends of its interval where it has one."""
     value, low, high = (_number(row.get(f"{metric}{end}")) for end in ("", "_low", "_high"))
     if value != value:
@@ -107,7 +128,7 @@ def share(row: Mapping[Hashable, object], metric: str) -> str:
     return f"{100 * value:.1f}{known}"
 
 
-def _number(value: object) -> float:
+def _number(value: Cell) -> float:
     return float(value) if isinstance(value, int | float) else float("nan")
 
 
@@ -119,7 +140,7 @@ def _attacks(entity: str, subjects: Sequence[Subject]) -> Iterator[wr.BlockTypes
         yield wr.H2(text=visible(name))
         yield wr.PanelGrid(
             runsets=[runset(entity, one, attack_name=name) for one in own],
-            panels=[*bars(metrics), trade_off(8 * ((len(metrics) + 1) // 2))],
+            panels=[*bars(metrics), accuracy_plot(8 * ((len(metrics) + 1) // 2))],
         )
 
 
@@ -146,7 +167,7 @@ def _curves(entity: str, subjects: Sequence[Subject]) -> wr.BlockTypes:
 
 
 def _tuning(entity: str, one: Subject) -> Iterator[wr.BlockTypes]:
-    """Yield what the searches found: parallel coordinates, candidates, held-out numbers."""
+    """Yield the results of the searches: parallel coordinates, candidates, held-out numbers."""
     if one.tuned is None:
         return
     names = dict.fromkeys(name for row in one.tuned.rows for name in parameters(row))
@@ -180,7 +201,7 @@ def _tuning(entity: str, one: Subject) -> Iterator[wr.BlockTypes]:
 
 
 def _cost(entity: str, one: Subject) -> Iterator[wr.BlockTypes]:
-    """Yield what the stages took, by kind, and a trial's seconds by defense."""
+    """Yield the seconds of the stages, by kind, and of a trial, by defense."""
     table = cost(one.stages)
     if table.empty:
         return

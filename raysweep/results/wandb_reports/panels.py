@@ -72,7 +72,7 @@ def measured(subjects: Sequence[Subject]) -> list[str]:
     return [m for m in TITLES if any(m in rows and rows[m].notna().any() for rows in frames)]
 
 
-def trade_off(y: int) -> wr.PanelTypes:
+def accuracy_plot(y: int) -> wr.PanelTypes:
     """Return the plot of each trial's clean accuracy against its attack success rate."""
     return wr.ScatterPlot(
         title="clean accuracy by attack success rate", x=wr.SummaryMetric("asr"),

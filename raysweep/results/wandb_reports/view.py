@@ -9,11 +9,11 @@ from wandb_workspaces import expr
 from wandb_workspaces.workspaces import interface as ws
 
 from raysweep.identity import digest
-from raysweep.results.wandb_reports.panels import bars, measured, trade_off
+from raysweep.results.wandb_reports.panels import accuracy_plot, bars, measured
 from raysweep.results.wandb_reports.subject import Subject
 
 NAME_CHARACTERS = 11  # of a view's name in its URL
-PINNED = ("config:attack", "config:rate", "config:defense", "config:seed")
+PINNED = tuple(f"config:{name}.value" for name in ("attack", "rate", "defense", "seed"))
 
 
 def save_view(entity: str, subjects: Sequence[Subject]) -> str:
@@ -28,7 +28,7 @@ def save_view(entity: str, subjects: Sequence[Subject]) -> str:
     view.sections = [
         ws.Section(
             name="Metrics by defense", is_open=True,
-            panels=[*bars(metrics), trade_off(8 * ((len(metrics) + 1) // 2))],
+            panels=[*bars(metrics), accuracy_plot(8 * ((len(metrics) + 1) // 2))],
         )
     ]  # fmt: skip
     view.runset_settings = ws.RunsetSettings(
