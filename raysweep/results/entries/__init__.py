@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 
 from raysweep.results.columns import Cell
-from raysweep.results.entries.entry import Artifact, Entry
+from raysweep.results.entries.entry import Artifact, Entry, run_id
 from raysweep.results.entries.shared import shared
 from raysweep.results.entries.sweep import whole
 from raysweep.results.entries.trial import config_of, summary_of, trial
@@ -26,6 +26,7 @@ __all__ = [
     "config_of",
     "of_trials",
     "of_tuning",
+    "run_id",
     "shared",
     "summary_of",
     "trial",
