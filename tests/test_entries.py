@@ -110,7 +110,9 @@ def test_a_victim_is_one_run_with_its_losses_by_epoch(told: Launched) -> None:
         losses = stored.outcome["losses"]
         assert [step["loss"] for step in victim.history] == losses
         assert [step["epoch"] for step in victim.history] == [1, 2]
-        assert victim.summary["loss"] == losses[-1] and victim.config["recipe.epochs"] == 2
+        assert "loss" not in victim.summary, "W&B takes it from the last step"
+        assert victim.summary["images"] == stored.outcome["images"]
+        assert victim.config["recipe.epochs"] == 2
     assert len({e.run for e in found}) == len(found)
     seen: set[str] = set()
     frame = told.records.rows[told.records.rows["seed"] == 0]
@@ -272,7 +274,8 @@ def test_a_tuning_and_its_searches_are_runs(tmp_path: Path) -> None:
     assert one.summary["tuned_tpr"] == 0.8 and one.summary["importance/overlays"] == 0.75
     assert [step["candidate"] for step in one.history] == [0, 1, 3, 4, 6, 7]
     assert one.history[0] == {
-        "candidate": 0, "parameter_overlays": 4, "parameter_fpr": 0.01, "tpr": 0.5, "seconds": 1,
+        "candidate": 0, "parameter_overlays": 4, "parameter_fpr": 0.01,
+        "candidate_tpr": 0.5, "candidate_seconds": 1,
     }  # fmt: skip
 
 

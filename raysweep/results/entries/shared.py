@@ -55,8 +55,6 @@ def _told(
     config = {name: cell for name in names if (cell := defined(row.get(name))) is not None}
     losses = [float(loss) for loss in stored.outcome.get("losses", ())]
     summary = {**numbers(stored.outcome), **numbers({"seconds": stored.info.get("seconds")})}
-    if losses:
-        summary |= numbers({"loss": losses[-1]}) | {"epochs": float(len(losses))}
     what = [str(row["dataset"])]
     if role != "data":
         what = [str(row["attack"]), f"{100 * float(row['rate'] or 0):g} %", f"seed {row['seed']}"]

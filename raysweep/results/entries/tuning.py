@@ -18,6 +18,7 @@ from raysweep.results.tuned import CandidateRow, SearchAccount, Tuned, TunedRow
 from raysweep.sweep.spec import Track
 
 JOB, SEARCH = "tune", "search"
+CANDIDATE = "candidate_"  # a metric in the history of a search
 PARAMETER = "parameter_"  # no dot: W&B's charts would take the name for a nested one
 
 
@@ -101,7 +102,7 @@ def _history(account: SearchAccount | None) -> list[dict[str, float]]:
     return [
         numbers({
             "candidate": one.number, **parameters(one),
-            **{str(name): value for name, value in one.metrics.items()}, "seconds": one.seconds
+            **{f"{CANDIDATE}{name}": value for name, value in one.metrics.items()},
         })
         for one in candidates if one.metrics
     ]  # fmt: skip

@@ -11,7 +11,7 @@ from wandb_workspaces.reports.v2 import interface as wr
 from raysweep.results.columns import Cell
 from raysweep.results.entries.sweep import JOB, answers, cost, failures, headline, matrix
 from raysweep.results.entries.tuning import JOB as TUNE
-from raysweep.results.entries.tuning import SEARCH, parameters
+from raysweep.results.entries.tuning import CANDIDATE, SEARCH, parameters
 from raysweep.results.text import markdown_table, visible
 from raysweep.results.wandb_reports.panels import (
     CHARTS,
@@ -186,7 +186,7 @@ def _tuning(entity: str, one: Subject) -> Iterator[wr.BlockTypes]:
             ),
             *(
                 wr.LinePlot(
-                    title=f"{name} of the candidates", x="candidate", y=[name],
+                    title=f"{name} of the candidates", x="candidate", y=[f"{CANDIDATE}{name}"],
                     layout=wr.Layout(x=12 * (n % 2), y=10 + 8 * (n // 2), w=12, h=8),
                 )
                 for n, name in enumerate(history)
