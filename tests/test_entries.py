@@ -25,7 +25,7 @@ from raysweep.results.entries.trial import config_of, summary_of
 from raysweep.results.text import cell, fenced, markdown_table, visible
 from raysweep.store import Store
 from raysweep.sweep.loading import from_text
-from raysweep.sweep.spec import Sweep, Track
+from raysweep.sweep.spec import Track
 from raysweep.sweep.yaml import parse
 from tests.material import generated, row
 
@@ -47,15 +47,14 @@ ONLINE = Track(wandb="online", project="p")
 class Launched:
     """A sweep of which one defense fails, as it is stored."""
 
-    sweep: Sweep
     store: Store
     records: records.Records
 
     def of(self, **track: Any) -> list[Entry]:
-        changed = self.sweep.model_copy(update={"track": ONLINE.model_copy(update=track)})
+        changed = ONLINE.model_copy(update=track)
         rows = self.records.rows.to_dict("records")
         told = [{str(name): value for name, value in one.items()} for one in rows]
-        return list(entries.of_trials(told, changed, self.store))
+        return list(entries.of_trials(told, "told", changed, self.store))
 
     def one(self, found: list[Entry], job: str) -> Entry:
         """Return the finished trial of the first seed whose defense is of a kind."""
@@ -71,7 +70,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Launched:
     with pytest.MonkeyPatch.context() as broken:
         broken.setattr(ActivationClustering, "run", None)
         launch(sweep, TEXT, store.uri, inline=True)
-    return Launched(sweep, store, records.read(store, "told"))
+    return Launched(store, records.read(store, "told"))
 
 
 def test_every_trial_is_told_with_numbers_n_and_intervals(told: Launched) -> None:
@@ -117,9 +116,8 @@ def test_a_victim_is_one_run_with_its_losses_by_epoch(told: Launched) -> None:
     seen: set[str] = set()
     frame = told.records.rows[told.records.rows["seed"] == 0]
     rows = [{str(k): v for k, v in one.items()} for one in frame.to_dict("records")]
-    online = told.sweep.model_copy(update={"track": ONLINE})
-    list(entries.of_trials(rows[:1], online, told.store, seen))
-    again = list(entries.of_trials(rows[1:2], online, told.store, seen))
+    list(entries.of_trials(rows[:1], "told", ONLINE, told.store, told=seen))
+    again = list(entries.of_trials(rows[1:2], "told", ONLINE, told.store, told=seen))
     assert [e.job for e in again if e.job in ("data", "poison", "train")] == []
 
 

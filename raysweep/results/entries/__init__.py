@@ -18,7 +18,7 @@ from raysweep.results.entries.trial import config_of, summary_of, trial
 from raysweep.results.entries.tuning import searches, tuning
 from raysweep.results.tuned import Tuned
 from raysweep.store import Store
-from raysweep.sweep.spec import Sweep, Track
+from raysweep.sweep.spec import Track
 
 __all__ = [
     "Artifact",
@@ -37,29 +37,33 @@ __all__ = [
 
 def of_trials(
     rows: Iterable[Mapping[str, Cell]],
-    sweep: Sweep,
+    sweep: str,
+    track: Track,
     store: Store,
+    *,
+    seed: int = 0,
     told: set[str] | None = None,
 ) -> Iterator[Entry]:
     """Yield the runs of trials, each after those of the stages that it shares with others.
 
     Args:
         rows: of trials; those that are pending have no run.
-        sweep: the sweep that they are of.
+        sweep: its name.
+        track: where the runs are to be, and how much they say.
         store: where its artifacts are.
+        seed: the sweep's first; its trials are told in detail where `track.details` is `some`.
         told: ids of the runs of shared stages that were yielded before; this call adds its own.
     """
-    track, known = sweep.track, set() if told is None else told
+    known = set() if told is None else told
     for row in rows:
         if row["status"] == "pending":
             continue
-        every = track.details == "all"
-        detailed = every or (track.details == "some" and row["seed"] == sweep.seeds[0])
-        for entry in shared(row, sweep.name, track, store, lineage=detailed):
+        detailed = track.details == "all" or (track.details == "some" and row["seed"] == seed)
+        for entry in shared(row, sweep, track, store, lineage=detailed):
             if entry.run not in known:
                 known.add(entry.run)
                 yield entry
-        yield trial(row, sweep.name, track, store if detailed else None)
+        yield trial(row, sweep, track, store if detailed else None)
 
 
 def of_tuning(tuned: Tuned, sweep: str, track: Track) -> list[Entry]:
