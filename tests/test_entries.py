@@ -158,6 +158,9 @@ def test_details_are_told_of_the_first_seed_of_all_or_of_none(told: Launched) ->
     marks = [{e.run: e.mark for e in found if "trial" in e.config} for found in (some, every)]
     changed = {run for run in marks[0] if marks[0][run] != marks[1][run]}
     assert len(changed) == 3, "the finished trials of seed 1 say more"
+    pictured = {e.run: e.mark for e in told.of(images=True)}
+    changed = {e.run for e in some if pictured[e.run] != e.mark}
+    assert changed == {e.run for e in some if e.media}, "no other run is written again"
 
 
 def test_marks_tell_what_changed_and_nothing_else(told: Launched) -> None:

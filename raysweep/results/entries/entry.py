@@ -93,7 +93,7 @@ def marked(entry: Entry, track: Track) -> Entry:
     said = [
         [track.project, track.entity, track.group], safe.name, safe.job, safe.tags, config,
         safe.summary, {name: table.to_csv() for name, table in safe.tables.items()}, safe.group,
-        safe.notes, safe.state, safe.history, safe.media is not None, track.images, safe.reads,
+        safe.notes, safe.state, safe.history, safe.media is not None and track.images, safe.reads,
         [[one.name, one.type, one.metadata, *map(digest, one.files.values())]
          for one in safe.writes],
     ]  # fmt: skip
