@@ -16,11 +16,11 @@ import yaml
 
 import raysweep
 from raysweep.cli.app import app
-from raysweep.cli.output import visible
 from raysweep.defenses.spectral_signatures import SpectralSignatures
 from raysweep.errors import SpecError, StoreError
 from raysweep.results.records import load_tuned
 from raysweep.results.status import all_sweeps, status
+from raysweep.results.text import visible
 from raysweep.store import Store
 from raysweep.store.files import Folder
 from raysweep.sweep.loading import from_text

@@ -23,8 +23,8 @@ from raysweep.cli import (
     running,
     storing,
 )
-from raysweep.cli.output import visible
 from raysweep.errors import PlanError, PluginWarning, RaysweepError, SpecError
+from raysweep.results.text import visible
 
 _usual_warning = warnings.formatwarning
 
