@@ -20,10 +20,10 @@ import pandas as pd
 from raysweep.errors import SpecError
 from raysweep.metrics.names import INPUT
 from raysweep.reports.html import POLICY
-from raysweep.reports.tables import interval_text, percent
+from raysweep.reports.tables import interval_text, percent, words
 from raysweep.results.cells import cells
 from raysweep.results.columns import Cell
-from raysweep.results.grouping import failure_texts, setting_column, words
+from raysweep.results.grouping import failure_texts, setting_column
 from raysweep.results.records import Records, read
 from raysweep.store import Store
 from raysweep.sweep.yaml import parse
