@@ -278,7 +278,7 @@ def test_no_best_is_named_where_two_cannot_be_told_apart() -> None:
     (found,) = overall(rows)
     assert found.best == "" and set(found.among) == {"x", "y"}
     few = sweep({"none": [1.0], "x": [0.0]}, attacks=2)
-    assert overall(few)[0].best == "", "two settings cannot reach 5 %"
+    assert overall(few)[0].best == "" and "2 are too few to reach 5 %" in overall(few)[0].test
 
 
 def test_controls_are_never_the_best() -> None:
