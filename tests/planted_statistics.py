@@ -40,7 +40,7 @@ FAULTS = (
     ),
     Fault(
         "rates and forms of an attack are attacks of their own", CELLS,
-        "families = means.groupby(level=0, sort=False).mean()", "families = means",
+        "families.setdefault(family, [])", "families.setdefault(len(families), [])",
         (SAID + "a_group_of_several_attacks_is_a_mean_of_families",),
     ),
     Fault(
@@ -87,8 +87,7 @@ FAULTS = (
     ),
     Fault(
         "what accuracy costs is forgotten", FINDINGS,
-        'upper_end(own, "asr") <= HELD_ASR and lost <= HELD_LOSS',
-        'upper_end(own, "asr") <= HELD_ASR',
+        "<= HELD_ASR and lost <= HELD_LOSS", "<= HELD_ASR",
         (SAID + "findings_name_what_holds_and_what_cannot_be_told_from_no_defense",),
     ),
     Fault(
@@ -145,7 +144,7 @@ FAULTS = (
     ),
     Fault(
         "the change is told backwards", CHANGES,
-        'pairs(sided, "second", "first", metric)', 'pairs(sided, "first", "second", metric)',
+        "for side in (second, first)", "for side in (first, second)",
         (COMPARED + "likes_are_paired_and_the_others_are_named",),
     ),
 )  # fmt: skip

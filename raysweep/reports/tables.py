@@ -8,7 +8,7 @@ from typing import cast
 
 import pandas as pd
 
-from raysweep.metrics.names import INPUT
+from raysweep.metrics.names import INPUT, cases
 from raysweep.results.cells import DER, defined, estimate, with_arena
 
 # Sections of the page take the columns that they group by from here, with the tables.
@@ -44,6 +44,8 @@ def aggregate(rows: pd.DataFrame, by: Sequence[str], metrics: Sequence[str]) -> 
     m_seeds (how many trials), m_min and m_max of the values.
     """
     table = []
+    wanted = {*by, "attack", "attack_name", "rate", *metrics, *map(cases, metrics)}
+    rows = rows[[column for column in rows if column in wanted]]
     for group, part in rows.groupby(list(by), sort=False, dropna=False):
         entry = dict(zip(by, group if isinstance(group, tuple) else (group,), strict=True))
         for metric in metrics:

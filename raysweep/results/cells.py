@@ -7,7 +7,9 @@ families of attacks: forms and rates of one attack are one family, and no family
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from statistics import fmean
 
 import numpy as np
 import pandas as pd
@@ -20,7 +22,6 @@ CELL = ("arena", "attack", "rate", "defense")
 FAMILY = "attack_name"
 SETTING = ("arena", "attack", "rate", "seed")  # the trials that differ in their defense alone
 DER = "der"
-VALUE = "value"
 
 
 def estimate(part: pd.DataFrame, metric: str) -> Estimate:
@@ -29,27 +30,30 @@ def estimate(part: pd.DataFrame, metric: str) -> Estimate:
     Rows in which it is undefined do not count. Rows of one cell are averaged over seeds; rows of
     several over the rates and forms of each family of attacks, then over families.
     """
-    part = part.assign(**{VALUE: _finite(numbers(part, metric))}).dropna(subset=VALUE)
-    cells = [column for column in CELL[1:3] if column in part and part[column].nunique() > 1]
-    if not cells:
-        return of_seeds(part[VALUE].tolist(), numbers(part, cases(metric)).tolist())
-    means = part.groupby([FAMILY, *cells], sort=False)[VALUE].mean()
-    families = means.groupby(level=0, sort=False).mean()
+    values = numbers(part, metric).to_numpy(float)
+    known = np.isfinite(values)
+    columns = [part[c].to_numpy()[known].tolist() for c in CELL[1:3] if c in part]
+    if all(len(set(column)) < 2 for column in columns):
+        counts = numbers(part, cases(metric)).to_numpy(float)
+        return of_seeds(values[known].tolist(), counts[known].tolist())
+    means: dict[tuple[object, ...], list[float]] = {}
+    labels = zip(part[FAMILY].to_numpy()[known].tolist(), *columns, strict=True)
+    for label, value in zip(labels, values[known].tolist(), strict=True):
+        means.setdefault(label, []).append(value)
+    families: dict[object, list[float]] = {}
+    for (family, *_), own in means.items():
+        families.setdefault(family, []).append(fmean(own))
     if len(families) > 1:
-        return of_attacks(families.tolist())
+        return of_attacks([fmean(own) for own in families.values()])
+    (own,) = families.values()
     return Estimate(
-        value=float(means.mean()), low=np.nan, high=np.nan, n=len(means), unit="rates",
-        values=tuple(means.tolist()),
-    )  # fmt: skip
+        value=fmean(own), low=math.nan, high=math.nan, n=len(own), unit="rates", values=tuple(own)
+    )
 
 
 def defined(part: pd.DataFrame, metric: str) -> int:
     """Return the number of rows in which a metric is defined."""
-    return int(_finite(numbers(part, metric)).notna().sum())
-
-
-def _finite(values: pd.Series[float]) -> pd.Series[float]:
-    return values.replace([np.inf, -np.inf], np.nan)
+    return int(np.isfinite(numbers(part, metric).to_numpy(float)).sum())
 
 
 def with_arena(rows: pd.DataFrame) -> pd.DataFrame:
@@ -94,7 +98,10 @@ def cells(rows: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
     if rows.empty:
         return pd.DataFrame(columns=columns)
     table = []
-    for group, part in with_arena(rows).groupby(list(CELL), sort=False, dropna=False):
+    wanted = {*CELL, FAMILY, "kind", "badges", "status", *metrics, *map(cases, metrics)}
+    merged = with_arena(rows)
+    merged = merged[[column for column in merged if column in wanted]]
+    for group, part in merged.groupby(list(CELL), sort=False, dropna=False):
         done = finished(part)
         entry = dict(zip(CELL, group, strict=True)) | {
             "kind": part["kind"].iloc[0], "badges": part["badges"].iloc[0],

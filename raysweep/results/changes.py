@@ -7,15 +7,17 @@ seed have the same labels, and so has every training parameter that differs with
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
+import numpy as np
 import pandas as pd
 
-from raysweep.metrics.names import INPUT
+from raysweep.metrics.names import INPUT, cases
 from raysweep.metrics.pairs import holm
 from raysweep.results.cells import SETTING
 from raysweep.results.columns import KEYS, PARAMETERS, is_parameter
-from raysweep.results.comparison import Contrast, contrast, difference_bounds, pairs
-from raysweep.results.grouping import ARENA, attacked, texts
+from raysweep.results.comparison import Contrast, contrast, difference_bounds
+from raysweep.results.grouping import ARENA, attacked, finished, numbers, texts
 
 SIDES = ("first", "second")
 COMPARED = ("ca", "asr", "ra", "tpr", "fpr", INPUT.of("tpr"), INPUT.of("fpr"))
@@ -88,8 +90,8 @@ def _named(rows: pd.DataFrame, varying: list[str]) -> pd.DataFrame:
 def _ids(rows: pd.DataFrame) -> pd.Series[str]:
     """Return the name of each trial: all that it must share with its like."""
     columns = [texts(rows, name) for name in ("arena", "attack", "rate", "defense", "seed")]
-    names = [f"{a} · {b} @ {r} · {d} · seed {s}" for a, b, r, d, s in zip(*columns, strict=True)]
-    return pd.Series(names, index=rows.index, dtype="str")
+    ids = [f"{a} · {b} @ {r} · {d} · seed {s}" for a, b, r, d, s in zip(*columns, strict=True)]
+    return pd.Series(ids, index=rows.index, dtype="str")
 
 
 def _parameters(paired: pd.DataFrame) -> pd.DataFrame:
@@ -109,18 +111,25 @@ def _parameters(paired: pd.DataFrame) -> pd.DataFrame:
 def _cells(joined: pd.DataFrame) -> pd.DataFrame:
     """Return the change of each metric in each cell that both sweeps have finished trials of."""
     by = ["arena", "attack", "rate", "defense"]
+    done = finished(joined)
+    sides = [done[done["side"] == side].reset_index(drop=True) for side in SIDES]
+    order = sides[1].merge(sides[0][list(TRIAL)].reset_index(), on=list(TRIAL))["index"]
+    first = sides[0].loc[order].reset_index(drop=True)
+    second = sides[1].merge(sides[0][list(TRIAL)], on=list(TRIAL))
     table: list[dict[str, object]] = []
-    for group, part in joined.groupby(by, sort=False):
-        sided = part.assign(defense=part["side"])
-        for metric in COMPARED:
-            found = pairs(sided, "second", "first", metric)
-            if found.empty:
-                continue
-            low, high = difference_bounds(found)
-            table.append(dict(zip(by, group, strict=True)) | {
-                "metric": metric, "first": found["other"].mean(), "second": found["one"].mean(),
-                "difference": found["difference"].mean(), "low": low, "high": high,
-                "n": len(found),
+    for metric in COMPARED:
+        models = np.stack(
+            [numbers(side, c).to_numpy(float) for side in (second, first)
+             for c in (metric, cases(metric))], 1,
+        )  # fmt: skip
+        known = ~np.isnan(models[:, 0] - models[:, 2])
+        for group, rows in second[known].groupby(by, sort=False).indices.items():
+            own = models[known][rows]
+            low, high = difference_bounds(own)
+            table.append(dict(zip(by, cast("tuple[object, ...]", group), strict=True)) | {
+                "metric": metric, "first": own[:, 2].mean(), "second": own[:, 0].mean(),
+                "difference": (own[:, 0] - own[:, 2]).mean(), "low": low, "high": high,
+                "n": len(own),
             })  # fmt: skip
     columns = [*by, "metric", "first", "second", "difference", "low", "high", "n"]
     return pd.DataFrame(table, columns=columns)

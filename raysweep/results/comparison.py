@@ -33,6 +33,7 @@ from raysweep.results.grouping import attacked, failed_mask, finished, numbers
 
 FAMILIES = 6  # from which a test over families can reach 5 %: 2 / 2^6 is 3 %
 RESAMPLES = 1000
+MODELS = ("one", "one_n", "other", "other_n")
 Unit = Literal["attacks", "settings"]
 
 
@@ -116,33 +117,36 @@ def _bounds(paired: pd.DataFrame, values: Floats, unit: Unit) -> Bounds:
     if unit == "attacks":
         return paired_interval(values) if len(values) >= FEWEST_FAMILIES else NONE
     if len(values) == 1:
-        return single_bounds(paired, LEVEL)
+        return single_bounds(paired[list(MODELS)].to_numpy(float))
     by_cell = paired.groupby(["attack", "rate"])["difference"]
     return stratified_interval([own.to_numpy(float) for _, own in by_cell])
 
 
-def single_bounds(paired: pd.DataFrame, level: float) -> Bounds:
+def single_bounds(models: Floats, level: float = LEVEL) -> Bounds:
     """Return the widest bounds of the differences of single models, each from its own inputs.
 
     NaN where a value is no share of inputs, or there are no pairs.
+
+    Args:
+        models: (pairs, 4): share and inputs of the one, share and inputs of the other.
+        level: of confidence.
     """
     found = [
         difference(of_model(one, n, level), of_model(other, m, level))
-        for one, n, other, m in paired[["one", "one_n", "other", "other_n"]].to_numpy(float)
+        for one, n, other, m in models
     ]
     if not found or any(math.isnan(low) for low, _ in found):
         return NONE
     return min(low for low, _ in found), max(high for _, high in found)
 
 
-def difference_bounds(paired: pd.DataFrame, level: float = LEVEL) -> Bounds:
-    """Return the bounds of a mean difference within one cell.
+def difference_bounds(models: Floats, level: float = LEVEL) -> Bounds:
+    """Return the bounds of a mean difference within one cell, of pairs as `single_bounds` has them.
 
-    Over the pairs of three seeds or more, unless all differ by the same; else the widest of the
-    single models'.
+    Over three seeds or more, unless all differ by the same; else the widest of the single models'.
     """
-    low, high = paired_interval(paired["difference"].to_numpy(float), level)
-    return single_bounds(paired, level) if math.isnan(low) else (low, high)
+    low, high = paired_interval(models[:, 0] - models[:, 2], level)
+    return single_bounds(models, level) if math.isnan(low) else (low, high)
 
 
 def judged(rows: pd.DataFrame) -> pd.DataFrame:

@@ -11,9 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import pandas as pd
 
-from raysweep.metrics.intervals import LEVEL, Estimate
+from raysweep.arrays import Floats
+from raysweep.metrics.intervals import LEVEL, Estimate, of_model, of_seeds
 from raysweep.metrics.pairs import holm
 from raysweep.results.cells import DER, estimate, with_arena
 from raysweep.results.comparison import (
@@ -22,7 +24,6 @@ from raysweep.results.comparison import (
     contrast,
     difference_bounds,
     judged,
-    pairs,
 )
 from raysweep.results.grouping import attacked, failed_mask, failure_texts, finished, numbers
 
@@ -31,6 +32,7 @@ HELD_LOSS = 0.02
 ALPHA = 0.05
 CONTROL = "control"
 UNDEFENDED = "none"
+Shares = Floats  # (4,): ASR, its inputs, CA, its inputs
 State = Literal["holds", "worse", "indistinct", "better", "untested"]
 
 
@@ -96,7 +98,7 @@ def _finding(part: pd.DataFrame) -> Finding:
     labels = list(dict.fromkeys(part.loc[part["defense_name"] != UNDEFENDED, "defense"]))
     # Bonferroni's, over all that is compared with no defense here.
     level = 1 - (1 - LEVEL) / max(len(labels), 1)
-    states = {label: set(_states(worked, label, level)) for label in labels}
+    states = _states(worked, labels, level)
     return Finding(
         arena=str(part["arena"].iloc[0]), attack=str(part["attack"].iloc[0]),
         undefended=None if alone.empty else estimate(alone, "asr"), failed=str(failed),
@@ -113,30 +115,52 @@ def _any(states: dict[str, set[State]], wanted: State) -> tuple[str, ...]:
     return tuple(label for label, found in states.items() if wanted in found)
 
 
-def _states(worked: pd.DataFrame, label: str, level: float) -> list[State]:
-    """Return the state of a defense at each rate of an attack that worked there."""
-    return [_state(part, label, level) for _, part in worked.groupby("rate", sort=False)]
+def _states(worked: pd.DataFrame, labels: Sequence[str], level: float) -> dict[str, set[State]]:
+    """Return the states of each defense at the rates of an attack that worked there."""
+    states: dict[str, set[State]] = {label: set() for label in labels}
+    for _, part in worked.groupby("rate", sort=False):
+        models = _models(part)
+        for label in labels:
+            found = _state(models.get(label, {}), models.get(UNDEFENDED, {}), level)
+            states[label].add(found)
+    return states
 
 
-def _state(part: pd.DataFrame, label: str, level: float) -> State:
-    own = finished(part[part["defense"] == label])
-    if numbers(own, "asr").isna().all():
+def _models(part: pd.DataFrame) -> dict[str, dict[int, Shares]]:
+    """Return defense → seed → its shares, of the finished trials of one cell with an ASR."""
+    done = finished(part)
+    done = done[numbers(done, "asr").notna()]
+    shares = np.stack([numbers(done, c).to_numpy(float) for c in ("asr", "asr_n", "ca", "ca_n")], 1)
+    models: dict[str, dict[int, Shares]] = {}
+    for label, seed, own in zip(done["defense"], done["seed"], shares, strict=True):
+        models.setdefault(str(label), {})[int(seed)] = own
+    return models
+
+
+def _state(own: dict[int, Shares], alone: dict[int, Shares], level: float) -> State:
+    if not own:
         return "untested"
-    lost = difference_bounds(pairs(part, UNDEFENDED, label, "ca"))[1]
-    if upper_end(own, "asr") <= HELD_ASR and lost <= HELD_LOSS:
+    both = [seed for seed in own if seed in alone]
+    pairs = np.array([[*own[seed], *alone[seed]] for seed in both]).reshape(-1, 8)
+    lost = difference_bounds(pairs[:, [6, 7, 2, 3]])[1]
+    if upper_end([(one[0], one[1]) for one in own.values()]) <= HELD_ASR and lost <= HELD_LOSS:
         return "holds"
-    low, high = difference_bounds(pairs(part, label, UNDEFENDED, "asr"), level)
+    low, high = difference_bounds(pairs[:, [0, 1, 4, 5]], level)
     if math.isnan(low) or low <= 0 <= high:
         return "indistinct"
     return "worse" if low > 0 else "better"
 
 
-def upper_end(part: pd.DataFrame, metric: str) -> float:
-    """Return the upper end of a share within one cell; of two models, the higher of theirs."""
-    found = estimate(part, metric)
+def upper_end(models: Sequence[tuple[float, float]]) -> float:
+    """Return the upper end of a share within one cell; of two models, the higher of theirs.
+
+    Args:
+        models: (share, number of inputs) of each.
+    """
+    found = of_seeds([value for value, _ in models], [n for _, n in models])
     if found.bounded:
         return found.high
-    ends = [estimate(part.loc[[row]], metric).high for row in part.index]
+    ends = [of_model(value, n).high for value, n in models]
     return math.nan if any(map(math.isnan, ends)) else max(ends)
 
 
@@ -161,7 +185,7 @@ def _overall(arena: str, part: pd.DataFrame) -> Overall:
     beaten = [p < ALPHA and one.value > 0 for one, p in zip(found, corrected, strict=True)]
     alike = [label for label, below in zip(rest, beaten, strict=False) if not below]
     named = all(beaten)
-    said = _said(top, float(means[top]), found, corrected)
+    said = _said(top, float(means[top]), found, max(corrected), named)
     return Overall(arena=arena, best=top if named else "", test=said, among=(top, *alike))
 
 
@@ -175,15 +199,14 @@ def _met_everything(part: pd.DataFrame) -> list[str]:
     ]  # fmt: skip
 
 
-def _said(top: str, mean: float, found: Sequence[Contrast], corrected: Sequence[float]) -> str:
+def _said(top: str, mean: float, found: Sequence[Contrast], largest: float, named: bool) -> str:
     """Return the test of the highest DER in words: against whom, over what, and its largest p."""
     others = len(found) - 1
     against = (
         f"{others} other{'s' if others > 1 else ''} and no defense" if others else "no defense"
     )
     n = min(one.n for one in found)
-    largest = max(corrected)
-    shown = "is" if largest < ALPHA else "is not shown to be"
+    shown = "is" if named else "is not shown to be"
     few = 2.0 ** (1 - n) * len(found) >= ALPHA
     return (
         f"The mean DER of {top}, {mean:.3f}, {shown} above that of {against}: {found[0].words}, "
