@@ -5,6 +5,7 @@ table        both tables as Parquet files                records     as a user r
 description  what is written down about a sweep          history     versions of a name's records
 tuned        what a tuning leaves, typed                 json_fields stored JSON, field by field
 status       of one sweep, and of all in a store         removal     of all that is stored of one
-entries      what W&B is told of a trial or a tuning     wandb       publishes entries as runs
-wandb_runs   the W&B client
+entries      the contents of W&B's runs                  wandb       publishes entries as runs
+wandb_runs   the W&B client                              wandb_reports  W&B Reports and saved views
+text         text that is safe to show
 """
