@@ -10,8 +10,8 @@ from wandb_workspaces.reports.v2 import interface as wr
 
 from raysweep.results.columns import Cell
 from raysweep.results.entries.sweep import JOB, answers, cost, failures, headline, matrix
-from raysweep.results.entries.tuning import JOB as TUNE
 from raysweep.results.entries.tuning import CANDIDATE, SEARCH, parameters
+from raysweep.results.entries.tuning import JOB as TUNE
 from raysweep.results.text import markdown_table, visible
 from raysweep.results.wandb_reports.panels import (
     CHARTS,
