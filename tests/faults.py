@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-COPIED = ("raysweep", "tests", "pyproject.toml")
+COPIED = ("raysweep", "tests", "benchmarks", "pyproject.toml")
 TIMEOUT_S = 900.0
 
 
@@ -56,12 +56,14 @@ def table() -> dict[str, Fault]:
         planted_kills,
         planted_plugins,
         planted_rounds,
+        planted_statistics,
+        planted_tables,
         planted_wandb,
     )
 
     modules = (
         planted_rounds, planted_baselines, planted_datamodels, planted_devices, planted_engine,
-        planted_plugins, planted_kills, planted_wandb,
+        planted_plugins, planted_kills, planted_statistics, planted_tables, planted_wandb,
     )  # fmt: skip
     every = [fault for module in modules for fault in module.FAULTS]
     named = {fault.name: fault for fault in every}

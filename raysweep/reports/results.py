@@ -41,9 +41,9 @@ TITLES = SHOWN | {
 CA_MARGIN = 0.02
 ASR_MARGIN = 0.05
 KEY = (
-    "In percent. a [b–c]: mean and its 95 % interval, of the inputs of one model, of three seeds or "
-    "more, or of families of attacks; a (b, c): mean and values where no interval is honest; –: "
-    "undefined. "
+    "In percent. a [b–c]: mean and its 95 % interval, of the inputs of one model, of three seeds "
+    "or more, or of ten families of attacks or more; a (b, c): mean and values, or their range, "
+    "where no interval is honest; –: undefined. "
 )
 
 
@@ -178,7 +178,7 @@ def headline(rows: pd.DataFrame) -> str:
         return ""
     uneven = "Where a defense met fewer attacks than others (a/b), its means are not comparable. "
     return "".join(out) + note(
-        KEY + "Over attacks, the interval is of families of attacks like these. " + uneven
+        KEY + "Over attacks, values are means of families of attacks. " + uneven
         + "n: trials."
     ) + _floors(rows, several) + _left_out(rows)  # fmt: skip
 

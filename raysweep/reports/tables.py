@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import cast
 
 import pandas as pd
 
 from raysweep.metrics.names import INPUT
-from raysweep.results.cells import defined, estimate
-from raysweep.results.grouping import (
-    attack_column,
-    failure_texts,
-    finished,
-    setting_column,
-    words,
-)
+from raysweep.results.cells import DER, defined, estimate, with_arena
+
+# Sections of the page take the columns that they group by from here, with the tables.
+from raysweep.results.grouping import attack_column as attack_column
 from raysweep.results.grouping import attacked as attacked
 from raysweep.results.grouping import evasions as evasions
 from raysweep.results.grouping import failed_attacks as failed_attacks
 from raysweep.results.grouping import failed_mask as failed_mask
+from raysweep.results.grouping import failure_texts as failure_texts
+from raysweep.results.grouping import finished as finished
 from raysweep.results.grouping import floors as floors
-from raysweep.results.grouping import number as number
+from raysweep.results.grouping import setting_column as setting_column
 from raysweep.results.grouping import trial_names as trial_names
 from raysweep.results.grouping import undefended as undefended
 
@@ -30,6 +29,7 @@ METRICS = ("ca", "asr", "tpr", "fpr", INPUT.of("tpr"), INPUT.of("fpr"))
 SHOWN = dict(
     zip(METRICS, ("CA", "ASR", "TPR", "FPR", "TPR of inputs", "FPR of inputs"), strict=True)
 )
+TABLED = {"ca": "CA", "asr": "ASR", DER: "DER"} | SHOWN  # of the tables of terminal and formats
 MOST_LISTED = 4  # values that are listed one by one; of more, the range
 
 
@@ -59,6 +59,17 @@ def aggregate(rows: pd.DataFrame, by: Sequence[str], metrics: Sequence[str]) -> 
     return pd.DataFrame(table)
 
 
+def words(value: object) -> str:
+    """Return a cell as text; empty where it is missing."""
+    return "" if value is None or value is pd.NA or value != value else str(value)
+
+
+def number(value: object) -> float:
+    """Return a cell as a float; NaN where it is missing or no number."""
+    found = pd.to_numeric(words(value) or "nan", errors="coerce")
+    return float(found)
+
+
 def short(value: object) -> str:
     """Return the value of a parameter as text, a float with four digits."""
     if isinstance(value, tuple):
@@ -77,9 +88,8 @@ def percent(value: float | None) -> str:
 
 def spread(entry: pd.Series[float], metric: str) -> str:
     """Return a mean with what is known of its spread, in percent: `interval_text` of a cell."""
-    return interval_text(
-        entry[metric], entry[f"{metric}_low"], entry[f"{metric}_high"], entry[f"{metric}_values"]
-    )
+    mean, low, high = entry[metric], entry[f"{metric}_low"], entry[f"{metric}_high"]
+    return interval_text(mean, low, high, cast("Sequence[float]", entry[f"{metric}_values"]))
 
 
 def interval_text(mean: float, low: float, high: float, values: Sequence[float]) -> str:
@@ -110,19 +120,18 @@ def text_table(rows: pd.DataFrame) -> list[tuple[str, list[str], list[list[str]]
     """
     if rows.empty:
         return []
-    merged = rows.copy()
-    merged["attack"], merged["arena"] = attack_column(rows), setting_column(rows)
-    merged["badges"] = merged["badges"].map(words)
-    found = failure_texts(rows)
-    headers = ["defense", "kind", *(f"{title} %" for title in SHOWN.values()), "n", "badges"]
+    merged = with_arena(rows)
+    found = failure_texts(merged)
+    merged["attack"] = attack_column(merged)
+    headers = ["defense", "kind", *(f"{title} %" for title in TABLED.values()), "n", "badges"]
     by = ["defense", "kind", "badges"]
     tables = []
     for (arena, attack), part in merged.groupby(["arena", "attack"], sort=False):
         said = f"; {found[part.index[0]]}" if found[part.index[0]] else ""
-        means = aggregate(part, by, METRICS)
+        means = aggregate(part, by, tuple(TABLED))
         counts = [count(line) for _, line in part.groupby(by, sort=False, dropna=False)]
         lines = [
-            [str(e["defense"]), str(e["kind"]), *(spread(e, m) for m in METRICS), n,
+            [str(e["defense"]), str(e["kind"]), *(spread(e, m) for m in TABLED), n,
              str(e["badges"])]
             for (_, e), n in zip(means.iterrows(), counts, strict=True)
         ]  # fmt: skip

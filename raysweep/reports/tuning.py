@@ -35,7 +35,7 @@ def section(material: Material) -> str:
         f"{text(settings.over)} of the instances. “own”: the method’s own parameters; "
         "“oracle”: the best, within the constraints, for the held-out instances of all that was "
         "tried, which no defender can know. Brackets: 95 % interval, of the "
-        "inputs of one model, of three seeds or more, or of families of attacks."
+        "inputs of one model, of three seeds or more, or of ten families of attacks or more."
     )
     figures = [
         *_gaps(tuned), *_pareto(tuned), *_histories(tuned), *_importances(tuned),

@@ -1,4 +1,4 @@
-"""Findings of a sweep: which defenses hold which attacks, and whether one of them is the best; pure.
+"""Findings of a sweep: which defenses hold which attacks, and whether one is the best; pure.
 
 A defense holds an attack where the upper end of its ASR is at most `HELD_ASR` and the upper end of
 the clean accuracy that it costs at most `HELD_LOSS`, at every rate of the attack.
@@ -17,6 +17,7 @@ from raysweep.metrics.intervals import LEVEL, Estimate
 from raysweep.metrics.pairs import holm
 from raysweep.results.cells import DER, estimate, with_arena
 from raysweep.results.comparison import (
+    Contrast,
     common_settings,
     contrast,
     difference_bounds,
@@ -79,7 +80,8 @@ def findings(rows: pd.DataFrame) -> list[Finding]:
     """Return the findings on each attack of each arena, in the order of the rows."""
     if rows.empty:
         return []
-    merged = with_arena(rows).assign(failed=failed_mask(rows), found=failure_texts(rows))
+    merged = with_arena(rows)
+    merged = merged.assign(failed=failed_mask(merged), found=failure_texts(merged))
     merged = merged[attacked(merged)]
     return [
         _finding(part) for _, part in merged.groupby(["arena", "attack"], sort=False)
@@ -112,7 +114,7 @@ def _any(states: dict[str, set[State]], wanted: State) -> tuple[str, ...]:
 
 
 def _states(worked: pd.DataFrame, label: str, level: float) -> list[State]:
-    """Return what a defense does at each rate of an attack that worked there."""
+    """Return the state of a defense at each rate of an attack that worked there."""
     return [_state(part, label, level) for _, part in worked.groupby("rate", sort=False)]
 
 
@@ -159,7 +161,7 @@ def _overall(arena: str, part: pd.DataFrame) -> Overall:
     beaten = [p < ALPHA and one.value > 0 for one, p in zip(found, corrected, strict=True)]
     alike = [label for label, below in zip(rest, beaten, strict=False) if not below]
     named = all(beaten)
-    said = _said(top, means[top], found[0].words, corrected, named)
+    said = _said(top, float(means[top]), found, corrected)
     return Overall(arena=arena, best=top if named else "", test=said, among=(top, *alike))
 
 
@@ -173,11 +175,18 @@ def _met_everything(part: pd.DataFrame) -> list[str]:
     ]  # fmt: skip
 
 
-def _said(top: str, mean: float, test: str, corrected: Sequence[float], named: bool) -> str:
-    compared = f"{len(corrected) - 1} others and no defense" if len(corrected) > 1 else "no defense"
+def _said(top: str, mean: float, found: Sequence[Contrast], corrected: Sequence[float]) -> str:
+    """Return the test of the highest DER in words: against whom, over what, and its largest p."""
+    others = len(found) - 1
+    against = (
+        f"{others} other{'s' if others > 1 else ''} and no defense" if others else "no defense"
+    )
+    n = min(one.n for one in found)
     largest = max(corrected)
-    verdict = "is higher than" if named else "cannot be told from all of"
+    shown = "is" if largest < ALPHA else "is not shown to be"
+    few = 2.0 ** (1 - n) * len(found) >= ALPHA
     return (
-        f"The mean DER of {top}, {mean:.3f}, {verdict} that of {compared}: {test}, "
-        f"largest p = {largest:.2g} after Holm's correction."
+        f"The mean DER of {top}, {mean:.3f}, {shown} above that of {against}: {found[0].words}, "
+        f"largest p = {largest:.2g} after Holm's correction"
+        + (f"; {n} are too few to reach {100 * ALPHA:g} %." if few else ".")
     )
