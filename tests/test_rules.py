@@ -15,7 +15,7 @@ from raysweep import methods
 ROOT = Path(__file__).parent.parent / "raysweep"
 FILES = sorted(ROOT.rglob("*.py"))
 METHOD_FILES = [f for f in FILES if f.parent.name in methods.ROLES and f.name[0] != "_"]
-ONLY_IN = {"ray": "run", "optuna": "tuning", "wandb": "results"}
+ONLY_IN = {"ray": "run", "optuna": "tuning", "wandb": "results", "wandb_workspaces": "results"}
 # A package imports itself and packages of lower floors.
 FLOORS = [
     {"testing"}, {"cli"}, {"jobs"}, {"tuning", "exchange"}, {"run", "reports"}, {"results"},

@@ -10,6 +10,7 @@ grouping     columns that rows are grouped by       cells        means with hone
 comparison   defenses paired by setting             findings     what holds, and which is best
 changes      from one sweep to another
 status       of one sweep, and of all in a store         removal     of all that is stored of one
-entries      what W&B is told of a trial or a tuning     wandb       publishes entries as runs
-wandb_runs   the W&B client
+entries      the contents of W&B's runs                  wandb       publishes entries as runs
+wandb_runs   the W&B client                              wandb_reports  W&B Reports and saved views
+text         text that is safe to show
 """

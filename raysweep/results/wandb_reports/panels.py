@@ -31,7 +31,7 @@ def runset(entity: str, one: Subject, **equal: str) -> wr.Runset:
     The sweep is told by `sweep_name`: the library takes a parameter `sweep` for a W&B sweep.
 
     Args:
-        entity: of the project.
+        entity: of the project, where the sweep names none.
         one: the sweep.
         equal: parameter → its value; `job` stands for W&B's job type.
     """
@@ -40,7 +40,10 @@ def runset(entity: str, one: Subject, **equal: str) -> wr.Runset:
         key = expr.Metric("JobType") if name == "job" else expr.Config(name)
         conditions.append(key == value)
     return wr.Runset(
-        entity=entity, project=one.track.project, name=one.name, filters=expr.And(*conditions)
+        entity=one.track.entity or entity,
+        project=one.track.project,
+        name=one.name,
+        filters=expr.And(*conditions),
     )
 
 
