@@ -16,6 +16,7 @@ from ray.util.placement_group import PlacementGroup, placement_group
 
 from raysweep.errors import PlanError
 from raysweep.run.address import found
+from raysweep.run.head import outlast
 from raysweep.run.runtime_env import runtime_env
 from raysweep.sweep.spec import Sweep
 
@@ -30,6 +31,7 @@ def connect(address: str | None, modules: Iterable[str] = ()) -> None:
     Raises:
         PlanError: if there is no cluster at the address, or this driver may not use it.
     """
+    outlast()
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if address is None:
         ray.init(address="local", include_dashboard=False, **quiet)

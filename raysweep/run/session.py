@@ -12,10 +12,11 @@ from ray.tune.search import Searcher
 
 from raysweep import environment
 from raysweep.provenance import code_here
-from raysweep.run import interruption, worker
+from raysweep.run import worker
 from raysweep.run.batch import Batch, unpack_results
 from raysweep.run.cluster import bundles, hosts
 from raysweep.run.death import Death, death_of
+from raysweep.run.head import Ended
 from raysweep.run.hosts import Hosts
 from raysweep.run.idle import error_of
 from raysweep.run.queue import QueueTimes
@@ -38,7 +39,8 @@ def prefix_of(run: Run) -> str:
 class Session:
     """The state behind a running searcher; kept in `SESSIONS`, since Tune pickles the searcher.
 
-    `broken` is what first went wrong in the driver itself, while it took in a result.
+    `broken` is what first went wrong in the driver itself, while it took in a result; `ended`, set
+    by another thread, ends Tune wherever it asks for something.
     """
 
     def __init__(self, run: Run, max_concurrent: int | None, *, cluster: bool) -> None:
@@ -48,6 +50,7 @@ class Session:
         self.code = code_here(foreign_modules(run.sweep))
         self.hosts = Hosts(run, self.prefix, max_concurrent)
         self.broken: Exception | None = None
+        self.ended = False
         self._idle = False
         self.queue = QueueTimes(run)
         self._larger: dict[str, float] = {}  # stage → the memory that it is tried again with
@@ -166,6 +169,18 @@ class Session:
 SESSIONS: dict[str, Session] = {}  # by token
 
 
+def _session(token: str) -> Session:
+    """Return a session.
+
+    Raises:
+        Ended: if it is to hear nothing more.
+    """
+    session = SESSIONS.get(token)
+    if session is None or session.ended:
+        raise Ended
+    return session
+
+
 class PlanSearcher(Searcher):  # type: ignore[misc]
     """Hands Tune batches of ready stages; None while nothing is ready."""
 
@@ -175,8 +190,7 @@ class PlanSearcher(Searcher):  # type: ignore[misc]
 
     def suggest(self, trial_id: str) -> dict[str, str] | str | None:
         """Return the next batch, packed; None if no stage is ready now."""
-        session = SESSIONS[self._token]
-        interruption.check()
+        session = _session(self._token)
         if session.run.over:
             return str(Searcher.FINISHED)
         batch = session.hand_out(trial_id)
@@ -192,12 +206,12 @@ class PlanSearcher(Searcher):  # type: ignore[misc]
         try:
             self._take_in(trial_id, None if error or result is None else result.get("results"))
         except Exception as fault:  # noqa: BLE001  it is raised again when Tune has ended
-            session = SESSIONS[self._token]
+            session = _session(self._token)
             session.broken = session.broken or fault
 
     def _take_in(self, trial_id: str, packed: str | None) -> None:
         """Take in the results of a batch, or that its worker has ended without any."""
-        session = SESSIONS[self._token]
+        session = _session(self._token)
         keys = session.returned(trial_id)
         session.hosts.listen()  # Another worker may have taken over a batch that a host refused.
         if packed is None:
@@ -232,5 +246,5 @@ class Stranded(Stopper):  # type: ignore[misc]
 
     def stop_all(self) -> bool:
         """Return whether no batch handed out can come to an end that is taken in."""
-        session = SESSIONS[self._token]
+        session = _session(self._token)
         return session.broken is not None or session.check_hosts()
