@@ -140,7 +140,6 @@ def _tune(run: Run, *, local: bool, max_concurrent: int | None) -> None:
     try:
         with head.watched():
             beside(lambda: _fit(token, session, run), head, end)
-            session.hosts.listen()
     finally:
         del SESSIONS[token]
         if not run.over:
@@ -174,6 +173,8 @@ def _fit(token: str, session: Session, run: Run) -> None:
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             ),
         ).fit()  # fmt: skip
+    session.take_in()
+    session.hosts.listen()
 
 
 class StageWorker(tune.Trainable):  # type: ignore[misc]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +23,7 @@ from raysweep.run.idle import error_of
 from raysweep.run.queue import QueueTimes
 from raysweep.run.run import Run
 from raysweep.run.watch import running_stages
-from raysweep.stages.stage import Result
+from raysweep.stages.stage import Result, Stage
 from raysweep.store.heartbeat import RunningStage
 from raysweep.sweep.spec import foreign_modules
 
@@ -56,9 +57,12 @@ class Session:
         self._larger: dict[str, float] = {}  # stage → the memory that it is tried again with
         self._avoided: dict[str, tuple[str, ...]] = {}  # trial → the nodes that it must not go to
         self.held: dict[str, list[str]] = {}
+        self._arrived: deque[tuple[str, list[str], list[Result] | None]] = deque()
         least = CLUSTER_AHEAD if cluster else 0
         self.ahead = max_concurrent or max(least, *self.hosts.slots.values())
         self.limit = self.ahead + (0 if max_concurrent else LOCAL_AHEAD)
+        self._prepared: list[Stage] = []
+        self._fresh = False
 
     def ticket(self, trial_id: str) -> str:
         """Return the name under which a worker says that it ended before it began a batch."""
@@ -66,8 +70,9 @@ class Session:
 
     def hand_out(self, trial_id: str) -> Batch | None:
         """Return the batch for a trial of Tune; None if no stage is ready now."""
-        known = self.hosts
-        stages = self.run.take(known.slots) if len(self.held) < self.limit else []
+        known, stages = self.hosts, []
+        if len(self.held) < self.limit:
+            stages, self._prepared = self._prepared or self.run.take(known.slots), []
         while stages and stages[0].resource == "gpu" and known.no_gpu_left():
             keys = [stage.key for stage in stages]
             self.run.finished(
@@ -114,10 +119,57 @@ class Session:
         }
         return self.hosts.look(waiting, idle=self._idle)
 
-    def returned(self, trial_id: str) -> list[str]:
-        """Take a batch back that is out no more; return the keys of its stages."""
+    def arrived(self, trial_id: str, packed: str | None) -> None:
+        """Note that a batch has ended: with its packed results, or without any."""
+        keys = self.held.pop(trial_id, [])
         self._avoided.pop(trial_id, None)
-        return self.held.pop(trial_id, [])
+        results = None if packed is None else self.queue.timed(unpack_results(packed))
+        self._arrived.append((trial_id, keys, results))
+        self._fresh = True
+
+    def supplied(self) -> bool:
+        """Return whether all workers have a batch; else take in what has arrived, for more.
+
+        A batch that is prepared goes out before, so that no worker waits for the driver.
+        """
+        if not self._arrived:
+            return False
+        if len(self.held) >= min(self.ahead, sum(self.hosts.slots.values())):
+            return True
+        if not self._prepared:
+            self.take_in()
+        return False
+
+    def look_after(self) -> None:
+        """Do what a free worker need not wait for, once Tune had a turn to give it a batch."""
+        if self._arrived and self._fresh:
+            self._fresh = False
+            return
+        self.take_in()
+        # A search is not asked ahead of time: it is to know the results that come until then.
+        full = len(self.held) >= self.limit == self.ahead
+        if full and not self._prepared and self.run.source is None and self.run.schedule.ready:
+            self._prepared = self.run.take(self.hosts.slots)
+
+    def take_in(self) -> None:
+        """Take in what has arrived; an error in that ends the experiment.
+
+        Tune would blame the batch for it, and then wait for its stages without end.
+        """
+        while self._arrived:
+            try:
+                self.hosts.listen()  # Another worker may have taken over a batch that a host refused.
+                self._take(*self._arrived.popleft())
+            except Exception as fault:  # noqa: BLE001  it is raised again when Tune has ended
+                self.broken = self.broken or fault
+
+    def _take(self, trial_id: str, keys: list[str], results: list[Result] | None) -> None:
+        """Take in the results of a batch, or that its worker has ended without any."""
+        if results is None:
+            self.take_death(trial_id, keys)
+            return
+        self.run.finished(results)
+        self.run.returned(set(keys) - {result.key for result in results})
 
     def take_death(self, trial_id: str, keys: list[str]) -> None:
         """Take in that the worker of a batch has died: what is known of it decides what follows."""
@@ -189,8 +241,13 @@ class PlanSearcher(Searcher):  # type: ignore[misc]
         self._token = token
 
     def suggest(self, trial_id: str) -> dict[str, str] | str | None:
-        """Return the next batch, packed; None if no stage is ready now."""
+        """Return the next batch, packed; None if no stage is ready now.
+
+        A worker that is free gets the batch that is there before its results are taken in.
+        """
         session = _session(self._token)
+        if session.supplied():
+            return None
         if session.run.over:
             return str(Searcher.FINISHED)
         batch = session.hand_out(trial_id)
@@ -199,27 +256,9 @@ class PlanSearcher(Searcher):  # type: ignore[misc]
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        """Take in the end of a batch; an error in that ends the experiment.
-
-        Tune would blame the batch for it, and then wait for its stages without end.
-        """
-        try:
-            self._take_in(trial_id, None if error or result is None else result.get("results"))
-        except Exception as fault:  # noqa: BLE001  it is raised again when Tune has ended
-            session = _session(self._token)
-            session.broken = session.broken or fault
-
-    def _take_in(self, trial_id: str, packed: str | None) -> None:
-        """Take in the results of a batch, or that its worker has ended without any."""
-        session = _session(self._token)
-        keys = session.returned(trial_id)
-        session.hosts.listen()  # Another worker may have taken over a batch that a host refused.
-        if packed is None:
-            session.take_death(trial_id, keys)
-            return
-        results = session.queue.timed(unpack_results(packed))
-        session.run.finished(results)
-        session.run.returned(set(keys) - {result.key for result in results})
+        """Note that a batch has ended, with results or without."""
+        packed = None if error or result is None else result.get("results")
+        _session(self._token).arrived(trial_id, packed)
 
     def save(self, checkpoint_path: str) -> None:
         """Write an empty file: Tune's state is thrown away."""
@@ -247,4 +286,5 @@ class Stranded(Stopper):  # type: ignore[misc]
     def stop_all(self) -> bool:
         """Return whether no batch handed out can come to an end that is taken in."""
         session = _session(self._token)
+        session.look_after()
         return session.broken is not None or session.check_hosts()
