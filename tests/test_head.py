@@ -80,23 +80,22 @@ def test_a_killed_head_costs_the_driver_and_a_new_one_goes_on(
     file = tmp_path / "headless.yaml"
     file.write_text(SWEEP)
     sweep = load_sweep(file)
-    rows = launch(sweep, SWEEP, str(tmp_path / "store"), inline=True).rows
-    tuned = tune(sweep, SWEEP, str(tmp_path / "store"), inline=True).tuned
-    patient = Head(cluster.address, cluster.head.number, local=False)
-    patient._patience = 600.0
+    patient = Head(cluster.address, cluster.head.number, 600.0)
     for verb in ("launch", "tune"):
         patient.look()
         assert not patient.silent_seconds
         said = behead(cluster, verb, file)
         assert f"the head of the cluster at {cluster.address} does not answer since" in said
-        assert f"run the same again: raysweep {verb} {file}" in said
+        assert f"then run the same again: raysweep {verb} {file}" in said
         assert "Traceback" not in said and "ray::" not in said
         patient.look()
         assert patient.silent_seconds and not patient.lost
         cluster.renew()
         patient.look()
         assert "another one has been started there" in patient.lost
-        patient = Head(cluster.address, cluster.head.number, local=False)
+        patient = Head(cluster.address, cluster.head.number, 600.0)
+    rows = launch(sweep, SWEEP, str(tmp_path / "store"), inline=True).rows
+    tuned = tune(sweep, SWEEP, str(tmp_path / "store"), inline=True).tuned
     before = records.load("headless", str(cluster.store / "launch"))
     assert len(before) == len(rows) and "pending" in set(before["status"])
     cluster.hold(north=hosts.REPOSITORY)

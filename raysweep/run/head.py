@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-import ray
 from ray._raylet import Config  # type: ignore[attr-defined]
 
 from raysweep.errors import HeadLost
@@ -32,12 +31,14 @@ class Ended(BaseException):
     """The run has ended: whatever drives Ray must ask it and tell it nothing more."""
 
 
-def outlast() -> None:
-    """Let a silent head be waited for by us, not by Ray, which must not have been used before."""
+@contextmanager
+def outlasting() -> Iterator[float]:
+    """Let Ray wait for a silent head for long inside the block; yield the seconds that we wait."""
     own = os.environ.get(SETTING)
     os.environ[SETTING] = LONGER
     try:
-        Config.ray_cookie()  # Ray reads its settings when one is first asked for
+        Config.initialize("")  # Ray has read its settings already, and reads them anew
+        yield float(own or PATIENCE)
     finally:
         del os.environ[SETTING]
         if own is not None:
@@ -45,32 +46,26 @@ def outlast() -> None:
 
 
 class Head:
-    """The head of the cluster that this process is connected to.
+    """The head of a cluster, as a driver sees it.
 
     Attributes:
         lost: why it is held to be lost; empty while it is not.
     """
 
-    def __init__(self, place: str, node: str, *, local: bool) -> None:
+    def __init__(self, place: str, node: str, patience: float, *, local: bool = False) -> None:
         """Take the head for present.
 
         Args:
             place: its HOST:PORT.
             node: id of the node that this driver runs on.
-            local: whether it was started for this run alone.
+            patience: seconds of silence after which it is lost.
+            local: whether it was started on this machine, for this run alone.
         """
         self.place = place
         self.lost = ""
-        self._node, self._local = node, local
-        self._patience = float(os.environ.get(SETTING) or PATIENCE)
+        self._node, self._patience, self._local = node, patience, local
         self._answered = self._looked = time.monotonic()
         self._at = time.time()
-
-    @classmethod
-    def connected(cls, *, local: bool) -> Head:
-        """Return the head of the cluster that Ray is connected to."""
-        here = ray.get_runtime_context()
-        return cls(here.gcs_address, here.get_node_id(), local=local)
 
     @property
     def silent_seconds(self) -> float:
@@ -108,7 +103,7 @@ class Head:
 
     def _told(self, what: str) -> str:
         since = time.strftime("%H:%M:%S", time.localtime(self._at))
-        named, remedy = f"the head of the cluster at {self.place}", "start it again and "
+        named, remedy = f"the head of the cluster at {self.place}", "start it again, then "
         if self._local:
             named, remedy = "Ray, started on this machine,", ""
         return (

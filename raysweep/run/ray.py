@@ -30,7 +30,7 @@ from raysweep.errors import HeadLost, HostError
 from raysweep.provenance import refusal
 from raysweep.run import cluster, interruption
 from raysweep.run.cluster import check_room, connect, room, shape_of
-from raysweep.run.head import Head, beside
+from raysweep.run.head import Head, beside, outlasting
 from raysweep.run.idle import KeepingIdle
 from raysweep.run.run import Run
 from raysweep.run.session import LOCAL_AHEAD, SESSIONS, PlanSearcher, Session, Stranded, prefix_of
@@ -56,9 +56,12 @@ def run_on_ray(run: Run, *, address: str | None, max_concurrent: int | None) -> 
     printed = ray._private.worker.print_to_stdstream
     ray._private.worker.print_to_stdstream = _unprinted
     try:
-        connect(address, foreign_modules(run.sweep))
-        interruption.take_again()
-        _tune(run, local=address is None, max_concurrent=max_concurrent)
+        with outlasting() as patience:
+            place = connect(address, foreign_modules(run.sweep))
+            interruption.take_again()
+            node = ray.get_runtime_context().get_node_id()
+            head = Head(place, node, patience, local=address is None)
+            _tune(run, head, local=address is None, max_concurrent=max_concurrent)
     except HeadLost:
         lost = True
         atexit.unregister(ray.shutdown)  # it may wait for the head without end
@@ -126,13 +129,12 @@ def _by_value() -> Iterator[None]:
             ray.cloudpickle.unregister_pickle_by_value(module)
 
 
-def _tune(run: Run, *, local: bool, max_concurrent: int | None) -> None:
+def _tune(run: Run, head: Head, *, local: bool, max_concurrent: int | None) -> None:
     if local:
         check_room(run.sweep, room())
     token = f"{id(run)}"
     session = SESSIONS[token] = Session(run, max_concurrent, cluster=not local)
     run.running = session.running
-    head = Head.connected(local=local)
 
     def end() -> None:
         session.ended, run.running = True, tuple

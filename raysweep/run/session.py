@@ -158,7 +158,7 @@ class Session:
         """
         while self._arrived:
             try:
-                self.hosts.listen()  # Another worker may have taken over a batch that a host refused.
+                self.hosts.listen()  # another worker may have taken over a refused batch
                 self._take(*self._arrived.popleft())
             except Exception as fault:  # noqa: BLE001  it is raised again when Tune has ended
                 self.broken = self.broken or fault
