@@ -17,13 +17,13 @@ import pytest
 from raysweep.jobs.launch import launch
 from raysweep.jobs.tune import tune
 from raysweep.results import records
+from raysweep.results.tuned import TunedRow
 from raysweep.run.head import Head
 from raysweep.store import Store, ledger
 from raysweep.store.events import Dispatch
 from raysweep.store.sweepfolder import SweepFolder
 from raysweep.sweep.loading import load_sweep
 from raysweep.sweep.spec import Sweep
-from raysweep.tuning.summary import TunedRow
 from tests import hosts
 from tests.test_execute import assert_same
 

@@ -196,11 +196,7 @@ class Schedule:
     # Handing out
 
     def take(self, slots: Mapping[str, int]) -> list[Stage]:
-        """Return the next batch, all of one class; empty if nothing is ready.
-
-        Args:
-            slots: how many stages of each class can run at once; a class with 0 is passed over.
-        """
+        """Return the next batch for so many slots of each class, as `ReadyStages.take` has it."""
         batch = [] if self.stopping else self._ready.take(slots, self._batched)
         self._out.update(stage.key for stage in batch)
         return batch

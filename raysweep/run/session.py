@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +24,31 @@ from raysweep.run.idle import error_of
 from raysweep.run.queue import QueueTimes
 from raysweep.run.run import Run
 from raysweep.run.watch import running_stages
-from raysweep.stages.stage import Result, Stage
+from raysweep.stages.stage import Resource, Result, Stage
 from raysweep.store.heartbeat import RunningStage
 from raysweep.sweep.spec import foreign_modules
 
 LOCAL_AHEAD = 2
 CLUSTER_AHEAD = 200
 GIB = 1 << 30
+WORTH = 4  # stages that are left for each worker that is started at once
 
 
 def prefix_of(run: Run) -> str:
     """Return the beginning of all names under which a run is told of in Ray's key-value store."""
     return f"raysweep/{run.ledger.run}/"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Handed:
+    """A batch that was handed out: its class, the keys of its stages, the nodes it must not go to.
+
+    One without stages starts a worker.
+    """
+
+    resource: Resource
+    keys: tuple[str, ...]
+    avoided: tuple[str, ...]
 
 
 class Session:
@@ -55,18 +69,28 @@ class Session:
         self._idle = False
         self.queue = QueueTimes(run)
         self._larger: dict[str, float] = {}  # stage → the memory that it is tried again with
-        self._avoided: dict[str, tuple[str, ...]] = {}  # trial → the nodes that it must not go to
-        self.held: dict[str, list[str]] = {}
+        self.held: dict[str, Handed] = {}  # by trial
         self._arrived: deque[tuple[str, list[str], list[Result] | None]] = deque()
         least = CLUSTER_AHEAD if cluster else 0
         self.ahead = max_concurrent or max(least, *self.hosts.slots.values())
         self.limit = self.ahead + (0 if max_concurrent else LOCAL_AHEAD)
+        self._starts = self._first_workers()
         self._prepared: list[Stage] = []
         self._fresh = False
 
     def ticket(self, trial_id: str) -> str:
         """Return the name under which a worker says that it ended before it began a batch."""
         return f"{self.prefix}left/{trial_id}"
+
+    def _first_workers(self) -> list[Resource]:
+        """Return the class of each worker that is started at once, before there is a batch for it.
+
+        The start of a worker takes seconds, and mostly a single stage is ready at first.
+        """
+        schedule = self.run.schedule
+        left = Counter(self.run.planner.stages[k].resource for k in schedule.wanted - schedule.done)
+        each = ([name] * min(self.hosts.slots[name], left[name] // WORTH) for name in left)
+        return [one for turn in zip_longest(*each) for one in turn if one][: self.ahead - 1]
 
     def hand_out(self, trial_id: str) -> Batch | None:
         """Return the batch for a trial of Tune; None if no stage is ready now."""
@@ -80,13 +104,18 @@ class Session:
             )
             stages = self.run.take(known.slots)
         self._idle = not stages
-        if not stages:
-            return None
-        self.held[trial_id] = [stage.key for stage in stages]
-        resource = stages[0].resource
-        self._avoided[trial_id] = known.avoided(stages)
+        if stages:
+            return self._batch(trial_id, stages[0].resource, stages)
+        if self._starts and 0 < len(self.held) < self.limit:
+            return self._batch(trial_id, self._starts.pop(0), ())
+        return None
+
+    def _batch(self, trial_id: str, resource: Resource, stages: Sequence[Stage]) -> Batch:
+        known, keys = self.hosts, tuple(stage.key for stage in stages)
+        handed = Handed(resource=resource, keys=keys, avoided=known.avoided(resource, stages))
+        self.held[trial_id] = handed
         limits = {stage.key: limit for stage in stages if (limit := self.run.limit_of(stage))}
-        memory = self._larger.get(stages[0].key)
+        memory = self._larger.get(keys[0]) if keys else None
         return Batch(
             resource=resource,
             code=self.code,
@@ -102,28 +131,26 @@ class Session:
             store=self.run.store.uri,
             environment=self.settings,
             provenance=self.run.provenance,
-            refused=self._avoided[trial_id],
+            refused=handed.avoided,
             stages=tuple(stage.packed() for stage in stages),
         )
 
     def running(self) -> Sequence[RunningStage]:
         """Return the stages that workers perform now; another thread may ask."""
         held = list(self.held.values())
-        return running_stages(self.prefix, [key for keys in held for key in keys])
+        return running_stages(self.prefix, [key for handed in held for key in handed.keys])
 
     def check_hosts(self) -> bool:
         """Return whether no host is left for what was handed out, and nothing else can run."""
-        stages = self.run.planner.stages
-        waiting = {
-            (stages[keys[0]].resource, self._avoided[trial]) for trial, keys in self.held.items()
-        }
+        waiting = {(handed.resource, handed.avoided) for handed in self.held.values()}
         return self.hosts.look(waiting, idle=self._idle)
 
     def arrived(self, trial_id: str, packed: str | None) -> None:
         """Note that a batch has ended: with its packed results, or without any."""
-        keys = self.held.pop(trial_id, [])
-        self._avoided.pop(trial_id, None)
+        handed = self.held.pop(trial_id, None)
+        keys = list(handed.keys) if handed else []
         results = None if packed is None else self.queue.timed(unpack_results(packed))
+        self._starts = [] if keys else self._starts  # from now on there are batches
         self._arrived.append((trial_id, keys, results))
         self._fresh = True
 
