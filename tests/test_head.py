@@ -80,7 +80,7 @@ def test_a_killed_head_costs_the_drivers_and_a_new_one_goes_on(
     head = Head(cluster.address, cluster.head.number, 600.0)
     cluster.hold(north=hosts.REPOSITORY)
     head.look()
-    assert not head.silent_seconds
+    assert not head.seconds_without_answer
     store, tuning = (Store(str(cluster.store / verb)) for verb in ("launch", "tune"))
     drivers = {"launch": started(cluster, "launch", file)}
     hosts.until(lambda: len(store.list("manifests")) >= 3)
@@ -98,7 +98,7 @@ def test_a_killed_head_costs_the_drivers_and_a_new_one_goes_on(
         assert "Traceback" not in said and "ray::" not in said
     assert "pending" in set(records.load("headless", store.uri)["status"])
     head.look()
-    assert head.silent_seconds and not head.lost
+    assert head.seconds_without_answer and not head.lost
     cluster.renew()
     head.look()
     assert "another one has been started there" in head.lost

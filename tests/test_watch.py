@@ -345,19 +345,19 @@ def test_workers_start_before_there_are_batches_and_get_the_next_before_results_
         session.arrived("2", "[]")
         session.arrived("1", pack_results([Result(key=first[0], status="done")]))
         assert first[0] in run.schedule.out
-        assert not session.supplied(), "no worker has a batch"
+        assert not session.results_wait(), "no worker has a batch"
         assert run.schedule.done == set(first)
         batches = [stages_of(session.hand_out(name)) for name in ("4", "5", "6")]
         assert batches[0] and batches[1] and batches[2] is None, "both workers have one"
-        session.look_after()
+        session.catch_up()
         assert len(run.schedule.out) > len(batches[0] + batches[1]), "the next one is prepared"
         session.arrived("4", pack_results(Result(key=k, status="done") for k in batches[0]))
-        session.look_after()
-        assert not session.supplied()
+        session.catch_up()
+        assert not session.results_wait()
         prepared = stages_of(session.hand_out("7"))
         assert prepared and set(batches[0]) <= run.schedule.out, "what has arrived waits"
-        assert session.supplied()
-        session.look_after()
+        assert session.results_wait()
+        session.catch_up()
         assert set(batches[0]) <= run.schedule.done
     finally:
         ray.shutdown()

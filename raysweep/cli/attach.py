@@ -75,11 +75,11 @@ def stop(name: SweepName, storage: Storage = None) -> None:
 
 
 def _gone(store: Store, beat: Heartbeat, status: str) -> str:
-    """Return what has become of a driver that gives no sign of life any more."""
-    from raysweep.store.ledger import came_to_its_end
+    """Return the line on a driver that gives no sign of life any more: it has ended, or died."""
+    from raysweep.store.ledger import has_ended
     from raysweep.store.sweepfolder import SweepFolder
 
-    if came_to_its_end(SweepFolder(store, beat.folder), beat.run):
+    if has_ended(SweepFolder(store, beat.folder), beat.run):
         return f"driver {beat.run} has ended"
     return (
         f"driver {beat.run} on {beat.host} died before it could stop; what finished is stored, "

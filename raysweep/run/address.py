@@ -134,7 +134,7 @@ def answers(place: str) -> bool:
     return True
 
 
-def nodes(place: str) -> set[str]:
+def node_ids(place: str) -> set[str]:
     """Return the ids of the nodes, dead ones too, that the head at HOST:PORT knows.
 
     Raises:
@@ -211,7 +211,7 @@ def _ask(given: str, place: str) -> None:
         ensure_token_if_auth_enabled({}, create_token_if_missing=False)  # else Ray's core aborts
         began = time.monotonic()
         while True:
-            known = _within_seconds(lambda: nodes(place))
+            known = _within_seconds(lambda: node_ids(place))
             here = not known.isdisjoint(services.find_node_ids())
             # A head that has just begun knows no node yet, not even its own.
             if here or time.monotonic() > began + (SECONDS if known else STARTING_SECONDS):

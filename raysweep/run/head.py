@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from ray._raylet import Config  # type: ignore[attr-defined]
 
 from raysweep.errors import HeadLost
-from raysweep.run.address import answers, nodes
+from raysweep.run.address import answers, node_ids
 
 SETTING = "RAY_gcs_rpc_server_reconnect_timeout_s"
 PATIENCE = 60.0  # Ray's own, in seconds, where the setting is not given
@@ -32,7 +32,7 @@ class Ended(BaseException):
 
 
 @contextmanager
-def outlasting() -> Iterator[float]:
+def waiting_longer() -> Iterator[float]:
     """Let Ray wait for a silent head for long inside the block; yield the seconds that we wait."""
     own = os.environ.get(SETTING)
     os.environ[SETTING] = LONGER
@@ -68,8 +68,8 @@ class Head:
         self._at = time.time()
 
     @property
-    def silent_seconds(self) -> float:
-        """How long it has been silent: 0 if it has answered when it was last asked."""
+    def seconds_without_answer(self) -> float:
+        """The seconds since its last answer; 0 if it has answered when it was last asked."""
         return self._looked - self._answered
 
     @contextmanager
@@ -90,16 +90,16 @@ class Head:
     def look(self) -> None:
         """Knock at the head, and note what follows."""
         there = answers(self.place)
-        if there and self.silent_seconds:
+        if there and self.seconds_without_answer:
             with contextlib.suppress(Exception):  # it may be just about to start
-                if self._node not in nodes(self.place):
+                if self._node not in node_ids(self.place):
                     self.lost = self._told("another one has been started there")
             there = not self.lost
         self._looked = time.monotonic()
         if there:
             self._answered, self._at = self._looked, time.time()
-        elif not self.lost and self.silent_seconds >= self._patience:
-            self.lost = self._told(f"{self.silent_seconds:.0f} s")
+        elif not self.lost and self.seconds_without_answer >= self._patience:
+            self.lost = self._told(f"{self.seconds_without_answer:.0f} s")
 
     def _told(self, what: str) -> str:
         since = time.strftime("%H:%M:%S", time.localtime(self._at))
@@ -112,7 +112,7 @@ class Head:
         )
 
 
-def beside(call: Callable[[], None], head: Head, end: Callable[[], None]) -> None:
+def run_until_lost(call: Callable[[], None], head: Head, end: Callable[[], None]) -> None:
     """Do what drives Ray in a thread; leave it behind if it waits for a lost head.
 
     Args:
@@ -142,7 +142,7 @@ def beside(call: Callable[[], None], head: Head, end: Callable[[], None]) -> Non
         end()
         limit = time.monotonic() + LATEST_SECONDS
         thread.join(END_SECONDS)
-        while thread.is_alive() and not head.silent_seconds and time.monotonic() < limit:
+        while thread.is_alive() and not head.seconds_without_answer and time.monotonic() < limit:
             thread.join(TAKE_SECONDS)
     if head.lost:
         raise HeadLost(head.lost)

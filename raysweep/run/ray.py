@@ -30,7 +30,7 @@ from raysweep.errors import HeadLost, HostError
 from raysweep.provenance import refusal
 from raysweep.run import cluster, interruption
 from raysweep.run.cluster import check_room, connect, room, shape_of
-from raysweep.run.head import Head, beside, outlasting
+from raysweep.run.head import Head, run_until_lost, waiting_longer
 from raysweep.run.idle import KeepingIdle
 from raysweep.run.run import Run
 from raysweep.run.session import LOCAL_AHEAD, SESSIONS, PlanSearcher, Session, Stranded, prefix_of
@@ -56,7 +56,7 @@ def run_on_ray(run: Run, *, address: str | None, max_concurrent: int | None) -> 
     printed = ray._private.worker.print_to_stdstream
     ray._private.worker.print_to_stdstream = _unprinted
     try:
-        with outlasting() as patience:
+        with waiting_longer() as patience:
             place = connect(address, foreign_modules(run.sweep))
             interruption.take_again()
             node = ray.get_runtime_context().get_node_id()
@@ -141,7 +141,7 @@ def _tune(run: Run, head: Head, *, local: bool, max_concurrent: int | None) -> N
 
     try:
         with head.watched():
-            beside(lambda: _fit(token, session, run), head, end)
+            run_until_lost(lambda: _fit(token, session, run), head, end)
     finally:
         del SESSIONS[token]
         if not run.over:

@@ -154,7 +154,7 @@ class Session:
         self._arrived.append((trial_id, keys, results))
         self._fresh = True
 
-    def supplied(self) -> bool:
+    def results_wait(self) -> bool:
         """Return whether all workers have a batch; else take in what has arrived, for more.
 
         A batch that is prepared goes out before, so that no worker waits for the driver.
@@ -167,7 +167,7 @@ class Session:
             self.take_in()
         return False
 
-    def look_after(self) -> None:
+    def catch_up(self) -> None:
         """Do what a free worker need not wait for, once Tune had a turn to give it a batch."""
         if self._arrived and self._fresh:
             self._fresh = False
@@ -273,7 +273,7 @@ class PlanSearcher(Searcher):  # type: ignore[misc]
         A worker that is free gets the batch that is there before its results are taken in.
         """
         session = _session(self._token)
-        if session.supplied():
+        if session.results_wait():
             return None
         if session.run.over:
             return str(Searcher.FINISHED)
@@ -313,5 +313,5 @@ class Stranded(Stopper):  # type: ignore[misc]
     def stop_all(self) -> bool:
         """Return whether no batch handed out can come to an end that is taken in."""
         session = _session(self._token)
-        session.look_after()
+        session.catch_up()
         return session.broken is not None or session.check_hosts()

@@ -84,7 +84,7 @@ def read(folder: SweepFolder) -> Iterator[Event]:
         yield from _events(folder, path)
 
 
-def came_to_its_end(folder: SweepFolder, run: str) -> bool:
+def has_ended(folder: SweepFolder, run: str) -> bool:
     """Return whether a run of a sweep, or of its tuning, has come to its end, stopped or not."""
     path = f"{folder.ledger}/{run}.jsonl"
     return any(isinstance(event, End) for event in _events(folder, path))
