@@ -187,8 +187,9 @@ def test_ctrl_c_detaches_and_says_how_to_come_back(
 
 
 def test_stop_asks_every_driver_of_the_sweep(
-    store: Store, said: Callable[..., tuple[int, str, str]]
+    store: Store, said: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(drivers_module, "BEAT_SECONDS", 0.5)  # none is dead for a slow thread
     tuning = replace(SAID, run="r2", folder="first/tune")
     other = replace(SAID, run="r3", folder="firstborn")
     with beating(store), beating(store, tuning), beating(store, other, obeys=False):
