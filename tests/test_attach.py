@@ -72,7 +72,7 @@ def beating(
             if obeys and store.read(stop_path_of(said.run)):
                 if state == "stopping":
                     end = f"sweeps/{said.folder}/ledger/{said.run}.jsonl"
-                    store.write(end, End(complete=False).pack() + b"\n")
+                    store.write(end, End(t=1.5, complete=False).pack() + b"\n")
                     break
                 state = "stopping"
             count += 1
