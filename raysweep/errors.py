@@ -8,6 +8,7 @@ RaysweepError
 │   ├── NonFiniteLoss
 │   └── FilesError    this host lacks files, or has others than the plan was made with
 ├── HostError        no host of the cluster may work for this driver
+│   └── HeadLost      the head of the cluster does not answer any more
 ├── DeviceError      a stage holds a GPU that its process cannot use; another worker may
 └── StoreError       an artifact cannot be written or read
     └── DamagedArtifact   its bytes differ from its manifest; it is recomputed
@@ -48,6 +49,10 @@ class FilesError(StageError):
 
 class HostError(RaysweepError):
     """No host that is up may work for this driver: other code, or a broken installation."""
+
+
+class HeadLost(HostError):
+    """The head of the cluster does not answer any more; the message ends where a command may."""
 
 
 class DeviceError(RaysweepError):

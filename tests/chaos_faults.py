@@ -26,7 +26,7 @@ class Fault(ABC):
             all faults are; not where stages must go on to feel it.
         LOSES: whether processes are killed, whose files may stay unfinished.
         FELT: seconds after it in which a driver may still hand stages to what it has broken: Ray
-            finds out that a host is lost after some seconds, and that the head is after a minute.
+            finds out that a host is lost after some seconds.
         hit: keys of the stages whose artifacts it damages.
     """
 
@@ -180,13 +180,15 @@ class DriverReplaced(Fault):
 
 class HeadLost(Fault):
     NAME, SHARE, LOSES = "head", 3, True
-    FELT = 75.0
 
     def strike(self, world: World, draw: Random) -> str:
+        wait(lambda: not world.go_on().ended and bool(world.workers()), "a worker")
         driver = world.go_on()
         driver.allow(1)
         world.cluster.head.kill()
         wait(lambda: driver.ended, f"the end of a driver without a head: {driver.log}", 60)
+        told = ("does not answer since", "then run the same again: raysweep launch chaos.yaml")
+        assert all(text in driver.said for text in told), driver.said
         world.cluster.renew()
         return "the head is lost, and starts anew"
 

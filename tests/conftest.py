@@ -29,7 +29,14 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # so begins what a shell 
 ROLES = ("attacks", "defenses", "datasets", "models")
 PACKAGE = Path(__file__).parents[1] / "raysweep"
 RAY = ("ray", "ray over hosts")
-OVER_HOSTS = {"test_hosts", "test_chaos", "test_submit", "test_watch", "test_elsewhere"}
+OVER_HOSTS = {
+    "test_hosts",
+    "test_head",
+    "test_chaos",
+    "test_submit",
+    "test_watch",
+    "test_elsewhere",
+}
 METHODS = {file.stem for role in ROLES for file in (PACKAGE / role).glob("*.py")}
 BEGAN = pytest.StashKey[float]()
 POLITE = 10  # niceness of workers beside the one whose tests start Ray, which then run as if alone

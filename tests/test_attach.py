@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -23,6 +24,7 @@ from raysweep.results import drivers as drivers_module
 from raysweep.results.drivers import drivers
 from raysweep.results.status import all_sweeps, status
 from raysweep.store import Store, heartbeat, liveness
+from raysweep.store.events import End
 from raysweep.store.heartbeat import Heartbeat, KindCount, RunningStage, path_of, stop_path_of
 from raysweep.sweep.loading import from_text
 from raysweep.sweep.yaml import parse
@@ -69,6 +71,8 @@ def beating(
         while not ended.wait(BEAT / 2):
             if obeys and store.read(stop_path_of(said.run)):
                 if state == "stopping":
+                    end = f"sweeps/{said.folder}/ledger/{said.run}.jsonl"
+                    store.write(end, End(t=1.5, complete=False).pack() + b"\n")
                     break
                 state = "stopping"
             count += 1
@@ -183,15 +187,34 @@ def test_ctrl_c_detaches_and_says_how_to_come_back(
 
 
 def test_stop_asks_every_driver_of_the_sweep(
-    store: Store, said: Callable[..., tuple[int, str, str]]
+    store: Store, said: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(drivers_module, "BEAT_SECONDS", 0.5)  # none is dead for a slow thread
     tuning = replace(SAID, run="r2", folder="first/tune")
     other = replace(SAID, run="r3", folder="firstborn")
     with beating(store), beating(store, tuning), beating(store, other, obeys=False):
         code, out, _ = said("stop", "first")
         assert store.read(stop_path_of("r3")) is None
-    assert code == 0
-    assert "asked driver r1 on head-1" in out and "driver r2 stops" in out
+    assert code == 0 and "asked driver r1 on head-1" in out
+    assert re.search("driver r2 (stops|has ended)", out) and "died" not in out
+
+
+def test_stop_says_of_a_driver_that_dies_meanwhile_that_it_has_died(
+    store: Store, said: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = drivers_module.ask_to_stop
+
+    with beating(store, obeys=False) as ended:
+
+        def dies(where: Store, run: str) -> None:
+            asked(where, run)
+            ended.set()
+
+        monkeypatch.setattr(drivers_module, "ask_to_stop", dies)
+        code, out, _ = said("stop", "first")
+    assert code == 0 and "stops" not in out
+    assert "driver r1 on head-1 died before it could stop" in out
+    assert f"see: raysweep status first --storage {store.uri}" in out
 
 
 def test_stop_without_a_driver_says_so(

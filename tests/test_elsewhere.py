@@ -221,6 +221,8 @@ SWEEPS = {
     "three": SWEEP % ("three", "spectral_signatures, strip: {overlays: 4}"),
 }
 
+WAIT_SECONDS = 90.0  # for what takes some seconds, on a busy machine too
+
 
 @pytest.fixture(autouse=True)
 def no_page(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -246,8 +248,7 @@ def drive(storage: Path, sweeps: Sequence[str], pause: Path | None, beat: float)
     def watch(run: Run) -> None:
         if pause and len(run.schedule.ran) >= 5 and run.schedule.out:
             pause.with_suffix(".reached").touch()
-            while not pause.exists():
-                time.sleep(0.01)
+            wait_until(pause.exists, threading.main_thread())
 
     for name in sweeps:
         done = launched(name, storage, watch=watch)
@@ -275,7 +276,8 @@ class Side:
     def ended(self) -> list[dict[str, Any]]:
         """Wait for all drivers; return what each launch told."""
         for process in self.processes:
-            process.join()
+            process.join(WAIT_SECONDS)
+            assert not process.is_alive(), "a driver does not come to its end"
         return [json.loads(file.read_text()) for file in sorted(self.folder.glob("*.json"))]
 
     def runs(self) -> list[list[Event]]:
@@ -315,8 +317,9 @@ def side(tmp_path: Path) -> Iterator[Side]:
 
 
 def wait_until(true: Callable[[], Any], process: Any) -> None:
+    limit = time.monotonic() + WAIT_SECONDS
     while not true():
-        assert process.is_alive()
+        assert process.is_alive() and time.monotonic() < limit
         time.sleep(0.01)
 
 
@@ -364,7 +367,7 @@ def test_a_frozen_driver_loses_its_stages_and_does_no_harm_when_it_wakes(
     os.kill(frozen.pid, signal.SIGSTOP)
     held = {Path(path).name for path in side.store.list("leases")}
     other = side.start("one")
-    other.join()
+    other.join(WAIT_SECONDS)
     assert held and side.store.list("leases") == []
     pause.touch()
     os.kill(frozen.pid, signal.SIGCONT)

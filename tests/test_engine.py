@@ -86,15 +86,17 @@ def test_a_stage_that_must_run_alone_joins_no_batch_and_takes_none_along() -> No
 
 def test_a_batch_is_as_long_as_is_fair_to_other_workers() -> None:
     graph = Graph()
-    for number in range(50):
+    for number in range(200):
         graph.trial(graph.add("evaluate", str(number)))
-    schedule = schedule_of(graph, expected=lambda stage: 0.02)
-    assert len(taken(schedule, {"cpu": 2})) == MOST_PER_BATCH == 16
-    assert len(taken(schedule, {"cpu": 10})) == 4, "34 among 10, rounded up"
+    schedule = schedule_of(graph, expected=lambda stage: 0.01)
+    assert len(taken(schedule, {"cpu": 2})) == MOST_PER_BATCH == 64
+    assert len(taken(schedule, {"cpu": 10})) == 14, "136 among 10, rounded up"
     timed = schedule_of(graph, expected=lambda stage: 0.4)
     assert len(taken(timed, {"cpu": 1})) == 2, "0.8 s; a third would make it more than one second"
     exact = schedule_of(graph, expected=lambda stage: 0.25)
     assert len(taken(exact, {"cpu": 1})) == 4, "one second is allowed"
+    seen = schedule_of(graph, expected=lambda stage: 0.5, batched=lambda stage: 0.1)
+    assert len(taken(seen, {"cpu": 1})) == 10, "what this run has seen counts, not the guess"
 
 
 def test_a_class_without_a_slot_waits_and_what_was_not_begun_comes_back() -> None:

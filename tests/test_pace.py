@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from raysweep.run.pace import Pace
+from raysweep.run.run import Run
 from raysweep.run.tally import Tally
+from raysweep.stages.stage import Result
+from raysweep.store import Store
+from raysweep.sweep.loading import from_text
+from raysweep.sweep.yaml import parse
 
 SLOTS = 2
 
@@ -145,3 +151,18 @@ def test_trials_that_wait_count_what_others_have_gained() -> None:
     more = run.pace.left_seconds()
     assert alone is not None and more is not None
     assert 2 * alone < more < 5 * alone
+
+
+def test_batches_are_made_by_what_stages_took_in_this_run(tmp_path: Path) -> None:
+    """A network stage is guessed at half a second at least, which leaves two in a batch."""
+    text = (
+        "{name: b, dataset: {digits: {size: 300}}, model: linear, attacks: [badnets: {rate: 0.1}],"
+        " defenses: [none], recipe: {epochs: 1}, seeds: 20, track: {wandb: disabled}}"
+    )
+    slots, sizes = {"cpu": 1, "gpu": 1}, []
+    with Run(from_text(parse("b.yaml", text)), Store(str(tmp_path)), text) as run:
+        while batch := run.take(slots):
+            sizes.append(sum(stage.kind == "train" for stage in batch))
+            run.finished([Result(key=one.key, status="done", seconds=0.01) for one in batch])
+        run.close()
+    assert sum(sizes) == 20 and max(sizes) > 10, sizes

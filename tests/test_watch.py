@@ -25,12 +25,14 @@ from raysweep.identity import kind_of
 from raysweep.reports.logs import failure_logs
 from raysweep.results import records
 from raysweep.results.table import read_table
+from raysweep.run.batch import Batch, pack_results
 from raysweep.run.cluster import connect, hosts
 from raysweep.run.death import UNKNOWN
 from raysweep.run.idle import _ERRORS
 from raysweep.run.output import RUNS
 from raysweep.run.run import Run
 from raysweep.run.session import SESSIONS, Session
+from raysweep.stages.stage import Result
 from raysweep.store import Store, ledger
 from raysweep.store.events import Retry
 from raysweep.store.heartbeat import RunningStage
@@ -102,6 +104,9 @@ resources: {limits: {train: 5s}}
 seeds: 1
 track: {wandb: disabled}
 """
+MANY = (
+    SWEEP.replace("[none]", "[badnets: {rate: 0.1}]", 1).replace("seeds: 1", "seeds: 9") % "linear"
+)
 
 
 @dataclass(frozen=True)
@@ -301,7 +306,7 @@ def test_a_stage_that_ran_out_of_memory_asks_for_more_once(cluster: str, tmp_pat
         session = Session(run, None, cluster=True)
         first = session.hand_out("one")
         assert first is not None and not first.larger
-        (key,) = session.returned("one")
+        (key,) = session.held.pop("one").keys
         _ERRORS["one"] = OutOfMemoryError(MEMORY)
         session.take_death("one", [key])
         again = session.hand_out("two")
@@ -319,6 +324,44 @@ def test_a_stage_that_ran_out_of_memory_asks_for_more_once(cluster: str, tmp_pat
     run.close()
     (retry,) = (e for e in ledger.read(run.folder) if isinstance(e, Retry))
     assert retry.key == key and "tried again alone with" in retry.error
+
+
+def stages_of(batch: Batch | None) -> list[str] | None:
+    return None if batch is None else [stage.key for stage in batch.stages]
+
+
+@pytest.mark.ray
+def test_workers_start_before_there_are_batches_and_get_the_next_before_results_are_read(
+    cluster: str, tmp_path: Path
+) -> None:
+    run = Run(from_text(parse("m.yaml", MANY)), Store(str(tmp_path)), MANY)
+    connect(cluster)
+    try:
+        session = Session(run, 2, cluster=False)
+        session.hosts.slots = {"cpu": 2, "gpu": 1}
+        session._starts = session._first_workers()
+        first, start, none = (stages_of(session.hand_out(name)) for name in ("1", "2", "3"))
+        assert first is not None and len(first) == 1 and start == [] and none is None
+        session.arrived("2", "[]")
+        session.arrived("1", pack_results([Result(key=first[0], status="done")]))
+        assert first[0] in run.schedule.out
+        assert not session.results_wait(), "no worker has a batch"
+        assert run.schedule.done == set(first)
+        batches = [stages_of(session.hand_out(name)) for name in ("4", "5", "6")]
+        assert batches[0] and batches[1] and batches[2] is None, "both workers have one"
+        session.catch_up()
+        assert len(run.schedule.out) > len(batches[0] + batches[1]), "the next one is prepared"
+        session.arrived("4", pack_results(Result(key=k, status="done") for k in batches[0]))
+        session.catch_up()
+        assert not session.results_wait()
+        prepared = stages_of(session.hand_out("7"))
+        assert prepared and set(batches[0]) <= run.schedule.out, "what has arrived waits"
+        assert session.results_wait()
+        session.catch_up()
+        assert set(batches[0]) <= run.schedule.done
+    finally:
+        ray.shutdown()
+    run.close()
 
 
 @pytest.mark.ray

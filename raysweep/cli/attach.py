@@ -19,6 +19,7 @@ from raysweep.errors import StoreError
 if TYPE_CHECKING:
     from raysweep.results.drivers import Driver
     from raysweep.store import Store
+    from raysweep.store.heartbeat import Heartbeat
 
 STOP_SECONDS = 60.0  # for the answer of a driver; its heartbeats are seconds apart
 
@@ -67,7 +68,23 @@ def stop(name: SweepName, storage: Storage = None) -> None:
                     f"driver {beat.run} on {beat.host} has not answered for {STOP_SECONDS:.0f} s; "
                     f"end its process {beat.pid} there"
                 )
+        else:
+            console.print(_gone(store, driver.beat, command("status", name, storage=storage)))
+            continue
         console.print(f"driver {driver.beat.run} stops: records are written, then it ends")
+
+
+def _gone(store: Store, beat: Heartbeat, status: str) -> str:
+    """Return the line on a driver that gives no sign of life any more: it has ended, or died."""
+    from raysweep.store.ledger import has_ended
+    from raysweep.store.sweepfolder import SweepFolder
+
+    if has_ended(SweepFolder(store, beat.folder), beat.run):
+        return f"driver {beat.run} has ended"
+    return (
+        f"driver {beat.run} on {beat.host} died before it could stop; what finished is stored, "
+        f"see: {status}"
+    )
 
 
 def _store(storage: str | None) -> Store:

@@ -107,3 +107,14 @@ def stoppable() -> Iterator[None]:
         except Interrupted as stopped:
             print(f"{stopped}; nothing was run", file=sys.stderr)
             raise typer.Exit(128 + stopped.number) from None
+
+
+@contextlib.contextmanager
+def resumable(again: str) -> Iterator[None]:
+    """Let the error of a lost head end with the command that goes on once there is one again."""
+    from raysweep.errors import HeadLost
+
+    try:
+        yield
+    except HeadLost as lost:
+        raise HeadLost(f"{lost}: {again}") from None

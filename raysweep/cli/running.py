@@ -21,6 +21,7 @@ from raysweep.cli.options import (
     SweepFile,
     command,
     open_console,
+    resumable,
     stoppable,
 )
 from raysweep.errors import SpecError
@@ -81,7 +82,8 @@ def launch(
     if detach:
         _detach("launch", file, overrides, options, storage)
         return
-    with stoppable(), Progress(open_console(error=True)) as progress:
+    again = _again("launch", file, options, storage)
+    with resumable(again), stoppable(), Progress(open_console(error=True)) as progress:
         loaded = read_sweep(file, overrides or ())
         conclusion = run_sweep(
             loaded.sweep,
@@ -93,7 +95,6 @@ def launch(
             watch=progress.watch,
             force=force or (),
         )
-    again = _again("launch", file, options, storage)
     _say(conclusion, loaded.sweep.name, again, storage, progress.noted)
 
 
@@ -200,14 +201,14 @@ def tune(
             os.environ["RAYSWEEP_STUDIES"] = studies  # no password stands on a command line
         _detach("tune", file, overrides, [*options, *written], storage)
         return
-    with stoppable(), Progress(open_console(error=True)) as progress:
+    again = _again("tune", file, [*options, *_studies(studies), *written], storage)
+    with resumable(again), stoppable(), Progress(open_console(error=True)) as progress:
         loaded = read_sweep(file, overrides or ())
         tuning = search(
             loaded.sweep, loaded.text, storage_uri(storage), address=address, inline=inline,
             max_concurrent=max_concurrent, studies=studies, watch=progress.watch,
         )  # fmt: skip
     if tuning.interrupted or tuning.tuned is None:
-        again = _again("tune", file, [*options, *_studies(studies), *written], storage)
         console.print(f"interrupted; what finished is stored, go on with: {again}")
         raise typer.Exit(128 + tuning.interrupted)
     print_tuned(console, tuning.tuned, loaded.sweep)

@@ -15,6 +15,6 @@ limits        how long stages may run             queue    how long stages waite
 cluster       nodes and what they have             preview  what a launch would do
 address       of a cluster, found and tried        runtime_env  the driver's code on every node
 jobs_server   takes a sweep from outside           probe    what a host sees of storage and data
-unmet         requests that no host can meet
+unmet         requests that no host can meet       head     knocked at, until it is lost
 interruption  signals                             nearest  how a stage differs from stored ones
 """

@@ -125,6 +125,27 @@ def found(address: str) -> str:
     return place
 
 
+def answers(place: str) -> bool:
+    """Return whether something at HOST:PORT speaks as the head of a cluster does, now."""
+    try:
+        _knock("--address", place)
+    except PlanError:
+        return False
+    return True
+
+
+def node_ids(place: str) -> set[str]:
+    """Return the ids of the nodes, dead ones too, that the head at HOST:PORT knows.
+
+    Raises:
+        Exception: of many kinds, if it does not answer.
+    """
+    from ray._raylet import GcsClient  # type: ignore[attr-defined]
+
+    known = GcsClient(address=place).get_all_node_info(timeout=SECONDS)
+    return {node.hex() for node in known}
+
+
 def _on_this_machine() -> str:
     from ray._private import services
 
@@ -185,20 +206,15 @@ def _ask(given: str, place: str) -> None:
     """
     from ray._private import services
     from ray._private.authentication.authentication_token_setup import ensure_token_if_auth_enabled
-    from ray._raylet import GcsClient  # type: ignore[attr-defined]
-
-    def known() -> set[str]:
-        nodes = GcsClient(address=place).get_all_node_info(timeout=SECONDS)
-        return {node.hex() for node in nodes}
 
     try:
         ensure_token_if_auth_enabled({}, create_token_if_missing=False)  # else Ray's core aborts
         began = time.monotonic()
         while True:
-            nodes = _within_seconds(known)
-            here = not nodes.isdisjoint(services.find_node_ids())
+            known = _within_seconds(lambda: node_ids(place))
+            here = not known.isdisjoint(services.find_node_ids())
             # A head that has just begun knows no node yet, not even its own.
-            if here or time.monotonic() > began + (SECONDS if nodes else STARTING_SECONDS):
+            if here or time.monotonic() > began + (SECONDS if known else STARTING_SECONDS):
                 break
             time.sleep(LOOK_SECONDS)
     except Exception as error:  # noqa: BLE001  Ray has no one class for what may go wrong

@@ -36,7 +36,7 @@ class Batch:
         environment: the driver's settings.
         provenance: what artifacts record of the run.
         refused: ids of the nodes that the batch must not go to.
-        stages: at least one.
+        stages: none where a worker is to be started and nothing is ready yet.
     """
 
     resource: str

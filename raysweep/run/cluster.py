@@ -20,12 +20,15 @@ from raysweep.run.runtime_env import runtime_env
 from raysweep.sweep.spec import Sweep
 
 
-def connect(address: str | None, modules: Iterable[str] = ()) -> None:
+def connect(address: str | None, modules: Iterable[str] = ()) -> str:
     """Connect to the cluster at an address, or start one on this machine.
 
     Args:
         address: of a running cluster; none: start Ray here.
         modules: method modules of other packages, which travel to its nodes with our own.
+
+    Returns:
+        HOST:PORT of the head.
 
     Raises:
         PlanError: if there is no cluster at the address, or this driver may not use it.
@@ -33,7 +36,7 @@ def connect(address: str | None, modules: Iterable[str] = ()) -> None:
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if address is None:
         ray.init(address="local", include_dashboard=False, **quiet)
-        return
+        return str(ray.get_runtime_context().gcs_address)
     head = found(address)
     try:
         with runtime_env(modules) as code:
@@ -43,6 +46,7 @@ def connect(address: str | None, modules: Iterable[str] = ()) -> None:
             f"the Ray cluster at --address {address!r} does not take this driver ({error}); check "
             f"that both run the same Ray and Python, and that it works (ray status)"
         ) from None
+    return head
 
 
 def bundles(sweep: Sweep) -> dict[str, dict[str, float]]:

@@ -49,9 +49,8 @@ class Hosts:
         slots = slots_of(cpus, gpus, self._run.sweep, self._most)
         return {name: 0 if name in self.unmet.told else fit for name, fit in slots.items()}
 
-    def avoided(self, stages: Sequence[Stage]) -> tuple[str, ...]:
+    def avoided(self, resource: Resource, stages: Sequence[Stage]) -> tuple[str, ...]:
         """Return the nodes that a batch must not go to; those without data, if others are left."""
-        resource = stages[0].resource
         refused = self.refused[resource]
         avoided = {*refused, *self.lacking}
         decodes = any(isinstance(stage.work, Decode) for stage in stages)

@@ -136,12 +136,17 @@ def take_again() -> None:
         _install(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
 
 
-def end_ray(shutdown: Callable[[], None], seconds: float) -> None:
+def end_ray(shutdown: Callable[[], None], seconds: float, *, leave: bool = False) -> None:
     """Shut Ray down; after `seconds`, go on while the shutdown runs in a thread of its own.
 
     It waits for answers of its processes, which may have been killed with us: records come first.
+
+    Args:
+        shutdown: shuts Ray down.
+        seconds: to wait for it.
+        leave: whether the end of this process is not to wait for it either.
     """
-    ending = threading.Thread(target=shutdown)
+    ending = threading.Thread(target=shutdown, daemon=leave)
     ending.start()
     limit = time.monotonic() + seconds
     while ending.is_alive() and time.monotonic() < limit:

@@ -96,6 +96,10 @@ class Pace:
         while len(self._window) > TIMED_STAGES and self._window[1][0] < now - WINDOW_SECONDS:
             self._window.popleft()
 
+    def seconds(self, stage: Stage) -> float:
+        """Return the seconds that a stage will take, by stages like it that have ended here."""
+        return self._expected(stage, {True: 1.0, False: 1.0})[0]
+
     def left_seconds(self) -> float | None:
         """Return the seconds that the rest will take; None while too little was timed."""
         now = self._clock()

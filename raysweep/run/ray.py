@@ -8,6 +8,7 @@ what is stored.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import json
 import logging
@@ -25,10 +26,11 @@ from ray import tune
 from ray.experimental import internal_kv
 
 from raysweep import provenance
-from raysweep.errors import HostError
+from raysweep.errors import HeadLost, HostError
 from raysweep.provenance import refusal
 from raysweep.run import cluster, interruption
 from raysweep.run.cluster import check_room, connect, room, shape_of
+from raysweep.run.head import Head, run_until_lost, waiting_longer
 from raysweep.run.idle import KeepingIdle
 from raysweep.run.run import Run
 from raysweep.run.session import LOCAL_AHEAD, SESSIONS, PlanSearcher, Session, Stranded, prefix_of
@@ -48,18 +50,26 @@ def run_on_ray(run: Run, *, address: str | None, max_concurrent: int | None) -> 
 
     Raises:
         PlanError: if there is no cluster at the address, or this driver may not use it.
-        HostError: if every host that could do the work refuses to.
+        HostError: if every host that could do the work refuses to, or the head is lost.
     """
+    lost = False
     printed = ray._private.worker.print_to_stdstream
     ray._private.worker.print_to_stdstream = _unprinted
     try:
-        connect(address, foreign_modules(run.sweep))
-        interruption.take_again()
-        _tune(run, local=address is None, max_concurrent=max_concurrent)
+        with waiting_longer() as patience:
+            place = connect(address, foreign_modules(run.sweep))
+            interruption.take_again()
+            node = ray.get_runtime_context().get_node_id()
+            head = Head(place, node, patience, local=address is None)
+            _tune(run, head, local=address is None, max_concurrent=max_concurrent)
+    except HeadLost:
+        lost = True
+        atexit.unregister(ray.shutdown)  # it may wait for the head without end
+        raise
     finally:
-        if address is not None:
+        if address is not None and not lost:
             _forget(run)
-        interruption.end_ray(ray.shutdown, LEAVE_SECONDS)
+        interruption.end_ray(ray.shutdown, LEAVE_SECONDS, leave=lost)
         ray._private.worker.print_to_stdstream = printed
 
 
@@ -119,44 +129,54 @@ def _by_value() -> Iterator[None]:
             ray.cloudpickle.unregister_pickle_by_value(module)
 
 
-def _tune(run: Run, *, local: bool, max_concurrent: int | None) -> None:
+def _tune(run: Run, head: Head, *, local: bool, max_concurrent: int | None) -> None:
     if local:
         check_room(run.sweep, room())
     token = f"{id(run)}"
     session = SESSIONS[token] = Session(run, max_concurrent, cluster=not local)
     run.running = session.running
-    for name in ("ray.tune", "ray.tune.execution", "ray.train", "ray.tune.tuner"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
+
+    def end() -> None:
+        session.ended, run.running = True, tuple
+
     try:
-        with (
-            _by_value(),
-            _tune_settings(session.ahead + LOCAL_AHEAD),
-            tempfile.TemporaryDirectory() as folder,
-        ):
-            tune.Tuner(
-                tune.with_resources(StageWorker, shape_of(run.sweep)),
-                tune_config=tune.TuneConfig(
-                    search_alg=PlanSearcher(token), scheduler=KeepingIdle(), num_samples=-1,
-                    reuse_actors=True,
-                    trial_dirname_creator=lambda trial: trial.trial_id,
-                ),
-                run_config=tune.RunConfig(
-                    name="sweep", storage_path=folder, verbose=0, stop=Stranded(token),
-                    failure_config=tune.FailureConfig(max_failures=0),
-                    # The folder is on this host: a worker that saved anything there would fail.
-                    checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
-                ),
-            ).fit()  # fmt: skip
-        session.hosts.listen()
+        with head.watched():
+            run_until_lost(lambda: _fit(token, session, run), head, end)
     finally:
-        run.running = tuple
         del SESSIONS[token]
-    if not run.over:
-        run.schedule.stopping = True
+        if not run.over:
+            run.schedule.stopping = True
     if session.broken is not None:
         raise session.broken
     if session.hosts.stranded:
         raise HostError(session.hosts.reasons)
+
+
+def _fit(token: str, session: Session, run: Run) -> None:
+    """Carry the run out as one experiment of Tune."""
+    for name in ("ray.tune", "ray.tune.execution", "ray.train", "ray.tune.tuner"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    with (
+        _by_value(),
+        _tune_settings(session.ahead + LOCAL_AHEAD),
+        tempfile.TemporaryDirectory() as folder,
+    ):
+        tune.Tuner(
+            tune.with_resources(StageWorker, shape_of(run.sweep)),
+            tune_config=tune.TuneConfig(
+                search_alg=PlanSearcher(token), scheduler=KeepingIdle(), num_samples=-1,
+                reuse_actors=True,
+                trial_dirname_creator=lambda trial: trial.trial_id,
+            ),
+            run_config=tune.RunConfig(
+                name="sweep", storage_path=folder, verbose=0, stop=Stranded(token),
+                failure_config=tune.FailureConfig(max_failures=0),
+                # The folder is on this host: a worker that saved anything there would fail.
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+            ),
+        ).fit()  # fmt: skip
+    session.take_in()
+    session.hosts.listen()
 
 
 class StageWorker(tune.Trainable):  # type: ignore[misc]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 
 from raysweep.stages.stage import Stage
 
-MOST_PER_BATCH = 16
+MOST_PER_BATCH = 64
 SHORT_SECONDS = 1.0
 
 

@@ -109,6 +109,7 @@ class Run:
             lambda keys: store.manifests(keys)[0],
             force=forced,
             expected=self.costs,
+            batched=lambda stage: self.pace.seconds(stage),
             discard=self._discard,
             log=self._log,
         )

@@ -34,6 +34,7 @@ class Schedule:
         *,
         force: Callable[[Stage], bool] = lambda stage: False,
         expected: Callable[[Stage], float] = lambda stage: 0.1,
+        batched: Callable[[Stage], float] | None = None,
         attempts: int = 3,
         discard: Callable[[str], None] = lambda key: None,
         log: Callable[[Event], None] = lambda event: None,
@@ -46,6 +47,7 @@ class Schedule:
             manifests_of: reads the manifests of stored stages; what it leaves out is damaged.
             force: whether a stage is done again although it is stored.
             expected: seconds that a stage is expected to take.
+            batched: the same by what this run has seen, for batches; by default `expected`.
             attempts: how often a stage may die or fail for a passing reason.
             discard: removes a damaged artifact from the store.
             log: receives an event for each growth, failure, retry and damaged artifact.
@@ -56,6 +58,7 @@ class Schedule:
         """
         self.planner = planner
         self.expected = expected
+        self._batched = batched or expected
         self.attempts = attempts
         self.log = log
         self._discard = discard
@@ -193,12 +196,8 @@ class Schedule:
     # Handing out
 
     def take(self, slots: Mapping[str, int]) -> list[Stage]:
-        """Return the next batch, all of one class; empty if nothing is ready.
-
-        Args:
-            slots: how many stages of each class can run at once; a class with 0 is passed over.
-        """
-        batch = [] if self.stopping else self._ready.take(slots, self.expected)
+        """Return the next batch for so many slots of each class, as `ReadyStages.take` has it."""
+        batch = [] if self.stopping else self._ready.take(slots, self._batched)
         self._out.update(stage.key for stage in batch)
         return batch
 

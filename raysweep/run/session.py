@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter, deque
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -12,22 +14,24 @@ from ray.tune.search import Searcher
 
 from raysweep import environment
 from raysweep.provenance import code_here
-from raysweep.run import interruption, worker
+from raysweep.run import worker
 from raysweep.run.batch import Batch, unpack_results
 from raysweep.run.cluster import bundles, hosts
 from raysweep.run.death import Death, death_of
+from raysweep.run.head import Ended
 from raysweep.run.hosts import Hosts
 from raysweep.run.idle import error_of
 from raysweep.run.queue import QueueTimes
 from raysweep.run.run import Run
 from raysweep.run.watch import running_stages
-from raysweep.stages.stage import Result
+from raysweep.stages.stage import Resource, Result, Stage
 from raysweep.store.heartbeat import RunningStage
 from raysweep.sweep.spec import foreign_modules
 
 LOCAL_AHEAD = 2
 CLUSTER_AHEAD = 200
 GIB = 1 << 30
+WORTH = 4  # stages that are left for each worker that is started at once
 
 
 def prefix_of(run: Run) -> str:
@@ -35,10 +39,23 @@ def prefix_of(run: Run) -> str:
     return f"raysweep/{run.ledger.run}/"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Handed:
+    """A batch that was handed out: its class, the keys of its stages, the nodes it must not go to.
+
+    One without stages starts a worker.
+    """
+
+    resource: Resource
+    keys: tuple[str, ...]
+    avoided: tuple[str, ...]
+
+
 class Session:
     """The state behind a running searcher; kept in `SESSIONS`, since Tune pickles the searcher.
 
-    `broken` is what first went wrong in the driver itself, while it took in a result.
+    `broken` is what first went wrong in the driver itself, while it took in a result; `ended`, set
+    by another thread, ends Tune wherever it asks for something.
     """
 
     def __init__(self, run: Run, max_concurrent: int | None, *, cluster: bool) -> None:
@@ -48,23 +65,38 @@ class Session:
         self.code = code_here(foreign_modules(run.sweep))
         self.hosts = Hosts(run, self.prefix, max_concurrent)
         self.broken: Exception | None = None
+        self.ended = False
         self._idle = False
         self.queue = QueueTimes(run)
         self._larger: dict[str, float] = {}  # stage → the memory that it is tried again with
-        self._avoided: dict[str, tuple[str, ...]] = {}  # trial → the nodes that it must not go to
-        self.held: dict[str, list[str]] = {}
+        self.held: dict[str, Handed] = {}  # by trial
+        self._arrived: deque[tuple[str, list[str], list[Result] | None]] = deque()
         least = CLUSTER_AHEAD if cluster else 0
         self.ahead = max_concurrent or max(least, *self.hosts.slots.values())
         self.limit = self.ahead + (0 if max_concurrent else LOCAL_AHEAD)
+        self._starts = self._first_workers()
+        self._prepared: list[Stage] = []
+        self._fresh = False
 
     def ticket(self, trial_id: str) -> str:
         """Return the name under which a worker says that it ended before it began a batch."""
         return f"{self.prefix}left/{trial_id}"
 
+    def _first_workers(self) -> list[Resource]:
+        """Return the class of each worker that is started at once, before there is a batch for it.
+
+        The start of a worker takes seconds, and mostly a single stage is ready at first.
+        """
+        schedule = self.run.schedule
+        left = Counter(self.run.planner.stages[k].resource for k in schedule.wanted - schedule.done)
+        each = ([name] * min(self.hosts.slots[name], left[name] // WORTH) for name in left)
+        return [one for turn in zip_longest(*each) for one in turn if one][: self.ahead - 1]
+
     def hand_out(self, trial_id: str) -> Batch | None:
         """Return the batch for a trial of Tune; None if no stage is ready now."""
-        known = self.hosts
-        stages = self.run.take(known.slots) if len(self.held) < self.limit else []
+        known, stages = self.hosts, []
+        if len(self.held) < self.limit:
+            stages, self._prepared = self._prepared or self.run.take(known.slots), []
         while stages and stages[0].resource == "gpu" and known.no_gpu_left():
             keys = [stage.key for stage in stages]
             self.run.finished(
@@ -72,13 +104,18 @@ class Session:
             )
             stages = self.run.take(known.slots)
         self._idle = not stages
-        if not stages:
-            return None
-        self.held[trial_id] = [stage.key for stage in stages]
-        resource = stages[0].resource
-        self._avoided[trial_id] = known.avoided(stages)
+        if stages:
+            return self._batch(trial_id, stages[0].resource, stages)
+        if self._starts and 0 < len(self.held) < self.limit:
+            return self._batch(trial_id, self._starts.pop(0), ())
+        return None
+
+    def _batch(self, trial_id: str, resource: Resource, stages: Sequence[Stage]) -> Batch:
+        known, keys = self.hosts, tuple(stage.key for stage in stages)
+        handed = Handed(resource=resource, keys=keys, avoided=known.avoided(resource, stages))
+        self.held[trial_id] = handed
         limits = {stage.key: limit for stage in stages if (limit := self.run.limit_of(stage))}
-        memory = self._larger.get(stages[0].key)
+        memory = self._larger.get(keys[0]) if keys else None
         return Batch(
             resource=resource,
             code=self.code,
@@ -94,27 +131,72 @@ class Session:
             store=self.run.store.uri,
             environment=self.settings,
             provenance=self.run.provenance,
-            refused=self._avoided[trial_id],
+            refused=handed.avoided,
             stages=tuple(stage.packed() for stage in stages),
         )
 
     def running(self) -> Sequence[RunningStage]:
         """Return the stages that workers perform now; another thread may ask."""
         held = list(self.held.values())
-        return running_stages(self.prefix, [key for keys in held for key in keys])
+        return running_stages(self.prefix, [key for handed in held for key in handed.keys])
 
     def check_hosts(self) -> bool:
         """Return whether no host is left for what was handed out, and nothing else can run."""
-        stages = self.run.planner.stages
-        waiting = {
-            (stages[keys[0]].resource, self._avoided[trial]) for trial, keys in self.held.items()
-        }
+        waiting = {(handed.resource, handed.avoided) for handed in self.held.values()}
         return self.hosts.look(waiting, idle=self._idle)
 
-    def returned(self, trial_id: str) -> list[str]:
-        """Take a batch back that is out no more; return the keys of its stages."""
-        self._avoided.pop(trial_id, None)
-        return self.held.pop(trial_id, [])
+    def arrived(self, trial_id: str, packed: str | None) -> None:
+        """Note that a batch has ended: with its packed results, or without any."""
+        handed = self.held.pop(trial_id, None)
+        keys = list(handed.keys) if handed else []
+        results = None if packed is None else self.queue.timed(unpack_results(packed))
+        self._starts = [] if keys else self._starts  # from now on there are batches
+        self._arrived.append((trial_id, keys, results))
+        self._fresh = True
+
+    def results_wait(self) -> bool:
+        """Return whether all workers have a batch; else take in what has arrived, for more.
+
+        A batch that is prepared goes out before, so that no worker waits for the driver.
+        """
+        if not self._arrived:
+            return False
+        if len(self.held) >= min(self.ahead, sum(self.hosts.slots.values())):
+            return True
+        if not self._prepared:
+            self.take_in()
+        return False
+
+    def catch_up(self) -> None:
+        """Do what a free worker need not wait for, once Tune had a turn to give it a batch."""
+        if self._arrived and self._fresh:
+            self._fresh = False
+            return
+        self.take_in()
+        # A search is not asked ahead of time: it is to know the results that come until then.
+        full = len(self.held) >= self.limit == self.ahead
+        if full and not self._prepared and self.run.source is None and self.run.schedule.ready:
+            self._prepared = self.run.take(self.hosts.slots)
+
+    def take_in(self) -> None:
+        """Take in what has arrived; an error in that ends the experiment.
+
+        Tune would blame the batch for it, and then wait for its stages without end.
+        """
+        while self._arrived:
+            try:
+                self.hosts.listen()  # another worker may have taken over a refused batch
+                self._take(*self._arrived.popleft())
+            except Exception as fault:  # noqa: BLE001  it is raised again when Tune has ended
+                self.broken = self.broken or fault
+
+    def _take(self, trial_id: str, keys: list[str], results: list[Result] | None) -> None:
+        """Take in the results of a batch, or that its worker has ended without any."""
+        if results is None:
+            self.take_death(trial_id, keys)
+            return
+        self.run.finished(results)
+        self.run.returned(set(keys) - {result.key for result in results})
 
     def take_death(self, trial_id: str, keys: list[str]) -> None:
         """Take in that the worker of a batch has died: what is known of it decides what follows."""
@@ -166,6 +248,18 @@ class Session:
 SESSIONS: dict[str, Session] = {}  # by token
 
 
+def _session(token: str) -> Session:
+    """Return a session.
+
+    Raises:
+        Ended: if it is to hear nothing more.
+    """
+    session = SESSIONS.get(token)
+    if session is None or session.ended:
+        raise Ended
+    return session
+
+
 class PlanSearcher(Searcher):  # type: ignore[misc]
     """Hands Tune batches of ready stages; None while nothing is ready."""
 
@@ -174,9 +268,13 @@ class PlanSearcher(Searcher):  # type: ignore[misc]
         self._token = token
 
     def suggest(self, trial_id: str) -> dict[str, str] | str | None:
-        """Return the next batch, packed; None if no stage is ready now."""
-        session = SESSIONS[self._token]
-        interruption.check()
+        """Return the next batch, packed; None if no stage is ready now.
+
+        A worker that is free gets the batch that is there before its results are taken in.
+        """
+        session = _session(self._token)
+        if session.results_wait():
+            return None
         if session.run.over:
             return str(Searcher.FINISHED)
         batch = session.hand_out(trial_id)
@@ -185,27 +283,9 @@ class PlanSearcher(Searcher):  # type: ignore[misc]
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        """Take in the end of a batch; an error in that ends the experiment.
-
-        Tune would blame the batch for it, and then wait for its stages without end.
-        """
-        try:
-            self._take_in(trial_id, None if error or result is None else result.get("results"))
-        except Exception as fault:  # noqa: BLE001  it is raised again when Tune has ended
-            session = SESSIONS[self._token]
-            session.broken = session.broken or fault
-
-    def _take_in(self, trial_id: str, packed: str | None) -> None:
-        """Take in the results of a batch, or that its worker has ended without any."""
-        session = SESSIONS[self._token]
-        keys = session.returned(trial_id)
-        session.hosts.listen()  # Another worker may have taken over a batch that a host refused.
-        if packed is None:
-            session.take_death(trial_id, keys)
-            return
-        results = session.queue.timed(unpack_results(packed))
-        session.run.finished(results)
-        session.run.returned(set(keys) - {result.key for result in results})
+        """Note that a batch has ended, with results or without."""
+        packed = None if error or result is None else result.get("results")
+        _session(self._token).arrived(trial_id, packed)
 
     def save(self, checkpoint_path: str) -> None:
         """Write an empty file: Tune's state is thrown away."""
@@ -232,5 +312,6 @@ class Stranded(Stopper):  # type: ignore[misc]
 
     def stop_all(self) -> bool:
         """Return whether no batch handed out can come to an end that is taken in."""
-        session = SESSIONS[self._token]
+        session = _session(self._token)
+        session.catch_up()
         return session.broken is not None or session.check_hosts()

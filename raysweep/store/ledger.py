@@ -84,6 +84,12 @@ def read(folder: SweepFolder) -> Iterator[Event]:
         yield from _events(folder, path)
 
 
+def has_ended(folder: SweepFolder, run: str) -> bool:
+    """Return whether a run of a sweep, or of its tuning, has come to its end, stopped or not."""
+    path = f"{folder.ledger}/{run}.jsonl"
+    return any(isinstance(event, End) for event in _events(folder, path))
+
+
 def _events(folder: SweepFolder, path: str) -> Iterator[Event]:
     for line in (folder.store.read(path) or b"").splitlines():
         if (event := events.unpack(line)) is not None:

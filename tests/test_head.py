@@ -1,0 +1,113 @@
+"""A cluster whose head is killed while a sweep runs: what is left of it, and how it goes on."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from raysweep.jobs.launch import launch
+from raysweep.jobs.tune import tune
+from raysweep.results import records
+from raysweep.results.tuned import TunedRow
+from raysweep.run.head import Head
+from raysweep.store import Store, ledger
+from raysweep.store.events import Dispatch
+from raysweep.store.sweepfolder import SweepFolder
+from raysweep.sweep.loading import load_sweep
+from raysweep.sweep.spec import Sweep
+from tests import hosts
+from tests.test_execute import assert_same
+
+SWEEP = """
+name: headless
+dataset: {digits: {size: 300}}
+model: {tiny_cnn: {width: 4}}
+recipe: {epochs: 1, batch_size: 100}
+attacks: [badnets: {rate: 0.1}, blend: {rate: 0.1}]
+defenses: [none, strip: {overlays: 4}, spectral_signatures]
+seeds: 1
+tune: {trials: 2, parameters: {strip: {overlays: {values: [2, 3, 4]}}}}
+track: {wandb: disabled}
+"""
+
+
+@pytest.fixture
+def cluster() -> Iterator[hosts.Cluster]:
+    if reason := hosts.lacking():
+        pytest.skip(reason)
+    root = Path(tempfile.mkdtemp(prefix="l", dir="/tmp"))  # short: sockets lie below it
+    made = hosts.Cluster(root)
+    try:
+        yield made
+    finally:
+        made.close()
+        shutil.rmtree(root, ignore_errors=True)
+
+
+def started(cluster: hosts.Cluster, verb: str, file: Path) -> subprocess.Popen[str]:
+    """Begin a command on a sweep file, over the cluster, in a storage of its own."""
+    words = [verb, str(file), "--address", cluster.address, "--storage", str(cluster.store / verb)]
+    return subprocess.Popen(
+        [sys.executable, "-m", "raysweep", *words], text=True, cwd=cluster.root,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        env={**os.environ, **cluster.environment()},
+    )  # fmt: skip
+
+
+def tuned(sweep: Sweep, storage: str) -> list[TunedRow]:
+    """Tune inline; return what is found, without the seconds that it took."""
+    found = tune(sweep, SWEEP, storage, inline=True).tuned
+    assert found is not None
+    return [replace(row, seconds=0.0) for row in found.rows]
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_a_killed_head_costs_the_drivers_and_a_new_one_goes_on(
+    cluster: hosts.Cluster, tmp_path: Path
+) -> None:
+    file = tmp_path / "headless.yaml"
+    file.write_text(SWEEP)
+    head = Head(cluster.address, cluster.head.number, 600.0)
+    cluster.hold(north=hosts.REPOSITORY)
+    head.look()
+    assert not head.seconds_without_answer
+    store, tuning = (Store(str(cluster.store / verb)) for verb in ("launch", "tune"))
+    drivers = {"launch": started(cluster, "launch", file)}
+    hosts.until(lambda: len(store.list("manifests")) >= 3)
+    for pid in cluster.hosts["north"].pids("ray::StageWorker"):
+        os.kill(pid, signal.SIGSTOP)  # it is not over before the head is
+    drivers["tune"] = started(cluster, "tune", file)  # waits for a worker
+    folder = SweepFolder(tuning, "headless").tuning
+    hosts.until(lambda: any(isinstance(event, Dispatch) for event in ledger.read(folder)))
+    cluster.head.kill()
+    for verb, driver in drivers.items():
+        said, _ = driver.communicate(timeout=60)
+        assert driver.returncode == 1, said
+        assert f"the head of the cluster at {cluster.address} does not answer since" in said
+        assert f"then run the same again: raysweep {verb} {file}" in said
+        assert "Traceback" not in said and "ray::" not in said
+    assert "pending" in set(records.load("headless", store.uri)["status"])
+    head.look()
+    assert head.seconds_without_answer and not head.lost
+    cluster.renew()
+    head.look()
+    assert "another one has been started there" in head.lost
+
+    cluster.hold(north=hosts.REPOSITORY)
+    again = started(cluster, "launch", file)
+    sweep, calm = load_sweep(file), str(tmp_path / "calm")
+    launch(sweep, SWEEP, calm, inline=True)
+    assert tuned(sweep, tuning.uri) == tuned(sweep, calm)
+    said, _ = again.communicate(timeout=120)
+    assert not again.returncode, said
+    assert_same(records.load("headless", store.uri), records.load("headless", calm))
