@@ -1,0 +1,203 @@
+"""Cells: the trials of one setting, attack, rate and defense, which differ in their seeds alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from raysweep.identity import Json
+from raysweep.metrics.intervals import FEW, t_interval, wilson
+from raysweep.metrics.names import INPUT, cases
+from raysweep.reports.data import column, floats
+from raysweep.reports.tables import (
+    ARENA,
+    METRICS,
+    SHOWN,
+    attack_column,
+    evasions,
+    failed_mask,
+    failure_text,
+    finished,
+    number,
+    setting_column,
+    undefended,
+    words,
+)
+from raysweep.results.columns import PARAMETERS
+
+LOST = "lost"  # clean accuracy: that of the undefended model of the same seed, less this one
+EXTRA = (
+    "ca_eligible", "ra", "auroc", INPUT.of("auroc"), "ap", "tpr_at_1fpr", "fpr_no_cover",
+    "cover_removal",
+)  # fmt: skip
+TITLES = {
+    "asr": "ASR", LOST: "lost CA", "ca": "CA", **SHOWN,
+    "ca_eligible": "CA of eligible", "ra": "RA", "auroc": "AUROC",
+    INPUT.of("auroc"): "AUROC of inputs", "ap": "AP", "tpr_at_1fpr": "TPR@1%FPR",
+    "fpr_no_cover": "FPR without covers", "cover_removal": "covers removed",
+}  # fmt: skip
+BY = ("arena", "attack", "rate", "defense", "kind", "badges")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Cells:
+    """The cells of a sweep.
+
+    Attributes:
+        table: one row per cell: `BY`, dataset, model, training (what of the recipe differs), at
+            (the rate as it is read), trials, finished, failed (the finding on an attack that
+            failed), and for each metric m: m, m_low, m_high, m_n, m_values.
+        of: the number of the cell of each row of the records.
+        rows: the records, with the columns arena, shown (the attack with its rate) and cell.
+    """
+
+    table: pd.DataFrame
+    of: pd.Series[int]
+    rows: pd.DataFrame
+
+    @classmethod
+    def read(cls, records: pd.DataFrame) -> Cells:
+        """Return the cells of the records of all trials."""
+        rows = records.reset_index(drop=True)
+        if rows.empty or "attack" not in rows:
+            none = pd.Series([], dtype=int)
+            empty = pd.DataFrame(columns=[*BY, "dataset", "model", "training", "at", "trials",
+                                          "finished", "failed"])  # fmt: skip
+            return cls(table=empty, of=none, rows=rows.iloc[:0].assign(arena="", shown="", cell=0))
+        rows["arena"], rows["shown"] = setting_column(rows), attack_column(rows)
+        rows["badges"] = rows["badges"].map(words)
+        rows[LOST] = _lost(rows)
+        rows["cell"] = rows.groupby(list(BY), sort=False, dropna=False).ngroup()
+        first = rows.drop_duplicates("cell").reset_index(drop=True)
+        table = first[[*BY, *ARENA]].copy()
+        table["training"] = [
+            arena.removeprefix(" · ".join(filter(None, map(words, own)))).removeprefix(" · ")
+            for arena, *own in zip(first["arena"], *(first[name] for name in ARENA), strict=True)
+        ]
+        table["at"] = [
+            shown.removeprefix(str(attack)).strip()
+            for shown, attack in zip(first["shown"], first["attack"], strict=True)
+        ]
+        done = finished(rows)
+        count = len(table)
+        table["trials"] = np.bincount(rows["cell"], minlength=count)
+        table["finished"] = np.bincount(done["cell"], minlength=count)
+        table["failed"] = _failed(rows)
+        parts = [table, *(_measured(done, metric, count) for metric in _present(done))]
+        return cls(table=pd.concat(parts, axis=1), of=rows["cell"], rows=rows)
+
+    @property
+    def metrics(self) -> list[str]:
+        """The metrics that are defined somewhere."""
+        return [name for name in TITLES if name in self.table]
+
+    def pack(self) -> dict[str, Json]:
+        """Return the cells as JSON."""
+        table = self.table
+        who = (*BY, *ARENA, "training", "at", "trials", "finished", "failed")
+        metrics: list[Json] = [
+            {
+                "name": name, "title": TITLES[name],
+                **{part or "mean": floats(table[f"{name}_{part}" if part else name], 6)
+                   for part in ("", "low", "high", "n")},
+                "values": [floats(own) for own in table[f"{name}_values"]],
+            }
+            for name in self.metrics
+        ]  # fmt: skip
+        names: dict[str, Json] = {part: short_names(self.rows, part) for part in ("attack", "defense")}
+        return {
+            "columns": {name: column(table[name]) for name in who},
+            "metrics": metrics,
+            "names": names,
+        }
+
+
+def _present(done: pd.DataFrame) -> list[str]:
+    numbers = {name: pd.to_numeric(done[name], errors="coerce") for name in TITLES if name in done}
+    return [name for name, values in numbers.items() if values.notna().any() or name in METRICS[:2]]
+
+
+def _lost(rows: pd.DataFrame) -> pd.Series[float]:
+    """Return the clean accuracy that each trial lost against the undefended one of its seed."""
+    if "ca" not in rows:
+        return pd.Series(np.nan, index=rows.index)
+    mine = pd.to_numeric(rows["ca"], errors="coerce").where(rows["status"] == "ok")
+    same = [rows[name].map(words) for name in ("arena", "attack", "rate", "seed")]
+    victim = same[0].str.cat(same[1:], sep="\0")
+    alone = rows["defense_name"] == "none"
+    accuracy = mine[alone].groupby(victim[alone]).mean()
+    return victim.map(accuracy).astype(float) - mine
+
+
+def _failed(rows: pd.DataFrame) -> list[str]:
+    """Return the finding on the attack of each cell; empty where it worked or is not known."""
+    mask, alone, evades = failed_mask(rows), undefended(rows), evasions(rows)
+    first = rows.drop_duplicates("cell").index
+    return [
+        failure_text(alone[place], evades=bool(evades[place])) if mask[place] else ""
+        for place in first
+    ]
+
+
+def _measured(done: pd.DataFrame, metric: str, count: int) -> pd.DataFrame:
+    """Return mean, interval, n and values of a metric for each of `count` cells."""
+    numbers = pd.to_numeric(done[metric], errors="coerce").replace([np.inf, -np.inf], np.nan)
+    known = numbers.notna()
+    values: list[list[float]] = [[] for _ in range(count)]
+    for cell, value in zip(done["cell"][known], numbers[known], strict=True):
+        values[cell].append(float(value))
+    n: Sequence[float] = [math.nan] * len(done)
+    if cases(metric) in done:
+        n = pd.to_numeric(done[cases(metric)], errors="coerce").tolist()
+    single = dict(zip(done["cell"], n, strict=True))
+    intervals = [_interval(own, single.get(cell, math.nan)) for cell, own in enumerate(values)]
+    return pd.DataFrame(
+        {
+            metric: [float(np.mean(own)) if own else math.nan for own in values],
+            f"{metric}_low": [low for low, _ in intervals],
+            f"{metric}_high": [high for _, high in intervals],
+            f"{metric}_n": [len(own) for own in values],
+            f"{metric}_values": values,
+        }
+    )
+
+
+def _interval(values: list[float], n: float) -> tuple[float, float]:
+    """Return the interval of a mean: over seeds of enough of them, Wilson's of one; else none."""
+    if len(values) >= FEW:
+        return t_interval(np.array(values))
+    if len(values) == 1 and n > 0 and 0 <= values[0] <= 1:
+        return wilson(round(values[0] * n), int(n))
+    return math.nan, math.nan
+
+
+def short_names(rows: pd.DataFrame, part: str) -> dict[str, Json]:
+    """Return label → name without the parameters in which methods of that name agree."""
+    if rows.empty:
+        return {}
+    first = rows.drop_duplicates(part)
+    columns = PARAMETERS[part].within(rows.columns)
+    names: dict[str, Json] = {}
+    for method, own in first.groupby(f"{part}_name", sort=False):
+        differing = [
+            (name, own[at].map(words))
+            for name, at in columns.items()
+            if name != "rate" and own[at].map(words).nunique() > 1
+        ]
+        told = {
+            str(label): ", ".join(f"{name}={values[place]}" for name, values in differing)
+            for place, label in own[part].items()
+        }
+        for label, said in told.items():
+            alone = list(told.values()).count(said) == 1
+            names[label] = (f"{method}({said})" if said else str(method)) if alone else label
+    return names
+
+
+def shown_number(value: object) -> str:
+    """Return a number with three digits, or a dash."""
+    return "–" if math.isnan(number(value)) else f"{number(value):.3g}"
