@@ -1,0 +1,221 @@
+"""Comparisons of defenses, paired by setting: (arena, attack, rate, seed); pure.
+
+Two defenses meet the same victim in a setting, so that their difference there has the victim's luck
+taken out. Differences over six families of attacks or more are tested over families, and speak of
+attacks like these; over fewer they are tested over settings, and speak of these attacks alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from raysweep.arrays import Floats
+from raysweep.metrics.intervals import (
+    FEWEST,
+    LEVEL,
+    NONE,
+    Bounds,
+    difference,
+    of_model,
+    t_interval,
+)
+from raysweep.metrics.names import cases
+from raysweep.metrics.pairs import holm, ranked, sign_flips
+from raysweep.results.cells import DER, FAMILY, SETTING, with_arena
+from raysweep.results.grouping import attacked, failed_mask, finished, numbers
+
+FAMILIES = 6  # from which a test over families can reach 5 %: 2 / 2^6 is 3 %
+RESAMPLES = 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contrast:
+    """The paired difference of two defenses in one metric, `one - other`.
+
+    Attributes:
+        one, other: labels of the defenses.
+        metric: its name.
+        value, low, high: mean and 95 % interval; NaN where none is honest.
+        p: of the sign-flip permutation test, two-sided; NaN without a pair.
+        n, unit: how many independent pairs, of "attacks" (families) or "settings".
+    """
+
+    one: str
+    other: str
+    metric: str
+    value: float
+    low: float
+    high: float
+    p: float
+    n: int
+    unit: Literal["attacks", "settings"]
+
+    @property
+    def words(self) -> str:
+        """The test in words."""
+        over = (
+            f"{self.n} families of attacks" if self.unit == "attacks"
+            else f"{self.n} settings of these attacks"
+        )  # fmt: skip
+        return f"paired sign-flip permutation test over {over}"
+
+
+def pairs(part: pd.DataFrame, one: str, other: str, metric: str) -> pd.DataFrame:
+    """Return the settings that both defenses finished, with a metric of each.
+
+    Columns: arena, attack, rate, seed, attack_name, one, other, one_n, other_n (inputs behind each
+    value; NaN where it is no share) and difference, `one - other`.
+
+    Args:
+        part: rows with the columns of `with_arena`.
+        one, other: labels of the defenses.
+        metric: the column to compare.
+    """
+    done = finished(part)
+    sides = []
+    for name, label in (("one", one), ("other", other)):
+        side = done[done["defense"] == label].drop_duplicates(list(SETTING))
+        own = side[[*SETTING, *([FAMILY] if name == "one" else [])]]
+        sides.append(
+            own.assign(**{name: numbers(side, metric), f"{name}_n": numbers(side, cases(metric))})
+        )
+    merged = sides[0].merge(sides[1], on=list(SETTING))
+    merged["difference"] = merged["one"] - merged["other"]
+    return merged[merged["difference"].notna()]
+
+
+def contrast(part: pd.DataFrame, one: str, other: str, metric: str) -> Contrast:
+    """Return the paired difference of two defenses over the rows of one arena."""
+    paired = pairs(part, one, other, metric)
+    values, unit = _units(paired)
+    low, high = _bounds(paired, values)
+    return Contrast(
+        one=one, other=other, metric=metric, value=float(values.mean()) if len(values) else np.nan,
+        low=low, high=high, p=sign_flips(values), n=len(values), unit=unit,
+    )  # fmt: skip
+
+
+def _units(paired: pd.DataFrame) -> tuple[Floats, Literal["attacks", "settings"]]:
+    """Return the independent differences: of each family of attacks, or of each setting."""
+    if paired[FAMILY].nunique() < FAMILIES:
+        return paired["difference"].to_numpy(float), "settings"
+    by_cell = paired.groupby([FAMILY, "attack", "rate"])["difference"].mean()
+    return by_cell.groupby(level=0).mean().to_numpy(float), "attacks"
+
+
+def _bounds(paired: pd.DataFrame, values: Floats) -> Bounds:
+    if len(values) < FEWEST:
+        return single_bounds(paired, LEVEL) if len(values) == 1 else NONE
+    low, high = t_interval(values)
+    return max(-1.0, low), min(1.0, high)
+
+
+def single_bounds(paired: pd.DataFrame, level: float) -> Bounds:
+    """Return the widest bounds of the differences of single models, each from its own inputs.
+
+    NaN where a value is no share of inputs, or there are no pairs.
+    """
+    found = [
+        difference(
+            of_model(row.one, row.one_n, level), of_model(row.other, row.other_n, level)
+        )
+        for row in paired.itertuples()
+    ]  # fmt: skip
+    if not found or any(math.isnan(low) for low, _ in found):
+        return NONE
+    return min(low for low, _ in found), max(high for _, high in found)
+
+
+def difference_bounds(paired: pd.DataFrame, level: float = LEVEL) -> Bounds:
+    """Return the bounds of a difference within one cell: over three seeds or more, Student's.
+
+    Of fewer, the widest of the single models'.
+    """
+    if len(paired) < FEWEST:
+        return single_bounds(paired, level)
+    low, high = t_interval(paired["difference"].to_numpy(float), level)
+    return max(-1.0, low), min(1.0, high)
+
+
+def judged(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows that defenses are compared on: attacked, by attacks that worked."""
+    merged = with_arena(rows)
+    return merged[attacked(rows) & ~failed_mask(rows)]
+
+
+def contrasts(
+    rows: pd.DataFrame, others: Sequence[str], metrics: Sequence[str] = ("asr", "ca", DER)
+) -> pd.DataFrame:
+    """Return the paired differences of every defense against some, in each arena.
+
+    Columns: arena, then the attributes of `Contrast`, and `holm`: p after Holm's correction over
+    all defenses that are compared with the same other one in the same metric and arena.
+
+    Args:
+        rows: of one sweep, one row per trial.
+        others: labels of the defenses that are compared with, such as `none`.
+        metrics: columns of records, or `der`.
+    """
+    table: list[dict[str, object]] = []
+    for arena, part in judged(rows).groupby("arena", sort=False):
+        defenses = list(dict.fromkeys(part["defense"]))
+        for other in (label for label in others if label in defenses):
+            for metric in metrics:
+                own = [contrast(part, one, other, metric) for one in defenses if one != other]
+                for found, corrected in zip(own, holm([c.p for c in own]), strict=True):
+                    table.append({"arena": arena, **vars(found), "holm": corrected})
+    columns = ["arena", *Contrast.__dataclass_fields__, "holm"]
+    return pd.DataFrame(table, columns=columns)
+
+
+def common_settings(part: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """Return a metric by setting (rows) and defense (columns), of settings that all finished."""
+    done = finished(part)
+    indexed = done.assign(value=numbers(done, metric)).drop_duplicates([*SETTING, "defense"])
+    table = indexed.pivot(index=[FAMILY, *SETTING], columns="defense", values="value")
+    return table[list(dict.fromkeys(done["defense"]))].dropna()
+
+
+def ranks(rows: pd.DataFrame, metric: str = DER) -> pd.DataFrame:
+    """Return the mean ranks of defenses over settings, as a critical-difference diagram draws them.
+
+    Defenses that met every setting of their arena that any met. Columns: arena, defense, rank (the
+    mean, 1 the best), n (settings), p (Friedman's test), critical (the difference of mean ranks
+    from which two differ, by Nemenyi), rank_low and rank_high (of the order by means, 95 % range
+    where families of attacks are drawn again) and first (the share of draws in which it is first).
+    """
+    table: list[dict[str, object]] = []
+    for arena, part in judged(rows).groupby("arena", sort=False):
+        done = finished(part)
+        met = done.groupby("defense", sort=False)["trial"].size()
+        values = common_settings(done[done["defense"].isin(met[met == met.max()].index)], metric)
+        if values.shape[1] < 2 or values.empty:
+            continue
+        sign = -1.0 if metric in ("asr", "fpr") else 1.0
+        found = ranked(sign * values.to_numpy(float))
+        low, high, first = _stability(sign * values)
+        for n, defense in enumerate(values.columns):
+            table.append({
+                "arena": arena, "defense": defense, "rank": found.ranks[n], "n": found.blocks,
+                "p": found.p, "critical": found.critical, "rank_low": low[n], "rank_high": high[n],
+                "first": first[n],
+            })  # fmt: skip
+    columns = ["arena", "defense", "rank", "n", "p", "critical", "rank_low", "rank_high", "first"]
+    return pd.DataFrame(table, columns=columns)
+
+
+def _stability(values: pd.DataFrame) -> tuple[Floats, Floats, Floats]:
+    """Return the 95 % range of each one's place, and how often it is first, over drawn attacks."""
+    from scipy import stats
+
+    means = values.groupby(level=0, sort=False).mean().to_numpy(float)
+    drawn = np.random.default_rng(0).integers(0, len(means), (RESAMPLES, len(means)))
+    places = stats.rankdata(-means[drawn].mean(1), axis=1, method="min")
+    low, high = np.quantile(places, [0.025, 0.975], axis=0)
+    return low, high, (places == 1).mean(0)

@@ -1,0 +1,183 @@
+"""Findings of a sweep: which defenses hold which attacks, and whether one of them is the best; pure.
+
+A defense holds an attack where the upper end of its ASR is at most `HELD_ASR` and the upper end of
+the clean accuracy that it costs at most `HELD_LOSS`, at every rate of the attack.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import pandas as pd
+
+from raysweep.metrics.intervals import LEVEL, Estimate
+from raysweep.metrics.pairs import holm
+from raysweep.results.cells import DER, estimate, with_arena
+from raysweep.results.comparison import (
+    common_settings,
+    contrast,
+    difference_bounds,
+    judged,
+    pairs,
+)
+from raysweep.results.grouping import attacked, failed_mask, failure_texts, finished, numbers
+
+HELD_ASR = 0.10
+HELD_LOSS = 0.02
+ALPHA = 0.05
+CONTROL = "control"
+UNDEFENDED = "none"
+State = Literal["holds", "worse", "indistinct", "better", "untested"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """The findings on one attack in one arena, over all its rates.
+
+    Attributes:
+        arena, attack: where, and the attack's label.
+        undefended: ASR without a defense; none where no undefended trial finished.
+        failed: why the attack failed at every rate, in words; empty if it worked at one.
+        holds: defenses that hold it.
+        worse: defenses whose ASR is above that without a defense.
+        indistinct: defenses whose ASR cannot be told from that without a defense.
+        untested: defenses without a finished trial at some rate.
+    """
+
+    arena: str
+    attack: str
+    undefended: Estimate | None
+    failed: str
+    holds: tuple[str, ...]
+    worse: tuple[str, ...]
+    indistinct: tuple[str, ...]
+    untested: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Overall:
+    """The best defense of one arena, if the sweep says which it is.
+
+    Attributes:
+        arena: where.
+        best: label of the defense of the highest DER; empty if it cannot be told from another.
+        test: how that was tested, in words: the test, its largest p, n and the correction.
+        among: defenses that met every attack and cannot be told from the one of the highest DER,
+            that one first.
+    """
+
+    arena: str
+    best: str
+    test: str
+    among: tuple[str, ...]
+
+
+def findings(rows: pd.DataFrame) -> list[Finding]:
+    """Return the findings on each attack of each arena, in the order of the rows."""
+    if rows.empty:
+        return []
+    merged = with_arena(rows).assign(failed=failed_mask(rows), found=failure_texts(rows))
+    merged = merged[attacked(merged)]
+    return [
+        _finding(part) for _, part in merged.groupby(["arena", "attack"], sort=False)
+    ]  # fmt: skip
+
+
+def _finding(part: pd.DataFrame) -> Finding:
+    """Return the findings on the rows of one attack in one arena."""
+    alone = finished(part[part["defense_name"] == UNDEFENDED])
+    worked = part[~part["failed"]]
+    failed = part["found"].iloc[0] if worked.empty else ""
+    labels = list(dict.fromkeys(part.loc[part["defense_name"] != UNDEFENDED, "defense"]))
+    # Bonferroni's, over all that is compared with no defense here.
+    level = 1 - (1 - LEVEL) / max(len(labels), 1)
+    states = {label: set(_states(worked, label, level)) for label in labels}
+    return Finding(
+        arena=str(part["arena"].iloc[0]), attack=str(part["attack"].iloc[0]),
+        undefended=None if alone.empty else estimate(alone, "asr"), failed=str(failed),
+        holds=_all(states, {"holds"}), worse=_any(states, "worse"),
+        indistinct=_all(states, {"indistinct"}), untested=_any(states, "untested"),
+    )  # fmt: skip
+
+
+def _all(states: dict[str, set[State]], wanted: set[State]) -> tuple[str, ...]:
+    return tuple(label for label, found in states.items() if found == wanted)
+
+
+def _any(states: dict[str, set[State]], wanted: State) -> tuple[str, ...]:
+    return tuple(label for label, found in states.items() if wanted in found)
+
+
+def _states(worked: pd.DataFrame, label: str, level: float) -> list[State]:
+    """Return what a defense does at each rate of an attack that worked there."""
+    return [_state(part, label, level) for _, part in worked.groupby("rate", sort=False)]
+
+
+def _state(part: pd.DataFrame, label: str, level: float) -> State:
+    own = finished(part[part["defense"] == label])
+    if numbers(own, "asr").isna().all():
+        return "untested"
+    lost = difference_bounds(pairs(part, UNDEFENDED, label, "ca"))[1]
+    if upper_end(own, "asr") <= HELD_ASR and lost <= HELD_LOSS:
+        return "holds"
+    low, high = difference_bounds(pairs(part, label, UNDEFENDED, "asr"), level)
+    if math.isnan(low) or low <= 0 <= high:
+        return "indistinct"
+    return "worse" if low > 0 else "better"
+
+
+def upper_end(part: pd.DataFrame, metric: str) -> float:
+    """Return the upper end of a share within one cell; of two models, the higher of theirs."""
+    found = estimate(part, metric)
+    if found.bounded:
+        return found.high
+    ends = [estimate(part.loc[[row]], metric).high for row in part.index]
+    return math.nan if any(map(math.isnan, ends)) else max(ends)
+
+
+def overall(rows: pd.DataFrame) -> list[Overall]:
+    """Return, for each arena in which an attack worked, the best defense if it can be named."""
+    if rows.empty:
+        return []
+    return [_overall(str(arena), part) for arena, part in judged(rows).groupby("arena", sort=False)]
+
+
+def _overall(arena: str, part: pd.DataFrame) -> Overall:
+    met = _met_everything(part)
+    compared = part[part["defense"].isin([*met, UNDEFENDED])]
+    table = common_settings(compared, DER)
+    met = [label for label in met if label in table.columns]
+    if not met or table.empty or UNDEFENDED not in table.columns:
+        return Overall(arena=arena, best="", test="No defense met every attack.", among=())
+    means = table.groupby(level=0).mean().mean()
+    top, *rest = sorted(met, key=lambda label: -means[label])
+    found = [contrast(compared, top, other, DER) for other in (*rest, UNDEFENDED)]
+    corrected = holm([one.p for one in found])
+    beaten = [p < ALPHA and one.value > 0 for one, p in zip(found, corrected, strict=True)]
+    alike = [label for label, below in zip(rest, beaten, strict=False) if not below]
+    named = all(beaten)
+    said = _said(top, means[top], found[0].words, corrected, named)
+    return Overall(arena=arena, best=top if named else "", test=said, among=(top, *alike))
+
+
+def _met_everything(part: pd.DataFrame) -> list[str]:
+    """Return the defenses, controls apart, with a finished trial at every attack and rate."""
+    every = part.groupby(["attack", "rate"]).ngroups
+    done = finished(part)
+    met = done[done["kind"] != CONTROL].groupby("defense", sort=False)
+    return [
+        str(label) for label, own in met if own.groupby(["attack", "rate"]).ngroups == every
+    ]  # fmt: skip
+
+
+def _said(top: str, mean: float, test: str, corrected: Sequence[float], named: bool) -> str:
+    compared = f"{len(corrected) - 1} others and no defense" if len(corrected) > 1 else "no defense"
+    largest = max(corrected)
+    verdict = "is higher than" if named else "cannot be told from all of"
+    return (
+        f"The mean DER of {top}, {mean:.3f}, {verdict} that of {compared}: {test}, "
+        f"largest p = {largest:.2g} after Holm's correction."
+    )
