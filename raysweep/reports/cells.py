@@ -10,24 +10,20 @@ import numpy as np
 import pandas as pd
 
 from raysweep.identity import Json
-from raysweep.metrics.intervals import FEW, t_interval, wilson
+from raysweep.metrics.intervals import FEWEST, NONE, NOTHING, Estimate, of_seeds, t_interval
 from raysweep.metrics.names import INPUT, cases
 from raysweep.reports.data import column, floats
-from raysweep.reports.tables import (
+from raysweep.reports.tables import METRICS, SHOWN
+from raysweep.results.cells import with_arena
+from raysweep.results.columns import PARAMETERS
+from raysweep.results.grouping import (
     ARENA,
-    METRICS,
-    SHOWN,
     attack_column,
-    evasions,
-    failed_mask,
-    failure_text,
+    failure_texts,
     finished,
-    number,
-    setting_column,
-    undefended,
+    numbers,
     words,
 )
-from raysweep.results.columns import PARAMETERS
 
 LOST = "lost"  # clean accuracy: that of the undefended model of the same seed, less this one
 EXTRA = (
@@ -35,7 +31,7 @@ EXTRA = (
     "cover_removal",
 )  # fmt: skip
 TITLES = {
-    "asr": "ASR", LOST: "lost CA", "ca": "CA", **SHOWN,
+    "asr": "ASR", LOST: "lost CA", "ca": "CA", **SHOWN, "der": "DER",
     "ca_eligible": "CA of eligible", "ra": "RA", "auroc": "AUROC",
     INPUT.of("auroc"): "AUROC of inputs", "ap": "AP", "tpr_at_1fpr": "TPR@1%FPR",
     "fpr_no_cover": "FPR without covers", "cover_removal": "covers removed",
@@ -48,9 +44,9 @@ class Cells:
     """The cells of a sweep.
 
     Attributes:
-        table: one row per cell: `BY`, dataset, model, training (what of the recipe differs), at
-            (the rate as it is read), trials, finished, failed (the finding on an attack that
-            failed), and for each metric m: m, m_low, m_high, m_n, m_values.
+        table: one row per cell: `BY`, dataset, model, training (what of the recipe differs), family
+            (of the attack), at (the rate as it is read), trials, finished, failed (the finding on an attack that
+            failed), and for each metric m: m, m_low, m_high, m_n, m_unit, m_values.
         of: the number of the cell of each row of the records.
         rows: the records, with the columns arena, shown (the attack with its rate) and cell.
     """
@@ -65,12 +61,12 @@ class Cells:
         rows = records.reset_index(drop=True)
         if rows.empty or "attack" not in rows:
             none = pd.Series([], dtype=int)
-            empty = pd.DataFrame(columns=[*BY, "dataset", "model", "training", "at", "trials",
-                                          "finished", "failed"])  # fmt: skip
+            empty = pd.DataFrame(columns=[*BY, "dataset", "model", "training", "family", "at",
+                                          "trials", "finished", "failed"])  # fmt: skip
             return cls(table=empty, of=none, rows=rows.iloc[:0].assign(arena="", shown="", cell=0))
-        rows["arena"], rows["shown"] = setting_column(rows), attack_column(rows)
-        rows["badges"] = rows["badges"].map(words)
-        rows[LOST] = _lost(rows)
+        found = failure_texts(rows)
+        rows = with_arena(rows)
+        rows["shown"], rows[LOST] = attack_column(rows), _lost(rows)
         rows["cell"] = rows.groupby(list(BY), sort=False, dropna=False).ngroup()
         first = rows.drop_duplicates("cell").reset_index(drop=True)
         table = first[[*BY, *ARENA]].copy()
@@ -78,6 +74,7 @@ class Cells:
             arena.removeprefix(" · ".join(filter(None, map(words, own)))).removeprefix(" · ")
             for arena, *own in zip(first["arena"], *(first[name] for name in ARENA), strict=True)
         ]
+        table["family"] = first["attack_name"]
         table["at"] = [
             shown.removeprefix(str(attack)).strip()
             for shown, attack in zip(first["shown"], first["attack"], strict=True)
@@ -86,7 +83,7 @@ class Cells:
         count = len(table)
         table["trials"] = np.bincount(rows["cell"], minlength=count)
         table["finished"] = np.bincount(done["cell"], minlength=count)
-        table["failed"] = _failed(rows)
+        table["failed"] = list(found[rows.drop_duplicates("cell").index])
         parts = [table, *(_measured(done, metric, count) for metric in _present(done))]
         return cls(table=pd.concat(parts, axis=1), of=rows["cell"], rows=rows)
 
@@ -98,12 +95,13 @@ class Cells:
     def pack(self) -> dict[str, Json]:
         """Return the cells as JSON."""
         table = self.table
-        who = (*BY, *ARENA, "training", "at", "trials", "finished", "failed")
+        who = (*BY, *ARENA, "training", "family", "at", "trials", "finished", "failed")
         metrics: list[Json] = [
             {
                 "name": name, "title": TITLES[name],
                 **{part or "mean": floats(table[f"{name}_{part}" if part else name], 6)
                    for part in ("", "low", "high", "n")},
+                "unit": column(table[f"{name}_unit"]),
                 "values": [floats(own) for own in table[f"{name}_values"]],
             }
             for name in self.metrics
@@ -133,46 +131,36 @@ def _lost(rows: pd.DataFrame) -> pd.Series[float]:
     return victim.map(accuracy).astype(float) - mine
 
 
-def _failed(rows: pd.DataFrame) -> list[str]:
-    """Return the finding on the attack of each cell; empty where it worked or is not known."""
-    mask, alone, evades = failed_mask(rows), undefended(rows), evasions(rows)
-    first = rows.drop_duplicates("cell").index
-    return [
-        failure_text(alone[place], evades=bool(evades[place])) if mask[place] else ""
-        for place in first
-    ]
-
-
 def _measured(done: pd.DataFrame, metric: str, count: int) -> pd.DataFrame:
-    """Return mean, interval, n and values of a metric for each of `count` cells."""
-    numbers = pd.to_numeric(done[metric], errors="coerce").replace([np.inf, -np.inf], np.nan)
-    known = numbers.notna()
-    values: list[list[float]] = [[] for _ in range(count)]
-    for cell, value in zip(done["cell"][known], numbers[known], strict=True):
-        values[cell].append(float(value))
-    n: Sequence[float] = [math.nan] * len(done)
-    if cases(metric) in done:
-        n = pd.to_numeric(done[cases(metric)], errors="coerce").tolist()
-    single = dict(zip(done["cell"], n, strict=True))
-    intervals = [_interval(own, single.get(cell, math.nan)) for cell, own in enumerate(values)]
+    """Return the estimate of a metric for each of `count` cells."""
+    values = numbers(done, metric).replace([np.inf, -np.inf], np.nan)
+    inputs = numbers(done, cases(metric))
+    own: list[tuple[list[float], list[float]]] = [([], []) for _ in range(count)]
+    for cell, value, n in zip(done["cell"], values, inputs, strict=True):
+        own[cell][0].append(value)
+        own[cell][1].append(n)
+    make = _of_differences if metric == LOST else of_seeds
+    found = [make(*one) for one in own]
     return pd.DataFrame(
         {
-            metric: [float(np.mean(own)) if own else math.nan for own in values],
-            f"{metric}_low": [low for low, _ in intervals],
-            f"{metric}_high": [high for _, high in intervals],
-            f"{metric}_n": [len(own) for own in values],
-            f"{metric}_values": values,
+            metric: [one.value for one in found],
+            **{f"{metric}_{part}": [getattr(one, part) for one in found]
+               for part in ("low", "high", "n", "unit", "values")},
         }
-    )
+    )  # fmt: skip
 
 
-def _interval(values: list[float], n: float) -> tuple[float, float]:
-    """Return the interval of a mean: over seeds of enough of them, Wilson's of one; else none."""
-    if len(values) >= FEW:
-        return t_interval(np.array(values))
-    if len(values) == 1 and n > 0 and 0 <= values[0] <= 1:
-        return wilson(round(values[0] * n), int(n))
-    return math.nan, math.nan
+def _of_differences(values: Sequence[float], inputs: Sequence[float]) -> Estimate:
+    """Return the estimate of a mean of differences, one a seed."""
+    del inputs
+    known = np.array([value for value in values if math.isfinite(value)])
+    if not len(known):
+        return NOTHING
+    low, high = t_interval(known) if len(known) >= FEWEST else NONE
+    return Estimate(
+        value=float(known.mean()), low=low, high=high, n=len(known), unit="seeds",
+        values=tuple(known.tolist()),
+    )  # fmt: skip
 
 
 def short_names(rows: pd.DataFrame, part: str) -> dict[str, Json]:
@@ -196,8 +184,3 @@ def short_names(rows: pd.DataFrame, part: str) -> dict[str, Json]:
             alone = list(told.values()).count(said) == 1
             names[label] = (f"{method}({said})" if said else str(method)) if alone else label
     return names
-
-
-def shown_number(value: object) -> str:
-    """Return a number with three digits, or a dash."""
-    return "–" if math.isnan(number(value)) else f"{number(value):.3g}"

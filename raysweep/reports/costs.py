@@ -8,7 +8,7 @@ import pandas as pd
 from raysweep.reports.drawings import Drawing, Line
 from raysweep.reports.material import Material
 from raysweep.reports.sheets import Column, Sheet, seconds
-from raysweep.reports.tables import finished
+from raysweep.results.grouping import finished
 
 STATES = ("done", "cached", "failed", "upstream_failed", "pending")
 STATE_TITLES = ("run now", "cached", "failed", "upstream failed", "pending")

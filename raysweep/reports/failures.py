@@ -8,7 +8,7 @@ import pandas as pd
 
 from raysweep.reports.cells import Cells
 from raysweep.reports.sheets import Column, Sheet
-from raysweep.reports.tables import trial_names, words
+from raysweep.results.grouping import trial_names, words
 
 SHOWN_AT_MOST = 3
 

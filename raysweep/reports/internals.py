@@ -12,9 +12,14 @@ from raysweep.reports.cells import Cells
 from raysweep.reports.drawings import Drawing, Line, thinned
 from raysweep.reports.material import Material
 from raysweep.reports.sheets import Column, Sheet
-from raysweep.reports.tables import finished, number
+from raysweep.results.grouping import finished, number
 from raysweep.results.columns import FOUND
 
+LEGEND = (
+    "Of losses: medians over training samples; the band is from the first to the third quartile. "
+    "AUROC: how well a low loss tells poison from the rest. Which samples are poisoned the defense "
+    "does not know."
+)
 GROUPS = {"poison": "poisoned", "rest": "not poisoned"}
 
 
