@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -35,6 +36,12 @@ DEFENSES = (
     ("abl", "abl", "robust training", "", 0.02, 0.12, 0.4, 0.01),
     ("neural_cleanse", "neural_cleanse", "inspector + repair", "", 0.1, 0.01, None, None),
 )  # fmt: skip
+MORE = tuple(
+    (f"filter_{n}", f"filter_{n}(strength={n / 10})", "filter", "", 0.15 * n, 0.01 * n, 0.8, 0.05)
+    for n in range(1, 6)
+)
+MANY_ATTACKS = ("badnets", "blend", "wanet", "input_aware", "trojan", "low_frequency", "sig")
+ROLES = ("poison", "train", "features", "defend", "decide", "evaluate")
 ATTACKS = {"badnets": 0.99, "blend": 0.95, "sig": 0.3}
 N_TRAIN, N_TEST, N_ELIGIBLE = 5000, 3200, 2880
 
@@ -178,6 +185,31 @@ def generated(seeds: int = 3, seed: int = 0) -> Material:
         losses={trial: _losses(rng) for trial in trained["trial"]},
         measured={trial: _measured(seed) for trial, seed in drawn.items()},
         tuned=_tuned(),
+    )  # fmt: skip
+
+
+def many(seeds: int = 5, seed: int = 0) -> Material:
+    """Return the material of 2 datasets, 2 models, 7 attacks, 3 rates, 12 defenses: 1008 a seed.
+
+    Keys, seconds and metrics differ from trial to trial, as they do in a sweep; every trial that
+    has scores has a ROC curve.
+    """
+    rng = np.random.default_rng(seed)
+    attacks = dict(zip(MANY_ATTACKS, np.linspace(0.99, 0.3, len(MANY_ATTACKS)), strict=True))
+    lines = []
+    for dataset in ("cifar10", "gtsrb"):
+        for model in ("resnet18", "vgg16"):
+            for (attack, asr), rate in itertools.product(attacks.items(), (0.005, 0.01, 0.05)):
+                for spec, number in itertools.product((*DEFENSES, *MORE), range(seeds)):
+                    one = _trial(attack, asr, rate, spec, number, rng)
+                    keys = {f"key_{role}": f"{role}-{rng.bytes(16).hex()}" for role in ROLES}
+                    where = {"dataset": dataset, "model": model, "trial": rng.bytes(10).hex()}
+                    lines.append({**one, **where, **keys})
+    rows = pd.DataFrame(lines)
+    return Material(
+        sweep=Description(name="many", question="Which defenses hold?", text="name: many\n"),
+        rows=rows, stages=_stages(len(rows)), curves=_curves(rows),
+        pictures={"badnets": _images(rng, 3)},
     )  # fmt: skip
 
 

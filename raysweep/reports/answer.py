@@ -8,8 +8,10 @@ from dataclasses import dataclass
 import pandas as pd
 
 from raysweep.metrics.intervals import Estimate
+from raysweep.metrics.names import cases
 from raysweep.reports.tables import percent
 from raysweep.results.cells import with_arena
+from raysweep.results.columns import PARAMETERS, WHO
 from raysweep.results.findings import HELD_ASR, HELD_LOSS, Finding, findings, overall
 from raysweep.results.grouping import finished, floors
 
@@ -52,6 +54,7 @@ def answers(rows: pd.DataFrame) -> list[Answer]:
     """Return the answer on each arena that has been attacked; none without finished trials."""
     if rows.empty or finished(rows).empty:
         return []
+    rows = _narrow(rows)
     every, known = findings(rows), {one.arena: one for one in overall(rows)}
     floor, met = floors(rows), with_arena(rows)
     groups = met[met["defense_name"] != "none"].groupby(["arena", "attack"], sort=False)
@@ -74,6 +77,13 @@ def answers(rows: pd.DataFrame) -> list[Answer]:
             )
         )  # fmt: skip
     return out
+
+
+def _narrow(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the columns that findings are made of; records have a hundred more."""
+    metrics = [name for metric in ("asr", "ca") for name in (metric, cases(metric))]
+    recipe = PARAMETERS["recipe"].within(rows.columns).values()
+    return rows[[name for name in (*WHO, "status", *metrics, *recipe) if name in rows]]
 
 
 def _line(found: Finding, floor: float | None, labels: Sequence[str]) -> Line:

@@ -106,12 +106,38 @@ class Cells:
             }
             for name in self.metrics
         ]  # fmt: skip
-        names: dict[str, Json] = {part: short_names(self.rows, part) for part in ("attack", "defense")}
+        names: dict[str, Json] = {part: self.short_names(part) for part in ("attack", "defense")}
         return {
             "columns": {name: column(table[name]) for name in who},
             "metrics": metrics,
             "names": names,
         }
+
+    def short_names(self, part: str) -> dict[str, Json]:
+        """Return label → name without the parameters in which methods of that name agree.
+
+        Args:
+            part: `attack` or `defense`.
+        """
+        if self.rows.empty:
+            return {}
+        first = self.rows.drop_duplicates(part)
+        columns = PARAMETERS[part].within(self.rows.columns)
+        names: dict[str, Json] = {}
+        for method, own in first.groupby(f"{part}_name", sort=False):
+            differing = [
+                (name, own[at].map(words))
+                for name, at in columns.items()
+                if name != "rate" and own[at].map(words).nunique() > 1
+            ]
+            told = {
+                str(label): ", ".join(f"{name}={values[place]}" for name, values in differing)
+                for place, label in own[part].items()
+            }
+            for label, said in told.items():
+                alone = list(told.values()).count(said) == 1
+                names[label] = (f"{method}({said})" if said else str(method)) if alone else label
+        return names
 
 
 def _present(done: pd.DataFrame) -> list[str]:
@@ -161,26 +187,3 @@ def _of_differences(values: Sequence[float], inputs: Sequence[float]) -> Estimat
         value=float(known.mean()), low=low, high=high, n=len(known), unit="seeds",
         values=tuple(known.tolist()),
     )  # fmt: skip
-
-
-def short_names(rows: pd.DataFrame, part: str) -> dict[str, Json]:
-    """Return label → name without the parameters in which methods of that name agree."""
-    if rows.empty:
-        return {}
-    first = rows.drop_duplicates(part)
-    columns = PARAMETERS[part].within(rows.columns)
-    names: dict[str, Json] = {}
-    for method, own in first.groupby(f"{part}_name", sort=False):
-        differing = [
-            (name, own[at].map(words))
-            for name, at in columns.items()
-            if name != "rate" and own[at].map(words).nunique() > 1
-        ]
-        told = {
-            str(label): ", ".join(f"{name}={values[place]}" for name, values in differing)
-            for place, label in own[part].items()
-        }
-        for label, said in told.items():
-            alone = list(told.values()).count(said) == 1
-            names[label] = (f"{method}({said})" if said else str(method)) if alone else label
-    return names

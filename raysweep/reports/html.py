@@ -83,6 +83,7 @@ def render(material: Material) -> str:
         total=len(cells.rows),
         answers=answer.answers(material.rows),
         rule=answer.RULE,
+        names=cells.short_names("defense"),
         cells=len(cells.table),
         rated=_is_rated(cells),
         sections=sections,

@@ -1,5 +1,6 @@
 // How names and numbers are written, and the look of each defense, the same all over the page.
-const percent = (value) => (value == null ? "–" : (100 * value).toFixed(1));
+const percent = (value) => (
+  value == null ? "–" : (100 * value).toFixed(1).replace(/^-0\.0$/, "0.0"));
 const brief = (value) => (value == null ? "–" : String(Number(value.toPrecision(4))));
 const secondsOf = (value) => {
   if (value == null) return "–";
