@@ -9,6 +9,7 @@
 Sweep        a sweep as a value              load         the records of a sweep
 launch       run what is missing of it       load_tuned   the table of a tuning run
 tune         search better parameters        report       write the HTML page again
+compare      what changed between two sweeps
 
 The base classes of own methods are in `raysweep.attacks`, `raysweep.defenses`, `raysweep.datasets`
 and `raysweep.models`; the tests that own methods inherit are in `raysweep.testing`.
@@ -21,14 +22,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from raysweep.jobs.api import launch, report, tune
+    from raysweep.jobs.compare import compare
     from raysweep.results.records import load, load_tuned
     from raysweep.sweep.spec import Sweep
 
 __version__ = "0.1.0"
-__all__ = ["Sweep", "launch", "load", "load_tuned", "report", "tune"]
+__all__ = ["Sweep", "compare", "launch", "load", "load_tuned", "report", "tune"]
 
 _HOMES = {
     "Sweep": "raysweep.sweep.spec",
+    "compare": "raysweep.jobs.compare",
     "launch": "raysweep.jobs.api",
     "load": "raysweep.results.records",
     "load_tuned": "raysweep.results.records",

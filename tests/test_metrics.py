@@ -203,7 +203,7 @@ EVERY_METRIC = [
 ]  # fmt: skip
 EVERY_CURVE = [
     "train_roc_fpr", "train_roc_tpr", "losses_poison", "losses_rest", "losses_auroc",
-    "input_roc_fpr", "input_roc_tpr",
+    "input_roc_fpr", "input_roc_tpr", "hits_ca", "hits_asr",
 ]  # fmt: skip
 
 
@@ -234,7 +234,7 @@ def whole_judgment(poisoned: int = 30, classes: list[int] | None = None) -> Judg
 def test_every_metric_and_curve_is_stored_under_its_name() -> None:
     metrics, arrays = whole_judgment().pack()
     assert list(metrics) == EVERY_METRIC and list(arrays) == EVERY_CURVE
-    assert all(array.dtype == np.float32 for array in arrays.values())
+    assert {array.dtype.name for name, array in arrays.items() if "hits" not in name} == {"float32"}
 
 
 @pytest.mark.parametrize(("poisoned", "classes"), [(30, [0, 2]), (30, []), (0, [1])])
@@ -246,15 +246,31 @@ def test_a_judgment_is_what_was_packed(poisoned: int, classes: list[int]) -> Non
     assert repr(again.pack()) == repr((metrics, arrays))
     assert (again.ca, again.ra, again.verdict) == (whole.ca, whole.ra, whole.verdict)
     assert whole.verdict is not None and whole.verdict.classes == tuple(classes)
+    for name in ("ca", "asr"):
+        assert again.hits[name].tolist() == whole.hits[name].tolist()
+        assert whole.hits[name].mean() == getattr(whole, name).value, "what was rejected is no hit"
     assert again.flagged is not None and whole.flagged is not None
     assert again.flagged.fpr == whole.flagged.fpr and again.flagged.tpr.n == poisoned
     assert math.isnan(again.flagged.tpr.value) == (poisoned == 0), "undefined, not 0"
 
 
+@pytest.mark.parametrize(
+    ("poisoned", "classes", "correct", "found"),
+    [(30, [0, 2], True, True), (30, [2], False, False), (30, [], False, False),
+     (0, [], True, None), (0, [1], False, None)],
+)  # fmt: skip
+def test_a_verdict_on_a_backdoored_model_must_name_a_true_target(
+    poisoned: int, classes: list[int], correct: bool, found: bool | None
+) -> None:
+    verdict = whole_judgment(poisoned, classes).verdict
+    assert verdict is not None
+    assert (verdict.correct, verdict.target_found) == (correct, found)
+
+
 def test_what_a_defense_does_not_give_is_not_judged() -> None:
     bare = judged({}, np.zeros(9, int), np.zeros(9, bool))
     metrics, arrays = bare.pack()
-    assert list(metrics) == EVERY_METRIC[:8] and arrays == {}
+    assert list(metrics) == EVERY_METRIC[:8] and list(arrays) == ["hits_ca", "hits_asr"]
     again = Judgment.unpack(metrics, arrays)
     parts = (again.flagged, again.ranking, again.detected, again.verdict, again.curves.losses)
     assert parts == (None,) * 5 and again.separability == {} and again.curves.rocs() == {}

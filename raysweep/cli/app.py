@@ -11,6 +11,7 @@ import typer
 from raysweep import __version__
 from raysweep.cli import (
     attach,
+    comparing,
     exchanging,
     host,
     init,
@@ -43,6 +44,7 @@ app.command()(attach.stop)
 app.command()(looking.sweeps)
 app.command()(looking.logs)
 app.command()(looking.results)
+app.command()(comparing.compare)
 app.command(name="rm")(removing.remove)
 app.command(name="list")(methods.list_methods)
 app.command()(methods.show)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 from pydantic import Field
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import torch
 
 Domain = Literal["images", "features"]
+SEEDS = frozenset({"subset_seed", "clean_seed"})  # of what is drawn of the source files
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +94,9 @@ class Dataset(Method):
 
     The reserved clean set comes out of the test split (design decision 6): `clean_size` images,
     by default min(2,000, 20 % of the test split), drawn with `clean_seed`. Evaluation uses the
-    rest. Neither depends on the seed of a trial.
+    rest. Neither depends on the seed of a trial, unless `resample` is set: then the trial of seed s
+    takes `subset_seed` + s and `clean_seed` + s, so that differences between seeds hold those
+    between draws of the data.
     """
 
     DOMAIN: ClassVar[Domain] = "images"
@@ -109,6 +112,25 @@ class Dataset(Method):
     )
     clean_size: int | None = Field(None, ge=1, description="reserved clean images")
     clean_seed: int = Field(0, ge=0, description="seed of the reserved clean split")
+    resample: bool = Field(
+        False, description="whether each seed draws its own subsets, clean set and evaluation set"
+    )
+
+    def params(self, *, leave_out: frozenset[str] = frozenset()) -> dict[str, Any]:
+        """Return every parameter as JSON values; `resample` only where it is set."""
+        unset = frozenset() if self.resample else frozenset({"resample"})
+        return super().params(leave_out=leave_out | unset)
+
+    def identity(self, *, leave_out: frozenset[str] = frozenset()) -> dict[str, Any]:
+        """Return the JSON values that it is rebuilt from: the seeds that were drawn say it all."""
+        return super().identity(leave_out=leave_out | {"resample"})
+
+    def of_seed(self, seed: int) -> Self:
+        """Return the dataset as a trial of some seed draws it."""
+        if not self.resample:
+            return self
+        seeds = {name: getattr(self, name) for name in SEEDS}
+        return self.model_copy(update={n: (own + seed) % 2**63 for n, own in seeds.items()})
 
     @abstractmethod
     def files(self) -> list[Path]:
@@ -144,9 +166,13 @@ class Dataset(Method):
 
     @property
     def label(self) -> str:
-        """The name with its parameters, and the source: two copies are two data sets."""
-        source = self.source()
-        return f"{super().label} [{source}]" if source else super().label
+        """The name with its parameters, and the source: two copies are two data sets.
+
+        Seeds that each trial draws are no part of it: the trials of one cell have one label.
+        """
+        drawn = SEEDS if self.resample else frozenset()
+        named, source = self.labeled(self.name, drawn), self.source()
+        return f"{named} [{source}]" if source else named
 
     def source_digest(self, labels: Labels) -> str:
         """Return the identity of the data: bytes of the files, labels, their order and classes.

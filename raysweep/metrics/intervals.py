@@ -18,7 +18,10 @@ from raysweep.arrays import Floats
 Unit = Literal["inputs", "seeds", "rates", "attacks", ""]
 Bounds = tuple[float, float]
 LEVEL = 0.95
-FEWEST = 3  # values from which an interval says something
+FEWEST = 3  # models from which there is an interval over seeds
+FEWEST_FAMILIES = 10  # of attacks: of fewer, none covers where some attacks are stopped, some not
+T_ERROR = 0.6  # of the error of an interval is left to Student's; skewed shares take the rest
+ROUNDING = 1e-18  # variance of values that are all the same
 NONE: Bounds = (math.nan, math.nan)
 
 
@@ -64,7 +67,7 @@ def _normal(level: float) -> float:
     return float(special.ndtri((1 + level) / 2))
 
 
-def _student(level: float, freedom: int) -> float:
+def _student(level: float, freedom: float) -> float:
     from scipy import special
 
     return float(special.stdtrit(freedom, (1 + level) / 2))
@@ -93,8 +96,7 @@ def of_seeds(values: Sequence[float], cases: Sequence[float], level: float = LEV
     """Return the estimate over the models of one cell, a share of `cases` inputs each.
 
     One model has Wilson's interval of its inputs. Two have none: both are shown. Three and more
-    have a score interval whose effective number of cases is what explains the variance between
-    the models, and never more than their inputs together.
+    have the score interval of `mean_interval`.
 
     Args:
         values: one a model, within [0, 1]; NaN does not count.
@@ -114,11 +116,14 @@ def of_seeds(values: Sequence[float], cases: Sequence[float], level: float = LEV
 
 
 def of_attacks(values: Sequence[float], level: float = LEVEL) -> Estimate:
-    """Return the estimate over families of attacks, of the mean within each; NaN does not count."""
+    """Return the estimate over families of attacks, of the mean within each; NaN does not count.
+
+    Fewer than ten have no interval: their values are shown.
+    """
     known = np.array([value for value in values if math.isfinite(value)])
     if not len(known):
         return NOTHING
-    low, high = mean_interval(known, math.nan, level)
+    low, high = mean_interval(known, math.nan, level) if len(known) >= FEWEST_FAMILIES else NONE
     return Estimate(
         value=float(known.mean()), low=low, high=high, n=len(known), unit="attacks",
         values=tuple(known.tolist()),
@@ -126,7 +131,12 @@ def of_attacks(values: Sequence[float], level: float = LEVEL) -> Estimate:
 
 
 def mean_interval(values: Floats, cases: float, level: float = LEVEL) -> Bounds:
-    """Return an interval of the mean of values (n,) within [0, 1]; NaN where none is honest.
+    """Return an interval of the mean of values (n,) within [0, 1]; NaN for fewer than three.
+
+    The score interval of as many cases as explain the variance of the mean, so that its bounds lie
+    within [0, 1]. The variance between the values has Student's quantile; where it is below the
+    variance that the inputs alone explain, that one takes its place, with the normal quantile.
+    Values that are all the same have an interval only by their inputs.
 
     Args:
         values: independent draws.
@@ -140,19 +150,55 @@ def mean_interval(values: Floats, cases: float, level: float = LEVEL) -> Bounds:
     room = mean * (1 - mean)
     between = float(values.var(ddof=1)) / n
     within = room / cases if cases > 0 else 0.0
-    if max(between, within) <= 0:
-        return _score(mean, cases, _student(level, n - 1)) if cases > 0 else NONE
-    return _score(mean, room / max(between, within), _student(level, n - 1))
+    if between > within and between > ROUNDING:
+        return _score(mean, room / between, _student(level, n - 1))
+    return _score(mean, cases, _normal(level)) if cases > 0 else NONE
 
 
 def t_interval(values: Floats, level: float = LEVEL) -> Bounds:
-    """Return the t interval of the mean of differences (n,); NaN for fewer than two."""
+    """Return the t interval of the mean of values (n,); NaN for fewer than two."""
     n = len(values)
     if n < 2:
         return NONE
     mean, error = float(values.mean()), float(values.std(ddof=1)) / math.sqrt(n)
     half = _student(level, n - 1) * error
     return mean - half, mean + half
+
+
+def paired_interval(differences: Floats, level: float = LEVEL) -> Bounds:
+    """Return an interval, within [-1, 1], of the mean of paired differences (n,) of shares.
+
+    Student's at a higher level, which skewed differences bring down to `level`; NaN for fewer than
+    three, and where all are the same.
+    """
+    if len(differences) < FEWEST or float(differences.var()) <= ROUNDING:
+        return NONE
+    low, high = t_interval(differences, 1 - T_ERROR * (1 - level))
+    return max(-1.0, low), min(1.0, high)
+
+
+def stratified_interval(strata: Sequence[Floats], level: float = LEVEL) -> Bounds:
+    """Return an interval of the mean of the means of strata, each drawn from by itself.
+
+    Student's, by the variance within the strata: what lies between them was chosen, not drawn. NaN
+    where a stratum has one value, or none has two that differ.
+
+    Args:
+        strata: differences of shares, (n,) for each.
+        level: of confidence.
+    """
+    if not strata or min(map(len, strata)) < 2:
+        return NONE
+    parts = np.array([part.var(ddof=1) / len(part) for part in strata]) / len(strata) ** 2
+    if parts.sum() <= ROUNDING:
+        return NONE
+    # Satterthwaite's degrees of freedom.
+    freedom = parts.sum() ** 2 / sum(
+        v**2 / (len(part) - 1) for v, part in zip(parts, strata, strict=True)
+    )
+    mean = float(np.mean([part.mean() for part in strata]))
+    half = _student(level, freedom) * math.sqrt(parts.sum())
+    return max(-1.0, mean - half), min(1.0, mean + half)
 
 
 def difference(one: Estimate, other: Estimate) -> Bounds:

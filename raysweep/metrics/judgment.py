@@ -9,13 +9,14 @@ import numpy as np
 
 from raysweep.arrays import Array, Arrays, Bools, Floats, Ints
 from raysweep.metrics.curves import Curves, Losses, Roc
-from raysweep.metrics.names import SEPARABILITY
+from raysweep.metrics.names import HITS, SEPARABILITY, cases
 from raysweep.metrics.parts import (
     Detected,
     Flagged,
     Metric,
     Metrics,
     Verdict,
+    count,
     number,
     number_or_none,
     pack_ranking,
@@ -29,6 +30,7 @@ from raysweep.metrics.rates import (
     accuracy,
     attack_success,
     detection,
+    hits,
     robust_accuracy,
     share,
 )
@@ -75,6 +77,9 @@ class Judgment:
         detected: of a detector of inputs; none if there was none.
         verdict: on the model; none if there was none.
         curves: of scores and losses.
+        hits: `ca` → (E,) mask of clean inputs that are given their label; `asr` → mask of the
+            eligible inputs that are given the attacker's. Two defenses of one victim are paired by
+            them. Evaluations of before they were stored have none.
     """
 
     ca: Share
@@ -87,9 +92,10 @@ class Judgment:
     detected: Detected | None
     verdict: Verdict | None
     curves: Curves
+    hits: Mapping[str, Bools] = field(default_factory=dict)
 
     def pack(self) -> tuple[dict[str, Metric], dict[str, Array]]:
-        """Return the metrics, flat, and the curves as arrays; what is undefined is None."""
+        """Return the metrics, flat, and curves and hits as arrays; what is undefined is None."""
         metrics: dict[str, Metric] = {}
         for name in SHARES:
             metrics |= pack_share(name, getattr(self, name))
@@ -99,7 +105,8 @@ class Judgment:
             metrics[SEPARABILITY.of(space)] = number_or_none(value)
         metrics |= self.detected.pack() if self.detected else {}
         metrics |= self.verdict.pack() if self.verdict else {}
-        return metrics, dict(self.curves.pack())
+        bits = {HITS.of(name): np.packbits(mask) for name, mask in self.hits.items()}
+        return metrics, dict(self.curves.pack()) | bits
 
     @classmethod
     def unpack(cls, metrics: Metrics, arrays: Arrays) -> Judgment:
@@ -117,8 +124,16 @@ class Judgment:
                 for name, stored in SEPARABILITY.within(metrics).items()
             },
             detected=Detected.unpack(metrics), verdict=Verdict.unpack(metrics),
-            curves=Curves.unpack(arrays),
+            curves=Curves.unpack(arrays), hits=unpack_hits(metrics, arrays),
         )  # fmt: skip
+
+
+def unpack_hits(metrics: Metrics, arrays: Arrays) -> dict[str, Bools]:
+    """Return the masks of hits that `Judgment.pack` has made bits of; of other arrays, none."""
+    return {
+        name: np.unpackbits(arrays[stored], count=count(metrics[cases(name)])).astype(bool)
+        for name, stored in HITS.within(arrays).items()
+    }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,6 +196,10 @@ def judge(truth: Truth, outputs: Outputs) -> Judgment:
             input=input_roc,
             losses=None if losses is None else Losses.of(losses, truth.poison),
         ),
+        hits={
+            "ca": hits(outputs.clean, truth.labels, no_clean),
+            "asr": hits(outputs.triggered, truth.mapped, no_triggered)[truth.eligible],
+        },
     )
 
 
@@ -216,12 +235,13 @@ def _detected(
 
 
 def _verdict(truth: Truth, outputs: Outputs, classes: Sequence[int]) -> Verdict:
-    """Judge a verdict: is there a backdoor, and are its targets among the classes named?"""
+    """Judge a verdict: a backdoored model needs a true target named, a clean one none."""
     scores = outputs.class_scores
+    found = bool(set(truth.targets) & set(classes)) if truth.targets else None
     return Verdict(
         classes=tuple(classes),
-        correct=bool(classes) == bool(truth.targets),
-        target_found=bool(set(truth.targets) & set(classes)) if truth.targets else None,
+        correct=not classes if found is None else found,
+        target_found=found,
         anomaly=float(scores.max()) if scores is not None and len(scores) else None,
         p_value=outputs.p_value,
     )

@@ -24,6 +24,7 @@ class Family:
 
 INPUT = Family("input_")  # metrics of a detector of inputs
 SEPARABILITY = Family("separability_")  # of each space of a defense
+HITS = Family("hits_")  # of each test input, behind a share
 
 
 def cases(metric: str) -> str:

@@ -133,7 +133,8 @@ class Verdict:
 
     Attributes:
         classes: those held to be backdoor targets, ascending; none: the model is held to be clean.
-        correct: whether there is a backdoor just where one was found.
+        correct: whether a true target is among the classes, or none is named of a clean model;
+            a backdoored model whose verdict names another class is judged wrongly.
         target_found: whether a true target is among the classes; none where there is no target.
         anomaly: the largest of all classes; none if classes have no scores.
         p_value: of the verdict, where the method has one.

@@ -72,7 +72,8 @@ def same_cases(n: int, *masks: Bools | None) -> None:
             raise ValueError(f"a mask must be ({n},) bool, got {mask.shape} {mask.dtype}")
 
 
-def _right(predicted: Ints, wanted: Ints, rejected: Bools | None) -> Bools:
+def hits(predicted: Ints, wanted: Ints, rejected: Bools | None = None) -> Bools:
+    """Return the mask of predictions (N,) that are the wanted labels and are not rejected."""
     if predicted.shape != wanted.shape or predicted.ndim != 1:
         raise ValueError(
             f"predictions {predicted.shape} and labels {wanted.shape} must both be (N,)"
@@ -86,7 +87,7 @@ def accuracy(
     predicted: Ints, labels: Ints, rejected: Bools | None = None, among: Bools | None = None
 ) -> Share:
     """Return the clean accuracy of predictions (N,), or of some; rejected inputs are errors."""
-    right = _right(predicted, labels, rejected)
+    right = hits(predicted, labels, rejected)
     return share(right if among is None else right[among])
 
 
@@ -95,7 +96,7 @@ def attack_success(
 ) -> Share:
     """Return the share of eligible triggered inputs that are given the mapped label."""
     same_cases(len(mapped), eligible)
-    return share(_right(predicted, mapped, rejected)[eligible])
+    return share(hits(predicted, mapped, rejected)[eligible])
 
 
 def robust_accuracy(
@@ -103,7 +104,7 @@ def robust_accuracy(
 ) -> Share:
     """Return the share of eligible triggered inputs that are still given their true label."""
     same_cases(len(labels), eligible)
-    return share(_right(predicted, labels, rejected)[eligible])
+    return share(hits(predicted, labels, rejected)[eligible])
 
 
 def tpr_and_fpr(flags: Bools, poison: Bools) -> tuple[Share, Share]:

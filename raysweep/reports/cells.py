@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from raysweep.identity import Json
-from raysweep.metrics.intervals import FEWEST, NONE, NOTHING, Estimate, of_seeds, t_interval
+from raysweep.metrics.intervals import NOTHING, Estimate, of_seeds, paired_interval
 from raysweep.metrics.names import INPUT, cases
 from raysweep.reports.data import column, floats
 from raysweep.reports.tables import METRICS, SHOWN
@@ -182,7 +182,7 @@ def _of_differences(values: Sequence[float], inputs: Sequence[float]) -> Estimat
     known = np.array([value for value in values if math.isfinite(value)])
     if not len(known):
         return NOTHING
-    low, high = t_interval(known) if len(known) >= FEWEST else NONE
+    low, high = paired_interval(known)
     return Estimate(
         value=float(known.mean()), low=low, high=high, n=len(known), unit="seeds",
         values=tuple(known.tolist()),

@@ -84,6 +84,7 @@ def render(material: Material) -> str:
         answers=answer.answers(material.rows),
         rule=answer.RULE,
         names=cells.short_names("defense"),
+        attack_names=cells.short_names("attack"),
         cells=len(cells.table),
         rated=_is_rated(cells),
         sections=sections,

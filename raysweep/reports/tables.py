@@ -20,7 +20,6 @@ from raysweep.results.grouping import attacked as attacked
 from raysweep.results.grouping import evasions as evasions
 from raysweep.results.grouping import failed_attacks as failed_attacks
 from raysweep.results.grouping import failed_mask as failed_mask
-from raysweep.results.grouping import failure_text as failure_text
 from raysweep.results.grouping import floors as floors
 from raysweep.results.grouping import number as number
 from raysweep.results.grouping import trial_names as trial_names

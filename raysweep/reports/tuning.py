@@ -29,7 +29,8 @@ def sentence(tuned: Tuned) -> str:
         f"{SEEN[settings.labels]}. Sought: {goals}, {bounds}, {settings.over} of the instances. "
         "“own”: the method’s own parameters; “oracle”: the best, within the constraints, for the "
         "held-out instances of all that was tried, which no defender can know. Brackets: 95 % "
-        "interval of five instances or more, range of fewer, Wilson’s of one."
+        "interval, of the inputs of one model, of three seeds or more, or of ten families of "
+        "attacks or more."
     )
 
 

@@ -17,13 +17,14 @@ import pandas as pd
 
 from raysweep.arrays import Floats
 from raysweep.metrics.intervals import (
-    FEWEST,
+    FEWEST_FAMILIES,
     LEVEL,
     NONE,
     Bounds,
     difference,
     of_model,
-    t_interval,
+    paired_interval,
+    stratified_interval,
 )
 from raysweep.metrics.names import cases
 from raysweep.metrics.pairs import holm, ranked, sign_flips
@@ -32,6 +33,7 @@ from raysweep.results.grouping import attacked, failed_mask, finished, numbers
 
 FAMILIES = 6  # from which a test over families can reach 5 %: 2 / 2^6 is 3 %
 RESAMPLES = 1000
+Unit = Literal["attacks", "settings"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +56,7 @@ class Contrast:
     high: float
     p: float
     n: int
-    unit: Literal["attacks", "settings"]
+    unit: Unit
 
     @property
     def words(self) -> str:
@@ -94,14 +96,14 @@ def contrast(part: pd.DataFrame, one: str, other: str, metric: str) -> Contrast:
     """Return the paired difference of two defenses over the rows of one arena."""
     paired = pairs(part, one, other, metric)
     values, unit = _units(paired)
-    low, high = _bounds(paired, values)
+    low, high = _bounds(paired, values, unit)
     return Contrast(
         one=one, other=other, metric=metric, value=float(values.mean()) if len(values) else np.nan,
         low=low, high=high, p=sign_flips(values), n=len(values), unit=unit,
     )  # fmt: skip
 
 
-def _units(paired: pd.DataFrame) -> tuple[Floats, Literal["attacks", "settings"]]:
+def _units(paired: pd.DataFrame) -> tuple[Floats, Unit]:
     """Return the independent differences: of each family of attacks, or of each setting."""
     if paired[FAMILY].nunique() < FAMILIES:
         return paired["difference"].to_numpy(float), "settings"
@@ -109,11 +111,14 @@ def _units(paired: pd.DataFrame) -> tuple[Floats, Literal["attacks", "settings"]
     return by_cell.groupby(level=0).mean().to_numpy(float), "attacks"
 
 
-def _bounds(paired: pd.DataFrame, values: Floats) -> Bounds:
-    if len(values) < FEWEST:
-        return single_bounds(paired, LEVEL) if len(values) == 1 else NONE
-    low, high = t_interval(values)
-    return max(-1.0, low), min(1.0, high)
+def _bounds(paired: pd.DataFrame, values: Floats, unit: Unit) -> Bounds:
+    """Return the interval of a mean difference: over families, or over the seeds of each cell."""
+    if unit == "attacks":
+        return paired_interval(values) if len(values) >= FEWEST_FAMILIES else NONE
+    if len(values) == 1:
+        return single_bounds(paired, LEVEL)
+    by_cell = paired.groupby(["attack", "rate"])["difference"]
+    return stratified_interval([own.to_numpy(float) for _, own in by_cell])
 
 
 def single_bounds(paired: pd.DataFrame, level: float) -> Bounds:
@@ -133,14 +138,13 @@ def single_bounds(paired: pd.DataFrame, level: float) -> Bounds:
 
 
 def difference_bounds(paired: pd.DataFrame, level: float = LEVEL) -> Bounds:
-    """Return the bounds of a difference within one cell: over three seeds or more, Student's.
+    """Return the bounds of a mean difference within one cell.
 
-    Of fewer, the widest of the single models'.
+    Over the pairs of three seeds or more, unless all differ by the same; else the widest of the
+    single models'.
     """
-    if len(paired) < FEWEST:
-        return single_bounds(paired, level)
-    low, high = t_interval(paired["difference"].to_numpy(float), level)
-    return max(-1.0, low), min(1.0, high)
+    low, high = paired_interval(paired["difference"].to_numpy(float), level)
+    return single_bounds(paired, level) if math.isnan(low) else (low, high)
 
 
 def judged(rows: pd.DataFrame) -> pd.DataFrame:

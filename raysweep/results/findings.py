@@ -1,4 +1,4 @@
-"""Findings of a sweep: which defenses hold which attacks, and whether one of them is the best; pure.
+"""Findings of a sweep: which defenses hold which attacks, and whether one is the best; pure.
 
 A defense holds an attack where the upper end of its ASR is at most `HELD_ASR` and the upper end of
 the clean accuracy that it costs at most `HELD_LOSS`, at every rate of the attack.

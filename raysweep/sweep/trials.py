@@ -43,7 +43,7 @@ def trials(sweep: Sweep) -> tuple[Trial, ...]:
         for seed in sweep.seeds:
             if not any(c.seeds is None or seed in c.seeds for c in excluding):
                 trial = Trial(
-                    dataset=dataset,
+                    dataset=dataset.of_seed(seed),
                     model=model,
                     attack=attack,
                     defense=defense,

@@ -7,10 +7,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 
 from raysweep.errors import PlanError
 from raysweep.identity import canonical, digest
-from raysweep.metrics.intervals import t_interval, wilson
+from raysweep.metrics.intervals import NONE
+from raysweep.metrics.names import cases
+from raysweep.results.cells import estimate
 from raysweep.results.tuned import (
     NOTHING,
     CurvePoint,
@@ -21,7 +24,7 @@ from raysweep.results.tuned import (
     TunedRow,
 )
 from raysweep.sweep.spec import Sweep
-from raysweep.sweep.tuning import CostName, MetricName, Metrics, Parameters, Tune
+from raysweep.sweep.tuning import COSTS, CostName, MetricName, Metrics, Parameters, Tune
 from raysweep.tuning.ranking import Evaluated, best, joined
 from raysweep.tuning.search import Measurements, Search
 from raysweep.tuning.space import points, with_parameters
@@ -30,7 +33,6 @@ from raysweep.tuning.stored import StoredFindings
 SUFFIX = "-tuned"
 MOST_CHARACTERS = 64  # of a sweep's name
 CURVE_POINTS = 80
-FEW = 5  # values under which a range says more than an interval
 
 
 def summary(searches: Sequence[Search], measurements: Measurements) -> Tuned:
@@ -195,17 +197,27 @@ def _spent(search: Search, measurements: Measurements, cost: CostName) -> float:
 def _interval(
     values: list[float], metric: MetricName, search: Search, measurements: Measurements
 ) -> tuple[float, float]:
-    """Return a 95 % interval of five values or more, the range of fewer, Wilson's of one share."""
-    known = np.array([value for value in values if not math.isnan(value)])
-    if len(known) >= FEW:
-        return t_interval(known)
-    if len(known) != 1:
-        return (float(known.min()), float(known.max())) if len(known) else (math.nan, math.nan)
-    if metric not in ("tpr", "fpr"):
-        return math.nan, math.nan
-    malicious, benign = measurements.stored(search.held_out[0]).cases
-    n = malicious if metric == "tpr" else benign
-    return wilson(round(known[0] * n), n) if n else (math.nan, math.nan)
+    """Return the 95 % interval of a mean over held-out settings; NaN where none is honest.
+
+    Of settings in one arena, as `estimate` has it; the worst of several and costs have none.
+    """
+    held_out = search.held_out
+    several = len({(one.dataset, one.model, one.recipe) for one in held_out}) > 1
+    if metric in COSTS or several or (search.tune.over == "worst" and len(held_out) > 1):
+        return NONE
+    rows = pd.DataFrame({
+        "attack": [one.attack.label for one in held_out],
+        "attack_name": [one.attack.name for one in held_out],
+        "rate": [one.attack.rate for one in held_out], metric: values,
+    })  # fmt: skip
+    if metric in ("tpr", "fpr"):
+        place = 0 if metric == "tpr" else 1
+        rows[cases(metric)] = [measurements.stored(one).cases[place] for one in held_out]
+    # Youden's index lies within [-1, 1], every other metric within [0, 1].
+    index = metric == "youden"
+    rows[metric] = (rows[metric] + 1) / 2 if index else rows[metric]
+    found = estimate(rows, metric)
+    return (2 * found.low - 1, 2 * found.high - 1) if index else (found.low, found.high)
 
 
 def _account(search: Search, measurements: Measurements) -> SearchAccount:

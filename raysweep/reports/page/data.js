@@ -47,4 +47,5 @@ const whenSeen = (element, draw) => {
   }, { rootMargin: "400px" });
   seen.observe(element);
 };
+const isNarrow = () => innerWidth < 640;
 const isDark = () => matchMedia("(prefers-color-scheme: dark)").matches;

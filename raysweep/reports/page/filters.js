@@ -60,7 +60,7 @@ const drawFilters = () => {
     if (search !== document.activeElement) search.value = view.words;
     const trials = (some) => some.reduce((sum, cell) => sum + cell.trials, 0);
     said.textContent = `${trials(view.cells).toLocaleString("en")} of `
-      + `${trials(cells).toLocaleString("en")} trials in view`;
+      + `${trials(cells).toLocaleString("en")} trials`;
     all.disabled = view.cells.length === cells.length;
   });
   bar.append(...folds, ...limits, make("label", { class: "limit" }, "search ", search), all, said);

@@ -89,7 +89,7 @@ const mapOf = (metric, laid, { fewer = true } = {}) => {
   const { title, ramp } = MAPS[metric];
   const body = lines.map((line) => make("tr", {},
     make("th", { scope: "row", title: line.cell.defense },
-      line.cell.defenseName, " ", badgesOf(line.cell.badges)),
+      breakable(line.cell.defenseName), " ", badgesOf(line.cell.badges)),
     columns.map((column) => fieldOf(line.at.get(column.key), metric, most))));
   const left = [];
   if (columns.length < every.length) left.push(`${every.length - columns.length} attacks and rates`);

@@ -15,6 +15,9 @@ const spread = (one) => {
 };
 const countOf = (cell) => (
   cell.finished === cell.trials ? String(cell.finished) : `${cell.finished}/${cell.trials}`);
+// A name breaks where a reader would break it.
+const breakable = (name) => name.split(/(?<=[_(,=])/).flatMap(
+  (part, at) => (at ? [make("wbr"), part] : [part]));
 const badgesOf = (badges) => badges.map((text) => make("span", { class: "badge" }, text));
 const rateOf = (rate) => `${Number((100 * Number(rate)).toPrecision(4))} %`;
 const sentenceOf = (cell, metric) => {

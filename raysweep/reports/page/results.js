@@ -1,6 +1,6 @@
 // The results, a row for each attack, rate and defense, or for each defense; and the trials.
 const named = (row) => make("span", { title: row.defense },
-  row.defenseName, " ", make("span", { class: "n" }, `n ${row.n}`), " ", badgesOf(row.badges));
+  breakable(row.defenseName), " ", make("span", { class: "n" }, `n ${row.n}`), " ", badgesOf(row.badges));
 const isAttacked = (cell) => cell.rate > 0 || cell.arena.endsWith("adversarial examples");
 const meanOf = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
 const grouped = (items, keyOf) => {
@@ -48,12 +48,14 @@ const resultColumns = () => {
   const metrics = Object.entries(view.titles).map(([metric, title]) => ({
     field: `m ${metric}`, title, shown: "number", format: (row) => spread(row.metrics[metric]),
   }));
+  const attack = { field: "attackName", title: "attack" };
+  const [asr, ...others] = metrics;
   return [
     { field: "defense", title: "defense", first: true, format: named },
-    { field: "attackName", title: "attack" },
-    ...metrics.slice(0, 4),
+    ...(isNarrow() ? [asr, attack] : [attack, asr]),
+    ...others.slice(0, 3),
     { field: "arena", title: "setting", visible: several },
-    ...metrics.slice(4),
+    ...others.slice(3),
     { field: "kind", title: "kind" },
     { field: "failed", title: "the attack failed", visible: false },
   ];

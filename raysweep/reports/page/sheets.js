@@ -20,7 +20,7 @@ const sorter = (a, b, aRow, bRow, column, direction) => {
 const columnOf = ({ field, title, shown = "text", format, visible = true, first = false }) => ({
   field, title, sorter, visible, frozen: first, headerSortTristate: true, headerTooltip: title,
   hozAlign: isNumber(shown) ? "right" : "left", headerHozAlign: isNumber(shown) ? "right" : "left",
-  maxInitialWidth: first && innerWidth < 640 ? 132 : 320, minWidth: 60,
+  maxInitialWidth: first && isNarrow() ? 150 : 320, minWidth: 60,
   cssClass: first ? "first" : "",
   titleFormatter: () => make("button", { type: "button" }, title),
   formatter: (one) => {

@@ -3,7 +3,7 @@ const PARTS = {
   dataset: "dataset", model: "model", training: "trained with", attack: "attack",
   rate: "poison rate", defense: "defense", kind: "kind", badge: "badge",
 };
-const LIMITS = { asr: "ASR at most", lost: "lost CA at most" };
+const LIMITS = { asr: "ASR ≤", lost: "lost CA ≤" };
 const BARE = "no badge";
 const cells = [];
 const view = { chosen: {}, limits: {}, words: "", by: "attack", cells: [], ids: new Set() };

@@ -1,0 +1,102 @@
+"""Compare what is stored: two sweeps by setting, and defenses on one victim by test input."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pandas as pd
+
+from raysweep.arrays import Bools
+from raysweep.errors import StoreError
+from raysweep.metrics.judgment import unpack_hits
+from raysweep.metrics.names import HITS, cases
+from raysweep.metrics.pairs import holm, mcnemar
+from raysweep.results.cells import SETTING, with_arena
+from raysweep.results.changes import Changes, changes
+from raysweep.results.columns import KEYS
+from raysweep.results.grouping import finished
+from raysweep.results.records import read, storage_uri
+from raysweep.store import Store
+
+
+def compare(
+    first: str, second: str, storage: str | None = None, *, second_storage: str | None = None
+) -> Changes:
+    """Return the changes from one sweep to another, from their records.
+
+        found = raysweep.compare("baseline", "longer-training")
+        found.parameters                           # what differs between the two
+        found.cells.query("metric == 'asr' and low > 0")   # where the ASR rose for certain
+
+    Trials meet their like where dataset, model, attack, rate, defense and seed are the same.
+
+    Args:
+        first, second: names of the sweeps.
+        storage: where their records are, a folder or a URI; by default RAYSWEEP_STORAGE, else
+            `./raysweep-store`.
+        second_storage: of the second one; by default that of the first.
+
+    Raises:
+        StoreError: if there is no sweep of a name; the message lists those that there are.
+    """
+    stores = Store(storage_uri(storage)), Store(storage_uri(second_storage or storage))
+    rows = [read(store, name).rows for store, name in zip(stores, (first, second), strict=True)]
+    return changes(rows[0], rows[1], (first, second))
+
+
+def victims(name: str, other: str = "none", storage: str | None = None) -> pd.DataFrame:
+    """Return McNemar's test of every defense against another one, victim by victim.
+
+    Both met the same test inputs, so that only inputs on which they differ say anything.
+
+        from raysweep.jobs.compare import victims
+        victims("first").query("metric == 'asr' and holm > 0.05")   # no better than no defense
+
+    Args:
+        name: of the sweep.
+        other: label of the defense that is compared with.
+        storage: as `compare` takes it.
+
+    Columns: arena, attack, rate, seed, defense, metric (`asr` or `ca`), only_one and only_other
+    (inputs that only the defense, or only the other, gives the attacker's or the true label), n
+    (inputs), p (exact, two-sided) and holm (p after Holm's correction over the defenses of one
+    victim and metric). Trials whose evaluation holds no hits, from before they were stored, or is
+    gone, are left out.
+
+    Raises:
+        StoreError: as `compare` does.
+    """
+    store = Store(storage_uri(storage))
+    done = finished(with_arena(read(store, name).rows))
+    table: list[dict[str, object]] = []
+    for setting, part in done.groupby(list(SETTING), sort=False):
+        stored = {str(row["defense"]): _hits(store, row) for row in part.to_dict("records")}
+        alone = stored.pop(other, {})
+        for metric, with_other in alone.items():
+            lines = [
+                dict(zip(SETTING, setting, strict=True)) | {"defense": defense, "metric": metric}
+                | _discord(hits[metric], with_other)
+                for defense, hits in stored.items()
+                if metric in hits and len(hits[metric]) == len(with_other)
+            ]  # fmt: skip
+            corrected = holm([float(str(line["p"])) for line in lines])
+            table += [line | {"holm": p} for line, p in zip(lines, corrected, strict=True)]
+    columns = [*SETTING, "defense", "metric", "only_one", "only_other", "n", "p", "holm"]
+    return pd.DataFrame(table, columns=columns)
+
+
+def _discord(one: Bools, other: Bools) -> dict[str, object]:
+    return {
+        "only_one": int((one & ~other).sum()), "only_other": int((other & ~one).sum()),
+        "n": len(one), "p": mcnemar(one, other),
+    }  # fmt: skip
+
+
+def _hits(store: Store, row: Mapping[str, object]) -> dict[str, Bools]:
+    """Return the hits of a trial's evaluation by metric; none where they are not stored."""
+    names = {metric: HITS.of(metric) for metric in ("ca", "asr")}
+    try:
+        arrays = store.arrays(str(row[KEYS.of("evaluate")]), list(names.values()))
+    except (StoreError, KeyError):
+        return {}
+    return unpack_hits({cases(m): int(str(row[cases(m)])) for m in names}, arrays)
