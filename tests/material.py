@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
 import itertools
+import json
 import math
+import re
 from typing import Any
 
 import numpy as np
@@ -44,6 +48,31 @@ MANY_ATTACKS = ("badnets", "blend", "wanet", "input_aware", "trojan", "low_frequ
 ROLES = ("poison", "train", "features", "defend", "decide", "evaluate")
 ATTACKS = {"badnets": 0.99, "blend": 0.95, "sig": 0.3}
 N_TRAIN, N_TEST, N_ELIGIBLE = 5000, 3200, 2880
+
+
+def opened(page: str, key: str) -> Any:
+    """Return what a compressed block of a page holds."""
+    found = re.search(rf'id="block-{key}">([^<]*)<', page)
+    assert found, key
+    return json.loads(gzip.decompress(base64.b64decode(found[1])))
+
+
+def album(page: str, key: str) -> dict[str, Any]:
+    """Return the figures of a section of a page: title → its lines and axes, and its cells."""
+    found = re.search(rf'id="drawings-{key}">(.*?)</script>', page, re.DOTALL)
+    assert found, key
+    return {
+        one["title"]: json.loads(gzip.decompress(base64.b64decode(one["data"])))
+        | {"cells": one["cells"]}
+        for one in json.loads(found[1])
+    }
+
+
+def column(packed: dict[str, Any]) -> list[Any]:
+    """Return the values of a column as a page holds it."""
+    if "values" in packed:
+        return list(packed["values"])
+    return [None if code < 0 else packed["distinct"][code] for code in packed["codes"]]
 
 
 def row(**given: Any) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from raysweep.metrics.intervals import Estimate
 from raysweep.metrics.names import cases
-from raysweep.reports.tables import percent
+from raysweep.reports.tables import interval_text, percent
 from raysweep.results.cells import with_arena
 from raysweep.results.columns import PARAMETERS, WHO
 from raysweep.results.findings import HELD_ASR, HELD_LOSS, Finding, findings, overall
@@ -105,9 +105,5 @@ def _line(found: Finding, floor: float | None, labels: Sequence[str]) -> Line:
 
 def measured(one: Estimate) -> str:
     """Return an estimate in percent, with its interval or its values, and n."""
-    value = f"{percent(one.value)} %"
-    if one.bounded:
-        value += f" [{percent(one.low)}–{percent(one.high)}]"
-    elif len(one.values) > 1:
-        value += f" ({percent(min(one.values))}–{percent(max(one.values))})"
-    return f"{value}, n = {one.n} {one.unit}".strip()
+    value = interval_text(one.value, one.low, one.high, one.values)
+    return f"{value} %, n = {one.n} {one.unit}".strip()

@@ -54,4 +54,3 @@ def roc_curves(material: Material, cells: Cells) -> list[Drawing]:
                 y_range=unit)
         for title, lines in groups.items()
     ]  # fmt: skip
-

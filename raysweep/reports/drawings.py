@@ -15,7 +15,7 @@ from raysweep.reports.data import floats, packed
 
 Shape = Literal["line", "points", "both", "area", "bars", "rule"]
 POINTS = 200  # of a line; a figure is some 400 pixels wide
-LINES = 12_000  # of all figures of a section
+LINES = 24_000  # of all figures of a section
 LEAST = 24  # of each figure
 
 
@@ -138,7 +138,7 @@ def thinned(x: Floats, y: Floats, most: int = POINTS) -> tuple[Floats, Floats]:
 def thinned_roc(fpr: Floats, tpr: Floats, most: int = 128) -> tuple[Floats, Floats]:
     """Return corners of a ROC curve, from 0 to 1, no two further apart than about 2 / `most`.
 
-    Corners are chosen evenly along the way from (0, 0) to (1, 1), so that a steep beginning is kept.
+    Corners are chosen evenly along the way from (0, 0) to (1, 1), so that a steep rise is kept.
     """
     if len(fpr) <= most:
         return fpr, tpr

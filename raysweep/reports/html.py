@@ -11,7 +11,16 @@ from dataclasses import dataclass
 import jinja2
 
 from raysweep.identity import Json
-from raysweep.reports import answer, costs, curves, failures, internals, provenance, tuning, verdicts
+from raysweep.reports import (
+    answer,
+    costs,
+    curves,
+    failures,
+    internals,
+    provenance,
+    tuning,
+    verdicts,
+)
 from raysweep.reports.cells import Cells
 from raysweep.reports.data import column, packed
 from raysweep.reports.drawings import Drawing, shortened

@@ -12,8 +12,8 @@ from raysweep.reports.cells import Cells
 from raysweep.reports.drawings import Drawing, Line, thinned
 from raysweep.reports.material import Material
 from raysweep.reports.sheets import Column, Sheet
-from raysweep.results.grouping import finished, number
 from raysweep.results.columns import FOUND
+from raysweep.results.grouping import finished, number
 
 LEGEND = (
     "Of losses: medians over training samples; the band is from the first to the third quartile. "
@@ -47,9 +47,9 @@ def _named(rows: pd.DataFrame, family: Family, title: str) -> Sheet | None:
         return None
     table = pd.concat(parts, ignore_index=True).sort_values("cell", kind="stable")
     who = rows.drop_duplicates("cell").set_index("cell").loc[table["cell"]]
+    named = (("defense", "defense"), ("attack", "shown"), ("trained on", "arena"))
     columns = [
-        *(Column(title=shown, values=list(who[name]))
-          for shown, name in (("defense", "defense"), ("attack", "shown"), ("trained on", "arena"))),
+        *(Column(title=shown, values=list(who[name])) for shown, name in named),
         Column(title="what", values=list(table["what"])),
         *(Column(title=shown, values=list(table[name]), shown="number")
           for shown, name in (("mean", "mean"), ("least", "min"), ("most", "max"), ("n", "count"))),
@@ -124,11 +124,8 @@ def _trials(cells: Cells, wanted: Collection[str]) -> Iterator[tuple[str, str, s
     rows = cells.rows.drop_duplicates("trial").set_index("trial")
     several = rows["arena"].nunique() > 1
     columns = ("defense", "shown", "arena", "seed", "cell")
-    known = {
-        trial: own
-        for trial, own in zip(rows.index, zip(*(rows[c] for c in columns), strict=True), strict=True)
-        if trial in wanted
-    }
+    every = zip(*(rows[name] for name in columns), strict=True)
+    known = {trial: own for trial, own in zip(rows.index, every, strict=True) if trial in wanted}
     for trial in wanted:
         if trial in known:
             defense, attack, arena, seed, cell = known[trial]

@@ -18,8 +18,8 @@ from raysweep.metrics.curves import Curves, Losses, Roc, Scored
 from raysweep.reports.drawings import thinned_roc
 from raysweep.results import history
 from raysweep.results.columns import KEYS
-from raysweep.results.grouping import ARENA
 from raysweep.results.description import Description
+from raysweep.results.grouping import ARENA
 from raysweep.results.records import Records, describe, read, storage_uri
 from raysweep.results.tuned import Tuned
 from raysweep.store import Store

@@ -49,7 +49,7 @@ const drawFilters = () => {
       return make("label", { class: "limit" }, `${title} `, field);
     });
   const search = make("input", {
-    type: "search", placeholder: "names", oninput: (event) => {
+    type: "search", placeholder: "search", "aria-label": "search names", oninput: (event) => {
       view.words = event.target.value;
       update();
     },
@@ -63,7 +63,7 @@ const drawFilters = () => {
       + `${trials(cells).toLocaleString("en")} trials`;
     all.disabled = view.cells.length === cells.length;
   });
-  bar.append(...folds, ...limits, make("label", { class: "limit" }, "search ", search), all, said);
+  bar.append(...folds, ...limits, search, all, said);
   document.addEventListener("click", (event) => {
     for (const fold of bar.querySelectorAll("details[open]")) {
       if (!fold.contains(event.target)) fold.open = false;

@@ -10,6 +10,7 @@ const spread = (one) => {
   if (!one || one.mean == null) return "–";
   if (one.low != null) return `${percent(one.mean)} [${percent(one.low)}–${percent(one.high)}]`;
   if (one.values.length < 2) return percent(one.mean);
+  if (one.values.length <= 4) return `${percent(one.mean)} (${one.values.map(percent).join(", ")})`;
   const [least, most] = [Math.min(...one.values), Math.max(...one.values)];
   return `${percent(one.mean)} (${percent(least)}–${percent(most)})`;
 };

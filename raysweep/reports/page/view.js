@@ -1,7 +1,7 @@
 // The view: the cells that all filters leave. Every table and figure is of it, and a link keeps it.
 const PARTS = {
   dataset: "dataset", model: "model", training: "trained with", attack: "attack",
-  rate: "poison rate", defense: "defense", kind: "kind", badge: "badge",
+  rate: "rate", defense: "defense", kind: "kind", badge: "badge",
 };
 const LIMITS = { asr: "ASR ≤", lost: "lost CA ≤" };
 const BARE = "no badge";
