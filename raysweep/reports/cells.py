@@ -46,7 +46,8 @@ class Cells:
     Attributes:
         table: one row per cell: `BY`, dataset, model, training (what of the recipe differs),
             family (of the attack), at (the rate as it is read), trials, finished, failed (the
-            finding on an attack that failed), and for each metric m: m, m_low, m_high, m_n, m_unit, m_values.
+            finding on an attack that failed), and for each metric m: m, m_low, m_high, m_n, m_unit,
+            m_values.
         of: the number of the cell of each row of the records.
         rows: the records, with the columns arena, shown (the attack with its rate) and cell.
     """
