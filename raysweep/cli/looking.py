@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -45,7 +46,7 @@ def report(
     from raysweep.store import Store
     from raysweep.store.sweepfolder import SweepFolder
 
-    page = write_page(SweepFolder(Store(storage_uri(storage)), name), output)
+    page = write_page(SweepFolder(Store(storage_uri(storage)), name), output, within=math.inf)
     for note in page.notes:
         open_console(error=True).print(note)
     open_console().print(page.where)

@@ -16,7 +16,7 @@ from raysweep.reports.data import floats, packed
 Shape = Literal["line", "points", "both", "area", "bars", "rule"]
 POINTS = 200  # of a line; a figure is some 400 pixels wide
 LINES = 24_000  # of all figures of a section
-LEAST = 24  # of each figure
+LEAST, MOST = 24, 120  # of each figure; more are not told apart
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +96,7 @@ def shortened(drawings: Sequence[Drawing]) -> list[Drawing]:
 
     Every cell keeps the same number of lines as far as it has them, the first ones.
     """
-    most = max(LEAST, LINES // max(1, len(drawings)))
+    most = min(MOST, max(LEAST, LINES // max(1, len(drawings))))
     return [_shortened(one, most) for one in drawings]
 
 

@@ -1,5 +1,6 @@
 // Figures: a few at a time, drawn when they come into view; a filter hides lines and whole figures.
 const AT_ONCE = 4;
+const MANY = 10;  // seeds, of which the interval alone is drawn
 const plain = (text) => String(text).replaceAll("&", "&amp;").replaceAll("<", "&lt;");
 const PATTERNS = ["", "/", "x", ".", "\\", "+"];
 const lineOf = (line, look, dark) => {
@@ -63,7 +64,7 @@ const draw = (plot, { dark = isDark() } = {}) => {
 };
 const plotOf = (entry) => {
   const plot = make("figure", { class: "plot" }, make("figcaption", {}, entry.title),
-    make("div", { class: "drawing", role: "img",
+    make("div", { class: "drawing", role: "group",
       "aria-label": `${entry.title}. Its numbers also stand in the tables.` }),
     make("p", { class: "muted" }));
   whenSeen(plot, async () => {
@@ -141,8 +142,9 @@ const rateDrawing = (some, metric) => {
         arrayminus: ends.map(([, down]) => 100 * down),
         visible: line.some((one) => at(one).low != null) },
     });
-    const points = line.flatMap((one) => at(one).values.map((value) => [one.rate, value]));
-    lines.push({ name, cell: line[0].id, shape: "points", faint: true, label: "one seed",
+    const points = line.filter((one) => at(one).values.length <= MANY)
+      .flatMap((one) => at(one).values.map((value) => [one.rate, value]));
+    if (points.length) lines.push({ name, cell: line[0].id, shape: "points", faint: true, label: "one seed",
       x: points.map(([rate]) => 100 * rate), y: points.map(([, value]) => 100 * value) });
   }
   const rates = some.map((cell) => cell.rate);

@@ -58,7 +58,13 @@ const tableOf = (place, { title, columns, rows, controls = [], chooser = false, 
     columnDefaults: { resizable: false },
   });
   setFoot(rows.length);
-  const built = new Promise((done) => { table.on("tableBuilt", done); });
+  // The part that scrolls takes the focus, so that it must be the body that readers are told of.
+  const built = new Promise((done) => { table.on("tableBuilt", done); }).then(() => {
+    const holder = drawn.querySelector(".tabulator-tableholder");
+    drawn.removeAttribute("aria-owns");
+    holder.setAttribute("role", "rowgroup");
+    holder.querySelector(".tabulator-table")?.setAttribute("role", "presentation");
+  });
   return {
     columns, rows: () => table.getRows("active").map((row) => row.getData()),
     setRows: (some) => built.then(() => { setFoot(some.length); return table.replaceData(some); }),
