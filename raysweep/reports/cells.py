@@ -14,7 +14,7 @@ from raysweep.metrics.intervals import NOTHING, Estimate, of_seeds, paired_inter
 from raysweep.metrics.names import INPUT, cases
 from raysweep.reports.data import column, floats
 from raysweep.reports.tables import METRICS, SHOWN
-from raysweep.results.cells import with_arena
+from raysweep.results.cells import SETTING, with_arena
 from raysweep.results.columns import PARAMETERS
 from raysweep.results.grouping import (
     ARENA,
@@ -61,7 +61,7 @@ class Cells:
         """Return the cells of the records of all trials."""
         rows = records.reset_index(drop=True)
         if rows.empty or "attack" not in rows:
-            none = pd.Series([], dtype=int)
+            none = pd.Series(np.zeros(0, np.int64))
             empty = pd.DataFrame(columns=[*BY, "dataset", "model", "training", "family", "at",
                                           "trials", "finished", "failed"])  # fmt: skip
             return cls(table=empty, of=none, rows=rows.iloc[:0].assign(arena="", shown="", cell=0))
@@ -126,14 +126,15 @@ class Cells:
         columns = PARAMETERS[part].within(self.rows.columns)
         names: dict[str, Json] = {}
         for method, own in first.groupby(f"{part}_name", sort=False):
+            labels = own[part].map(str)
             differing = [
                 (name, own[at].map(words))
                 for name, at in columns.items()
                 if name != "rate" and own[at].map(words).nunique() > 1
             ]
             told = {
-                str(label): ", ".join(f"{name}={values[place]}" for name, values in differing)
-                for place, label in own[part].items()
+                label: ", ".join(f"{name}={values.iloc[place]}" for name, values in differing)
+                for place, label in enumerate(labels)
             }
             for label, said in told.items():
                 alone = list(told.values()).count(said) == 1
@@ -151,8 +152,8 @@ def _lost(rows: pd.DataFrame) -> pd.Series[float]:
     if "ca" not in rows:
         return pd.Series(np.nan, index=rows.index)
     mine = pd.to_numeric(rows["ca"], errors="coerce").where(rows["status"] == "ok")
-    same = [rows[name].map(words) for name in ("arena", "attack", "rate", "seed")]
-    victim = same[0].str.cat(same[1:], sep="\0")
+    columns = zip(*(rows[name].map(words) for name in SETTING), strict=True)
+    victim = pd.Series(["\0".join(own) for own in columns], index=rows.index, dtype="str")
     alone = rows["defense_name"] == "none"
     accuracy = mine[alone].groupby(victim[alone]).mean()
     return victim.map(accuracy).astype(float) - mine

@@ -19,7 +19,7 @@ SPENT = {
 
 
 def sentence(material: Material) -> str:
-    """Return what the stages took, and what sharing has saved; empty if there are none."""
+    """Return the seconds that stages took, and the factor that sharing has saved; empty if there are none."""
     stages = material.stages
     if stages.empty:
         return ""

@@ -6,7 +6,7 @@ import base64
 import gzip
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
@@ -41,9 +41,10 @@ def floats(values: Iterable[float], digits: int = 5) -> list[float | None]:
     return [value for value in shown if value is None or isinstance(value, int | float)]
 
 
-def column(values: Sequence[object] | pd.Series[object]) -> dict[str, Json]:
+def column(values: Iterable[object]) -> dict[str, Json]:
     """Return a column as JSON: its distinct values and a code for each row, or all its values."""
-    codes, distinct = pd.factorize(pd.Series(list(values), dtype=object))
+    every = list(values)
+    codes, distinct = pd.factorize(pd.Series(every, dtype=object))
     if len(distinct) > len(codes) / 2:
-        return {"values": [plain(value) for value in values]}
+        return {"values": [plain(value) for value in every]}
     return {"distinct": [plain(value) for value in distinct], "codes": codes.tolist()}

@@ -40,7 +40,7 @@ class Line:
 
     def pack(self) -> dict[str, Json]:
         """Return the line as JSON."""
-        x: Sequence[Json] = list(self.x) if _are_names(self.x) else floats(self.x)
+        x = floats(self.x) if isinstance(self.x, np.ndarray) else list(self.x)
         label = self.label if isinstance(self.label, str) else list(self.label)
         return {
             "name": self.name, "x": x, "y": floats(self.y), "label": label, "cell": self.cell,
@@ -85,10 +85,6 @@ class Drawing:
                 }
             ),
         }
-
-
-def _are_names(values: object) -> bool:
-    return not isinstance(values, np.ndarray)
 
 
 def shortened(drawings: Sequence[Drawing]) -> list[Drawing]:

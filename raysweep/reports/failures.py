@@ -14,7 +14,7 @@ SHOWN_AT_MOST = 3
 
 
 def sentence(cells: Cells) -> str:
-    """Return how many trials did not finish."""
+    """Return the number of trials that did not finish, in words."""
     rows = cells.rows
     bad = int((rows["status"] != "ok").sum()) if len(rows) else 0
     if bad:

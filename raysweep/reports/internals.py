@@ -20,6 +20,7 @@ LEGEND = (
     "AUROC: how well a low loss tells poison from the rest. Which samples are poisoned the defense "
     "does not know."
 )
+STEP = "step of the method"
 GROUPS = {"poison": "poisoned", "rest": "not poisoned"}
 
 
@@ -78,10 +79,12 @@ def loss_lines(material: Material, cells: Cells) -> list[Drawing]:
             around = np.concatenate([steps, steps[::-1]]), np.concatenate([high, low[::-1]])
             lines.append(Line(name=name, x=around[0], y=around[1], cell=cell, shape="area"))
             lines.append(Line(name=name, x=steps, y=middle, label=seed, cell=cell, shape="both"))
-    axes = {"x_title": "step of the method", "y_title": "cross-entropy"}
     return [
-        Drawing(title=title, **axes, lines=lines, y_log=True) for title, lines in groups.items()
-    ]
+        Drawing(
+            title=title, x_title=STEP, y_title="cross-entropy", lines=lines, y_log=True,
+        )
+        for title, lines in groups.items()
+    ]  # fmt: skip
 
 
 def auroc_lines(material: Material, cells: Cells) -> list[Drawing]:
@@ -95,7 +98,7 @@ def auroc_lines(material: Material, cells: Cells) -> list[Drawing]:
             groups.setdefault(f"{who}: AUROC by step{among}", []).append(line)
     return [
         Drawing(
-            title=title, x_title="step of the method", y_title="AUROC of a low loss", lines=lines,
+            title=title, x_title=STEP, y_title="AUROC of a low loss", lines=lines,
             y_range=(min(0.5, *(float(line.y.min()) for line in lines)) - 0.02, 1.02),
         )
         for title, lines in groups.items()

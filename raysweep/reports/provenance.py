@@ -11,7 +11,7 @@ from raysweep.results.grouping import words
 
 
 def provenance(material: Material) -> dict[str, str]:
-    """Return what the sweep was made with, by name."""
+    """Return the facts that the sweep was made with, by name."""
     sweep, rows, stages = material.sweep, material.rows, material.stages
     hosts = [*_distinct(rows, "host"), *_distinct(stages, "host")]
     facts = {
