@@ -61,7 +61,7 @@ class Cells:
         """Return the cells of the records of all trials."""
         rows = records.reset_index(drop=True)
         if rows.empty or "attack" not in rows:
-            none = pd.Series(np.zeros(0, np.int64))
+            none: pd.Series[int] = pd.Series(np.zeros(0, np.int64), dtype=int)
             empty = pd.DataFrame(columns=[*BY, "dataset", "model", "training", "family", "at",
                                           "trials", "finished", "failed"])  # fmt: skip
             return cls(table=empty, of=none, rows=rows.iloc[:0].assign(arena="", shown="", cell=0))

@@ -21,7 +21,7 @@ SEEN: dict[Labels, str] = {
 
 
 def sentence(tuned: Tuned) -> str:
-    """Return what was sought, under which bounds, and which labels the searches have seen."""
+    """Return the objectives and bounds of the searches, and the labels that they have seen."""
     settings = tuned.settings
     goals = ", ".join(f"{one.goal} {one.name}" for one in settings.metric)
     bounds = " and ".join(settings.constraints) or "no constraint"
