@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-COPIED = ("raysweep", "tests", "pyproject.toml")
+COPIED = ("raysweep", "tests", "benchmarks", "pyproject.toml")
 TIMEOUT_S = 900.0
 
 
@@ -56,11 +56,12 @@ def table() -> dict[str, Fault]:
         planted_kills,
         planted_plugins,
         planted_rounds,
+        planted_statistics,
     )
 
     modules = (
         planted_rounds, planted_baselines, planted_datamodels, planted_devices, planted_engine,
-        planted_plugins, planted_kills,
+        planted_plugins, planted_kills, planted_statistics,
     )  # fmt: skip
     every = [fault for module in modules for fault in module.FAULTS]
     named = {fault.name: fault for fault in every}

@@ -25,7 +25,7 @@ from raysweep.models.linear import Linear
 from raysweep.sweep.spec import Track, to_yaml
 from raysweep.sweep.tuning import Tune
 
-FUNCTIONS = ("launch", "load", "load_tuned", "report", "tune")
+FUNCTIONS = ("compare", "launch", "load", "load_tuned", "report", "tune")
 
 
 def sweep(name: str = "front") -> raysweep.Sweep:

@@ -16,7 +16,6 @@ from raysweep.attacks.badnets import BadNets
 from raysweep.cli.app import app
 from raysweep.datasets.digits import Digits
 from raysweep.defenses.none import NoDefense
-from raysweep.defenses.random_filter import RandomFilter
 from raysweep.defenses.spectral_signatures import SpectralSignatures
 from raysweep.errors import StoreError
 from raysweep.jobs.compare import compare, victims
@@ -49,7 +48,7 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def rows(asr: dict[str, list[float]], **given: Any) -> pd.DataFrame:
     return pd.DataFrame([
-        {**row(defense=defense, defense_name=defense, seed=seed, asr=value), **given}
+        {**row(defense=defense, defense_name=defense, seed=seed, asr=value, asr_n=900), **given}
         for defense, values in asr.items() for seed, value in enumerate(values)
     ])  # fmt: skip
 
@@ -128,7 +127,9 @@ def test_each_seed_draws_its_own_data_where_that_is_asked_for() -> None:
 
 def test_what_a_seed_drew_is_recorded(tmp_path: Path) -> None:
     asked = sweep(
-        "drawn", dataset=Digits(size=200, resample=True), defenses=[NoDefense(), RandomFilter()]
+        "drawn",
+        dataset=Digits(size=200, resample=True),
+        defenses=[NoDefense(), SpectralSignatures()],
     )
     done = raysweep.launch(asked, str(tmp_path / "store"), inline=True).rows
     assert done["status"].eq("ok").all()

@@ -19,6 +19,7 @@ from rich.console import Console
 
 from raysweep.cli.terminal import print_results
 from raysweep.jobs.launch import launch
+from raysweep.metrics.intervals import wilson
 from raysweep.reports import internals, tuning
 from raysweep.reports.cells import Cells
 from raysweep.reports.curves import roc_curves
@@ -56,16 +57,19 @@ def test_aggregate_gives_means_intervals_and_extremes() -> None:
     )
     summed = aggregate(rows, ["d"], ["ca", "absent"]).set_index("d")
     assert summed.loc["a", "ca"] == pytest.approx(0.2)
-    assert summed.loc["a", "ca_low"] < 0.1 and summed.loc["a", "ca_high"] > 0.3
+    # 10 inputs a model explain more than the variance between the models: 0.16/30 > 0.01/3.
+    bounds = summed.loc["a", "ca_low"], summed.loc["a", "ca_high"]
+    assert bounds == pytest.approx(wilson(6, 30))
     assert (summed.loc["a", "ca_min"], summed.loc["a", "ca_max"]) == (0.1, 0.3)
     low, high = summed.loc["b", "ca_low"], summed.loc["b", "ca_high"]
     assert (low, high) == (pytest.approx(0.2993, abs=1e-4), pytest.approx(0.7007, abs=1e-4))
     assert math.isnan(summed.loc["a", "absent"]) and summed.loc["a", "absent_seeds"] == 0
-    assert re.fullmatch(r"20\.0 \[[\d.]+–[\d.]+\]", spread(summed.loc["a"], "ca"))
+    assert spread(summed.loc["a"], "ca") == "20.0 [9.5–37.3]"
     assert spread(summed.loc["b"], "ca") == "50.0 [29.9–70.1]"
     assert spread(summed.loc["a"], "absent") == "–"
-    two = aggregate(pd.DataFrame({"d": "x", "ca": [0.1, 0.2]}), ["d"], ["ca"])
-    assert spread(two.iloc[0], "ca") == "15.0 (10.0, 20.0)", "no interval is honest"
+    five = aggregate(pd.DataFrame({"d": "x", "ca": [0.1, 0.2, 0.3, 0.4, 0.5]}), ["d"], ["ca"])
+    # t(0.975, 4) = 2.77645; variance 0.025/5, as of 0.21/0.005 = 42 cases; Wilson's at 2.77645
+    assert spread(five.iloc[0], "ca") == "30.0 [14.8–51.4]"
 
 
 def test_undefined_values_do_not_count() -> None:

@@ -232,9 +232,7 @@ def test_findings_name_what_holds_and_what_cannot_be_told_from_no_defense() -> N
     }  # fmt: skip
     rows = sweep(asr, attacks=1)
     rows.loc[rows["defense"] == "costly", "ca"] = 0.8
-    rows = pd.concat([rows, pd.DataFrame([
-        trial("late", 0.0, attack="a0", attack_name="a0", status="pending", asr=None, ca=None)
-    ])], ignore_index=True)  # fmt: skip
+    rows.loc[len(rows)] = trial("late", math.nan, attack="a0", attack_name="a0", status="pending")
     (found,) = findings(rows)
     assert (found.holds, found.indistinct, found.untested) == (("holding",), ("idle",), ("late",))
     assert found.worse == () and found.failed == "" and found.attack == "a0"

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -30,7 +30,7 @@ def compare(
     every: Annotated[bool, typer.Option("--all", help="Show every cell, changed or not.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show what changed from one sweep to another: trials of the same setting, paired."""
+    """Show the changes from one sweep to another: trials of the same setting, paired."""
     from raysweep.jobs.compare import compare as compared
 
     found = compared(first, second, storage, second_storage=second_storage)
@@ -59,24 +59,33 @@ def _print(console: Console, found: Changes, every: bool) -> None:
         return
     _table(console, "parameters that differ", ("parameter", first, second, "trials"),
            found.parameters.astype(str).to_numpy().tolist())  # fmt: skip
-    lines = [
-        [row.arena, row.defense, row.metric, change(row.value, row.low, row.high), _p(row.holm),
-         f"{row.n} {row.unit}"]
-        for row in found.defenses.itertuples()
-    ]  # fmt: skip
     _table(console, f"{second} − {first} over attacks, in points",
-           ("arena", "defense", "metric", "difference", "p (Holm)", "n"), lines)  # fmt: skip
+           ("arena", "defense", "metric", "difference", "p (Holm)", "n"),
+           [_over_attacks(row) for row in _records(found.defenses)])  # fmt: skip
     cells = found.cells if every else _changed(found.cells)
-    lines = [
-        [row.arena, f"{row.attack} @ {100 * row.rate:g} %", row.defense, row.metric,
-         f"{100 * row.first:.1f}", f"{100 * row.second:.1f}",
-         change(row.difference, row.low, row.high), str(row.n)]
-        for row in cells.itertuples()
-    ]  # fmt: skip
     title = "every cell" if every else "cells whose difference is not explained by chance"
     _table(console, f"{title}, in percent",
            ("arena", "attack", "defense", "metric", first, second, "difference", "n"),
-           lines)  # fmt: skip
+           [_cell(row) for row in _records(cells)])  # fmt: skip
+
+
+def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    return [{str(name): cell for name, cell in row.items()} for row in table.to_dict("records")]
+
+
+def _over_attacks(row: Mapping[str, Any]) -> list[str]:
+    return [
+        row["arena"], row["defense"], row["metric"], change(row["value"], row["low"], row["high"]),
+        _p(row["holm"]), f"{row['n']} {row['unit']}",
+    ]  # fmt: skip
+
+
+def _cell(row: Mapping[str, Any]) -> list[str]:
+    return [
+        row["arena"], f"{row['attack']} @ {100 * row['rate']:g} %", row["defense"], row["metric"],
+        f"{100 * row['first']:.1f}", f"{100 * row['second']:.1f}",
+        change(row["difference"], row["low"], row["high"]), str(row["n"]),
+    ]  # fmt: skip
 
 
 def _changed(cells: pd.DataFrame) -> pd.DataFrame:

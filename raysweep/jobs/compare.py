@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import pandas as pd
 
 from raysweep.arrays import Bools
 from raysweep.errors import StoreError
 from raysweep.metrics.judgment import unpack_hits
-from raysweep.metrics.names import HITS, cases
+from raysweep.metrics.names import HITS
 from raysweep.metrics.pairs import holm, mcnemar
 from raysweep.results.cells import SETTING, with_arena
 from raysweep.results.changes import Changes, changes
@@ -31,7 +29,8 @@ def compare(
     Trials meet their like where dataset, model, attack, rate, defense and seed are the same.
 
     Args:
-        first, second: names of the sweeps.
+        first: name of the one sweep.
+        second: name of the other.
         storage: where their records are, a folder or a URI; by default RAYSWEEP_STORAGE, else
             `./raysweep-store`.
         second_storage: of the second one; by default that of the first.
@@ -70,7 +69,8 @@ def victims(name: str, other: str = "none", storage: str | None = None) -> pd.Da
     done = finished(with_arena(read(store, name).rows))
     table: list[dict[str, object]] = []
     for setting, part in done.groupby(list(SETTING), sort=False):
-        stored = {str(row["defense"]): _hits(store, row) for row in part.to_dict("records")}
+        keys = zip(part["defense"], part[KEYS.of("evaluate")], strict=True)
+        stored = {str(defense): _hits(store, str(key)) for defense, key in keys}
         alone = stored.pop(other, {})
         for metric, with_other in alone.items():
             lines = [
@@ -92,11 +92,10 @@ def _discord(one: Bools, other: Bools) -> dict[str, object]:
     }  # fmt: skip
 
 
-def _hits(store: Store, row: Mapping[str, object]) -> dict[str, Bools]:
-    """Return the hits of a trial's evaluation by metric; none where they are not stored."""
-    names = {metric: HITS.of(metric) for metric in ("ca", "asr")}
+def _hits(store: Store, key: str) -> dict[str, Bools]:
+    """Return the hits that an evaluation holds, by metric; none where they are not stored."""
+    names = [HITS.of(metric) for metric in ("ca", "asr")]
     try:
-        arrays = store.arrays(str(row[KEYS.of("evaluate")]), list(names.values()))
+        return unpack_hits(store.outcome(key) or {}, store.arrays(key, names))
     except (StoreError, KeyError):
         return {}
-    return unpack_hits({cases(m): int(str(row[cases(m)])) for m in names}, arrays)

@@ -13,17 +13,10 @@ from raysweep.identity import Json
 from raysweep.metrics.intervals import NOTHING, Estimate, of_seeds, paired_interval
 from raysweep.metrics.names import INPUT, cases
 from raysweep.reports.data import column, floats
-from raysweep.reports.tables import METRICS, SHOWN
+from raysweep.reports.tables import METRICS, SHOWN, words
 from raysweep.results.cells import SETTING, with_arena
 from raysweep.results.columns import PARAMETERS
-from raysweep.results.grouping import (
-    ARENA,
-    attack_column,
-    failure_texts,
-    finished,
-    numbers,
-    words,
-)
+from raysweep.results.grouping import ARENA, attack_column, failure_texts, finished, numbers
 
 LOST = "lost"  # clean accuracy: that of the undefended model of the same seed, less this one
 EXTRA = (

@@ -9,7 +9,7 @@ from raysweep.metrics.names import INPUT
 from raysweep.reports.cells import Cells
 from raysweep.reports.drawings import Drawing, Line
 from raysweep.reports.material import Material
-from raysweep.results.grouping import number
+from raysweep.reports.tables import number
 
 WHO = ("defense", "shown", "arena", "seed", "cell")
 DECISIONS: dict[Scored, tuple[str, str]] = {

@@ -8,7 +8,8 @@ import pandas as pd
 
 from raysweep.reports.cells import Cells
 from raysweep.reports.sheets import Column, Sheet
-from raysweep.results.grouping import trial_names, words
+from raysweep.reports.tables import words
+from raysweep.results.grouping import trial_names
 
 SHOWN_AT_MOST = 3
 

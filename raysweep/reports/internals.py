@@ -12,8 +12,9 @@ from raysweep.reports.cells import Cells
 from raysweep.reports.drawings import Drawing, Line, thinned
 from raysweep.reports.material import Material
 from raysweep.reports.sheets import Column, Sheet
+from raysweep.reports.tables import number
 from raysweep.results.columns import FOUND
-from raysweep.results.grouping import finished, number
+from raysweep.results.grouping import finished
 
 LEGEND = (
     "Of losses: medians over training samples; the band is from the first to the third quartile. "

@@ -7,7 +7,7 @@ import time
 import pandas as pd
 
 from raysweep.reports.material import Material
-from raysweep.results.grouping import words
+from raysweep.reports.tables import words
 
 
 def provenance(material: Material) -> dict[str, str]:

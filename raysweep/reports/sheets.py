@@ -9,7 +9,7 @@ from typing import Literal
 
 from raysweep.identity import Json
 from raysweep.reports.data import column
-from raysweep.results.grouping import number
+from raysweep.reports.tables import number
 
 Shown = Literal["text", "badges", "number", "percent", "seconds"]
 

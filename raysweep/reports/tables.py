@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import cast
 
 import pandas as pd
 
 from raysweep.metrics.names import INPUT
 from raysweep.results.cells import defined, estimate
-from raysweep.results.grouping import (
-    attack_column,
-    failure_texts,
-    finished,
-    setting_column,
-    words,
-)
+
+# Sections of the page take the columns that they group by from here, with the tables.
+from raysweep.results.grouping import attack_column as attack_column
 from raysweep.results.grouping import attacked as attacked
 from raysweep.results.grouping import evasions as evasions
 from raysweep.results.grouping import failed_attacks as failed_attacks
 from raysweep.results.grouping import failed_mask as failed_mask
+from raysweep.results.grouping import failure_texts as failure_texts
+from raysweep.results.grouping import finished as finished
 from raysweep.results.grouping import floors as floors
-from raysweep.results.grouping import number as number
+from raysweep.results.grouping import setting_column as setting_column
 from raysweep.results.grouping import trial_names as trial_names
 from raysweep.results.grouping import undefended as undefended
 
@@ -59,6 +58,17 @@ def aggregate(rows: pd.DataFrame, by: Sequence[str], metrics: Sequence[str]) -> 
     return pd.DataFrame(table)
 
 
+def words(value: object) -> str:
+    """Return a cell as text; empty where it is missing."""
+    return "" if value is None or value is pd.NA or value != value else str(value)
+
+
+def number(value: object) -> float:
+    """Return a cell as a float; NaN where it is missing or no number."""
+    found = pd.to_numeric(words(value) or "nan", errors="coerce")
+    return float(found)
+
+
 def short(value: object) -> str:
     """Return the value of a parameter as text, a float with four digits."""
     if isinstance(value, tuple):
@@ -77,9 +87,8 @@ def percent(value: float | None) -> str:
 
 def spread(entry: pd.Series[float], metric: str) -> str:
     """Return a mean with what is known of its spread, in percent: `interval_text` of a cell."""
-    return interval_text(
-        entry[metric], entry[f"{metric}_low"], entry[f"{metric}_high"], entry[f"{metric}_values"]
-    )
+    mean, low, high = entry[metric], entry[f"{metric}_low"], entry[f"{metric}_high"]
+    return interval_text(mean, low, high, cast("Sequence[float]", entry[f"{metric}_values"]))
 
 
 def interval_text(mean: float, low: float, high: float, values: Sequence[float]) -> str:

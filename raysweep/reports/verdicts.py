@@ -9,7 +9,8 @@ from raysweep.reports.cells import Cells
 from raysweep.reports.material import Material
 from raysweep.reports.pictures import Gallery, Shown, picture
 from raysweep.reports.sheets import Column, Sheet
-from raysweep.results.grouping import finished, number, words
+from raysweep.reports.tables import number, words
+from raysweep.results.grouping import finished
 
 MODELS = 12
 CLASSES = 20

@@ -14,12 +14,13 @@ import pandas as pd
 
 from raysweep.metrics.intervals import Estimate, of_attacks, of_seeds
 from raysweep.metrics.names import cases
-from raysweep.results.grouping import finished, numbers, setting_column, words
+from raysweep.results.grouping import finished, numbers, setting_column, texts
 
 CELL = ("arena", "attack", "rate", "defense")
 FAMILY = "attack_name"
 SETTING = ("arena", "attack", "rate", "seed")  # the trials that differ in their defense alone
 DER = "der"
+VALUE = "value"
 
 
 def estimate(part: pd.DataFrame, metric: str) -> Estimate:
@@ -28,12 +29,11 @@ def estimate(part: pd.DataFrame, metric: str) -> Estimate:
     Rows in which it is undefined do not count. Rows of one cell are averaged over seeds; rows of
     several over the rates and forms of each family of attacks, then over families.
     """
-    values = _finite(numbers(part, metric))
-    part = part[values.notna()]
+    part = part.assign(**{VALUE: _finite(numbers(part, metric))}).dropna(subset=VALUE)
     cells = [column for column in CELL[1:3] if column in part and part[column].nunique() > 1]
     if not cells:
-        return of_seeds(values[part.index].tolist(), numbers(part, cases(metric)).tolist())
-    means = values[part.index].groupby([part[FAMILY], *(part[column] for column in cells)]).mean()
+        return of_seeds(part[VALUE].tolist(), numbers(part, cases(metric)).tolist())
+    means = part.groupby([FAMILY, *cells], sort=False)[VALUE].mean()
     families = means.groupby(level=0, sort=False).mean()
     if len(families) > 1:
         return of_attacks(families.tolist())
@@ -53,8 +53,9 @@ def _finite(values: pd.Series[float]) -> pd.Series[float]:
 
 
 def with_arena(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return rows with the columns `arena` and `der`, and badges as text."""
-    merged = rows.assign(arena=setting_column(rows), badges=rows["badges"].map(words))
+    """Return rows, numbered anew, with the columns `arena` and `der`, and badges as text."""
+    rows = rows.reset_index(drop=True)
+    merged = rows.assign(arena=setting_column(rows), badges=texts(rows, "badges"))
     return merged.assign(**{DER: der_column(merged)})
 
 

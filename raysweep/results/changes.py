@@ -15,7 +15,7 @@ from raysweep.metrics.pairs import holm
 from raysweep.results.cells import SETTING
 from raysweep.results.columns import KEYS, PARAMETERS, is_parameter
 from raysweep.results.comparison import Contrast, contrast, difference_bounds, pairs
-from raysweep.results.grouping import ARENA, attacked, words
+from raysweep.results.grouping import ARENA, attacked, texts
 
 SIDES = ("first", "second")
 COMPARED = ("ca", "asr", "ra", "tpr", "fpr", INPUT.of("tpr"), INPUT.of("fpr"))
@@ -57,7 +57,7 @@ def changes(first: pd.DataFrame, second: pd.DataFrame, names: tuple[str, str]) -
     varying = [
         column for column in dict.fromkeys((*first.columns, *second.columns))
         if column in PARAMETERS["recipe"].within([column]).values()
-        and any(_texts(rows, column).nunique() > 1 for rows in (first, second))
+        and any(texts(rows, column).nunique() > 1 for rows in (first, second))
     ]  # fmt: skip
     sides = [_named(rows, varying) for rows in (first, second)]
     known = [set(_ids(rows)) for rows in sides]
@@ -75,14 +75,10 @@ def changes(first: pd.DataFrame, second: pd.DataFrame, names: tuple[str, str]) -
     )  # fmt: skip
 
 
-def _texts(rows: pd.DataFrame, column: str) -> pd.Series[str]:
-    return rows[column].map(words) if column in rows else pd.Series("", index=rows.index)
-
-
 def _named(rows: pd.DataFrame, varying: list[str]) -> pd.DataFrame:
     """Return rows with an arena that both sweeps name alike."""
-    parts = [_texts(rows, column) for column in ARENA]
-    parts += [f"{column} " + _texts(rows, column) for column in varying]
+    parts = [texts(rows, column) for column in ARENA]
+    parts += [f"{column} " + texts(rows, column) for column in varying]
     arena = parts[0]
     for part in parts[1:]:
         arena = arena + " · " + part
@@ -91,7 +87,7 @@ def _named(rows: pd.DataFrame, varying: list[str]) -> pd.DataFrame:
 
 def _ids(rows: pd.DataFrame) -> pd.Series[str]:
     """Return the name of each trial: all that it must share with its like."""
-    columns = [rows[name].map(words) for name in ("arena", "attack", "rate", "defense", "seed")]
+    columns = [texts(rows, name) for name in ("arena", "attack", "rate", "defense", "seed")]
     texts = [f"{a} · {b} @ {r} · {d} · seed {s}" for a, b, r, d, s in zip(*columns, strict=True)]
     return pd.Series(texts, index=rows.index, dtype="str")
 
@@ -103,7 +99,7 @@ def _parameters(paired: pd.DataFrame) -> pd.DataFrame:
         column = str(left).removesuffix("_first")
         if not is_parameter(column):
             continue
-        values = paired[left].map(words), paired[f"{column}_second"].map(words)
+        values = texts(paired, str(left)), texts(paired, f"{column}_second")
         both = pd.DataFrame({"first": values[0], "second": values[1]})
         for (one, other), own in both[values[0] != values[1]].groupby(["first", "second"]):
             table.append({"parameter": column, "first": one, "second": other, "trials": len(own)})

@@ -127,11 +127,9 @@ def single_bounds(paired: pd.DataFrame, level: float) -> Bounds:
     NaN where a value is no share of inputs, or there are no pairs.
     """
     found = [
-        difference(
-            of_model(row.one, row.one_n, level), of_model(row.other, row.other_n, level)
-        )
-        for row in paired.itertuples()
-    ]  # fmt: skip
+        difference(of_model(one, n, level), of_model(other, m, level))
+        for one, n, other, m in paired[["one", "one_n", "other", "other_n"]].to_numpy(float)
+    ]
     if not found or any(math.isnan(low) for low, _ in found):
         return NONE
     return min(low for low, _ in found), max(high for _, high in found)
@@ -150,7 +148,7 @@ def difference_bounds(paired: pd.DataFrame, level: float = LEVEL) -> Bounds:
 def judged(rows: pd.DataFrame) -> pd.DataFrame:
     """Return the rows that defenses are compared on: attacked, by attacks that worked."""
     merged = with_arena(rows)
-    return merged[attacked(rows) & ~failed_mask(rows)]
+    return merged[attacked(merged) & ~failed_mask(merged)]
 
 
 def contrasts(

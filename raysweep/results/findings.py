@@ -79,7 +79,8 @@ def findings(rows: pd.DataFrame) -> list[Finding]:
     """Return the findings on each attack of each arena, in the order of the rows."""
     if rows.empty:
         return []
-    merged = with_arena(rows).assign(failed=failed_mask(rows), found=failure_texts(rows))
+    merged = with_arena(rows)
+    merged = merged.assign(failed=failed_mask(merged), found=failure_texts(merged))
     merged = merged[attacked(merged)]
     return [
         _finding(part) for _, part in merged.groupby(["arena", "attack"], sort=False)
@@ -112,7 +113,7 @@ def _any(states: dict[str, set[State]], wanted: State) -> tuple[str, ...]:
 
 
 def _states(worked: pd.DataFrame, label: str, level: float) -> list[State]:
-    """Return what a defense does at each rate of an attack that worked there."""
+    """Return the state of a defense at each rate of an attack that worked there."""
     return [_state(part, label, level) for _, part in worked.groupby("rate", sort=False)]
 
 

@@ -17,15 +17,12 @@ ARENA = ("dataset", "model")
 FAILED_BELOW = 0.5  # undefended ASR, and its excess over the trigger's on the clean model
 
 
-def words(value: object) -> str:
-    """Return a cell as text; empty where it is missing."""
-    return "" if value is None or value is pd.NA or value != value else str(value)
-
-
-def number(value: object) -> float:
-    """Return a cell as a float; NaN where it is missing or no number."""
-    found = pd.to_numeric(words(value) or "nan", errors="coerce")
-    return float(found)
+def texts(rows: pd.DataFrame, column: str) -> pd.Series[str]:
+    """Return a column as text; empty where a cell is missing, or there is no such column."""
+    if column not in rows:
+        return pd.Series("", index=rows.index, dtype="str")
+    cells = rows[column].astype(object)
+    return cells.where(cells.notna(), "").map(str)
 
 
 def numbers(rows: pd.DataFrame, column: str) -> pd.Series[float]:
@@ -62,9 +59,7 @@ def trial_names(rows: pd.DataFrame) -> pd.Series[str]:
 
 def evasions(rows: pd.DataFrame) -> pd.Series[bool]:
     """Return the mask of rows of attacks on test inputs alone; records without the column: none."""
-    if "evades" not in rows:
-        return pd.Series(False, index=rows.index)
-    return rows["evades"].map(lambda value: words(value) == "True").astype(bool)
+    return texts(rows, "evades") == "True"
 
 
 def attacked(rows: pd.DataFrame) -> pd.Series[bool]:
@@ -78,10 +73,10 @@ def setting_column(rows: pd.DataFrame) -> pd.Series[str]:
     Dataset, model, and every training parameter in which the rows differ: only seeds are averaged.
     Evasions are apart from backdoors: a detector may hold against the one and not the other.
     """
-    parts = [rows[name].map(words) for name in ARENA]
+    parts = [texts(rows, name) for name in ARENA]
     for name, column in PARAMETERS["recipe"].within(rows.columns).items():
-        if rows[column].map(words).nunique() > 1:
-            parts.append(rows[column].map(lambda v, n=name: f"{n} {words(v)}"))
+        if texts(rows, column).nunique() > 1:
+            parts.append(f"{name} " + texts(rows, column))
     parts.append(evasions(rows).map({True: "adversarial examples", False: ""}))
     names = [" · ".join(filter(None, line)) for line in zip(*parts, strict=True)]
     return pd.Series(names, index=rows.index, dtype="str")
