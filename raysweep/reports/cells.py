@@ -54,7 +54,7 @@ class Cells:
         """Return the cells of the records of all trials."""
         rows = records.reset_index(drop=True)
         if rows.empty or "attack" not in rows:
-            none: pd.Series[int] = pd.Series(np.zeros(0, np.int64), dtype=int)
+            none = pd.Series([0]).iloc[:0]
             empty = pd.DataFrame(columns=[*BY, "dataset", "model", "training", "family", "at",
                                           "trials", "finished", "failed"])  # fmt: skip
             return cls(table=empty, of=none, rows=rows.iloc[:0].assign(arena="", shown="", cell=0))

@@ -19,7 +19,7 @@ SPENT = {
 
 
 def sentence(material: Material) -> str:
-    """Return the seconds that stages took, and the factor that sharing has saved; empty if there are none."""
+    """Return the seconds that stages took, and the factor that sharing saved; or nothing."""
     stages = material.stages
     if stages.empty:
         return ""

@@ -12,7 +12,6 @@ import jinja2
 
 from raysweep.identity import Json
 from raysweep.reports import (
-from raysweep.reports.tables import words
     answer,
     costs,
     curves,
@@ -28,6 +27,7 @@ from raysweep.reports.drawings import Drawing, shortened
 from raysweep.reports.material import Material
 from raysweep.reports.pictures import Gallery, pictures
 from raysweep.reports.sheets import Sheet
+from raysweep.reports.tables import words
 
 # The page may run what it holds and load nothing: the promise of an offline file, enforced.
 POLICY = (
