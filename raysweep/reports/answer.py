@@ -83,7 +83,9 @@ def _narrow(rows: pd.DataFrame) -> pd.DataFrame:
     """Return the columns that findings are made of; records have a hundred more."""
     metrics = [name for metric in ("asr", "ca") for name in (metric, cases(metric))]
     recipe = PARAMETERS["recipe"].within(rows.columns).values()
-    return rows[[name for name in (*WHO, "status", *metrics, *recipe) if name in rows]]
+    own = rows[[name for name in (*WHO, "status", *metrics, *recipe) if name in rows]]
+    # Rows are chosen a thousand times, and columns of objects are chosen from faster.
+    return own.astype(dict.fromkeys(own.select_dtypes("str"), object))
 
 
 def _line(found: Finding, floor: float | None, labels: Sequence[str]) -> Line:
