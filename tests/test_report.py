@@ -443,6 +443,9 @@ def test_the_page_of_a_real_sweep_holds_everything(tmp_path: Path) -> None:
     assert "AUROC by step" in text
     assert all((np.diff(losses.rest, axis=0) >= 0).all() for losses in material.losses.values())
     assert render(material) == render(material), "pure"
+    assert not material.unread
+    late = gather("shown", str(tmp_path), within=-1)
+    assert late.unread == set(material.rows["trial"]) and not late.curves and not late.losses
 
 
 def test_the_page_names_no_address(page: str) -> None:
