@@ -406,16 +406,14 @@ def test_what_was_not_read_in_time_is_counted() -> None:
 
 
 @pytest.mark.slow
-def test_the_page_of_ten_thousand_trials_is_at_most_ten_megabytes_and_always_the_same() -> None:
-    material = many(10)
+def test_the_page_of_ten_thousand_trials_is_small() -> None:
+    material = many(40, settings=1)
     assert len(material.rows) == 10_080
     page = render(material)
     assert len(page.encode()) < 10e6
-    few = many(1)
-    markup = [re.sub(r"<script.*?</script>", "", one, flags=re.DOTALL) for one in
-              (page, render(few))]  # fmt: skip
-    assert markup[0].count("<") == markup[1].count("<"), "elements do not grow with trials"
-    assert render(few) == render(few)
+    markup = re.sub(r"<script.*?</script>", "", page, flags=re.DOTALL)
+    assert markup.count("<") < 1000, "what grows with trials is data"
+    assert len(column(opened(page, "rows")["columns"][0])) == 10_080
 
 
 @pytest.mark.slow
