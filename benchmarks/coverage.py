@@ -1,4 +1,4 @@
-"""How often each printed interval covers the truth: `python -m benchmarks.coverage`, one minute.
+"""How often each printed interval covers the truth: `python -m benchmarks.coverage`, a minute.
 
 Seeds (or attacks) are drawn from a known distribution of true shares within [0, 1], each share is
 measured on some test inputs, and the interval is made as the report makes it. Distributions:
@@ -8,7 +8,8 @@ measured on some test inputs, and the interval is made as the report makes it. D
     towards 100 the same, mirrored
     alike       mean 99 %, no difference between the models but that of their inputs
 
-An interval is printed where it covers the mean in 92 to 99 % of simulations.
+An interval is printed where it covers the mean in 92 to 99 % of simulations. A second table shows
+where none does: over attacks of which a few pass wholly.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import numpy as np
 
 from raysweep.arrays import Floats
 from raysweep.metrics.intervals import (
+    mean_interval,
     of_attacks,
     of_model,
     of_seeds,
@@ -163,18 +165,37 @@ def table(sims: int, seed: int = 0) -> list[Coverage]:
     ]  # fmt: skip
 
 
+def limits(sims: int, seed: int = 0) -> list[Coverage]:
+    """Return the coverage over families where a few attacks pass whole and the others not at all.
+
+    The interval is that of ten families or more, made of fewer, too. It is why those have none.
+    """
+    rng = np.random.default_rng(seed)
+    lines = []
+    for n in (4, 6, 10, 20):
+        for passing in (0.1, 0.2, 0.3):
+            whole = rng.random((sims, n)) < passing
+            values = np.clip(rng.normal(np.where(whole, 0.97, 0.02), 0.005), 0, 1)
+            bounds = np.array([mean_interval(line, math.nan) for line in values])
+            mean = 0.97 * passing + 0.02 * (1 - passing)
+            shape = f"{100 * passing:g} % of attacks pass"
+            lines.append(_line("families, some stopped", n, shape, bounds, mean))
+    return lines
+
+
 def main() -> None:
-    """Print the table as Markdown."""
+    """Print the tables as Markdown."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--sims", type=int, default=20_000, help="simulations a line")
     sims = parser.parse_args().sims
-    print("| interval | n | distribution | covered | median width | printed |")
-    print("|---|--:|---|--:|--:|--:|")
-    for one in table(sims):
-        print(
-            f"| {one.interval} | {one.n} | {one.shape} | {100 * one.covered:.1f} % "
-            f"| {one.width:.1f} | {100 * one.printed:.0f} % |"
-        )
+    for lines in (table(sims), limits(sims)):
+        print("| interval | n | distribution | covered | median width |")
+        print("|---|--:|---|--:|--:|")
+        for one in lines:
+            covered, width = f"{100 * one.covered:.1f} %", f"{one.width:.1f}"
+            cells = (covered, width) if one.printed else ("none is printed", "–")
+            print(f"| {one.interval} | {one.n} | {one.shape} | {' | '.join(cells)} |")
+        print()
 
 
 if __name__ == "__main__":

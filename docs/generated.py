@@ -1,4 +1,4 @@
-"""Fills in what pages take from the package: tables of methods, recipes and commands.
+"""Fills in what pages take from the package: tables of methods, recipes, commands and columns.
 
 MkDocs calls `on_page_markdown` for every page; a line `<!-- methods: attacks -->` is replaced
 by what the code says at that moment, so that no such table goes stale.
@@ -16,6 +16,7 @@ from raysweep.attacks import Attack
 from raysweep.datasets import Dataset
 from raysweep.methods import load
 from raysweep.methods.recipe import RECIPES, Recipe
+from raysweep.results.schema import COLUMNS, FAMILIES
 from raysweep.sweep import catalog
 
 if TYPE_CHECKING:
@@ -119,6 +120,18 @@ def _shown(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool | None) else str(value)
 
 
+def columns() -> str:
+    """Return the table of the columns of the records."""
+    lines = ["| column | type | unit, range | meaning | missing |", "|---|---|---|---|---|"]
+    for one in (*COLUMNS, *FAMILIES):
+        cells = (
+            f"`{one.name}`", one.dtype or "by its values",
+            ", ".join(filter(None, (one.unit, one.bounds))), one.meaning, one.missing or "never",
+        )  # fmt: skip
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 MAKERS: dict[str, Callable[..., str]] = {
     "run": lambda: "",  # for the tests: the commands that follow end in seconds, and are run
     "methods": methods,
@@ -126,4 +139,5 @@ MAKERS: dict[str, Callable[..., str]] = {
     "recipe": recipe,
     "recipes": recipes,
     "commands": commands,
+    "columns": columns,
 }

@@ -54,19 +54,36 @@ COMPARED = (
     ),
     Fault(
         "spectral features not centered", "defenses/spectral_signatures.py",
-        "    if centered:\n", "    if not centered:\n",
+        "around if centered else values", "values if centered else around",
         (DEFENSES + "projections_on_planted_rank_one_features",),
     ),
     Fault(
+        "raw features without their mean's axis removed", "defenses/spectral_signatures.py",
+        "np.linalg.eigh(around.T @ around)",
+        "np.linalg.eigh((around if centered else values).T @ (around if centered else values))",
+        (DEFENSES + "uncentered_projections_find_what_stands_out_beside_a_mean_that_is_far",),
+    ),
+    Fault(
+        "a trimmed covariance that is not made consistent", "defenses/spectre.py",
+        "covariance / _trimmed(size, count / len(points_ND))", "covariance",
+        (BASELINES + "the_robust_covariance_is_the_covariance_of_a_gaussian",),
+    ),
+    Fault(
+        "each number of axes judged in its own space", "defenses/spectre.py",
+        "strength = _strength(projected, scores, contamination, alpha)",
+        "strength = float(scores.mean())",
+        (BASELINES + "the_number_of_axes_is_no_artefact_of_trimmed_tails",),
+    ),
+    Fault(
         "threshold at the wrong end", "defenses/_scored.py",
-        "(len(reference) - 1) * (1 - fpr)", "(len(reference) - 1) * fpr",
+        "math.floor(exactly(fpr, count + 1))", "math.floor(exactly(1 - fpr, count + 1))",
         (DEFENSES + "strip_rejects_its_nominal_share_of_fresh_inputs",
          DEFENSES + "strip_rejects_its_nominal_share_of_clean_inputs",
          NOISE + "random_scores_flag_poison_as_often_as_the_rest"),
     ),
     Fault(
         "threshold at twice the rate", "defenses/_scored.py",
-        "(len(reference) - 1) * (1 - fpr)", "(len(reference) - 1) * (1 - 2 * fpr)",
+        "math.floor(exactly(fpr, count + 1))", "math.floor(exactly(2 * fpr, count + 1))",
         (DEFENSES + "strip_rejects_its_nominal_share_of_fresh_inputs",
          NOISE + "of_random_images_the_nominal_share_is_flagged"),
     ),
@@ -346,6 +363,16 @@ DETECTORS = (
         (UNIFIED + "mutants_have_the_noise_of_the_definition",),
     ),
     Fault(
+        "inputs of one rate tie", MUTATION,
+        "changes_MB.mean(0) + 0.49 / self.mutants * (1 - certainty_B)", "changes_MB.mean(0)",
+        (UNIFIED + "inputs_of_one_rate_are_ordered_by_certainty_and_none_passes_a_cut",),
+    ),
+    Fault(
+        "certainty moves an input past a cut", MUTATION,
+        "0.49 / self.mutants * (1 - certainty_B)", "(1 - certainty_B)",
+        (UNIFIED + "inputs_of_one_rate_are_ordered_by_certainty_and_none_passes_a_cut",),
+    ),
+    Fault(
         "mutation at a variance of 0", MUTATION,
         "given + drawn * scale + mean if self.variance else given",
         "given + drawn * scale + mean",
@@ -453,8 +480,8 @@ DETECTORS = (
     ),
     Fault(
         "changes from the own prediction in a filter", MUTATION,
-        "predicted(images)[1] != data.labels[ids][None]",
-        "np.not_equal(*predicted(images)[::-1])",
+        "found.mutated_MB != data.labels[ids][None]",
+        "found.mutated_MB != found.own_B[None]",
         (PLANTED + "a_filter_counts_changes_from_the_given_label",),
     ),
     Fault(

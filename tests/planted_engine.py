@@ -139,13 +139,13 @@ TOLD = (
         (PAST + "only_a_row_of_the_same_trial_and_keys_is_kept",),
     ),
     Fault(
-        "a trial's run without the sweep's name", "results/entries.py",
-        """digest(f"{sweep}/{row['trial']}")""", """digest(f"{row['trial']}")""",
+        "a trial's run without the sweep's name", "results/entries/trial.py",
+        """run_id(sweep, str(row["trial"]))""", """run_id("", str(row["trial"]))""",
         (TRACK + "two_sweeps_with_the_same_trial_and_their_tunings_are_runs_of_their_own",),
     ),
     Fault(
-        "a tuning's run without the sweep's name", "results/entries.py",
-        'digest(f"{sweep}/tune")', 'digest("tune")',
+        "a tuning's run without the sweep's name", "results/entries/tuning.py",
+        "run_id(sweep, JOB)", 'run_id("", JOB)',
         (TRACK + "two_sweeps_with_the_same_trial_and_their_tunings_are_runs_of_their_own",),
     ),
     Fault(

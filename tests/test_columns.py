@@ -81,7 +81,9 @@ def test_parameters_are_told_from_everything_else() -> None:
     config, summary = entries.config_of(packed), entries.summary_of(packed)
     assert {"rate", "attack.rate", "trial", "git_commit"} < config.keys()
     assert summary == {
-        "ca": 0.9, "ca_n": 10, "found.models": 5, "standalone_seconds": 3, "evades": 0,
+        "ca": 0.9, "ca_n": 10, "ca_low": pytest.approx(0.596, abs=1e-3),
+        "ca_high": pytest.approx(0.982, abs=1e-3), "found.models": 5, "standalone_seconds": 3,
+        "evades": 0,
     }  # fmt: skip
 
 

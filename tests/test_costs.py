@@ -11,16 +11,19 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from raysweep.attacks.badnets import BadNets
+from raysweep.attacks.sig import SIG
 from raysweep.datasets.digits import Digits
 from raysweep.defenses._confusion import SCHEDULES
 from raysweep.defenses.confusion_training import ConfusionTraining
 from raysweep.defenses.datamodels import Datamodels
+from raysweep.defenses.model_mutation import ModelMutation
 from raysweep.defenses.none import NoDefense
 from raysweep.defenses.perfect_filter import PerfectFilter
 from raysweep.defenses.spectral_signatures import SpectralSignatures
 from raysweep.methods.recipe import Recipe
 from raysweep.models.linear import Linear
 from raysweep.models.resnet9 import ResNet9
+from raysweep.models.six_conv import SixConv
 from raysweep.models.tiny_cnn import TinyCNN
 from raysweep.models.tiny_groupnorm import TinyGroupNorm
 from raysweep.plan.costs import BFLOAT16_CORE, CORE, FILE, FORWARD, GPU, Costs, operations, record
@@ -159,6 +162,26 @@ def test_a_plan_bounds_what_decisions_may_add(tmp_path: Path) -> None:
     assert seen.undecided == 4 and seen.below == 12
     assert seen.below_seconds == pytest.approx(2 * trainings)
     assert seen.seconds == pytest.approx(sum(map(costs, planner.stages.values())))
+
+
+def cautions(tmp_path: Path, *defenses: Any, **given: Any) -> list[str]:
+    seen = preview(sweep(*defenses, **given), Store(str(tmp_path)))
+    return [line.partition(" on digits: ")[0] for line in seen.forecasts]
+
+
+def test_a_plan_warns_of_an_attack_that_takes_more_than_half_of_its_pool(tmp_path: Path) -> None:
+    assert cautions(tmp_path, attacks=[SIG(rate=0.045, target=8), BadNets(rate=0.4)]) == []
+    told = preview(
+        sweep(attacks=[SIG(rate=0.09, target=8), BadNets(rate=0.6)]), Store(str(tmp_path))
+    ).forecasts
+    assert any("rate 0.6 poisons 778 of the 1297 images" in line for line in told)
+    assert any(line.startswith("sig(target=8) on digits: rate 0.09 poisons 116") for line in told)
+
+
+def test_a_plan_warns_of_mutation_where_the_head_is_the_only_dense_layer(tmp_path: Path) -> None:
+    assert cautions(tmp_path, ModelMutation()) == ["model_mutation"]
+    assert cautions(tmp_path, ModelMutation(sign="adversarial")) == []
+    assert cautions(tmp_path, ModelMutation(), model=SixConv()) == []
 
 
 def test_a_bound_counts_the_parts_after_a_pause(tmp_path: Path) -> None:

@@ -16,11 +16,11 @@ import yaml
 
 import raysweep
 from raysweep.cli.app import app
-from raysweep.cli.output import visible
 from raysweep.defenses.spectral_signatures import SpectralSignatures
 from raysweep.errors import SpecError, StoreError
 from raysweep.results.records import load_tuned
 from raysweep.results.status import all_sweeps, status
+from raysweep.results.text import visible
 from raysweep.store import Store
 from raysweep.store.files import Folder
 from raysweep.sweep.loading import from_text
@@ -148,7 +148,7 @@ def test_results_in_every_format(made: Path, said: Callable[..., str], tmp_path:
     assert [one["ca"] for one in listed] == [rows["ca"][0], None], "exact; undefined is null"
     file = tmp_path / "rows.parquet"
     assert said("results", "mine", "--format", "parquet", "--output", str(file)) == f"{file}\n"
-    pd.testing.assert_frame_equal(pd.read_parquet(file), rows)
+    pd.testing.assert_frame_equal(pd.read_parquet(file), pd.DataFrame(rows))
     table = said("results", "mine")
     assert "badnets @ 10 %" in table and "0/1" in table
     markdown = said("results", "mine", "--format", "markdown")

@@ -115,7 +115,7 @@ def test_only_seeds_are_averaged() -> None:
     kinds = [{"dataset": "gtsrb"}, {"model": "resnet18"}, {"recipe.epochs": 9}, {}]
     base = {"recipe.epochs": 8}
     rows = pd.DataFrame([row(trial=str(n), **{**base, **k}) for n, k in enumerate(kinds)])
-    assert [line[8] for _, _, (line,) in text_table(rows)] == ["1"] * 4
+    assert [line[9] for _, _, (line,) in text_table(rows)] == ["1"] * 4
     training = column(opened(page_of(rows), "cells")["columns"]["training"])
     assert training == ["epochs 8", "epochs 8", "epochs 9", "epochs 8"]
 
@@ -123,7 +123,7 @@ def test_only_seeds_are_averaged() -> None:
 def test_trials_that_did_not_finish_are_counted() -> None:
     rows = pd.DataFrame([row(), row(trial="u", seed=1, status="failed", ca=None, asr=None)])
     ((_, _, (line,)),) = text_table(rows)
-    assert line[8] == "1/2"
+    assert line[9] == "1/2"
 
 
 def test_the_columns_are_the_same_whatever_failed_and_rates_are_told_apart() -> None:
@@ -133,12 +133,12 @@ def test_the_columns_are_the_same_whatever_failed_and_rates_are_told_apart() -> 
     every = [row(), filtered, seen, lost]
     rows = pd.DataFrame([{**one, "trial": str(n)} for n, one in enumerate(every)])
     columns = [
-        "defense", "kind", "CA %", "ASR %", "TPR %", "FPR %", "TPR of inputs %", "FPR of inputs %",
-        "n", "badges",
+        "defense", "kind", "CA %", "ASR %", "DER %", "TPR %", "FPR %", "TPR of inputs %",
+        "FPR of inputs %", "n", "badges",
     ]  # fmt: skip
     ((_, headers, lines),) = text_table(rows)
     assert headers == columns
-    cells = {line[0]: line[4:9] for line in lines}
+    cells = {line[0]: line[5:10] for line in lines}
     assert cells["filter"] == ["80.0", "10.0", "–", "–", "1"]
     assert cells["strip"] == ["–", "–", "70.0", "20.0", "1"]
     assert cells["abl"] == ["–", "–", "–", "–", "0/1"]
@@ -150,7 +150,7 @@ def test_the_columns_are_the_same_whatever_failed_and_rates_are_told_apart() -> 
     assert {"TPR", "TPR of inputs"} <= told
 
 
-@pytest.mark.parametrize("width", [80, 100, 200])
+@pytest.mark.parametrize("width", [80, 100, 240])
 def test_no_number_is_cut_on_a_narrow_terminal(width: int) -> None:
     rows = generated().rows
     rows = rows[(rows["attack"] == "badnets") & (rows["rate"] == 0.05)]
@@ -164,8 +164,8 @@ def test_no_number_is_cut_on_a_narrow_terminal(width: int) -> None:
     known = {line.split(" ")[0]: line for line in said.splitlines()}
     for defense in ("none", "strip"):
         mean, _, between = means[defense].partition(" ")
-        assert f" {mean}" in known[defense] and (between in known[defense]) == (width == 200)
-    assert ("means alone" in said) == (width < 200)
+        assert f" {mean}" in known[defense] and (between in known[defense]) == (width == 240)
+    assert ("means alone" in said) == (width < 240)
 
 
 def test_the_floor_of_a_trigger_is_shown() -> None:

@@ -90,18 +90,6 @@ def read(run: Path) -> dict[str, Any]:
     return found
 
 
-def test_config_and_summary_are_flat_and_defined() -> None:
-    first, second = ({str(k): v for k, v in r.items()} for r in rows().to_dict("records"))
-    measured = {**first, "found.models": 250.0}
-    assert entries.summary_of(measured)["found.models"] == 250
-    assert "found.models" not in entries.config_of(measured)
-    assert entries.config_of(second)["attack.alpha"] == 0.2
-    assert "attack.alpha" not in entries.config_of(first)
-    shared = {"ca_n": 100, "asr": 0.9, "asr_n": 90}
-    assert entries.summary_of(first) == {"ca": 0.9, **shared}
-    assert entries.summary_of(second) == {"ca": 0.8, "tpr": 1.0, "verdict": 1.0, **shared}
-
-
 @pytest.mark.slow
 def test_offline_runs_are_written_once_and_read_back(tmp_path: Path) -> None:
     first = wandb.publish(rows(), SWEEP, OFFLINE, tmp_path)

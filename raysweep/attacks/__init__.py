@@ -266,6 +266,18 @@ class Attack(Method):
             )
         return counts
 
+    def caution(self, labels: IntArray, num_classes: int) -> str:
+        """Return a sentence on what is doubtful in these parameters, which a plan shows; or ""."""
+        counts = self.counts(labels, num_classes)
+        pool = int(self.pool(labels, num_classes).sum())
+        if 2 * counts.poison <= pool:
+            return ""
+        return (
+            f"rate {self.rate:g} poisons {counts.poison} of the {pool} images that may be poisoned,"
+            f" more than half; what is poison and what is a normal image of these classes is no"
+            f" longer clear. At rate {most_share(pool // 2, len(labels))} it is half"
+        )
+
     def _count(self, field: str, what: str, total: int) -> int:
         rate = getattr(self, field)
         count = count_of(rate, total)

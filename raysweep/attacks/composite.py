@@ -30,7 +30,7 @@ class Composite(Attack):
     """Source image on the left, image of class `partner` on the right."""
 
     PREPARES: ClassVar[bool] = True
-    TOY: ClassVar = {"partner": 0}
+    TOY: ClassVar = {"partner": 2}
 
     cover_rate: float = Field(0.05, ge=0, le=1, description="cover images / training images")
     sources: tuple[int, ...] | None = Field((1,), description="classes that are attacked")
@@ -43,6 +43,12 @@ class Composite(Attack):
             raise ValueError(
                 f"partner must be another class than sources, got {self.partner} in "
                 f"{list(self.sources or ())}: mixtures within a class keep their label"
+            )
+        if self.label_map == "all_to_one" and self.partner == self.target:
+            raise ValueError(
+                f"partner must be another class than target, got {self.partner} for both: half an "
+                f"image of the target is evidence of the target without any backdoor; name another "
+                f"partner"
             )
         return self
 

@@ -37,6 +37,7 @@ PALETTE = ((0.10, 0.02, 0.22), (0.62, 0.12, 0.25), (0.98, 0.50, 0.15), (1.00, 0.
 class DFST(Attack):
     """The image in the generator's style."""
 
+    BADGES: ClassVar[tuple[str, ...]] = ("simplified: no detoxification",)
     PREPARES: ClassVar[bool] = True
     TOY: ClassVar = {"epochs": 1, "width": 4}
 

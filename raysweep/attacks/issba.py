@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 class ISSBA(Attack):
     """x + residual(x, secret)."""
 
+    BADGES: ClassVar[tuple[str, ...]] = ("simplified: no critic",)
     PREPARES: ClassVar[bool] = True
     TOY: ClassVar = {"epochs": 1, "width": 4}
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 class LatentBackdoor(Attack):
     """Stamps the optimized square."""
 
+    BADGES: ClassVar[tuple[str, ...]] = ("simplified: no teacher",)
     PREPARES: ClassVar[bool] = True
     SURROGATE: ClassVar[bool] = True
     TOY: ClassVar = {"steps": 2}

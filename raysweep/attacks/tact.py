@@ -10,11 +10,11 @@ source class alone.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from raysweep.attacks import Attack, Part
 from raysweep.attacks._drawn import patch
@@ -34,6 +34,28 @@ class TaCT(Attack):
     cover_classes: tuple[int, ...] = Field(
         (5, 7), min_length=1, description="classes whose triggered images keep their label"
     )
+
+    @model_validator(mode="after")
+    def _classes_have_one_part(self) -> Self:
+        sources, covers = set(self.sources or ()), set(self.cover_classes)
+        if self.label_map == "all_to_one" and self.target in sources:
+            raise ValueError(
+                f"sources must not name the target, {self.target}, got {sorted(sources)}: its "
+                f"images have the target's label already; leave {self.target} out of sources, or "
+                f"name another target"
+            )
+        if self.label_map == "all_to_one" and self.target in covers:
+            raise ValueError(
+                f"cover_classes must not name the target, {self.target}, got {sorted(covers)}: a "
+                f"cover says that the trigger leaves its class alone, and an image of the target "
+                f"says the opposite; leave {self.target} out of cover_classes"
+            )
+        if both := sorted(sources & covers):
+            raise ValueError(
+                f"cover_classes and sources must differ, both name {both}: the trigger would "
+                f"change the label of these classes and keep it; leave {both} out of one of them"
+            )
+        return self
 
     def cover_pool(self, labels: IntArray, num_classes: int) -> NDArray[np.bool_]:
         """Return the samples of the cover classes."""

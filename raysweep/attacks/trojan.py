@@ -11,7 +11,7 @@ scratch on poisoned data; the picture is drawn by code.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 class Trojan(Attack):
     """An 8 x 8 square on 32-pixel images, scaled on others."""
+
+    BADGES: ClassVar[tuple[str, ...]] = ("simplified: a fixed picture",)
 
     alpha: float = Field(1.0, gt=0, le=1, description="opacity of the square")
 

@@ -15,6 +15,7 @@ from raysweep.cli import (
     exchanging,
     host,
     init,
+    leaderboard,
     looking,
     methods,
     remote,
@@ -22,8 +23,8 @@ from raysweep.cli import (
     running,
     storing,
 )
-from raysweep.cli.output import visible
 from raysweep.errors import PlanError, PluginWarning, RaysweepError, SpecError
+from raysweep.results.text import visible
 
 _usual_warning = warnings.formatwarning
 
@@ -44,6 +45,7 @@ app.command()(attach.stop)
 app.command()(looking.sweeps)
 app.command()(looking.logs)
 app.command()(looking.results)
+app.command()(leaderboard.leaderboard)
 app.command()(comparing.compare)
 app.command(name="rm")(removing.remove)
 app.command(name="list")(methods.list_methods)

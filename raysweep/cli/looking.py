@@ -37,16 +37,41 @@ def tell_waiting(beat: Heartbeat) -> None:
 
 def report(
     name: SweepName,
+    others: Annotated[
+        list[str] | None,
+        typer.Argument(help="More sweeps, to be compared with the first in a W&B Report."),
+    ] = None,
     storage: Storage = None,
     output: Annotated[Path | None, typer.Option(help="Where to write the HTML file.")] = None,
+    to_wandb: Annotated[
+        bool,
+        typer.Option(
+            "--wandb", help="Create or update a W&B Report and a saved view; print their URLs."
+        ),
+    ] = False,
 ) -> None:
-    """Write the HTML report of a sweep from its records."""
+    """Write the HTML report of a sweep from its records, or a W&B Report of it."""
     from raysweep.jobs.publish import write_page
+    from raysweep.jobs.wandb_report import report_to_wandb
     from raysweep.results.records import storage_uri
     from raysweep.store import Store
     from raysweep.store.sweepfolder import SweepFolder
 
-    page = write_page(SweepFolder(Store(storage_uri(storage)), name), output, within=math.inf)
+    if to_wandb and output is not None:
+        raise SpecError("--output names the HTML file, and --wandb writes none; give one of them")
+    if to_wandb:
+        written = report_to_wandb([name, *(others or ())], storage_uri(storage))
+        for note in written.notes:
+            open_console(error=True).print(note)
+        print_text(f"{written.report}\n{written.view}\n")
+        return
+    if others:
+        raise SpecError(
+            f"an HTML report is of one sweep, got {name}, {', '.join(others)}; add --wandb for a "
+            f"W&B Report that compares them, or use raysweep compare"
+        )
+    folder = SweepFolder(Store(storage_uri(storage)), name)
+    page = write_page(folder, output, within=math.inf)
     for note in page.notes:
         open_console(error=True).print(note)
     open_console().print(page.where)

@@ -22,7 +22,7 @@ KINDS = (
 )  # fmt: skip
 
 
-def _stored_sweeps(context: typer.Context, incomplete: str) -> list[str]:
+def stored_sweeps(context: typer.Context, incomplete: str) -> list[str]:
     """Return the names of the sweeps in a local storage that begin with some letters."""
     storage = context.params.get("storage") or os.environ.get("RAYSWEEP_STORAGE")
     folder = Path(storage or DEFAULT_STORAGE) / "sweeps"
@@ -47,7 +47,7 @@ SweepFile = Annotated[
 ]
 SweepName = Annotated[
     str,
-    typer.Argument(help="The name that the sweep file gives.", autocompletion=_stored_sweeps),
+    typer.Argument(help="The name that the sweep file gives.", autocompletion=stored_sweeps),
 ]
 Overrides = Annotated[
     list[str] | None,

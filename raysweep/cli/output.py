@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
@@ -14,15 +13,11 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from raysweep.results.text import visible
+
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print JSON; times are seconds since 1970, UTC.")
 ]
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
-
-
-def visible(text: str) -> str:
-    r"""Return text whose control characters are written out, as `\x1b`; lines and tabs stay."""
-    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 class PlainConsole(Console):

@@ -18,8 +18,8 @@ from raysweep.cli.options import (
     command,
     open_console,
 )
-from raysweep.cli.output import visible
 from raysweep.errors import SpecError
+from raysweep.results.text import visible
 
 JobsServer = Annotated[
     str, typer.Option(help="Jobs server of a Ray cluster, such as http://HEAD:8265.")

@@ -194,6 +194,7 @@ class Decision:
         classes: the classes held to be backdoor targets, for a verdict.
         class_scores: (K,) anomaly of each class, higher = more suspicious, for a verdict.
         p_value: of the verdict, where the method has one.
+        facts: named numbers about the decision itself, shown beside those of the run.
     """
 
     flags: Flags | None = None
@@ -201,6 +202,7 @@ class Decision:
     classes: tuple[int, ...] | None = None
     class_scores: FloatArray | None = None
     p_value: float | None = None
+    facts: Mapping[str, float] = field(default_factory=dict)
 
 
 class Defense(Method):
@@ -264,6 +266,11 @@ class Defense(Method):
     def forecast(self, samples: int) -> str:
         """Return a sentence on the work ahead for a set of `samples`, which a plan shows; or ""."""
         del samples
+        return ""
+
+    def caution(self, model: Model, shape: Shape) -> str:
+        """Return a sentence on what is doubtful for a model, which a plan shows; or ""."""
+        del model, shape
         return ""
 
     def passes(self, samples: int, epochs: int, num_classes: int) -> float:

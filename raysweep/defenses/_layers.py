@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -14,10 +14,25 @@ if TYPE_CHECKING:
     import torch
 
 
+Pool = Literal["mean", "flat"]
+
+
 def layer_values(
-    inputs: DefenseInputs, images_BCHW: torch.Tensor, ctx: Context, *, batch_size: int = 500
+    inputs: DefenseInputs,
+    images_BCHW: torch.Tensor,
+    ctx: Context,
+    *,
+    pool: Pool = "mean",
+    batch_size: int = 500,
 ) -> list[FloatArray]:
-    """Return (N, D) per layer of the victim, averaged over space; the head gives its input.
+    """Return (N, D) per layer of the victim; the head gives its input.
+
+    Args:
+        inputs: the defense's inputs, with the victim.
+        images_BCHW: the images, uint8.
+        ctx: where the work is done.
+        pool: whether feature maps are averaged over space, or every entry is kept.
+        batch_size: images that go through the network at once.
 
     Raises:
         ValueError: if an activation is not finite.
@@ -30,8 +45,9 @@ def layer_values(
     seen: dict[str, list[torch.Tensor]] = {name: [] for name in inputs.model.LAYERS}
 
     def flat(values: torch.Tensor) -> torch.Tensor:
-        values = values.float().mean(dim=(2, 3)) if values.ndim == 4 else values.float().flatten(1)
-        return values.cpu()
+        if pool == "mean" and values.ndim == 4:
+            values = values.mean(dim=(2, 3), dtype=torch.float32)
+        return values.float().flatten(1).cpu()
 
     handles = []
     for name in seen:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
+from raysweep.counts import exactly
 from raysweep.datasets import ImageSet, IntArray, as_floats
 from raysweep.defenses import (
     Decision,
@@ -77,11 +78,18 @@ class Scored(Defense):
         )
 
     def decide(self, evidence: Evidence) -> Decision:
-        """Reject inputs, or flag samples, above the quantile of the clean calibration scores."""
+        """Reject inputs, or flag samples, above the quantile of the clean calibration scores.
+
+        A score equal to the threshold is not above it: where calibration scores tie at the top,
+        fewer than the nominal share are rejected, and possibly none, which is a fact of the trial.
+        """
         if self.on == "inputs":
-            return Decision(threshold=upper_quantile(evidence.reference_scores, self.fpr))
-        cut = upper_quantile(evidence.statistics["reference"], self.fpr)
-        return Decision(flags=evidence.train_scores > cut)
+            reference = evidence.reference_scores
+            cut = upper_quantile(reference, self.fpr)
+            return Decision(threshold=cut, facts=admitted(reference, cut))
+        reference = evidence.statistics["reference"]
+        cut = upper_quantile(reference, self.fpr)
+        return Decision(flags=evidence.train_scores > cut, facts=admitted(reference, cut))
 
 
 def halves(name: str, clean: ImageSet, ctx: Context, least: int = 4) -> tuple[IntArray, IntArray]:
@@ -97,6 +105,33 @@ def halves(name: str, clean: ImageSet, ctx: Context, least: int = 4) -> tuple[In
         )
     order = ctx.generator("halves").permutation(len(clean))
     return np.sort(order[::2]), np.sort(order[1::2])
+
+
+def neighbors_and_rest(
+    name: str, clean: ImageSet, rows: IntArray, num_classes: int, least: int
+) -> tuple[ImageSet, ImageSet]:
+    """Return two parts of some rows of the clean set, each with half of every class.
+
+    Args:
+        name: of the defense, for the message.
+        clean: the reserved clean set.
+        rows: (M,) its rows to divide.
+        num_classes: K.
+        least: images of every class that the first part must have.
+
+    Raises:
+        ValueError: if the first part has fewer of a class.
+    """
+    by_class = rows[np.argsort(clean.labels[rows], kind="stable")]
+    first = clean.take(by_class[::2])
+    counts = np.bincount(first.labels, minlength=num_classes)
+    if (few := np.flatnonzero(counts < least)).size:
+        raise ValueError(
+            f"{name} compares with at least {least} clean images of every class, but of "
+            f"{len(clean)} reserved images {len(first)} are for this and classes {few.tolist()} "
+            f"have {counts[few].tolist()}; raise clean_size of the dataset"
+        )
+    return first, clean.take(by_class[1::2])
 
 
 def in_batches(
@@ -119,14 +154,24 @@ def against_labels(training_set: ImageSet, clean: ImageSet, rows: IntArray,
 
 
 def upper_quantile(reference: FloatArray, fpr: float) -> float:
-    """Return the least value that at most a share `fpr` of the reference lie above.
+    """Return the conformal threshold: a fresh clean score lies above it with chance `fpr` at most.
 
-    It is NumPy's quantile by the method `higher`, a tenth of the time; NaN if a value is.
+    It is the ceil((n + 1) (1 - fpr))-th smallest of the n reference scores (V. Vovk, A. Gammerman,
+    G. Shafer: Algorithmic Learning in a Random World, 2005); the largest float where n is too small
+    for `fpr`, so that no finite score is above it; NaN if a score is.
     """
     if np.isnan(reference).any():
         return float("nan")
-    place = math.ceil((len(reference) - 1) * (1 - fpr))
+    count = len(reference)
+    place = count - math.floor(exactly(fpr, count + 1))  # from 0; exact where float would miss one
+    if place >= count:
+        return float(np.finfo(np.float64).max)
     return float(np.partition(reference, place)[place])
+
+
+def admitted(reference: FloatArray, threshold: float) -> dict[str, float]:
+    """Return the fact whether a threshold lets no calibration score pass above it, 1 or 0."""
+    return {"threshold admits nothing": float(not (reference > threshold).any())}
 
 
 def within_classes(scores: FloatArray, labels: IntArray, like: FloatArray,

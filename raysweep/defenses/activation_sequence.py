@@ -7,10 +7,10 @@ four detectors of K. Jin et al., IEEE TDSC 2022, arXiv:2006.14871.
 
 Where we differ: which detectors that framework revises, and how, is not released but for one; this
 is the original rule, whose order does not ask what kind of malicious input it meets. Layers are all
-that the model names, averaged over space. Neighbors come from one part of the clean half that fits,
-switching rates from the other; each transition has one rate, not a matrix of classes. The sequence
-ends with the network's prediction. `on: training_set` is an extension: there it ends with the given
-label.
+that the model names, averaged over space unless `pool: flat`, which found more on digits. Neighbors
+come from one part of the clean half that fits, with an image of every class at least, switching
+rates from the other; each transition has one rate, not a matrix of classes. The sequence ends with
+the network's prediction. `on: training_set` is an extension: there it ends with the given label.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pydantic import Field
 from raysweep.datasets import ImageSet, IntArray
 from raysweep.defenses import DefenseInputs, Findings, FloatArray
 from raysweep.defenses import _scored as scored
-from raysweep.defenses._layers import layer_values
+from raysweep.defenses._layers import Pool, layer_values
 from raysweep.methods.context import Context
 
 if TYPE_CHECKING:
@@ -33,10 +33,12 @@ if TYPE_CHECKING:
 class ActivationSequence(scored.Scored):
     """Scores are minus the log likelihood of the switches; decisions set the nominal FPR."""
 
+    VERSION = 2
     EXTENDED: ClassVar[bool] = True
 
     neighbors: int = Field(5, ge=1, le=1000, description="k of each layer's classifier")
     axes: int = Field(64, ge=1, le=4096, description="principal axes of a layer, at most")
+    pool: Pool = Field("mean", description="feature maps: averaged over space, or flat")
     smoothing: float = Field(1.0, gt=0, description="added to the counts of switches")
 
     def run(self, inputs: DefenseInputs, ctx: Context) -> Findings:
@@ -46,9 +48,11 @@ class ActivationSequence(scored.Scored):
 
         clean = inputs.clean_set
         fitted, calibration = scored.halves(self.name, clean, ctx, least=4 * self.neighbors)
-        near, rates = clean.take(fitted[::2]), clean.take(fitted[1::2])
+        near, rates = scored.neighbors_and_rest(
+            self.name, clean, fitted, inputs.shape.num_classes, least=1
+        )
         spaces = []
-        for values in layer_values(inputs, near.images, ctx):
+        for values in layer_values(inputs, near.images, ctx, pool=self.pool):
             width = min(self.axes, values.shape[1], len(values) - 1)
             space = PCA(width, svd_solver="full").fit(values)
             spaces.append(
@@ -59,7 +63,7 @@ class ActivationSequence(scored.Scored):
             )
 
         def sequences(images: torch.Tensor) -> np.ndarray:
-            found = layer_values(inputs, images, ctx)
+            found = layer_values(inputs, images, ctx, pool=self.pool)
             return np.stack(
                 [
                     classifier.predict(space.transform(values))

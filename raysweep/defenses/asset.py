@@ -46,6 +46,7 @@ class ASSET(Defense):
     """Scores are losses after the separation; decisions cut them."""
 
     VERSION = 2
+    BADGES: ClassVar[tuple[str, ...]] = ("simplified: no inner optimization",)
     TOY: ClassVar = {"learning_rate": 0.05, "epochs": 3}
 
     epochs: int = Field(5, ge=1, le=1000, description="passes over the training set")

@@ -13,7 +13,7 @@ names the target, is left out. With `on: training_set` the given label stands fo
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from pydantic import Field
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 class Beatrix(scored.Scored):
     """Scores are deviations of Gram entries; decisions set the nominal FPR."""
+
+    VERSION = 2
+    BADGES: ClassVar[tuple[str, ...]] = ("simplified: no test of classes",)
 
     orders: int = Field(9, ge=1, le=20, description="highest order p")
     width: float = Field(10.0, gt=0, description="half-width of the clean range, in MADs")

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 class CognitiveDistillation(scored.Scored):
     """Scores are minus the mean of the smallest mask; decisions set the nominal FPR."""
 
+    VERSION = 2
     TOY: ClassVar = {"mask_steps": 40, "mask_rate": 0.2, "norm_weight": 0.05}
 
     on: scored.On = Field("training_set", description="what is scored")

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 class Frequency(scored.Scored):
     """Scores are the network's log odds of a perturbation; decisions set the nominal FPR."""
 
+    VERSION = 2
+    BADGES: ClassVar[tuple[str, ...]] = ("simplified: average pooling",)
     TOY: ClassVar = {"width": 8}
 
     network_epochs: int = Field(30, ge=1, le=10_000, description="of the network")

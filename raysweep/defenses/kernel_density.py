@@ -35,7 +35,7 @@ BANDWIDTHS = tuple(float(h) for h in np.geomspace(5e-4, 5, 29))
 class KernelDensity(scored.Scored):
     """Scores are minus the log density of the class; decisions set the nominal FPR."""
 
-    VERSION = 2
+    VERSION = 3
     EXTENDED: ClassVar[bool] = True
 
     bandwidth: float | None = searched(

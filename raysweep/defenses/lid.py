@@ -1,7 +1,7 @@
 """LID: around a malicious input the data fill another number of dimensions, layer by layer.
 
-X. Ma, B. Li, Y. Wang, S. M. Erfani, S. Wijewickrema, G. Schoenebeck, D. Song, M. E. Houle,
-J. Bailey: Characterizing Adversarial Subspaces Using Local Intrinsic Dimensionality, ICLR 2018,
+X. Ma, B. Li, Y. Wang, S. M. Erfani, S. Wijewickrema, G. Schoenebeck, D. Song, M. E. Houle, J.
+Bailey: Characterizing Adversarial Subspaces Using Local Intrinsic Dimensionality, ICLR 2018,
 arXiv:1801.02613: per layer -(1/k sum ln(r_i / r_k))^-1 over the k nearest of a clean minibatch, and
 a logistic regression over layers. One of the four detectors of K. Jin et al., IEEE TDSC 2022,
 arXiv:2006.14871.
@@ -10,8 +10,8 @@ Where we differ: the regression needs attacked inputs; here the score is the Mah
 the logarithms of the layers' dimensionalities from their values on clean inputs. Neighbors come
 from one fixed part of the clean half that fits, instead of a random minibatch, so that a score does
 not depend on the batch; distances of zero are left out, and k is at most one less than there are
-neighbors. `on: training_set` takes neighbors of the given label, or all for a label of two or
-fewer, and is an extension.
+neighbors. Feature maps are averaged over space unless `pool: flat`, which is the paper's. `on:
+training_set` takes neighbors of the given label, three at least, and is an extension.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
+from pydantic import Field
 
 from raysweep.datasets import ImageSet, IntArray
 from raysweep.defenses import DefenseInputs, Findings, FloatArray
 from raysweep.defenses import _scored as scored
-from raysweep.defenses._layers import layer_values
+from raysweep.defenses._layers import Pool, layer_values
 from raysweep.methods import searched
 from raysweep.methods.context import Context
 
@@ -34,19 +35,24 @@ if TYPE_CHECKING:
 class LID(scored.Scored):
     """Scores are Mahalanobis distances over layers; decisions set the nominal FPR."""
 
+    VERSION = 2
     EXTENDED: ClassVar[bool] = True
 
     neighbors: int = searched(20, {"min": 5, "max": 100}, ge=2, le=10_000, description="k")
+    pool: Pool = Field("mean", description="feature maps: averaged over space, or flat")
 
     def run(self, inputs: DefenseInputs, ctx: Context) -> Findings:
         """Measure the dimensionalities of clean inputs."""
         clean = inputs.clean_set
         fitted, calibration = scored.halves(self.name, clean, ctx, least=8)
-        near, others = clean.take(fitted[::2]), clean.take(fitted[1::2])
-        reference = layer_values(inputs, near.images, ctx)
+        near, others = scored.neighbors_and_rest(
+            self.name, clean, fitted, inputs.shape.num_classes,
+            least=3 if self.on == "training_set" else 0,
+        )  # fmt: skip
+        reference = layer_values(inputs, near.images, ctx, pool=self.pool)
 
         def dimensions(images: torch.Tensor, labels: np.ndarray | None) -> FloatArray:
-            found = layer_values(inputs, images, ctx)
+            found = layer_values(inputs, images, ctx, pool=self.pool)
             result = np.zeros((len(images), len(found)))
             for at, (values, base) in enumerate(zip(found, reference, strict=True)):
                 if labels is None:
@@ -54,8 +60,7 @@ class LID(scored.Scored):
                     continue
                 for label in np.unique(labels):
                     mine, peers = labels == label, near.labels == label
-                    usable = base[peers] if int(peers.sum()) > 2 else base
-                    result[mine, at] = local_dimension(values[mine], usable, self.neighbors)
+                    result[mine, at] = local_dimension(values[mine], base[peers], self.neighbors)
             return np.log(result)
 
         given = others.labels if self.on == "training_set" else None

@@ -14,19 +14,21 @@ released code looks before it counts a change and needs 17: it calls a rate of .
 high in 2, 33, 81 and 98 % of cases, ours in 4, 43, 87 and 99. In a filter the quantile decides for
 both rules. The dense layers that end the network mutate, in nested sequences too, but none inside
 an attention block; their inputs are computed once for all mutants. Where the head is the only one,
-`variance` wants tuning anew. `on: training_set` counts changes from the given label, within its
-class, and is an extension. Reference: kaidi-jin/backdoor_samples_detection.
+`variance` wants tuning anew. Inputs of one rate are ordered by the mutants' mean probability of the
+network's own label, so that a quantile cuts anywhere. `on: training_set` counts changes from the
+given label, within its class, and is an extension. Reference: kaidi-jin/backdoor_samples_detection.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field, model_validator
 
-from raysweep.datasets import ImageSet, IntArray
+from raysweep.datasets import ImageSet, IntArray, Shape
 from raysweep.defenses import Decision, DefenseInputs, Evidence, Findings, FloatArray
 from raysweep.defenses import _scored as scored
 from raysweep.methods import decision, searched
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from raysweep.models import Model
 
 KEPT = 2**30  # bytes of mutated weights
 BOUND = math.log((1 - 0.05) / 0.05)  # alpha = beta = 0.05
@@ -47,7 +50,7 @@ class ModelMutation(scored.Scored):
     Under `rule: sprt` the sequential test decides on inputs, and with `tau` a fixed rate.
     """
 
-    VERSION = 2
+    VERSION = 3
     EXTENDED: ClassVar[bool] = True
     # On the toy, mutation flips a trigger before it flips a bar.
     TOY: ClassVar = {"sign": "adversarial"}
@@ -79,21 +82,22 @@ class ModelMutation(scored.Scored):
             ctx.torch_generator("noise"),
         )  # fmt: skip
 
-        def predicted(images: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+        def predicted(images: torch.Tensor) -> Predicted:
             with training.autocast(inputs.recipe, ctx.device):
-                return mutants.labels(images.to(ctx.device))
+                return mutants.predicted(images.to(ctx.device))
 
         def score(images: torch.Tensor, ids: IntArray) -> FloatArray:
             del ids
-            own, changed = predicted(images)
-            return self._scores(changed != own[None])
+            found = predicted(images)
+            return self._scores(found.mutated_MB != found.own_B[None], found.certainty_B)
 
         if self.on == "inputs":
             return Findings(score_inputs=score, calibration=calibration)
 
         def against_given(data: ImageSet) -> FloatArray:
             def rates(images: torch.Tensor, ids: IntArray) -> FloatArray:
-                return self._scores(predicted(images)[1] != data.labels[ids][None])
+                found = predicted(images)
+                return self._scores(found.mutated_MB != data.labels[ids][None], found.certainty_B)
 
             return scored.in_batches(rates, data.images, np.arange(len(data)), ctx)
 
@@ -105,6 +109,22 @@ class ModelMutation(scored.Scored):
             statistics={
                 "reference": scored.within_classes(against_given(held), held.labels, raw, labels)
             },
+        )
+
+    def caution(self, model: Model, shape: Shape) -> str:
+        """Return a sentence on a network whose head is its only dense layer; or ""."""
+        import torch
+        from torch import nn
+
+        if self.sign == "adversarial":
+            return ""
+        with torch.device("meta"):
+            _, layers = trailing_dense(model.build(shape), model.HEAD)
+        if sum(isinstance(layer, nn.Linear) for layer in layers) > 1:
+            return ""
+        return (
+            f"the head is the only dense layer of {model.name}; there, mutation was seen to change "
+            f"the labels of triggered inputs first, so that sign: backdoor ranks them the wrong way"
         )
 
     @model_validator(mode="after")
@@ -127,10 +147,12 @@ class ModelMutation(scored.Scored):
             cut = (math.ceil(self.tau * self.mutants - 1e-6) - 0.5) / self.mutants
         return Decision(threshold=cut if self.sign == "adversarial" else -cut)
 
-    def _scores(self, changes_MB: np.ndarray) -> FloatArray:
-        rates = changes_MB.mean(0)
+    def _scores(self, changes_MB: np.ndarray, certainty_B: FloatArray) -> FloatArray:
         if self.rule == "sprt":
             rates = sprt(changes_MB, self.kappa, self.margin)
+        else:
+            # Under half of 1 / mutants: it orders inputs of one rate, and moves none past a cut.
+            rates = changes_MB.mean(0) + 0.49 / self.mutants * (1 - certainty_B)
         result: FloatArray = rates if self.sign == "adversarial" else -rates
         return result
 
@@ -149,6 +171,21 @@ def sprt(changes_MB: np.ndarray, kappa: float, margin: float) -> FloatArray:
     first = stopped.argmax(0)
     result: FloatArray = ratios[first, np.arange(changes_MB.shape[1])]
     return result
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predicted:
+    """Predictions for a batch of B inputs.
+
+    Attributes:
+        own_B: (B,) labels of the network itself.
+        mutated_MB: (M, B) labels of the mutants.
+        certainty_B: (B,) mean probability, over mutants, of the network's own label.
+    """
+
+    own_B: IntArray
+    mutated_MB: IntArray
+    certainty_B: FloatArray
 
 
 class Mutants:
@@ -200,8 +237,8 @@ class Mutants:
         # Without noise there is no mutation at all, hence no shift of the mean either.
         return given + drawn * scale + mean if self.variance else given
 
-    def labels(self, images_BCHW: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
-        """Return the network's labels (B,) and the mutants', (M, B)."""
+    def predicted(self, images_BCHW: torch.Tensor) -> Predicted:
+        """Return the labels of the network and of the mutants, and how certain the mutants are."""
         import torch
 
         device = images_BCHW.device.type
@@ -216,12 +253,20 @@ class Mutants:
                 own = self.network(images_BCHW).argmax(1)
         finally:
             handle.remove()
+        mutated, certainty = [], torch.zeros(len(own), device=own.device)
         with torch.no_grad():
-            changed = [self._label(number, seen[0]) for number in range(self.count)]
-        return own.cpu().numpy(), torch.stack(changed).cpu().numpy()
+            for number in range(self.count):
+                logits = self._logits(number, seen[0])
+                mutated.append(logits.argmax(1))
+                certainty += logits.float().softmax(1).gather(1, own[:, None])[:, 0]
+        return Predicted(
+            own_B=own.cpu().numpy(),
+            mutated_MB=torch.stack(mutated).cpu().numpy(),
+            certainty_B=(certainty / self.count).cpu().numpy().astype(np.float64),
+        )
 
-    def _label(self, number: int, values_BD: torch.Tensor) -> torch.Tensor:
-        """Return a mutant's labels (B,), from the inputs of its first dense layer."""
+    def _logits(self, number: int, values_BD: torch.Tensor) -> torch.Tensor:
+        """Return a mutant's logits (B, K), from the inputs of its first dense layer."""
         from torch import nn
         from torch.nn import functional as F
 
@@ -232,7 +277,7 @@ class Mutants:
                 x = F.linear(x, next(weights).to(kind), bias)
             else:
                 x = layer(x)
-        return x.argmax(1)
+        return x
 
 
 def trailing_dense(network: nn.Module, head: str) -> tuple[str, list[nn.Module]]:

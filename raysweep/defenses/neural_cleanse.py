@@ -1,21 +1,23 @@
 """Neural Cleanse: the smallest patch that sends everything to a class; an outlier is a target.
 
 B. Wang, Y. Yao, S. Shan, H. Li, B. Viswanath, H. Zheng, B. Zhao: Neural Cleanse: Identifying and
-Mitigating Backdoor Attacks in Neural Networks, IEEE S&P 2019. For each class, minimize the
-cross-entropy to it of (1 - m) x + m p, plus cost * |m|_1; flag classes whose mask norm is more than
-2 normalized median absolute deviations below the median; unlearn with the reversed trigger.
+Mitigating Backdoor Attacks in Neural Networks, IEEE S&P 2019. For each class, minimize the cross-
+entropy to it of (1 - m) x + m p, plus cost * |m|_1; flag classes whose mask norm is more than 2
+normalized median absolute deviations below the median; unlearn with the reversed trigger.
 
 Where we differ: the reserved clean set is used for the search and for unlearning (the released code
 unlearns on training data). The search runs a fixed number of steps, keeps the smallest mask that
 reaches the wanted success, and adapts the cost by the same up and down rule, per batch. Every class
 above the cut is flagged and its trigger stamped, not the largest index alone; the repair is 10
 epochs by SGD at 0.05 instead of 1 at 0.01 or 0.001. Steps default to a small budget that suits
-small images; the paper's scale is some thousands.
+small images; the paper's scale is some thousands. With few classes of unequal norms the index
+cannot pass 2, whatever a mask's size: a fact says what it can reach, and `index: log` takes the
+norms' logarithms instead, which has no such bound.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
     from raysweep.training import Batch
 
 
+SMALLEST = 1e-6  # a mask's norm in pixels, below which logarithms say nothing more
 DRAWN_AT_ONCE = 256  # batches of a search whose rows are uploaded together
 
 
@@ -62,6 +65,9 @@ class NeuralCleanse(Defense):
     unlearning_epochs: int = Field(10, ge=1, le=1000, description="epochs of the repair")
     unlearning_rate: float = Field(0.05, gt=0, le=10, description="peak learning rate of it")
     stamped: float = Field(0.2, gt=0, le=1, description="share of images stamped in the repair")
+    index: Literal["linear", "log"] = decision(
+        "linear", description="of mask norms, or of their logarithms (an extension)"
+    )
     cut: float = decision(2.0, gt=0, description="anomaly index above which a class is flagged")
 
     def needs(self) -> frozenset[Need]:
@@ -143,11 +149,22 @@ class NeuralCleanse(Defense):
             kept={"masks": masks, "patterns": patterns},
         )
 
+    def badges(self) -> tuple[str, ...]:
+        """Return the badges; an index of logarithms is an extension."""
+        return (*super().badges(), *(("extension: log index",) if self.index == "log" else ()))
+
     def decide(self, evidence: Evidence) -> Decision:
         """Flag classes whose anomaly index is above the cut."""
-        index = anomaly_index(evidence.statistics["norms"])
+        norms = evidence.statistics["norms"]
+        sizes = np.log(np.maximum(norms, SMALLEST)) if self.index == "log" else norms
+        index = anomaly_index(sizes)
+        facts = {"class of the smallest mask": float(norms.argmin())}
+        if self.index == "linear":  # by logarithms every index can be reached
+            facts["index that a mask of no size has"] = reachable(norms)
         return Decision(
-            classes=tuple(np.flatnonzero(index > self.cut).tolist()), class_scores=index
+            classes=tuple(np.flatnonzero(index > self.cut).tolist()),
+            class_scores=index,
+            facts=facts,
         )
 
     def repair(self, inputs: DefenseInputs, ctx: Context) -> dict[str, torch.Tensor]:
@@ -236,15 +253,26 @@ class _Search:
         self.run = torch.where(up | down, 0.0, run)
 
 
-def anomaly_index(norms: FloatArray) -> FloatArray:
-    """Return (median - norm) / (1.4826 * MAD) of each class (K,); positive = smaller than usual.
+def anomaly_index(sizes: FloatArray) -> FloatArray:
+    """Return (median - size) / (1.4826 * MAD) of each class (K,); positive = smaller than usual.
 
-    Where all norms but few agree (MAD 0), an index is 0 for the median and infinite below it.
+    Where all sizes but few agree (MAD 0), an index is 0 for the median and infinite below it.
     """
-    median = np.median(norms)
-    spread = 1.4826 * np.median(np.abs(norms - median))
-    below = median - norms
+    median = np.median(sizes)
+    spread = 1.4826 * np.median(np.abs(sizes - median))
+    below = median - sizes
     if spread == 0:
         return np.where(below > 0, np.inf, np.where(below < 0, -np.inf, 0.0))
     result: FloatArray = below / spread
     return result
+
+
+def reachable(norms: FloatArray) -> float:
+    """Return the index that the smallest mask would have if nothing were left of it.
+
+    A cut above it flags no class, however small the mask of a backdoor's target is.
+    """
+    smallest = int(norms.argmin())
+    without = norms.copy()
+    without[smallest] = 0.0
+    return float(anomaly_index(without)[smallest])

@@ -44,7 +44,7 @@ TOGETHER = 16  # images whose pasted copies go through the network at once
 class SentiNet(scored.Scored):
     """Scores are heights above the clean boundary; decisions set the nominal FPR."""
 
-    VERSION = 2
+    VERSION = 3
     TOY: ClassVar = {"overlays": 8}
 
     region: float = Field(0.15, gt=0, lt=1, description="salient share of the image")

@@ -7,7 +7,8 @@ with <h - mean, v>^2.
 Where we differ: the paper removes 1.5 times the number of poisoned samples, which a defender does
 not know; that rule is `removal: rate` and badged, and without poison assumes 1 %, as Confusion
 Training's code does. By default the top 15 % of every class are removed. `variant: uncentered`
-projects raw features, as several toolboxes do; it ranks differently.
+takes v of the centered features and projects the raw ones on it, as several toolboxes do: its
+scores hold the mean's own projection, too, and rank differently.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from raysweep.methods.context import Context
 class SpectralSignatures(RemovesPerClass):
     """Scores are squared projections; decisions remove the highest of each class."""
 
-    VERSION = 3
+    VERSION = 4
 
     variant: Literal["centered", "uncentered"] = Field("centered", description="see 'differ'")
 
@@ -50,7 +51,11 @@ class SpectralSignatures(RemovesPerClass):
 
 
 def projections(features_ND: FloatArray, *, centered: bool) -> FloatArray:
-    """Return squared projections (N,) on the top right singular vector; 0 for a single sample.
+    """Return squared projections (N,) on the top right singular vector of the centered features.
+
+    Args:
+        features_ND: (N, D) of one class.
+        centered: whether the centered features are projected, or the raw ones.
 
     Raises:
         ValueError: if a feature is NaN or infinite.
@@ -58,9 +63,8 @@ def projections(features_ND: FloatArray, *, centered: bool) -> FloatArray:
     values = features_ND.astype(np.float64)
     if not np.isfinite(values).all():
         raise ValueError("features must be finite; the victim may have diverged")
-    if centered:
-        values = values - values.mean(0)
+    around = values - values.mean(0)
     # The D x D form: cheaper than a decomposition of (N, D) for the thousands of a class.
-    _, vectors = np.linalg.eigh(values.T @ values)
-    result: FloatArray = (values @ vectors[:, -1]) ** 2
+    _, vectors = np.linalg.eigh(around.T @ around)
+    result: FloatArray = ((around if centered else values) @ vectors[:, -1]) ** 2
     return result

@@ -7,11 +7,14 @@ S the covariance of the whitened data; the k with the largest mean score is take
 
 Where we differ: the robust covariance is of minimum determinant, by concentration steps, instead of
 the filter of I. Diakonikolas et al., and leaves out `contamination`, since a defender does not know
-the rate. The k is chosen by the mean score under that same covariance; released code removes 1.5
-times the contamination and whitens by the rest first. `removal: rate` is the oracle form, and
-badged: contamination is the number of poisoned samples by the class, at most a third of it, a tenth
-below 500 samples or without poison, and 1.5 times as many are removed. Classes whose score is above
-the median of all lose samples, as the released code decides; `classes: all` removes from every one.
+the rate; it is made consistent for Gaussian features (C. Croux, G. Haesbroeck: Influence function
+and efficiency of the minimum covariance determinant scatter matrix estimator, 1999). Each k is
+judged as released code judges it: 1.5 times the contamination is left out by the scores of that k,
+and the mean score is taken of all samples on the widest axes, whitened by the rest. `removal: rate`
+is the oracle form, and badged: contamination is the number of poisoned samples by the class, at
+most a third of it, a tenth below 500 samples or without poison, and 1.5 times as many are removed.
+Classes whose score is above the median of all lose samples, as the released code decides; `classes:
+all` removes from every one.
 """
 
 from __future__ import annotations
@@ -36,12 +39,13 @@ from raysweep.methods import decision
 from raysweep.methods.context import Context
 
 AXES = (1, 4, 9, 16, 25, 36, 49, 64)
+REMOVED = 1.5  # times the contamination is left out when a number of axes is judged
 
 
 class SPECTRE(RemovesPerClass):
     """Scores are quantum entropies within the class; decisions set classes and counts to remove."""
 
-    VERSION = 3
+    VERSION = 4
 
     # No decision parameter here: the oracle's rate changes the scores.
     removal: Literal["quantile", "rate"] = Field("quantile", description="rule of removal")
@@ -95,43 +99,59 @@ def quantum_scores(
     centered = values - values.mean(0)
     spectrum, vectors = np.linalg.eigh(centered.T @ centered)
     rank = int((spectrum > 1e-10 * max(float(spectrum[-1]), 1e-30)).sum())
-    projected = centered @ vectors[:, ::-1]
+    tried = [axes for axes in AXES if axes <= min(rank, count // 2)]
     best: tuple[FloatArray, float] = (np.zeros(count), 0.0)
-    for axes in AXES:
-        if axes > min(rank, count // 2):
-            break
-        scores, strength = _entropies(projected[:, :axes], contamination, alpha)
+    if not tried:
+        return best
+    projected = centered @ vectors[:, -1 : -tried[-1] - 1 : -1]
+    for axes in tried:
+        points = projected[:, :axes]
+        scores = _entropies(points, *robust_covariance(points, contamination), alpha)
+        strength = _strength(projected, scores, contamination, alpha)
         if strength > best[1]:
             best = scores, strength
     return best
 
 
+def _strength(
+    widest: FloatArray, scores: FloatArray, contamination: float | Fraction, alpha: float
+) -> float:
+    """Return the mean score of all samples once those of the highest scores left the covariance."""
+    count, size = widest.shape
+    left_out = math.ceil(REMOVED * exactly(contamination, count))
+    kept = np.argsort(scores, kind="stable")[: max(count - left_out, min(count, size + 2))]
+    rest = widest[kept]
+    covariance = np.atleast_2d(np.cov(rest, rowvar=False)) + _ridge(widest)
+    return float(_entropies(widest, rest.mean(0), covariance, alpha).mean())
+
+
 def _entropies(
-    points: FloatArray, contamination: float | Fraction, alpha: float
-) -> tuple[FloatArray, float]:
-    center, covariance = robust_covariance(points, contamination)
+    points: FloatArray, center: FloatArray, covariance: FloatArray, alpha: float
+) -> FloatArray:
+    """Return x^T M x of each sample x (N,), whitened by the given mean and covariance."""
     spread, axes = np.linalg.eigh(covariance)
     white = (points - center) @ axes / np.sqrt(np.maximum(spread, 1e-12))
-    second = white.T @ white / len(white)
-    values, vectors = np.linalg.eigh(second)
-    largest = max(float(values[-1]), 1 + 1e-6)
-    weights = np.exp(alpha * (values - 1) / (largest - 1) - alpha)  # shifted: no overflow
+    values, vectors = np.linalg.eigh(white.T @ white / len(white))
+    exponents = alpha * (values - 1) / max(float(values[-1]) - 1, 1e-6)
+    weights = np.exp(exponents - exponents.max())
     weights = weights / weights.sum()
-    scores = ((white @ vectors) ** 2 * weights).sum(1)
-    return scores, float(scores.mean())
+    result: FloatArray = ((white @ vectors) ** 2 * weights).sum(1)
+    return result
 
 
 def robust_covariance(
     points_ND: FloatArray, contamination: float | Fraction, steps: int = 30
 ) -> tuple[FloatArray, FloatArray]:
-    """Return mean and covariance of the 1 - contamination of the points that lie closest together.
+    """Return mean and covariance by the 1 - contamination of the points that lie closest together.
 
     Concentration steps from all points: keep the points of least Mahalanobis distance, and repeat.
+    The covariance (D, D) of the kept points is divided by what it is for a standard Gaussian, so
+    that it is the covariance of all where the points are Gaussian.
     """
     size = points_ND.shape[1]
     outliers = math.ceil(exactly(contamination, len(points_ND)))
     count = max(len(points_ND) - outliers, min(len(points_ND), size + 2))
-    ridge = 1e-6 * max(float(points_ND.var(0).mean()), 1e-12) * np.eye(size)
+    ridge = _ridge(points_ND)
     kept = np.arange(len(points_ND))
     for _ in range(steps):
         center = points_ND[kept].mean(0)
@@ -142,4 +162,25 @@ def robust_covariance(
         if len(nearest) == len(kept) and (nearest == kept).all():
             break
         kept = nearest
-    return points_ND[kept].mean(0), np.atleast_2d(np.cov(points_ND[kept], rowvar=False)) + ridge
+    covariance = np.atleast_2d(np.cov(points_ND[kept], rowvar=False))
+    return points_ND[kept].mean(0), covariance / _trimmed(size, count / len(points_ND)) + ridge
+
+
+def _trimmed(size: int, share: float) -> float:
+    """Return the variance, in each axis, of a standard Gaussian whose nearest `share` is kept.
+
+    Croux and Haesbroeck, 1999: P(chi2 of size + 2 <= q) / share, q the `share`-quantile of chi2 of
+    size.
+    """
+    from scipy import stats
+
+    if share >= 1:
+        return 1.0
+    return float(stats.chi2.cdf(stats.chi2.ppf(share, size), size + 2) / share)
+
+
+def _ridge(points_ND: FloatArray) -> FloatArray:
+    """Return the little that keeps a covariance (D, D) of the points invertible."""
+    spread = max(float(points_ND.var(0).mean()), 1e-12)
+    result: FloatArray = 1e-6 * spread * np.eye(points_ND.shape[1])
+    return result

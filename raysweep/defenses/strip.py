@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 class Strip(scored.Scored):
     """Scores are minus the mean entropy over overlays; decisions set the nominal FPR."""
 
+    VERSION = 2
     TOY: ClassVar = {"overlays": 8}
 
     overlays: int = searched(

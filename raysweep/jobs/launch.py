@@ -8,13 +8,12 @@ import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-import pandas as pd
-
 from raysweep.errors import HostError, StoreError
 from raysweep.jobs.live import LivePage
 from raysweep.jobs.publish import to_wandb, write_page
 from raysweep.results import history, wandb
 from raysweep.results.rows import Collector
+from raysweep.results.trials import Trials
 from raysweep.run.inline import run_inline
 from raysweep.run.interruption import Signals, catching_signals
 from raysweep.run.run import Run
@@ -27,7 +26,8 @@ class Conclusion:
     """The end of a launch.
 
     Attributes:
-        rows: the records, one row per trial: `status` is `ok` or says why there are no metrics.
+        rows: the records as `raysweep.load` returns them, one row per trial: `status` is `ok` or
+            says why there are no metrics.
         ran: how many stages this launch ran.
         cached: how many were stored before it.
         interrupted: the signal that stopped it before the end, or 0.
@@ -38,7 +38,7 @@ class Conclusion:
         unfinished: how many trials this launch did not bring to their end.
     """
 
-    rows: pd.DataFrame
+    rows: Trials
     ran: int
     cached: int
     interrupted: int
@@ -145,7 +145,7 @@ def _conclude(run: Run, signals: Signals) -> Conclusion:
     finished = rows[rows["status"] == "ok"]
     tracked = to_wandb(run, signals, functools.partial(wandb.publish, finished))
     return Conclusion(
-        rows=rows,
+        rows=Trials.of(rows, run.store, name),
         ran=len(run.schedule.ran),
         cached=len(run.schedule.done) - len(run.schedule.ran),
         interrupted=stopped_by(run, signals),

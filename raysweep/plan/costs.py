@@ -92,21 +92,27 @@ def operations(network: Model, dataset: Dataset, num_classes: int) -> float:
 
     from raysweep.training.operations import forward_operations
 
-    side = getattr(dataset, "side", SIDE)
-    size = (
-        (3, side, side) if dataset.DOMAIN == "images" else (getattr(dataset, "features", 1), 1, 1)
-    )
-    shape = Shape(
-        channels=size[0], height=size[1], width=size[2], num_classes=num_classes,
-        mean=(0.0,) * size[0], std=(1.0,) * size[0],
-    )  # fmt: skip
+    shape = shape_of(dataset, num_classes)
     with torch.random.fork_rng(devices=[]):
         built = network.build(shape).eval()
     try:
+        size = (shape.channels, shape.height, shape.width)
         forward = forward_operations(built, torch.zeros(1, *size))
     except (RuntimeError, NotImplementedError):
         forward = 2 * sum(weights.numel() for weights in built.parameters())
     return forward / FORWARD
+
+
+def shape_of(dataset: Dataset, num_classes: int) -> Shape:
+    """Return the shape of a dataset's samples as it is supposed to be before it is decoded."""
+    side = getattr(dataset, "side", SIDE)
+    channels, height, width = (
+        (3, side, side) if dataset.DOMAIN == "images" else (getattr(dataset, "features", 1), 1, 1)
+    )
+    return Shape(
+        channels=channels, height=height, width=width, num_classes=num_classes,
+        mean=(0.0,) * channels, std=(1.0,) * channels,
+    )  # fmt: skip
 
 
 def record(store: Store, spent: Mapping[str, list[tuple[float, float]]]) -> None:

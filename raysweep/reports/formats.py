@@ -1,4 +1,7 @@
-"""Records in other formats: every row as CSV, JSON or Parquet, the table as Markdown or LaTeX."""
+"""Records in other formats: every row as CSV, JSON or Parquet, the table as Markdown or LaTeX.
+
+Every row is written in the columns and types of `results.schema`.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from collections.abc import Callable, Mapping
 import pandas as pd
 
 from raysweep.reports.tables import text_table
+from raysweep.results.schema import typed
 from raysweep.results.table import packed
 
 # Characters that LaTeX takes for commands, or its usual fonts lack.
@@ -20,11 +24,12 @@ _LATEX = {
 
 def to_csv(rows: pd.DataFrame) -> bytes:
     """Return all rows as CSV, with a line of column names."""
-    return rows.to_csv(index=False).encode()
+    return typed(rows).to_csv(index=False).encode()
 
 
 def to_json(rows: pd.DataFrame) -> bytes:
     """Return all rows as a JSON list of mappings; what is undefined is null."""
+    rows = typed(rows)
     plain = rows.astype(object).where(rows.notna(), None)
     records = [{str(name): _plain(cell) for name, cell in row.items()}
                for row in plain.to_dict("records")]  # fmt: skip
@@ -33,6 +38,11 @@ def to_json(rows: pd.DataFrame) -> bytes:
 
 def _plain(cell: object) -> object:
     return cell.item() if hasattr(cell, "item") else cell
+
+
+def to_parquet(rows: pd.DataFrame) -> bytes:
+    """Return all rows as a Parquet file."""
+    return packed(typed(rows))
 
 
 def to_markdown(rows: pd.DataFrame) -> bytes:
@@ -76,5 +86,6 @@ def _latex(text: str) -> str:
 
 
 FORMATS: Mapping[str, Callable[[pd.DataFrame], bytes]] = {
-    "csv": to_csv, "parquet": packed, "latex": to_latex, "markdown": to_markdown, "json": to_json,
+    "csv": to_csv, "parquet": to_parquet, "latex": to_latex, "markdown": to_markdown,
+    "json": to_json,
 }  # fmt: skip

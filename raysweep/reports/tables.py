@@ -9,7 +9,7 @@ from typing import cast
 import pandas as pd
 
 from raysweep.metrics.names import INPUT
-from raysweep.results.cells import defined, estimate
+from raysweep.results.cells import DER, defined, estimate, with_arena
 
 # Sections of the page take the columns that they group by from here, with the tables.
 from raysweep.results.grouping import attack_column as attack_column
@@ -29,6 +29,7 @@ METRICS = ("ca", "asr", "tpr", "fpr", INPUT.of("tpr"), INPUT.of("fpr"))
 SHOWN = dict(
     zip(METRICS, ("CA", "ASR", "TPR", "FPR", "TPR of inputs", "FPR of inputs"), strict=True)
 )
+TABLED = {"ca": "CA", "asr": "ASR", DER: "DER"} | SHOWN  # of the tables of terminal and formats
 MOST_LISTED = 4  # values that are listed one by one; of more, the range
 
 
@@ -119,19 +120,18 @@ def text_table(rows: pd.DataFrame) -> list[tuple[str, list[str], list[list[str]]
     """
     if rows.empty:
         return []
-    merged = rows.copy()
-    merged["attack"], merged["arena"] = attack_column(rows), setting_column(rows)
-    merged["badges"] = merged["badges"].map(words)
-    found = failure_texts(rows)
-    headers = ["defense", "kind", *(f"{title} %" for title in SHOWN.values()), "n", "badges"]
+    merged = with_arena(rows)
+    found = failure_texts(merged)
+    merged["attack"] = attack_column(merged)
+    headers = ["defense", "kind", *(f"{title} %" for title in TABLED.values()), "n", "badges"]
     by = ["defense", "kind", "badges"]
     tables = []
     for (arena, attack), part in merged.groupby(["arena", "attack"], sort=False):
         said = f"; {found[part.index[0]]}" if found[part.index[0]] else ""
-        means = aggregate(part, by, METRICS)
+        means = aggregate(part, by, tuple(TABLED))
         counts = [count(line) for _, line in part.groupby(by, sort=False, dropna=False)]
         lines = [
-            [str(e["defense"]), str(e["kind"]), *(spread(e, m) for m in METRICS), n,
+            [str(e["defense"]), str(e["kind"]), *(spread(e, m) for m in TABLED), n,
              str(e["badges"])]
             for (_, e), n in zip(means.iterrows(), counts, strict=True)
         ]  # fmt: skip

@@ -88,8 +88,8 @@ def _named(rows: pd.DataFrame, varying: list[str]) -> pd.DataFrame:
 def _ids(rows: pd.DataFrame) -> pd.Series[str]:
     """Return the name of each trial: all that it must share with its like."""
     columns = [texts(rows, name) for name in ("arena", "attack", "rate", "defense", "seed")]
-    texts = [f"{a} · {b} @ {r} · {d} · seed {s}" for a, b, r, d, s in zip(*columns, strict=True)]
-    return pd.Series(texts, index=rows.index, dtype="str")
+    names = [f"{a} · {b} @ {r} · {d} · seed {s}" for a, b, r, d, s in zip(*columns, strict=True)]
+    return pd.Series(names, index=rows.index, dtype="str")
 
 
 def _parameters(paired: pd.DataFrame) -> pd.DataFrame:

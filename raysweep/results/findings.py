@@ -17,6 +17,7 @@ from raysweep.metrics.intervals import LEVEL, Estimate
 from raysweep.metrics.pairs import holm
 from raysweep.results.cells import DER, estimate, with_arena
 from raysweep.results.comparison import (
+    Contrast,
     common_settings,
     contrast,
     difference_bounds,
@@ -160,7 +161,7 @@ def _overall(arena: str, part: pd.DataFrame) -> Overall:
     beaten = [p < ALPHA and one.value > 0 for one, p in zip(found, corrected, strict=True)]
     alike = [label for label, below in zip(rest, beaten, strict=False) if not below]
     named = all(beaten)
-    said = _said(top, means[top], found[0].words, corrected, named)
+    said = _said(top, float(means[top]), found, corrected)
     return Overall(arena=arena, best=top if named else "", test=said, among=(top, *alike))
 
 
@@ -174,11 +175,18 @@ def _met_everything(part: pd.DataFrame) -> list[str]:
     ]  # fmt: skip
 
 
-def _said(top: str, mean: float, test: str, corrected: Sequence[float], named: bool) -> str:
-    compared = f"{len(corrected) - 1} others and no defense" if len(corrected) > 1 else "no defense"
+def _said(top: str, mean: float, found: Sequence[Contrast], corrected: Sequence[float]) -> str:
+    """Return the test of the highest DER in words: against whom, over what, and its largest p."""
+    others = len(found) - 1
+    against = (
+        f"{others} other{'s' if others > 1 else ''} and no defense" if others else "no defense"
+    )
+    n = min(one.n for one in found)
     largest = max(corrected)
-    verdict = "is higher than" if named else "cannot be told from all of"
+    shown = "is" if largest < ALPHA else "is not shown to be"
+    few = 2.0 ** (1 - n) * len(found) >= ALPHA
     return (
-        f"The mean DER of {top}, {mean:.3f}, {verdict} that of {compared}: {test}, "
-        f"largest p = {largest:.2g} after Holm's correction."
+        f"The mean DER of {top}, {mean:.3f}, {shown} above that of {against}: {found[0].words}, "
+        f"largest p = {largest:.2g} after Holm's correction"
+        + (f"; {n} are too few to reach {100 * ALPHA:g} %." if few else ".")
     )

@@ -18,6 +18,7 @@ from raysweep.results import history
 from raysweep.results.description import Description, as_launched, described
 from raysweep.results.rows import Collector
 from raysweep.results.table import read_table
+from raysweep.results.trials import Trials
 from raysweep.results.tuned import Tuned
 from raysweep.store import Store, ledger
 from raysweep.store.sweepfolder import SweepFolder
@@ -36,11 +37,18 @@ def opened(name: str, storage: str | None = None) -> SweepFolder:
     return SweepFolder(store, name)
 
 
-def load(name: str, storage: str | None = None, version: int | None = None) -> pd.DataFrame:
-    """Return the records of a sweep, one row per trial.
+def load(name: str, storage: str | None = None, version: int | None = None) -> Trials:
+    """Return the records of a sweep, one row per trial, in the columns and types of the schema.
 
-    `attrs["sweep"]` of the frame describes the sweep: question, text, versions. `attrs["notes"]`
-    lists what is to be said about the rows: that they are derived, or that a file is damaged.
+        rows = raysweep.load("first")
+        rows.query("rate == 0.05").pivot("asr", index="defense", columns="attack")
+        rows.scores(rows["trial"].iloc[0])
+
+    The columns are the same whatever failed; what is undefined is missing (`pandas.NA`). Beside
+    what every DataFrame can do, `pivot` takes means over seeds, and `scores`, `curves` and `images`
+    return what a trial has stored. `attrs["sweep"]` describes the sweep: question, text, versions.
+    `attrs["notes"]` lists what is to be said about the rows: that they are derived, or that a file
+    is damaged.
 
     Args:
         name: of the sweep.
@@ -52,9 +60,11 @@ def load(name: str, storage: str | None = None, version: int | None = None) -> p
         StoreError: if there is no sweep or version of that name, the message lists those that
             there are; or if there are no records and none can be derived.
     """
-    records = read(Store(storage_uri(storage)), name, version)
-    records.rows.attrs |= {"sweep": records.sweep.pack(), "notes": records.notes}
-    return records.rows
+    store = Store(storage_uri(storage))
+    records = read(store, name, version)
+    rows = Trials.of(records.rows, store, history.folder_of(store, name, version))
+    rows.attrs |= {"sweep": records.sweep.pack(), "notes": records.notes}
+    return rows
 
 
 def describe(store: Store, name: str) -> Description:

@@ -122,14 +122,19 @@ class Collector:
         closure = self.closures[number]
         status = self._status(route, closure, sweep)
         evaluated = self.manifest(route.evaluate or "") if status.status == "ok" else None
-        defended = self.manifest(route.defend or "")
+        measured = [self.manifest(key or "") for key in (route.defend, route.decide)]
         return TrialRow(
             who=_who(trial, sweep, self.planner),
             parameters=_parameters(trial, self.planner),
             status=status,
             metrics=evaluated.outcome if evaluated else {},
             origin=_origin(evaluated) if evaluated else None,
-            found=defended.outcome.get("facts", {}) if defended else {},
+            found={
+                fact: value
+                for one in measured
+                if one
+                for fact, value in one.outcome.get("facts", {}).items()
+            },
             costs=self._costs(closure),
             keys=route.named,
         )

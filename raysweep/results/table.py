@@ -39,11 +39,11 @@ def write_tables(store: Store, name: str, rows: pd.DataFrame, stages: pd.DataFra
 def packed(frame: pd.DataFrame) -> bytes:
     """Return a table as the bytes of a Parquet file."""
     buffer = io.BytesIO()
-    _storable(frame).to_parquet(buffer, index=False, write_page_checksum=True)
+    uniform(frame).to_parquet(buffer, index=False, write_page_checksum=True)
     return buffer.getvalue()
 
 
-def _storable(frame: pd.DataFrame) -> pd.DataFrame:
+def uniform(frame: pd.DataFrame) -> pd.DataFrame:
     """Return the frame with columns of mixed kinds (a parameter of several methods) as text."""
     import pandas as pd
 

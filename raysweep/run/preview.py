@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field
 
 from raysweep.identity import Json, kind_of
-from raysweep.plan.costs import Costs
+from raysweep.plan.costs import Costs, shape_of
 from raysweep.plan.planner import Planner
 from raysweep.plan.route import Route
 from raysweep.run.force import forcing
@@ -66,7 +66,7 @@ class Preview:
 
     Attributes:
         trials: how many.
-        forecasts: what defenses say of the size of their work.
+        forecasts: what methods say of the size of their work, and of what is doubtful.
         kinds: stages that are known.
         undecided: trials whose further stages depend on a decision.
         below: how many these are at most.
@@ -141,16 +141,32 @@ def preview(sweep: Sweep, store: Store, force: Sequence[str] = ()) -> Preview:
                 guessed=sum(not costs.known(stage) for stage in stages),
             )
         )
-    said = {
-        f"{trial.defense.name} on {trial.dataset.name}: {text}"
-        for trial in planner.trials
-        if (text := trial.defense.forecast(len(planner.facts(trial.dataset).labels)))
-    }
     return Preview(
-        trials=len(planner.trials), kinds=kinds, forecasts=tuple(sorted(said)),
+        trials=len(planner.trials), kinds=kinds, forecasts=_forecasts(planner),
         undecided=len(undecided), below=sum(below for below, _ in undecided),
         below_seconds=sum(seconds for _, seconds in undecided), damaged=tuple(damaged),
     )  # fmt: skip
+
+
+def _forecasts(planner: Planner) -> tuple[str, ...]:
+    """Return what methods say of the size of their work, and of what is doubtful in a trial."""
+    said = set()
+    tried: set[object] = set()
+    for trial in planner.trials:
+        dataset, attack, defense, model = trial.dataset, trial.attack, trial.defense, trial.model
+        facts = planner.facts(dataset)
+        if (pair := (dataset, attack)) not in tried:
+            tried.add(pair)
+            caution = attack.caution(facts.labels, facts.num_classes)
+            said.add(caution and f"{attack.label} on {dataset.name}: {caution}")
+        if (triple := (dataset, model, defense)) not in tried:
+            tried.add(triple)
+            for text in (
+                defense.forecast(len(facts.labels)),
+                defense.caution(model, shape_of(dataset, facts.num_classes)),
+            ):
+                said.add(text and f"{defense.name} on {dataset.name}: {text}")
+    return tuple(sorted(said - {""}))
 
 
 def _reason(

@@ -263,12 +263,14 @@ class Decided:
         if self.decision.class_scores is not None:
             arrays["class_scores"] = np.asarray(self.decision.class_scores, np.float64)
         threshold = self.decision.threshold
+        facts = {name: finite_or_none(value) for name, value in self.decision.facts.items()}
         outcome: Outcome = {
             "produced": self.produced,
             "removed": self.removed,
             "classes": self.classes,
             "threshold": None if threshold is None else finite_or_none(threshold),
             "p_value": self.decision.p_value,
+            **({"facts": facts} if facts else {}),
         }
         return Product(arrays=arrays, outcome=outcome)
 

@@ -36,6 +36,14 @@ class Track(Value):
     project: str = Field("raysweep", min_length=1, description="W&B project")
     entity: str | None = Field(None, description="W&B user or team")
     group: str | None = Field(None, description="W&B group; none: the sweep's name")
+    details: Literal["none", "some", "all"] = Field(
+        "some",
+        description="which trials have curves, pictures and artifacts beside their numbers; "
+        "some: those of the first seed",
+    )
+    images: bool = Field(
+        False, description="whether images of the datasets are uploaded; see to their licenses"
+    )
 
 
 class Sweep(Value):

@@ -11,12 +11,14 @@ import torch.nn.functional as F
 
 from raysweep.datasets import ImageSet
 from raysweep.defenses import Decision, Evidence
+from raysweep.defenses._scored import upper_quantile
 from raysweep.defenses.activation_clustering import ActivationClustering
 from raysweep.defenses.fine_tuning import FineTuning
 from raysweep.defenses.neural_cleanse import NeuralCleanse, anomaly_index
 from raysweep.defenses.spectral_signatures import SpectralSignatures, projections
 from raysweep.defenses.strip import Strip
 from raysweep.methods.context import Context
+from raysweep.metrics.ranking import ranking
 from raysweep.testing import toy
 
 
@@ -26,12 +28,39 @@ def test_projections_on_planted_rank_one_features() -> None:
     features = weights[:, None] * direction + np.array([10.0, -10.0])
     np.testing.assert_allclose(projections(features, centered=True), weights**2, atol=1e-9)
     raw = projections(features, centered=False)
-    assert not np.allclose(raw, weights**2)
-    top = np.linalg.svd(features)[2][0]
-    np.testing.assert_allclose(raw, (features @ top) ** 2, rtol=1e-9)
+    np.testing.assert_allclose(raw, (features @ direction) ** 2, atol=1e-9)
     assert projections(features[:1], centered=True).tolist() == [0.0]
     with pytest.raises(ValueError, match="must be finite"):
         projections(np.array([[np.nan, 1.0]]), centered=True)
+
+
+def test_uncentered_projections_find_what_stands_out_beside_a_mean_that_is_far() -> None:
+    """The mean of features after a ReLU is no axis of interest: its own projection is the rank."""
+    draw = np.random.default_rng(5)
+    features = draw.normal(size=(1000, 64)) + 5
+    features[:50, 7] += 9
+    mask = np.arange(1000) < 50
+    for centered in (True, False):
+        assert ranking(projections(features, centered=centered), mask).auroc > 0.999
+
+
+def test_a_threshold_lets_a_fresh_clean_score_pass_above_it_with_its_nominal_chance() -> None:
+    """Among n + 1 exchangeable scores, each is as likely the fresh one: counted, not sampled."""
+    for count, fpr in ((19, 0.05), (20, 0.05), (38, 0.05), (39, 0.05), (99, 0.1), (1, 0.5)):
+        scores = np.random.default_rng(count).permutation(count + 1).astype(float)
+        above = [s > upper_quantile(np.delete(scores, at), fpr) for at, s in enumerate(scores)]
+        assert sum(above) == math.floor(round(fpr * (count + 1), 9))
+
+
+def test_a_threshold_that_admits_nothing_says_so() -> None:
+    few, tied = np.arange(18.0), np.repeat([0.0, 1.0], [80, 20])
+    for reference, nothing in ((few, 1), (tied, 1), (np.arange(100.0), 0)):
+        values = {"reference_scores": reference}
+        method = Strip(fpr=0.05)
+        decided = method.decide(Evidence("strip", method.needs(), values))
+        assert decided.threshold is not None and math.isfinite(decided.threshold)
+        assert decided.facts == {"threshold admits nothing": nothing}
+        assert (reference > decided.threshold).any() != nothing
 
 
 def test_spectral_removals_are_those_of_the_rules() -> None:
@@ -130,6 +159,21 @@ def test_anomaly_index_on_hand_made_norms() -> None:
     assert index[4] == pytest.approx((11 - 2) / (1.4826 * 1.0))
     assert index[1] == 0 and index[3] < 0
     assert anomaly_index(np.array([5.0, 5.0, 5.0, 1.0])).tolist() == [0, 0, 0, np.inf]
+
+
+def test_an_index_of_few_unequal_norms_cannot_pass_the_cut_and_its_logarithm_can() -> None:
+    norms = np.array([4.2, 33.0, 168.0, 70.0, 150.0, 41.0, 95.0, 120.0, 60.0, 140.0])
+    values = {"statistics": {"norms": norms}}
+    method = NeuralCleanse()
+    decided = method.decide(Evidence("x", method.needs(), values))
+    assert decided.classes == () and decided.facts["class of the smallest mask"] == 0
+    nothing = np.array([0.0, *norms[1:]])
+    most = anomaly_index(nothing)[0]
+    assert decided.facts["index that a mask of no size has"] == pytest.approx(most) and most < 2
+    log = NeuralCleanse(index="log")
+    by_log = log.decide(Evidence("x", log.needs(), values))
+    assert by_log.classes == (0,) and log.badges() == ("extension: log index",)
+    np.testing.assert_allclose(by_log.class_scores, anomaly_index(np.log(norms)))  # type: ignore[arg-type]
 
 
 def test_neural_cleanse_finds_the_planted_target_and_unlearns_it() -> None:

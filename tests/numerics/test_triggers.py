@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -31,6 +33,7 @@ from raysweep.datasets import ImageSet, IntArray, Shape, as_floats
 from raysweep.errors import PlanError
 from raysweep.methods.context import Arrays, Context
 from raysweep.methods.recipe import Recipe
+from raysweep.methods.registry import available, load
 from raysweep.models.ember_mlp import EmberMLP
 from raysweep.models.tiny_cnn import TinyCNN
 
@@ -210,7 +213,7 @@ def test_label_consistent_images_stay_in_the_ball_and_fool_the_surrogate() -> No
 
 
 def test_composite_puts_a_partner_beside_the_image_and_covers_within_the_class() -> None:
-    attack = Composite(sources=(1,), partner=0, partners=30)
+    attack = Composite(sources=(1,), partner=0, target=2, partners=30)
     inputs, artifact = prepared(attack)
     images = inputs.data.images.float() / 255
     for part in ("poison", "cover", "test"):
@@ -223,8 +226,33 @@ def test_composite_puts_a_partner_beside_the_image_and_covers_within_the_class()
         assert match.any(1).all() and (classes == wanted).all()
     with pytest.raises(ValueError, match="partner must be another class than sources"):
         Composite(sources=(1,), partner=1)
+    with pytest.raises(ValueError, match="partner must be another class than target, got 2"):
+        Composite(sources=(1,), partner=2, target=2)
     with pytest.raises(ValueError, match="partner must be a class of the training set, got 5"):
         prepared(Composite(partner=5))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"target": 1, "sources": (1, 3)}, r"sources must not name the target, 1, got \[1, 3\]"),
+        ({"target": 1, "sources": (1, 2)}, r"leave 1 out of sources, or name another target"),
+        ({"target": 5}, r"cover_classes must not name the target, 5, got \[5, 7\]"),
+        ({"sources": (7, 5)}, r"both name \[5, 7\]"),
+    ],
+)
+def test_tact_refuses_classes_that_would_be_two_things(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        TaCT(**given)
+    TaCT(**{**given, "label_map": "all_to_all", "cover_classes": (9,)})
+
+
+@pytest.mark.parametrize(
+    "name", ["asset", "beatrix", "frequency", "issba", "dfst", "latent_backdoor", "trojan"]
+)
+def test_a_method_without_a_part_of_its_paper_says_so_in_every_table(name: str) -> None:
+    kind = "defenses" if name in available("defenses") else "attacks"
+    assert any(badge.startswith("simplified: ") for badge in load(kind, name)().badges())
 
 
 def test_dynamic_triggers_fool_the_attackers_network_and_differ_per_image() -> None:
