@@ -7,6 +7,7 @@ sections    curves, internals, verdicts, tuning, pictures, costs, failures, prov
 sheets      tables as data                    drawings   figures as data, thinned
 data        compact, compressed JSON          logs       of failed stages, for trials
 tables      aggregation over seeds            formats    CSV, JSON, Markdown, LaTeX
+leaderboard  a site of several sweeps
 
 The page draws its data by the scripts in page/, one for each thing, with the libraries in vendor/.
 """

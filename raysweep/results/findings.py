@@ -14,8 +14,9 @@ from typing import Literal
 import pandas as pd
 
 from raysweep.metrics.intervals import LEVEL, Estimate
+from raysweep.metrics.names import cases
 from raysweep.metrics.pairs import holm
-from raysweep.results.cells import DER, estimate, with_arena
+from raysweep.results.cells import DER, FAMILY, SETTING, estimate, with_arena
 from raysweep.results.comparison import (
     Contrast,
     common_settings,
@@ -31,6 +32,10 @@ HELD_LOSS = 0.02
 ALPHA = 0.05
 CONTROL = "control"
 UNDEFENDED = "none"
+READ = (
+    *SETTING, FAMILY, "defense", "defense_name", "status", "failed", "found",
+    *(name for metric in ("asr", "ca") for name in (metric, cases(metric))),
+)  # fmt: skip
 State = Literal["holds", "worse", "indistinct", "better", "untested"]
 
 
@@ -82,7 +87,9 @@ def findings(rows: pd.DataFrame) -> list[Finding]:
         return []
     merged = with_arena(rows)
     merged = merged.assign(failed=failed_mask(merged), found=failure_texts(merged))
-    merged = merged[attacked(merged)]
+    merged = merged.loc[attacked(merged), [name for name in READ if name in merged]]
+    # Rows are chosen for each defense and rate, and columns of objects are chosen from faster.
+    merged = merged.astype(dict.fromkeys(merged.select_dtypes("str"), object))
     return [
         _finding(part) for _, part in merged.groupby(["arena", "attack"], sort=False)
     ]  # fmt: skip
