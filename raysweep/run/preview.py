@@ -149,7 +149,7 @@ def preview(sweep: Sweep, store: Store, force: Sequence[str] = ()) -> Preview:
 
 
 def _forecasts(planner: Planner) -> tuple[str, ...]:
-    """Return what methods say of the size of their work, and of what is doubtful in a trial."""
+    """Return the sentences of methods on the size of their work and on doubtful parameters."""
     said = set()
     tried: set[object] = set()
     for trial in planner.trials:
