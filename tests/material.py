@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
+import itertools
+import json
 import math
+import re
 from typing import Any
 
 import numpy as np
@@ -35,8 +40,39 @@ DEFENSES = (
     ("abl", "abl", "robust training", "", 0.02, 0.12, 0.4, 0.01),
     ("neural_cleanse", "neural_cleanse", "inspector + repair", "", 0.1, 0.01, None, None),
 )  # fmt: skip
+MORE = tuple(
+    (f"filter_{n}", f"filter_{n}(strength={n / 10})", "filter", "", 0.15 * n, 0.01 * n, 0.8, 0.05)
+    for n in range(1, 6)
+)
+MANY_ATTACKS = ("badnets", "blend", "wanet", "input_aware", "trojan", "low_frequency", "sig")
+ROLES = ("poison", "train", "features", "defend", "decide", "evaluate")
 ATTACKS = {"badnets": 0.99, "blend": 0.95, "sig": 0.3}
 N_TRAIN, N_TEST, N_ELIGIBLE = 5000, 3200, 2880
+
+
+def opened(page: str, key: str) -> Any:
+    """Return what a compressed block of a page holds."""
+    found = re.search(rf'id="block-{key}">([^<]*)<', page)
+    assert found, key
+    return json.loads(gzip.decompress(base64.b64decode(found[1])))
+
+
+def album(page: str, key: str) -> dict[str, Any]:
+    """Return the figures of a section of a page: title → its lines and axes, and its cells."""
+    found = re.search(rf'id="drawings-{key}">(.*?)</script>', page, re.DOTALL)
+    assert found, key
+    return {
+        one["title"]: json.loads(gzip.decompress(base64.b64decode(one["data"])))
+        | {"cells": one["cells"]}
+        for one in json.loads(found[1])
+    }
+
+
+def column(packed: dict[str, Any]) -> list[Any]:
+    """Return the values of a column as a page holds it."""
+    if "values" in packed:
+        return list(packed["values"])
+    return [None if code < 0 else packed["distinct"][code] for code in packed["codes"]]
 
 
 def row(**given: Any) -> dict[str, Any]:
@@ -178,6 +214,33 @@ def generated(seeds: int = 3, seed: int = 0) -> Material:
         losses={trial: _losses(rng) for trial in trained["trial"]},
         measured={trial: _measured(seed) for trial, seed in drawn.items()},
         tuned=_tuned(),
+    )  # fmt: skip
+
+
+def many(seeds: int = 5, settings: int = 4, seed: int = 0) -> Material:
+    """Return the material of 7 attacks, 3 rates and 12 defenses: 252 trials a setting and seed.
+
+    A setting is one of 2 datasets with one of 2 models.
+
+    Keys, seconds and metrics differ from trial to trial, as they do in a sweep; every trial that
+    has scores has a ROC curve.
+    """
+    rng = np.random.default_rng(seed)
+    attacks = dict(zip(MANY_ATTACKS, np.linspace(0.99, 0.3, len(MANY_ATTACKS)), strict=True))
+    lines = []
+    places = list(itertools.product(("cifar10", "gtsrb"), ("resnet18", "vgg16")))[:settings]
+    cells = itertools.product(places, attacks.items(), (0.005, 0.01, 0.05), (*DEFENSES, *MORE))
+    for (dataset, model), (attack, asr), rate, spec in cells:
+        for number in range(seeds):
+            one = _trial(attack, asr, rate, spec, number, rng)
+            keys = {f"key_{role}": f"{role}-{rng.bytes(16).hex()}" for role in ROLES}
+            where = {"dataset": dataset, "model": model, "trial": rng.bytes(10).hex()}
+            lines.append({**one, **where, **keys})
+    rows = pd.DataFrame(lines)
+    return Material(
+        sweep=Description(name="many", question="Which defenses hold?", text="name: many\n"),
+        rows=rows, stages=_stages(len(rows)), curves=_curves(rows),
+        pictures={"badnets": _images(rng, 3)},
     )  # fmt: skip
 
 

@@ -273,8 +273,8 @@ FAULTS = (
     ),
     Fault(
         "curves of one name alone", "reports/internals.py",
-        "            groups.setdefault(axes, []).append((name, seed, curve))",
-        "            groups[axes] = [(name, seed, curve)]",
+        "            groups.setdefault(axes, []).append(line)",
+        "            groups[axes] = [line]",
         ("test_report.py::test_curves_of_the_same_axes_are_drawn_together_a_line_for_each_name_and_seed",),
     ),
 )  # fmt: skip

@@ -76,8 +76,8 @@ FAULTS = (
     ),
     Fault(
         "pairs of other seeds", COMPARISON,
-        "merged = sides[0].merge(sides[1], on=list(SETTING))",
-        "merged = sides[0].merge(sides[1].drop(columns='seed'), on=list(SETTING[:3]))",
+        "    settings = zip(*(own[name].tolist() for name in SETTING), strict=True)",
+        "    settings = zip(*(own[name].tolist()[::-1] for name in SETTING), strict=True)",
         (SAID + "defenses_are_paired_by_setting",),
     ),
     Fault(

@@ -7,10 +7,7 @@ import io
 import json
 import math
 import re
-import shutil
-from collections.abc import Iterator
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +21,17 @@ from raysweep.cli.terminal import print_results
 from raysweep.jobs.launch import launch
 from raysweep.metrics.intervals import wilson
 from raysweep.reports import internals, tuning
-from raysweep.reports.figures import heat_maps, rate_lines
+from raysweep.reports.cells import Cells
+from raysweep.reports.curves import roc_curves
+from raysweep.reports.drawings import Drawing, Line, shortened, thinned, thinned_roc
 from raysweep.reports.html import render
-from raysweep.reports.html_elements import picture, table
 from raysweep.reports.material import Material, gather
-from raysweep.reports.pictures import factor, magnified
+from raysweep.reports.pictures import factor, magnified, picture
 from raysweep.reports.tables import METRICS, aggregate, failed_attacks, floors, spread, text_table
 from raysweep.results.description import Description
 from raysweep.sweep.loading import from_text
 from raysweep.sweep.yaml import parse
-from tests.material import generated, row
+from tests.material import album, column, generated, many, opened, row
 
 SWEEP = """
 name: shown
@@ -89,6 +87,11 @@ def page_of(rows: pd.DataFrame, **sweep: Any) -> str:
     return render(page_material(rows, **sweep))
 
 
+@pytest.fixture(scope="module")
+def page() -> str:
+    return render(generated())
+
+
 def test_attacks_that_fail_are_said_and_left_out() -> None:
     failing = row(asr=0.4)
     rows = pd.DataFrame([failing, row(attack="blend", attack_name="blend", asr=0.8, trial="u")])
@@ -98,10 +101,9 @@ def test_attacks_that_fail_are_said_and_left_out() -> None:
     setting = "digits · tiny_cnn"
     assert titles == [f"badnets @ 5 % · {setting}; {found}", f"blend @ 5 % · {setting}"]
     page = page_of(rows)
-    assert f"left out of averages: badnets @ 5 % ({found})." in page
-    assert f"badnets @ 5 % · {setting}; {found}" in page
-    assert "ttack failed" not in page, "a finding is no crash"
-    assert "attacks succeed on 80.0" in page, "of blend alone"
+    assert f"left out of averages: {found}." in page
+    assert re.search(r"80\.0 \[[\d.–]+\] %", page), "of blend"
+    assert column(opened(page, "cells")["columns"]["failed"]) == [found, ""]
 
 
 def test_an_attack_may_fail_on_one_dataset_and_work_on_another() -> None:
@@ -114,7 +116,8 @@ def test_only_seeds_are_averaged() -> None:
     base = {"recipe.epochs": 8}
     rows = pd.DataFrame([row(trial=str(n), **{**base, **k}) for n, k in enumerate(kinds)])
     assert [line[9] for _, _, (line,) in text_table(rows)] == ["1"] * 4
-    assert "epochs 9" in page_of(rows)
+    training = column(opened(page_of(rows), "cells")["columns"]["training"])
+    assert training == ["epochs 8", "epochs 8", "epochs 9", "epochs 8"]
 
 
 def test_trials_that_did_not_finish_are_counted() -> None:
@@ -142,9 +145,9 @@ def test_the_columns_are_the_same_whatever_failed_and_rates_are_told_apart() -> 
     nothing = rows.assign(status="failed").drop(columns=["ca", "asr", "tpr", "fpr"])
     ((_, headers, lines),) = text_table(nothing)
     assert headers == columns and len(lines) == 4
-    maps = dict(heat_maps(rows))
-    for name in ("TPR", "TPR of inputs"):
-        assert f"{name} in percent, mean over seeds" in maps
+    named = pd.DataFrame([{**one, "trial": str(n)} for n, one in enumerate(every)])
+    told = {one["title"] for one in opened(page_of(named), "cells")["metrics"]}
+    assert {"TPR", "TPR of inputs"} <= told
 
 
 @pytest.mark.parametrize("width", [80, 100, 240])
@@ -165,16 +168,10 @@ def test_no_number_is_cut_on_a_narrow_terminal(width: int) -> None:
     assert ("means alone" in said) == (width < 240)
 
 
-def test_long_names_break_between_words() -> None:
-    made = table("c", ["d", "n"], [["fine_tuning(steps=9)", "1"]])
-    assert ">fine_<wbr>tuning(<wbr>steps=<wbr>9)</th>" in made
-
-
 def test_the_floor_of_a_trigger_is_shown() -> None:
     rows = pd.DataFrame([row(), row(trial="u", rate=0.0, asr=0.125)])
     assert floors(rows) == {("digits · tiny_cnn", "badnets"): 0.125}
-    page = page_of(rows)
-    assert "(rate 0): badnets 12.5 %" in page and "; ASR₀ 12.5 %" in page
+    assert "; ASR₀ 12.5 %" in page_of(rows)
 
 
 def test_evasions_are_attacks_of_their_own_kind_and_no_floors() -> None:
@@ -188,40 +185,36 @@ def test_evasions_are_attacks_of_their_own_kind_and_no_floors() -> None:
     titles = [title for title, _, _ in text_table(rows)]
     assert titles[-1] == "pgd · digits · tiny_cnn · adversarial examples"
     page = page_of(rows)
-    assert "attacks succeed on 90.0" in page and "attacks succeed on 75.0" in page
+    assert re.search(r"90\.0 \[", page) and re.search(r"75\.0 \[", page)
     weak = pd.DataFrame([backdoor, row(trial="v", asr=0.25, **evading)])
     found = failed_attacks(weak)
     assert list(found) == ["pgd (digits · tiny_cnn · adversarial examples)"]
     assert found.popitem()[1].startswith("the changed inputs seldom fool the model: undefended")
     older = pd.DataFrame([row(asr=0.9)])
-    assert "evades" not in older and "attacks succeed on 90.0" in page_of(older)
+    assert "evades" not in older and re.search(r"90\.0 \[", page_of(older))
 
 
 def defended(name: str, **given: Any) -> dict[str, Any]:
     return row(trial=name, defense=name, defense_name=name, kind="filter", **given)
 
 
-@pytest.mark.parametrize(
-    ("rivals", "said"),
-    [
-        ([defended("a", asr=0.88)], "That is no better than no defense, within 5 points."),
-        ([defended("a", asr=0.1), defended("b", asr=0.14)], "at no loss of accuracy: b."),
-        ([defended("a", asr=0.0, ca=0.5)], "That costs 40.0 points of clean accuracy. No defense"),
-        ([defended("a", asr=0.0, ca=0.5), defended("b", asr=0.3)],
-         "within 2 points, <strong>b</strong> leaves the lowest ASR: 30.0"),
-        ([row(trial="p", defense="perfect_filter", defense_name="perfect_filter", asr=0.0)],
-         "No defense was measured against them."),
-        ([defended("a", asr=0.1, badges="oracle: poison rate")],
-         "<strong>a</strong> (oracle: poison rate) leaves the lowest ASR"),
-    ],
-    ids=["useless", "equal", "costly", "costly but", "control", "badge"],
-)  # fmt: skip
-def test_the_answer_follows_from_the_numbers(rivals: list[dict[str, Any]], said: str) -> None:
-    assert said in page_of(pd.DataFrame([row(), *rivals]))
-
-
-def test_without_undefended_trials_the_answer_says_so() -> None:
-    assert "whether the attacks worked is not known" in page_of(pd.DataFrame([defended("a")]))
+def test_the_answer_says_what_the_findings_say() -> None:
+    seeds = [
+        one
+        for seed in range(6)
+        for one in (
+            row(trial=f"n{seed}", seed=seed, asr=0.9 + seed / 100, asr_n=900, ca_n=900),
+            defended("a", seed=seed, asr=0.02 + seed / 1000, asr_n=900, ca=0.9 - seed / 1000),
+            defended("b", seed=seed, asr=0.9 + (-1) ** seed / 50 + seed / 100, asr_n=900),
+        )
+    ]
+    page = page_of(pd.DataFrame(seeds), question="Which holds?")
+    assert '<h2 id="answer-title">Which holds?</h2>' in page
+    told = page[page.index('<section id="answer"') : page.index("<noscript>")]
+    said = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", told))
+    assert "holds: a " in said and "cannot be told from no defense: b" in said
+    unmeasured = page_of(pd.DataFrame([defended("a")]))
+    assert "not measured" in unmeasured, "no undefended trial"
 
 
 def test_failures_are_grouped_by_cause_and_none_is_lost() -> None:
@@ -234,10 +227,11 @@ def test_failures_are_grouped_by_cause_and_none_is_lost() -> None:
             row(trial="c", **{**bad, "status": "pending"}, error=None, error_stage=None),
         ]
     )  # fmt: skip
-    page = page_of(rows)
-    shown = page[page.index('id="failures"') : page.index('id="provenance"')]
-    assert shown.count("<tr>") == 1 + 2
-    assert "1 failed, 1 upstream_failed" in shown and "/l/1" in shown and "1 pending" in shown
+    sheet = opened(page_of(rows), "failures-0")
+    told = {one["title"]: column(one) for one in sheet["columns"]}
+    assert told["error"] == ["boom", ""]
+    assert told["trials"] == ["1 failed, 1 upstream_failed", "1 pending"]
+    assert told["log"] == ["/l/1", "–"]
 
 
 @pytest.mark.parametrize(
@@ -254,7 +248,9 @@ def test_failures_are_grouped_by_cause_and_none_is_lost() -> None:
 def test_poor_records_make_a_page(rows: pd.DataFrame) -> None:
     page = page_of(rows)
     assert page.startswith("<!doctype html>") and page.endswith("</html>")
-    assert not re.search(r">[^<]*\bnan\b", page[page.index("<main") : page.index("</main>")], re.I)
+    shown = re.sub(r"<script.*?</script>", "", page, flags=re.DOTALL)
+    assert not re.search(r">[^<]*\bnan\b", shown[shown.index("<main") :], re.I)
+    assert "NaN" not in json.dumps(opened(page, "cells")) + json.dumps(opened(page, "rows"))
 
 
 EVIL = "<script>alert(1)</script><a href='https://evil.example'>\"'&"
@@ -280,10 +276,9 @@ def test_nothing_from_the_data_becomes_markup() -> None:
         )
     )
     assert "<script>alert(1)" not in page and "<a href='https" not in page
-    drawn = re.findall(r'<script type="application/json">(.*?)</script>', page, flags=re.S)
-    assert len(drawn) > 10
-    for figure in drawn:
-        assert "<a href" not in json.dumps(json.loads(figure)), "Plotly reads pseudo-HTML"
+    assert page.count("</script>") == page.count("<script"), "no figure ends its script"
+    assert len(album(page, "roc")) > 3
+    assert EVIL in column(opened(page, "rows")["columns"][0])[0] + EVIL
 
 
 def test_pictures_are_the_pixels_enlarged() -> None:
@@ -304,30 +299,121 @@ def test_differences_are_magnified_by_a_whole_factor() -> None:
     assert factor(clean, clean) == 1
 
 
-def test_figures_say_what_the_rows_say() -> None:
+def test_cells_say_what_the_rows_say(page: str) -> None:
     rows = generated().rows
-    title, figure = heat_maps(rows)[0]
-    measured = figure.data[1]
-    assert title.startswith("CA")
-    column, line = list(measured.x).index("badnets @ 5 %"), list(measured.y).index("abl")
-    cell = rows[(rows["attack"] == "badnets") & (rows["rate"] == 0.05) & (rows["defense"] == "abl")]
-    assert measured.z[line][column] == pytest.approx(100 * cell["ca"].mean())
-    maps = {title.partition(" in ")[0]: figure for title, figure in heat_maps(rows)}
-    undefined = np.isnan(np.asarray(maps["TPR"].data[1].z, float))
-    assert undefined.any() and np.array_equal(
-        ~undefined, np.isnan(np.asarray(maps["TPR"].data[0].z, float))
-    )
-    assert len(rate_lines(rows)) == 3 * 6
-    assert rate_lines(rows[rows["rate"] == 0.05]) == []
+    held = opened(page, "cells")
+    who = {name: column(one) for name, one in held["columns"].items()}
+    metrics = {one["name"]: one for one in held["metrics"]}
+    wanted = ("badnets", 0.05, "abl")
+    (at,) = [
+        n for n, one in enumerate(zip(who["attack"], who["rate"], who["defense"], strict=True))
+        if one == wanted
+    ]  # fmt: skip
+    cell = rows[(rows["attack"] == "badnets") & (rows["rate"] == 0.05)]
+    own = cell[cell["defense"] == "abl"]
+    assert metrics["ca"]["mean"][at] == pytest.approx(own["ca"].mean(), abs=1e-5)
+    none = cell[cell["defense"] == "none"].set_index("seed")["ca"]
+    lost = none - own.set_index("seed")["ca"]
+    assert metrics["lost"]["mean"][at] == pytest.approx(lost.mean(), abs=1e-5)
+    assert metrics["lost"]["values"][at] == pytest.approx(lost.tolist(), abs=1e-4)
+    assert metrics["asr"]["low"][at] < metrics["asr"]["mean"][at] < metrics["asr"]["high"][at]
+    assert (who["trials"][at], who["finished"][at]) == (3, 3)
+    assert metrics["tpr"]["mean"][who["defense"].index("none")] is None
+    assert len(who["attack"]) == 3 * 3 * 7
 
 
-def test_of_two_seeds_the_points_are_drawn_and_no_interval() -> None:
-    def error_bars(seeds: int) -> bool:
-        return bool(rate_lines(generated(seeds).rows)[0][1].data[0].error_y.visible)
+def test_every_record_and_column_is_in_the_page(page: str) -> None:
+    rows = generated().rows
+    held = opened(page, "rows")
+    told = {one["name"]: column(one) for one in held["columns"]}
+    assert list(told) == list(rows.columns)
+    assert told["trial"] == rows["trial"].tolist()
+    known = rows["ca"].notna()
+    given = [one for one in told["ca"] if one is not None]
+    assert given == pytest.approx(rows["ca"][known].tolist(), abs=1e-9)
+    assert held["cells"] == Cells.read(rows).of.tolist()
 
-    assert not error_bars(2) and error_bars(3)
-    points = rate_lines(generated(2).rows)[0][1].data[1]
-    assert len(points.x) == 3 * 2
+
+def test_names_are_short_and_told_apart_by_what_differs() -> None:
+    def named(label: str, **given: Any) -> dict[str, Any]:
+        return row(defense=label, defense_name=label.partition("(")[0], trial=label, **given)
+
+    both = {"defense.fraction": 0.1, "defense.steps": 3}
+    rows = pd.DataFrame([
+        named("a(fraction=0.1, steps=3)", **both),
+        named("a(fraction=0.2, steps=3)", **{**both, "defense.fraction": 0.2}),
+        named("b(steps=3)", **{"defense.steps": 3}),
+        named("c(x=1)"), named("c(x=2)"),
+    ])  # fmt: skip
+    names = Cells.read(rows).short_names("defense")
+    assert list(names.values()) == ["a(fraction=0.1)", "a(fraction=0.2)", "b", "c(x=1)", "c(x=2)"]
+
+
+def test_there_is_no_figure_against_the_rate_where_there_is_one() -> None:
+    several = [row(), row(trial="u", rate=0.1)]
+    assert 'id="album-rates"' in page_of(pd.DataFrame(several))
+    assert 'id="album-rates"' not in page_of(pd.DataFrame(several[:1]))
+
+
+def test_a_figure_that_is_too_full_counts_what_it_lacks_and_keeps_every_cell() -> None:
+    x = np.arange(2.0)
+    lines = [Line(name=str(n), x=x, y=x, cell=n % 100) for n in range(40_000)]
+    (short,) = shortened([Drawing(title="t", x_title="", y_title="", lines=lines)])
+    assert len(short.lines) + short.fewer == 40_000 and short.fewer > 0
+    assert {line.cell for line in short.lines} == set(range(100))
+    few = [Drawing(title="t", x_title="", y_title="", lines=lines[:20])]
+    assert shortened(few) == few
+
+
+def test_lines_are_thinned_to_what_a_screen_shows() -> None:
+    x = np.arange(10_000.0)
+    y = np.sin(x / 1000)
+    y[5432] = 9.0
+    few_x, few_y = thinned(x, y)
+    assert len(few_x) <= 210 and few_y.max() == 9.0
+    assert (few_x[0], few_x[-1]) == (0, 9999) and (np.diff(few_x) > 0).all()
+    rng = np.random.default_rng(0)
+    steps = np.cumsum(np.concatenate([[False], rng.random(5000) < 0.5]))
+    fpr = (np.arange(5001) - steps) / (5000 - steps[-1])
+    tpr = (steps / steps[-1]) ** 0.3
+    short_fpr, short_tpr = thinned_roc(fpr, tpr)
+    assert len(short_fpr) <= 130
+    assert (short_fpr[0], short_tpr[0], short_fpr[-1], short_tpr[-1]) == (0, 0, 1, 1)
+    above = np.abs(np.interp(fpr, short_fpr, short_tpr) - tpr)
+    beside = np.abs(np.interp(tpr, short_tpr, short_fpr) - fpr)
+    assert np.minimum(above, beside).max() < 1 / 128, "two pixels of a figure of 300"
+
+
+def test_roc_curves_have_a_mark_where_the_decision_stands() -> None:
+    material = generated()
+    drawn = {one.title: one for one in roc_curves(material, Cells.read(material.rows))}
+    figure = drawn["badnets @ 5 %: scores of training samples, a line per seed"]
+    filtered = [line for line in figure.lines if line.name.startswith("spectral")]
+    assert [line.shape for line in filtered] == ["line", "points"] * 3
+    assert len({line.cell for line in filtered}) == 1
+    rows = material.rows
+    own = rows[(rows["attack"] == "badnets") & (rows["rate"] == 0.05)]
+    own = own[own["defense_name"] == "spectral_signatures"]
+    points = [(line.x[0], line.y[0]) for line in filtered if line.shape == "points"]
+    assert points == list(zip(own["fpr"], own["tpr"], strict=True))
+
+
+def test_what_was_not_read_in_time_is_counted() -> None:
+    whole = page_material(pd.DataFrame([row(), row(trial="u"), row(trial="v", attack="blend")]))
+    page = render(replace(whole, unread=frozenset(("u", "v"))))
+    assert "of 2 finished trials were not read in time" in page
+    assert "(badnets: 1, blend: 1)" in page and "not read" not in render(whole)
+
+
+@pytest.mark.slow
+def test_the_page_of_ten_thousand_trials_is_small() -> None:
+    material = many(40, settings=1)
+    assert len(material.rows) == 10_080
+    page = render(material)
+    assert len(page.encode()) < 10e6
+    markup = re.sub(r"<script.*?</script>", "", page, flags=re.DOTALL)
+    assert markup.count("<") < 1000, "what grows with trials is data"
+    assert len(column(opened(page, "rows")["columns"][0])) == 10_080
 
 
 @pytest.mark.slow
@@ -335,11 +421,11 @@ def test_the_page_of_a_real_sweep_holds_everything(tmp_path: Path) -> None:
     conclusion = launch(from_text(parse("f", SWEEP)), SWEEP, str(tmp_path), inline=True)
     assert (conclusion.rows["status"] == "ok").all()
     text = Path(conclusion.report).read_text()
-    for section in ("answer", "headline", "results", "maps", "rates", "roc", "verdicts",
+    for section in ("answer", "maps", "results", "trials", "rates", "roc", "verdicts",
                     "pictures", "cost", "failures", "provenance"):  # fmt: skip
         assert f'<section id="{section}"' in text, section
     assert "is &lt;b&gt;this&lt;/b&gt; &amp; that shown?" in text
-    assert "what a trigger achieves on the clean model" in text
+    assert "ASR₀" in text, "what a trigger achieves on the clean model"
     assert text.count("data:image/png;base64,") >= 3 * 3 + 10
     material = gather("shown", str(tmp_path))
     assert '<section id="insides"' in text
@@ -347,273 +433,71 @@ def test_the_page_of_a_real_sweep_holds_everything(tmp_path: Path) -> None:
     poisoned = [losses for losses in material.losses.values() if losses.poison is not None]
     assert len(poisoned) == 4 and all(losses.poison.shape == (3, 3) for losses in poisoned)
     assert all(losses.auroc.shape == (3,) for losses in poisoned)
-    areas = [figure for _, figure in internals.auroc_lines(material)]
-    assert sum(len(figure.data) for figure in areas) == 4, "a line per rate and seed"
-    assert all(min(line.y) >= 0 and max(line.y) <= 1 for figure in areas for line in figure.data)
-    drawn = sorted(tuple(line.y) for figure in areas for line in figure.data)
+    areas = internals.auroc_lines(material, Cells.read(material.rows))
+    lines = [line for one in areas for line in one.lines]
+    assert len(lines) == 4, "a line per rate and seed"
+    drawn = sorted(tuple(line.y) for line in lines)
     assert drawn == sorted(tuple(losses.auroc) for losses in poisoned)
     assert "AUROC by step" in text
     assert all((np.diff(losses.rest, axis=0) >= 0).all() for losses in material.losses.values())
     assert render(material) == render(material), "pure"
+    assert not material.unread
+    late = gather("shown", str(tmp_path), within=-1)
+    assert late.unread == set(material.rows["trial"]) and not late.curves and not late.losses
 
 
-def test_the_page_names_no_address_but_those_of_the_library(page: Path) -> None:
-    text = page.read_text()
-    library = max(re.findall(r"<script>.*?</script>", text, flags=re.S), key=len)
-    assert "plotly.js" in library[:200]
-    assert "http" not in text.replace(library, "").replace('http-equiv="Content-Security', "")
+def test_the_page_names_no_address(page: str) -> None:
+    text = page.replace('http-equiv="Content-Security', "")
+    assert "http" not in re.sub(r">[A-Za-z0-9+/=]{40,}<", "", text)
 
 
-def test_what_defenses_say_of_themselves_is_shown() -> None:
-    shown = internals.section(generated())
-    assert "&lt;i&gt;models&lt;/i&gt;" in shown and "<i>models" not in shown
-    assert shown.count("500 to 500") == 9, "each attack at each rate"
-    assert shown.count(">features<") == 6, "where poison lies, and where there is some"
-    figures = re.findall(r"<figcaption>(.*?)</figcaption>", shown)
-    assert figures == [
+def test_what_defenses_say_of_themselves_is_shown(page: str) -> None:
+    material = generated()
+    cells = Cells.read(material.rows)
+    facts, apart = internals.sheets(cells)
+    told = {one.title: list(one.values) for one in facts.columns}
+    models = [n for n, what in enumerate(told["what"]) if what == "<i>models</i>"]
+    assert len(models) == 9, "each attack at each rate"
+    assert all((told["least"][n], told["most"][n]) == (500.0, 500.0) for n in models)
+    assert len(apart.columns[0].values) == 6, "where poison lies, and where there is some"
+    assert "<i>models" not in page
+    assert list(album(page, "insides")) == [
         *(f"abl, {attack} @ 5 %: loss by step" for attack in ("badnets", "blend", "sig")),
-        "abl, blend @ 5 %: g(k), &lt;i&gt;margin&lt;/i&gt;",
+        "abl, blend @ 5 %: g(k), <i>margin</i>",
         "abl, blend @ 5 %: s(k), per sample",
     ]
-    ((_, figure), *_) = internals.loss_lines(generated())
-    lines = {(trace.legendgroup, trace.showlegend): trace for trace in figure.data}
-    assert {name for name, _ in lines} == {"poison", "rest"}
-    poison = lines["poison", True]
-    assert poison.name == "poisoned" and poison.y[-1] < 0.01 and len(poison.x) == 8
-    assert internals.section(page_material(pd.DataFrame([row()]))) == ""
+    (figure, *_) = internals.loss_lines(material, cells)
+    medians = [line for line in figure.lines if line.shape == "both"]
+    assert {line.name for line in medians} == {"poisoned", "not poisoned"}
+    poison = next(line for line in medians if line.name == "poisoned")
+    assert poison.y[-1] < 0.01 and len(poison.x) == 8 and figure.y_log
+    assert 'id="insides"' not in page_of(pd.DataFrame([row()]))
 
 
 def test_curves_of_the_same_axes_are_drawn_together_a_line_for_each_name_and_seed() -> None:
-    (_, levels), (_, strengths) = internals.curve_lines(generated())
-    assert len(levels.data) == 2 * 3 and len(strengths.data) == 3
-    assert levels.layout.xaxis.title.text == "k, samples"
-    assert levels.layout.yaxis.title.text == "g(k), &lt;i&gt;margin&lt;/i&gt;"
-    assert strengths.layout.yaxis.title.text == "s(k), per sample"
-    poison = [line for line in levels.data if line.name == "g of poison"]
-    assert [line.showlegend for line in poison] == [True, False, False]
-    assert [line.hovertext for line in poison] == [f"g of poison, seed {s}" for s in range(3)]
+    material = generated()
+    cells = Cells.read(material.rows)
+    levels, strengths = internals.curve_lines(material, cells)
+    assert len(levels.lines) == 2 * 3 and len(strengths.lines) == 3
+    assert (levels.x_title, levels.y_title) == ("k, samples", "g(k), <i>margin</i>")
+    assert strengths.y_title == "s(k), per sample"
+    poison = [line for line in levels.lines if line.name == "g of poison"]
+    assert [line.label for line in poison] == [f"g of poison, seed {s}" for s in range(3)]
     assert [list(line.y) for line in poison] == [[s, s + 1, s + 2, s + 3, s + 4] for s in range(3)]
-    assert len({line.line.color for line in levels.data}) == 2
-    alone = replace(generated(), measured={"unknown": generated().measured.popitem()[1]})
-    assert internals.curve_lines(alone) == []
+    assert len({line.cell for line in levels.lines}) == 1
+    alone = replace(material, measured={"unknown": material.measured.popitem()[1]})
+    assert internals.curve_lines(alone, cells) == []
 
 
-def test_tuning_is_shown_with_what_it_saw() -> None:
-    shown = tuning.section(generated())
-    assert "transfer: tuned on the labels of other attacks alone" in shown
-    assert "80.0 [72.0–88.0]" in shown and "72.0" in shown and "96.0" in shown
-    assert "3.0 [2.7–3.3]" in shown and "300.0" not in shown, "seconds are no shares"
-    assert "<b>blend" not in shown
-    figures = re.findall(r"<figcaption>(.*?)</figcaption>", shown)
-    assert len(figures) == 1 + 3 + 1 + 1 + 3, figures
-    assert tuning.section(replace(generated(), tuned=None)) == ""
+def test_tuning_is_shown_with_what_it_saw(page: str) -> None:
     tuned = generated().tuned
     assert tuned is not None
+    assert "transfer: tuned on the labels of other attacks alone" in page
+    told = {one.title: list(one.values) for one in tuning.sheet(tuned).columns}
+    assert told["TPR tuned"][0] == "80.0 [72.0–88.0]"
+    assert told["seconds tuned"][0] == "3.0 [2.7–3.3]", "seconds are no shares"
+    assert "<b>blend" not in page
+    assert len(album(page, "tuning")) == 1 + 3 + 1 + 1 + 3
+    assert 'id="tuning"' not in page_of(pd.DataFrame([row()]))
     settings = tuned.settings.model_copy(update={"labels": "oracle"})
-    blind = replace(generated(), tuned=replace(tuned, settings=settings))
-    assert "the labels of the very attack" in tuning.section(blind)
-
-
-@pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    file = tmp_path_factory.mktemp("report") / "report.html"
-    file.write_text(render(generated()))
-    return file
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    driver = shutil.which("chromedriver")
-    if driver is None or shutil.which("chromium") is None:
-        pytest.skip("chromium and chromedriver are not installed")
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service
-
-    options = webdriver.ChromeOptions()
-    for word in (
-        "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-        "--disable-background-networking", "--disable-component-update", "--disable-sync",
-        f"--user-data-dir={tmp_path_factory.mktemp('chromium')}",
-    ):  # fmt: skip
-        options.add_argument(word)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    opened = webdriver.Chrome(options=options, service=Service(driver))
-    yield opened
-    opened.quit()
-
-
-def show(browser: Any, page: Path, *, width: int = 1280, scheme: str = "light") -> None:
-    metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-    features = [{"name": "prefers-color-scheme", "value": scheme}]
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
-    browser.get(page.as_uri())
-
-
-def scroll_through(browser: Any) -> int:
-    """Scroll to every figure, wait until it is drawn, and return how many there are."""
-    from selenium.webdriver.support.ui import WebDriverWait
-
-    plots = browser.find_elements("css selector", ".plot")
-    for plot in plots:
-        browser.execute_script("arguments[0].scrollIntoView()", plot)
-        WebDriverWait(browser, 20).until(
-            lambda _, plot=plot: plot.find_elements("css selector", ".main-svg")
-        )
-    return len(plots)
-
-
-@pytest.mark.slow
-def test_opens_offline_without_errors_or_requests(browser: Any, page: Path) -> None:
-    browser.get_log("performance")
-    browser.get_log("browser")
-    show(browser, page)
-    early = browser.execute_script("return document.querySelectorAll('.js-plotly-plot').length")
-    assert early < scroll_through(browser), "figures are drawn when they come into view"
-    assert browser.get_log("browser") == []
-    events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-    asked = {
-        event["params"]["request"]["url"]
-        for event in events
-        if event["method"] == "Network.requestWillBeSent"
-    }
-    # chrome:// is the browser's own start page.
-    own = ("data:", "blob:", "chrome://", page.as_uri())
-    assert page.as_uri() in asked and {url for url in asked if not url.startswith(own)} == set()
-
-
-@pytest.mark.slow
-def test_the_page_may_not_load_anything(browser: Any, page: Path) -> None:
-    """Were something on the page to ask for a file, the page's own policy would refuse."""
-    show(browser, page)
-    refused = browser.execute_async_script(
-        "const done = arguments[0], refused = [];"
-        "document.addEventListener('securitypolicyviolation', (e) => {"
-        "  if (refused.push(e.blockedURI) === 2) done(refused); });"
-        "const i = new Image(); i.src = 'http://127.0.0.1:9/x.png'; document.body.append(i);"
-        "fetch('http://127.0.0.1:9/y').catch(() => 0);"
-    )
-    assert sorted(refused) == ["http://127.0.0.1:9/x.png", "http://127.0.0.1:9/y"]
-    browser.get_log("browser")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_reads_on_a_phone(browser: Any, page: Path, scheme: str) -> None:
-    show(browser, page, width=360, scheme=scheme)
-    scroll_through(browser)
-    for fold in browser.find_elements("css selector", "details"):
-        browser.execute_script("arguments[0].open = true", fold)
-    assert browser.execute_script("return document.documentElement.scrollWidth") == 360
-    assert browser.execute_script(
-        "return [...document.querySelectorAll('.scroll')].some(e => e.scrollWidth > e.clientWidth)"
-    ), "wide tables scroll inside their own region"
-    sizes = browser.execute_script(
-        "return [...document.querySelectorAll('td, th, p, a, li, summary, figcaption, .badge')]"
-        ".map(e => parseFloat(getComputedStyle(e).fontSize))"
-    )
-    assert min(sizes) >= 12
-
-
-# Relative luminance and contrast as WCAG 2 defines them.
-CONTRAST = """
-const light = (color) => {
-  const [r, g, b] = color.match(/[\\d.]+/g).slice(0, 3).map((v) => v / 255)
-    .map((v) => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
-  return 0.2126 * r + 0.7152 * g + 0.0722 * b;
-};
-const behind = (e) => {
-  for (; e; e = e.parentElement) {
-    const color = getComputedStyle(e).backgroundColor;
-    if (color !== "rgba(0, 0, 0, 0)") return color;
-  }
-};
-return [...document.querySelectorAll("p, a:not(.modebar-btn), th, td, caption, summary, .badge")]
-  .map((e) => {
-    const [a, b] = [light(getComputedStyle(e).color), light(behind(e))].sort((x, y) => y - x);
-    return [(a + 0.05) / (b + 0.05), e.outerHTML.slice(0, 80)];
-  }).sort((x, y) => x[0] - y[0])[0];
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_follows_the_color_scheme_legibly(browser: Any, page: Path, scheme: str) -> None:
-    show(browser, page, scheme=scheme)
-    scroll_through(browser)
-    least, where = browser.execute_script(CONTRAST)
-    assert least >= 4.5, where
-    paper = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
-    assert paper == {"light": "rgb(255, 255, 255)", "dark": "rgb(22, 24, 28)"}[scheme]
-    figure = browser.execute_script(
-        "return getComputedStyle(document.querySelector('.js-plotly-plot .main-svg')).background"
-    )
-    assert paper in figure, "figures follow"
-
-
-@pytest.mark.slow
-def test_everything_has_a_name(browser: Any, page: Path) -> None:
-    show(browser, page)
-    nameless = browser.execute_script(
-        "return [...document.querySelectorAll('table')].filter(t => !t.caption.textContent ||"
-        " [...t.tHead.querySelectorAll('th')].some(h => h.scope !== 'col') ||"
-        " [...t.tBodies[0].rows].some(r => r.cells[0].scope !== 'row')).length +"
-        "[...document.querySelectorAll('img')].filter(i => !i.alt).length +"
-        "[...document.querySelectorAll('[role=region]')].filter(r => !r.ariaLabel).length"
-    )
-    assert nameless == 0
-    levels = browser.execute_script(
-        "return [...document.querySelectorAll('h1, h2, h3, h4')].map(h => +h.tagName[1])"
-    )
-    assert levels[0] == 1 and all(b <= a + 1 for a, b in pairwise(levels))
-    assert browser.execute_script(
-        "const ids = [...document.querySelectorAll('[id]')].map(e => e.id);"
-        "return ids.length === new Set(ids).size"
-    )
-
-
-@pytest.mark.slow
-def test_is_reached_by_keyboard(browser: Any, page: Path) -> None:
-    from selenium.webdriver.common.keys import Keys
-
-    show(browser, page)
-    browser.find_element("tag name", "body").send_keys(Keys.TAB)
-    assert browser.switch_to.active_element.text == "Skip to the results"
-    reached = []
-    for _ in range(40):
-        browser.switch_to.active_element.send_keys(Keys.TAB)
-        reached.append(browser.switch_to.active_element.get_attribute("role") or "")
-        if browser.switch_to.active_element.tag_name == "button":
-            break
-    assert "region" in reached, "scroll regions take the focus"
-
-    def column(number: int) -> list[str]:
-        cells = browser.find_elements("css selector", f"#headline tbody tr > :nth-child({number})")
-        return [cell.text for cell in cells]
-
-    button = browser.switch_to.active_element
-    assert button.text == "defense"
-    button.send_keys(Keys.ENTER)
-    assert column(1) == sorted(column(1))
-    browser.switch_to.active_element.send_keys(Keys.ENTER)
-    assert column(1) == sorted(column(1), reverse=True)
-    header = browser.find_element("css selector", "#headline th")
-    assert header.get_attribute("aria-sort") == "descending"
-    for _ in range(4):
-        browser.switch_to.active_element.send_keys(Keys.TAB)
-    assert browser.switch_to.active_element.text == "TPR"
-    for up in (True, False):
-        browser.switch_to.active_element.send_keys(Keys.ENTER)
-        cells = column(5)
-        numbers = [float(cell.split()[0]) for cell in cells if cell != "–"]
-        assert numbers == sorted(numbers, reverse=not up) and len(numbers) > 3
-        assert cells[len(numbers) :] == ["–"] * (len(cells) - len(numbers)), "undefined last"
-
-
-@pytest.mark.slow
-def test_prints_whole(browser: Any, page: Path) -> None:
-    show(browser, page, scheme="dark")
-    pdf = base64.b64decode(browser.execute_cdp_cmd("Page.printToPDF", {})["data"])
-    assert pdf.startswith(b"%PDF") and pdf.count(b"/Type /Page\n") > 3
-    drawn = browser.execute_script("return document.querySelectorAll('.main-svg').length")
-    assert drawn > 0
+    assert "the labels of the very attack" in tuning.sentence(replace(tuned, settings=settings))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -69,7 +70,8 @@ def report(
             f"an HTML report is of one sweep, got {name}, {', '.join(others)}; add --wandb for a "
             f"W&B Report that compares them, or use raysweep compare"
         )
-    page = write_page(SweepFolder(Store(storage_uri(storage)), name), output)
+    folder = SweepFolder(Store(storage_uri(storage)), name)
+    page = write_page(folder, output, within=math.inf)
     for note in page.notes:
         open_console(error=True).print(note)
     open_console().print(page.where)

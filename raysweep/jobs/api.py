@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -148,7 +149,8 @@ def report(name: str, storage: str | None = None, output: str | Path | None = No
         OSError: if the file cannot be written.
     """
     folder = SweepFolder(Store(storage_uri(storage)), name)
-    return write_page(folder, None if output is None else Path(output))
+    where = None if output is None else Path(output)
+    return write_page(folder, where, within=math.inf)
 
 
 def _read(sweep: Sweep | str | Path) -> tuple[Sweep, str]:

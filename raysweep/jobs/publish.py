@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from raysweep.run.run import Run
 
 
+READ_WITHIN = 4.0  # seconds; a launch does not wait for long when its last stage has ended
+
+
 @dataclass(frozen=True, kw_only=True)
 class Page:
     """The HTML report of a sweep as it was written.
@@ -39,13 +42,21 @@ class Tracked:
     warnings: list[str] = field(default_factory=list)
 
 
-def write_page(folder: SweepFolder, output: Path | None = None) -> Page:
+def write_page(
+    folder: SweepFolder, output: Path | None = None, *, within: float = READ_WITHIN
+) -> Page:
     """Write the HTML report of a stored sweep: into its folder, or to a local file.
+
+    Args:
+        folder: of the sweep.
+        output: the local file.
+        within: seconds after which no more curves and pictures are read; the page says how many
+            trials lack theirs.
 
     Raises:
         StoreError: if there is no sweep of that name, or the page cannot be written.
     """
-    material = gather(folder.name, folder.store.uri)
+    material = gather(folder.name, folder.store.uri, within)
     html = render(material).encode()
     if output is None:
         folder.store.write(folder.report, html)

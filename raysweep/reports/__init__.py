@@ -1,8 +1,13 @@
 """Reports: pure functions of the records.
 
 material    everything that a page shows, read from records and store
-html        the page, made of its sections: results, figures, internals, verdicts, tuning,
-            pictures, costs, failures, provenance
-tables      aggregation over seeds       html_elements  the few elements of the page
-formats     CSV, JSON, Markdown, LaTeX   logs           of failed stages, for trials
+html        the page, made of its sections and of the templates in templates/
+answer      what the findings say             cells      the trials that differ in seeds alone
+sections    curves, internals, verdicts, tuning, pictures, costs, failures, provenance:
+sheets      tables as data                    drawings   figures as data, thinned
+data        compact, compressed JSON          logs       of failed stages, for trials
+tables      aggregation over seeds            formats    CSV, JSON, Markdown, LaTeX
+leaderboard  a site of several sweeps
+
+The page draws its data by the scripts in page/, one for each thing, with the libraries in vendor/.
 """

@@ -2,58 +2,96 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 
-from raysweep.reports import figures
-from raysweep.reports.html_elements import note, plots, seconds, table, text
+from raysweep.reports.drawings import Drawing, Line
 from raysweep.reports.material import Material
-from raysweep.reports.tables import finished
+from raysweep.reports.sheets import Column, Sheet, seconds
+from raysweep.results.grouping import finished
+
+STATES = ("done", "cached", "failed", "upstream_failed", "pending")
+STATE_TITLES = ("run now", "cached", "failed", "upstream failed", "pending")
+SPENT = {
+    "own_seconds": "own seconds", "shared_seconds": "share of shared",
+    "standalone_seconds": "standalone", "gpu_seconds": "GPU seconds",
+}  # fmt: skip
 
 
-def cost(material: Material) -> str:
-    """Return seconds by stage kind and by defense, and what sharing has saved."""
-    return _by_stage(material) + _by_defense(finished(material.rows))
-
-
-def _by_stage(material: Material) -> str:
+def sentence(material: Material) -> str:
+    """Return the seconds that stages took, and the factor that sharing saved; or nothing."""
     stages = material.stages
     if stages.empty:
         return ""
-    spent, alone = stages["seconds"].fillna(0), (stages["seconds"] * stages["trials"]).fillna(0)
-    lines = []
-    for kind, part in stages.groupby("kind", sort=False):
-        states = part["status"].value_counts()
-        lines.append(
-            [text(kind), str(len(part)),
-             *(str(states.get(s, 0)) for s in ("done", "cached", "failed", "upstream_failed",
-                                               "pending")),
-             seconds(spent[part.index].sum()), seconds(part["gpu_seconds"].sum()),
-             seconds(alone[part.index].sum())]
-        )  # fmt: skip
-    headers = ["stage", "distinct", "run now", "cached", "failed", "upstream failed", "pending",
-               "seconds", "GPU seconds", "unshared seconds"]  # fmt: skip
-    sentence = f"Stages took {seconds(spent.sum())} s"
-    if spent.sum() > 0:
-        sentence += (
-            f"; without sharing, the same trials would take {seconds(alone.sum())} s: "
-            f"sharing saves a factor of {alone.sum() / spent.sum():.1f}"
+    spent = stages["seconds"].fillna(0).sum()
+    alone = (stages["seconds"] * stages["trials"]).fillna(0).sum()
+    said = f"Stages took {seconds(spent)} s"
+    if spent > 0:
+        said += (
+            f"; without sharing, the same trials would take {seconds(alone)} s: "
+            f"sharing saves a factor of {alone / spent:.1f}"
         )
-    return (
-        f"<p>{sentence}.</p>" + table("Cost by stage kind", headers, lines)
-        + plots(figures.cost_bars(material), wide=True)
+    return f"{said}."
+
+
+def sheets(material: Material) -> list[Sheet]:
+    """Return the tables of seconds by stage kind and by defense."""
+    found = (_by_stage(material.stages), _by_defense(finished(material.rows)))
+    return [sheet for sheet in found if sheet]
+
+
+def _by_stage(stages: pd.DataFrame) -> Sheet | None:
+    if stages.empty:
+        return None
+    known = stages.assign(
+        seconds=stages["seconds"].fillna(0), alone=(stages["seconds"] * stages["trials"]).fillna(0)
+    )
+    kinds = known.groupby("kind", sort=False)
+    sums = kinds[["seconds", "gpu_seconds", "alone"]].sum()
+    states = pd.crosstab(known["kind"], known["status"]).reindex(sums.index)
+    columns = [
+        Column(title="stage", values=list(sums.index)),
+        Column(title="distinct", values=list(kinds.size()), shown="number"),
+        *(Column(title=title, shown="number",
+                 values=list(states[state]) if state in states else [0] * len(sums))
+          for state, title in zip(STATES, STATE_TITLES, strict=True)),
+        *(Column(title=title, values=list(sums[name]), shown="seconds")
+          for name, title in (("seconds", "seconds"), ("gpu_seconds", "GPU seconds"),
+                              ("alone", "unshared seconds"))),
+    ]  # fmt: skip
+    return Sheet(title="Cost by stage kind", columns=columns)
+
+
+def _by_defense(rows: pd.DataFrame) -> Sheet | None:
+    if rows.empty or any(name not in rows for name in SPENT):
+        return None
+    numbers = rows[[*SPENT]].apply(pd.to_numeric, errors="coerce")
+    groups = numbers.groupby(rows["defense"], sort=False)
+    means = groups.mean()
+    columns = [
+        Column(title="defense", values=list(means.index)),
+        Column(title="n", values=list(groups.size()), shown="number"),
+        *(Column(title=title, values=list(means[name]), shown="seconds")
+          for name, title in SPENT.items()),
+    ]  # fmt: skip
+    return Sheet(
+        title="Cost of a trial by defense, mean seconds", columns=columns,
+        note="Own: stages that only this trial uses. Share: its even part of stages used by "
+        "several. Standalone: everything that it needs, as if run by itself.",
     )  # fmt: skip
 
 
-def _by_defense(rows: pd.DataFrame) -> str:
-    columns = ["own_seconds", "shared_seconds", "standalone_seconds", "gpu_seconds"]
-    if rows.empty or any(column not in rows for column in columns):
-        return ""
-    lines = []
-    for defense, part in rows.groupby("defense", sort=False):
-        means = (pd.to_numeric(part[c], errors="coerce").mean() for c in columns)
-        lines.append([text(defense), *(seconds(value) for value in means), str(len(part))])
-    headers = ["defense", "own seconds", "share of shared", "standalone", "GPU seconds", "n"]
-    return table("Cost of a trial by defense, mean seconds", headers, lines) + note(
-        "Own: stages that only this trial uses. Share: its even part of stages used by several. "
-        "Standalone: everything that it needs, as if run by itself."
-    )
+def drawings(material: Material) -> list[Drawing]:
+    """Return the figure of seconds by stage kind: as run, and as if nothing were shared."""
+    stages = material.stages
+    if stages.empty:
+        return []
+    alone = (stages["seconds"] * stages["trials"]).groupby(stages["kind"], sort=False).sum()
+    once = stages["seconds"].groupby(stages["kind"], sort=False).sum()
+    kinds = list(map(str, once.index))
+    lines = [
+        Line(name=name, x=kinds, y=np.asarray(values, float), shape="bars")
+        for name, values in (("once, shared", once), ("unshared", alone))
+    ]
+    title = "Seconds by stage kind: shared, and if every trial did its own"
+    return [Drawing(title=title, x_title="", y_title="seconds", lines=lines)]

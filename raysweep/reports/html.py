@@ -2,33 +2,69 @@
 
 from __future__ import annotations
 
-import html
+import functools
 import importlib.resources
-from collections.abc import Callable
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-import pandas as pd
+import jinja2
 
+from raysweep.identity import Json
 from raysweep.reports import (
+    answer,
     costs,
+    curves,
     failures,
-    figures,
     internals,
-    pictures,
     provenance,
-    results,
     tuning,
     verdicts,
 )
-from raysweep.reports.html_elements import note, plots
+from raysweep.reports.cells import Cells
+from raysweep.reports.data import column, packed
+from raysweep.reports.drawings import Drawing, shortened
 from raysweep.reports.material import Material
-from raysweep.reports.tables import finished, words
+from raysweep.reports.pictures import Gallery, pictures
+from raysweep.reports.sheets import Sheet
+from raysweep.reports.tables import words
 
 # The page may run what it holds and load nothing: the promise of an offline file, enforced.
 POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
     "img-src data: blob:; base-uri 'none'; form-action 'none'"
 )
-BESIDE = note('Every number of these figures also stands in <a href="#results">the tables</a>.')
+SCRIPTS = (
+    "data", "view", "names", "filters", "maps", "sheets", "results", "downloads", "figures",
+    "printing", "start",
+)  # fmt: skip
+OURS = ("arena", "shown", "cell", "lost", "der")  # columns that records lack
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """A part of the page under a heading; one without content is left out.
+
+    Attributes:
+        key: of its anchor.
+        title: plain text.
+        said: sentences above its content, plain text.
+        sheets, drawings, galleries: its content, in this order.
+        fewer: a sentence on the images that are left out.
+    """
+
+    key: str
+    title: str
+    said: str = ""
+    sheets: Sequence[Sheet] = ()
+    drawings: Sequence[Drawing] = ()
+    galleries: Sequence[Gallery] = ()
+    fewer: str = ""
+
+    @property
+    def album(self) -> str:
+        """The figures as JSON that cannot end a script."""
+        return _safe([drawing.pack() for drawing in shortened(self.drawings)])
 
 
 def render(material: Material) -> str:
@@ -36,57 +72,121 @@ def render(material: Material) -> str:
 
     The same material gives the same text.
     """
-    from plotly.offline import get_plotlyjs
+    cells = Cells.read(material.rows)
+    sections = [one for one in _sections(material, cells) if _is_shown(one)]
+    blocks = {
+        "cells": packed(cells.pack()),
+        "rows": packed(_rows(cells)),
+        **{
+            f"{section.key}-{number}": packed(sheet.pack())
+            for section in sections
+            for number, sheet in enumerate(section.sheets)
+        },
+        "tabulator": _library("tabulator.min.js"),
+        "plotly": _library("plotly-basic.min.js"),
+    }
+    return _templates().get_template("page.html").render(
+        name=words(material.sweep.name) or "sweep",
+        question=words(material.sweep.question) or "No question was written down.",
+        finished=int((cells.rows["status"] == "ok").sum()) if len(cells.rows) else 0,
+        total=len(cells.rows),
+        answers=answer.answers(material.rows),
+        rule=answer.RULE,
+        names=cells.short_names("defense"),
+        attack_names=cells.short_names("attack"),
+        cells=len(cells.table),
+        rated=_is_rated(cells),
+        sections=sections,
+        notes=[*material.notes, *_unread(material)],
+        facts=provenance.provenance(material),
+        source=words(material.sweep.text),
+        blocks=blocks,
+        policy=POLICY,
+        style=_asset("vendor/tabulator.min.css") + _asset("page/page.css"),
+        script=_script(),
+    )  # fmt: skip
 
-    name = html.escape(words(material.sweep.name) or "sweep")
-    rows = material.rows
-    sections = [
-        ("answer", "Question and answer", results.answer(material)),
-        ("headline", "Headline", results.headline(rows)),
-        ("results", "Results by attack", results.by_attack(rows)),
-        ("maps", "Attack × defense", _drawn(figures.heat_maps, rows, wide=True)),
-        ("rates", "Metrics against poison rate", _drawn(figures.rate_lines, rows)),
-        ("roc", "ROC curves", plots(figures.roc_curves(material)) if material.curves else ""),
-        ("insides", "Inside the defenses", internals.section(material)),
-        ("verdicts", "Verdicts", verdicts.verdicts(material)),
-        ("tuning", "Tuning", tuning.section(material)),
-        ("pictures", "What the attacks look like", pictures.pictures(material)),
-        ("cost", "Cost and reuse", costs.cost(material)),
-        ("failures", "Failures", failures.failures(material)),
-        ("provenance", "Provenance", provenance.provenance(material)),
+
+def _sections(material: Material, cells: Cells) -> list[Section]:
+    tuned = material.tuned if material.tuned and material.tuned.rows else None
+    verdict = verdicts.sheet(cells)
+    triggers, fewer_triggers = verdicts.triggers(material, cells)
+    attacks, fewer_attacks = pictures(material)
+    return [
+        Section(key="roc", title="ROC curves", drawings=curves.roc_curves(material, cells)),
+        Section(key="insides", title="Inside the defenses", said=internals.LEGEND,
+                sheets=internals.sheets(cells), drawings=internals.drawings(material, cells)),
+        Section(key="verdicts", title="Verdicts", sheets=[verdict] if verdict else [],
+                galleries=triggers, fewer=fewer_triggers),
+        Section(key="tuning", title="Tuning", said=tuning.sentence(tuned) if tuned else "",
+                sheets=[tuning.sheet(tuned)] if tuned else [],
+                drawings=tuning.drawings(tuned) if tuned else []),
+        Section(key="pictures", title="What the attacks look like", galleries=attacks,
+                fewer=fewer_attacks),
+        Section(key="cost", title="Cost and reuse", said=costs.sentence(material),
+                sheets=costs.sheets(material), drawings=costs.drawings(material)),
+        Section(key="failures", title="Failures", said=failures.sentence(cells),
+                sheets=failures.sheets(cells, material.stages)),
+    ]  # fmt: skip
+
+
+def _is_shown(section: Section) -> bool:
+    content = section.sheets or section.drawings or section.galleries
+    return bool(content) or section.key == "failures"
+
+
+def _is_rated(cells: Cells) -> bool:
+    """Return whether an attack has several rates in one arena."""
+    if cells.table.empty:
+        return False
+    return bool((cells.table.groupby(["arena", "attack"])["rate"].nunique() > 1).any())
+
+
+def _rows(cells: Cells) -> dict[str, Json]:
+    """Return the records of all trials as JSON, and the cell of each."""
+    rows = cells.rows
+    columns: list[Json] = [
+        {"name": str(name), **column(rows[name])} for name in rows if name not in OURS
     ]
-    shown = [(key, title, body) for key, title, body in sections if body]
-    links = "".join(f'<li><a href="#{key}">{title}</a></li>' for key, title, _ in shown)
-    bodies = "".join(
-        f'<section id="{key}" aria-labelledby="{key}-title"><h2 id="{key}-title">{title}</h2>'
-        f"{body}</section>"
-        for key, title, body in shown
-    )
-    notes = "".join(note(html.escape(line)) for line in material.notes)
-    library = get_plotlyjs() if '<figure class="plot">' in bodies else ""
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        '<meta name="color-scheme" content="light dark">'
-        f'<title>{name} · raysweep</title><link rel="icon" href="data:,">'
-        f"<style>{_asset('page.css')}</style></head><body>"
-        f'<a class="skip" href="#main">Skip to the results</a><header><h1>{name}</h1>'
-        f'<nav aria-label="Sections"><ul>{links}</ul></nav></header>'
-        f'<main id="main" tabindex="-1">{notes}{bodies}</main>'
-        f"<script>{library}</script><script>{_asset('page.js')}</script></body></html>"
-    )
+    return {"columns": columns, "cells": rows["cell"].tolist()}
+
+
+def _unread(material: Material) -> list[str]:
+    """Return a note on the trials whose artifacts were not looked at."""
+    if not material.unread:
+        return []
+    rows = material.rows[material.rows["trial"].isin(material.unread)]
+    counts = ", ".join(f"{attack}: {n:,}" for attack, n in rows["attack"].value_counts().items())
+    name = words(material.sweep.name)
+    return [
+        f"Curves, triggers and pictures of {len(rows):,} finished trials were not read in time and "
+        f"are not shown ({counts}); their numbers are. `raysweep report {name}` reads all."
+    ]
+
+
+def _safe(value: Json) -> str:
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return text.replace("<", "\\u003c")
 
 
 def _asset(name: str) -> str:
     return importlib.resources.files("raysweep.reports").joinpath(name).read_text()
 
 
-def _drawn(
-    make: Callable[[pd.DataFrame], figures.Titled], rows: pd.DataFrame, *, wide: bool = False
-) -> str:
-    """Return the figures of the finished trials, if there are any."""
-    if rows.empty or finished(rows).empty:
-        return ""
-    drawn = plots(make(rows), wide=wide)
-    return drawn and BESIDE + drawn
+@functools.cache
+def _library(name: str) -> str:
+    """Return a library, compressed; it is run when the first table or figure is drawn."""
+    return packed(_asset(f"vendor/{name}"))
+
+
+def _script() -> str:
+    parts = "\n".join(_asset(f"page/{name}.js") for name in SCRIPTS)
+    return f'(() => {{\n"use strict";\n{parts}}})();'
+
+
+@functools.cache
+def _templates() -> jinja2.Environment:
+    return jinja2.Environment(
+        loader=jinja2.PackageLoader("raysweep.reports"), autoescape=True, trim_blocks=True,
+        lstrip_blocks=True, undefined=jinja2.StrictUndefined,
+    )  # fmt: skip

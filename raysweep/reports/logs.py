@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import pandas as pd
 
 from raysweep.errors import StoreError
-from raysweep.reports.tables import trial_names, words
+from raysweep.reports.tables import words
 from raysweep.results import history
+from raysweep.results.grouping import trial_names
 from raysweep.results.records import read
 from raysweep.store import Store, ledger
 from raysweep.store.sweepfolder import SweepFolder

@@ -2,12 +2,48 @@
 
 from __future__ import annotations
 
+import base64
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
 
-from raysweep.reports.html_elements import shown, text
 from raysweep.reports.material import Material
 
 SAMPLES = 4
+ATTACKS = 60
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """An image of the page: a PNG data URI, its caption, and its text for who cannot see it."""
+
+    image: str
+    caption: str
+    alt: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gallery:
+    """Images under a title; those of a group stand side by side."""
+
+    title: str
+    groups: Sequence[Sequence[Shown]]
+
+
+def picture(image_CHW: np.ndarray, side: int = 96) -> str:
+    """Return a uint8 image (C, H, W) as a PNG data URI, enlarged without smoothing."""
+    from PIL import Image
+
+    pixels = image_CHW.transpose(1, 2, 0)
+    image = Image.fromarray(pixels[..., 0] if pixels.shape[2] < 3 else pixels[..., :3])
+    factor = max(1, math.ceil(side / max(image.size)))
+    image = image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def magnified(clean_CHW: np.ndarray, triggered_CHW: np.ndarray) -> np.ndarray:
@@ -23,28 +59,40 @@ def factor(clean_CHW: np.ndarray, triggered_CHW: np.ndarray) -> int:
     return 255 // largest if largest else 1
 
 
-def pictures(material: Material) -> str:
-    """Return clean, triggered and difference of some images, for each attack."""
-    out = ""
-    for attack, (clean, triggered) in material.pictures.items():
-        rows = ""
-        for which, (before, after) in enumerate(
-            zip(clean[:SAMPLES], triggered[:SAMPLES], strict=False), 1
-        ):
-            largest = int(np.abs(after.astype(int) - before.astype(int)).max(initial=0))
-            times = factor(before, after)
-            change = f"difference × {times}" if largest else "no difference"
-            gap = f"absolute difference times {times}, at most {largest} of 255 per pixel"
-            three = (
-                (before, "clean", "clean"),
-                (after, "triggered", "with the trigger"),
-                (magnified(before, after), change, gap),
-            )
-            images = "".join(
-                shown(image, caption, f"{attack}, test image {which}: {alt}")
+def pictures(material: Material) -> tuple[list[Gallery], str]:
+    """Return clean, triggered and difference of some images, for each attack; and what is left out.
+
+    Returns:
+        the galleries, and a sentence on the attacks that are left out, or nothing.
+    """
+    shown = list(material.pictures.items())
+    galleries = [
+        Gallery(title=attack, groups=_triples(attack, clean, triggered))
+        for attack, (clean, triggered) in shown[:ATTACKS]
+        if len(clean)
+    ]
+    fewer = f"Shown: the first {ATTACKS} of {len(shown)} attacks." if len(shown) > ATTACKS else ""
+    return galleries, fewer
+
+
+def _triples(attack: str, clean: np.ndarray, triggered: np.ndarray) -> list[list[Shown]]:
+    groups = []
+    pairs = zip(clean[:SAMPLES], triggered[:SAMPLES], strict=False)
+    for which, (before, after) in enumerate(pairs, 1):
+        largest = int(np.abs(after.astype(int) - before.astype(int)).max(initial=0))
+        times = factor(before, after)
+        change = f"difference × {times}" if largest else "no difference"
+        gap = f"absolute difference times {times}, at most {largest} of 255 per pixel"
+        three = (
+            (before, "clean", "clean"),
+            (after, "triggered", "with the trigger"),
+            (magnified(before, after), change, gap),
+        )
+        groups.append(
+            [
+                Shown(image=picture(image), caption=caption,
+                      alt=f"{attack}, test image {which}: {alt}")
                 for image, caption, alt in three
-            )
-            rows += f'<div class="triple">{images}</div>'
-        if rows:
-            out += f'<h3>{text(attack)}</h3><div class="gallery">{rows}</div>'
-    return out
+            ]
+        )  # fmt: skip
+    return groups

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -81,16 +81,27 @@ def pairs(part: pd.DataFrame, one: str, other: str, metric: str) -> pd.DataFrame
         metric: the column to compare.
     """
     done = finished(part)
-    sides = []
-    for name, label in (("one", one), ("other", other)):
-        side = done[done["defense"] == label].drop_duplicates(list(SETTING))
-        own = side[[*SETTING, *([FAMILY] if name == "one" else [])]]
-        sides.append(
-            own.assign(**{name: numbers(side, metric), f"{name}_n": numbers(side, cases(metric))})
-        )
-    merged = sides[0].merge(sides[1], on=list(SETTING))
-    merged["difference"] = merged["one"] - merged["other"]
-    return merged[merged["difference"].notna()]
+    found, others = _met(done, one, metric), _met(done, other, metric)
+    lines = [
+        (*setting, family, mine, n, others[setting][1], others[setting][2])
+        for setting, (family, mine, n) in found.items()
+        if setting in others
+    ]
+    columns = [*SETTING, FAMILY, "one", "one_n", "other", "other_n"]
+    paired = pd.DataFrame(lines, columns=columns)
+    paired["difference"] = paired["one"].astype(float) - paired["other"].astype(float)
+    return paired[paired["difference"].notna()]
+
+
+def _met(done: pd.DataFrame, label: str, metric: str) -> dict[tuple[Any, ...], tuple[Any, ...]]:
+    """Return setting → family of the attack, metric and inputs behind it, of one defense."""
+    own = done[done["defense"] == label]
+    settings = zip(*(own[name].tolist() for name in SETTING), strict=True)
+    values = numbers(own, metric).tolist(), numbers(own, cases(metric)).tolist()
+    met: dict[tuple[Any, ...], tuple[Any, ...]] = {}
+    for setting, *found in zip(settings, own[FAMILY].tolist(), *values, strict=True):
+        met.setdefault(setting, tuple(found))
+    return met
 
 
 def contrast(part: pd.DataFrame, one: str, other: str, metric: str) -> Contrast:

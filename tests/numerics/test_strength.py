@@ -21,10 +21,12 @@ from raysweep.defenses.feature_strength import (
 from raysweep.jobs.launch import launch
 from raysweep.methods.context import Context
 from raysweep.reports import internals
+from raysweep.reports.cells import Cells
 from raysweep.reports.material import gather
 from raysweep.sweep.loading import from_text
 from raysweep.sweep.yaml import parse
 from raysweep.testing import toy
+from tests.material import album
 
 N, P, MODELS = 240, 40, 400
 LABELS = np.arange(N) % 3
@@ -230,6 +232,8 @@ def test_a_sweep_stores_the_curves_and_evaluates_the_victim(tmp_path: Path) -> N
     curves = material.measured[measured["trial"]]
     assert {"g of poison", "s of covers", "g of class 9"} < set(curves)
     assert all(c.x.shape == c.y.shape == (5,) for c in curves.values())
-    titles = [title for title, _ in internals.curve_lines(material)]
+    drawn = internals.curve_lines(material, Cells.read(material.rows))
+    titles = [one.title for one in drawn]
     assert len(titles) == 2 and ": g(k), margin of held-out samples" in titles[0]
-    assert "s(k), margin gained per sample" in Path(done.report).read_text()
+    told = album(Path(done.report).read_text(), "insides")
+    assert any("s(k), margin gained per sample" in title for title in told)

@@ -1,0 +1,111 @@
+"""The answer to the question of a sweep, for each arena and attack; pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from raysweep.metrics.intervals import Estimate
+from raysweep.metrics.names import cases
+from raysweep.reports.tables import interval_text, percent
+from raysweep.results.cells import with_arena
+from raysweep.results.columns import PARAMETERS, WHO
+from raysweep.results.findings import HELD_ASR, HELD_LOSS, Finding, findings, overall
+from raysweep.results.grouping import finished, floors
+
+RULE = (
+    f"A defense holds an attack where the 95 % interval of its ASR ends at or under "
+    f"{100 * HELD_ASR:g} %, and that of the clean accuracy that it costs at or under "
+    f"{100 * HELD_LOSS:g} points, at every rate."
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """The answer on one attack.
+
+    Attributes:
+        attack: its label.
+        undefended: ASR without a defense, in percent, with interval and n.
+        failed: why the attack failed; empty if it worked.
+        groups: what is said of defenses → their labels; groups without a defense are left out.
+    """
+
+    attack: str
+    undefended: str
+    failed: str
+    groups: dict[str, Sequence[str]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """The answer on one arena: the best defense if one can be named, and a line for each attack."""
+
+    arena: str
+    best: str
+    test: str
+    among: Sequence[str]
+    lines: Sequence[Line]
+
+
+def answers(rows: pd.DataFrame) -> list[Answer]:
+    """Return the answer on each arena that has been attacked; none without finished trials."""
+    if rows.empty or finished(rows).empty:
+        return []
+    rows = _narrow(rows)
+    every, known = findings(rows), {one.arena: one for one in overall(rows)}
+    floor, met = floors(rows), with_arena(rows)
+    groups = met[met["defense_name"] != "none"].groupby(["arena", "attack"], sort=False)
+    labels = {
+        (str(arena), str(attack)): list(map(str, part["defense"].unique()))
+        for (arena, attack), part in groups
+    }
+    out = []
+    for arena in dict.fromkeys(one.arena for one in every):
+        found = known.get(arena)
+        lines = [
+            _line(one, floor.get((arena, one.attack)), labels.get((arena, one.attack), []))
+            for one in every
+            if one.arena == arena
+        ]
+        out.append(
+            Answer(
+                arena=arena, best=found.best if found else "", test=found.test if found else "",
+                among=found.among if found else (), lines=lines,
+            )
+        )  # fmt: skip
+    return out
+
+
+def _narrow(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the columns that findings are made of; records have a hundred more."""
+    metrics = [name for metric in ("asr", "ca") for name in (metric, cases(metric))]
+    recipe = PARAMETERS["recipe"].within(rows.columns).values()
+    own = rows[[name for name in (*WHO, "status", *metrics, *recipe) if name in rows]]
+    # Rows are chosen a thousand times, and columns of objects are chosen from faster.
+    return own.astype(dict.fromkeys(own.select_dtypes("str"), object))
+
+
+def _line(found: Finding, floor: float | None, labels: Sequence[str]) -> Line:
+    named = {*found.holds, *found.indistinct, *found.worse, *found.untested}
+    groups = {
+        "holds": found.holds,
+        "lowers the ASR, and does not hold": [one for one in labels if one not in named],
+        "cannot be told from no defense": found.indistinct,
+        "worse than no defense": found.worse, "not measured at every rate": found.untested,
+    }  # fmt: skip
+    undefended = "not measured" if found.undefended is None else measured(found.undefended)
+    if floor is not None:
+        undefended += f"; ASR₀ {percent(floor)} %"
+    return Line(
+        attack=found.attack, undefended=undefended, failed=found.failed,
+        groups={} if found.failed else {said: own for said, own in groups.items() if own},
+    )  # fmt: skip
+
+
+def measured(one: Estimate) -> str:
+    """Return an estimate in percent, with its interval or its values, and n."""
+    value = interval_text(one.value, one.low, one.high, one.values)
+    return f"{value} %, n = {one.n} {one.unit}".strip()

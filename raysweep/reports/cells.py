@@ -1,0 +1,184 @@
+"""Cells: the trials of one setting, attack, rate and defense, which differ in their seeds alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from raysweep.identity import Json
+from raysweep.metrics.intervals import NOTHING, Estimate, of_seeds, paired_interval
+from raysweep.metrics.names import INPUT, cases
+from raysweep.reports.data import column, floats
+from raysweep.reports.tables import METRICS, SHOWN, words
+from raysweep.results.cells import SETTING, with_arena
+from raysweep.results.columns import PARAMETERS
+from raysweep.results.grouping import ARENA, attack_column, failure_texts, finished, numbers
+
+LOST = "lost"  # clean accuracy: that of the undefended model of the same seed, less this one
+EXTRA = (
+    "ca_eligible", "ra", "auroc", INPUT.of("auroc"), "ap", "tpr_at_1fpr", "fpr_no_cover",
+    "cover_removal",
+)  # fmt: skip
+TITLES = {
+    "asr": "ASR", LOST: "lost CA", "ca": "CA", **SHOWN, "der": "DER",
+    "ca_eligible": "CA of eligible", "ra": "RA", "auroc": "AUROC",
+    INPUT.of("auroc"): "AUROC of inputs", "ap": "AP", "tpr_at_1fpr": "TPR@1%FPR",
+    "fpr_no_cover": "FPR without covers", "cover_removal": "covers removed",
+}  # fmt: skip
+BY = ("arena", "attack", "rate", "defense", "kind", "badges")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Cells:
+    """The cells of a sweep.
+
+    Attributes:
+        table: one row per cell: `BY`, dataset, model, training (what of the recipe differs),
+            family (of the attack), at (the rate as it is read), trials, finished, failed (the
+            finding on an attack that failed), and for each metric m: m, m_low, m_high, m_n, m_unit,
+            m_values.
+        of: the number of the cell of each row of the records.
+        rows: the records, with the columns arena, shown (the attack with its rate) and cell.
+    """
+
+    table: pd.DataFrame
+    of: pd.Series[int]
+    rows: pd.DataFrame
+
+    @classmethod
+    def read(cls, records: pd.DataFrame) -> Cells:
+        """Return the cells of the records of all trials."""
+        rows = records.reset_index(drop=True)
+        if rows.empty or "attack" not in rows:
+            none = pd.Series([0]).iloc[:0]
+            empty = pd.DataFrame(columns=[*BY, "dataset", "model", "training", "family", "at",
+                                          "trials", "finished", "failed"])  # fmt: skip
+            return cls(table=empty, of=none, rows=rows.iloc[:0].assign(arena="", shown="", cell=0))
+        found = failure_texts(rows)
+        rows = with_arena(rows)
+        rows["shown"], rows[LOST] = attack_column(rows), _lost(rows)
+        rows["cell"] = rows.groupby(list(BY), sort=False, dropna=False).ngroup()
+        first = rows.drop_duplicates("cell").reset_index(drop=True)
+        table = first[[*BY, *ARENA]].copy()
+        table["training"] = [
+            arena.removeprefix(" · ".join(filter(None, map(words, own)))).removeprefix(" · ")
+            for arena, *own in zip(first["arena"], *(first[name] for name in ARENA), strict=True)
+        ]
+        table["family"] = first["attack_name"]
+        table["at"] = [
+            shown.removeprefix(str(attack)).strip()
+            for shown, attack in zip(first["shown"], first["attack"], strict=True)
+        ]
+        done = finished(rows)
+        count = len(table)
+        table["trials"] = np.bincount(rows["cell"], minlength=count)
+        table["finished"] = np.bincount(done["cell"], minlength=count)
+        table["failed"] = list(found[rows.drop_duplicates("cell").index])
+        parts = [table, *(_measured(done, metric, count) for metric in _present(done))]
+        return cls(table=pd.concat(parts, axis=1), of=rows["cell"], rows=rows)
+
+    @property
+    def metrics(self) -> list[str]:
+        """The metrics that are defined somewhere."""
+        return [name for name in TITLES if name in self.table]
+
+    def pack(self) -> dict[str, Json]:
+        """Return the cells as JSON."""
+        table = self.table
+        who = (*BY, *ARENA, "training", "family", "at", "trials", "finished", "failed")
+        metrics: list[Json] = [
+            {
+                "name": name, "title": TITLES[name],
+                **{part or "mean": floats(table[f"{name}_{part}" if part else name], 6)
+                   for part in ("", "low", "high", "n")},
+                "unit": column(table[f"{name}_unit"]),
+                "values": [floats(own) for own in table[f"{name}_values"]],
+            }
+            for name in self.metrics
+        ]  # fmt: skip
+        names: dict[str, Json] = {part: self.short_names(part) for part in ("attack", "defense")}
+        return {
+            "columns": {name: column(table[name]) for name in who},
+            "metrics": metrics,
+            "names": names,
+        }
+
+    def short_names(self, part: str) -> dict[str, Json]:
+        """Return label → name without the parameters in which methods of that name agree.
+
+        Args:
+            part: `attack` or `defense`.
+        """
+        if self.rows.empty:
+            return {}
+        first = self.rows.drop_duplicates(part)
+        columns = PARAMETERS[part].within(self.rows.columns)
+        names: dict[str, Json] = {}
+        for method, own in first.groupby(f"{part}_name", sort=False):
+            labels = own[part].map(str)
+            differing = [
+                (name, own[at].map(words))
+                for name, at in columns.items()
+                if name != "rate" and own[at].map(words).nunique() > 1
+            ]
+            told = {
+                label: ", ".join(f"{name}={values.iloc[place]}" for name, values in differing)
+                for place, label in enumerate(labels)
+            }
+            for label, said in told.items():
+                alone = list(told.values()).count(said) == 1
+                names[label] = (f"{method}({said})" if said else str(method)) if alone else label
+        return names
+
+
+def _present(done: pd.DataFrame) -> list[str]:
+    numbers = {name: pd.to_numeric(done[name], errors="coerce") for name in TITLES if name in done}
+    return [name for name, values in numbers.items() if values.notna().any() or name in METRICS[:2]]
+
+
+def _lost(rows: pd.DataFrame) -> pd.Series[float]:
+    """Return the clean accuracy that each trial lost against the undefended one of its seed."""
+    if "ca" not in rows:
+        return pd.Series(np.nan, index=rows.index)
+    mine = pd.to_numeric(rows["ca"], errors="coerce").where(rows["status"] == "ok")
+    columns = zip(*(rows[name].map(words) for name in SETTING), strict=True)
+    victim = pd.Series(["\0".join(own) for own in columns], index=rows.index, dtype="str")
+    alone = rows["defense_name"] == "none"
+    accuracy = mine[alone].groupby(victim[alone]).mean()
+    return victim.map(accuracy).astype(float) - mine
+
+
+def _measured(done: pd.DataFrame, metric: str, count: int) -> pd.DataFrame:
+    """Return the estimate of a metric for each of `count` cells."""
+    values = numbers(done, metric).replace([np.inf, -np.inf], np.nan)
+    inputs = numbers(done, cases(metric))
+    own: list[tuple[list[float], list[float]]] = [([], []) for _ in range(count)]
+    for cell, value, n in zip(done["cell"], values, inputs, strict=True):
+        own[cell][0].append(value)
+        own[cell][1].append(n)
+    make = _of_differences if metric == LOST else of_seeds
+    found = [make(*one) for one in own]
+    return pd.DataFrame(
+        {
+            metric: [one.value for one in found],
+            **{f"{metric}_{part}": [getattr(one, part) for one in found]
+               for part in ("low", "high", "n", "unit", "values")},
+        }
+    )  # fmt: skip
+
+
+def _of_differences(values: Sequence[float], inputs: Sequence[float]) -> Estimate:
+    """Return the estimate of a mean of differences, one a seed."""
+    del inputs
+    known = np.array([value for value in values if math.isfinite(value)])
+    if not len(known):
+        return NOTHING
+    low, high = paired_interval(known)
+    return Estimate(
+        value=float(known.mean()), low=low, high=high, n=len(known), unit="seeds",
+        values=tuple(known.tolist()),
+    )  # fmt: skip

@@ -1,0 +1,43 @@
+// On paper: whole maps of every setting in view, and tables without a scroll bar.
+const PRINTED = 300;
+const PRINTED_COLUMNS = 12;
+const paperTable = (title, columns, rows) => {
+  const heads = columns.map((column) => make("th", { scope: "col" }, column.title));
+  const lines = rows.slice(0, PRINTED).map((row) => make("tr", {}, columns.map((column, at) => make(
+    at ? "td" : "th", at ? {} : { scope: "row" },
+    column.format ? column.format(row) : written(row[column.field], column.shown)))));
+  const left = rows.length - PRINTED;
+  return make("div", { class: "paper" }, make("table", {}, make("caption", {}, title),
+    make("thead", {}, make("tr", {}, heads)), make("tbody", {}, lines)),
+  left > 0 ? make("p", {}, `${left.toLocaleString("en")} more rows are not printed.`) : null);
+};
+const paperMaps = () => arenasOf(view.cells).flatMap((arena) => {
+  const laid = layOut(view.cells.filter((cell) => cell.arena === arena));
+  const maps = ["asr", "lost"].flatMap((metric) => {
+    const columns = laid.columns.filter((column) => isShown(column, laid.lines, metric));
+    const starts = columns.map((_, at) => at).filter((at) => at % PRINTED_COLUMNS === 0);
+    return starts.map((at) => mapOf(
+      metric, { ...laid, columns: columns.slice(at, at + PRINTED_COLUMNS) }, { fewer: false }));
+  });
+  return [make("h3", {}, arena), ...maps];
+});
+const toPaper = () => {
+  const after = (place, ...children) => place.after(make("div", { class: "paper" }, children));
+  const maps = document.getElementById("maps-drawn");
+  if (maps) {
+    after(maps, paperMaps());
+    const columns = resultColumns().filter((column) => column.visible !== false).slice(0, 9);
+    after(document.getElementById("results-drawn"), paperTable("Results", columns, resultRows()));
+  }
+  for (const place of document.querySelectorAll(".sheet")) {
+    const sheet = ready.get(place.dataset.block);
+    if (sheet) after(place, paperTable(sheet.title, sheet.columns, sheet.inView()));
+  }
+  for (const plot of document.querySelectorAll(".plot")) {
+    if (plot.drawing) draw(plot, { dark: false });
+  }
+};
+const fromPaper = () => {
+  for (const element of document.querySelectorAll(".paper")) element.remove();
+  for (const plot of document.querySelectorAll(".plot")) if (plot.drawing) draw(plot);
+};

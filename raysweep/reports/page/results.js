@@ -1,0 +1,122 @@
+// The results, a row for each attack, rate and defense, or for each defense; and the trials.
+const named = (row) => make("span", { title: row.defense },
+  breakable(row.defenseName), " ", make("span", { class: "n" }, `n ${row.n}`), " ", badgesOf(row.badges));
+const isAttacked = (cell) => cell.rate > 0 || cell.arena.endsWith("adversarial examples");
+const meanOf = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
+const grouped = (items, keyOf) => {
+  const groups = new Map();
+  for (const item of items) {
+    const key = keyOf(item);
+    if (!groups.has(key)) groups.set(key, []);
+    groups.get(key).push(item);
+  }
+  return groups;
+};
+// Over families of attacks that worked: rates and forms of one family count as one.
+const averageOf = (some, metric) => {
+  const known = some.filter((cell) => cell.metrics[metric]?.mean != null);
+  const families = [...grouped(known, (cell) => cell.family).values()].map(
+    (own) => meanOf(own.map((cell) => cell.metrics[metric].mean)));
+  if (!families.length) return { mean: null, values: [] };
+  return { mean: meanOf(families), low: null, values: families };
+};
+const rowsByDefense = (some) => {
+  const kept = some.filter((cell) => isAttacked(cell) && !cell.failed);
+  const every = new Map([...grouped(kept, (cell) => cell.arena)].map(
+    ([arena, own]) => [arena, new Set(own.map((cell) => `${cell.attack}\n${cell.rate}`)).size]));
+  return [...grouped(kept, (cell) => `${cell.arena}\n${cell.defense}\n${cell.badges}`).values()].map(
+    (own) => {
+      const [cell] = own;
+      const metrics = Object.fromEntries(Object.keys(view.titles).map(
+        (metric) => [metric, averageOf(own, metric)]));
+      const met = own.filter((one) => one.finished).length;
+      const all = every.get(cell.arena);
+      return { ...cell, metrics, n: own.reduce((sum, one) => sum + one.finished, 0),
+        attackName: met === all ? `all ${met}` : `${met} of ${all}` };
+    });
+};
+const resultRows = () => {
+  const some = view.by === "defense" ? rowsByDefense(view.cells)
+    : view.cells.map((cell) => ({ ...cell, n: countOf(cell) }));
+  return some.map((row) => {
+    const means = Object.keys(view.titles).map((metric) => [`m ${metric}`, row.metrics[metric].mean]);
+    return { ...row, ...Object.fromEntries(means) };
+  });
+};
+const resultColumns = () => {
+  const several = arenasOf(cells).length > 1;
+  const metrics = Object.entries(view.titles).map(([metric, title]) => ({
+    field: `m ${metric}`, title, shown: "number", format: (row) => spread(row.metrics[metric]),
+  }));
+  const attack = { field: "attackName", title: "attack" };
+  const [asr, ...others] = metrics;
+  return [
+    { field: "defense", title: "defense", first: true, format: named },
+    ...(isNarrow() ? [asr, attack] : [attack, asr]),
+    ...others.slice(0, 3),
+    { field: "arena", title: "setting", visible: several },
+    ...others.slice(3),
+    { field: "kind", title: "kind" },
+    { field: "failed", title: "the attack failed", visible: false },
+  ];
+};
+let results;
+const drawResults = () => {
+  const place = document.getElementById("results-drawn");
+  whenSeen(place, async () => {
+    await library("tabulator");
+    const choices = [["attack", "attack, rate and defense"], ["defense", "defense"]].map(
+      ([by, text]) => {
+        const box = make("input", { type: "radio", name: "by", value: by,
+          onchange: () => { view.by = by; update(); } });
+        whenViewed(() => { box.checked = view.by === by; });
+        box.checked = view.by === by;
+        return make("label", {}, box, ` ${text} `);
+      });
+    const said = make("span", { class: "muted" });
+    const say = () => {
+      said.textContent = view.by === "defense"
+        ? "Means over the families of attacks in view that worked, with their range." : "";
+    };
+    results = tableOf(place, {
+      title: "Results", columns: resultColumns(), rows: resultRows(), chooser: true,
+      sort: [{ column: "m asr", dir: "asc" }],
+      controls: [make("fieldset", { class: "by" }, make("legend", {}, "A row for each"), choices),
+        ...latexControls(), said],
+    });
+    say();
+    whenViewed(() => { say(); results.setRows(resultRows()); });
+  });
+};
+
+const FIRST = ["defense", "attack", "rate", "seed", "status", "asr", "ca", "tpr", "fpr",
+  "input_tpr", "input_fpr", "dataset", "model", "trial", "error"];
+const records = { columns: [], rows: [] };
+const openRecords = async () => {
+  if (records.rows.length) return;
+  const given = await data("rows");
+  records.columns = given.columns.map((one) => one.name);
+  const values = given.columns.map(valuesOf);
+  records.rows = given.cells.map((cell, line) => {
+    const row = { cell };
+    records.columns.forEach((name, at) => { row[`c ${name}`] = values[at][line]; });
+    return row;
+  });
+};
+const recordsInView = () => records.rows.filter((row) => view.ids.has(row.cell));
+const drawTrials = () => {
+  const place = document.getElementById("trials-drawn");
+  whenSeen(place, async () => {
+    await Promise.all([openRecords(), library("tabulator")]);
+    const known = new Set(records.columns);
+    const first = FIRST.filter((name) => known.has(name));
+    const order = [...first, ...records.columns.filter((name) => !first.includes(name))];
+    const columns = order.map((name, at) => ({
+      field: `c ${name}`, title: name, first: at === 0, visible: first.includes(name),
+      shown: records.rows.some((row) => typeof row[`c ${name}`] === "number") ? "number" : "text",
+    }));
+    const table = tableOf(place, { title: "Trials", columns, rows: recordsInView(), chooser: true,
+      controls: recordControls() });
+    whenViewed(() => table.setRows(recordsInView()));
+  });
+};

@@ -1,0 +1,40 @@
+// The page begins: the filters and maps at once, all else when it comes into view.
+const start = async () => {
+  readCells(await data("cells"));
+  readLooks();
+  readLink();
+  if (cells.length) {
+    drawFilters();
+    drawMaps();
+    drawResults();
+    drawTrials();
+  }
+  drawSheets();
+  drawAlbums();
+  update({ link: false });
+  const go = () => {
+    if (view.section) document.getElementById(view.section)?.scrollIntoView();
+  };
+  go();
+  document.querySelector("nav").addEventListener("click", (event) => {
+    const link = event.target.closest("a");
+    if (!link) return;
+    event.preventDefault();
+    view.section = link.hash.slice(1);
+    update();
+    go();
+  });
+  addEventListener("hashchange", () => {
+    readLink();
+    update();
+    go();
+  });
+  addEventListener("beforeprint", toPaper);
+  addEventListener("afterprint", fromPaper);
+  document.documentElement.dataset.ready = "yes";
+  const idle = window.requestIdleCallback ?? setTimeout;
+  idle(async () => {  // so that they can be printed
+    for (const place of document.querySelectorAll(".sheet")) await openSheet(place.dataset.block);
+  });
+};
+start();

@@ -1,0 +1,480 @@
+"""The report in a real browser: what a reader sees, presses, prints and takes away."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from itertools import combinations, pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from raysweep.reports.html import render
+from raysweep.reports.material import Material
+from tests.material import generated
+
+AXE = "4.14.1"
+SCRIPTS = Path(__file__).parent.parent / "raysweep" / "reports" / "page"
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def make_page(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Material], Path]:
+    def make(material: Material) -> Path:
+        file = tmp_path_factory.mktemp("report") / "report.html"
+        file.write_text(render(material))
+        return file
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def page(make_page: Callable[[Material], Path]) -> Path:
+    return make_page(generated())
+
+
+@pytest.fixture(scope="module")
+def downloads(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("downloads")
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory, downloads: Path) -> Iterator[Any]:
+    driver = shutil.which("chromedriver")
+    if driver is None or shutil.which("chromium") is None:
+        pytest.skip("chromium and chromedriver are not installed")
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+
+    options = webdriver.ChromeOptions()
+    for word in (
+        "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+        "--disable-background-networking", "--disable-component-update", "--disable-sync",
+        f"--user-data-dir={tmp_path_factory.mktemp('chromium')}",
+    ):  # fmt: skip
+        options.add_argument(word)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    opened = webdriver.Chrome(options=options, service=Service(driver))
+    opened.execute_cdp_cmd(
+        "Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(downloads)}
+    )
+    yield opened
+    opened.quit()
+
+
+def wait(browser: Any, condition: Callable[[], object]) -> None:
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    WebDriverWait(browser, 60, poll_frequency=0.05).until(lambda _: condition())
+
+
+def show(
+    browser: Any, page: Path, *, width: int = 1280, scheme: str = "light", link: str = ""
+) -> None:
+    metrics = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    features = [{"name": "prefers-color-scheme", "value": scheme}]
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+    browser.get("about:blank")
+    browser.get(page.as_uri() + link)
+    ready = "return document.documentElement.dataset.ready === 'yes'"
+    wait(browser, lambda: browser.execute_script(ready))
+
+
+def drawn(browser: Any, section: str) -> None:
+    """Scroll to a section, and wait until its tables and figures are drawn."""
+    browser.execute_script("document.getElementById(arguments[0]).scrollIntoView()", section)
+    own = f"document.querySelectorAll('#{section} "
+    for place in browser.execute_script(
+        f"return [...{own}.sheet, #{section} .plot, #{section} [id$=-drawn]')]"
+    ):
+        browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", place)
+        wait(
+            browser,
+            lambda place=place: browser.execute_script(
+                "const one = arguments[0]; return !one.isConnected || one.querySelector("
+                "'.tabulator-row, .tabulator-placeholder, .main-svg, .map')", place
+            ),
+        )  # fmt: skip
+
+
+def everything(browser: Any) -> None:
+    sections = "return [...document.querySelectorAll('main section')].map(e => e.id)"
+    for section in browser.execute_script(sections):
+        drawn(browser, section)
+
+
+def rows(browser: Any, section: str) -> list[list[str]]:
+    """Return the cells of the rows of a table that are elements now."""
+    found: list[list[str]] = browser.execute_script(
+        "return [...document.querySelectorAll(`#${arguments[0]} .tabulator-row`)].map(r =>"
+        " [...r.querySelectorAll('.tabulator-cell')].filter(c => c.style.display !== 'none')"
+        ".map(c => c.innerText.replace(/\\s+/g, ' ').trim()))",
+        section,
+    )
+    return found
+
+
+def click(browser: Any, selector: str) -> None:
+    browser.execute_script("document.querySelector(arguments[0]).click()", selector)
+
+
+def test_opens_offline_without_errors_or_requests(browser: Any, page: Path) -> None:
+    browser.get_log("performance")
+    browser.get_log("browser")
+    show(browser, page)
+    assert browser.execute_script("return typeof Plotly") == "undefined", "nothing is drawn yet"
+    everything(browser)
+    assert browser.execute_script("return document.querySelectorAll('.main-svg').length") > 10
+    assert browser.get_log("browser") == []
+    events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    asked = {
+        event["params"]["request"]["url"]
+        for event in events
+        if event["method"] == "Network.requestWillBeSent"
+    }
+    # chrome:// is the browser's own start page.
+    own = ("data:", "blob:", "chrome://", "about:", page.as_uri())
+    assert page.as_uri() in asked and {url for url in asked if not url.startswith(own)} == set()
+
+
+def test_the_page_may_not_load_anything(browser: Any, page: Path) -> None:
+    """Were something on the page to ask for a file, the page's own policy would refuse."""
+    show(browser, page)
+    refused = browser.execute_async_script(
+        "const done = arguments[0], refused = [];"
+        "document.addEventListener('securitypolicyviolation', (e) => {"
+        "  if (refused.push(e.blockedURI) === 2) done(refused); });"
+        "const i = new Image(); i.src = 'http://127.0.0.1:9/x.png'; document.body.append(i);"
+        "fetch('http://127.0.0.1:9/y').catch(() => 0);"
+    )
+    assert sorted(refused) == ["http://127.0.0.1:9/x.png", "http://127.0.0.1:9/y"]
+    browser.get_log("browser")
+
+
+def test_the_first_screen_holds_the_answer_and_both_maps(browser: Any, page: Path) -> None:
+    show(browser, page)
+    seen = browser.execute_script(
+        "return ['#answer h2', '.answers', '#filters', '[data-metric=asr] tbody tr:last-child',"
+        " '[data-metric=lost] tbody tr:last-child'].map(s =>"
+        " document.querySelector(s).getBoundingClientRect().bottom)"
+    )
+    assert max(seen) <= 800
+    wide = browser.execute_script(
+        "return [...document.querySelectorAll('.map')].filter(e =>"
+        " e.offsetWidth > e.closest('.scroll').clientWidth).length"
+    )
+    assert wide == 0
+
+
+def test_elements_and_height_do_not_grow_with_trials(
+    browser: Any, make_page: Callable[[Material], Path]
+) -> None:
+    sizes = []
+    for seeds in (4, 24):
+        show(browser, make_page(generated(seeds)))
+        for section in ("results", "trials", "rates", "roc"):
+            drawn(browser, section)
+        sizes.append(
+            browser.execute_script(
+                "return [document.querySelectorAll('*').length,"
+                " document.documentElement.scrollHeight]"
+            )
+        )
+    (few, low), (many, high) = sizes
+    assert many < 1.25 * few and high < 1.1 * low, "six times the trials"
+
+
+@pytest.fixture(scope="module")
+def axe() -> str:
+    """Return the script of axe-core, which npm keeps in a folder of the user's cache."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "raysweep-tests"
+    script = cache / "node_modules" / "axe-core" / "axe.min.js"
+    if not script.exists():
+        npm = shutil.which("npm")
+        if npm is None:
+            pytest.skip("npm is not installed, which brings axe-core")
+        cache.mkdir(parents=True, exist_ok=True)
+        command = [npm, "install", "--prefix", str(cache), "--no-save", f"axe-core@{AXE}"]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        except subprocess.TimeoutExpired:
+            pytest.skip("npm did not bring axe-core within a minute")
+        if done.returncode:
+            pytest.skip(f"npm cannot install axe-core: {done.stderr.strip()[-200:]}")
+    return script.read_text()
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
+def test_everything_is_reached_and_read(
+    browser: Any, page: Path, axe: str, width: int, scheme: str
+) -> None:
+    show(browser, page, width=width, scheme=scheme)
+    everything(browser)
+    browser.execute_script(axe)
+    found = browser.execute_async_script(
+        "const done = arguments[0];"
+        "axe.run(document, {resultTypes: ['violations']}).then((r) => done(r.violations.map((v) =>"
+        " [v.impact, v.id, v.nodes.slice(0, 3).map((n) => n.html.slice(0, 160))])))"
+    )
+    assert [one for one in found if one[0] in ("serious", "critical")] == []
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+    assert browser.execute_script(
+        "return [...document.querySelectorAll('.tabulator, .scroll')].every(e =>"
+        " e.getBoundingClientRect().right <= innerWidth)"
+    ), "no table is wider than its box"
+    sizes = browser.execute_script(
+        "return [...document.querySelectorAll('td, th, p, a, li, summary, figcaption, .badge,"
+        " .tabulator-cell')].map(e => parseFloat(getComputedStyle(e).fontSize))"
+    )
+    assert min(sizes) >= 11
+    right = browser.execute_script(
+        "return document.querySelector('#results [tabulator-field=\"m asr\"]')"
+        ".getBoundingClientRect().right"
+    )
+    assert right <= width, "ASR is seen without scrolling"
+    levels = browser.execute_script(
+        "return [...document.querySelectorAll('h1, h2, h3, h4')].map(h => +h.tagName[1])"
+    )
+    assert levels[0] == 1 and all(b <= a + 1 for a, b in pairwise(levels))
+    paper = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
+    assert paper == {"light": "rgb(255, 255, 255)", "dark": "rgb(22, 24, 28)"}[scheme]
+    figure = browser.execute_script(
+        "return getComputedStyle(document.querySelector('.js-plotly-plot .main-svg')).background"
+    )
+    assert paper in figure, "figures follow"
+
+
+def test_a_map_is_read_and_opened_by_keyboard(browser: Any, page: Path) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    show(browser, page)
+    browser.find_element("tag name", "body").send_keys(Keys.TAB)
+    assert browser.switch_to.active_element.text == "Skip to the results"
+    for _ in range(60):
+        browser.switch_to.active_element.send_keys(Keys.TAB)
+        if browser.switch_to.active_element.get_attribute("data-cell"):
+            break
+    tip = browser.find_element("id", "tip")
+    assert tip.text.startswith("none, badnets @ 0 %: ASR ")
+    browser.switch_to.active_element.send_keys(Keys.ARROW_DOWN)
+    browser.switch_to.active_element.send_keys(Keys.ARROW_RIGHT)
+    said = r"perfect_filter \(oracle: poison mask\), badnets @ 1 %: ASR [\d.]+ \[[\d.–]+\] %, of 3"
+    assert re.match(said, tip.text), tip.text
+    browser.switch_to.active_element.send_keys(Keys.ENTER)
+    drawn(browser, "trials")
+    assert [row[:4] for row in rows(browser, "trials")] == [
+        ["perfect_filter", "badnets", "0.01", str(seed)] for seed in range(3)
+    ]
+
+
+def test_tables_sort_by_keyboard_and_what_is_undefined_goes_last(browser: Any, page: Path) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    show(browser, page, link="#attack=badnets&rate=0.05&view=results")
+    drawn(browser, "results")
+    head = browser.find_element("css selector", "#results [tabulator-field='m tpr']")
+    names = [cell[0] for cell in rows(browser, "results")]
+    assert len(names) == 7
+    for up in (True, False):
+        head.find_element("tag name", "button").send_keys(Keys.ENTER)
+        want = "ascending" if up else "descending"
+        wait(browser, lambda want=want: head.get_attribute("aria-sort") == want)
+        cells = [row[5] for row in rows(browser, "results")]
+        numbers = [float(cell.split()[0]) for cell in cells if cell != "–"]
+        assert numbers == sorted(numbers, reverse=not up) and len(numbers) == 4
+        assert cells[len(numbers) :] == ["–"] * 3, "undefined last"
+
+
+def test_header_and_first_column_stay_in_place(browser: Any, page: Path) -> None:
+    show(browser, page, link="#view=trials")
+    drawn(browser, "trials")
+    holder = browser.find_element("css selector", "#trials .tabulator-tableholder")
+    places = []
+    for left, top in ((0, 0), (300, 900)):
+        browser.execute_script(
+            "arguments[0].scrollTo(arguments[1], arguments[2])", holder, left, top
+        )
+        wait(browser, lambda top=top: browser.execute_script(
+            "return arguments[0].scrollTop", holder) == top)  # fmt: skip
+        places.append(
+            browser.execute_script(
+                "return ['.tabulator-header', '.tabulator-row .first'].map(s => {"
+                " const b = document.querySelector('#trials ' + s).getBoundingClientRect();"
+                " return [Math.round(b.left), s.includes('row') ? 0 : Math.round(b.top)]; })"
+            )
+        )
+    assert places[0] == places[1]
+
+
+def test_which_defense_keeps_badnets_low_without_losing_accuracy(browser: Any, page: Path) -> None:
+    """'... at 5 % poison without losing 2 points?': a click on a heading, and a number."""
+    show(browser, page)
+    click(browser, "[data-metric=asr] thead tr:last-child th:nth-child(3) button")
+    field = browser.find_element("css selector", "[data-limit=lost]")
+    field.send_keys("2")
+    drawn(browser, "results")
+    material = generated().rows
+    cell = material[(material["attack"] == "badnets") & (material["rate"] == 0.05)]
+    means = cell.groupby("defense")[["ca", "asr"]].mean()
+    good = means[means["ca"] > means.loc["none", "ca"] - 0.02].sort_values("asr")
+    assert [row[2].split()[0] for row in rows(browser, "results")] == [
+        f"{100 * asr:.1f}" for asr in good["asr"]
+    ]
+    assert "attack=badnets" in browser.current_url and "lost-most=2" in browser.current_url
+    view = browser.current_url.partition("#")[2]
+    show(browser, page, link=f"#{view}")
+    drawn(browser, "results")
+    assert len(rows(browser, "results")) == len(good), "a link keeps the view"
+
+
+def test_which_defenses_need_no_oracle_and_which_trials_failed(browser: Any, page: Path) -> None:
+    show(browser, page)
+    click(browser, "[data-part=badge] summary")
+    click(browser, "[data-part=badge] input[value='no badge']")
+    names = browser.execute_script(
+        "return [...document.querySelectorAll('[data-metric=asr] tbody th')].map(e => e.innerText)"
+    )
+    assert names == ["none", "activation_clustering", "strip", "abl", "neural_cleanse"]
+    assert "135 of 189 trials" in browser.find_element("id", "filters").text
+    click(browser, "nav a[href='#failures']")
+    drawn(browser, "failures")
+    assert rows(browser, "failures")[0][:2] == [
+        "NonFiniteLoss: step 7", "1 failed, 1 upstream_failed"
+    ]  # fmt: skip
+
+
+def test_which_defense_is_best_over_all_attacks(browser: Any, page: Path) -> None:
+    show(browser, page, link="#view=results&by=defense")
+    drawn(browser, "results")
+    found = rows(browser, "results")
+    material = generated().rows
+    done = material[(material["status"] == "ok") & (material["rate"] > 0)]
+    means = done[done["attack"] != "sig"].groupby(["defense", "attack"])["asr"].mean()
+    want = means.groupby("defense").mean().sort_values()
+    assert [row[2].split()[0] for row in found] == [f"{100 * asr:.1f}" for asr in want]
+
+
+def test_the_view_is_taken_away_as_csv_and_latex(browser: Any, page: Path, downloads: Path) -> None:
+    show(browser, page, link="#attack=blend&rate=0.05&defense=abl&view=trials")
+    drawn(browser, "trials")
+    click(browser, "#trials .csv")
+    file = downloads / "generated.csv"
+    wait(browser, file.exists)
+    lines = list(csv.DictReader(io.StringIO(file.read_text())))
+    material = generated().rows
+    own = material[(material["attack"] == "blend") & (material["rate"] == 0.05)]
+    own = own[own["defense"] == "abl"]
+    assert list(lines[0]) == list(material.columns)
+    assert [line["trial"] for line in lines] == own["trial"].tolist()
+    assert [float(line["asr"]) for line in lines] == pytest.approx(own["asr"].tolist(), abs=1e-9)
+    assert "raysweep results generated --format parquet" in browser.page_source
+    drawn(browser, "results")
+    click(browser, "#results .latex")
+    tex = downloads / "generated.tex"
+    wait(browser, tex.exists)
+    assert r"\multicolumn" in tex.read_text() and r"blend @ 5 \%" in tex.read_text()
+
+
+def test_figures_obey_the_filters(browser: Any, page: Path) -> None:
+    show(browser, page, link="#attack=badnets&rate=0.05&defense=strip&view=roc")
+    drawn(browser, "roc")
+    titles = browser.execute_script(
+        "return [...document.querySelectorAll('#roc figcaption')].map(e => e.innerText)"
+    )
+    assert titles == ["badnets @ 5 %: scores of test inputs, a line per seed"]
+    names = browser.execute_script(
+        "return document.querySelector('#roc .drawing').data.map(t => t.name)"
+    )
+    assert set(names) == {"chance", "strip"}
+
+
+def test_a_defense_has_one_color_everywhere(browser: Any, page: Path) -> None:
+    show(browser, page)
+    looks: dict[str, set[tuple[str, str]]] = {}
+    for section in ("rates", "roc"):
+        drawn(browser, section)
+        for name, color, dash in browser.execute_script(
+            "return [...document.querySelectorAll(`#${arguments[0]} .drawing`)].flatMap(d =>"
+            " d.data.filter(t => t.mode.includes('lines')).map(t =>"
+            " [t.name, t.line.color, t.line.dash]))", section,
+        ):  # fmt: skip
+            looks.setdefault(name, set()).add((color, dash))
+    assert {"none", "strip", "abl"} <= set(looks)
+    assert all(len(own) == 1 for own in looks.values())
+
+
+def lightness(color: str, weights: tuple[float, float, float]) -> float:
+    parts = [int(color[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+    linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+    y = float(np.dot(weights, linear))
+    return 116 * y ** (1 / 3) - 16 if y > 0.008856 else 903.3 * y
+
+
+def test_twelve_defenses_are_told_apart_in_color_and_in_gray() -> None:
+    text = (SCRIPTS / "names.js").read_text()
+
+    def names(constant: str) -> list[str]:
+        found = re.search(rf"const {constant} = \[(.*?)\];", text, re.DOTALL)
+        assert found
+        return re.findall(r'"([^"]+)"', found[1])
+
+    colors, symbols, dashes = names("COLORS"), names("SYMBOLS"), names("DASHES")
+    assert len(set(colors)) == len(set(symbols)) == 12
+    gray = (0.2126, 0.7152, 0.0722)
+    for one, other in combinations(range(12), 2):
+        apart = abs(lightness(colors[one], gray) - lightness(colors[other], gray))
+        assert apart > 6 or dashes[one % 5] != dashes[other % 5] or symbols[one] != symbols[other]
+
+
+def test_prints_whole_maps_and_badges(browser: Any, page: Path) -> None:
+    show(browser, page, scheme="dark")
+    everything(browser)
+    pdf = base64.b64decode(browser.execute_cdp_cmd("Page.printToPDF", {})["data"])
+    assert pdf.startswith(b"%PDF") and pdf.count(b"/Type /Page\n") > 3
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    browser.execute_script("dispatchEvent(new Event('beforeprint'))")
+    maps = browser.execute_script(
+        "return [...document.querySelectorAll('.paper .map')].map(m => [m.dataset.metric,"
+        " m.tBodies[0].rows.length, m.tBodies[0].rows[0].cells.length - 1,"
+        " m.querySelectorAll('.badge').length,"
+        " m.closest('.scroll').scrollWidth <= m.closest('.scroll').clientWidth])"
+    )
+    assert maps == [["asr", 7, 9, 2, True], ["lost", 7, 9, 2, True]]
+    printed = browser.execute_script(
+        "return document.querySelectorAll('#results .paper tbody tr').length"
+    )
+    assert printed == 3 * 3 * 7
+    browser.execute_script("dispatchEvent(new Event('afterprint'))")
+    assert browser.execute_script("return document.querySelector('.paper')") is None
+
+
+EVIL = "<img src=x onerror=\"document.title='broken'\"><a href='https://evil.example'>x</a>"
+
+
+def test_hostile_text_stays_text(browser: Any, make_page: Callable[[Material], Path]) -> None:
+    material = generated(seeds=1)
+    rows = material.rows.copy()
+    names = ["dataset", "attack", "defense", "kind", "badges", "host"]
+    rows[names] = rows[names].map(lambda value: EVIL + str(value))
+    rows.loc[:5, ["status", "error", "log"]] = ["failed", EVIL, EVIL]
+    curves = material.curves
+    page = make_page(
+        Material(sweep=material.sweep, rows=rows, stages=material.stages, curves=curves)
+    )
+    show(browser, page)
+    everything(browser)
+    browser.execute_script("dispatchEvent(new Event('beforeprint'))")
+    assert browser.title.startswith("generated")
+    assert browser.execute_script(
+        "return document.querySelectorAll('a[href*=evil], img[src=x]').length"
+    ) == 0  # fmt: skip
