@@ -1,17 +1,23 @@
 """A W&B server on loopback for tests: what the installed wandb asks for, and faults to order.
 
-It takes any key, keeps everything in memory and answers the requests that logging, uploading a
-table, `wandb sync` and asking what arrived make. `server.state` is what arrived.
+It takes any key, keeps everything in memory and answers the requests that logging, resuming,
+artifacts, `wandb sync`, reports and asking what arrived make; what `serving` gives is what arrived.
+`python -m tests.wandb_server 8123` serves until it is ended.
+
+The summary of a file stream takes the place of the one before: wandb-core sends it whole. Lines of
+history have offsets, so that a line that is sent twice is one.
 """
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import gzip
 import itertools
 import json
 import re
 import socket
+import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -26,8 +32,10 @@ END = {"__typename": "PageInfo", "endCursor": None, "hasNextPage": False}
 OPERATION = re.compile(r"\b(?:query|mutation)\s+(\w+)")
 STREAM = re.compile(r"/files/[^/]+/[^/]+/([^/]+)/file_stream")
 NO_RUNS = {"edges": [], "pageInfo": END}
-# A status; no answer at all; a proxy's page with status 200; JSON of nothing; a list of no runs.
-What = int | Literal["hang", "html", "empty", "no runs"]
+NOW = "2026-01-01T00:00:00Z"
+# A status; no answer at all; a connection that breaks; a proxy's page with status 200; JSON of
+# nothing; a list of no runs.
+What = int | Literal["hang", "drop", "html", "empty", "no runs"]
 
 
 @dataclass
@@ -37,10 +45,14 @@ class Arrived:
     name: str = ""
     group: str = ""
     project: str = ""
+    job: str = ""
+    notes: str = ""
+    tags: list[str] = field(default_factory=list)
     config: dict[str, Any] = field(default_factory=dict)
     summary: dict[str, Any] = field(default_factory=dict)
     history: dict[int, Any] = field(default_factory=dict)  # By offset: sent twice is kept once.
     state: str = "running"
+    completed: int = 0  # How often its end was told.
 
 
 @dataclass
@@ -51,6 +63,7 @@ class Fault:
     what: What
     times: int = 1_000_000
     after: int = 0
+    reset: int = 1  # With 429: seconds until the limit is reset.
 
 
 class State:
@@ -68,7 +81,9 @@ class State:
         self.released = threading.Event()
         self.runs: dict[str, Arrived] = {}
         self.artifacts: dict[str, dict[str, Any]] = {}
+        self.views: dict[str, dict[str, Any]] = {}
         self.uploads: set[str] = set()
+        self.unknown: set[str] = set()  # Operations that were answered by nothing.
         self.requests: Counter[str] = Counter()
         self.faults: list[Fault] = []
         self.numbers = itertools.count(1)
@@ -77,7 +92,7 @@ class State:
         """Order a fault; a label is `graphql NAME`, `file_stream RUN` or `upload`."""
         self.faults.append(Fault(part, what, **more))
 
-    def due(self, label: str) -> What | None:
+    def due(self, label: str) -> Fault | None:
         """Count a request and return the fault that is due for it."""
         with self.lock:
             self.requests[label] += 1
@@ -87,7 +102,7 @@ class State:
                         fault.after -= 1
                     elif fault.times > 0:
                         fault.times -= 1
-                        return fault.what
+                        return fault
         return None
 
     def stream(self, run: str, told: dict[str, Any]) -> None:
@@ -99,37 +114,59 @@ class State:
                 for offset, line in enumerate(lines["content"], lines.get("offset", 0)):
                     kept.history[offset] = json.loads(line)
             if summary := files.get("wandb-summary.json"):
-                kept.summary |= json.loads(summary["content"][-1])
+                kept.summary = json.loads(summary["content"][-1])
             if told.get("complete"):
+                kept.completed += 1
                 kept.state = "finished" if told.get("exitcode", 0) == 0 else "failed"
 
 
 def _bucket(run: str, kept: Arrived) -> dict[str, Any]:
     """Return a run as wandb-core and the public API read it."""
     return {
-        "id": f"B-{run}", "name": run, "displayName": kept.name, "description": "", "notes": "",
+        "id": f"B-{run}", "name": run, "displayName": kept.name, "description": "",
         "config": json.dumps({k: {"value": v} for k, v in kept.config.items()}),
-        "summaryMetrics": json.dumps(kept.summary), "historyLineCount": len(kept.history),
+        "notes": kept.notes, "summaryMetrics": json.dumps(kept.summary), "historyLineCount": len(kept.history),
         "eventsLineCount": 0, "logLineCount": 0, "historyTail": "[]", "eventsTail": "[]",
-        "tags": [], "wandbConfig": "{}", "sweepName": None, "group": kept.group, "jobType": "",
+        "tags": kept.tags, "wandbConfig": "{}", "sweepName": None, "group": kept.group,
+        "jobType": kept.job,
         "project": PROJECT | {"name": kept.project}, "state": kept.state, "commit": None,
-        "createdAt": "2026-01-01T00:00:00Z", "heartbeatAt": "2026-01-01T00:00:00Z",
-        "systemMetrics": "{}", "readOnly": False, "historyKeys": None, "projectId": 1,
+        "createdAt": NOW, "heartbeatAt": NOW, "systemMetrics": "{}", "readOnly": False,
+        "historyKeys": None, "projectId": 1,
         "user": {"name": ENTITY, "username": ENTITY},
     }  # fmt: skip
 
 
 def _artifact(number: str, kept: dict[str, Any]) -> dict[str, Any]:
     """Return an artifact as the public API reads it."""
-    sequence = {"__typename": "ArtifactSequence", "project": PROJECT}
     return {
-        "__typename": "Artifact", "id": number, "versionIndex": 0, "state": kept["state"],
-        "artifactSequence": sequence | {"name": kept["name"]},
-        "artifactType": {"name": "run_table"}, "description": None, "metadata": None,
+        "__typename": "Artifact", "id": number, "versionIndex": kept["version"],
+        "state": kept["state"], "artifactSequence": _collection(kept),
+        "artifactType": {"name": kept["type"]}, "description": None,
+        "metadata": json.dumps(kept["metadata"]),
         "ttlDurationSeconds": -1, "ttlIsInherited": False, "tags": [], "historyStep": None,
-        "size": 1, "digest": kept["digest"], "commitHash": None, "fileCount": 1,
-        "createdAt": "2026-01-01T00:00:00Z", "updatedAt": None, "aliases": [],
+        "size": 1, "digest": kept["digest"], "digestAlgorithm": "MANIFEST_MD5", "commitHash": None,
+        "fileCount": 1, "createdAt": NOW, "updatedAt": None, "aliases": [],
     }  # fmt: skip
+
+
+def _collection(kept: dict[str, Any]) -> dict[str, Any]:
+    project = PROJECT | {"name": kept["project"]}
+    return {"__typename": "ArtifactSequence", "name": kept["name"], "project": project}
+
+
+def _project(name: str) -> dict[str, Any]:
+    """Return a project as the public API reads it."""
+    return {"__typename": "Project", "id": f"P-{name}", "name": name, "entityName": ENTITY,
+            "internalId": base64.b64encode(f"ProjectInternalId:{name}".encode()).decode(),
+            "createdAt": NOW, "isBenchmark": False, "user": None}  # fmt: skip
+
+
+def _view(kept: dict[str, Any]) -> dict[str, Any]:
+    """Return a report or a saved view as the public API and wandb-workspaces read it."""
+    user = {"username": ENTITY, "photoUrl": None, "email": "s@s"}
+    return {"type": "runs", "name": "v", "displayName": "", "description": "", "spec": "{}",
+            "createdAt": NOW, "updatedAt": NOW, "viewCount": 0, "previewUrl": None, "user": user,
+            "project": _project(kept.get("projectName") or "p"), **kept}  # fmt: skip
 
 
 class Answers:
@@ -142,8 +179,10 @@ class Answers:
         given = variables.get("input")
         known = getattr(self, f"on_{operation.lower()}", None)
         with self.state.lock:
-            told = known(given if isinstance(given, dict) else variables) if known else {}
-        return dict(told)
+            if known is None:
+                self.state.unknown.add(operation)
+                return {}
+            return dict(known(given if isinstance(given, dict) else variables))
 
     def on_viewer(self, _: dict[str, Any]) -> dict[str, Any]:
         teams = {"edges": [{"node": {"id": "T1", "name": ENTITY}}]}
@@ -162,6 +201,9 @@ class Answers:
         kept.project = v.get("project") or kept.project
         kept.name = v.get("displayName") or kept.name
         kept.group = v.get("groupName") or kept.group
+        kept.job = v.get("jobType") or kept.job
+        kept.notes = v.get("notes") or kept.notes
+        kept.tags = v.get("tags") or kept.tags
         told = json.loads(v.get("config") or "{}")
         kept.config |= {k: c.get("value") if isinstance(c, dict) else c for k, c in told.items()}
         return {"upsertBucket": {"bucket": _bucket(v["name"], kept), "inserted": fresh}}
@@ -178,14 +220,44 @@ class Answers:
         return {"project": None}
 
     def on_createartifact(self, v: dict[str, Any]) -> dict[str, Any]:
-        number = f"A{next(self.state.numbers)}"
-        names = v.get("artifactCollectionNames") or [v.get("artifactCollectionName")]
-        self.state.artifacts[number] = {
-            "run": v.get("runName"), "name": names[0], "digest": v["digest"], "state": "PENDING",
-        }  # fmt: skip
-        sequence = {"id": "S1", "latestArtifact": None}
-        made = {"id": number, "state": "PENDING", "artifactSequence": sequence}
+        """Make a version of a collection, unless it holds one with the same content."""
+        name = (v.get("artifactCollectionNames") or [v.get("artifactCollectionName")])[0]
+        project = v.get("projectName") or PROJECT["name"]
+        versions = {number: kept for number, kept in self.state.artifacts.items()
+                    if (kept["project"], kept["name"]) == (project, name)}  # fmt: skip
+        same = [number for number, kept in versions.items()
+                if kept["digest"] == v["digest"] and kept["state"] == "COMMITTED"]  # fmt: skip
+        number = same[0] if same else f"A{next(self.state.numbers)}"
+        kept = self.state.artifacts.setdefault(number, {
+            "name": name, "project": project, "digest": v["digest"], "state": "PENDING",
+            "type": v.get("artifactTypeName") or "run_table", "version": len(versions),
+            "metadata": json.loads(v.get("metadata") or "{}"), "made by": set(), "used by": set(),
+        })  # fmt: skip
+        kept["made by"].add(v.get("runName"))
+        sequence = {"id": "S1", "latestArtifact": {"id": [*versions][-1]} if versions else None}
+        made = {"id": number, "state": kept["state"], "artifactSequence": sequence}
         return {"createArtifact": {"artifact": made}}
+
+    def on_artifactmembershipbyname(self, v: dict[str, Any]) -> dict[str, Any]:
+        """Find `name:vN`, or `name:latest`: the newest version that was committed."""
+        name, _, alias = v["name"].partition(":")
+        found = [(number, kept) for number, kept in self.state.artifacts.items()
+                 if (kept["project"], kept["name"]) == (v["project"], name)
+                 and kept["state"] == "COMMITTED"
+                 and alias in ("", "latest", f"v{kept['version']}")]  # fmt: skip
+        if not found:
+            return {"project": {"artifactCollectionMembership": None}}
+        number, kept = found[-1]
+        member = {"__typename": "ArtifactCollectionMembership", "id": f"M-{number}",
+                  "versionIndex": kept["version"], "createdAt": NOW, "aliases": [],
+                  "artifactCollection": _collection(kept),
+                  "artifact": _artifact(number, kept)}  # fmt: skip
+        return {"project": {"artifactCollectionMembership": member}}
+
+    def on_useartifact(self, v: dict[str, Any]) -> dict[str, Any]:
+        kept = self.state.artifacts[v["artifactID"]]
+        kept["used by"].add(v["runName"])
+        return {"useArtifact": {"artifact": _artifact(v["artifactID"], kept)}}
 
     def on_createartifactmanifest(self, v: dict[str, Any]) -> dict[str, Any]:
         url = self._upload(f"{v['artifactID']}/manifest.json")
@@ -209,19 +281,71 @@ class Answers:
 
     def on_runs(self, v: dict[str, Any]) -> dict[str, Any]:
         """Answer what `wandb.Api().runs` asks; of filters, only `{"name": {"$in": [...]}}`."""
-        wanted = json.loads(v["filters"])["name"]["$in"]
-        found = [(run, kept) for run, kept in self.state.runs.items()
-                 if run in wanted and kept.project == v["project"]]  # fmt: skip
-        edges = [{"node": _bucket(run, kept), "cursor": run} for run, kept in found]
-        runs = {"edges": edges[: v["perPage"]], "pageInfo": END}
+        names = json.loads(v.get("filters") or "{}").get("name")
+        found = [(run, kept) for run, kept in sorted(self.state.runs.items())
+                 if kept.project == v["project"]
+                 and (names is None or run in names["$in"])]  # fmt: skip
+        page = [one for one in found if one[0] > (v.get("cursor") or "")][: v["perPage"]]
+        edges = [{"node": _bucket(run, kept), "cursor": run} for run, kept in page]
+        end = END | {"endCursor": page[-1][0] if page else None,
+                     "hasNextPage": bool(page) and page[-1] is not found[-1]}  # fmt: skip
         return {"project": {"internalId": "1", "runCount": len(found), "readOnly": False,
-                            "runs": runs}}  # fmt: skip
+                            "runs": {"edges": edges, "pageInfo": end}}}  # fmt: skip
 
     def on_runoutputartifacts(self, v: dict[str, Any]) -> dict[str, Any]:
+        return self._artifacts(v["run"], "made by")
+
+    def on_runinputartifacts(self, v: dict[str, Any]) -> dict[str, Any]:
+        return self._artifacts(v["run"], "used by")
+
+    def _artifacts(self, run: str, role: str) -> dict[str, Any]:
         edges = [{"node": _artifact(number, kept)} for number, kept in self.state.artifacts.items()
-                 if kept["run"] == v["run"] and kept["state"] == "COMMITTED"]  # fmt: skip
+                 if run in kept[role] and kept["state"] == "COMMITTED"]  # fmt: skip
         page = {"totalCount": len(edges), "pageInfo": END, "edges": edges}
         return {"project": {"run": {"artifacts": page}}}
+
+    # Reports and saved views
+
+    def on_getprojects(self, _: dict[str, Any]) -> dict[str, Any]:
+        names = sorted({kept.project for kept in self.state.runs.values()})
+        edges = [{"node": _project(name), "cursor": name} for name in names]
+        return {"models": {"edges": edges, "pageInfo": END}}
+
+    def on_getproject(self, v: dict[str, Any]) -> dict[str, Any]:
+        return {"project": _project(v["name"])}
+
+    def on_createproject(self, v: dict[str, Any]) -> dict[str, Any]:
+        project = _project(v["name"])
+        return {"result": {"project": project, "model": project, "inserted": True}}
+
+    def on_projectinternalid(self, v: dict[str, Any]) -> dict[str, Any]:
+        return {"project": _project(v["projectName"])}
+
+    def on_upsertview(self, v: dict[str, Any]) -> dict[str, Any]:
+        fresh = base64.b64encode(f"View:{next(self.state.numbers)}".encode()).decode()
+        number = v.get("id") or fresh
+        kept = self.state.views.setdefault(number, {"id": number, "saved": 0})
+        names = ("type", "name", "displayName", "description", "entityName", "projectName", "spec")
+        kept |= {name: v[name] for name in names if v.get(name) is not None}
+        kept["saved"] += 1
+        return {"upsertView": {"view": _view(kept), "inserted": kept["saved"] == 1}}
+
+    on_upsertview2 = on_upsertview
+
+    def on_specificreport(self, v: dict[str, Any]) -> dict[str, Any]:
+        kept = self.state.views.get(v["reportId"])
+        return {"view": _view(kept) if kept else None}
+
+    def on_view(self, v: dict[str, Any]) -> dict[str, Any]:
+        edges = [{"node": _view(kept)} for kept in self.state.views.values()
+                 if kept.get("name") == v["viewName"]]  # fmt: skip
+        return {"project": {"allViews": {"edges": edges}}}
+
+    def on_projectviews(self, v: dict[str, Any]) -> dict[str, Any]:
+        edges = [{"node": _view(kept), "cursor": number}
+                 for number, kept in self.state.views.items()
+                 if kept.get("projectName") == v["project"]]  # fmt: skip
+        return {"project": {"allViews": {"edges": edges, "pageInfo": END}}}
 
     def _upload(self, path: str) -> str:
         return f"{self.state.url}/upload/{path}"
@@ -234,25 +358,34 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, *_: object) -> None:
         """Print nothing."""
 
-    def _send(self, body: bytes, status: int = 200, kind: str = "application/json") -> None:
+    def _send(
+        self, body: bytes, status: int = 200, kind: str = "application/json", reset: int = 0
+    ) -> None:
         self.send_response(status)
+        if status == 429:
+            self.send_header("RateLimit-Remaining", "0")
+            self.send_header("RateLimit-Reset", str(reset))
+            self.send_header("Retry-After", str(reset))
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
 
-    def _fail(self, what: What) -> None:
+    def _fail(self, fault: Fault) -> None:
+        what = fault.what
         if what == "html":
             self._send(b"<html>Log in to the network</html>", kind="text/html")
         elif what == "empty":
             self._send(b'{"data": {}}')
         elif isinstance(what, int):
-            self._send(json.dumps({"error": f"ordered {what}"}).encode(), what)
+            text = json.dumps({"error": f"ordered {what}"}).encode()
+            self._send(text, what, reset=fault.reset)
         elif what == "no runs":
             project = {"internalId": "1", "runCount": 0, "readOnly": False, "runs": NO_RUNS}
             self._send(json.dumps({"data": {"project": project}}).encode())
         else:
-            self.state.released.wait(600)
+            if what == "hang":
+                self.state.released.wait(600)
             self.close_connection = True
             with contextlib.suppress(OSError):
                 self.connection.shutdown(socket.SHUT_RDWR)
@@ -270,9 +403,9 @@ class _Handler(BaseHTTPRequestHandler):
             label = f"file_stream {stream[1]}"
         elif self.path.startswith("/upload/"):
             label = "upload"
-        what = self.state.due(label)
-        if what is not None:
-            self._fail(what)
+        fault = self.state.due(label)
+        if fault is not None:
+            self._fail(fault)
             return
         told: dict[str, Any] = {}
         if self.path == "/graphql":
@@ -295,10 +428,10 @@ class _Server(ThreadingHTTPServer):
 
 
 @contextlib.contextmanager
-def serving() -> Iterator[State]:
-    """Serve on a free port of loopback; give what arrives."""
+def serving(port: int = 0) -> Iterator[State]:
+    """Serve on a port of loopback, by default a free one; give what arrives."""
     state = State()
-    server = _Server(("127.0.0.1", 0), type("Bound", (_Handler,), {"state": state}))
+    server = _Server(("127.0.0.1", port), type("Bound", (_Handler,), {"state": state}))
     state.url = f"http://127.0.0.1:{server.server_address[1]}"
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
@@ -307,3 +440,10 @@ def serving() -> Iterator[State]:
         state.clear()
         server.shutdown()
         server.server_close()
+
+
+if __name__ == "__main__":
+    with serving(int(sys.argv[1])) as served:
+        sys.stdout.write(f"{served.url}\n")
+        sys.stdout.flush()
+        threading.Event().wait()
