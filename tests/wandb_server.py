@@ -125,8 +125,8 @@ def _bucket(run: str, kept: Arrived) -> dict[str, Any]:
     return {
         "id": f"B-{run}", "name": run, "displayName": kept.name, "description": "",
         "config": json.dumps({k: {"value": v} for k, v in kept.config.items()}),
-        "notes": kept.notes, "summaryMetrics": json.dumps(kept.summary), "historyLineCount": len(kept.history),
-        "eventsLineCount": 0, "logLineCount": 0, "historyTail": "[]", "eventsTail": "[]",
+        "notes": kept.notes, "summaryMetrics": json.dumps(kept.summary),
+        "historyLineCount": len(kept.history), "eventsLineCount": 0, "logLineCount": 0, "historyTail": "[]", "eventsTail": "[]",
         "tags": kept.tags, "wandbConfig": "{}", "sweepName": None, "group": kept.group,
         "jobType": kept.job,
         "project": PROJECT | {"name": kept.project}, "state": kept.state, "commit": None,
