@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 
-from raysweep.identity import digest
+from raysweep.identity import Json, digest
 from raysweep.results.columns import COSTS, WHO, Cell, is_parameter
 from raysweep.results.tuned import Tuned
 from raysweep.sweep.spec import Track
@@ -23,8 +24,34 @@ TAG_CHARACTERS = 64
 
 
 @dataclass(frozen=True, kw_only=True)
+class Artifact:
+    """One artifact of W&B: small files, by name."""
+
+    name: str
+    type: str
+    metadata: Mapping[str, Json] = field(default_factory=dict)
+    files: Mapping[str, bytes] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One run to be: its id, a digest of what it says, and what it says."""
+    """One run to be: its id, a digest of what it says, and what it says.
+
+    Attributes:
+        run: its id.
+        mark: digest of everything else, so that an unchanged run is not written again.
+        name, job, tags: as lists of runs show and filter them; the job is W&B's job type.
+        config: flat.
+        summary: numbers; what is undefined is left out.
+        tables: by name.
+        group: of the run; empty: the sweep's.
+        notes: Markdown, e.g. the error of a failed trial.
+        state: how the run ends; `running` where more of it will be told.
+        history: one mapping a step.
+        media: gives charts and pictures by name, when the run is written; none: there are none.
+        reads: artifacts of the same project that the run uses, as `name:alias`.
+        writes: artifacts that it makes.
+    """
 
     run: str
     mark: str
@@ -32,8 +59,20 @@ class Entry:
     job: str
     tags: tuple[str, ...]
     config: Mapping[str, Cell]
-    summary: dict[str, float]
-    tables: Mapping[str, pd.DataFrame]
+    summary: Mapping[str, float]
+    tables: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    group: str = ""
+    notes: str = ""
+    state: Literal["finished", "failed", "running"] = "finished"
+    history: Sequence[Mapping[str, float]] = ()
+    media: Callable[[], Mapping[str, object]] | None = None
+    reads: tuple[str, ...] = ()
+    writes: tuple[Artifact, ...] = ()
+
+
+def run_id(sweep: str, what: str) -> str:
+    """Return the id of a sweep's run: the same whenever it is told of the same thing."""
+    return digest(f"{sweep}/{what}")[:16]
 
 
 def trial(row: Mapping[str, Cell], sweep: str, track: Track) -> Entry:
@@ -41,12 +80,12 @@ def trial(row: Mapping[str, Cell], sweep: str, track: Track) -> Entry:
     config, summary = config_of(row), summary_of(row)
     where = [track.project, track.entity, track.group]
     content = json.dumps([where, config, summary], sort_keys=True, default=str)
-    run = digest(f"{sweep}/{row['trial']}")[:16]
+    run = run_id(sweep, str(row["trial"]))
     tags = dict.fromkeys(str(row[t])[:TAG_CHARACTERS] for t in TAGS if row.get(t))
     return Entry(
         run=run, mark=digest(content), config=config, summary=summary, tags=tuple(tags),
         name=f"{row['attack']} · {row['defense']} · seed {row['seed']}"[:128],
-        job=str(row["kind"])[:TAG_CHARACTERS], tables={},
+        job=str(row["kind"])[:TAG_CHARACTERS],
     )  # fmt: skip
 
 
@@ -74,7 +113,7 @@ def tuning(tuned: Tuned, sweep: str, track: Track) -> Entry:
     where = [track.project, track.entity, track.group]
     mark = digest(json.dumps([where, json.loads(tuned.pack())], sort_keys=True))
     return Entry(
-        run=digest(f"{sweep}/tune")[:16], mark=mark, name=f"tune · {sweep}"[:128],
+        run=run_id(sweep, "tune"), mark=mark, name=f"tune · {sweep}"[:128],
         job="tune", tags=("tune",), config={"sweep": sweep}, summary=summary, tables=tables,
     )  # fmt: skip
 
