@@ -20,6 +20,7 @@ from raysweep.cli import (
     removing,
     running,
     storing,
+    sync,
 )
 from raysweep.cli.output import visible
 from raysweep.errors import PlanError, PluginWarning, RaysweepError, SpecError
@@ -43,6 +44,7 @@ app.command()(attach.stop)
 app.command()(looking.sweeps)
 app.command()(looking.logs)
 app.command()(looking.results)
+app.command()(sync.sync)
 app.command(name="rm")(removing.remove)
 app.command(name="list")(methods.list_methods)
 app.command()(methods.show)

@@ -92,6 +92,7 @@ def launch(
             max_concurrent=max_concurrent,
             watch=progress.watch,
             force=force or (),
+            publishing=progress.published,
         )
     again = _again("launch", file, options, storage)
     _say(conclusion, loaded.sweep.name, again, storage, progress.noted)

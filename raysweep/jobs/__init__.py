@@ -1,6 +1,8 @@
 """A user's jobs, from beginning to end.
 
 launch   run what is missing of a sweep      tune    search better parameters
-publish  the page and W&B, which end both            api     the jobs as functions of Python
+publish  the page, which ends both                   api     the jobs as functions of Python
+sync     publish to W&B what is missing              publishing  that, beside a driver
+live     the page, while a sweep runs
 submit   hand a sweep to a cluster from outside      detached   a driver without its terminal
 """

@@ -6,5 +6,6 @@ description  what is written down about a sweep          history     versions of
 tuned        what a tuning leaves, typed                 json_fields stored JSON, field by field
 status       of one sweep, and of all in a store         removal     of all that is stored of one
 entries      what W&B is told of a trial or a tuning     wandb       publishes entries as runs
-wandb_runs   the W&B client
+wandb_runs   the W&B client                     published   what W&B is seen to hold
+arrivals     trials as they finish
 """

@@ -16,7 +16,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -69,18 +69,23 @@ class Client:
         self._kept = folder
         self._inside = contextlib.ExitStack()
         self._folder = folder
+        self._offline: dict[str, list[Path]] = {}
         self._api: wandb.Api | None = None
         self._lock = threading.Lock()
+        self._failed = 0
         self.path = f"{track.entity}/{track.project}" if track.entity else ""
         self.url = ""
 
     def __enter__(self) -> Client:
-        scratch = self._inside.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True))
-        self._folder = Path(scratch) if self._mode == "online" else self._kept
+        if self._mode == "online":
+            scratch = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+            self._folder = Path(self._inside.enter_context(scratch))
         data = str(self._folder / "data")
         places = {"WANDB_DIR": str(self._folder), "WANDB_DATA_DIR": data, "WANDB_CACHE_DIR": data}
         self._inside.enter_context(_unattended(WANDB_ARTIFACT_DIR=data, **places))
         self._inside.callback(self.forget)
+        for copy in sorted((self._kept / "wandb").glob("offline-run-*")):
+            self._offline.setdefault(copy.name.rpartition("-")[2], []).append(copy)
         return self
 
     def __exit__(self, *ended: object) -> None:
@@ -90,22 +95,26 @@ class Client:
         """Write runs, several at once; yield each with what went wrong, in their order.
 
         Online, an error of none does not say that anything arrived: W&B's client drops what is
-        refused.
+        refused. After several errors in a row the rest is not tried.
         """
+        self._failed = 0
         with ThreadPoolExecutor(WRITERS) as pool:
             yield from zip(entries, pool.map(self._tried, entries), strict=True)
 
     def _tried(self, entry: Entry) -> Exception | None:
+        if self._failed >= 2 * WRITERS:
+            return ConnectionError("not tried after others had failed")
         try:
             self._write(entry)
         except Exception as error:  # noqa: BLE001  tracking never fails a sweep
+            self._failed += 1
             return error
+        self._failed = 0
         return None
 
     def _write(self, entry: Entry) -> None:
         import wandb
 
-        before = copies(self._folder, entry.run, self._mode)
         run = wandb.init(
             id=entry.run,
             name=entry.name,
@@ -126,8 +135,9 @@ class Client:
             self._tell(run, entry)
         finally:
             run.finish(exit_code=EXIT_CODES[entry.state])
-        # Sending both copies of a run would mix them.
-        remove(before)
+        if self._mode == "offline":  # Sending an earlier copy, too, would mix them.
+            _remove(self._offline.get(entry.run, ()))
+            self._offline[entry.run] = [Path(run.dir).parent]
 
     def _tell(self, run: wandb.Run, entry: Entry) -> None:
         import wandb
@@ -170,9 +180,10 @@ class Client:
             asked = {"name": {"$in": list(missing)}}
             with contextlib.suppress(ValueError), ThreadPoolExecutor(WRITERS) as pool:
                 found = [run for run in self._runs(asked, len(missing)) if run.id in missing]
-                whole = pool.map(lambda run: _whole(run, missing[run.id]), found)
-                arrived = [run.id for run, is_whole in zip(found, whole, strict=True) if is_whole]
-                missing = {run: entry for run, entry in missing.items() if run not in arrived}
+                whole = pool.map(_whole, found, [missing[run.id] for run in found])
+                for run, is_whole in zip(found, whole, strict=True):
+                    if is_whole:
+                        del missing[run.id]
             if not missing or time.monotonic() + pause > ends:
                 return {entry.run for entry in entries} - set(missing)
             time.sleep(pause)
@@ -192,19 +203,18 @@ class Client:
         if error is not None and (named := STATUS.search(str(error))):
             return int(named[1])
         refused = None
-        for copy in copies(self._folder, run, "online"):
-            log = copy / "logs" / "debug-internal.log"
-            for line in log.read_text(errors="replace").splitlines() if log.exists() else ():
+        for log in (self._folder / "wandb").glob(f"run-*-{run}/logs/debug-internal.log"):
+            for line in log.read_text(errors="replace").splitlines():
                 with contextlib.suppress(ValueError, KeyError, TypeError):
                     status = json.loads(line)["status"]
                     refused = status if isinstance(status, int) and status >= 400 else refused
         return refused
 
-    def tidy(self, entries: Sequence[Entry]) -> None:
-        """Remove the files of runs that need not be written again, offline copies of them, too."""
-        for entry in entries:
-            remove(copies(self._folder, entry.run, "online"))
-            remove(copies(self._kept, entry.run, "offline"))
+    def tidy(self, runs: Iterable[str]) -> None:
+        """Remove the offline copies of runs that arrived, and all that was written to send runs."""
+        for run in runs:
+            _remove(self._offline.pop(run, ()))
+        _remove([self._folder / "wandb"] if self._mode == "online" else [])
 
     def forget(self) -> None:
         """Stop wandb's own process: it still holds the runs that could not be started."""
@@ -246,12 +256,6 @@ def _packed(artifact: Artifact) -> wandb.Artifact:
     return packed
 
 
-def copies(folder: Path, run: str, mode: Mode) -> list[Path]:
-    """Return the folders that writing a run in a mode left."""
-    start = "offline-run" if mode == "offline" else "run"
-    return sorted((folder / "wandb").glob(f"{start}-*-{run}*"))
-
-
 def waiting(folder: Path) -> list[Path]:
     """Return the folders of the offline runs that `wandb sync` has not uploaded."""
     kept = sorted((folder / "wandb").glob("offline-run-*"))
@@ -274,8 +278,7 @@ def key_source() -> str:
     return str(file) if login and login[2] else ""
 
 
-def remove(superseded: Sequence[Path]) -> None:
-    """Remove copies of a run."""
+def _remove(superseded: Iterable[Path]) -> None:
     for copy in superseded:
         shutil.rmtree(copy, ignore_errors=True)
 

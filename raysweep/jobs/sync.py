@@ -1,0 +1,101 @@
+"""Publishing to Weights & Biases: what is missing of a stored sweep, and what finishes meanwhile."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+
+from raysweep.errors import RaysweepError
+from raysweep.results import entries, records
+from raysweep.results.arrivals import Arrivals
+from raysweep.results.entries import Entry
+from raysweep.results.tuned import Tuned
+from raysweep.results.wandb import BATCH, Published, Publisher
+from raysweep.store.sweepfolder import SweepFolder
+from raysweep.sweep.spec import Track, restored
+
+LOOK_SECONDS = 2.0  # between two looks for trials that have finished
+AWAY_SECONDS = 60.0  # until a server that was away is tried again
+SHARE = 0.02  # of the time, at most, that goes into looks which find nothing
+TOLD = ("ok", "failed", "upstream_failed")  # status of the trials that have a run
+
+
+def sync(
+    folder: SweepFolder,
+    *,
+    online: bool = True,
+    ended: Callable[[float], bool] = lambda seconds: True,
+    tell: Callable[[Published], None] = lambda published: None,
+) -> Published:
+    """Publish every trial of a stored sweep that is not published, and its tuning.
+
+    Failed trials are published with the rest, once the launch is over: until then a failure may
+    still be mended.
+
+    Args:
+        folder: of the sweep.
+        online: whether runs are sent to W&B, or written below the folder.
+        ended: waits for at most so many seconds, and returns whether the launch is over; until then
+            trials are published as they finish.
+        tell: called with the numbers after every batch.
+
+    Returns:
+        the numbers of runs, and what to tell the user.
+
+    Raises:
+        StoreError: if there is no such sweep, or nothing of it can be read.
+    """
+    about = records.describe(folder.store, folder.name)
+    track = restored(about.sweep).track if about.sweep is not None else Track()
+    track = track.model_copy(update={"wandb": "online" if online else "offline"})
+    with Publisher(folder, track) as publisher:
+        if not ended(0):
+            _follow(publisher, folder, track, ended, tell)
+        publisher.begin(0)
+        for published in publisher.publish(_everything(folder, track)):
+            tell(published)
+        return publisher.result()
+
+
+def _follow(
+    publisher: Publisher,
+    folder: SweepFolder,
+    track: Track,
+    ended: Callable[[float], bool],
+    tell: Callable[[Published], None],
+) -> None:
+    """Publish trials as they finish, until the launch is over; whatever fails is left to the end."""
+
+    def settled(trial: str) -> bool:
+        return publisher.settled(entries.run_id(folder.name, trial))
+
+    try:
+        arrivals = Arrivals(folder.store, folder.name, settled)
+        publisher.begin(arrivals.total)
+        pause = 0.0
+        while not ended(pause):
+            began = time.monotonic()
+            rows = arrivals.take(BATCH)
+            pause = 0.0 if rows else max(LOOK_SECONDS, (time.monotonic() - began) / SHARE)
+            told = (entries.trial(row, folder.name, track) for row in rows)
+            for published in publisher.publish(told):
+                tell(published)
+            if publisher.stopped:
+                pause = AWAY_SECONDS
+                publisher.begin(arrivals.total)
+    except (RaysweepError, OSError):
+        while not ended(AWAY_SECONDS):
+            pass
+
+
+def _everything(folder: SweepFolder, track: Track) -> Iterator[Entry]:
+    """Yield the entries of all trials that have an end, and of the tuning."""
+    store = folder.store
+    if store.read(folder.description) is not None:
+        rows = records.read(store, folder.name).rows
+        for row in rows[rows["status"].isin(TOLD)].to_dict("records"):
+            cells = {str(column): cell for column, cell in row.items()}
+            yield entries.trial(cells, folder.name, track)
+    raw = store.read(folder.tuned)
+    if raw is not None:
+        yield entries.tuning(Tuned.unpack(raw, store.where(folder.tuned)), folder.name, track)
