@@ -112,7 +112,7 @@ class Publishing:
         told = self.published
         if not over:
             return Tracked(notes=[f"{self._so_far()}; go on with: {again}"])
-        if told is None or not (told.note or told.warning) and told.left:
+        if told is None or (told.left and not told.note and not told.warning):
             return Tracked(warnings=[f"W&B: the publisher ended early; see why with: {again}"])
         return Tracked(
             notes=[told.note] if told.note else [], warnings=[told.warning] if told.warning else []
@@ -128,7 +128,7 @@ class Publishing:
         assert process is not None and process.stdin is not None and reader is not None
         process.stdin.close()
         began, before = time.monotonic(), self.published
-        while reader.is_alive() or process.poll() is None:
+        while process.poll() is None:
             waited = time.monotonic() - began
             told = self.published
             if told is not None:
@@ -138,6 +138,7 @@ class Publishing:
             elif waited > END_SECONDS and not _is_little(before, told, waited):
                 return False
             time.sleep(LOOK_SECONDS)
+        reader.join(1)  # What the process has started may hold the other end a moment longer.
         return True
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Publishing to Weights & Biases: what is missing of a stored sweep, and what finishes meanwhile."""
+"""Publishing to Weights & Biases: what is missing of a sweep, and what finishes meanwhile."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def _follow(
     ended: Callable[[float], bool],
     tell: Callable[[Published], None],
 ) -> None:
-    """Publish trials as they finish, until the launch is over; whatever fails is left to the end."""
+    """Publish trials as they finish, until the launch is over; what fails is left to the end."""
 
     def settled(trial: str) -> bool:
         return publisher.settled(entries.run_id(folder.name, trial))
