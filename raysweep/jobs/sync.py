@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Mapping
 
 from raysweep.errors import RaysweepError
 from raysweep.results import entries, records
 from raysweep.results.arrivals import Arrivals
+from raysweep.results.columns import Cell
 from raysweep.results.entries import Entry
 from raysweep.results.tuned import Tuned
 from raysweep.results.wandb import BATCH, Published, Publisher
@@ -77,7 +78,7 @@ def _follow(
             began = time.monotonic()
             rows = arrivals.take(BATCH)
             pause = 0.0 if rows else max(LOOK_SECONDS, (time.monotonic() - began) / SHARE)
-            told = (entries.trial(row, folder.name, track) for row in rows)
+            told = (entries.trial(_cells(row), folder.name, track) for row in rows)
             for published in publisher.publish(told):
                 tell(published)
             if publisher.stopped:
@@ -88,14 +89,24 @@ def _follow(
             pass
 
 
+def _cells(row: Mapping[Hashable, Cell]) -> dict[str, Cell]:
+    """Return cells that say the same whether they come from a manifest or from a table.
+
+    A column of integers in which one is missing is a column of floats in a table.
+    """
+    return {
+        str(column): int(cell) if isinstance(cell, float) and cell.is_integer() else cell
+        for column, cell in row.items()
+    }
+
+
 def _everything(folder: SweepFolder, track: Track) -> Iterator[Entry]:
     """Yield the entries of all trials that have an end, and of the tuning."""
     store = folder.store
     if store.read(folder.description) is not None:
         rows = records.read(store, folder.name).rows
         for row in rows[rows["status"].isin(TOLD)].to_dict("records"):
-            cells = {str(column): cell for column, cell in row.items()}
-            yield entries.trial(cells, folder.name, track)
+            yield entries.trial(_cells(row), folder.name, track)
     raw = store.read(folder.tuned)
     if raw is not None:
         yield entries.tuning(Tuned.unpack(raw, store.where(folder.tuned)), folder.name, track)

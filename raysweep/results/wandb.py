@@ -112,7 +112,10 @@ class Publisher:
             self._names |= {entry.run: entry.name for entry in batch}
             for entry in batch:
                 self._keys |= entry.summary.keys()
-            self._held |= {entry.run for entry in batch if self._memory.holds(entry)}
+            known = [entry.run for entry in batch if self._stands(entry)]
+            self._held.update(known)
+            if self._online:
+                self._client.tidy(known)
             new = [entry for entry in batch if entry.run not in self._held]
             if new and not self.stopped:
                 try:
@@ -120,6 +123,9 @@ class Publisher:
                 except Exception as error:  # noqa: BLE001  tracking never fails a sweep
                     self.stopped = self._cause = f"W&B failed ({_brief(error)})"
             yield Published(total=self._total, held=len(self._held))
+
+    def _stands(self, entry: Entry) -> bool:
+        return self._memory.holds(entry) and (self._online or self._client.keeps(entry.run))
 
     def begin(self, expected: int) -> None:
         """Begin, or begin again after `stopped`: so many runs are expected, as far as is known."""
@@ -175,7 +181,7 @@ class Publisher:
         for entry in [entry for entry in left if entry.run in errors] + lost:
             self._blame(errors.get(entry.run), entry)
         again = [entry for entry in left if not self._done(entry)]
-        self._client.tidy(self._held)
+        self._client.tidy(entry.run for entry in left if self._done(entry))
         if errors:
             self._client.forget()
         return again

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from wandb.apis.public import Run
 
 Mode = Literal["online", "offline"]
-WRITERS = 4  # runs at once: wandb's client computes in Python, one thread at a time
+WRITERS = 8  # runs at once
 CONNECT_SECONDS = 20
 UPLOAD_SECONDS = 60.0
 RETRIES = 3
@@ -42,6 +42,8 @@ FIRST_PAUSE_SECONDS = 0.5
 # A run's summary holds the digest of what the run says: this very content arrived, no earlier one.
 MARK = "raysweep_mark"
 STATUS = re.compile(r"\b(?:error|HTTP|status)\W{1,2}([45]\d\d)\b")
+# What they hold is told with the run itself: three requests a run are saved.
+NOT_SENT = ("config.yaml", "wandb-summary.json", "wandb-metadata.json", "output.log")
 EXIT_CODES = {"finished": 0, "failed": 1, "running": 0}
 
 
@@ -77,12 +79,14 @@ class Client:
         self.url = ""
 
     def __enter__(self) -> Client:
+        temporary = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+        scratch = self._inside.enter_context(temporary)
         if self._mode == "online":
-            scratch = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
-            self._folder = Path(self._inside.enter_context(scratch))
+            self._folder = Path(scratch)
+        # Files of artifacts that are kept offline lie beside the runs.
         data = str(self._folder / "data")
-        places = {"WANDB_DIR": str(self._folder), "WANDB_DATA_DIR": data, "WANDB_CACHE_DIR": data}
-        self._inside.enter_context(_unattended(WANDB_ARTIFACT_DIR=data, **places))
+        places = {"WANDB_DIR": str(self._folder), "WANDB_DATA_DIR": data}
+        self._inside.enter_context(_unattended(WANDB_CACHE_DIR=scratch, **places))
         self._inside.callback(self.forget)
         for copy in sorted((self._kept / "wandb").glob("offline-run-*")):
             self._offline.setdefault(copy.name.rpartition("-")[2], []).append(copy)
@@ -210,6 +214,10 @@ class Client:
                     refused = status if isinstance(status, int) and status >= 400 else refused
         return refused
 
+    def keeps(self, run: str) -> bool:
+        """Return whether a copy of a run lies offline."""
+        return run in self._offline
+
     def tidy(self, runs: Iterable[str]) -> None:
         """Remove the offline copies of runs that arrived, and all that was written to send runs."""
         for run in runs:
@@ -291,7 +299,7 @@ def _settings(*, ends: bool) -> wandb.Settings:
         "console": "off", "silent": True, "disable_git": True, "disable_code": True,
         "save_code": False, "x_disable_stats": True, "x_disable_meta": True,
         "x_disable_machine_info": True, "x_save_requirements": False, "x_disable_viewer": True,
-        "x_update_finish_state": ends,
+        "x_update_finish_state": ends, "ignore_globs": NOT_SENT,
         "init_timeout": CONNECT_SECONDS, "login_timeout": CONNECT_SECONDS,
         "finish_timeout": UPLOAD_SECONDS, "finish_timeout_raises": True,
         # What wandb asks before an upload is not under finish_timeout, and its patience is long.
@@ -308,9 +316,12 @@ def _settings(*, ends: bool) -> wandb.Settings:
 
 @contextlib.contextmanager
 def _unattended(**variables: str) -> Iterator[None]:
-    """Give wandb no terminal to ask at: a sweep must not wait for a key at night."""
-    stdin = sys.stdin
-    with Path(os.devnull).open() as nothing, _environment({"WANDB_SILENT": "true", **variables}):
+    """Give wandb no terminal to ask at: a sweep must not wait for a key at night.
+
+    It tells nobody else of its own errors, either: that takes three requests a run.
+    """
+    stdin, quiet = sys.stdin, {"WANDB_SILENT": "true", "WANDB_ERROR_REPORTING": "false"}
+    with Path(os.devnull).open() as nothing, _environment({**quiet, **variables}):
         sys.stdin = nothing
         try:
             yield
