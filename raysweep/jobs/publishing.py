@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -64,13 +64,12 @@ class Publishing:
         """Take in that a run has changed; its first result starts the process."""
         self._watch(run)
         if self._process is None and run.schedule.ran and not run.schedule.stopping:
-            self._start(run)
+            self._start(run, ["nice", "-n", "10"] if shutil.which("nice") else [])
 
-    def _start(self, run: Run) -> None:
+    def _start(self, run: Run, politely: Sequence[str] = ()) -> None:
         """Start the process, unless nothing is to be published."""
         if run.sweep.track.wandb == "disabled":
             return
-        politely = ["nice", "-n", "10"] if shutil.which("nice") else []
         words = ["sync", run.sweep.name, "--follow", "--json"]
         offline = ["--offline"] if run.sweep.track.wandb == "offline" else []
         # A storage may be named with a password, which stands on no command line.
@@ -106,12 +105,13 @@ class Publishing:
             with signals.raising():
                 over = self._wait()
         except KeyboardInterrupt:
-            return Tracked(warnings=[f"{self._so_far()} when a signal came; go on with: {again}"])
+            so_far = f"{self._so_far()} when a signal came"
+            return Tracked(warnings=[f"{so_far}; publish the rest with: {again}"])
         finally:
             self.close()
         told = self.published
         if not over:
-            return Tracked(notes=[f"{self._so_far()}; go on with: {again}"])
+            return Tracked(notes=[f"{self._so_far()}; publish the rest with: {again}"])
         if told is None or (told.left and not told.note and not told.warning):
             return Tracked(warnings=[f"W&B: the publisher ended early; see why with: {again}"])
         return Tracked(
@@ -119,20 +119,22 @@ class Publishing:
         )
 
     def _so_far(self) -> str:
-        told = self.published or Published()
-        return f"W&B: {told.held} of {told.total or 'all'} runs were published"
+        told = self.published
+        count = f"{told.held} of {told.total} runs were" if told else "no run was yet"
+        return f"W&B: {count} published"
 
     def _wait(self) -> bool:
         """Return whether the process came to its end: in time, or a little later."""
         process, reader = self._process, self._reader
         assert process is not None and process.stdin is not None and reader is not None
         process.stdin.close()
-        began, before = time.monotonic(), self.published
+        began, told = time.monotonic(), self.published
+        before = told
         while process.poll() is None:
             waited = time.monotonic() - began
+            if self.published is not told and self.published is not None:
+                self._tell(self.published)
             told = self.published
-            if told is not None:
-                self._tell(told)
             if told is before and time.monotonic() - self._started < START_SECONDS:
                 pass
             elif waited > END_SECONDS and not _is_little(before, told, waited):

@@ -86,6 +86,8 @@ def trial(row: Mapping[str, Cell], sweep: str, track: Track) -> Entry:
         run=run, mark=digest(content), config=config, summary=summary, tags=tuple(tags),
         name=f"{row['attack']} · {row['defense']} · seed {row['seed']}"[:128],
         job=str(row["kind"])[:TAG_CHARACTERS],
+        state="finished" if row.get("status", "ok") == "ok" else "failed",
+        notes=str(row.get("error") or ""),
     )  # fmt: skip
 
 

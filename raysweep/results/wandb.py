@@ -18,7 +18,7 @@ from raysweep.results import wandb_runs
 from raysweep.results.entries import Entry
 from raysweep.results.published import Memory
 from raysweep.store import Store
-from raysweep.store.sweepfolder import SweepFolder, storage_uri
+from raysweep.store.sweepfolder import DEFAULT_STORAGE, SweepFolder
 from raysweep.sweep.spec import Track
 
 MEMORY, OFFLINE_MEMORY = "published.jsonl", "offline.jsonl"
@@ -268,7 +268,7 @@ class Publisher:
 def command(folder: SweepFolder) -> str:
     """Return the command that publishes what is missing of a sweep."""
     words = ["raysweep", "sync", folder.name]
-    if folder.store.uri != Store(storage_uri()).uri:
+    if folder.store.uri != Store(DEFAULT_STORAGE).uri:
         words += ["--storage", folder.store.where()]
     return shlex.join(words)
 
