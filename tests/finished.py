@@ -1,9 +1,8 @@
-"""A sweep that has finished, in a store, without anything having been trained: for what reads it."""
+"""A finished sweep in a store, without anything having been trained."""
 
 from __future__ import annotations
 
 import time
-from functools import partial
 
 from raysweep.attacks.badnets import BadNets
 from raysweep.datasets.digits import Digits

@@ -335,7 +335,7 @@ def test_a_wrong_key_and_a_missing_permission_are_said(
 @pytest.mark.parametrize(
     ("part", "what"),
     [("", "hang"), ("file_stream", 500), ("graphql Runs", "hang"), ("", "html"), ("", "drop"),
-     ("graphql Runs", "html"), ("graphql CreateRunFiles", "empty")],
+     ("graphql Runs", "html"), ("graphql UpsertBucket", "empty")],
 )  # fmt: skip
 def test_a_server_out_of_order_neither_holds_up_nor_fools(
     server: State, tmp_path: Path, impatient: None, part: str, what: What
@@ -350,14 +350,14 @@ def test_a_server_out_of_order_neither_holds_up_nor_fools(
 def test_one_run_that_hangs_costs_itself_alone(
     server: State, tmp_path: Path, impatient: None
 ) -> None:
-    monkeypatched_rows = pd.concat([rows().head(1).assign(trial=str(n)) for n in range(6)])
+    six = pd.concat([rows().head(1).assign(trial=str(n)) for n in range(6)])
     hung = entries.run_id(SWEEP, "2")
     server.order(f"file_stream {hung}", "hang")
-    done = publish(monkeypatched_rows, tmp_path, ONLINE)
+    done = publish(six, tmp_path, ONLINE)
     assert done.held == 5 and remembered(tmp_path, "online") == set(server.runs) - {hung}
     server.released.set()
     server.faults.clear()
-    assert publish(monkeypatched_rows, tmp_path, ONLINE).held == 6
+    assert publish(six, tmp_path, ONLINE).held == 6
 
 
 @pytest.mark.slow
@@ -419,7 +419,7 @@ def test_every_field_of_an_entry_arrives(server: State, tmp_path: Path) -> None:
     victim = entries.Entry(
         run="victim", mark="m1", name="victim", job="train", tags=("digits",), config={"epochs": 2},
         summary={"loss": 0.5}, history=[{"epoch": 1, "loss": 0.9}, {"epoch": 2, "loss": 0.5}],
-        writes=(entries.Artifact("train-1", "model", {"key": "train-1"}, {"m.json": b"{}"}),),
+        writes=(entries.Artifact(name="train-1", type="model", metadata={"key": "train-1"}, files={"m.json": b"{}"}),),
     )  # fmt: skip
     failed = entries.Entry(
         run="failed", mark="m2", name="failed", job="filter", tags=("failed",), config={},

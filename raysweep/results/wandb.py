@@ -32,6 +32,8 @@ MOST_RUNS, MOST_KEYS = 10_000, 10_000
 # Statuses that speak of one run, and those that speak of all; others may pass.
 OF_ONE_RUN, OF_ALL_RUNS = frozenset({400, 409, 413, 422}), frozenset({401, 403, 404})
 KEY_ERRORS = frozenset({"UsageError", "AuthenticationError"})
+# W&B's client calls a key wrong, too, that it could not have verified.
+NO_ANSWER = "Failed to execute"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,7 +225,7 @@ class Publisher:
     def _blame(self, error: Exception | None, entry: Entry) -> None:
         """Take in why a run is not there; the first cause is the one that is told."""
         status = self._client.refusal(error, entry.run)
-        no_key = type(error).__name__ in KEY_ERRORS
+        no_key = type(error).__name__ in KEY_ERRORS and NO_ANSWER not in str(error)
         cause = "W&B took runs but does not hold them"
         if error is not None:
             what = "W&B has no usable key" if no_key else "W&B is not reachable"

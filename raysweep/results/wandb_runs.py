@@ -200,6 +200,7 @@ class Client:
             self._api = wandb.Api(timeout=CONNECT_SECONDS)
             if not self.path:
                 self.path = f"{self._api.default_entity}/{self._track.project}"
+        self._api.flush()  # It answers the same question from memory.
         return self._api.runs(self.path, filters=dict(filters), per_page=page, lazy=False)
 
     def refusal(self, error: Exception | None, run: str) -> int | None:
