@@ -28,9 +28,10 @@ class Memory:
         """Read the file of a store; lines that are none are skipped."""
         self._store, self._path = store, path
         self._local = store.local(path)
-        self._lines = (store.read(path) or b"").splitlines()
+        data = store.read(path) or b""
+        self._lines = data.splitlines()
         self._copied = time.monotonic()
-        self._torn = bool(self._lines)  # Its last line may have no end: a line end goes before.
+        self._torn = bool(data) and not data.endswith(b"\n")
         self.marks: dict[str, str] = {}
         for line in self._lines:
             with contextlib.suppress(ValueError, KeyError, TypeError):
