@@ -16,7 +16,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from raysweep.cli.app import app
 from raysweep.results import entries, wandb, wandb_runs
 from raysweep.results.entries import Entry
 from raysweep.results.wandb import Published, Publisher
