@@ -1,4 +1,4 @@
-"""Publishing beside a driver, and `raysweep sync`: on loopback, with processes as users have them."""
+"""Publishing beside a driver, and `raysweep sync`: on loopback, with the processes of users."""
 
 from __future__ import annotations
 

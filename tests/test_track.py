@@ -58,7 +58,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 def publish(
     told: pd.DataFrame | Sequence[Entry], root: Path, track: Track, sweep: str = SWEEP
 ) -> Published:
-    """Publish rows of trials, or entries, of a sweep in a storage; return what is said at the end."""
+    """Publish rows of trials, or entries, of a sweep; return what is said at the end."""
     if isinstance(told, pd.DataFrame):
         told = [entries.trial(one, sweep, track) for one in told.to_dict("records")]
     with Publisher(SweepFolder(Store(str(root)), sweep), track) as publisher:
@@ -415,10 +415,13 @@ def test_a_metric_that_is_no_longer_defined_leaves_the_server(
 
 @pytest.mark.slow
 def test_every_field_of_an_entry_arrives(server: State, tmp_path: Path) -> None:
+    model = entries.Artifact(
+        name="train-1", type="model", metadata={"key": "train-1"}, files={"m.json": b"{}"}
+    )
     victim = entries.Entry(
         run="victim", mark="m1", name="victim", job="train", tags=("digits",), config={"epochs": 2},
         summary={"loss": 0.5}, history=[{"epoch": 1, "loss": 0.9}, {"epoch": 2, "loss": 0.5}],
-        writes=(entries.Artifact(name="train-1", type="model", metadata={"key": "train-1"}, files={"m.json": b"{}"}),),
+        writes=(model,),
     )  # fmt: skip
     failed = entries.Entry(
         run="failed", mark="m2", name="failed", job="filter", tags=("failed",), config={},

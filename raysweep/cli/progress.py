@@ -95,7 +95,7 @@ class Progress:
             self._show(beat.folder, settled, total, running, beat.left_seconds)
 
     def published(self, told: Published) -> None:
-        """Show how many runs of W&B are published; called after every batch."""
+        """Show the number of runs that are published to W&B; called after every batch."""
         if self._due(told.held, told.total):
             self._show("W&B", told.held, told.total, {}, None, "runs")
 

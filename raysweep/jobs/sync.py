@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 from raysweep.errors import RaysweepError
 from raysweep.results import entries, records
@@ -89,7 +90,7 @@ def _follow(
             pass
 
 
-def _cells(row: Mapping[Hashable, Cell]) -> dict[str, Cell]:
+def _cells(row: Mapping[Any, Cell]) -> dict[str, Cell]:
     """Return cells that say the same whether they come from a manifest or from a table.
 
     A column of integers in which one is missing is a column of floats in a table.

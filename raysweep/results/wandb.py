@@ -54,7 +54,7 @@ class Published:
 
     @property
     def left(self) -> int:
-        """How many runs are not published."""
+        """The number of runs that are not published."""
         return self.total - self.held
 
 
@@ -117,7 +117,7 @@ class Publisher:
             known = [entry.run for entry in batch if self._stands(entry)]
             self._held.update(known)
             if self._online:
-                self._client.tidy(known)
+                self._client.drop(known)
             new = [entry for entry in batch if entry.run not in self._held]
             if new and not self.stopped:
                 try:
@@ -183,7 +183,7 @@ class Publisher:
         for entry in [entry for entry in left if entry.run in errors] + lost:
             self._blame(errors.get(entry.run), entry)
         again = [entry for entry in left if not self._done(entry)]
-        self._client.tidy(entry.run for entry in left if self._done(entry))
+        self._client.drop(entry.run for entry in left if self._done(entry))
         if errors:
             self._client.forget()
         return again

@@ -163,7 +163,7 @@ class Client:
     # Questions
 
     def count(self) -> int:
-        """Return how many runs the project holds, or raise."""
+        """Return the number of runs that the project holds, or raise."""
         try:
             return len(self._runs({}, 1))
         except ValueError:  # There is no such project yet.
@@ -219,7 +219,7 @@ class Client:
         """Return whether a copy of a run lies offline."""
         return run in self._offline
 
-    def tidy(self, runs: Iterable[str]) -> None:
+    def drop(self, runs: Iterable[str]) -> None:
         """Remove the offline copies of runs that arrived, and all that was written to send runs."""
         for run in runs:
             _remove(self._offline.pop(run, ()))
