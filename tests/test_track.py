@@ -221,7 +221,7 @@ def test_what_arrived_is_asked_for_once_and_remembered(
     assert (first.held, first.total, first.warning) == (2, 2, "")
     place = first.note.removeprefix("W&B: 2 of 2 runs are in ")
     assert place.startswith("http") and place.endswith(f"/{ENTITY}/p"), first.note
-    assert server.requests["graphql Runs"] == 3, "how many, which stand already, which arrived"
+    assert server.requests["graphql Runs"] == 4, "twice how many, which stand, which arrived"
     assert set(server.runs) == set(run_ids()) == remembered(tmp_path, "online")
     run = server.runs[run_ids()[0]]
     assert (run.name, run.group, run.project, run.state) == (A, "s", "p", "finished")
@@ -389,9 +389,9 @@ def test_what_is_shown_late_is_asked_for_again(
 ) -> None:
     monkeypatch.setattr(wandb_runs, "ARRIVAL_SECONDS", 60.0)
     monkeypatch.setattr(wandb_runs, "FIRST_PAUSE_SECONDS", 0.01)
-    server.order("graphql Runs", "no runs", times=4)
+    server.order("graphql Runs", "no runs", times=5)
     done = publish(rows().head(1), tmp_path, ONLINE)
-    assert (done.held, done.warning) == (1, "") and server.requests["graphql Runs"] == 5
+    assert (done.held, done.warning) == (1, "") and server.requests["graphql Runs"] == 6
 
 
 @pytest.mark.slow

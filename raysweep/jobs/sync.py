@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import pandas as pd
+
 from raysweep.errors import RaysweepError
 from raysweep.results import entries, records
 from raysweep.results.arrivals import Arrivals
@@ -53,8 +55,9 @@ def sync(
     with Publisher(folder, track) as publisher:
         if not ended(0):
             _follow(publisher, folder, track, ended, tell)
-        publisher.begin(0)
-        for published in publisher.publish(_everything(folder, track)):
+        rows, raw = _rows(folder), folder.store.read(folder.tuned)
+        publisher.begin(len(rows) + (raw is not None))
+        for published in publisher.publish(_everything(rows, raw, folder, track)):
             tell(published)
         return publisher.result()
 
@@ -101,13 +104,21 @@ def _cells(row: Mapping[Any, Cell]) -> dict[str, Cell]:
     }
 
 
-def _everything(folder: SweepFolder, track: Track) -> Iterator[Entry]:
-    """Yield the entries of all trials that have an end, and of the tuning."""
-    store = folder.store
-    if store.read(folder.description) is not None:
-        rows = records.read(store, folder.name).rows
-        for row in rows[rows["status"].isin(TOLD)].to_dict("records"):
+def _rows(folder: SweepFolder) -> pd.DataFrame:
+    """Return the rows of all trials that have an end; of a sweep that was only tuned, none."""
+    if folder.store.read(folder.description) is None:
+        return pd.DataFrame()
+    rows = records.read(folder.store, folder.name).rows
+    return rows[rows["status"].isin(TOLD)]
+
+
+def _everything(
+    rows: pd.DataFrame, tuned: bytes | None, folder: SweepFolder, track: Track
+) -> Iterator[Entry]:
+    """Yield the entries of trials, and of the tuning, if there is one."""
+    for first in range(0, len(rows), BATCH):
+        for row in rows.iloc[first : first + BATCH].to_dict("records"):
             yield entries.trial(_cells(row), folder.name, track)
-    raw = store.read(folder.tuned)
-    if raw is not None:
-        yield entries.tuning(Tuned.unpack(raw, store.where(folder.tuned)), folder.name, track)
+    if tuned is not None:
+        where = folder.store.where(folder.tuned)
+        yield entries.tuning(Tuned.unpack(tuned, where), folder.name, track)

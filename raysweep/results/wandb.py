@@ -200,9 +200,8 @@ class Publisher:
     def _fits(self, new: int) -> bool:
         """Return whether the project stays within the sizes that W&B documents."""
         if self._room is None:
-            known = len(self._held)
             self._room = MOST_RUNS - self._client.count()
-            new = max(new, self._expected - known)
+            new = max(new, self._expected - self._client.count(of_sweep=True))
         if new > self._room or len(self._keys) > MOST_KEYS:
             what = (
                 f"{len(self._keys)} metrics, and {MOST_KEYS} are"

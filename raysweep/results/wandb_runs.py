@@ -162,10 +162,10 @@ class Client:
 
     # Questions
 
-    def count(self) -> int:
-        """Return the number of runs that the project holds, or raise."""
+    def count(self, *, of_sweep: bool = False) -> int:
+        """Return the number of runs that the project holds, all or those of the group; or raise."""
         try:
-            return len(self._runs({}, 1))
+            return len(self._runs({"group": self._group} if of_sweep else {}, 1))
         except ValueError:  # There is no such project yet.
             return 0
 
