@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -219,6 +221,29 @@ def test_each_trial_comes_until_it_is_settled_and_what_is_open_is_looked_at_agai
         assert row["ca"] == manifest.outcome["ca"] and row["status"] == "ok"
         settled.add(str(row["trial"]))
     assert arrivals.take(3) == []
+
+
+@pytest.mark.slow
+def test_the_key_is_in_no_file_and_on_no_command_line(
+    server: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key, seen = uuid.uuid4().hex + uuid.uuid4().hex, set[bytes]()
+    monkeypatch.setenv("WANDB_API_KEY", key)
+    monkeypatch.chdir(tmp_path)
+
+    def watch(run: Run) -> None:
+        for line in Path("/proc").glob("[0-9]*/cmdline"):
+            with contextlib.suppress(OSError):
+                seen.add(line.read_bytes())
+
+    server.order("file_stream", 413, times=1)
+    text = SWEEP.replace("MODE", "online")
+    done = launch(from_text(parse("s.yaml", text)), text, str(tmp_path / "st"), inline=True,
+                  watch=watch)  # fmt: skip
+    assert len(server.runs) == 2 and any(b"sync\0s\0--follow" in line for line in seen)
+    files = [file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()]
+    said = [*map(str.encode, (*done.notes, *done.warnings)), repr(server.runs).encode()]
+    assert not [text for text in (*files, *seen, *said) if key[:32].encode() in text]
 
 
 @pytest.mark.slow
