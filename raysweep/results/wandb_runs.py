@@ -19,7 +19,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
 
 import pandas as pd
@@ -29,7 +29,7 @@ from raysweep.sweep.spec import Track
 
 if TYPE_CHECKING:
     import wandb
-    from wandb.apis.public import Run
+    from wandb.apis.public import Run, Runs
 
 Mode = Literal["online", "offline"]
 WRITERS = 8  # runs at once
@@ -193,7 +193,7 @@ class Client:
             time.sleep(pause)
             pause *= 2
 
-    def _runs(self, filters: Mapping[str, Any], page: int) -> Any:
+    def _runs(self, filters: Mapping[str, object], page: int) -> Runs:
         import wandb
 
         if self._api is None:
