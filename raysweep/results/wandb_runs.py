@@ -24,6 +24,7 @@ from urllib.parse import urlsplit
 
 import pandas as pd
 
+from raysweep.identity import Json
 from raysweep.results.entries import Artifact, Entry
 from raysweep.sweep.spec import Track
 
@@ -193,7 +194,7 @@ class Client:
             time.sleep(pause)
             pause *= 2
 
-    def _runs(self, filters: Mapping[str, object], page: int) -> Runs:
+    def _runs(self, filters: Mapping[str, Json], page: int) -> Runs:
         import wandb
 
         if self._api is None:
