@@ -120,6 +120,27 @@ def test_trials_are_published_while_the_sweep_runs(server: State, tmp_path: Path
 
 
 @pytest.mark.slow
+def test_a_publisher_that_was_killed_is_started_again_at_the_end(
+    server: State, tmp_path: Path
+) -> None:
+    killed: list[int] = []
+
+    def watch(run: Run) -> None:
+        limit = time.monotonic() + 60
+        while run.schedule.ran and not killed and time.monotonic() < limit:
+            time.sleep(0.05)
+            for line in Path("/proc").glob("[0-9]*/cmdline") if server.requests else ():
+                with contextlib.suppress(OSError):
+                    if b"sync\0killed\0--follow" in line.read_bytes():
+                        killed.append(int(line.parent.name))
+                        os.kill(killed[0], signal.SIGKILL)
+
+    text = SWEEP.replace("MODE", "online").replace("name: s", "name: killed")
+    done = launch(from_text(parse("s.yaml", text)), text, str(tmp_path), inline=True, watch=watch)
+    assert killed and done.notes[-1].startswith("W&B: 2 of 2 runs are in ")
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["disabled", "offline"])
 def test_a_launch_says_where_the_runs_are(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], mode: str

@@ -57,13 +57,15 @@ class Publishing:
         self._tell = tell
         self._process: subprocess.Popen[bytes] | None = None
         self._reader: threading.Thread | None = None
+        self._begun = False
         self._started = 0.0
         self.published: Published | None = None
 
     def __call__(self, run: Run) -> None:
         """Take in that a run has changed; its first result starts the process."""
         self._watch(run)
-        if self._process is None and run.schedule.ran and not run.schedule.stopping:
+        if not self._begun and run.schedule.ran and not run.schedule.stopping:
+            self._begun = True
             self._start(run, ["nice", "-n", "10"] if shutil.which("nice") else [])
 
     def _start(self, run: Run, politely: Sequence[str] = ()) -> None:
@@ -96,7 +98,9 @@ class Publishing:
 
         Whatever happens at W&B, the sweep stands: its records and its page are written before.
         """
-        if self._process is None:
+        if self._process is None or self._process.poll() is not None:  # It may have been killed.
+            self.close()
+            self.published = None
             self._start(run)
         if self._process is None:
             return Tracked()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import pandas as pd
@@ -82,8 +82,7 @@ def _follow(
             began = time.monotonic()
             rows = arrivals.take(BATCH)
             pause = 0.0 if rows else max(LOOK_SECONDS, (time.monotonic() - began) / SHARE)
-            told = (entries.trial(_cells(row), folder.name, track) for row in rows)
-            for published in publisher.publish(told):
+            for published in publisher.publish(_told(rows, folder, track)):
                 tell(published)
             if publisher.stopped:
                 pause = AWAY_SECONDS
@@ -104,6 +103,12 @@ def _cells(row: Mapping[Any, Cell]) -> dict[str, Cell]:
     }
 
 
+def _told(rows: Iterable[Mapping[Any, Cell]], folder: SweepFolder, track: Track) -> Iterator[Entry]:
+    """Yield the entries of trials."""
+    for row in rows:
+        yield entries.trial(_cells(row), folder.name, track)
+
+
 def _rows(folder: SweepFolder) -> pd.DataFrame:
     """Return the rows of all trials that have an end; of a sweep that was only tuned, none."""
     if folder.store.read(folder.description) is None:
@@ -117,8 +122,7 @@ def _everything(
 ) -> Iterator[Entry]:
     """Yield the entries of trials, and of the tuning, if there is one."""
     for first in range(0, len(rows), BATCH):
-        for row in rows.iloc[first : first + BATCH].to_dict("records"):
-            yield entries.trial(_cells(row), folder.name, track)
+        yield from _told(rows.iloc[first : first + BATCH].to_dict("records"), folder, track)
     if tuned is not None:
         where = folder.store.where(folder.tuned)
         yield entries.tuning(Tuned.unpack(tuned, where), folder.name, track)
