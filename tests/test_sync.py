@@ -126,8 +126,9 @@ def test_a_publisher_that_was_killed_is_started_again_at_the_end(
     killed: list[int] = []
 
     def watch(run: Run) -> None:
+        ran = [key for key in run.schedule.ran if key.startswith("evaluate-")]
         limit = time.monotonic() + 60
-        while run.schedule.ran and not killed and time.monotonic() < limit:
+        while ran and not killed and time.monotonic() < limit:
             time.sleep(0.05)
             for line in Path("/proc").glob("[0-9]*/cmdline") if server.requests else ():
                 with contextlib.suppress(OSError):

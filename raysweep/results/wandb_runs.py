@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 Mode = Literal["online", "offline"]
 WRITERS = 8  # runs at once
+# Runs until wandb's process is started anew: it keeps 75 KB of each run that it has sent.
+MOST_WRITTEN = 1000
 CONNECT_SECONDS = 20
 UPLOAD_SECONDS = 60.0
 RETRIES = 3
@@ -69,13 +71,12 @@ class Client:
             mode: whether runs are sent, or kept.
         """
         self._track, self._group, self._mode = track, group, mode
-        self._kept = folder
+        self._kept = self._folder = folder
         self._inside = contextlib.ExitStack()
-        self._folder = folder
         self._offline: dict[str, list[Path]] = {}
         self._api: wandb.Api | None = None
         self._lock = threading.Lock()
-        self._failed = 0
+        self._failed = self._written = 0
         self.path = f"{track.entity}/{track.project}" if track.entity else ""
         self.url = ""
 
@@ -103,6 +104,10 @@ class Client:
         refused. After several errors in a row the rest is not tried.
         """
         self._failed = 0
+        self._written += len(entries)
+        if self._written > MOST_WRITTEN:
+            self._written = len(entries)
+            self.forget()
         with ThreadPoolExecutor(WRITERS) as pool:
             yield from zip(entries, pool.map(self._tried, entries), strict=True)
 
