@@ -452,6 +452,24 @@ def _table(cells: list[list[int]]) -> object:
 
 
 @pytest.mark.slow
+def test_wandbs_process_is_started_anew_now_and_then(
+    server: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wandb, "BATCH", 1)
+    monkeypatch.setattr(wandb_runs, "MOST_WRITTEN", 1)
+    stopped: list[int] = []
+    forget = wandb_runs.Client.forget
+
+    def counted(client: wandb_runs.Client) -> None:
+        stopped.append(len(server.runs))
+        forget(client)
+
+    monkeypatch.setattr(wandb_runs.Client, "forget", counted)
+    done = publish(rows(), tmp_path, ONLINE)
+    assert (done.held, done.warning, stopped) == (2, "", [1, 2])
+
+
+@pytest.mark.slow
 def test_a_project_that_would_grow_too_large_is_refused_before_anything_is_sent(
     server: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
