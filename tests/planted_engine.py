@@ -168,12 +168,12 @@ TOLD = (
     Fault(
         "a passing fault is final", WANDB,
         "for pause in PAUSES:", "for pause in PAUSES[:1]:",
-        (TRACK + "a_limit_of_rate_is_waited_for",),
+        (TRACK + "a_limit_that_outlasts_the_patience_of_wandbs_client_is_waited_for",),
     ),
     Fault(
         "a fault that passes refuses a run for good", WANDB,
         "elif status in OF_ONE_RUN:", "else:",
-        (TRACK + "a_limit_of_rate_is_waited_for",),
+        (TRACK + "a_limit_that_outlasts_the_patience_of_wandbs_client_is_waited_for",),
     ),
     Fault(
         "W&B's client answers from memory what arrived", "results/wandb_runs.py",

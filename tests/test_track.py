@@ -372,6 +372,18 @@ def test_a_limit_of_rate_is_waited_for(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("part", ["graphql UpsertBucket", "graphql Runs"])
+def test_a_limit_that_outlasts_the_patience_of_wandbs_client_is_waited_for(
+    server: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    monkeypatch.setattr(wandb_runs, "CONNECT_SECONDS", 4)
+    monkeypatch.setattr(wandb, "PAUSES", (0.0, 0.1, 0.1))
+    server.order(part, 429, times=1, reset=60)
+    done = publish(rows().head(1), tmp_path, ONLINE)
+    assert (done.held, done.warning) == (1, "")
+
+
+@pytest.mark.slow
 def test_a_faulty_answer_now_and_then_is_tried_again(
     server: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
