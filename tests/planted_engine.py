@@ -13,7 +13,8 @@ ORDER = "test_schedule.py::test_"
 KEPT = "test_store.py::test_"
 PAST = "test_history.py::test_"
 TUNE = "test_tune.py::test_"
-TRACK = "test_track.py::test_"
+TRACK, SYNC = "test_track.py::test_", "test_sync.py::test_"
+WANDB = "results/wandb.py"
 CURRENT = "test_current.py::test_"
 FORCE = "test_force.py::test_"
 RUNNING = "test_running.py::test_"
@@ -150,9 +151,56 @@ TOLD = (
     ),
     Fault(
         "a run that arrived with other content counts", "results/wandb_runs.py",
-        'run.state != "finished" or run.summary_metrics.get(MARK) != entry.mark',
-        'run.state != "finished"',
+        'entry.state not in ("running", run.state) or run.summary_metrics.get(MARK) != entry.mark',
+        'entry.state not in ("running", run.state)',
         (TRACK + "earlier_content_is_not_taken_for_what_was_refused",),
+    ),
+    Fault(
+        "W&B is not asked before runs are sent", WANDB,
+        "left = self._confirmed(entries, 0)", "left = list(entries)",
+        (TRACK + "a_run_that_stands_is_not_sent_again_by_who_remembers_nothing",),
+    ),
+    Fault(
+        "a project grows beyond what W&B documents", WANDB,
+        "if new > self._room or", "if",
+        (TRACK + "a_project_that_would_grow_too_large_is_refused_before_anything_is_sent",),
+    ),
+    Fault(
+        "a passing fault is final", WANDB,
+        "for pause in PAUSES:", "for pause in PAUSES[:1]:",
+        (TRACK + "a_limit_that_outlasts_the_patience_of_wandbs_client_is_waited_for",),
+    ),
+    Fault(
+        "a fault that passes refuses a run for good", WANDB,
+        "elif status in OF_ONE_RUN:", "else:",
+        (TRACK + "a_limit_that_outlasts_the_patience_of_wandbs_client_is_waited_for",),
+    ),
+    Fault(
+        "W&B's client answers from memory what arrived", "results/wandb_runs.py",
+        "self._api.flush()", "self._api.default_entity",
+        (TRACK + "a_metric_that_is_no_longer_defined_leaves_the_server",),
+    ),
+    Fault(
+        "an earlier offline copy of a run stays", "results/wandb_runs.py",
+        "            _remove(self._offline.get(entry.run, ()))\n", "",
+        (TRACK + "offline_runs_are_written_once_and_read_back",),
+    ),
+    Fault(
+        "integers of a table are other values than those of a manifest", "jobs/sync.py",
+        "int(cell) if isinstance(cell, float) and cell.is_integer() else cell", "cell",
+        (SYNC + "a_row_says_the_same_from_manifests_and_from_the_table",),
+    ),
+    Fault(
+        "a trial that is not settled is forgotten", "results/arrivals.py",
+        "                else:\n                    found.append(number)",
+        "                else:\n                    found.append(number)\n"
+        "                    self._open.pop(number)",
+        (SYNC + "each_trial_comes_until_it_is_settled_and_what_is_open_is_looked_at_again",),
+    ),
+    Fault(
+        "the end of a launch waits for W&B without an end", "jobs/publishing.py",
+        "elif waited > END_SECONDS and", "elif waited > 1e9 and",
+        (SYNC + "a_server_that_hangs_holds_up_neither_records_nor_the_end",),
     ),
 )  # fmt: skip
 

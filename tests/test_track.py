@@ -8,7 +8,7 @@ import pty
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from raysweep.cli.app import app
 from raysweep.results import entries, wandb, wandb_runs
+from raysweep.results.entries import Entry
+from raysweep.results.wandb import Published, Publisher
+from raysweep.store import Store
+from raysweep.store.sweepfolder import SweepFolder
 from raysweep.sweep.spec import Track
 from tests.material import generated, row
 from tests.wandb_server import ENTITY, State, What, serving
@@ -32,7 +35,6 @@ A, B = "badnets · none · seed 0", "badnets · strip · seed 0"
 def world() -> Iterator[State]:
     with serving() as state:
         yield state
-    wandb_runs.forget()
 
 
 @pytest.fixture
@@ -42,6 +44,7 @@ def server(world: State, monkeypatch: pytest.MonkeyPatch) -> Iterator[State]:
     monkeypatch.setenv("WANDB_BASE_URL", world.url)
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     monkeypatch.setattr(wandb_runs, "ARRIVAL_SECONDS", 0)
+    monkeypatch.setattr(wandb, "PAUSES", (0.0,))
     yield world
     world.clear()
 
@@ -52,10 +55,27 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wandb_runs, "UPLOAD_SECONDS", 1.0)
 
 
-def remembered(folder: Path, mode: str) -> set[str]:
+def publish(
+    told: pd.DataFrame | Sequence[Entry], root: Path, track: Track, sweep: str = SWEEP
+) -> Published:
+    """Publish rows of trials, or entries, of a sweep; return what is said at the end."""
+    if isinstance(told, pd.DataFrame):
+        told = [entries.trial(one, sweep, track) for one in told.to_dict("records")]
+    with Publisher(SweepFolder(Store(str(root)), sweep), track) as publisher:
+        for _ in publisher.publish(told):
+            pass
+        return publisher.result()
+
+
+def remembered(root: Path, mode: str, sweep: str = SWEEP) -> set[str]:
     """Return the ids of the runs that are remembered in a mode."""
-    lines = map(json.loads, (folder / wandb.MEMORY).read_text().splitlines())
-    return {line["run"] for line in lines if line["mode"] == mode}
+    file = (
+        root
+        / f"sweeps/{sweep}/wandb"
+        / (wandb.MEMORY if mode == "online" else wandb.OFFLINE_MEMORY)
+    )
+    lines = file.read_text().splitlines() if file.exists() else []
+    return {json.loads(line)["run"] for line in lines}
 
 
 def run_ids() -> list[str]:
@@ -74,8 +94,8 @@ def rows() -> pd.DataFrame:
     )  # fmt: skip
 
 
-def runs(folder: Path) -> list[Path]:
-    return sorted((folder / "wandb").glob("offline-run-*"))
+def runs(root: Path, sweep: str = SWEEP) -> list[Path]:
+    return sorted((root / f"sweeps/{sweep}/wandb/wandb").glob("offline-run-*"))
 
 
 def ids(folder: Path) -> list[str]:
@@ -92,22 +112,20 @@ def read(run: Path) -> dict[str, Any]:
 
 @pytest.mark.slow
 def test_offline_runs_are_written_once_and_read_back(tmp_path: Path) -> None:
-    first = wandb.publish(rows(), SWEEP, OFFLINE, tmp_path)
-    assert (first.count, first.skipped, first.warning) == (2, 0, "")
-    upload = f"upload them with: wandb sync {tmp_path}/wandb/offline-run-*"
-    assert first.note == f"W&B: 2 runs are offline; {upload}"
-    assert len(set(ids(tmp_path))) == 2
-    again = wandb.publish(rows(), SWEEP, OFFLINE, tmp_path)
-    assert (again.count, again.skipped) == (0, 2)
+    first = publish(rows(), tmp_path, OFFLINE)
+    assert (first.held, first.total, first.warning) == (2, 2, "")
+    send = f"send them with: raysweep sync s --storage {tmp_path}"
+    assert first.note == f"W&B: 2 runs are offline; {send}"
+    before = runs(tmp_path)
+    assert publish(rows(), tmp_path, OFFLINE).held == 2 and runs(tmp_path) == before
     changed = rows()
     changed.loc[0, "ca"] = 0.5
-    third = wandb.publish(changed, SWEEP, OFFLINE, tmp_path)
-    assert (third.count, third.skipped) == (1, 1)
+    third = publish(changed, tmp_path, OFFLINE)
     assert len(runs(tmp_path)) == 2, "the run that was said again replaces what it said before"
-    assert third.note == first.note
+    assert len(set(runs(tmp_path)) - set(before)) == 1 and third.note == first.note
     for run in runs(tmp_path):
         (run / f"run-{run.name.rpartition('-')[2]}.wandb.synced").touch()  # as `wandb sync` does
-    assert wandb.publish(changed, SWEEP, OFFLINE, tmp_path).note == "", "all are uploaded"
+    assert publish(changed, tmp_path, OFFLINE).note == "", "all are uploaded"
     told = {found["config"]["trial"]: found for found in map(read, runs(tmp_path))}
     assert told["a"]["summary"]["ca"] == 0.5 and "tpr" not in told["a"]["summary"]
     assert told["b"]["summary"]["tpr"] == 1 and told["b"]["config"]["attack.alpha"] == 0.2
@@ -117,88 +135,54 @@ def test_offline_runs_are_written_once_and_read_back(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_launch_ends_with_the_line_that_uploads(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    file, store = tmp_path / "s.yaml", tmp_path / "store"
-    words = ["launch", str(file), "--inline", "--storage", str(store)]
-    for mode in ("disabled", "offline"):
-        file.write_text(
-            "name: s\ndataset: {digits: {size: 200}}\nmodel: linear\nrecipe: {epochs: 1}\n"
-            f"attack: none\ndefense: none\ntrack: {{wandb: {mode}}}\n"
-        )
-        app(words, standalone_mode=False)
-        said = [line for line in capsys.readouterr().out.splitlines() if "W&B" in line]
-        upload = f"wandb sync {store}/sweeps/s/wandb/wandb/offline-run-*"
-        told = [f"W&B: 1 runs are offline; upload them with: {upload}"]
-        assert said == ([] if mode == "disabled" else told)
-
-
-@pytest.mark.slow
-def test_an_interrupted_publishing_goes_on(tmp_path: Path) -> None:
-    wandb.publish(rows().head(1), SWEEP, OFFLINE, tmp_path)
-    memory = tmp_path / wandb.MEMORY
+def test_a_memory_with_a_torn_line_goes_on(tmp_path: Path) -> None:
+    publish(rows().head(1), tmp_path, OFFLINE)
+    memory = tmp_path / "sweeps/s/wandb" / wandb.OFFLINE_MEMORY
     memory.write_text(memory.read_text() + '{"run": "torn')
-    done = wandb.publish(rows(), SWEEP, OFFLINE, tmp_path)
-    assert (done.count, done.skipped, done.warning) == (1, 1, "")
-    assert (wandb.publish(rows(), SWEEP, OFFLINE, tmp_path)).skipped == 2, "nothing was glued"
-
-
-@pytest.mark.slow
-def test_only_finished_trials_are_published(tmp_path: Path) -> None:
-    mixed = rows()
-    mixed.loc[1, "status"] = "failed"
-    assert wandb.publish(mixed, SWEEP, OFFLINE, tmp_path).count == 1
+    first = runs(tmp_path)
+    assert publish(rows(), tmp_path, OFFLINE).held == 2
+    assert set(first) < set(runs(tmp_path)) and len(runs(tmp_path)) == 2
+    now = runs(tmp_path)
+    assert publish(rows(), tmp_path, OFFLINE).held == 2 and runs(tmp_path) == now, "nothing glued"
 
 
 @pytest.mark.slow
 def test_a_tuning_is_one_run_with_its_tables(tmp_path: Path) -> None:
-    told = generated().tuned
-    first = wandb.publish_tuning(told, SWEEP, OFFLINE, tmp_path)
-    assert (first.count, first.warning) == (1, "")
-    assert wandb.publish_tuning(told, SWEEP, OFFLINE, tmp_path).skipped == 1
-    (found,) = map(read, runs(tmp_path))
-    assert found["name"] == "tune · s" and "tune" in found["tags"]
-    assert found["summary"]["tuned_tpr/badnets"] == pytest.approx(0.75)
+    told = [entries.tuning(generated().tuned, SWEEP, OFFLINE)]
+    assert publish(told, tmp_path, OFFLINE).held == 1
+    found = [read(run) for run in runs(tmp_path)]
+    assert publish(told, tmp_path, OFFLINE).held == 1 and len(runs(tmp_path)) == 1
+    assert found[0]["name"] == "tune · s" and "tune" in found[0]["tags"]
+    assert found[0]["summary"]["tuned_tpr/badnets"] == pytest.approx(0.75)
     tables = {file.name.split("_")[0]: json.loads(file.read_text())
               for file in (runs(tmp_path)[0] / "files").rglob("*.table.json")}  # fmt: skip
     assert len(tables["tuned"]["data"]) == 6 and len(tables["candidates"]["data"]) == 27
     assert "parameter.overlays" in tables["candidates"]["columns"]
 
 
-def test_disabled_writes_nothing(tmp_path: Path) -> None:
-    done = wandb.publish(rows(), SWEEP, Track(wandb="disabled"), tmp_path / "x")
-    assert (done.count, done.skipped, done.warning) == (0, 0, "") and not (tmp_path / "x").exists()
-
-
-def test_an_unusable_folder_is_a_warning(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    done = wandb.publish(rows(), SWEEP, OFFLINE, tmp_path / "file" / "wandb")
-    assert done.count == 0 and "W&B failed (NotADirectoryError" in done.warning
-
-
 @pytest.mark.slow
-def test_no_network_falls_back_to_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_network_is_a_warning_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     monkeypatch.setattr(wandb_runs, "CONNECT_SECONDS", 5)
-    folder = tmp_path / "a folder"
-    for count, skipped in ((2, 0), (0, 2)):
-        done = wandb.publish(rows(), SWEEP, Track(wandb="online"), folder)
-        assert (done.count, done.skipped) == (count, skipped), "online is tried again, once"
-        assert f"wandb sync '{folder}/wandb'/offline-run-*" in done.warning
-        assert len(set(ids(folder))) == 2
+    monkeypatch.setattr(wandb, "PAUSES", (0.0, 0.1))
+    done = publish(rows(), tmp_path / "a folder", ONLINE)
+    assert (done.held, done.left) == (0, 2) and "W&B is not reachable" in done.warning
+    assert f"raysweep sync s --storage '{tmp_path}/a folder'" in done.warning
+    assert not list(tmp_path.rglob("*run-*"))
 
 
 @pytest.mark.slow
 def test_without_a_key_nothing_is_asked_on_a_terminal(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from raysweep.results import wandb; "
-        "from raysweep.sweep.spec import Track; from tests.test_track import rows; "
+        "import sys; from pathlib import Path; from raysweep.sweep.spec import Track; "
+        "from tests.test_track import publish, rows; "
         "assert sys.stdin.isatty() and sys.stderr.isatty(); "
-        "done = wandb.publish(rows(), 's', Track(wandb='online'), Path(sys.argv[1])); "
+        "done = publish(rows(), Path(sys.argv[1]), Track(wandb='online')); "
         "assert sys.stdin.isatty(), 'given back'; "
-        "print(done.count, 'sync' in done.warning)"
+        "print(done.held, 'W&B has no usable key' in done.warning)"
     )
     clean = {k: v for k, v in os.environ.items() if not k.startswith("WANDB_")}
     ours, theirs = pty.openpty()
@@ -211,42 +195,51 @@ def test_without_a_key_nothing_is_asked_on_a_terminal(tmp_path: Path) -> None:
     finally:
         os.close(theirs)
         os.close(ours)
-    assert done.returncode == 0 and done.stdout.split() == ["2", "True"]
+    assert done.returncode == 0 and done.stdout.split() == ["0", "True"]
 
 
 @pytest.mark.slow
 def test_what_arrived_is_asked_for_once_and_remembered(
     server: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    folder = tmp_path / "w"
-    first = wandb.publish(rows(), SWEEP, ONLINE, folder)
-    assert (first.count, first.skipped, first.warning) == (2, 0, "")
-    place = first.note.removeprefix("W&B: 2 runs sent, 0 stood there already: ")
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+    first = publish(rows(), tmp_path, ONLINE)
+    assert (first.held, first.total, first.warning) == (2, 2, "")
+    place = first.note.removeprefix("W&B: 2 of 2 runs are in ")
     assert place.startswith("http") and place.endswith(f"/{ENTITY}/p"), first.note
-    assert server.requests["graphql Runs"] == 1, "one question for all runs"
-    assert set(server.runs) == set(run_ids()) == remembered(folder, "online")
+    assert server.requests["graphql Runs"] == 4, "twice how many, which stand, which arrived"
+    assert set(server.runs) == set(run_ids()) == remembered(tmp_path, "online")
     run = server.runs[run_ids()[0]]
     assert (run.name, run.group, run.project, run.state) == (A, "s", "p", "finished")
     assert run.summary["ca"] == 0.9 and run.config["trial"] == "a"
-    assert not (tmp_path / ENTITY).exists(), "asking leaves no folders behind"
+    assert not list(scratch.iterdir()) and not runs(tmp_path), "nothing is left behind"
+    assert sum(n for label, n in server.requests.items() if "Runs" not in label) <= 2 + 5 * 2
     server.requests.clear()
-    again = wandb.publish(rows(), SWEEP, ONLINE, folder)
-    assert (again.count, again.skipped) == (0, 2)
-    assert again.note == "W&B: 0 runs sent, 2 stood there already: project p"
-    assert not set(server.requests) - {"other"}, "nothing is asked, nothing is sent"
+    again = publish(rows(), tmp_path, ONLINE)
+    assert (again.held, again.note) == (2, "W&B: 2 of 2 runs are in p")
+    assert not server.requests, "nothing is asked, nothing is sent"
+
+
+@pytest.mark.slow
+def test_a_run_that_stands_is_not_sent_again_by_who_remembers_nothing(
+    server: State, tmp_path: Path
+) -> None:
+    publish(rows(), tmp_path / "here", ONLINE)
+    assert publish(rows(), tmp_path / "there", ONLINE).held == 2
+    assert {run.completed for run in server.runs.values()} == {1}
+    assert remembered(tmp_path / "there", "online") == set(run_ids())
 
 
 @pytest.mark.slow
 def test_two_sweeps_with_the_same_trial_and_their_tunings_are_runs_of_their_own(
     server: State, tmp_path: Path
 ) -> None:
-    wandb_runs.forget()  # wandb keeps where it was sent before.
-    told = generated().tuned
     for name in ("s", "t"):
-        folder = tmp_path / name
-        wandb.publish(rows().head(1), name, ONLINE, folder)
-        wandb.publish_tuning(told, name, ONLINE, folder)
+        told = [entries.trial(rows().to_dict("records")[0], name, ONLINE),
+                entries.tuning(generated().tuned, name, ONLINE)]  # fmt: skip
+        publish(told, tmp_path, ONLINE, name)
     assert len(server.runs) == 4, "no run took the place of another"
     said = sorted((run.group, run.name) for run in server.runs.values())
     assert said == [(name, text) for name in "st" for text in (A, f"tune · {name}")]
@@ -254,52 +247,55 @@ def test_two_sweeps_with_the_same_trial_and_their_tunings_are_runs_of_their_own(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("status", [400, 403, 404, 409, 413])
-def test_a_run_whose_file_stream_is_refused_stays_offline_and_is_named(
+def test_a_run_whose_file_stream_is_refused_is_named(
     server: State, tmp_path: Path, status: int
 ) -> None:
     one, other = run_ids()
     server.order(f"file_stream {other}", status)
-    first = wandb.publish(rows(), SWEEP, ONLINE, tmp_path)
-    assert f"(HTTP {status})" in first.warning and "wandb sync" in first.warning
-    assert B in first.warning and A not in first.warning
-    assert remembered(tmp_path, "online") == {one} and remembered(tmp_path, "offline") == {other}
-    assert ids(tmp_path) == [other]
+    first = publish(rows(), tmp_path, ONLINE)
+    assert f"(HTTP {status})" in first.warning and "raysweep sync s" in first.warning
+    assert B in first.warning and A not in first.warning and first.held == 1
+    assert remembered(tmp_path, "online") == {one} and not runs(tmp_path)
     server.faults.clear()
-    second = wandb.publish(rows(), SWEEP, ONLINE, tmp_path)
-    assert (second.count, second.skipped, second.warning) == (1, 1, "")
+    second = publish(rows(), tmp_path, ONLINE)
+    assert (second.held, second.warning) == (2, "")
     assert server.runs[other].summary["tpr"] == 1 and remembered(tmp_path, "online") == {one, other}
-    assert not runs(tmp_path), "what arrived no longer lies offline"
 
 
 @pytest.mark.slow
 def test_earlier_content_is_not_taken_for_what_was_refused(server: State, tmp_path: Path) -> None:
-    wandb.publish(rows(), SWEEP, ONLINE, tmp_path)
+    publish(rows(), tmp_path, ONLINE)
     changed = rows()
     changed.loc[0, "ca"] = 0.5
     server.order("file_stream", 413)
-    refused = wandb.publish(changed, SWEEP, ONLINE, tmp_path)
-    assert (refused.count, refused.skipped) == (1, 1) and A in refused.warning
+    refused = publish(changed, tmp_path, ONLINE)
+    assert refused.held == 1 and A in refused.warning
     server.faults.clear()
-    assert wandb.publish(changed, SWEEP, ONLINE, tmp_path).warning == ""
-    assert server.runs[run_ids()[0]].summary["ca"] == 0.5 and not runs(tmp_path)
-    offline = wandb.publish(changed, SWEEP, OFFLINE, tmp_path)
-    assert offline.count == len(runs(tmp_path)) == 2, "a copy that was removed does not stand"
+    assert publish(changed, tmp_path, ONLINE).warning == ""
+    assert server.runs[run_ids()[0]].summary["ca"] == 0.5
 
 
 @pytest.mark.slow
-def test_a_tuning_whose_tables_are_refused_stays_offline(server: State, tmp_path: Path) -> None:
-    told = generated().tuned
+def test_offline_copies_go_once_the_runs_have_arrived(server: State, tmp_path: Path) -> None:
+    publish(rows(), tmp_path, OFFLINE)
+    assert publish(rows().head(1), tmp_path, ONLINE).held == 1 and len(runs(tmp_path)) == 1
+    assert publish(rows(), tmp_path, OFFLINE).held == len(runs(tmp_path)) == 2
+    assert publish(rows(), tmp_path, ONLINE).held == 2 and not runs(tmp_path)
+
+
+@pytest.mark.slow
+def test_a_tuning_whose_tables_are_refused_is_not_published(server: State, tmp_path: Path) -> None:
+    told = [entries.tuning(generated().tuned, SWEEP, ONLINE)]
     for part, status, after in (
         ("graphql CreateArtifact", 400, 0), ("graphql CommitArtifact", 409, 1), ("upload", 403, 0),
     ):  # fmt: skip
         server.clear()
         server.order(part, status, after=after)
-        done = wandb.publish_tuning(told, SWEEP, ONLINE, tmp_path)
+        done = publish(told, tmp_path, ONLINE)
         assert f"(HTTP {status})" in done.warning and "tune · s" in done.warning
-        assert not remembered(tmp_path, "online") and len(runs(tmp_path)) == 1
+        assert not remembered(tmp_path, "online")
     server.faults.clear()
-    done = wandb.publish_tuning(told, SWEEP, ONLINE, tmp_path)
-    assert (done.count, done.warning) == (1, "") and not runs(tmp_path)
+    assert publish(told, tmp_path, ONLINE).warning == ""
     kept = [one["name"] for one in server.artifacts.values() if one["state"] == "COMMITTED"]
     assert {name.rsplit("-", 1)[1] for name in kept} == {"tuned", "candidates"}
 
@@ -313,39 +309,78 @@ def test_a_tuning_whose_tables_are_refused_stays_offline(server: State, tmp_path
 def test_a_wrong_key_and_a_missing_permission_are_said(
     server: State, tmp_path: Path, status: int, words: tuple[str, ...]
 ) -> None:
-    server.order("graphql UpsertBucket", status)
+    server.order("graphql", status)
     five = pd.concat([rows().head(1).assign(trial=str(n), seed=n) for n in range(5)])
-    mine = Track(wandb="online", project="p", entity="team")
-    done = wandb.publish(five, SWEEP, mine, tmp_path)
+    done = publish(five, tmp_path, Track(wandb="online", project="p", entity="team"))
     assert all(word in done.warning for word in words), done.warning
     assert "seed 0" in done.warning and "seed 2 and 2 more" in done.warning
-    assert done.count == 5 and len(runs(tmp_path)) == 5
-    assert server.requests["graphql UpsertBucket"] == 1, "refused for one is refused for all"
+    assert (done.held, done.left) == (0, 5) and not runs(tmp_path)
+    assert not server.requests["graphql UpsertBucket"], "refused once is refused for all"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("part", "what"),
-    [("", "hang"), ("file_stream", 500), ("graphql Runs", "hang"), ("", "html"),
-     ("graphql Runs", "html"), ("graphql CreateRunFiles", "empty")],
+    [("", "hang"), ("file_stream", 500), ("graphql Runs", "hang"), ("", "html"), ("", "drop"),
+     ("graphql Runs", "html"), ("graphql UpsertBucket", "empty")],
 )  # fmt: skip
 def test_a_server_out_of_order_neither_holds_up_nor_fools(
     server: State, tmp_path: Path, impatient: None, part: str, what: What
 ) -> None:
     server.order(part, what)
-    done = wandb.publish(rows(), SWEEP, ONLINE, tmp_path)
-    assert done.count == 2 and A in done.warning and B in done.warning
-    assert not remembered(tmp_path, "online") and len(runs(tmp_path)) == 2
+    done = publish(rows(), tmp_path, ONLINE)
+    assert done.held == 0 and A in done.warning and B in done.warning
+    assert not remembered(tmp_path, "online") and not runs(tmp_path)
 
 
 @pytest.mark.slow
-def test_a_publishing_that_takes_too_long_ends_offline(
+def test_one_run_that_hangs_costs_itself_alone(
+    server: State, tmp_path: Path, impatient: None
+) -> None:
+    six = pd.concat([rows().head(1).assign(trial=str(n)) for n in range(6)])
+    hung = entries.run_id(SWEEP, "2")
+    server.order(f"file_stream {hung}", "hang")
+    done = publish(six, tmp_path, ONLINE)
+    assert done.held == 5 and remembered(tmp_path, "online") == set(server.runs) - {hung}
+    server.released.set()
+    server.faults.clear()
+    assert publish(six, tmp_path, ONLINE).held == 6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", ["graphql UpsertBucket", "file_stream", "graphql Runs"])
+def test_a_limit_of_rate_is_waited_for(
+    server: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    monkeypatch.setattr(wandb, "PAUSES", (0.0, 0.5, 1.0))
+    server.order(part, 429, times=3, reset=1)
+    done = publish(rows(), tmp_path, ONLINE)
+    assert (done.held, done.warning) == (2, "") and not server.faults[0].times
+    assert {run.state for run in server.runs.values()} == {"finished"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", ["graphql UpsertBucket", "graphql Runs"])
+def test_a_limit_that_outlasts_the_patience_of_wandbs_client_is_waited_for(
+    server: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    monkeypatch.setattr(wandb_runs, "CONNECT_SECONDS", 4)
+    monkeypatch.setattr(wandb, "PAUSES", (0.0, 0.1, 0.1))
+    server.order(part, 429, times=1, reset=60)
+    done = publish(rows().head(1), tmp_path, ONLINE)
+    assert (done.held, done.warning) == (1, "")
+
+
+@pytest.mark.slow
+def test_a_faulty_answer_now_and_then_is_tried_again(
     server: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(wandb, "RUN_SECONDS", -wandb_runs.UPLOAD_SECONDS)
-    done = wandb.publish(rows(), SWEEP, ONLINE, tmp_path)
-    assert done.count == 2 and "too slow" in done.warning and A in done.warning
-    assert not server.runs and len(runs(tmp_path)) == 2
+    monkeypatch.setattr(wandb, "PAUSES", (0.0, 0.1))
+    server.order("graphql Runs", 502, times=1)
+    server.order("file_stream", "drop", times=1)
+    server.order("graphql UpsertBucket", 503, times=1)
+    done = publish(rows(), tmp_path, ONLINE)
+    assert (done.held, done.warning) == (2, "")
 
 
 @pytest.mark.slow
@@ -354,19 +389,95 @@ def test_what_is_shown_late_is_asked_for_again(
 ) -> None:
     monkeypatch.setattr(wandb_runs, "ARRIVAL_SECONDS", 60.0)
     monkeypatch.setattr(wandb_runs, "FIRST_PAUSE_SECONDS", 0.01)
-    server.order("graphql Runs", "no runs", times=2)
-    done = wandb.publish(rows().head(1), SWEEP, ONLINE, tmp_path)
-    assert (done.count, done.warning) == (1, "") and server.requests["graphql Runs"] == 3
+    server.order("graphql Runs", "no runs", times=5)
+    done = publish(rows().head(1), tmp_path, ONLINE)
+    assert (done.held, done.warning) == (1, "") and server.requests["graphql Runs"] == 6
 
 
 @pytest.mark.slow
 def test_a_key_that_cannot_be_one_is_said(
     server: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server.order("file_stream", 413)
-    wandb.publish(rows(), SWEEP, ONLINE, tmp_path)
-    wandb_runs.forget()  # wandb keeps a key that served.
     monkeypatch.setenv("WANDB_API_KEY", "short")
-    done = wandb.publish(rows(), SWEEP, ONLINE, tmp_path)
-    assert "W&B has no usable key" in done.warning and "413" not in done.warning
-    assert (done.count, done.skipped) == (0, 2)
+    done = publish(rows(), tmp_path, ONLINE)
+    assert "W&B has no usable key" in done.warning and done.held == 0
+
+
+@pytest.mark.slow
+def test_a_metric_that_is_no_longer_defined_leaves_the_server(
+    server: State, tmp_path: Path
+) -> None:
+    publish(rows(), tmp_path, ONLINE)
+    assert "tpr" in server.runs[run_ids()[1]].summary
+    assert publish(rows().assign(tpr=np.nan), tmp_path, ONLINE).held == 2
+    assert "tpr" not in server.runs[run_ids()[1]].summary
+
+
+@pytest.mark.slow
+def test_every_field_of_an_entry_arrives(server: State, tmp_path: Path) -> None:
+    model = entries.Artifact(
+        name="train-1", type="model", metadata={"key": "train-1"}, files={"m.json": b"{}"}
+    )
+    victim = entries.Entry(
+        run="victim", mark="m1", name="victim", job="train", tags=("digits",), config={"epochs": 2},
+        summary={"loss": 0.5}, history=[{"epoch": 1, "loss": 0.9}, {"epoch": 2, "loss": 0.5}],
+        writes=(model,),
+    )  # fmt: skip
+    failed = entries.Entry(
+        run="failed", mark="m2", name="failed", job="filter", tags=("failed",), config={},
+        summary={}, group="mine", notes="ValueError: no luck", state="failed",
+        media=lambda: {"curve": _table([[0, 1]])}, reads=("train-1:latest", "gone:latest"),
+    )  # fmt: skip
+    ongoing = entries.Entry(
+        run="sweep", mark="m3", name="sweep", job="sweep", tags=(), config={},
+        summary={"done": 1.0}, state="running",
+    )  # fmt: skip
+    done = publish([failed, victim, ongoing], tmp_path, ONLINE)
+    assert (done.held, done.warning) == (3, "")
+    one, other = server.runs["victim"], server.runs["failed"]
+    assert [line.get("loss") for line in one.history.values()] == [0.9, 0.5, 0.5]
+    assert (one.job, one.group, one.state, one.tags) == ("train", SWEEP, "finished", ["digits"])
+    assert (other.state, other.group, other.notes) == ("failed", "mine", "ValueError: no luck")
+    made = {kept["name"]: kept for kept in server.artifacts.values()}
+    assert made["train-1"]["type"] == "model" and made["train-1"]["metadata"] == {"key": "train-1"}
+    assert made["train-1"]["made by"] == {"victim"} and made["train-1"]["used by"] == {"failed"}
+    assert "curve" in other.summary and server.runs["sweep"].state == "running"
+    assert not server.unknown - {"OrganizationCoreWeaveOrganizationID"}, server.unknown
+
+
+def _table(cells: list[list[int]]) -> object:
+    import wandb as client
+
+    return client.Table(columns=["x", "y"], data=cells)
+
+
+@pytest.mark.slow
+def test_wandbs_process_is_started_anew_now_and_then(
+    server: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wandb, "BATCH", 1)
+    monkeypatch.setattr(wandb_runs, "MOST_WRITTEN", 1)
+    stopped: list[int] = []
+    forget = wandb_runs.Client.forget
+
+    def counted(client: wandb_runs.Client) -> None:
+        stopped.append(len(server.runs))
+        forget(client)
+
+    monkeypatch.setattr(wandb_runs.Client, "forget", counted)
+    done = publish(rows(), tmp_path, ONLINE)
+    assert (done.held, done.warning, stopped) == (2, "", [1, 2])
+
+
+@pytest.mark.slow
+def test_a_project_that_would_grow_too_large_is_refused_before_anything_is_sent(
+    server: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wandb, "MOST_RUNS", 3)
+    publish(rows(), tmp_path, ONLINE)
+    more = rows().assign(trial=["c", "d"])
+    done = publish(more, tmp_path, ONLINE)
+    assert "holds 2 runs, and with 2 more" in done.warning and "track.project" in done.warning
+    assert len(server.runs) == 2 and done.held == 0
+    monkeypatch.setattr(wandb, "MOST_KEYS", 1)
+    assert "metrics" in publish(rows().assign(ca=0.1), tmp_path, ONLINE).warning

@@ -281,11 +281,13 @@ class Answers:
         return {"commitArtifact": {"artifact": {"id": v["artifactID"], "digest": ""}}}
 
     def on_runs(self, v: dict[str, Any]) -> dict[str, Any]:
-        """Answer what `wandb.Api().runs` asks; of filters, only `{"name": {"$in": [...]}}`."""
-        names = json.loads(v.get("filters") or "{}").get("name")
+        """Answer what `wandb.Api().runs` asks, of a group, or of `{"name": {"$in": [...]}}`."""
+        filters = json.loads(v.get("filters") or "{}")
+        names, group = filters.get("name"), filters.get("group")
         found = [(run, kept) for run, kept in sorted(self.state.runs.items())
                  if kept.project == v["project"]
-                 and (names is None or run in names["$in"])]  # fmt: skip
+                 and (names is None or run in names["$in"])
+                 and group in (None, kept.group)]  # fmt: skip
         page = [one for one in found if one[0] > (v.get("cursor") or "")][: v["perPage"]]
         edges = [{"node": _bucket(run, kept), "cursor": run} for run, kept in page]
         end = END | {"endCursor": page[-1][0] if page else None,

@@ -22,6 +22,7 @@ from raysweep.cli import (
     removing,
     running,
     storing,
+    sync,
 )
 from raysweep.errors import PlanError, PluginWarning, RaysweepError, SpecError
 from raysweep.results.text import visible
@@ -47,6 +48,7 @@ app.command()(looking.logs)
 app.command()(looking.results)
 app.command()(leaderboard.leaderboard)
 app.command()(comparing.compare)
+app.command()(sync.sync)
 app.command(name="rm")(removing.remove)
 app.command(name="list")(methods.list_methods)
 app.command()(methods.show)

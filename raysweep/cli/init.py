@@ -72,7 +72,7 @@ resources:
 
 # Weights & Biases, beside the report.
 track:
-  wandb: disabled  # or online, or offline: `wandb sync` sends it later; without `track`: offline
+  wandb: disabled  # or online, or offline: `raysweep sync` sends it later; without `track`: offline
   project: raysweep  # the W&B project
   entity: null  # your W&B user or team; null: your default
   group: null  # the W&B group; null: the name of the sweep

@@ -16,6 +16,7 @@ from raysweep.cli.terminal import duration
 from raysweep.identity import kind_of
 
 if TYPE_CHECKING:
+    from raysweep.results.wandb import Published
     from raysweep.run.run import Run
     from raysweep.store.heartbeat import Heartbeat
 
@@ -28,8 +29,10 @@ class Progress:
     `noted` counts the notes of the run that were printed.
     """
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, first: str = "planning") -> None:
+        """Take the terminal, and the word that stands on it until there is a number."""
         self.console = console
+        self._first = first
         self._bar: RichProgress | None = None
         self._task: Any = None
         self._last = 0.0
@@ -44,7 +47,7 @@ class Progress:
                 TimeElapsedColumn(), TextColumn("{task.fields[note]}"),
                 console=self.console, transient=True,
             )  # fmt: skip
-            self._task = self._bar.add_task("planning", total=None, note="")
+            self._task = self._bar.add_task(self._first, total=None, note="")
             self._bar.start()
         return self
 
@@ -91,6 +94,11 @@ class Progress:
             running = Counter({kind: n.out for kind, n in beat.kinds.items() if n.out})
             self._show(beat.folder, settled, total, running, beat.left_seconds)
 
+    def published(self, told: Published) -> None:
+        """Show the number of runs that are published to W&B; called after every batch."""
+        if self._due(told.held, told.total):
+            self._show("W&B", told.held, told.total, {}, None, "runs")
+
     def _say_stopping(self, more: str = "") -> None:
         self.close()
         if not self._stopping:
@@ -103,8 +111,9 @@ class Progress:
         return self._bar is not None or not (soon or not total)
 
     def _show(
-        self, name: str, settled: int, total: int, running: Mapping[str, int], left: float | None
-    ) -> None:
+        self, name: str, settled: int, total: int, running: Mapping[str, int], left: float | None,
+        counted: str = "stages",
+    ) -> None:  # fmt: skip
         note = ", ".join(f"{n} {kind}" for kind, n in running.items())
         note = note if left is None else f"{note}; {duration(left)} left"
         if self._bar is not None:
@@ -113,4 +122,4 @@ class Progress:
             )
             return
         self._last = time.monotonic()
-        self.console.print(f"{name}: {settled} of {total} stages{f'; {note}' if note else ''}")
+        self.console.print(f"{name}: {settled} of {total} {counted}{f'; {note}' if note else ''}")

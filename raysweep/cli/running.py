@@ -94,6 +94,7 @@ def launch(
             max_concurrent=max_concurrent,
             watch=progress.watch,
             force=force or (),
+            publishing=progress.published,
         )
     _say(conclusion, loaded.sweep.name, again, storage, progress.noted)
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from raysweep.errors import HostError, StoreError
 from raysweep.jobs.live import LivePage
-from raysweep.jobs.publish import to_wandb, write_page
-from raysweep.results import history, wandb
+from raysweep.jobs.publish import write_page
+from raysweep.jobs.publishing import Publishing
+from raysweep.results import history
 from raysweep.results.rows import Collector
 from raysweep.results.trials import Trials
+from raysweep.results.wandb import Published
 from raysweep.run.inline import run_inline
 from raysweep.run.interruption import Signals, catching_signals
 from raysweep.run.run import Run
@@ -73,11 +74,14 @@ def launch(
     max_concurrent: int | None = None,
     watch: Callable[[Run], None] = lambda run: None,
     force: Sequence[str] = (),
+    publishing: Callable[[Published], None] = lambda published: None,
 ) -> Conclusion:
     """Run the stages of a sweep that are missing or failed, and conclude it in any case.
 
     Ctrl-C, SIGTERM and SIGHUP stop the run, not the conclusion: records and report are written
     from what there is, records first. One more signal ends the process at once.
+    What W&B is to hold is published by a process beside this one; while the end waits for it,
+    `publishing` is told the numbers.
 
     Stages of the kinds and methods in `force` are done again although they are stored. Their old
     results stay until the new ones replace them; stages below them run again where what they read
@@ -88,10 +92,12 @@ def launch(
         HostError: if every host that could do the work refuses to; records are written before.
         Interrupted: if a signal comes while the sweep is planned; nothing was run.
     """
-    page = LivePage(watch)
+    tracking = Publishing(watch, publishing)
+    page = LivePage(tracking)
     with (
         catching_signals() as signals,
         contextlib.closing(page),
+        contextlib.closing(tracking),
         Run(sweep, Store(storage), text, page, force=force) as run,
     ):
         try:
@@ -99,10 +105,10 @@ def launch(
         except (HostError, StoreError):
             page.close()
             with contextlib.suppress(StoreError):
-                _conclude(run, signals)
+                _conclude(run, signals, tracking)
             raise
         page.close()
-        return _conclude(run, signals)
+        return _conclude(run, signals, tracking)
 
 
 def carry_out(
@@ -132,7 +138,7 @@ def stopped_by(run: Run, signals: Signals) -> int:
     return signals.number or (signal.SIGINT if run.schedule.stopping else 0)
 
 
-def _conclude(run: Run, signals: Signals) -> Conclusion:
+def _conclude(run: Run, signals: Signals, tracking: Publishing) -> Conclusion:
     failed = {key: result.error for key, result in run.schedule.failed.items()}
     stored = run.schedule.stored
     anew = failed.keys() & (stored.forced | stored.replaced)
@@ -142,8 +148,7 @@ def _conclude(run: Run, signals: Signals) -> Conclusion:
     unfinished = int((rows["status"] != "ok").sum())
     rows, notes = history.store_records(run.store, name, rows, stages, run.before)
     page = write_page(run.folder)
-    finished = rows[rows["status"] == "ok"]
-    tracked = to_wandb(run, signals, functools.partial(wandb.publish, finished))
+    tracked = tracking.finish(run, signals)
     return Conclusion(
         rows=Trials.of(rows, run.store, name),
         ran=len(run.schedule.ran),

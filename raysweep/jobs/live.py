@@ -56,10 +56,11 @@ class LivePage:
 def _write_beside(name: str, storage: str) -> subprocess.Popen[bytes]:
     """Begin to write the page of a sweep in a process that yields to all others."""
     politely = ["nice", "-n", "10"] if shutil.which("nice") else []
-    command = [sys.executable, "-m", "raysweep", "report", name, "--storage", storage]
+    # A storage may be named with a password, which stands on no command line.
+    given = {"RAYSWEEP_STORAGE": storage}
     return subprocess.Popen(
-        [*politely, *command],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        [*politely, sys.executable, "-m", "raysweep", "report", name],
+        env={**os.environ, **given, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         start_new_session=True,
     )  # fmt: skip

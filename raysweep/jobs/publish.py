@@ -1,22 +1,13 @@
-"""The tail that launch, tune and report share: the page, and Weights & Biases."""
+"""The page of a sweep, which launch, tune and report write."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from raysweep.reports.html import render
 from raysweep.reports.material import gather
-from raysweep.run.interruption import Signals
 from raysweep.store.sweepfolder import SweepFolder
-from raysweep.sweep.spec import Track
-
-if TYPE_CHECKING:
-    from raysweep.results.wandb import Published
-    from raysweep.run.run import Run
-
 
 READ_WITHIN = 4.0  # seconds; a launch does not wait for long when its last stage has ended
 
@@ -32,14 +23,6 @@ class Page:
 
     where: str
     notes: list[str]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Tracked:
-    """The end of publishing to W&B: where the runs are, and what went wrong, a line each."""
-
-    notes: list[str] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
 
 
 def write_page(
@@ -64,29 +47,3 @@ def write_page(
         output.write_bytes(html)
     where = folder.store.where(folder.report) if output is None else str(output)
     return Page(where=where, notes=material.notes)
-
-
-def to_wandb(run: Run, signals: Signals, send: Callable[[str, Track, Path], Published]) -> Tracked:
-    """Publish results that are stored already; a first signal breaks it off.
-
-    Args:
-        run: the run that has ended.
-        signals: those that stop it.
-        send: writes to W&B, given the sweep's name, mode and project, and the folder of
-            offline runs; not called where tracking is disabled.
-
-    Whatever happens at W&B, the sweep stands.
-    """
-    if run.sweep.track.wandb == "disabled":
-        return Tracked()
-    folder = SweepFolder(run.store, run.sweep.name).wandb
-    try:
-        with signals.raising():
-            sent = send(run.sweep.name, run.sweep.track, folder)
-    except KeyboardInterrupt:
-        return Tracked(
-            warnings=["W&B: stopped by a signal; what is missing is published by the next launch"]
-        )
-    return Tracked(
-        notes=[sent.note] if sent.note else [], warnings=[sent.warning] if sent.warning else []
-    )

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import functools
+import contextlib
 import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from raysweep.jobs.launch import carry_out, stopped_by
-from raysweep.jobs.publish import Tracked, to_wandb, write_page
-from raysweep.results import wandb
+from raysweep.jobs.publish import write_page
+from raysweep.jobs.publishing import Publishing, Tracked
 from raysweep.results.tuned import Tuned
 from raysweep.run.interruption import Signals, catching_signals
 from raysweep.run.run import Run
@@ -134,7 +134,8 @@ def _concluded(run: Run, tuned: Tuned | None, signals: Signals) -> Tuning:
     if tuned is not None:
         run.store.write(folder.tuned, tuned.pack(), durable=True)
         page = write_page(folder).where
-        tracked = to_wandb(run, signals, functools.partial(wandb.publish_tuning, tuned))
+        with contextlib.closing(Publishing()) as tracking:
+            tracked = tracking.finish(run, signals)
     return Tuning(
         tuned=tuned, ran=len(run.schedule.ran),
         cached=len(run.schedule.done) - len(run.schedule.ran),

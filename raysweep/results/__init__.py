@@ -13,4 +13,5 @@ status       of one sweep, and of all in a store         removal     of all that
 entries      the contents of W&B's runs                  wandb       publishes entries as runs
 wandb_runs   the W&B client                              wandb_reports  W&B Reports and saved views
 text         text that is safe to show
+published    what W&B is seen to hold                arrivals    trials as they finish
 """

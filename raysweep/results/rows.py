@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from math import fsum
@@ -51,6 +51,7 @@ class Collector:
         failed: Mapping[str, str],
         upstream: Mapping[str, str],
         failed_anew: Collection[str] = (),
+        trials: Sequence[Trial] | None = None,
     ) -> None:
         """Read all manifests once; what is damaged counts as missing.
 
@@ -60,6 +61,8 @@ class Collector:
             failed: stage key → error.
             upstream: stage key → key of the failed stage that it waits for.
             failed_anew: keys of stored stages that were to be done again, and failed.
+            trials: those of the planner that rows are made of; by default all. Costs that trials
+                share are right only in rows of all.
 
         `damaged` holds the keys of damaged manifests that were met.
         """
@@ -70,12 +73,15 @@ class Collector:
         self.done = store.done()
         self.damaged: list[str] = []
         self.manifests: dict[str, Manifest] = {}
-        for trial in () if planner.stages else planner.trials:
-            planner.route(trial, {})  # what is known before any outcome is read at once
-        self._read(key for key in planner.stages if key in self.done)
-        self.routes = [self._route(trial) for trial in planner.trials]
+        self.trials = planner.trials if trials is None else trials
+        if trials is None:
+            for trial in () if planner.stages else planner.trials:
+                planner.route(trial, {})  # what is known before any outcome is read at once
+            self._read(key for key in planner.stages if key in self.done)
+        self.routes = [self._route(trial) for trial in self.trials]
         self.closures = [self._closure(route) for route in self.routes]
         self.users = Counter(key for closure in self.closures for key in closure)
+        self._read(key for key in self.users if key in self.done and key not in self.manifests)
         self._superseded = set(failed_anew) | set(filter(self._is_outdated, self.users))
 
     def manifest(self, key: str) -> Manifest | None:
@@ -118,7 +124,7 @@ class Collector:
 
     def row(self, number: int, sweep: str) -> TrialRow:
         """Return the row of one trial."""
-        trial, route = self.planner.trials[number], self.routes[number]
+        trial, route = self.trials[number], self.routes[number]
         closure = self.closures[number]
         status = self._status(route, closure, sweep)
         evaluated = self.manifest(route.evaluate or "") if status.status == "ok" else None

@@ -1,220 +1,302 @@
-"""Weights & Biases: a run per finished trial and one per tuning.
+"""Weights & Biases: entries are published as runs, and what W&B is seen to hold is remembered.
 
-A run's id is a hash of sweep and trial, so that a trial published twice is the same run. What W&B
-is seen to hold is remembered, so that an unchanged row is not written again and an interrupted
-publishing goes on; what did not arrive lies offline and is sent again by the next launch. Nothing
-that goes wrong here ever fails a sweep.
+A run's id is a hash of sweep and trial, so that a trial published twice is the same run. W&B is
+asked before runs are sent, and again afterwards: only what it shows counts. So an unchanged run is
+not written again, and a publishing that was killed goes on. Nothing that goes wrong here ever fails
+a sweep.
 """
 
 from __future__ import annotations
 
-import contextlib
-import json
 import shlex
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Self
 
-import pandas as pd
-
-from raysweep.results import entries, wandb_runs
+from raysweep.results import wandb_runs
 from raysweep.results.entries import Entry
-from raysweep.results.tuned import Tuned
-from raysweep.results.wandb_runs import Mode, Project
+from raysweep.results.published import Memory
+from raysweep.store import Store
+from raysweep.store.sweepfolder import DEFAULT_STORAGE, SweepFolder
 from raysweep.sweep.spec import Track
 
-MEMORY = "published.jsonl"
+MEMORY, OFFLINE_MEMORY = "published.jsonl", "offline.jsonl"
 # Runs that are sent before W&B is asked, in one request, which of them arrived.
-BATCH = 20
-# What a run online may take on average; a server slower than this gets no more of them.
-RUN_SECONDS = 3.0
+BATCH = 100
+# Seconds before each attempt at a run. W&B resets its limits of rate once a minute.
+PAUSES = (0.0, 2.0, 10.0, 30.0, 60.0)
 NAMED = 3
-# Statuses that speak of one run; any other ends the attempt for all.
-OF_ONE_RUN = frozenset({400, 409, 413, 422})
+# The sizes up to which W&B documents that a project works well.
+MOST_RUNS, MOST_KEYS = 10_000, 10_000
+# Statuses that speak of one run, and those that speak of all; others may pass.
+OF_ONE_RUN, OF_ALL_RUNS = frozenset({400, 409, 413, 422}), frozenset({401, 403, 404})
 KEY_ERRORS = frozenset({"UsageError", "AuthenticationError"})
+# W&B's client calls a key wrong, too, that it could not have verified.
+NO_ANSWER = "Failed to execute"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Published:
-    """Numbers of runs that were written and that stood already, and what to tell the user.
+    """Numbers of runs, and what to tell the user.
 
-    `note` says where the runs are; `warning` says what went wrong. Either may be empty.
+    Attributes:
+        total: how many runs there are to publish, as far as is known.
+        held: how many of them W&B holds; offline, how many are written.
+        note: says where the runs are; may be empty.
+        warning: says what went wrong, and what helps; may be empty.
     """
 
-    count: int = 0
-    skipped: int = 0
-    folder: Path = Path()
-    warning: str = ""
+    total: int = 0
+    held: int = 0
     note: str = ""
+    warning: str = ""
+
+    @property
+    def left(self) -> int:
+        """The number of runs that are not published."""
+        return self.total - self.held
 
 
-def publish(rows: pd.DataFrame, sweep: str, track: Track, folder: Path) -> Published:
-    """Write a run for every finished trial that is new or has changed.
+class Publisher:
+    """Publishes entries of one sweep. A context: at its end W&B's client stops.
 
-    Online, W&B is asked what arrived; only that is remembered. Without a key or a network, and
-    where W&B refuses, runs are kept offline, and the warning names them and says how to upload
-    them; a later call that reaches W&B writes them there itself.
-
-    Args:
-        rows: trials; those whose status is not `ok` are left out.
-        sweep: its name, the runs' group unless `track.group` is given.
-        track: mode, project, entity.
-        folder: where offline runs and the memory of what was published are kept.
-
-    Returns:
-        Counts and a warning. No exception of wandb or of the file system leaves this function.
+    Attributes:
+        stopped: why nothing more is published for now; empty while something is.
     """
-    if rows.empty:
-        return Published(folder=folder)
-    finished = rows[rows["status"] == "ok"] if "status" in rows else rows
-    records = (
-        {str(column): cell for column, cell in row.items()} for row in finished.to_dict("records")
-    )
-    runs = (entries.trial(row, sweep, track) for row in records)
-    return _published(runs, sweep, track, folder)
 
+    def __init__(self, folder: SweepFolder, track: Track) -> None:
+        """Read what was published before; nothing is sent yet.
 
-def publish_tuning(tuned: Tuned, sweep: str, track: Track, folder: Path) -> Published:
-    """Write one run for a tuning: a table of what was tuned, and one of every candidate.
+        Args:
+            folder: of the sweep.
+            track: project and entity, and the mode: online, or offline.
+        """
+        self._folder, self._track = folder, track
+        self._online = track.wandb == "online"
+        local = folder.wandb
+        self._memory = (
+            Memory(folder.store, folder.path(f"wandb/{MEMORY}"))
+            if self._online
+            else Memory(Store(str(local)), OFFLINE_MEMORY)
+        )
+        mode: wandb_runs.Mode = "online" if self._online else "offline"
+        self._client = wandb_runs.Client(track, track.group or folder.name, local, mode)
+        self._expected = 0
+        self._names: dict[str, str] = {}
+        self._held: set[str] = set()
+        self._refused: set[str] = set()
+        self._keys: set[str] = set()
+        self._room: int | None = None
+        self._cause = ""
+        self.stopped = ""
 
-    Args:
-        tuned: what the tuning left.
-        sweep: the name of the sweep that was tuned.
-        track: mode, project, entity.
-        folder: as `publish` takes it.
-    """
-    runs = (entries.tuning(one, sweep, track) for one in (tuned,))
-    return _published(runs, sweep, track, folder)
+    def __enter__(self) -> Self:
+        self._client.__enter__()
+        return self
 
+    def __exit__(self, *ended: object) -> None:
+        self._memory.close()
+        self._client.__exit__(*ended)
 
-def _published(runs: Iterable[Entry], sweep: str, track: Track, folder: Path) -> Published:
-    if track.wandb == "disabled":
-        return Published(folder=folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        publisher = _Publisher(track, track.group or sweep, folder, _known(folder / MEMORY))
-        return publisher.publish(list(runs))
-    except Exception as error:  # noqa: BLE001  tracking never fails a sweep
-        return Published(folder=folder, warning=_trouble(error))
+    def settled(self, run: str) -> bool:
+        """Return whether a run was published with some content, or refused."""
+        return run in self._memory.marks or run in self._refused
 
+    def publish(self, entries: Iterable[Entry]) -> Iterator[Published]:
+        """Write a run for every entry that is new or has changed; yield the numbers so far.
 
-@dataclass
-class _Publisher:
-    """One publishing: what is remembered, what was counted, and the first thing that went wrong."""
+        No exception of wandb leaves this. A run that is refused, or hangs, costs itself alone. When
+        the server is away for minutes, or nothing is taken at all, `stopped` says why; the rest is
+        only counted.
+        """
+        for batch in _batches(entries):
+            self._names |= {entry.run: entry.name for entry in batch}
+            for entry in batch:
+                self._keys |= entry.summary.keys()
+            known = [entry.run for entry in batch if self._stands(entry)]
+            self._held.update(known)
+            if self._online:
+                self._client.drop(known)
+            new = [entry for entry in batch if entry.run not in self._held]
+            if new and not self.stopped:
+                try:
+                    self._send(new) if self._online else self._keep(new)
+                except Exception as error:  # noqa: BLE001  tracking never fails a sweep
+                    self.stopped = self._cause = f"W&B failed ({_brief(error)})"
+            yield Published(total=self._total, held=len(self._held))
 
-    track: Track
-    group: str
-    folder: Path
-    known: dict[str, set[tuple[str, str]]]
-    project: Project | None = None
-    count: int = 0
-    skipped: int = 0
-    cause: str = ""
+    def _stands(self, entry: Entry) -> bool:
+        return self._memory.holds(entry) and (self._online or self._client.keeps(entry.run))
 
-    def publish(self, runs: Sequence[Entry]) -> Published:
-        if self.track.wandb == "offline":
-            return self._result(self._keep(runs))
-        # What only lies offline is not yet published online.
-        new = [entry for entry in runs if not self._stands(entry, "online")]
-        self.skipped = len(runs) - len(new)
-        ends = time.monotonic() + wandb_runs.UPLOAD_SECONDS + RUN_SECONDS * len(new)
-        for first in range(0, len(new), BATCH):
-            sent, goes_on = self._send(new[first : first + BATCH], ends)
-            if not self._confirm(sent) or not goes_on:
+    def begin(self, expected: int) -> None:
+        """Begin, or begin again after `stopped`: so many runs are expected, as far as is known."""
+        self._expected = expected
+        self.stopped = self._cause = ""
+
+    # Offline
+
+    def _keep(self, new: Sequence[Entry]) -> None:
+        errors = 0
+        for entry, error in self._client.write(new):
+            if error is None:
+                self._remember([entry])
+            else:
+                self._blame(error, entry)
+                errors += 1
+        if errors == len(new):
+            self.stopped = self._cause
+
+    # Online
+
+    def _send(self, new: Sequence[Entry]) -> None:
+        """Send runs that W&B does not hold; again those that a passing fault has kept away."""
+        left, began = list(new), len(new)
+        for pause in PAUSES:
+            time.sleep(pause)
+            left = self._attempt(left)
+            if not left or self.stopped:
                 break
-        missing = [entry for entry in new if not self._stands(entry, "online")]
-        failed = self._keep(missing)
-        if failed:
-            return self._result(f"{self.cause}; {failed}")
-        return self._result(_missed(missing, self.cause, self.folder))
+        if len(left) == began:
+            self.stopped = self.stopped or self._cause
 
-    def _stands(self, entry: Entry, mode: Mode) -> bool:
-        return (entry.mark, mode) in self.known.get(entry.run, ())
-
-    def _send(self, batch: Sequence[Entry], ends: float) -> tuple[list[Entry], bool]:
-        """Return the numbers of runs that were sent, and whether there is sense in sending more."""
-        sent: list[Entry] = []
-        for entry in batch:
-            if time.monotonic() > ends:
-                self.cause = self.cause or "W&B is too slow"
-                return sent, False
-            try:
-                self.project = wandb_runs.write(
-                    entry, self.group, self.track, self.folder, "online"
-                )
-            except Exception as error:  # noqa: BLE001  tracking never fails a sweep
-                no_key = type(error).__name__ in KEY_ERRORS
-                what = "W&B has no usable key" if no_key else "W&B is not reachable"
-                status = self._blame(error, entry, what)
-                wandb_runs.forget()
-                if status not in OF_ONE_RUN:
-                    return sent, False
-            else:
-                sent.append(entry)
-        return sent, True
-
-    def _confirm(self, sent: Sequence[Entry]) -> bool:
-        """Ask which runs arrived and remember them; return whether any did."""
-        if not sent or self.project is None:
-            return False
+    def _attempt(self, entries: Sequence[Entry]) -> list[Entry]:
+        """Return the entries that are to be tried again."""
         try:
-            arrived = wandb_runs.arrived_runs(self.project.path, sent)
+            left = self._confirmed(entries, 0)
+            if not left or not self._fits(len(left)):
+                return left
         except Exception as error:  # noqa: BLE001  tracking never fails a sweep
-            self._blame(error, sent[0], "W&B did not say which runs arrived")
-            wandb_runs.forget()
+            self._blame(error, entries[0])
+            self._client.forget()
+            return list(entries)
+        errors: dict[str, Exception] = {}
+        for wave in _waves(left):
+            written = self._client.write(wave)
+            errors |= {entry.run: error for entry, error in written if error is not None}
+        sent = [entry for entry in left if entry.run not in errors]
+        try:
+            lost = self._confirmed(sent, wandb_runs.ARRIVAL_SECONDS) if sent else []
+        except Exception as error:  # noqa: BLE001  tracking never fails a sweep
+            self._blame(error, sent[0])
+            lost = []
+        for entry in [entry for entry in left if entry.run in errors] + lost:
+            self._blame(errors.get(entry.run), entry)
+        again = [entry for entry in left if not self._done(entry)]
+        self._client.drop(entry.run for entry in left if self._done(entry))
+        if errors:
+            self._client.forget()
+        return again
+
+    def _confirmed(self, entries: Sequence[Entry], patience: float) -> list[Entry]:
+        """Ask which runs arrived and remember them; return the others."""
+        held = self._client.held(entries, patience=patience)
+        self._remember([entry for entry in entries if entry.run in held])
+        return [entry for entry in entries if entry.run not in held]
+
+    def _done(self, entry: Entry) -> bool:
+        return entry.run in self._held or entry.run in self._refused
+
+    def _fits(self, new: int) -> bool:
+        """Return whether the project stays within the sizes that W&B documents."""
+        if self._room is None:
+            self._room = MOST_RUNS - self._client.count()
+            new = max(new, self._expected - self._client.count(of_sweep=True))
+        if new > self._room or len(self._keys) > MOST_KEYS:
+            what = (
+                f"{len(self._keys)} metrics, and {MOST_KEYS} are"
+                if len(self._keys) > MOST_KEYS
+                else f"{MOST_RUNS - self._room} runs, and with {new} more it would hold more than "
+                f"the {MOST_RUNS} that are"
+            )
+            self.stopped = self._cause = (
+                f"project {self._place()} holds {what} documented to work well: name another "
+                f"track.project in the sweep file, or split the sweep"
+            )
             return False
-        for entry in sent:
-            if entry.run in arrived:
-                self._remember(entry, "online")
-                wandb_runs.remove(wandb_runs.copies(self.folder, entry.run, "offline"))
-            else:
-                self._blame(None, entry, "W&B took runs but does not hold them")
-        return bool(arrived)
+        self._room -= new if not self._expected else 0
+        return True
 
-    def _blame(self, error: Exception | None, entry: Entry, what: str) -> int | None:
-        """Return the HTTP status that kept a run away; the first cause is the one that is told."""
-        status = wandb_runs.refusal(error, self.folder, entry.run)
-        if not self.cause:
-            text = f"{what} ({_brief(error)})" if error else what
-            self.cause = text if status is None else _remedy(status, self.track)
-        return status
+    def _remember(self, entries: Sequence[Entry]) -> None:
+        self._memory.add(entries)
+        self._held |= {entry.run for entry in entries}
 
-    def _keep(self, runs: Sequence[Entry]) -> str:
-        """Write runs offline that do not lie there yet; return what went wrong."""
-        for entry in runs:
-            if self._stands(entry, "offline"):
-                self.skipped += 1
-                continue
-            try:
-                wandb_runs.write(entry, self.group, self.track, self.folder, "offline")
-            except Exception as error:  # noqa: BLE001  tracking never fails a sweep
-                return _trouble(error)
-            self._remember(entry, "offline")
-        return ""
+    def _blame(self, error: Exception | None, entry: Entry) -> None:
+        """Take in why a run is not there; the first cause is the one that is told."""
+        status = self._client.refusal(error, entry.run)
+        no_key = type(error).__name__ in KEY_ERRORS and NO_ANSWER not in str(error)
+        cause = "W&B took runs but does not hold them"
+        if error is not None:
+            what = "W&B has no usable key" if no_key else "W&B is not reachable"
+            cause = f"{what} ({_brief(error)})"
+        cause = cause if status is None else _remedy(status, self._track)
+        self._cause = self._cause or cause
+        if no_key or status in OF_ALL_RUNS:
+            self.stopped = cause
+        elif status in OF_ONE_RUN:
+            self._refused.add(entry.run)
 
-    def _remember(self, entry: Entry, mode: Mode) -> None:
-        _append(self.folder / MEMORY, entry, mode)
-        self.known.setdefault(entry.run, set()).add((entry.mark, mode))
-        self.count += 1
+    # What is told
 
-    def _result(self, warning: str) -> Published:
-        return Published(
-            count=self.count, skipped=self.skipped, folder=self.folder, warning=warning,
-            note="" if warning else self._note(),
-        )  # fmt: skip
+    def _place(self) -> str:
+        named = "/".join(name for name in (self._track.entity, self._track.project) if name)
+        return self._client.url or self._client.path or named
 
-    def _note(self) -> str:
-        """Return the line on the place of the runs: a project, or this machine until uploaded."""
-        if self.track.wandb == "online":
-            url = self.project.url if self.project else ""
-            named = "/".join(name for name in (self.track.entity, self.track.project) if name)
-            place = url or f"project {named}"
-            return f"W&B: {self.count} runs sent, {self.skipped} stood there already: {place}"
-        waiting = wandb_runs.waiting(self.folder)
-        if not waiting:
-            return ""
-        return f"W&B: {len(waiting)} runs are offline; upload them with: {_sync(self.folder)}"
+    @property
+    def _total(self) -> int:
+        return max(len(self._names), self._expected)
+
+    def result(self) -> Published:
+        """Return the numbers so far, and what to tell the user."""
+        held, total, again = len(self._held), self._total, command(self._folder)
+        where = self._place() if self._online else str(self._folder.wandb)
+        note, warning = f"W&B: {held} of {total} runs are in {where}", ""
+        if not self._online:
+            waiting = len(wandb_runs.waiting(self._folder.wandb))
+            offline = f"W&B: {waiting} runs are offline; send them with: {again}"
+            note = offline if waiting else ""
+        missing = [name for run, name in self._names.items() if run not in self._held]
+        if missing and self._cause:
+            names = ", ".join(missing[:NAMED])
+            more = f" and {len(missing) - NAMED} more" if len(missing) > NAMED else ""
+            warning = (
+                f"{self._cause}; {held} of {total} runs are in {where}, without {names}{more}; "
+                f"publish what is missing with: {again}"
+            )
+        return Published(total=total, held=held, note="" if warning else note, warning=warning)
+
+
+def command(folder: SweepFolder) -> str:
+    """Return the command that publishes what is missing of a sweep."""
+    words = ["raysweep", "sync", folder.name]
+    if folder.store.uri != Store(DEFAULT_STORAGE).uri:
+        words += ["--storage", folder.store.where()]
+    return shlex.join(words)
+
+
+def _batches(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
+    batch: list[Entry] = []
+    for entry in entries:
+        batch.append(entry)
+        if len(batch) == BATCH:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _waves(entries: Sequence[Entry]) -> Iterator[list[Entry]]:
+    """Yield entries whose artifacts others read before those others."""
+    left = list(entries)
+    while left:
+        made = {artifact.name: entry.run for entry in left for artifact in entry.writes}
+        wave = [
+            entry
+            for entry in left
+            if all(made.get(name.partition(":")[0], entry.run) == entry.run for name in entry.reads)
+        ]
+        yield wave or left
+        left = [entry for entry in left if wave and entry not in wave]
 
 
 def _remedy(status: int, track: Track) -> str:
@@ -235,53 +317,10 @@ def _remedy(status: int, track: Track) -> str:
             f"W&B does not know {project} (HTTP 404): correct track.entity or track.project, or "
             f"create the project"
         )
+    if status == 429:
+        return "W&B limits how much is sent (HTTP 429)"
     return f"W&B did not take what was sent (HTTP {status})"
-
-
-def _missed(missing: Sequence[Entry], cause: str, folder: Path) -> str:
-    """Return the warning that names what did not arrive, or nothing."""
-    if not missing:
-        return ""
-    names = ", ".join(entry.name for entry in missing[:NAMED])
-    more = f" and {len(missing) - NAMED} more" if len(missing) > NAMED else ""
-    return (
-        f"{cause}; runs are kept offline: {names}{more}; the next launch sends them, or upload "
-        f"them with: {_sync(folder)}"
-    )
-
-
-def _sync(folder: Path) -> str:
-    return f"wandb sync {shlex.quote(str(folder / 'wandb'))}/offline-run-*"
 
 
 def _brief(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
-
-
-def _trouble(error: Exception) -> str:
-    return (
-        f"W&B failed ({_brief(error)}); the records are whole, and what "
-        f"was not published is published by the next launch"
-    )
-
-
-def _known(file: Path) -> dict[str, set[tuple[str, str]]]:
-    """Return run id → (mark, mode) of its last writing, offline and online; skip torn lines."""
-    last: dict[tuple[str, str], str] = {}
-    for line in file.read_text(errors="replace").splitlines() if file.exists() else ():
-        with contextlib.suppress(ValueError, KeyError, TypeError):
-            entry = json.loads(line)
-            last[entry["run"], entry["mode"]] = entry["mark"]
-            if entry["mode"] == "online":
-                last.pop((entry["run"], "offline"), None)  # Its offline copies were removed.
-    known: dict[str, set[tuple[str, str]]] = {}
-    for (run, mode), mark in last.items():
-        known.setdefault(run, set()).add((mark, mode))
-    return known
-
-
-def _append(file: Path, entry: Entry, mode: Mode) -> None:
-    torn = file.exists() and not file.read_bytes().endswith(b"\n")
-    with file.open("a") as memory:
-        line = json.dumps({"run": entry.run, "mode": mode, "mark": entry.mark})
-        memory.write(("\n" if torn else "") + line + "\n")

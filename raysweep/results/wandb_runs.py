@@ -1,6 +1,7 @@
 """Runs of Weights & Biases: write one, ask which arrived, read why one was refused.
 
-The only user of wandb. Every function ends in bounded time and none asks a question.
+The only user of wandb. Every function ends in bounded time and none asks a question. Runs are
+written by several threads at once, through one process of wandb's own.
 """
 
 from __future__ import annotations
@@ -13,23 +14,28 @@ import re
 import shutil
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
 
 import pandas as pd
 
-from raysweep.results.entries import Entry
+from raysweep.identity import Json
+from raysweep.results.entries import Artifact, Entry
 from raysweep.sweep.spec import Track
 
 if TYPE_CHECKING:
-    from wandb import Settings
-    from wandb.apis.public import Run
+    import wandb
+    from wandb.apis.public import Run, Runs
 
 Mode = Literal["online", "offline"]
+WRITERS = 8  # runs at once
+# Runs until wandb's process is started anew: it keeps 75 KB of each run that it has sent.
+MOST_WRITTEN = 1000
 CONNECT_SECONDS = 20
 UPLOAD_SECONDS = 60.0
 RETRIES = 3
@@ -39,90 +45,211 @@ FIRST_PAUSE_SECONDS = 0.5
 # A run's summary holds the digest of what the run says: this very content arrived, no earlier one.
 MARK = "raysweep_mark"
 STATUS = re.compile(r"\b(?:error|HTTP|status)\W{1,2}([45]\d\d)\b")
+# What they hold is told with the run itself: three requests a run are saved.
+NOT_SENT = ("config.yaml", "wandb-summary.json", "wandb-metadata.json", "output.log")
+EXIT_CODES = {"finished": 0, "failed": 1, "running": 0}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Project:
-    """A project of W&B: its path, `entity/project`, and its URL; offline it has none."""
+class Client:
+    """The project of a sweep's runs, on W&B's server or in a folder of offline runs.
 
-    path: str
-    url: str
+    A context: inside, wandb finds no terminal to ask at, and at the end its process stops. Files of
+    runs online are gone then.
 
-
-def write(entry: Entry, group: str, track: Track, folder: Path, mode: Mode) -> Project:
-    """Write one run and return its project, or raise.
-
-    Online, a return does not say that anything arrived: W&B's client drops what is refused.
-    Earlier copies of the run in the same mode are replaced: uploading both would mix them, and the
-    log of an earlier attempt would be read for this one's.
+    Attributes:
+        path: of the project, `entity/project`; empty until W&B has told the entity.
+        url: of the project; empty until a run was written online.
     """
-    before = copies(folder, entry.run, mode)
-    if mode == "online":
-        remove(before)
-    with _unattended():
+
+    def __init__(self, track: Track, group: str, folder: Path, mode: Mode) -> None:
+        """Name the project; nothing is asked yet.
+
+        Args:
+            track: project and entity.
+            group: of the runs whose entries name none.
+            folder: where offline runs are kept.
+            mode: whether runs are sent, or kept.
+        """
+        self._track, self._group, self._mode = track, group, mode
+        self._kept = self._folder = folder
+        self._inside = contextlib.ExitStack()
+        self._offline: dict[str, list[Path]] = {}
+        self._api: wandb.Api | None = None
+        self._lock = threading.Lock()
+        self._failed = self._written = 0
+        self.path = f"{track.entity}/{track.project}" if track.entity else ""
+        self.url = ""
+
+    def __enter__(self) -> Client:
+        temporary = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+        scratch = self._inside.enter_context(temporary)
+        if self._mode == "online":
+            self._folder = Path(scratch)
+        # Files of artifacts that are kept offline lie beside the runs.
+        data = str(self._folder / "data")
+        places = {"WANDB_DIR": str(self._folder), "WANDB_DATA_DIR": data}
+        self._inside.enter_context(_unattended(WANDB_CACHE_DIR=scratch, **places))
+        self._inside.callback(self.forget)
+        for copy in sorted((self._kept / "wandb").glob("offline-run-*")):
+            self._offline.setdefault(copy.name.rpartition("-")[2], []).append(copy)
+        return self
+
+    def __exit__(self, *ended: object) -> None:
+        self._inside.close()
+
+    def write(self, entries: Sequence[Entry]) -> Iterator[tuple[Entry, Exception | None]]:
+        """Write runs, several at once; yield each with what went wrong, in their order.
+
+        Online, an error of none does not say that anything arrived: W&B's client drops what is
+        refused. After several errors in a row the rest is not tried.
+        """
+        self._failed = 0
+        self._written += len(entries)
+        if self._written > MOST_WRITTEN:
+            self._written = len(entries)
+            self.forget()
+        with ThreadPoolExecutor(WRITERS) as pool:
+            yield from zip(entries, pool.map(self._tried, entries), strict=True)
+
+    def _tried(self, entry: Entry) -> Exception | None:
+        if self._failed >= 2 * WRITERS:
+            return ConnectionError("not tried after others had failed")
+        try:
+            self._write(entry)
+        except Exception as error:  # noqa: BLE001  tracking never fails a sweep
+            self._failed += 1
+            return error
+        self._failed = 0
+        return None
+
+    def _write(self, entry: Entry) -> None:
         import wandb
 
-        started = wandb.init(
+        run = wandb.init(
             id=entry.run,
             name=entry.name,
-            mode=mode,
-            project=track.project,
-            entity=track.entity,
-            group=group,
+            notes=entry.notes or None,
+            mode=self._mode,
+            project=self._track.project,
+            entity=self._track.entity,
+            group=entry.group or self._group,
             job_type=entry.job,
             config=dict(entry.config),
-            dir=str(folder),
-            settings=_settings(),
+            dir=str(self._folder),
+            settings=_settings(ends=entry.state != "running"),
             tags=list(entry.tags),
-            resume="allow" if mode == "online" else None,
-            reinit="finish_previous",
+            # Not resumed: what is said now takes the place of all that was said before.
+            reinit="create_new",
         )
-        project = Project(
-            path=f"{started.entity}/{started.project}",
-            url=(started.project_url or "") if mode == "online" else "",
-        )
-        tables = {name: wandb.Table(dataframe=table) for name, table in entry.tables.items()}
-        started.log({**entry.summary, **tables})
-        started.summary[MARK] = entry.mark
-        started.finish()
-    if mode == "offline":
-        remove(before)
-    return project
+        try:
+            self._tell(run, entry)
+        finally:
+            run.finish(exit_code=EXIT_CODES[entry.state])
+        if self._mode == "offline":  # Sending an earlier copy, too, would mix them.
+            _remove(self._offline.get(entry.run, ()))
+            self._offline[entry.run] = [Path(run.dir).parent]
 
-
-def arrived_runs(where: str, sent: Sequence[Entry]) -> set[str]:
-    """Return the ids of the runs that W&B holds as they were sent, tables included, or raise.
-
-    All runs are asked for in one request, and again while some are missing.
-
-    Args:
-        where: the path of the project that `write` returned.
-        sent: what was written there.
-    """
-    missing = {entry.run: entry for entry in sent}
-    ends, pause = time.monotonic() + ARRIVAL_SECONDS, FIRST_PAUSE_SECONDS
-    with tempfile.TemporaryDirectory() as scratch, _unattended(WANDB_DIR=scratch):
+    def _tell(self, run: wandb.Run, entry: Entry) -> None:
         import wandb
 
-        api = wandb.Api(timeout=CONNECT_SECONDS)
+        with self._lock:
+            self.path = f"{run.entity}/{run.project}"
+            self.url = (run.project_url or "") if self._mode == "online" else ""
+        for step in entry.history:
+            run.log(dict(step))
+        tables = {name: wandb.Table(dataframe=table) for name, table in entry.tables.items()}
+        run.log({**entry.summary, **tables, **(entry.media() if entry.media else {})})
+        run.summary[MARK] = entry.mark
+        for name in entry.reads if self._mode == "online" else ():
+            with contextlib.suppress(wandb.Error, ValueError):  # It may have been deleted there.
+                run.use_artifact(name)
+        for artifact in entry.writes:
+            run.log_artifact(_packed(artifact))
+
+    # Questions
+
+    def count(self, *, of_sweep: bool = False) -> int:
+        """Return the number of runs that the project holds, all or those of the group; or raise."""
+        try:
+            return len(self._runs({"group": self._group} if of_sweep else {}, 1))
+        except ValueError:  # There is no such project yet.
+            return 0
+
+    def held(self, entries: Sequence[Entry], *, patience: float = 0) -> set[str]:
+        """Return the ids of the runs that W&B holds as they are, tables included, or raise.
+
+        All are asked for in one request, and again while some are missing.
+
+        Args:
+            entries: what the runs should say.
+            patience: for how many seconds a missing run is asked for again.
+        """
+        missing = {entry.run: entry for entry in entries}
+        ends, pause = time.monotonic() + patience, FIRST_PAUSE_SECONDS
         while True:
             asked = {"name": {"$in": list(missing)}}
-            for run in api.runs(where, filters=asked, per_page=len(missing), lazy=False):
-                if run.id in missing and _whole(run, missing[run.id]):
-                    del missing[run.id]
+            with contextlib.suppress(ValueError), ThreadPoolExecutor(WRITERS) as pool:
+                found = [run for run in self._runs(asked, len(missing)) if run.id in missing]
+                whole = pool.map(_whole, found, [missing[run.id] for run in found])
+                for run, is_whole in zip(found, whole, strict=True):
+                    if is_whole:
+                        del missing[run.id]
             if not missing or time.monotonic() + pause > ends:
-                return {entry.run for entry in sent} - set(missing)
+                return {entry.run for entry in entries} - set(missing)
             time.sleep(pause)
             pause *= 2
 
+    def _runs(self, filters: Mapping[str, Json], page: int) -> Runs:
+        import wandb
+
+        if self._api is None:
+            self._api = wandb.Api(timeout=CONNECT_SECONDS)
+            if not self.path:
+                self.path = f"{self._api.default_entity}/{self._track.project}"
+        self._api.flush()  # It answers the same question from memory.
+        return self._api.runs(self.path, filters=dict(filters), per_page=page, lazy=False)
+
+    def refusal(self, error: Exception | None, run: str) -> int | None:
+        """Return the HTTP status that kept a run away: in the error's words, else in its log."""
+        if error is not None and (named := STATUS.search(str(error))):
+            return int(named[1])
+        refused = None
+        for log in (self._folder / "wandb").glob(f"run-*-{run}/logs/debug-internal.log"):
+            for line in log.read_text(errors="replace").splitlines():
+                with contextlib.suppress(ValueError, KeyError, TypeError):
+                    status = json.loads(line)["status"]
+                    refused = status if isinstance(status, int) and status >= 400 else refused
+        return refused
+
+    def keeps(self, run: str) -> bool:
+        """Return whether a copy of a run lies offline."""
+        return run in self._offline
+
+    def drop(self, runs: Iterable[str]) -> None:
+        """Remove the offline copies of runs that arrived, and all that was written to send runs."""
+        for run in runs:
+            _remove(self._offline.pop(run, ()))
+        _remove([self._folder / "wandb"] if self._mode == "online" else [])
+
+    def forget(self) -> None:
+        """Stop wandb's own process: it still holds the runs that could not be started."""
+        import wandb
+
+        self._api = None
+        with contextlib.suppress(Exception, SystemExit):  # It exits where its process had crashed.
+            wandb.teardown()
+
 
 def _whole(run: Run, entry: Entry) -> bool:
-    if run.state != "finished" or run.summary_metrics.get(MARK) != entry.mark:
+    if entry.state not in ("running", run.state) or run.summary_metrics.get(MARK) != entry.mark:
         return False
-    if not entry.tables:
+    if not entry.tables and not entry.writes:
         return True
-    kept = {a.digest for a in run.logged_artifacts() if a.state == "COMMITTED"}
-    return all(_table_digest(*table) in kept for table in entry.tables.items())
+    kept = [one for one in run.logged_artifacts() if one.state == "COMMITTED"]
+    names, digests = {one.name.partition(":")[0] for one in kept}, {one.digest for one in kept}
+    return names.issuperset(one.name for one in entry.writes) and all(
+        _table_digest(*table) in digests for table in entry.tables.items()
+    )
 
 
 def _table_digest(name: str, table: pd.DataFrame) -> str:
@@ -134,24 +261,14 @@ def _table_digest(name: str, table: pd.DataFrame) -> str:
     return str(artifact.digest)
 
 
-def refusal(error: Exception | None, folder: Path, run: str) -> int | None:
-    """Return the HTTP status that kept a run away: in the error's words, else in the run's log."""
-    if error is not None and (named := STATUS.search(str(error))):
-        return int(named[1])
-    refused = None
-    for copy in copies(folder, run, "online"):
-        log = copy / "logs" / "debug-internal.log"
-        for line in log.read_text(errors="replace").splitlines() if log.exists() else ():
-            with contextlib.suppress(ValueError, KeyError, TypeError):
-                status = json.loads(line)["status"]
-                refused = status if isinstance(status, int) and status >= 400 else refused
-    return refused
+def _packed(artifact: Artifact) -> wandb.Artifact:
+    import wandb
 
-
-def copies(folder: Path, run: str, mode: Mode) -> list[Path]:
-    """Return the folders that writing a run in a mode left."""
-    start = "offline-run" if mode == "offline" else "run"
-    return sorted((folder / "wandb").glob(f"{start}-*-{run}*"))
+    packed = wandb.Artifact(artifact.name, artifact.type, metadata=dict(artifact.metadata))
+    for name, data in artifact.files.items():
+        with packed.new_file(name, mode="wb") as file:
+            file.write(data)
+    return packed
 
 
 def waiting(folder: Path) -> list[Path]:
@@ -176,28 +293,20 @@ def key_source() -> str:
     return str(file) if login and login[2] else ""
 
 
-def remove(superseded: Sequence[Path]) -> None:
-    """Remove copies of a run."""
+def _remove(superseded: Iterable[Path]) -> None:
     for copy in superseded:
         shutil.rmtree(copy, ignore_errors=True)
 
 
-def forget() -> None:
-    """Stop wandb's own process: it still holds the run that could not be started."""
-    import wandb
-
-    with contextlib.suppress(Exception, SystemExit):  # It exits where its process had crashed.
-        wandb.teardown()
-
-
-def _settings() -> Settings:
+def _settings(*, ends: bool) -> wandb.Settings:
     """Return settings that collect nothing, print nothing and end in bounded time."""
     import wandb
 
     wanted = {
         "console": "off", "silent": True, "disable_git": True, "disable_code": True,
         "save_code": False, "x_disable_stats": True, "x_disable_meta": True,
-        "x_disable_machine_info": True, "x_save_requirements": False,
+        "x_disable_machine_info": True, "x_save_requirements": False, "x_disable_viewer": True,
+        "x_update_finish_state": ends, "ignore_globs": NOT_SENT,
         "init_timeout": CONNECT_SECONDS, "login_timeout": CONNECT_SECONDS,
         "finish_timeout": UPLOAD_SECONDS, "finish_timeout_raises": True,
         # What wandb asks before an upload is not under finish_timeout, and its patience is long.
@@ -214,9 +323,12 @@ def _settings() -> Settings:
 
 @contextlib.contextmanager
 def _unattended(**variables: str) -> Iterator[None]:
-    """Give wandb no terminal to ask at: a sweep must not wait for a key at night."""
-    stdin = sys.stdin
-    with Path(os.devnull).open() as nothing, _environment({"WANDB_SILENT": "true", **variables}):
+    """Give wandb no terminal to ask at: a sweep must not wait for a key at night.
+
+    It tells nobody else of its own errors, either: that takes three requests a run.
+    """
+    stdin, quiet = sys.stdin, {"WANDB_SILENT": "true", "WANDB_ERROR_REPORTING": "false"}
+    with Path(os.devnull).open() as nothing, _environment({**quiet, **variables}):
         sys.stdin = nothing
         try:
             yield

@@ -1,0 +1,168 @@
+"""Publishing beside the driver: a process that follows the launch, and its end.
+
+The process is `raysweep sync NAME --follow`. It yields to all others, and finds by itself what has
+finished. The driver holds its standard input: the end of that is the end of the launch, however the
+driver ends, and the process publishes the rest. The driver waits for it a while.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from raysweep.results.wandb import Published, command
+from raysweep.run.interruption import Signals
+from raysweep.store.sweepfolder import SweepFolder
+
+if TYPE_CHECKING:
+    from raysweep.run.run import Run
+
+END_SECONDS = 10.0  # that a driver waits, after the last stage, for what is not published yet
+START_SECONDS = 60.0  # until the process must have said something
+LOOK_SECONDS = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tracked:
+    """The end of publishing to W&B: where the runs are, and what went wrong, a line each."""
+
+    notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
+class Publishing:
+    """Watches a run, and has its trials published; whatever goes wrong costs the publishing alone.
+
+    Attributes:
+        published: the numbers that the process told last; none before it has.
+    """
+
+    def __init__(
+        self,
+        watch: Callable[[Run], None] = lambda run: None,
+        tell: Callable[[Published], None] = lambda published: None,
+    ) -> None:
+        """Take what else watches the run, and what is told the numbers while the driver waits."""
+        self._watch = watch
+        self._tell = tell
+        self._process: subprocess.Popen[bytes] | None = None
+        self._reader: threading.Thread | None = None
+        self._begun = False
+        self._started = 0.0
+        self.published: Published | None = None
+
+    def __call__(self, run: Run) -> None:
+        """Take in that a run has changed; its first result starts the process."""
+        self._watch(run)
+        if not self._begun and run.schedule.ran and not run.schedule.stopping:
+            self._begun = True
+            self._start(run, ["nice", "-n", "10"] if shutil.which("nice") else [])
+
+    def _start(self, run: Run, politely: Sequence[str] = ()) -> None:
+        """Start the process, unless nothing is to be published."""
+        if run.sweep.track.wandb == "disabled":
+            return
+        words = ["sync", run.sweep.name, "--follow", "--json"]
+        offline = ["--offline"] if run.sweep.track.wandb == "offline" else []
+        # A storage may be named with a password, which stands on no command line.
+        given = {"RAYSWEEP_STORAGE": run.store.uri}
+        with contextlib.suppress(OSError):
+            self._process = subprocess.Popen(
+                [*politely, sys.executable, "-m", "raysweep", *words, *offline],
+                env={**os.environ, **given, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+                start_new_session=True,
+            )  # fmt: skip
+            self._started = time.monotonic()
+            self._reader = threading.Thread(target=self._read, daemon=True)
+            self._reader.start()
+
+    def _read(self) -> None:
+        assert self._process is not None and self._process.stdout is not None
+        for line in self._process.stdout:
+            with contextlib.suppress(ValueError, TypeError):
+                self.published = Published(**json.loads(line))
+
+    def finish(self, run: Run, signals: Signals) -> Tracked:
+        """Wait a while for what is left; a first signal breaks it off.
+
+        Whatever happens at W&B, the sweep stands: its records and its page are written before.
+        """
+        if self._process is None or self._process.poll() is not None:  # It may have been killed.
+            self.close()
+            self.published = None
+            self._start(run)
+        if self._process is None:
+            return Tracked()
+        again = command(SweepFolder(run.store, run.sweep.name))
+        try:
+            with signals.raising():
+                over = self._wait()
+        except KeyboardInterrupt:
+            so_far = f"{self._so_far()} when a signal came"
+            return Tracked(warnings=[f"{so_far}; publish the rest with: {again}"])
+        finally:
+            self.close()
+        told = self.published
+        if not over:
+            return Tracked(notes=[f"{self._so_far()}; publish the rest with: {again}"])
+        if told is None or (told.left and not told.note and not told.warning):
+            return Tracked(warnings=[f"W&B: the publisher ended early; see why with: {again}"])
+        return Tracked(
+            notes=[told.note] if told.note else [], warnings=[told.warning] if told.warning else []
+        )
+
+    def _so_far(self) -> str:
+        told = self.published
+        count = f"{told.held} of {told.total} runs were" if told else "no run was yet"
+        return f"W&B: {count} published"
+
+    def _wait(self) -> bool:
+        """Return whether the process came to its end: in time, or a little later."""
+        process, reader = self._process, self._reader
+        assert process is not None and process.stdin is not None and reader is not None
+        process.stdin.close()
+        began, told = time.monotonic(), self.published
+        before = told
+        while process.poll() is None:
+            waited = time.monotonic() - began
+            if self.published is not told and self.published is not None:
+                self._tell(self.published)
+            told = self.published
+            if told is before and time.monotonic() - self._started < START_SECONDS:
+                pass
+            elif waited > END_SECONDS and not _is_little(before, told, waited):
+                return False
+            time.sleep(LOOK_SECONDS)
+        reader.join(1)  # What the process has started may hold the other end a moment longer.
+        return True
+
+    def close(self) -> None:
+        """End the process, and all that it has started."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None:
+                pipe.close()
+
+
+def _is_little(before: Published | None, now: Published | None, seconds: float) -> bool:
+    """Return whether the rest takes about as long as was waited already, at most."""
+    if now is None or seconds > 2 * END_SECONDS:
+        return False
+    done = now.held - (before.held if before else 0)
+    return now.left <= done

@@ -1,0 +1,289 @@
+"""Publishing beside a driver, and `raysweep sync`: on loopback, with the processes of users."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from raysweep.cli.app import app
+from raysweep.jobs import publishing
+from raysweep.jobs import sync as syncing
+from raysweep.jobs.launch import launch
+from raysweep.results import entries, records, wandb, wandb_runs
+from raysweep.results.arrivals import Arrivals
+from raysweep.run.run import Run
+from raysweep.store import Store
+from raysweep.store.sweepfolder import SweepFolder
+from raysweep.sweep.loading import from_text
+from raysweep.sweep.spec import Track
+from raysweep.sweep.yaml import parse
+from tests.finished import finished_sweep
+from tests.s3 import S3
+from tests.wandb_server import ENTITY, State, serving
+
+ONLINE = Track(wandb="online", project="p")
+SWEEP = """
+name: s
+dataset: {digits: {size: 200}}
+model: linear
+recipe: {epochs: 1}
+attacks: [badnets: {rate: 0.1}, blend: {rate: 0.1}]
+defenses: [none]
+track: {wandb: MODE, project: p}
+"""
+
+
+@pytest.fixture(scope="module")
+def world() -> Iterator[State]:
+    with serving() as state:
+        yield state
+
+
+@pytest.fixture
+def server(world: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[State]:
+    """Give an empty server that wandb is sent to, here and in processes that are started."""
+    world.clear()
+    monkeypatch.setenv("WANDB_BASE_URL", world.url)
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(wandb_runs, "ARRIVAL_SECONDS", 0)
+    monkeypatch.setattr(wandb, "PAUSES", (0.0,))
+    yield world
+    world.clear()
+
+
+def sync_command(storage: str, *words: str) -> list[str]:
+    return [sys.executable, "-m", "raysweep", "sync", "finished", "--storage", storage, *words]
+
+
+def lines(file: Path) -> list[str]:
+    return file.read_text().splitlines() if file.exists() else []
+
+
+@pytest.mark.slow
+def test_a_hundred_trials_arrive_once_though_the_publisher_is_killed(
+    server: State, tmp_path: Path
+) -> None:
+    store = Store(str(tmp_path))
+    finished_sweep(store, 50, ONLINE)
+    process = subprocess.Popen(
+        sync_command(str(tmp_path)), start_new_session=True, stdout=subprocess.DEVNULL
+    )
+    limit = time.monotonic() + 120
+    while sum(run.completed for run in server.runs.values()) < 30 and time.monotonic() < limit:
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    before = sum(run.completed for run in server.runs.values())
+    assert 30 <= before < 100
+    done = subprocess.run(
+        sync_command(str(tmp_path)), capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("W&B: 100 of 100 runs are in ")
+    assert len(server.runs) == 100 and {run.state for run in server.runs.values()} == {"finished"}
+    assert sum(run.completed for run in server.runs.values()) == 100, "none twice"
+    shares = {run.config["trial"]: run.summary["ca"] for run in server.runs.values()}
+    rows = records.read(store, "finished").rows
+    assert shares == dict(zip(rows["trial"], rows["ca"], strict=True))
+
+
+@pytest.mark.slow
+def test_trials_are_published_while_the_sweep_runs(server: State, tmp_path: Path) -> None:
+    seen: list[int] = []
+
+    def watch(run: Run) -> None:
+        ran = [key for key in run.schedule.ran if key.startswith("evaluate-")]
+        limit = time.monotonic() + 60
+        while len(ran) == 1 and not seen and time.monotonic() < limit:
+            time.sleep(0.05)
+            done = sum(kept.state == "finished" for kept in server.runs.values())
+            seen.extend([done] if done else [])
+
+    text = SWEEP.replace("MODE", "online")
+    done = launch(from_text(parse("s.yaml", text)), text, str(tmp_path), inline=True, watch=watch)
+    assert seen == [1] and done.warnings == []
+    assert done.notes[-1] == f"W&B: 2 of 2 runs are in {server.url}/{ENTITY}/p"
+    assert [run.completed for run in server.runs.values()] == [1, 1], "each is sent once"
+    assert not [word for word in os.popen("ps -eo args").read().splitlines()
+                if "raysweep sync s" in word and str(tmp_path) in word]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_publisher_that_was_killed_is_started_again_at_the_end(
+    server: State, tmp_path: Path
+) -> None:
+    killed: list[int] = []
+
+    def watch(run: Run) -> None:
+        ran = [key for key in run.schedule.ran if key.startswith("evaluate-")]
+        limit = time.monotonic() + 60
+        while ran and not killed and time.monotonic() < limit:
+            time.sleep(0.05)
+            for line in Path("/proc").glob("[0-9]*/cmdline") if server.requests else ():
+                with contextlib.suppress(OSError):
+                    if b"sync\0killed\0--follow" in line.read_bytes():
+                        killed.append(int(line.parent.name))
+                        os.kill(killed[0], signal.SIGKILL)
+
+    text = SWEEP.replace("MODE", "online").replace("name: s", "name: killed")
+    done = launch(from_text(parse("s.yaml", text)), text, str(tmp_path), inline=True, watch=watch)
+    assert killed and done.notes[-1].startswith("W&B: 2 of 2 runs are in ")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["disabled", "offline"])
+def test_a_launch_says_where_the_runs_are(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], mode: str
+) -> None:
+    file, store = tmp_path / "s.yaml", tmp_path / "store"
+    file.write_text(SWEEP.replace("MODE", mode))
+    app(["launch", str(file), "--inline", "--storage", str(store)], standalone_mode=False)
+    said = [line for line in capsys.readouterr().out.splitlines() if "W&B" in line]
+    offline = f"W&B: 2 runs are offline; send them with: raysweep sync s --storage {store}"
+    assert said == ([offline] if mode == "offline" else [])
+    assert len(list(store.glob("sweeps/s/wandb/wandb/offline-run-*"))) == 2 * len(said)
+
+
+@pytest.mark.slow
+def test_a_server_that_hangs_holds_up_neither_records_nor_the_end(
+    server: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publishing, "START_SECONDS", 1.0)
+    monkeypatch.setattr(publishing, "END_SECONDS", 0.5)
+    server.order("", "hang")
+    text = SWEEP.replace("MODE", "online")
+    done = launch(from_text(parse("s.yaml", text)), text, str(tmp_path), inline=True)
+    again = f"publish the rest with: raysweep sync s --storage {tmp_path}"
+    assert done.notes[-1] == f"W&B: no run was yet published; {again}"
+    assert list(done.rows["status"]) == ["ok", "ok"] and Path(done.report).exists()
+    server.clear()
+    told = syncing.sync(SweepFolder(Store(str(tmp_path)), "s"))
+    assert (told.held, told.total, told.warning) == (2, 2, "")
+
+
+@pytest.mark.slow
+def test_a_signal_ends_the_publishing_and_the_rest_is_named(server: State, tmp_path: Path) -> None:
+    file = tmp_path / "s.yaml"
+    file.write_text(SWEEP.replace("MODE", "online"))
+    server.order("", "hang")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "raysweep", "launch", str(file), "--inline", "--storage",
+         str(tmp_path / "st")], stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    limit = time.monotonic() + 120
+    while not server.requests and time.monotonic() < limit:
+        time.sleep(0.05)
+    page = tmp_path / "st/sweeps/s/report.html"
+    while not page.exists() and time.monotonic() < limit:
+        time.sleep(0.05)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=60)
+    assert "when a signal came; publish the rest with: raysweep sync s --storage" in out
+    assert process.returncode == 130
+
+
+def test_the_driver_waits_longer_for_little_than_for_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = [wandb.Published(total=100, held=held) for held in (0, 40, 60)]
+    assert not publishing._is_little(told[0], told[1], 11) and publishing._is_little(
+        None, told[2], 11
+    )
+    assert not publishing._is_little(None, told[2], 21) and not publishing._is_little(
+        None, None, 11
+    )
+
+
+def test_a_row_says_the_same_from_manifests_and_from_the_table(tmp_path: Path) -> None:
+    text = SWEEP.replace("MODE", "disabled").replace("[none]", "[none, spectral_signatures]")
+    launch(from_text(parse("s.yaml", text)), text, str(tmp_path), inline=True)
+    store = Store(str(tmp_path))
+    early = {str(row["trial"]): row for row in Arrivals(store, "s", lambda trial: False).take(9)}
+    late = {str(row["trial"]): row for row in records.read(store, "s").rows.to_dict("records")}
+    assert early.keys() == late.keys() and len(early) == 4
+    for trial, row in early.items():
+        one, other = (
+            entries.trial(syncing._cells(cells), "s", ONLINE) for cells in (row, late[trial])
+        )
+        assert one == other
+
+
+def test_each_trial_comes_until_it_is_settled_and_what_is_open_is_looked_at_again(
+    tmp_path: Path,
+) -> None:
+    store, settled = Store(str(tmp_path)), set[str]()
+    finished_sweep(store, 3, ONLINE)
+    stored = {key: store.manifest(key) for key in store.done()}
+    late = sorted(key for key in stored if key.startswith("evaluate-"))[:2]
+    for key in late:
+        store.discard(key)
+    arrivals = Arrivals(store, "finished", settled.__contains__)
+    assert arrivals.total == 6
+    first = arrivals.take(3)
+    assert len(first) == 3 and arrivals.take(3) == first, "nothing was settled"
+    settled.update(str(row["trial"]) for row in first)
+    second = arrivals.take(3)
+    assert len(second) == 1 and not {str(row["trial"]) for row in second} & settled
+    settled.update(str(row["trial"]) for row in second)
+    for key in late:
+        manifest = stored[key]
+        assert manifest is not None and arrivals.take(3) == []
+        store.put(key, outcome=manifest.outcome, info=manifest.info)
+        (row,) = arrivals.take(3)
+        assert row["ca"] == manifest.outcome["ca"] and row["status"] == "ok"
+        settled.add(str(row["trial"]))
+    assert arrivals.take(3) == []
+
+
+@pytest.mark.slow
+def test_the_key_is_in_no_file_and_on_no_command_line(
+    server: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key, seen = uuid.uuid4().hex + uuid.uuid4().hex, set[bytes]()
+    monkeypatch.setenv("WANDB_API_KEY", key)
+    monkeypatch.chdir(tmp_path)
+
+    def watch(run: Run) -> None:
+        for line in Path("/proc").glob("[0-9]*/cmdline"):
+            with contextlib.suppress(OSError):
+                seen.add(line.read_bytes())
+
+    server.order("file_stream", 413, times=1)
+    text = SWEEP.replace("MODE", "online")
+    done = launch(from_text(parse("s.yaml", text)), text, str(tmp_path / "st"), inline=True,
+                  watch=watch)  # fmt: skip
+    assert len(server.runs) == 2 and any(b"sync\0s\0--follow" in line for line in seen)
+    files = [file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()]
+    said = [*map(str.encode, (*done.notes, *done.warnings)), repr(server.runs).encode()]
+    assert not [text for text in (*files, *seen, *said) if key[:32].encode() in text]
+
+
+@pytest.mark.slow
+def test_another_machine_finds_in_the_storage_what_was_published(
+    server: State, s3_server: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    store = Store(s3_server.uri("published"), cache=tmp_path / "cache")
+    finished_sweep(store, 2, ONLINE)
+    folder = SweepFolder(store, "finished")
+    told: list[wandb.Published] = []
+    done = syncing.sync(folder, tell=told.append)
+    assert (done.held, done.total, done.warning) == (4, 4, "") and told[-1].held == 4
+    kept = [
+        json.loads(line)
+        for line in (store.read(folder.path("wandb/published.jsonl")) or b"").splitlines()
+    ]
+    assert {one["run"] for one in kept} == set(server.runs)
+    server.requests.clear()
+    elsewhere = SweepFolder(Store(store.uri, cache=tmp_path / "other"), "finished")
+    assert syncing.sync(elsewhere).held == 4 and not server.requests
