@@ -19,10 +19,10 @@ from raysweep.results.wandb import BATCH, Published, Publisher
 from raysweep.store.sweepfolder import SweepFolder
 from raysweep.sweep.spec import Track, restored
 
-LOOK_SECONDS = 2.0  # between two looks for trials that have finished
+LOOK_SECONDS = 5.0  # between two looks for trials that have finished
 AWAY_SECONDS = 60.0  # until a server that was away is tried again
 WHOLE_SECONDS = 60.0  # between two looks at the whole sweep
-SHARE = 0.02  # of the time, at most, that goes into looks which find nothing
+SHARE = 0.05  # of the time, at most, that goes into looks which find less than a batch
 TOLD = ("ok", "failed", "upstream_failed")  # status of the trials that have a run
 
 
@@ -88,14 +88,16 @@ def _follow(
         while not ended(pause):
             began = time.monotonic()
             rows = arrivals.take(BATCH)
-            pause = 0.0 if rows else max(LOOK_SECONDS, (time.monotonic() - began) / SHARE)
             for published in publisher.publish(_told(rows, folder, track, seed, shared)):
                 tell(published)
             if time.monotonic() >= due:
-                began = time.monotonic()
+                looked = time.monotonic()
                 for published in publisher.publish(_whole(folder, track)):
                     tell(published)
-                due = time.monotonic() + max(WHOLE_SECONDS, (time.monotonic() - began) / SHARE)
+                due = time.monotonic() + max(WHOLE_SECONDS, (time.monotonic() - looked) / SHARE)
+            # Few trials at a time cost the sweep much: they are gathered, unless many wait.
+            spent = time.monotonic() - began
+            pause = 0.0 if len(rows) == BATCH else max(LOOK_SECONDS, spent / SHARE)
             if publisher.stopped:
                 pause = AWAY_SECONDS
                 publisher.begin(arrivals.total)
