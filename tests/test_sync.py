@@ -29,7 +29,7 @@ from raysweep.sweep.spec import Track
 from raysweep.sweep.yaml import parse
 from tests.finished import finished_sweep
 from tests.s3 import S3
-from tests.wandb_server import ENTITY, State, serving
+from tests.wandb_server import ENTITY, Arrived, State, serving
 
 ONLINE = Track(wandb="online", project="p")
 SWEEP = """
@@ -62,6 +62,15 @@ def server(world: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
     world.clear()
 
 
+# Two trials, their victims, poisoned sets and dataset, and the sweep itself.
+ALL = 8
+
+
+def trials(server: State) -> list[Arrived]:
+    """Return the runs of trials that have arrived."""
+    return [run for run in server.runs.values() if "trial" in run.config]
+
+
 def sync_command(storage: str, *words: str) -> list[str]:
     return [sys.executable, "-m", "raysweep", "sync", "finished", "--storage", storage, *words]
 
@@ -80,26 +89,29 @@ def test_a_hundred_trials_arrive_once_though_the_publisher_is_killed(
         sync_command(str(tmp_path)), start_new_session=True, stdout=subprocess.DEVNULL
     )
     limit = time.monotonic() + 120
-    while sum(run.completed for run in server.runs.values()) < 30 and time.monotonic() < limit:
+    while sum(run.completed for run in trials(server)) < 30 and time.monotonic() < limit:
         time.sleep(0.02)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    before = sum(run.completed for run in server.runs.values())
-    assert 30 <= before < 100
+    assert 30 <= sum(run.completed for run in trials(server)) < 100
     done = subprocess.run(
         sync_command(str(tmp_path)), capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("W&B: 100 of 100 runs are in ")
-    assert len(server.runs) == 100 and {run.state for run in server.runs.values()} == {"finished"}
-    assert sum(run.completed for run in server.runs.values()) == 100, "none twice"
-    shares = {run.config["trial"]: run.summary["ca"] for run in server.runs.values()}
+    held = len(server.runs)
+    assert done.stdout.startswith(f"W&B: {held} of {held} runs are in ")
+    assert len(trials(server)) == 100 and {run.state for run in trials(server)} == {"finished"}
+    assert sum(run.completed for run in server.runs.values()) == held, "none twice"
+    shares = {run.config["trial"]: run.summary["ca"] for run in trials(server)}
     rows = records.read(store, "finished").rows
     assert shares == dict(zip(rows["trial"], rows["ca"], strict=True))
 
 
 @pytest.mark.slow
-def test_trials_are_published_while_the_sweep_runs(server: State, tmp_path: Path) -> None:
+def test_trials_are_published_while_the_sweep_runs(
+    server: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publishing, "END_SECONDS", 60.0)
     seen: list[int] = []
 
     def watch(run: Run) -> None:
@@ -107,22 +119,25 @@ def test_trials_are_published_while_the_sweep_runs(server: State, tmp_path: Path
         limit = time.monotonic() + 60
         while len(ran) == 1 and not seen and time.monotonic() < limit:
             time.sleep(0.05)
-            done = sum(kept.state == "finished" for kept in server.runs.values())
-            seen.extend([done] if done else [])
+            done = sum(kept.state == "finished" for kept in trials(server))
+            whole = [kept.state for kept in server.runs.values() if kept.job == "sweep"]
+            seen.extend([done] if done and whole == ["running"] else [])
 
     text = SWEEP.replace("MODE", "online")
     done = launch(from_text(parse("s.yaml", text)), text, str(tmp_path), inline=True, watch=watch)
     assert seen == [1] and done.warnings == []
-    assert done.notes[-1] == f"W&B: 2 of 2 runs are in {server.url}/{ENTITY}/p"
-    assert [run.completed for run in server.runs.values()] == [1, 1], "each is sent once"
+    assert done.notes[-1] == f"W&B: {ALL} of {ALL} runs are in {server.url}/{ENTITY}/p"
+    assert [run.completed for run in trials(server)] == [1, 1], "each is sent once"
+    assert [run.state for run in server.runs.values() if run.job == "sweep"] == ["finished"]
     assert not [word for word in os.popen("ps -eo args").read().splitlines()
                 if "raysweep sync s" in word and str(tmp_path) in word]  # fmt: skip
 
 
 @pytest.mark.slow
 def test_a_publisher_that_was_killed_is_started_again_at_the_end(
-    server: State, tmp_path: Path
+    server: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(publishing, "END_SECONDS", 60.0)
     killed: list[int] = []
 
     def watch(run: Run) -> None:
@@ -138,7 +153,7 @@ def test_a_publisher_that_was_killed_is_started_again_at_the_end(
 
     text = SWEEP.replace("MODE", "online").replace("name: s", "name: killed")
     done = launch(from_text(parse("s.yaml", text)), text, str(tmp_path), inline=True, watch=watch)
-    assert killed and done.notes[-1].startswith("W&B: 2 of 2 runs are in ")
+    assert killed and done.notes[-1].startswith(f"W&B: {ALL} of {ALL} runs are in ")
 
 
 @pytest.mark.slow
@@ -150,9 +165,9 @@ def test_a_launch_says_where_the_runs_are(
     file.write_text(SWEEP.replace("MODE", mode))
     app(["launch", str(file), "--inline", "--storage", str(store)], standalone_mode=False)
     said = [line for line in capsys.readouterr().out.splitlines() if "W&B" in line]
-    offline = f"W&B: 2 runs are offline; send them with: raysweep sync s --storage {store}"
+    offline = f"W&B: {ALL} runs are offline; send them with: raysweep sync s --storage {store}"
     assert said == ([offline] if mode == "offline" else [])
-    assert len(list(store.glob("sweeps/s/wandb/wandb/offline-run-*"))) == 2 * len(said)
+    assert len(list(store.glob("sweeps/s/wandb/wandb/offline-run-*"))) == ALL * len(said)
 
 
 @pytest.mark.slow
@@ -169,7 +184,7 @@ def test_a_server_that_hangs_holds_up_neither_records_nor_the_end(
     assert list(done.rows["status"]) == ["ok", "ok"] and Path(done.report).exists()
     server.clear()
     told = syncing.sync(SweepFolder(Store(str(tmp_path)), "s"))
-    assert (told.held, told.total, told.warning) == (2, 2, "")
+    assert (told.held, told.total, told.warning) == (ALL, ALL, "")
 
 
 @pytest.mark.slow
@@ -262,7 +277,7 @@ def test_the_key_is_in_no_file_and_on_no_command_line(
     text = SWEEP.replace("MODE", "online")
     done = launch(from_text(parse("s.yaml", text)), text, str(tmp_path / "st"), inline=True,
                   watch=watch)  # fmt: skip
-    assert len(server.runs) == 2 and any(b"sync\0s\0--follow" in line for line in seen)
+    assert len(server.runs) == ALL and any(b"sync\0s\0--follow" in line for line in seen)
     files = [file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()]
     said = [*map(str.encode, (*done.notes, *done.warnings)), repr(server.runs).encode()]
     assert not [text for text in (*files, *seen, *said) if key[:32].encode() in text]
@@ -278,7 +293,8 @@ def test_another_machine_finds_in_the_storage_what_was_published(
     folder = SweepFolder(store, "finished")
     told: list[wandb.Published] = []
     done = syncing.sync(folder, tell=told.append)
-    assert (done.held, done.total, done.warning) == (4, 4, "") and told[-1].held == 4
+    assert len(trials(server)) == 4 and done.warning == ""
+    assert done.held == done.total == told[-1].held == len(server.runs)
     kept = [
         json.loads(line)
         for line in (store.read(folder.path("wandb/published.jsonl")) or b"").splitlines()
@@ -286,4 +302,4 @@ def test_another_machine_finds_in_the_storage_what_was_published(
     assert {one["run"] for one in kept} == set(server.runs)
     server.requests.clear()
     elsewhere = SweepFolder(Store(store.uri, cache=tmp_path / "other"), "finished")
-    assert syncing.sync(elsewhere).held == 4 and not server.requests
+    assert syncing.sync(elsewhere).held == done.held and not server.requests

@@ -15,7 +15,6 @@ import pytest
 from raysweep.cli.app import app
 from raysweep.errors import RaysweepError
 from raysweep.reports.material import Material
-from raysweep.results import wandb_runs
 from raysweep.results.description import write_description
 from raysweep.results.table import write_tables
 from raysweep.results.wandb_reports.report import write
@@ -34,7 +33,6 @@ EVIL = "<script>alert(1)</script> \x1b[31m [x](javascript:y)"
 def world() -> Iterator[State]:
     with serving() as state:
         yield state
-    wandb_runs.forget()
 
 
 @pytest.fixture

@@ -115,10 +115,11 @@ class Publisher:
             for entry in batch:
                 self._keys |= entry.summary.keys()
             known = [entry.run for entry in batch if self._stands(entry)]
-            self._held.update(known)
+            new = [entry for entry in batch if entry.run not in known]
+            # A sweep's own run is told several times, and holds something else each time.
+            self._held = (self._held - {entry.run for entry in new}) | set(known)
             if self._online:
                 self._client.drop(known)
-            new = [entry for entry in batch if entry.run not in self._held]
             if new and not self.stopped:
                 try:
                     self._send(new) if self._online else self._keep(new)
