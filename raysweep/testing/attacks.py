@@ -86,12 +86,11 @@ def prepared(attack: Attack, shape: Size, ctx: Context) -> Arrays:
     )  # fmt: skip
     recipe = Recipe(epochs=1, batch_size=20, precision="float32")
     trained = training.build(model, facts, Context(seed=3)).eval()
+    rows = np.arange(count)
     given: dict[str, Any] = {"surrogate": trained} if attack.SURROGATE else {}
     if attack.EVADES:
-        given = {"victim": trained, "test": data, "test_rows": np.arange(count)}
-    inputs = AttackInputs(
-        data=data, rows=np.arange(count), model=model, shape=facts, recipe=recipe, **given
-    )
+        given = {"victim": trained, "test": data, "test_rows": rows}
+    inputs = AttackInputs(data=data, rows=rows, model=model, shape=facts, recipe=recipe, **given)
     return attack.prepare(inputs, ctx)
 
 
