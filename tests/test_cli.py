@@ -74,7 +74,7 @@ def test_plan_launch_status_report(
     status = here("status", "cli")
     assert "0 failed" in status.stdout and "; ended" in status.stdout
     shown = here("report", "cli", "--output", str(tmp_path / "r.html"))
-    assert shown.returncode == 0 and (tmp_path / "r.html").stat().st_size > 1 << 20
+    assert shown.returncode == 0 and (tmp_path / "r.html").stat().st_size > 1 << 19
     for form in ("backdoorbench", "backdoor-toolbox"):
         words = ("export", str(file), "--to", str(tmp_path / form), "--format", form)
         written = here(*words)

@@ -272,9 +272,12 @@ def test_a_built_wheel_renders_a_report(tmp_path: Path) -> None:
     (wheel,) = tmp_path.glob("raysweep-*.whl")
     with zipfile.ZipFile(wheel) as packed:
         names = packed.namelist()
-    assert {"raysweep/reports/page.css", "raysweep/reports/page.js", "raysweep/py.typed"} <= {
-        *names
-    }
+    reports = ROOT / "raysweep" / "reports"
+    assets = [
+        file for file in reports.rglob("*") if file.suffix in {".css", ".js", ".html", ".txt"}
+    ]
+    assert {"raysweep/py.typed", *(str(file.relative_to(ROOT)) for file in assets)} <= {*names}
+    assert len(assets) > 10
     assert not [one for one in names if one.startswith(("tests/", "docs/"))]
     target = tmp_path / "target"
     subprocess.run([*pip, "install", *alone, "--target", str(target), str(wheel)], check=True)

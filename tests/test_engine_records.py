@@ -152,7 +152,7 @@ def test_a_parameter_of_two_kinds_is_kept_as_text_and_numbers_stay_numbers(tmp_p
     history.store_records(store, "s", rows, stages, {})
     found = raysweep.load("s", store.uri)
     assert found["defense.k"].tolist()[:2] == ["1", "all"] and found["defense.k"].isna()[2]
-    assert found["defense.n"].tolist()[::2] == [2.0, 2.5] and found["defense.n"].dtype == float
+    assert found["defense.n"].tolist()[::2] == [2.0, 2.5] and found["defense.n"].dtype == "Float64"
 
 
 def test_costs_do_not_depend_on_the_order_of_a_set() -> None:

@@ -31,7 +31,7 @@ SWEEP = """
 name: headless
 dataset: {digits: {size: 300}}
 model: {tiny_cnn: {width: 4}}
-recipe: {epochs: 1, batch_size: 100}
+recipe: {epochs: 20, batch_size: 10}
 attacks: [badnets: {rate: 0.1}, blend: {rate: 0.1}]
 defenses: [none, strip: {overlays: 4}, spectral_signatures]
 seeds: 1
@@ -84,7 +84,9 @@ def test_a_killed_head_costs_the_drivers_and_a_new_one_goes_on(
     store, tuning = (Store(str(cluster.store / verb)) for verb in ("launch", "tune"))
     drivers = {"launch": started(cluster, "launch", file)}
     hosts.until(lambda: len(store.list("manifests")) >= 3)
-    for pid in cluster.hosts["north"].pids("ray::StageWorker"):
+    workers = cluster.hosts["north"].pids("Trainable") + cluster.hosts["north"].pids("StageWorker")
+    assert workers
+    for pid in workers:
         os.kill(pid, signal.SIGSTOP)  # it is not over before the head is
     drivers["tune"] = started(cluster, "tune", file)  # waits for a worker
     folder = SweepFolder(tuning, "headless").tuning

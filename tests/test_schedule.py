@@ -132,6 +132,16 @@ def test_a_failure_costs_what_depends_on_it_and_nothing_else(seed: int) -> None:
     assert schedule.done == set(graph.stages) - below
 
 
+def test_trials_that_the_planner_gains_are_taken_in_once() -> None:
+    graph = Graph()
+    graph.trial(graph.add("train", "first"))
+    schedule = schedule_of(graph)
+    assert not schedule.has_new_trials
+    graph.trial(graph.add("train", "second"))
+    assert schedule.has_new_trials
+    assert schedule.extend() == 1 and not schedule.has_new_trials and schedule.extend() == 0
+
+
 def test_the_longest_remaining_path_goes_first() -> None:
     graph = Graph()
     short = graph.add("train", "short", resource="gpu")

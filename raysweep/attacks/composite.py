@@ -30,7 +30,7 @@ class Composite(Attack):
     """Source image on the left, image of class `partner` on the right."""
 
     PREPARES: ClassVar[bool] = True
-    TOY: ClassVar = {"partner": 6}
+    TOY: ClassVar = {"partner": 2}
 
     cover_rate: float = Field(0.05, ge=0, le=1, description="cover images / training images")
     sources: tuple[int, ...] | None = Field((1,), description="classes that are attacked")

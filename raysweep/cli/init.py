@@ -76,6 +76,8 @@ track:
   project: raysweep  # the W&B project
   entity: null  # your W&B user or team; null: your default
   group: null  # the W&B group; null: the name of the sweep
+  details: some  # charts, tables and lineage of trials: some (of the first seed), all, or none
+  images: false  # whether pictures of the dataset are sent, too
 
 # Only for `raysweep tune`: parameters of defenses are searched on some attacks, and measured on
 # the attack that was left out.

@@ -157,15 +157,15 @@ def upper_quantile(reference: FloatArray, fpr: float) -> float:
     """Return the conformal threshold: a fresh clean score lies above it with chance `fpr` at most.
 
     It is the ceil((n + 1) (1 - fpr))-th smallest of the n reference scores (V. Vovk, A. Gammerman,
-    G. Shafer: Algorithmic Learning in a Random World, 2005); the largest float where n is too small
-    for `fpr`, so that no finite score is above it; NaN if a score is.
+    G. Shafer: Algorithmic Learning in a Random World, 2005); the largest number of single precision
+    where n is too small for `fpr`, so that no finite score is above it; NaN if a score is.
     """
     if np.isnan(reference).any():
         return float("nan")
     count = len(reference)
     place = count - math.floor(exactly(fpr, count + 1))  # from 0; exact where float would miss one
     if place >= count:
-        return float(np.finfo(np.float64).max)
+        return float(np.finfo(np.float32).max)
     return float(np.partition(reference, place)[place])
 
 

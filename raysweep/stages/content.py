@@ -285,5 +285,11 @@ class Decided:
                 classes=None if named is None else tuple(named),
                 class_scores=arrays.get("class_scores"),
                 p_value=cast("float | None", outcome["p_value"]),
+                facts={
+                    name: np.nan if value is None else float(value)
+                    for name, value in cast(
+                        "dict[str, float | None]", outcome.get("facts", {})
+                    ).items()
+                },
             )
         )
