@@ -290,4 +290,4 @@ def test_a_built_wheel_renders_a_report(tmp_path: Path) -> None:
         env={**os.environ, "PYTHONPATH": str(target)}, stdout=subprocess.DEVNULL,
     )  # fmt: skip
     page = (tmp_path / "page.html").read_text()
-    assert (ROOT / "raysweep/reports/page.css").read_text() in page
+    assert (ROOT / "raysweep/reports/page/page.css").read_text() in page
