@@ -17,7 +17,8 @@ from raysweep.results.grouping import finished, floors
 
 RULE = (
     f"A defense holds where, at every rate, the 95 % interval of the ASR ends at or under "
-    f"{100 * HELD_ASR:g} % and that of the lost clean accuracy at or under {100 * HELD_LOSS:g} points."
+    f"{100 * HELD_ASR:g} % and that of the lost clean accuracy at or under "
+    f"{100 * HELD_LOSS:g} points."
 )
 
 
@@ -51,13 +52,13 @@ class Answer:
     lines: Sequence[Line]
 
     @property
-    def said(self) -> str:
+    def sentence(self) -> str:
         """Whether one defense is the best, in a sentence."""
         return "" if self.best or not self.among else "No defense is shown to be the best."
 
 
-def headings(found: Sequence[Answer]) -> list[str]:
-    """Return what is said of some defense, somewhere: the columns of the answer."""
+def columns(found: Sequence[Answer]) -> list[str]:
+    """Return the columns of the answer: each statement that holds of some defense."""
     lines = [line for one in found for line in one.lines]
     return [
         said

@@ -92,7 +92,7 @@ def render(material: Material) -> str:
         finished=int((cells.rows["status"] == "ok").sum()) if len(cells.rows) else 0,
         total=len(cells.rows),
         answers=found,
-        headings=answer.headings(found),
+        headings=answer.columns(found),
         rule=answer.RULE,
         badges=_badges(cells),
         names=cells.names["defense"],
