@@ -77,9 +77,13 @@ def wait(browser: Any, condition: Callable[[], object]) -> None:
     WebDriverWait(browser, 60, poll_frequency=0.05).until(lambda _: condition())
 
 
+whole: list[tuple[Path, int, str]] = []  # what the browser shows with everything drawn
+
+
 def show(
     browser: Any, page: Path, *, width: int = 1280, scheme: str = "light", link: str = ""
 ) -> None:
+    whole.clear()
     metrics = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
     features = [{"name": "prefers-color-scheme", "value": scheme}]
@@ -105,6 +109,16 @@ def drawn(browser: Any, section: str) -> None:
                 "'.tabulator-row, .tabulator-placeholder, .main-svg, .map')", place
             ),
         )  # fmt: skip
+
+
+def show_whole(browser: Any, page: Path, width: int, scheme: str) -> None:
+    """Show a page with everything drawn; where it already is, it is not drawn again."""
+    if whole == [(page, width, scheme)]:
+        browser.execute_script("scrollTo(0, 0)")
+        return
+    show(browser, page, width=width, scheme=scheme)
+    everything(browser)
+    whole.append((page, width, scheme))
 
 
 def everything(browser: Any) -> None:
@@ -133,7 +147,7 @@ def test_opens_offline_without_errors_or_requests(browser: Any, page: Path) -> N
     browser.get_log("browser")
     show(browser, page)
     assert browser.execute_script("return typeof Plotly") == "undefined", "nothing is drawn yet"
-    everything(browser)
+    show_whole(browser, page, 1280, "light")
     assert browser.execute_script("return document.querySelectorAll('.main-svg').length") > 10
     assert browser.get_log("browser") == []
     events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
@@ -145,53 +159,6 @@ def test_opens_offline_without_errors_or_requests(browser: Any, page: Path) -> N
     # chrome:// is the browser's own start page.
     own = ("data:", "blob:", "chrome://", "about:", page.as_uri())
     assert page.as_uri() in asked and {url for url in asked if not url.startswith(own)} == set()
-
-
-def test_the_page_may_not_load_anything(browser: Any, page: Path) -> None:
-    """Were something on the page to ask for a file, the page's own policy would refuse."""
-    show(browser, page)
-    refused = browser.execute_async_script(
-        "const done = arguments[0], refused = [];"
-        "document.addEventListener('securitypolicyviolation', (e) => {"
-        "  if (refused.push(e.blockedURI) === 2) done(refused); });"
-        "const i = new Image(); i.src = 'http://127.0.0.1:9/x.png'; document.body.append(i);"
-        "fetch('http://127.0.0.1:9/y').catch(() => 0);"
-    )
-    assert sorted(refused) == ["http://127.0.0.1:9/x.png", "http://127.0.0.1:9/y"]
-    browser.get_log("browser")
-
-
-def test_the_first_screen_holds_the_answer_and_both_maps(browser: Any, page: Path) -> None:
-    show(browser, page)
-    seen = browser.execute_script(
-        "return ['#answer h2', '.answers', '#filters', '[data-metric=asr] tbody tr:last-child',"
-        " '[data-metric=lost] tbody tr:last-child'].map(s =>"
-        " document.querySelector(s).getBoundingClientRect().bottom)"
-    )
-    assert max(seen) <= 800
-    wide = browser.execute_script(
-        "return [...document.querySelectorAll('.map')].filter(e =>"
-        " e.offsetWidth > e.closest('.scroll').clientWidth).length"
-    )
-    assert wide == 0
-
-
-def test_elements_and_height_do_not_grow_with_trials(
-    browser: Any, make_page: Callable[[Material], Path]
-) -> None:
-    sizes = []
-    for seeds in (4, 24):
-        show(browser, make_page(generated(seeds)))
-        for section in ("results", "trials", "rates", "roc"):
-            drawn(browser, section)
-        sizes.append(
-            browser.execute_script(
-                "return [document.querySelectorAll('*').length,"
-                " document.documentElement.scrollHeight]"
-            )
-        )
-    (few, low), (many, high) = sizes
-    assert many < 1.25 * few and high < 1.1 * low, "six times the trials"
 
 
 @pytest.fixture(scope="module")
@@ -218,8 +185,7 @@ def axe() -> str:
 def test_everything_is_reached_and_read(
     browser: Any, page: Path, axe: str, width: int, scheme: str
 ) -> None:
-    show(browser, page, width=width, scheme=scheme)
-    everything(browser)
+    show_whole(browser, page, width, scheme)
     browser.execute_script(axe)
     found = browser.execute_async_script(
         "const done = arguments[0];"
@@ -252,6 +218,98 @@ def test_everything_is_reached_and_read(
         "return getComputedStyle(document.querySelector('.js-plotly-plot .main-svg')).background"
     )
     assert paper in figure, "figures follow"
+
+
+def test_prints_whole_maps_and_badges(browser: Any, page: Path) -> None:
+    show_whole(browser, page, 390, "dark")
+    metrics = {"width": 1280, "height": 800, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    whole.clear()
+    pdf = base64.b64decode(browser.execute_cdp_cmd("Page.printToPDF", {})["data"])
+    assert pdf.startswith(b"%PDF") and pdf.count(b"/Type /Page\n") > 3
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    browser.execute_script("dispatchEvent(new Event('beforeprint'))")
+    maps = browser.execute_script(
+        "return [...document.querySelectorAll('.paper .map')].map(m => [m.dataset.metric,"
+        " m.tBodies[0].rows.length, m.tBodies[0].rows[0].cells.length - 1,"
+        " m.querySelectorAll('.badge').length,"
+        " m.closest('.scroll').scrollWidth <= m.closest('.scroll').clientWidth])"
+    )
+    assert maps == [["asr", 7, 9, 2, True], ["lost", 7, 9, 2, True]]
+    printed = browser.execute_script(
+        "return document.querySelectorAll('#results .paper tbody tr').length"
+    )
+    assert printed == 3 * 3 * 7
+    browser.execute_script("dispatchEvent(new Event('afterprint'))")
+    assert browser.execute_script("return document.querySelector('.paper')") is None
+
+
+def test_figures_keep_their_height_when_the_window_changes(browser: Any, page: Path) -> None:
+    show(browser, page)
+    drawn(browser, "roc")
+    heights = (
+        "return [...document.querySelectorAll('#roc .drawing')].map(d =>"
+        " [d.clientHeight, d.scrollHeight, d.querySelector('.main-svg').clientHeight])"
+    )
+    before = browser.execute_script(heights)
+    assert all(box == content == drawing for box, content, drawing in before), "nothing is cut"
+    metrics = {"width": 1100, "height": 800, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    wait(browser, lambda: browser.execute_script(
+        "return [...document.querySelectorAll('#roc .drawing')].every(d =>"
+        " d.querySelector('.main-svg').clientWidth <= d.clientWidth)"))  # fmt: skip
+    assert browser.execute_script(heights) == before
+
+
+def test_the_page_may_not_load_anything(browser: Any, page: Path) -> None:
+    """Were something on the page to ask for a file, the page's own policy would refuse."""
+    show(browser, page)
+    refused = browser.execute_async_script(
+        "const done = arguments[0], refused = [];"
+        "document.addEventListener('securitypolicyviolation', (e) => {"
+        "  if (refused.push(e.blockedURI) === 2) done(refused); });"
+        "const i = new Image(); i.src = 'http://127.0.0.1:9/x.png'; document.body.append(i);"
+        "fetch('http://127.0.0.1:9/y').catch(() => 0);"
+    )
+    assert sorted(refused) == ["http://127.0.0.1:9/x.png", "http://127.0.0.1:9/y"]
+    browser.get_log("browser")
+
+
+def test_the_first_screen_holds_the_answer_and_both_maps(browser: Any, page: Path) -> None:
+    show(browser, page)
+    seen = browser.execute_script(
+        "return ['#answer h2', '.answers', '#filters', '[data-metric=asr] tbody tr:last-child',"
+        " '[data-metric=lost] tbody tr:last-child'].map(s =>"
+        " document.querySelector(s).getBoundingClientRect().bottom)"
+    )
+    assert max(seen) <= 800
+    inside = browser.execute_script(
+        "const e = document.querySelector('.answers'); return e.scrollHeight <= e.clientHeight"
+    )
+    assert inside, "the answer on every attack is seen without scrolling"
+    wide = browser.execute_script(
+        "return [...document.querySelectorAll('.map')].filter(e =>"
+        " e.offsetWidth > e.closest('.scroll').clientWidth).length"
+    )
+    assert wide == 0
+
+
+def test_elements_and_height_do_not_grow_with_trials(
+    browser: Any, make_page: Callable[[Material], Path]
+) -> None:
+    sizes = []
+    for seeds in (2, 12):
+        show(browser, make_page(generated(seeds)))
+        for section in ("results", "trials", "rates", "roc"):
+            drawn(browser, section)
+        sizes.append(
+            browser.execute_script(
+                "return [document.querySelectorAll('*').length,"
+                " document.documentElement.scrollHeight]"
+            )
+        )
+    (few, low), (many, high) = sizes
+    assert many < 1.25 * few and high < 1.1 * low, "six times the trials"
 
 
 def test_a_map_is_read_and_opened_by_keyboard(browser: Any, page: Path) -> None:
@@ -434,28 +492,6 @@ def test_twelve_defenses_are_told_apart_in_color_and_in_gray() -> None:
     for one, other in combinations(range(12), 2):
         apart = abs(lightness(colors[one], gray) - lightness(colors[other], gray))
         assert apart > 6 or dashes[one % 5] != dashes[other % 5] or symbols[one] != symbols[other]
-
-
-def test_prints_whole_maps_and_badges(browser: Any, page: Path) -> None:
-    show(browser, page, scheme="dark")
-    everything(browser)
-    pdf = base64.b64decode(browser.execute_cdp_cmd("Page.printToPDF", {})["data"])
-    assert pdf.startswith(b"%PDF") and pdf.count(b"/Type /Page\n") > 3
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
-    browser.execute_script("dispatchEvent(new Event('beforeprint'))")
-    maps = browser.execute_script(
-        "return [...document.querySelectorAll('.paper .map')].map(m => [m.dataset.metric,"
-        " m.tBodies[0].rows.length, m.tBodies[0].rows[0].cells.length - 1,"
-        " m.querySelectorAll('.badge').length,"
-        " m.closest('.scroll').scrollWidth <= m.closest('.scroll').clientWidth])"
-    )
-    assert maps == [["asr", 7, 9, 2, True], ["lost", 7, 9, 2, True]]
-    printed = browser.execute_script(
-        "return document.querySelectorAll('#results .paper tbody tr').length"
-    )
-    assert printed == 3 * 3 * 7
-    browser.execute_script("dispatchEvent(new Event('afterprint'))")
-    assert browser.execute_script("return document.querySelector('.paper')") is None
 
 
 EVIL = "<img src=x onerror=\"document.title='broken'\"><a href='https://evil.example'>x</a>"

@@ -171,7 +171,7 @@ def test_no_number_is_cut_on_a_narrow_terminal(width: int) -> None:
 def test_the_floor_of_a_trigger_is_shown() -> None:
     rows = pd.DataFrame([row(), row(trial="u", rate=0.0, asr=0.125)])
     assert floors(rows) == {("digits · tiny_cnn", "badnets"): 0.125}
-    assert "; ASR₀ 12.5 %" in page_of(rows)
+    assert 'title="on a clean model: 12.5 %"' in page_of(rows)
 
 
 def test_evasions_are_attacks_of_their_own_kind_and_no_floors() -> None:
@@ -212,9 +212,30 @@ def test_the_answer_says_what_the_findings_say() -> None:
     assert '<h2 id="answer-title">Which holds?</h2>' in page
     told = page[page.index('<section id="answer"') : page.index("<noscript>")]
     said = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", told))
-    assert "holds: a " in said and "cannot be told from no defense: b" in said
+    assert 'data-said="holds"><span title="a">a</span></td>' in told
+    assert 'data-said="not distinguishable from none"><span title="b">b</span></td>' in told
+    assert "worse than none" not in said, "no column without a defense"
     unmeasured = page_of(pd.DataFrame([defended("a")]))
     assert "not measured" in unmeasured, "no undefended trial"
+
+
+def test_a_rate_of_zero_alone_gives_no_figure_against_rates() -> None:
+    rates = [row(trial=f"{rate}", rate=rate) for rate in (0.0, 0.05, 0.1)]
+    assert '<section id="rates"' not in page_of(pd.DataFrame(rates[:2]))
+    assert '<section id="rates"' in page_of(pd.DataFrame(rates))
+
+
+def test_tables_and_titles_have_short_names_and_no_column_of_one_arena() -> None:
+    material = generated(seeds=1)
+    page = render(material)
+    found = opened(page, "insides-0")["columns"]
+    assert [one["title"] for one in found[:3]] == ["defense", "attack", "what"]
+    assert set(column(found[0])) == {"spectral_signatures"}
+    costs = opened(page, "cost-1")["columns"][0]
+    assert "spectral_signatures" in column(costs)
+    material.rows.loc[0, "dataset"] = "cifar10"
+    found = opened(render(material), "insides-0")["columns"]
+    assert [one["title"] for one in found[:3]] == ["defense", "attack", "trained on"]
 
 
 def test_failures_are_grouped_by_cause_and_none_is_lost() -> None:
@@ -345,7 +366,7 @@ def test_names_are_short_and_told_apart_by_what_differs() -> None:
         named("b(steps=3)", **{"defense.steps": 3}),
         named("c(x=1)"), named("c(x=2)"),
     ])  # fmt: skip
-    names = Cells.read(rows).short_names("defense")
+    names = Cells.read(rows).names["defense"]
     assert list(names.values()) == ["a(fraction=0.1)", "a(fraction=0.2)", "b", "c(x=1)", "c(x=2)"]
 
 
@@ -425,7 +446,7 @@ def test_the_page_of_a_real_sweep_holds_everything(tmp_path: Path) -> None:
                     "pictures", "cost", "failures", "provenance"):  # fmt: skip
         assert f'<section id="{section}"' in text, section
     assert "is &lt;b&gt;this&lt;/b&gt; &amp; that shown?" in text
-    assert "ASR₀" in text, "what a trigger achieves on the clean model"
+    assert "on a clean model: " in text, "what a trigger achieves on the clean model"
     assert text.count("data:image/png;base64,") >= 3 * 3 + 10
     material = gather("shown", str(tmp_path))
     assert '<section id="insides"' in text

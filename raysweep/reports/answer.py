@@ -16,9 +16,9 @@ from raysweep.results.findings import HELD_ASR, HELD_LOSS, Finding, findings, ov
 from raysweep.results.grouping import finished, floors
 
 RULE = (
-    f"A defense holds an attack where the 95 % interval of its ASR ends at or under "
-    f"{100 * HELD_ASR:g} %, and that of the clean accuracy that it costs at or under "
-    f"{100 * HELD_LOSS:g} points, at every rate."
+    f"A defense holds where, at every rate, the 95 % interval of the ASR ends at or under "
+    f"{100 * HELD_ASR:g} % and that of the lost clean accuracy at or under "
+    f"{100 * HELD_LOSS:g} points."
 )
 
 
@@ -29,12 +29,14 @@ class Line:
     Attributes:
         attack: its label.
         undefended: ASR without a defense, in percent, with interval and n.
+        clean: ASR of its trigger on a clean model, in percent; empty if rate 0 was not run.
         failed: why the attack failed; empty if it worked.
-        groups: what is said of defenses → their labels; groups without a defense are left out.
+        groups: what is said of defenses → their labels.
     """
 
     attack: str
     undefended: str
+    clean: str
     failed: str
     groups: dict[str, Sequence[str]]
 
@@ -48,6 +50,21 @@ class Answer:
     test: str
     among: Sequence[str]
     lines: Sequence[Line]
+
+    @property
+    def sentence(self) -> str:
+        """Whether one defense is the best, in a sentence."""
+        return "" if self.best or not self.among else "No defense is shown to be the best."
+
+
+def columns(found: Sequence[Answer]) -> list[str]:
+    """Return the columns of the answer: each statement that holds of some defense."""
+    lines = [line for one in found for line in one.lines]
+    return [
+        said
+        for said in dict.fromkeys(said for line in lines for said in line.groups)
+        if any(line.groups.get(said) for line in lines)
+    ]
 
 
 def answers(rows: pd.DataFrame) -> list[Answer]:
@@ -92,16 +109,15 @@ def _line(found: Finding, floor: float | None, labels: Sequence[str]) -> Line:
     named = {*found.holds, *found.indistinct, *found.worse, *found.untested}
     groups = {
         "holds": found.holds,
-        "lowers the ASR, and does not hold": [one for one in labels if one not in named],
-        "cannot be told from no defense": found.indistinct,
-        "worse than no defense": found.worse, "not measured at every rate": found.untested,
+        "only lowers the ASR": [one for one in labels if one not in named],
+        "not distinguishable from none": found.indistinct,
+        "worse than none": found.worse, "not measured at every rate": found.untested,
     }  # fmt: skip
     undefended = "not measured" if found.undefended is None else measured(found.undefended)
-    if floor is not None:
-        undefended += f"; ASR₀ {percent(floor)} %"
     return Line(
         attack=found.attack, undefended=undefended, failed=found.failed,
-        groups={} if found.failed else {said: own for said, own in groups.items() if own},
+        clean="" if floor is None else f"{percent(floor)} %",
+        groups={} if found.failed else groups,
     )  # fmt: skip
 
 

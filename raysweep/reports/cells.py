@@ -42,12 +42,15 @@ class Cells:
             finding on an attack that failed), and for each metric m: m, m_low, m_high, m_n, m_unit,
             m_values.
         of: the number of the cell of each row of the records.
-        rows: the records, with the columns arena, shown (the attack with its rate) and cell.
+        rows: the records, with the columns arena, called (the defense by its short name), shown
+            (the attack by its short name, with its rate) and cell.
+        names: attack or defense → label → short name.
     """
 
     table: pd.DataFrame
     of: pd.Series[int]
     rows: pd.DataFrame
+    names: dict[str, dict[str, str]]
 
     @classmethod
     def read(cls, records: pd.DataFrame) -> Cells:
@@ -57,10 +60,18 @@ class Cells:
             none = pd.Series([0]).iloc[:0]
             empty = pd.DataFrame(columns=[*BY, "dataset", "model", "training", "family", "at",
                                           "trials", "finished", "failed"])  # fmt: skip
-            return cls(table=empty, of=none, rows=rows.iloc[:0].assign(arena="", shown="", cell=0))
+            rows = rows.iloc[:0].assign(arena="", called="", shown="", cell=0)
+            return cls(table=empty, of=none, rows=rows, names={"attack": {}, "defense": {}})
         found = failure_texts(rows)
         rows = with_arena(rows)
-        rows["shown"], rows[LOST] = attack_column(rows), _lost(rows)
+        names = {part: short_names(rows, part) for part in ("attack", "defense")}
+        at = [
+            shown.removeprefix(str(attack)).strip()
+            for shown, attack in zip(attack_column(rows), rows["attack"], strict=True)
+        ]
+        rows["called"] = rows["defense"].map(str).map(names["defense"])
+        rows["shown"] = (rows["attack"].map(str).map(names["attack"]) + " " + at).str.strip()
+        rows[LOST] = _lost(rows)
         rows["cell"] = rows.groupby(list(BY), sort=False, dropna=False).ngroup()
         first = rows.drop_duplicates("cell").reset_index(drop=True)
         table = first[[*BY, *ARENA]].copy()
@@ -69,17 +80,20 @@ class Cells:
             for arena, *own in zip(first["arena"], *(first[name] for name in ARENA), strict=True)
         ]
         table["family"] = first["attack_name"]
-        table["at"] = [
-            shown.removeprefix(str(attack)).strip()
-            for shown, attack in zip(first["shown"], first["attack"], strict=True)
-        ]
+        table["at"] = [at[place] for place in rows.drop_duplicates("cell").index]
         done = finished(rows)
         count = len(table)
         table["trials"] = np.bincount(rows["cell"], minlength=count)
         table["finished"] = np.bincount(done["cell"], minlength=count)
         table["failed"] = list(found[rows.drop_duplicates("cell").index])
         parts = [table, *(_measured(done, metric, count) for metric in _present(done))]
-        return cls(table=pd.concat(parts, axis=1), of=rows["cell"], rows=rows)
+        table = pd.concat(parts, axis=1)
+        return cls(table=table, of=rows["cell"], rows=rows, names=names)
+
+    @property
+    def several(self) -> bool:
+        """Whether there is more than one arena."""
+        return bool(self.rows["arena"].nunique() > 1)
 
     @property
     def metrics(self) -> list[str]:
@@ -100,39 +114,38 @@ class Cells:
             }
             for name in self.metrics
         ]  # fmt: skip
-        names: dict[str, Json] = {part: self.short_names(part) for part in ("attack", "defense")}
         return {
             "columns": {name: column(table[name]) for name in who},
             "metrics": metrics,
-            "names": names,
+            "names": {part: dict(own) for part, own in self.names.items()},
         }
 
-    def short_names(self, part: str) -> dict[str, Json]:
-        """Return label → name without the parameters in which methods of that name agree.
 
-        Args:
-            part: `attack` or `defense`.
-        """
-        if self.rows.empty:
-            return {}
-        first = self.rows.drop_duplicates(part)
-        columns = PARAMETERS[part].within(self.rows.columns)
-        names: dict[str, Json] = {}
-        for method, own in first.groupby(f"{part}_name", sort=False):
-            labels = own[part].map(str)
-            differing = [
-                (name, own[at].map(words))
-                for name, at in columns.items()
-                if name != "rate" and own[at].map(words).nunique() > 1
-            ]
-            told = {
-                label: ", ".join(f"{name}={values.iloc[place]}" for name, values in differing)
-                for place, label in enumerate(labels)
-            }
-            for label, said in told.items():
-                alone = list(told.values()).count(said) == 1
-                names[label] = (f"{method}({said})" if said else str(method)) if alone else label
-        return names
+def short_names(rows: pd.DataFrame, part: str) -> dict[str, str]:
+    """Return label → name without the parameters in which methods of that name agree.
+
+    Args:
+        rows: the records; some.
+        part: `attack` or `defense`.
+    """
+    first = rows.drop_duplicates(part)
+    columns = PARAMETERS[part].within(rows.columns)
+    names: dict[str, str] = {}
+    for method, own in first.groupby(f"{part}_name", sort=False):
+        labels = own[part].map(str)
+        differing = [
+            (name, own[at].map(words))
+            for name, at in columns.items()
+            if name != "rate" and own[at].map(words).nunique() > 1
+        ]
+        told = {
+            label: ", ".join(f"{name}={values.iloc[place]}" for name, values in differing)
+            for place, label in enumerate(labels)
+        }
+        for label, said in told.items():
+            alone = list(told.values()).count(said) == 1
+            names[label] = (f"{method}({said})" if said else str(method)) if alone else label
+    return names
 
 
 def _present(done: pd.DataFrame) -> list[str]:

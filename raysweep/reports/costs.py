@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from raysweep.reports.cells import Cells
 from raysweep.reports.drawings import Drawing, Line
 from raysweep.reports.material import Material
 from raysweep.reports.sheets import Column, Sheet, seconds
@@ -34,9 +35,9 @@ def sentence(material: Material) -> str:
     return f"{said}."
 
 
-def sheets(material: Material) -> list[Sheet]:
+def sheets(material: Material, cells: Cells) -> list[Sheet]:
     """Return the tables of seconds by stage kind and by defense."""
-    found = (_by_stage(material.stages), _by_defense(finished(material.rows)))
+    found = (_by_stage(material.stages), _by_defense(finished(cells.rows)))
     return [sheet for sheet in found if sheet]
 
 
@@ -66,7 +67,7 @@ def _by_defense(rows: pd.DataFrame) -> Sheet | None:
     if rows.empty or any(name not in rows for name in SPENT):
         return None
     numbers = rows[[*SPENT]].apply(pd.to_numeric, errors="coerce")
-    groups = numbers.groupby(rows["defense"], sort=False)
+    groups = numbers.groupby(rows["called"], sort=False)
     means = groups.mean()
     columns = [
         Column(title="defense", values=list(means.index)),

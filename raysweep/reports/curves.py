@@ -26,7 +26,7 @@ def roc_curves(material: Material, cells: Cells) -> list[Drawing]:
     if not material.curves:
         return []
     rows = cells.rows.drop_duplicates("trial").set_index("trial")
-    several = rows["arena"].nunique() > 1
+    several = cells.several
     used = [name for name in (*WHO, *DECISIONS["train"], *DECISIONS["input"]) if name in rows]
     known = rows[used].to_dict("index")
     groups: dict[str, list[Line]] = {}

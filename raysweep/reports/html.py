@@ -38,7 +38,7 @@ SCRIPTS = (
     "data", "view", "names", "filters", "maps", "sheets", "results", "downloads", "figures",
     "printing", "start",
 )  # fmt: skip
-OURS = ("arena", "shown", "cell", "lost", "der")  # columns that records lack
+OURS = ("arena", "called", "shown", "cell", "lost", "der")  # columns that records lack
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +74,7 @@ def render(material: Material) -> str:
     """
     cells = Cells.read(material.rows)
     sections = [one for one in _sections(material, cells) if _is_shown(one)]
+    found = answer.answers(material.rows)
     blocks = {
         "cells": packed(cells.pack()),
         "rows": packed(_rows(cells)),
@@ -90,10 +91,12 @@ def render(material: Material) -> str:
         question=words(material.sweep.question) or "No question was written down.",
         finished=int((cells.rows["status"] == "ok").sum()) if len(cells.rows) else 0,
         total=len(cells.rows),
-        answers=answer.answers(material.rows),
+        answers=found,
+        headings=answer.columns(found),
         rule=answer.RULE,
-        names=cells.short_names("defense"),
-        attack_names=cells.short_names("attack"),
+        badges=_badges(cells),
+        names=cells.names["defense"],
+        attack_names=cells.names["attack"],
         cells=len(cells.table),
         rated=_is_rated(cells),
         sections=sections,
@@ -111,7 +114,7 @@ def _sections(material: Material, cells: Cells) -> list[Section]:
     tuned = material.tuned if material.tuned and material.tuned.rows else None
     verdict = verdicts.sheet(cells)
     triggers, fewer_triggers = verdicts.triggers(material, cells)
-    attacks, fewer_attacks = pictures(material)
+    attacks, fewer_attacks = pictures(material, cells)
     return [
         Section(key="roc", title="ROC curves", drawings=curves.roc_curves(material, cells)),
         Section(key="insides", title="Inside the defenses", said=internals.LEGEND,
@@ -124,7 +127,7 @@ def _sections(material: Material, cells: Cells) -> list[Section]:
         Section(key="pictures", title="What the attacks look like", galleries=attacks,
                 fewer=fewer_attacks),
         Section(key="cost", title="Cost and reuse", said=costs.sentence(material),
-                sheets=costs.sheets(material), drawings=costs.drawings(material)),
+                sheets=costs.sheets(material, cells), drawings=costs.drawings(material)),
         Section(key="failures", title="Failures", said=failures.sentence(cells),
                 sheets=failures.sheets(cells, material.stages)),
     ]  # fmt: skip
@@ -135,11 +138,18 @@ def _is_shown(section: Section) -> bool:
     return bool(content) or section.key == "failures"
 
 
+def _badges(cells: Cells) -> dict[str, str]:
+    """Return label of a defense → its badges, of those that have some."""
+    own = cells.table[["defense", "badges"]].drop_duplicates("defense").set_index("defense")
+    return {str(label): str(badges) for label, badges in own["badges"].items() if badges}
+
+
 def _is_rated(cells: Cells) -> bool:
-    """Return whether an attack has several rates in one arena."""
+    """Return whether an attack has several rates in one arena; 0 is the clean model's."""
     if cells.table.empty:
         return False
-    return bool((cells.table.groupby(["arena", "attack"])["rate"].nunique() > 1).any())
+    poisoned = cells.table[cells.table["rate"] > 0]
+    return bool((poisoned.groupby(["arena", "attack"])["rate"].nunique() > 1).any())
 
 
 def _rows(cells: Cells) -> dict[str, Json]:

@@ -11,15 +11,15 @@ from raysweep.metrics.names import SEPARABILITY, Family
 from raysweep.reports.cells import Cells
 from raysweep.reports.drawings import Drawing, Line, thinned
 from raysweep.reports.material import Material
-from raysweep.reports.sheets import Column, Sheet
+from raysweep.reports.sheets import Column, Sheet, who_of
 from raysweep.reports.tables import number
 from raysweep.results.columns import FOUND
 from raysweep.results.grouping import finished
 
 LEGEND = (
-    "Of losses: medians over training samples; the band is from the first to the third quartile. "
-    "AUROC: how well a low loss tells poison from the rest. Which samples are poisoned the defense "
-    "does not know."
+    "A line of losses is their median over training samples, its band goes from the first to the "
+    "third quartile. AUROC: how well a low loss tells poison from the rest. The defense does not "
+    "know which samples are poisoned."
 )
 STEP = "step of the method"
 GROUPS = {"poison": "poisoned", "rest": "not poisoned"}
@@ -32,11 +32,12 @@ def sheets(cells: Cells) -> list[Sheet]:
         (SEPARABILITY,
          "Separability: AUROC of a linear discriminant between poison and others of its label"),
     )  # fmt: skip
-    return [sheet for family, title in named if (sheet := _named(cells.rows, family, title))]
+    return [sheet for family, title in named if (sheet := _named(cells, family, title))]
 
 
-def _named(rows: pd.DataFrame, family: Family, title: str) -> Sheet | None:
+def _named(cells: Cells, family: Family, title: str) -> Sheet | None:
     """Return a table of the columns of a family, a row per cell; none if there are none."""
+    rows = cells.rows
     done = finished(rows)
     parts = []
     for name, column in family.within(rows.columns).items():
@@ -49,9 +50,8 @@ def _named(rows: pd.DataFrame, family: Family, title: str) -> Sheet | None:
         return None
     table = pd.concat(parts, ignore_index=True).sort_values("cell", kind="stable")
     who = rows.drop_duplicates("cell").set_index("cell").loc[table["cell"]]
-    named = (("defense", "defense"), ("attack", "shown"), ("trained on", "arena"))
     columns = [
-        *(Column(title=shown, values=list(who[name])) for shown, name in named),
+        *who_of(who, several=cells.several),
         Column(title="what", values=list(table["what"])),
         *(Column(title=shown, values=list(table[name]), shown="number")
           for shown, name in (("mean", "mean"), ("least", "min"), ("most", "max"), ("n", "count"))),
@@ -126,8 +126,8 @@ def _trials(cells: Cells, wanted: Collection[str]) -> Iterator[tuple[str, str, s
     if not wanted:  # a sweep that was only tuned has no rows
         return
     rows = cells.rows.drop_duplicates("trial").set_index("trial")
-    several = rows["arena"].nunique() > 1
-    columns = ("defense", "shown", "arena", "seed", "cell")
+    several = cells.several
+    columns = ("called", "shown", "arena", "seed", "cell")
     every = zip(*(rows[name] for name in columns), strict=True)
     known = {trial: own for trial, own in zip(rows.index, every, strict=True) if trial in wanted}
     for trial in wanted:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from raysweep.reports.cells import Cells
 from raysweep.reports.material import Material
 
 SAMPLES = 4
@@ -59,15 +60,16 @@ def factor(clean_CHW: np.ndarray, triggered_CHW: np.ndarray) -> int:
     return 255 // largest if largest else 1
 
 
-def pictures(material: Material) -> tuple[list[Gallery], str]:
+def pictures(material: Material, cells: Cells) -> tuple[list[Gallery], str]:
     """Return clean, triggered and difference of some images, for each attack; and what is left out.
 
     Returns:
         the galleries, and a sentence on the attacks that are left out, or nothing.
     """
     shown = list(material.pictures.items())
+    names = cells.names["attack"]
     galleries = [
-        Gallery(title=attack, groups=_triples(attack, clean, triggered))
+        Gallery(title=names.get(attack, attack), groups=_triples(attack, clean, triggered))
         for attack, (clean, triggered) in shown[:ATTACKS]
         if len(clean)
     ]

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import pandas as pd
+
 from raysweep.identity import Json
 from raysweep.reports.data import column
 from raysweep.reports.tables import number
@@ -56,6 +58,18 @@ class Sheet:
             "cells": None if self.cells is None else list(self.cells),
             "note": self.note,
         }
+
+
+def who_of(rows: pd.DataFrame, *, several: bool) -> list[Column]:
+    """Return the columns that say of which cell each row is.
+
+    Args:
+        rows: of `Cells.rows`.
+        several: whether the sweep has several arenas, so that they are told.
+    """
+    named = [("defense", "called"), ("attack", "shown")]
+    named += [("trained on", "arena")] if several else []
+    return [Column(title=title, values=list(rows[name])) for title, name in named]
 
 
 def seconds(value: object) -> str:

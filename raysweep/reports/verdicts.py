@@ -8,7 +8,7 @@ from raysweep.metrics.parts import classes_in
 from raysweep.reports.cells import Cells
 from raysweep.reports.material import Material
 from raysweep.reports.pictures import Gallery, Shown, picture
-from raysweep.reports.sheets import Column, Sheet
+from raysweep.reports.sheets import Column, Sheet, who_of
 from raysweep.reports.tables import number, words
 from raysweep.results.grouping import finished
 
@@ -27,9 +27,7 @@ def sheet(cells: Cells) -> Sheet | None:
         return list(judged[name]) if name in judged else [None] * len(judged)
 
     columns = [
-        Column(title="defense", values=cell("defense")),
-        Column(title="attack", values=cell("shown")),
-        Column(title="trained on", values=cell("arena")),
+        *who_of(judged, several=cells.several),
         Column(title="seed", values=cell("seed"), shown="number"),
         Column(title="verdict", values=["backdoor" if v else "clean" for v in cell("verdict")]),
         Column(title="classes", values=list(map(words, cell("verdict_classes")))),
@@ -58,7 +56,7 @@ def triggers(material: Material, cells: Cells) -> tuple[list[Gallery], str]:
     galleries = []
     for trial in known[:MODELS]:
         row, estimated = rows.loc[trial], material.triggers[trial]
-        who = f"{row['defense']}, {row['shown']}, seed {row['seed']}"
+        who = f"{row['called']}, {row['shown']}, seed {row['seed']}"
         named = classes_in(words(row.get("verdict_classes")))
         images = [
             Shown(

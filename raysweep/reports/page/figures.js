@@ -42,7 +42,7 @@ const tracesOf = (drawing, dark) => {
 };
 const axisOf = (axis, colors) => ({
   title: { text: plain(axis.title) }, type: axis.log ? "log" : undefined, range: axis.range ?? undefined,
-  automargin: true, zeroline: false, gridcolor: colors.line, linecolor: colors.line,
+  automargin: true, exponentformat: "power", zeroline: false, gridcolor: colors.line, linecolor: colors.line,
 });
 const colorsOf = (dark) => (dark ? { ink: "#e8e8e8", paper: "#16181c", line: "#3c4048" }
   : { ink: "#1a1a1a", paper: "#ffffff", line: "#d5d5d5" });
@@ -50,9 +50,11 @@ const draw = (plot, { dark = isDark() } = {}) => {
   const colors = colorsOf(dark);
   const traces = tracesOf(plot.drawing, dark);
   const names = new Set(traces.map((trace) => trace.name)).size;
-  const height = 300 + (names < 4 ? 22 * names : 22 * Math.ceil(names / 2)) + 50;
-  Plotly.react(plot.querySelector(".drawing"), traces, {
-    height, margin: { l: 8, r: 8, t: 12, b: 8 }, barmode: "group",
+  const height = 318 + (names < 4 ? 22 * names : 22 * Math.ceil(names / 2)) + 50;
+  const place = plot.querySelector(".drawing");
+  place.style.height = `${height}px`;  // Plotly takes it again when the window changes
+  Plotly.react(place, traces, {
+    height, margin: { l: 8, r: 8, t: 30, b: 8 }, barmode: "group",
     font: { family: "system-ui, sans-serif", size: 13, color: colors.ink },
     paper_bgcolor: colors.paper, plot_bgcolor: colors.paper,
     legend: { orientation: "h", yref: "container", y: 0, yanchor: "bottom" },
@@ -97,8 +99,8 @@ const drawAlbum = (place, entries) => {
     back.disabled = from === 0;
     on.disabled = from + AT_ONCE >= every.length;
     back.hidden = on.hidden = every.length <= AT_ONCE;
-    said.textContent = every.length ? ` ${every.length === 1 ? "Figure" : "Figures"} ${from + 1}–`
-      + `${from + some.length} of ${every.length} ` : "No figure of what is in view.";
+    said.textContent = !every.length ? "No figure of what is in view."
+      : every.length <= AT_ONCE ? "" : ` Figures ${from + 1}–${from + some.length} of ${every.length} `;
     const titles = some.map((entry) => entry.title).join("\n");
     if (titles === key) {
       for (const plot of plots.children) if (plot.drawing) draw(plot);
@@ -111,14 +113,14 @@ const drawAlbum = (place, entries) => {
 };
 const bounds = (one) => (one.low == null ? [0, 0] : [one.high - one.mean, one.mean - one.low]);
 // Metrics against the poison rate, where an attack has several: a line for each defense.
+const hasRates = (some) => new Set(some.map((cell) => cell.rate).filter((rate) => rate > 0)).size > 1;
 const rateEntries = () => {
   const entries = [];
   for (const own of grouped(view.cells, (cell) => `${cell.arena}\n${cell.attack}`).values()) {
-    const rates = new Set(own.map((cell) => cell.rate));
-    if (rates.size < 2) continue;
+    if (!hasRates(own)) continue;
     for (const metric of ["asr", "lost", "ca", "tpr", "fpr", "input_tpr", "input_fpr"]) {
       const known = own.filter((cell) => cell.metrics[metric]?.mean != null);
-      if (new Set(known.map((cell) => cell.rate)).size < 2) continue;
+      if (!hasRates(known)) continue;
       const [{ attack, arena }] = own;
       const among = arenasOf(cells).length > 1 ? ` · ${arena}` : "";
       entries.push({

@@ -78,6 +78,11 @@ const fieldOf = (cell, metric, most) => {
     style: shade ? `background:${shade.background};color:${shade.ink}` : null,
   }, text);
 };
+const countsOf = (lines) => {
+  const counts = lines.flatMap((line) => [...line.at.values()].map((cell) => cell.finished));
+  const [least, most] = [Math.min(...counts), Math.max(...counts)];
+  return least === most ? `n = ${most}` : `n = ${least}–${most}`;
+};
 const mapOf = (metric, laid, { fewer = true } = {}) => {
   const every = laid.columns.filter((column) => isShown(column, laid.lines, metric));
   const columns = fewer ? every.slice(0, MAP_COLUMNS) : every;
@@ -98,7 +103,8 @@ const mapOf = (metric, laid, { fewer = true } = {}) => {
     make("i", { style: `background:linear-gradient(to right,${ramp.join(",")})` }),
     ` ${Math.round(100 * most)}`);
   const table = make("table", { class: "map", role: "grid", "data-metric": metric },
-    make("caption", {}, title, " ", legend), headOf(metric, columns), make("tbody", {}, body));
+    make("caption", {}, title, " ", legend, " ",
+      make("span", { class: "n" }, countsOf(lines))), headOf(metric, columns), make("tbody", {}, body));
   table.querySelector("td[data-cell]")?.setAttribute("tabindex", 0);
   return make("div", { class: "mapped" },
     make("div", { class: "scroll", role: "region", tabindex: 0, "aria-label": title }, table),
@@ -145,9 +151,9 @@ const drawMaps = () => {
     const failed = view.cells.some((cell) => cell.arena === arena && cell.failed);
     place.replaceChildren(...[select,
       maps.length ? make("div", { class: "maps" }, maps) : make("p", {}, "Nothing in view has an ASR."),
-      make("p", { class: "muted" }, "Hover, or walk with the arrow keys: interval and n. Enter or a "
-        + "click opens the trials behind a field, a heading keeps one attack. –: undefined; ×: no "
-        + `trial finished${failed ? "; †: the attack failed there" : ""}.`)].filter(Boolean));
+      make("p", { class: "muted" }, "n: finished trials a field. Point, or walk with the arrow keys, for the "
+        + "interval; Enter or a click opens the trials, a heading keeps one attack. "
+        + `–: undefined; ×: no trial finished${failed ? "; †: the attack failed there" : ""}.`)].filter(Boolean));
   };
   place.addEventListener("mouseover", (event) => {
     const field = event.target.closest("td[data-cell]");
@@ -166,4 +172,12 @@ const drawMaps = () => {
   });
   addEventListener("scroll", hideTip, { passive: true });
   whenViewed(draw);
+};
+// The answer takes what the maps leave of the first screen.
+const fitAnswer = () => {
+  const box = document.querySelector(".answers");
+  const last = document.getElementById("maps-drawn");
+  if (!box || !last || isNarrow()) return;
+  const free = innerHeight - (last.getBoundingClientRect().bottom + scrollY);
+  if (free > 0) box.style.maxHeight = `${box.offsetHeight + Math.floor(free)}px`;
 };

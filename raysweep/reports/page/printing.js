@@ -1,14 +1,13 @@
 // On paper: whole maps of every setting in view, and tables without a scroll bar.
 const PRINTED = 300;
 const PRINTED_COLUMNS = 12;
-const paperTable = (title, columns, rows) => {
+const paperTable = (columns, rows) => {
   const heads = columns.map((column) => make("th", { scope: "col" }, column.title));
   const lines = rows.slice(0, PRINTED).map((row) => make("tr", {}, columns.map((column, at) => make(
     at ? "td" : "th", at ? {} : { scope: "row" },
     column.format ? column.format(row) : written(row[column.field], column.shown)))));
   const left = rows.length - PRINTED;
-  return make("div", { class: "paper" }, make("table", {}, make("caption", {}, title),
-    make("thead", {}, make("tr", {}, heads)), make("tbody", {}, lines)),
+  return make("div", { class: "paper" }, make("table", {}, make("thead", {}, make("tr", {}, heads)), make("tbody", {}, lines)),
   left > 0 ? make("p", {}, `${left.toLocaleString("en")} more rows are not printed.`) : null);
 };
 const paperMaps = () => arenasOf(view.cells).flatMap((arena) => {
@@ -19,7 +18,7 @@ const paperMaps = () => arenasOf(view.cells).flatMap((arena) => {
     return starts.map((at) => mapOf(
       metric, { ...laid, columns: columns.slice(at, at + PRINTED_COLUMNS) }, { fewer: false }));
   });
-  return [make("h3", {}, arena), ...maps];
+  return arenasOf(cells).length > 1 ? [make("h3", {}, arena), ...maps] : maps;
 });
 const toPaper = () => {
   const after = (place, ...children) => place.after(make("div", { class: "paper" }, children));
@@ -27,11 +26,11 @@ const toPaper = () => {
   if (maps) {
     after(maps, paperMaps());
     const columns = resultColumns().filter((column) => column.visible !== false).slice(0, 9);
-    after(document.getElementById("results-drawn"), paperTable("Results", columns, resultRows()));
+    after(document.getElementById("results-drawn"), paperTable(columns, resultRows()));
   }
   for (const place of document.querySelectorAll(".sheet")) {
     const sheet = ready.get(place.dataset.block);
-    if (sheet) after(place, paperTable(sheet.title, sheet.columns, sheet.inView()));
+    if (sheet) after(place, paperTable(sheet.columns, sheet.inView()));
   }
   for (const plot of document.querySelectorAll(".plot")) {
     if (plot.drawing) draw(plot, { dark: false });

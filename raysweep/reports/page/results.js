@@ -1,6 +1,7 @@
 // The results, a row for each attack, rate and defense, or for each defense; and the trials.
 const named = (row) => make("span", { title: row.defense },
-  breakable(row.defenseName), " ", make("span", { class: "n" }, `n ${row.n}`), " ", badgesOf(row.badges));
+  breakable(row.defenseName), " ", make("span", { class: "n" }, `n ${row.n}`), " ", badgesOf(row.badges),
+  isNarrow() ? make("div", { class: "n" }, row.attackName) : null);
 const isAttacked = (cell) => cell.rate > 0 || cell.arena.endsWith("adversarial examples");
 const meanOf = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
 const grouped = (items, keyOf) => {
@@ -38,7 +39,14 @@ const rowsByDefense = (some) => {
 const resultRows = () => {
   const some = view.by === "defense" ? rowsByDefense(view.cells)
     : view.cells.map((cell) => ({ ...cell, n: countOf(cell) }));
-  return some.map((row) => {
+  const turns = new Map(some.map((row) => `${row.arena}\n${row.attack}`).map((key) => [key, 0]));
+  [...turns.keys()].forEach((key, at) => turns.set(key, at));
+  const turn = (row) => (view.by === "defense" ? 0 : turns.get(`${row.arena}\n${row.attack}`));
+  const asr = (row) => row.metrics.asr.mean ?? Infinity;
+  const rate = (row) => (view.by === "defense" ? 0 : row.rate);
+  const ordered = some.toSorted((a, b) => turn(a) - turn(b) || rate(a) - rate(b)
+    || (asr(a) === asr(b) ? 0 : asr(a) - asr(b)));
+  return ordered.map((row) => {
     const means = Object.keys(view.titles).map((metric) => [`m ${metric}`, row.metrics[metric].mean]);
     return { ...row, ...Object.fromEntries(means) };
   });
@@ -48,14 +56,13 @@ const resultColumns = () => {
   const metrics = Object.entries(view.titles).map(([metric, title]) => ({
     field: `m ${metric}`, title, shown: "number", format: (row) => spread(row.metrics[metric]),
   }));
-  const attack = { field: "attackName", title: "attack" };
-  const [asr, ...others] = metrics;
+  const attack = { field: "attackName", title: "attack", visible: !isNarrow() };
   return [
     { field: "defense", title: "defense", first: true, format: named },
-    ...(isNarrow() ? [asr, attack] : [attack, asr]),
-    ...others.slice(0, 3),
+    attack,
+    ...metrics.slice(0, 4),
     { field: "arena", title: "setting", visible: several },
-    ...others.slice(3),
+    ...metrics.slice(4),
     { field: "kind", title: "kind" },
     { field: "failed", title: "the attack failed", visible: false },
   ];
@@ -80,7 +87,6 @@ const drawResults = () => {
     };
     results = tableOf(place, {
       title: "Results", columns: resultColumns(), rows: resultRows(), chooser: true,
-      sort: [{ column: "m asr", dir: "asc" }],
       controls: [make("fieldset", { class: "by" }, make("legend", {}, "A row for each"), choices),
         ...latexControls(), said],
     });

@@ -29,7 +29,7 @@ const columnOf = ({ field, title, shown = "text", format, visible = true, first 
       return make("span", {}, badgesOf(String(one.getValue() ?? "").split(", ").filter(Boolean)));
     }
     const text = written(one.getValue(), shown);
-    return make("span", { title: text.length > 40 ? text : null }, text);
+    return make("span", { title: text.length > 40 ? text : null }, first ? breakable(text) : text);
   },
 });
 const chooserOf = (columns, table) => make("details", { class: "filter columns" },
@@ -43,7 +43,7 @@ const chooserOf = (columns, table) => make("details", { class: "filter columns" 
     return make("label", {}, box, ` ${column.title}`);
   })));
 // Draws a table into a place; returns how its rows are changed.
-const tableOf = (place, { title, columns, rows, controls = [], chooser = false, sort = [] }) => {
+const tableOf = (place, { title, columns, rows, controls = [], chooser = false }) => {
   const drawn = make("div", { "aria-label": title, class: "table" });
   let table;
   const bar = [...controls, chooser ? chooserOf(columns, () => table) : null].filter(Boolean);
@@ -54,7 +54,7 @@ const tableOf = (place, { title, columns, rows, controls = [], chooser = false, 
   place.replaceChildren(...(bar.length ? [make("div", { class: "bar" }, bar)] : []), drawn, foot);
   table = new Tabulator(drawn, {
     data: rows, columns: columns.map(columnOf), maxHeight: TALLEST, layout: "fitDataFill",
-    nestedFieldSeparator: false, placeholder: "Nothing in view", initialSort: sort,
+    nestedFieldSeparator: false, placeholder: "Nothing in view",
     columnDefaults: { resizable: false },
   });
   setFoot(rows.length);

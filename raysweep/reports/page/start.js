@@ -12,6 +12,7 @@ const start = async () => {
   drawSheets();
   drawAlbums();
   update({ link: false });
+  fitAnswer();
   const go = () => {
     if (view.section) document.getElementById(view.section)?.scrollIntoView();
   };
