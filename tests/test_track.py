@@ -110,6 +110,34 @@ def read(run: Path) -> dict[str, Any]:
     return found
 
 
+def test_a_copy_of_the_same_second_is_known_as_the_run_that_it_is(tmp_path: Path) -> None:
+    publish(rows(), tmp_path, OFFLINE)
+    for run in runs(tmp_path):
+        run.rename(run.with_name(f"{run.name}-1"))
+    before = runs(tmp_path)
+    assert publish(rows(), tmp_path, OFFLINE).held == 2 and runs(tmp_path) == before
+
+
+def test_an_answer_that_wandbs_process_has_lost_is_asked_for_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, lost = wandb_runs.Client._write, [KeyError("29myls2i"), KeyError("of another thread")]
+
+    def write(client: wandb_runs.Client, entry: Entry) -> None:
+        if lost:
+            raise lost.pop()
+        whole(client, entry)
+
+    monkeypatch.setattr(wandb_runs.Client, "_write", write)
+    done = publish(rows(), tmp_path, OFFLINE)
+    assert (done.held, done.total, done.warning) == (2, 2, "") and not lost
+    lost.extend(KeyError("always") for _ in range(99))
+    changed = rows()
+    changed["ca"] = 0.5
+    failed = publish(changed, tmp_path, OFFLINE)
+    assert failed.warning.startswith("W&B's client has failed (KeyError: 'always')")
+
+
 @pytest.mark.slow
 def test_offline_runs_are_written_once_and_read_back(tmp_path: Path) -> None:
     first = publish(rows(), tmp_path, OFFLINE)
@@ -124,7 +152,7 @@ def test_offline_runs_are_written_once_and_read_back(tmp_path: Path) -> None:
     assert len(runs(tmp_path)) == 2, "the run that was said again replaces what it said before"
     assert len(set(runs(tmp_path)) - set(before)) == 1 and third.note == first.note
     for run in runs(tmp_path):
-        (run / f"run-{run.name.rpartition('-')[2]}.wandb.synced").touch()  # as `wandb sync` does
+        (run / f"run-{run.name.split('-')[3]}.wandb.synced").touch()  # as `wandb sync` does
     assert publish(changed, tmp_path, OFFLINE).note == "", "all are uploaded"
     told = {found["config"]["trial"]: found for found in map(read, runs(tmp_path))}
     assert told["a"]["summary"]["ca"] == 0.5 and "tpr" not in told["a"]["summary"]

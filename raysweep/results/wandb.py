@@ -27,6 +27,7 @@ BATCH = 100
 # Seconds before each attempt at a run. W&B resets its limits of rate once a minute.
 PAUSES = (0.0, 2.0, 10.0, 30.0, 60.0)
 NAMED = 3
+KEPT_AT_MOST = 3  # attempts to write a run offline
 # The sizes up to which W&B documents that a project works well.
 MOST_RUNS, MOST_KEYS = 10_000, 10_000
 # Statuses that speak of one run, and those that speak of all; others may pass.
@@ -138,14 +139,22 @@ class Publisher:
     # Offline
 
     def _keep(self, new: Sequence[Entry]) -> None:
-        errors = 0
-        for entry, error in self._client.write(new):
-            if error is None:
-                self._remember([entry])
-            else:
-                self._blame(error, entry)
-                errors += 1
-        if errors == len(new):
+        """Write runs offline; again those of which wandb's own process has lost an answer."""
+        left, errors = list(new), dict[str, Exception]()
+        for _ in range(KEPT_AT_MOST):
+            errors = {}
+            for entry, error in self._client.write(left):
+                if error is None:
+                    self._remember([entry])
+                else:
+                    errors[entry.run] = error
+            left = [entry for entry in left if entry.run in errors]
+            if not left:
+                return
+            self._client.forget()
+        for entry in left:
+            self._blame(errors[entry.run], entry)
+        if len(left) == len(new):
             self.stopped = self._cause
 
     # Online
@@ -228,7 +237,8 @@ class Publisher:
         no_key = type(error).__name__ in KEY_ERRORS and NO_ANSWER not in str(error)
         cause = "W&B took runs but does not hold them"
         if error is not None:
-            what = "W&B has no usable key" if no_key else "W&B is not reachable"
+            away = "W&B is not reachable" if self._online else "W&B's client has failed"
+            what = "W&B has no usable key" if no_key else away
             cause = f"{what} ({_brief(error)})"
         cause = cause if status is None else _remedy(status, self._track)
         self._cause = self._cause or cause

@@ -91,7 +91,8 @@ class Client:
         self._inside.enter_context(_unattended(WANDB_CACHE_DIR=scratch, **places))
         self._inside.callback(self.forget)
         for copy in sorted((self._kept / "wandb").glob("offline-run-*")):
-            self._offline.setdefault(copy.name.rpartition("-")[2], []).append(copy)
+            # offline-run-TIME-ID, and -1 behind it for a second copy within a second.
+            self._offline.setdefault(copy.name.split("-")[3], []).append(copy)
         return self
 
     def __exit__(self, *ended: object) -> None:
@@ -214,7 +215,7 @@ class Client:
         if error is not None and (named := STATUS.search(str(error))):
             return int(named[1])
         refused = None
-        for log in (self._folder / "wandb").glob(f"run-*-{run}/logs/debug-internal.log"):
+        for log in (self._folder / "wandb").glob(f"run-*-{run}*/logs/debug-internal.log"):
             for line in log.read_text(errors="replace").splitlines():
                 with contextlib.suppress(ValueError, KeyError, TypeError):
                     status = json.loads(line)["status"]
