@@ -202,14 +202,14 @@ def _met_everything(part: pd.DataFrame) -> list[str]:
 def _said(top: str, mean: float, found: Sequence[Contrast], largest: float, named: bool) -> str:
     """Return the test of the highest DER in words: against whom, over what, and its largest p."""
     others = len(found) - 1
-    against = (
-        f"{others} other{'s' if others > 1 else ''} and no defense" if others else "no defense"
-    )
+    rivals = f"each of the {others} others" if others > 1 else "the other one"
+    against = f"that of {rivals} and of no defense" if others else "that of no defense"
     n = min(one.n for one in found)
-    shown = "is" if named else "is not shown to be"
     few = 2.0 ** (1 - n) * len(found) >= ALPHA
     return (
-        f"The mean DER of {top}, {mean:.3f}, {shown} above that of {against}: {found[0].words}, "
-        f"largest p = {largest:.2g} after Holm's correction"
+        f"{top} has the highest mean DER, {mean:.3f}; "
+        + ("it is" if named else "it is not shown to be")
+        + f" higher than {against} ({found[0].words}; "
+        f"largest p = {largest:.2g} after Holm's correction)"
         + (f"; {n} are too few to reach {100 * ALPHA:g} %." if few else ".")
     )
