@@ -70,7 +70,7 @@ def tuned(sweep: Sweep, storage: str) -> list[TunedRow]:
     return [replace(row, seconds=0.0) for row in found.rows]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.ray
 def test_a_killed_head_costs_the_drivers_and_a_new_one_goes_on(
     cluster: hosts.Cluster, tmp_path: Path

@@ -105,6 +105,7 @@ def pids_of(
     return chain.pids
 
 
+@pytest.mark.long
 def test_a_worker_of_each_kind_serves_a_whole_chain(two_cpus: None) -> None:
     pids = pids_of("abababaabb", cpus=1)
     assert len(pids) == 10
@@ -144,6 +145,7 @@ def test_a_batch_never_goes_to_an_idle_worker_that_died(
     assert pids[0] == pids[1] != pids[2] == pids[3]
 
 
+@pytest.mark.long
 def test_a_worker_that_was_idle_for_long_is_dropped(
     two_cpus: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -137,7 +137,7 @@ def processes_with(word: bytes) -> list[str]:
     return found
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.ray
 def test_a_signal_to_every_process_of_a_step_waits_for_no_stage(tmp_path: Path) -> None:
     """Slurm and a closed terminal signal Ray's processes too; some send theirs twice."""

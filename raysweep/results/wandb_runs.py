@@ -86,13 +86,12 @@ class Client:
         if self._mode == "online":
             self._folder = Path(scratch)
         # Files of artifacts that are kept offline lie beside the runs.
-        data = str(self._folder / "data")
-        places = {"WANDB_DIR": str(self._folder), "WANDB_DATA_DIR": data}
+        places = {"WANDB_DIR": str(self._folder), "WANDB_DATA_DIR": str(self._folder / "data")}
         self._inside.enter_context(_unattended(WANDB_CACHE_DIR=scratch, **places))
         self._inside.callback(self.forget)
         for copy in sorted((self._kept / "wandb").glob("offline-run-*")):
-            # offline-run-TIME-ID, and -1 behind it for a second copy within a second.
-            self._offline.setdefault(copy.name.split("-")[3], []).append(copy)
+            run = copy.name.split("-")[3]  # offline-run-TIME-ID, and -1 for a second of its time
+            self._offline.setdefault(run, []).append(copy)
         return self
 
     def __exit__(self, *ended: object) -> None:
