@@ -209,6 +209,15 @@ def test_a_signal_ends_the_publishing_and_the_rest_is_named(server: State, tmp_p
     assert process.returncode == 130
 
 
+def test_a_publisher_that_waits_for_ever_ends_after_its_driver() -> None:
+    code = (
+        "import time; from raysweep.cli import sync; sync.LATEST_SECONDS = 0.2;"
+        "assert sync._end_of_input()(30); time.sleep(600)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], input=b"", timeout=60, check=False)
+    assert done.returncode == 1
+
+
 def test_the_driver_waits_longer_for_little_than_for_much(monkeypatch: pytest.MonkeyPatch) -> None:
     told = [wandb.Published(total=100, held=held) for held in (0, 40, 60)]
     assert not publishing._is_little(told[0], told[1], 11) and publishing._is_little(

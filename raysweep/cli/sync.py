@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
@@ -15,6 +17,8 @@ from raysweep.cli.options import Storage, SweepName, open_console
 
 if TYPE_CHECKING:
     from raysweep.results.wandb import Published
+
+LATEST_SECONDS = 600.0  # after the launch, for what is left
 
 
 def sync(
@@ -69,13 +73,19 @@ def _print_line(published: Published) -> None:
 
 
 def _end_of_input() -> Callable[[float], bool]:
-    """Return a function that waits some seconds for the end of standard input."""
+    """Return a function that waits some seconds for the end of standard input.
+
+    The process ends some minutes after it at the latest: wandb's own process may never answer, and
+    a driver that was killed ends nobody.
+    """
     over, given = threading.Event(), sys.stdin.buffer
 
     def read() -> None:
         while given.read(1):
             pass
         over.set()
+        time.sleep(LATEST_SECONDS)
+        os._exit(1)
 
     threading.Thread(target=read, daemon=True).start()
     return over.wait
