@@ -6,7 +6,6 @@ import csv
 import io
 import json
 import re
-import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +20,7 @@ from raysweep.errors import PlanError, SpecError, StoreError
 from raysweep.exchange.leaderboard import to_csv
 from raysweep.reports.leaderboard import Leaderboard, gather, render, to_json
 from raysweep.store import Store
+from tests.browser import opened
 
 HOSTILE = "</script><script>document.title='owned'</script>"
 TEXT = """
@@ -216,23 +216,8 @@ def test_what_was_not_measured_is_empty(board: Leaderboard) -> None:
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    driver = shutil.which("chromedriver")
-    if driver is None or shutil.which("chromium") is None:
-        pytest.skip("chromium and chromedriver are not installed")
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service
-
-    options = webdriver.ChromeOptions()
-    for word in (
-        "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-        "--disable-background-networking", "--disable-component-update", "--disable-sync",
-        f"--user-data-dir={tmp_path_factory.mktemp('chromium')}",
-    ):  # fmt: skip
-        options.add_argument(word)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    opened = webdriver.Chrome(options=options, service=Service(driver))
-    yield opened
-    opened.quit()
+    with opened(tmp_path_factory.mktemp("chromium")) as made:
+        yield made
 
 
 def show(browser: Any, page: Path, width: int = 1280, behind: str = "") -> None:

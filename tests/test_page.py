@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ import pytest
 
 from raysweep.reports.html import render
 from raysweep.reports.material import Material
+from tests.browser import opened
 from tests.material import generated
 
 AXE = "4.14.1"
@@ -49,26 +50,11 @@ def downloads(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory, downloads: Path) -> Iterator[Any]:
-    driver = shutil.which("chromedriver")
-    if driver is None or shutil.which("chromium") is None:
-        pytest.skip("chromium and chromedriver are not installed")
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service
-
-    options = webdriver.ChromeOptions()
-    for word in (
-        "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-        "--disable-background-networking", "--disable-component-update", "--disable-sync",
-        f"--user-data-dir={tmp_path_factory.mktemp('chromium')}",
-    ):  # fmt: skip
-        options.add_argument(word)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    opened = webdriver.Chrome(options=options, service=Service(driver))
-    opened.execute_cdp_cmd(
-        "Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(downloads)}
-    )
-    yield opened
-    opened.quit()
+    with opened(tmp_path_factory.mktemp("chromium")) as made:
+        made.execute_cdp_cmd(
+            "Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(downloads)}
+        )
+        yield made
 
 
 def wait(browser: Any, condition: Callable[[], object]) -> None:
@@ -479,14 +465,31 @@ def test_a_defense_has_one_color_everywhere(browser: Any, page: Path) -> None:
     assert all(len(own) == 1 for own in looks.values())
 
 
-def lightness(color: str, weights: tuple[float, float, float]) -> float:
-    parts = [int(color[at : at + 2], 16) / 255 for at in (1, 3, 5)]
-    linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
-    y = float(np.dot(weights, linear))
-    return 116 * y ** (1 / 3) - 16 if y > 0.008856 else 903.3 * y
+# Linear RGB as it is seen with one kind of cones missing: G. M. Machado, M. M. Oliveira, L. A. F.
+# Fernandes, A Physiologically-based Model for Simulation of Color Vision Deficiency, 2009.
+SIGHT = {
+    "protanopia": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216],
+                   [-0.003882, -0.048116, 1.051998]],
+    "deuteranopia": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413],
+                     [-0.011820, 0.042940, 0.968881]],
+    "tritanopia": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602],
+                   [0.004733, 0.691367, 0.303900]],
+}  # fmt: skip
+NORMAL = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
+XYZ = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
 
 
-def test_twelve_defenses_are_told_apart_in_color_and_in_gray() -> None:
+def lab(color: str, sight: Sequence[Sequence[float]] = NORMAL) -> np.ndarray:
+    """Return a color's CIE L*, a* and b*, as an eye sees it."""
+    parts = np.array([int(color[at : at + 2], 16) / 255 for at in (1, 3, 5)])
+    linear = np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
+    ratios = XYZ @ np.clip(np.array(sight) @ linear, 0, 1) / XYZ.sum(1)
+    x, y, z = np.where(ratios > 0.008856, np.cbrt(ratios), 7.787 * ratios + 16 / 116)
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+
+def test_twelve_defenses_are_told_apart_in_color_in_gray_and_by_the_color_blind() -> None:
+    """Lines of one dash by their color alone; all others by color, dash and symbol."""
     text = (SCRIPTS / "names.js").read_text()
 
     def names(constant: str) -> list[str]:
@@ -495,11 +498,16 @@ def test_twelve_defenses_are_told_apart_in_color_and_in_gray() -> None:
         return re.findall(r'"([^"]+)"', found[1])
 
     colors, symbols, dashes = names("COLORS"), names("SYMBOLS"), names("DASHES")
-    assert len(set(colors)) == len(set(symbols)) == 12
-    gray = (0.2126, 0.7152, 0.0722)
+    assert len(set(colors)) == len(set(symbols)) == 12 and len(set(dashes)) == 5
     for one, other in combinations(range(12), 2):
-        apart = abs(lightness(colors[one], gray) - lightness(colors[other], gray))
-        assert apart > 6 or dashes[one % 5] != dashes[other % 5] or symbols[one] != symbols[other]
+        pair = colors[one], colors[other]
+        assert np.linalg.norm(np.subtract(*map(lab, pair))) > 20, pair
+        if one % len(dashes) != other % len(dashes):
+            continue
+        assert abs(np.subtract(*(lab(color)[0] for color in pair))) > 12, pair
+        for sight, seen in SIGHT.items():
+            apart = np.subtract(*(lab(color, seen) for color in pair))
+            assert np.linalg.norm(apart) > 20, (sight, pair)
 
 
 EVIL = "<img src=x onerror=\"document.title='broken'\"><a href='https://evil.example'>x</a>"

@@ -32,10 +32,10 @@ const sentenceOf = (cell, metric) => {
     + `${drawn}; ${countOf(cell)} trials finished.${failed}`;
 };
 
-// Twelve colors whose lightness differs as their hue does; a symbol of its own for each, and
-// dashes, tell apart what has one color. No defense is drawn in ink.
-const COLORS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#4b2e83", "#8c6d00", "#56b4e9",
-  "#7a1f1f", "#1b5e20", "#e69f00", "#b02a8f", "#5f6b77"];
+// Twelve colors, in an order in which those that share a dash (every fifth) are far apart in gray and
+// for the color-blind, too; each has a symbol of its own. No defense is drawn in ink.
+const COLORS = ["#0072b2", "#d55e00", "#5f6b77", "#4b2e83", "#009e73", "#cc79a7", "#1b5e20",
+  "#e69f00", "#8c6d00", "#b02a8f", "#7a1f1f", "#56b4e9"];
 const SYMBOLS = ["circle", "square", "diamond", "triangle-up", "triangle-down", "cross", "x",
   "star", "pentagon", "hexagram", "hourglass", "bowtie"];
 const DASHES = ["solid", "dash", "dot", "dashdot", "longdash"];
