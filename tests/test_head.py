@@ -5,20 +5,24 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from raysweep.errors import HeadLost
 from raysweep.jobs.launch import launch
 from raysweep.jobs.tune import tune
 from raysweep.results import records
 from raysweep.results.tuned import TunedRow
-from raysweep.run.head import Head
+from raysweep.run import head as head_module
+from raysweep.run.head import Head, run_until_lost
 from raysweep.store import Store, ledger
 from raysweep.store.events import Dispatch
 from raysweep.store.sweepfolder import SweepFolder
@@ -68,6 +72,37 @@ def tuned(sweep: Sweep, storage: str) -> list[TunedRow]:
     found = tune(sweep, SWEEP, storage, inline=True).tuned
     assert found is not None
     return [replace(row, seconds=0.0) for row in found.rows]
+
+
+def silent() -> str:
+    """Return the address of a port where nobody listens."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{bound.getsockname()[1]}"
+
+
+def test_a_call_that_waits_for_a_silent_head_is_left_behind(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(head_module, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(head_module, "END_SECONDS", 0.1)
+    place, ended, forever = silent(), threading.Event(), threading.Event()
+    head = Head(place, "a node", 0.3)
+    with head.watched(), pytest.raises(HeadLost) as lost:
+        run_until_lost(forever.wait, head, ended.set)
+    assert ended.is_set() and not forever.is_set()
+    assert f"the head of the cluster at {place} does not answer since" in str(lost.value)
+    assert "start it again, then run the same again" in str(lost.value)
+
+
+def test_an_error_of_the_call_is_raised_where_it_is_waited_for() -> None:
+    def fail() -> None:
+        raise KeyError("its own")
+
+    ended = threading.Event()
+    with pytest.raises(KeyError, match="its own"):
+        run_until_lost(fail, Head(silent(), "a node", 60.0), ended.set)
+    assert ended.is_set()
 
 
 @pytest.mark.long
