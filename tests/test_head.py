@@ -89,7 +89,7 @@ def test_a_call_that_waits_for_a_silent_head_is_left_behind(
     place, ended, forever = silent(), threading.Event(), threading.Event()
     head = Head(place, "a node", 0.3)
     with head.watched(), pytest.raises(HeadLost) as lost:
-        run_until_lost(forever.wait, head, ended.set)
+        run_until_lost(lambda: print(forever.wait(20)), head, ended.set)
     assert ended.is_set() and not forever.is_set()
     assert f"the head of the cluster at {place} does not answer since" in str(lost.value)
     assert "start it again, then run the same again" in str(lost.value)
