@@ -88,8 +88,12 @@ def test_a_call_that_waits_for_a_silent_head_is_left_behind(
     monkeypatch.setattr(head_module, "END_SECONDS", 0.1)
     place, ended, forever = silent(), threading.Event(), threading.Event()
     head = Head(place, "a node", 0.3)
+
+    def wait() -> None:
+        forever.wait(20)
+
     with head.watched(), pytest.raises(HeadLost) as lost:
-        run_until_lost(lambda: print(forever.wait(20)), head, ended.set)
+        run_until_lost(wait, head, ended.set)
     assert ended.is_set() and not forever.is_set()
     assert f"the head of the cluster at {place} does not answer since" in str(lost.value)
     assert "start it again, then run the same again" in str(lost.value)

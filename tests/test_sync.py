@@ -21,6 +21,7 @@ from raysweep.jobs import sync as syncing
 from raysweep.jobs.launch import launch
 from raysweep.results import entries, records, wandb, wandb_runs
 from raysweep.results.arrivals import Arrivals
+from raysweep.run.interruption import Signals
 from raysweep.run.run import Run
 from raysweep.store import Store
 from raysweep.store.sweepfolder import SweepFolder
@@ -176,12 +177,21 @@ def test_a_server_that_hangs_holds_up_neither_records_nor_the_end(
 ) -> None:
     monkeypatch.setattr(publishing, "START_SECONDS", 1.0)
     monkeypatch.setattr(publishing, "END_SECONDS", 0.5)
+    whole, written = publishing.Publishing.finish, list[bool]()
+    files = [tmp_path / "sweeps/s" / name for name in ("report.html", "records.parquet")]
+
+    def finish(own: publishing.Publishing, run: Run, signals: Signals) -> publishing.Tracked:
+        written.extend(file.exists() for file in files)
+        return whole(own, run, signals)
+
+    monkeypatch.setattr(publishing.Publishing, "finish", finish)
     server.order("", "hang")
     text = SWEEP.replace("MODE", "online")
     done = launch(from_text(parse("s.yaml", text)), text, str(tmp_path), inline=True)
     again = f"publish the rest with: raysweep sync s --storage {tmp_path}"
     assert done.notes[-1] == f"W&B: no run was yet published; {again}"
     assert list(done.rows["status"]) == ["ok", "ok"] and Path(done.report).exists()
+    assert written == [True, True], "nothing of them waits for W&B"
     server.clear()
     told = syncing.sync(SweepFolder(Store(str(tmp_path)), "s"))
     assert (told.held, told.total, told.warning) == (ALL, ALL, "")
