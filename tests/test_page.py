@@ -230,7 +230,6 @@ def test_prints_whole_maps_and_badges(browser: Any, page: Path) -> None:
     assert browser.execute_script("return document.querySelector('.paper')") is None
 
 
-@pytest.mark.long
 def test_figures_keep_their_height_when_the_window_changes(browser: Any, page: Path) -> None:
     show(browser, page)
     drawn(browser, "roc")
@@ -341,7 +340,6 @@ def test_tables_sort_by_keyboard_and_what_is_undefined_goes_last(browser: Any, p
         assert cells[len(numbers) :] == ["–"] * 3, "undefined last"
 
 
-@pytest.mark.long
 def test_header_and_first_column_stay_in_place(browser: Any, page: Path) -> None:
     show(browser, page, link="#view=trials")
     drawn(browser, "trials")
@@ -363,7 +361,6 @@ def test_header_and_first_column_stay_in_place(browser: Any, page: Path) -> None
     assert places[0] == places[1]
 
 
-@pytest.mark.long
 def test_which_defense_keeps_badnets_low_without_losing_accuracy(browser: Any, page: Path) -> None:
     """'... at 5 % poison without losing 2 points?': a click on a heading, and a number."""
     show(browser, page)
@@ -401,7 +398,6 @@ def test_which_defenses_need_no_oracle_and_which_trials_failed(browser: Any, pag
     ]  # fmt: skip
 
 
-@pytest.mark.long
 def test_which_defense_is_best_over_all_attacks(browser: Any, page: Path) -> None:
     show(browser, page, link="#view=results&by=defense")
     drawn(browser, "results")
@@ -413,7 +409,6 @@ def test_which_defense_is_best_over_all_attacks(browser: Any, page: Path) -> Non
     assert [row[2].split()[0] for row in found] == [f"{100 * asr:.1f}" for asr in want]
 
 
-@pytest.mark.long
 def test_the_view_is_taken_away_as_csv_and_latex(browser: Any, page: Path, downloads: Path) -> None:
     show(browser, page, link="#attack=blend&rate=0.05&defense=abl&view=trials")
     drawn(browser, "trials")
@@ -435,7 +430,6 @@ def test_the_view_is_taken_away_as_csv_and_latex(browser: Any, page: Path, downl
     assert r"\multicolumn" in tex.read_text() and r"blend @ 5 \%" in tex.read_text()
 
 
-@pytest.mark.long
 def test_figures_obey_the_filters(browser: Any, page: Path) -> None:
     show(browser, page, link="#attack=badnets&rate=0.05&defense=strip&view=roc")
     drawn(browser, "roc")
@@ -449,7 +443,6 @@ def test_figures_obey_the_filters(browser: Any, page: Path) -> None:
     assert set(names) == {"chance", "strip"}
 
 
-@pytest.mark.long
 def test_a_defense_has_one_color_everywhere(browser: Any, page: Path) -> None:
     show(browser, page)
     looks: dict[str, set[tuple[str, str]]] = {}
