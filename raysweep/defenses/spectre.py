@@ -10,12 +10,11 @@ the filter of I. Diakonikolas et al., and leaves out `contamination`, since a de
 the rate; it is made consistent for Gaussian features (C. Croux, G. Haesbroeck: Influence function
 and efficiency of the minimum covariance determinant scatter matrix estimator, 1999), so that clean
 Gaussian features have variance 1 whatever k is, and mean scores of several k are compared in one
-unit. Released code removes 1.5 times the contamination and whitens by the rest first; on planted
-Gaussian features that choice was no better, and worse where poison exceeds the contamination.
-`removal: rate` is the oracle form, and badged: contamination is the number of poisoned samples by
-the class, at most a third of it, a tenth below 500 samples or without poison, and 1.5 times as many
-are removed. Classes whose score is above the median of all lose samples, as the released code
-decides; `classes: all` removes from every one.
+unit. Released code removes 1.5 times the contamination and whitens by the rest first. `removal:
+rate` is the oracle form, and badged: contamination is the number of poisoned samples by the class,
+at most a third of it, a tenth below 500 samples or without poison, and 1.5 times as many are
+removed. Classes whose score is above the median of all lose samples, as the released code decides;
+`classes: all` removes from every one.
 """
 
 from __future__ import annotations
