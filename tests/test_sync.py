@@ -30,7 +30,7 @@ from raysweep.sweep.spec import Track
 from raysweep.sweep.yaml import parse
 from tests.finished import finished_sweep
 from tests.s3 import S3
-from tests.wandb_server import ENTITY, Arrived, State, serving
+from tests.wandb_server import ENTITY, Arrived, State, send_to, serving
 
 ONLINE = Track(wandb="online", project="p")
 SWEEP = """
@@ -53,9 +53,7 @@ def world() -> Iterator[State]:
 @pytest.fixture
 def server(world: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[State]:
     """Give an empty server that wandb is sent to, here and in processes that are started."""
-    world.clear()
-    monkeypatch.setenv("WANDB_BASE_URL", world.url)
-    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    send_to(world, monkeypatch)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setattr(wandb_runs, "ARRIVAL_SECONDS", 0)
     monkeypatch.setattr(wandb, "PAUSES", (0.0,))

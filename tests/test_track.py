@@ -23,7 +23,7 @@ from raysweep.store import Store
 from raysweep.store.sweepfolder import SweepFolder
 from raysweep.sweep.spec import Track
 from tests.material import generated, row
-from tests.wandb_server import ENTITY, State, What, serving
+from tests.wandb_server import ENTITY, State, What, send_to, serving
 
 SWEEP = "s"
 OFFLINE = Track(wandb="offline", project="p")
@@ -40,9 +40,7 @@ def world() -> Iterator[State]:
 @pytest.fixture
 def server(world: State, monkeypatch: pytest.MonkeyPatch) -> Iterator[State]:
     """Give an empty server that wandb is sent to; what it does not hold at once is missing."""
-    world.clear()
-    monkeypatch.setenv("WANDB_BASE_URL", world.url)
-    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    send_to(world, monkeypatch)
     monkeypatch.setattr(wandb_runs, "ARRIVAL_SECONDS", 0)
     monkeypatch.setattr(wandb, "PAUSES", (0.0,))
     yield world

@@ -23,7 +23,7 @@ from raysweep.store import Store
 from raysweep.store.sweepfolder import SweepFolder
 from raysweep.sweep.spec import Track
 from tests.material import generated
-from tests.wandb_server import ENTITY, State, serving
+from tests.wandb_server import ENTITY, State, send_to, serving
 
 ONLINE = Track(wandb="online", project="p")
 EVIL = "<script>alert(1)</script> \x1b[31m [x](javascript:y)"
@@ -37,9 +37,7 @@ def world() -> Iterator[State]:
 
 @pytest.fixture
 def server(world: State, monkeypatch: pytest.MonkeyPatch) -> Iterator[State]:
-    world.clear()
-    monkeypatch.setenv("WANDB_BASE_URL", world.url)
-    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    send_to(world, monkeypatch)
     yield world
     world.clear()
 

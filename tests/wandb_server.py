@@ -26,6 +26,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal
 from urllib.parse import unquote
 
+import pytest
+
 ENTITY = "somebody"
 PROJECT = {"id": "P1", "internalId": "P1", "name": "p", "entity": {"name": ENTITY}}
 END = {"__typename": "PageInfo", "endCursor": None, "hasNextPage": False}
@@ -428,6 +430,13 @@ class _Server(ThreadingHTTPServer):
 
     def handle_error(self, *_: object) -> None:
         """Print nothing when a client hangs up."""
+
+
+def send_to(world: State, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Empty a server, and have wandb send to it, here and in processes that are started."""
+    world.clear()
+    monkeypatch.setenv("WANDB_BASE_URL", world.url)
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
 
 
 @contextlib.contextmanager
