@@ -23,8 +23,8 @@ from raysweep.defenses.none import NoDefense
 from raysweep.models.tiny_cnn import TinyCNN
 from raysweep.plan.planner import Planner
 from raysweep.plan.route import Route
-from raysweep.run import ray as on_ray
-from raysweep.run.batch import pack_results
+from raysweep.run.cluster import ray as on_ray
+from raysweep.run.cluster.batch import pack_results
 from raysweep.run.run import Run
 from raysweep.stages.content import Product
 from raysweep.stages.inputs import Inputs

@@ -361,7 +361,7 @@ WATCHED = (
         (CURRENT + "a_limit_is_of_a_kind_or_of_a_method_which_goes_first",),
     ),
     Fault(
-        "a preempted host counts against its stages", "run/death.py",
+        "a preempted host counts against its stages", "run/cluster/death.py",
         "return Death(reason=reason, key=key, counts=False, output=text)",
         "return Death(reason=reason, key=key, output=text)",
         (CURRENT + "rays_errors_are_told_by_their_type",),
@@ -377,7 +377,7 @@ WATCHED = (
         (CURRENT + "a_stage_has_waited_since_its_inputs_came_in",),
     ),
     Fault(
-        "output of a stage before counts as the stage's", "run/output.py",
+        "output of a stage before counts as the stage's", "run/cluster/output.py",
         "os.ftruncate(self._file, 0)\n            os.write(self._file, self._key)\n",
         "os.write(self._file, self._key)\n",
         (CURRENT + "output_is_taken_with_what_c_code_writes_and_given_back",),

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from raysweep.errors import PlanError
-from raysweep.run import address
+from raysweep.run.cluster import address
 
 TAKEN = ["auto", "10.0.0.5:6379", "head.local:6379", "ip-10-0-0-5:1", "[::1]:65535"]
 REFUSED = {

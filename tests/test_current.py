@@ -24,9 +24,9 @@ from raysweep.plan.planner import Planner
 from raysweep.reports.material import gather
 from raysweep.results.table import read_table, write_tables
 from raysweep.run import queue
-from raysweep.run.death import UNKNOWN, Death, _from_ray
+from raysweep.run.cluster.death import UNKNOWN, Death, _from_ray
+from raysweep.run.cluster.output import HEADING, Output, file_of, left_by, remove_left, with_output
 from raysweep.run.limits import limits_of
-from raysweep.run.output import HEADING, Output, file_of, left_by, remove_left, with_output
 from raysweep.run.preview import preview
 from raysweep.run.queue import QueueTimes
 from raysweep.run.run import Run

@@ -19,7 +19,7 @@ from raysweep.identity import kind_of
 from raysweep.methods.recipe import Recipe
 from raysweep.models.linear import Linear
 from raysweep.plan.planner import Planner
-from raysweep.run.ray import run_on_ray
+from raysweep.run.cluster.ray import run_on_ray
 from raysweep.run.run import Run
 from raysweep.stages import perform
 from raysweep.store import Store

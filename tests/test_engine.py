@@ -20,7 +20,7 @@ from raysweep.methods import checkpoints
 from raysweep.plan.planner import Planner
 from raysweep.reports.material import gather
 from raysweep.run import pauses
-from raysweep.run.cluster import slots_of
+from raysweep.run.cluster.nodes import slots_of
 from raysweep.run.ready import MOST_PER_BATCH
 from raysweep.stages.perform import perform
 from raysweep.stages.stage import Result

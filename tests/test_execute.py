@@ -28,7 +28,7 @@ from raysweep.plan.planner import Planner
 from raysweep.provenance import code_here
 from raysweep.reports.material import gather
 from raysweep.results import records
-from raysweep.run.batch import Batch, pack_results, unpack_results
+from raysweep.run.cluster.batch import Batch, pack_results, unpack_results
 from raysweep.run.limits import Limit
 from raysweep.run.preview import preview
 from raysweep.stages.stage import Result
@@ -270,8 +270,8 @@ print(worker.__name__, shape({"resource": "cpu", "refused": '["node"]', "larger"
 def test_a_host_without_raysweep_can_read_what_is_asked_of_it_first(tmp_path: Path) -> None:
     from ray import cloudpickle
 
-    from raysweep.run import ray as on_ray
-    from raysweep.run.cluster import shape_of
+    from raysweep.run.cluster import ray as on_ray
+    from raysweep.run.cluster.nodes import shape_of
 
     file, sweep = tmp_path / "worker", load_sweep(write_sweep(tmp_path))
     with on_ray._by_value():

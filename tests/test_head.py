@@ -21,8 +21,8 @@ from raysweep.jobs.launch import launch
 from raysweep.jobs.tune import tune
 from raysweep.results import records
 from raysweep.results.tuned import TunedRow
-from raysweep.run import head as head_module
-from raysweep.run.head import Head, run_until_lost
+from raysweep.run.cluster import head as head_module
+from raysweep.run.cluster.head import Head, run_until_lost
 from raysweep.store import Store, ledger
 from raysweep.store.events import Dispatch
 from raysweep.store.sweepfolder import SweepFolder

@@ -31,8 +31,8 @@ from raysweep.methods import Recipe
 from raysweep.models.linear import Linear
 from raysweep.provenance import code_here, git_commit, refusal, versions
 from raysweep.results import records
-from raysweep.run import unmet
-from raysweep.run.cluster import refusals
+from raysweep.run.cluster import unmet
+from raysweep.run.cluster.nodes import refusals
 from raysweep.run.run import Run
 from raysweep.stages import perform
 from raysweep.stages.stage import Packed

@@ -14,8 +14,8 @@ from ray import tune
 from ray.exceptions import ActorDiedError
 from ray.tune.search import Searcher
 
-from raysweep.run import idle
-from raysweep.run.idle import KeepingIdle
+from raysweep.run.cluster import idle
+from raysweep.run.cluster.idle import KeepingIdle
 
 
 class OneByOne:

@@ -25,13 +25,13 @@ from raysweep.identity import kind_of
 from raysweep.reports.logs import failure_logs
 from raysweep.results import records
 from raysweep.results.table import read_table
-from raysweep.run.batch import Batch, pack_results
-from raysweep.run.cluster import connect, hosts
-from raysweep.run.death import UNKNOWN
-from raysweep.run.idle import _ERRORS
-from raysweep.run.output import RUNS
+from raysweep.run.cluster.batch import Batch, pack_results
+from raysweep.run.cluster.death import UNKNOWN
+from raysweep.run.cluster.idle import _ERRORS
+from raysweep.run.cluster.nodes import connect, hosts
+from raysweep.run.cluster.output import RUNS
+from raysweep.run.cluster.session import SESSIONS, Session
 from raysweep.run.run import Run
-from raysweep.run.session import SESSIONS, Session
 from raysweep.stages.stage import Result
 from raysweep.store import Store, ledger
 from raysweep.store.events import Retry

@@ -21,7 +21,7 @@ from raysweep.paths import setting
 from raysweep.provenance import versions
 from raysweep.results.records import storage_uri
 from raysweep.results.wandb_runs import key_source
-from raysweep.run.jobs_server import EXTRA
+from raysweep.run.cluster.jobs_server import EXTRA
 from raysweep.store import Store
 from raysweep.sweep.resources import ResourceClass, Resources, bfloat16_is_fast
 from raysweep.sweep.spec import Sweep, Track

@@ -120,7 +120,7 @@ def carry_out(
             if inline:
                 run_inline(run)
             else:
-                from raysweep.run.ray import run_on_ray
+                from raysweep.run.cluster.ray import run_on_ray
 
                 run_on_ray(run, address=address, max_concurrent=max_concurrent)
         signals.hold()

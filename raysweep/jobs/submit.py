@@ -20,8 +20,8 @@ from raysweep import environment
 from raysweep.errors import PlanError
 from raysweep.identity import canonical, digest
 from raysweep.methods import ROLES, paths_of
-from raysweep.run.jobs_server import JobsServer
-from raysweep.run.runtime_env import runtime_env
+from raysweep.run.cluster.jobs_server import JobsServer
+from raysweep.run.cluster.runtime_env import runtime_env
 from raysweep.sweep.loading import LoadedSweep
 from raysweep.sweep.spec import Sweep, foreign_modules
 

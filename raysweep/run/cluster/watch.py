@@ -19,8 +19,8 @@ from typing import NoReturn
 
 from ray.experimental import internal_kv
 
-from raysweep.run.batch import Batch
-from raysweep.run.output import Output, file_of
+from raysweep.run.cluster.batch import Batch
+from raysweep.run.cluster.output import Output, file_of
 from raysweep.stages.current import CurrentStage, current
 from raysweep.store.heartbeat import RunningStage
 

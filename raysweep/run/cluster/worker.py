@@ -15,9 +15,9 @@ from typing import NoReturn
 import ray
 from ray.experimental import internal_kv
 
-from raysweep.run.batch import Batch
-from raysweep.run.output import Output, remove_left, with_output
-from raysweep.run.watch import Watch
+from raysweep.run.cluster.batch import Batch
+from raysweep.run.cluster.output import Output, remove_left, with_output
+from raysweep.run.cluster.watch import Watch
 from raysweep.stages.stage import Result
 from raysweep.store import Store
 

@@ -1,8 +1,8 @@
 """The death of a worker process, told by its cause: what it said itself, Ray's error, its output.
 
 Ray says that a process has died, and of what only where Ray itself ended it, or lost its host. The
-process tells the rest while it lives (`raysweep.run.watch`): which stage it performs, what that
-has written, and why it ends itself.
+process tells the rest while it lives (`raysweep.run.cluster.watch`): which stage it performs, what
+that has written, and why it ends itself.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import ray
 from ray._private import state
 from ray.exceptions import ActorDiedError, OutOfMemoryError, RayError, RayTaskError
 
-from raysweep.run import output
-from raysweep.run.output import file_of, left_by
-from raysweep.run.watch import taken_news
+from raysweep.run.cluster import output
+from raysweep.run.cluster.output import file_of, left_by
+from raysweep.run.cluster.watch import taken_news
 
 _CRASHES = (
     re.compile(r"^Fatal Python error: (.+)", re.MULTILINE),

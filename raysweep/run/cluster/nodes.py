@@ -15,8 +15,8 @@ from ray.experimental import internal_kv
 from ray.util.placement_group import PlacementGroup, placement_group
 
 from raysweep.errors import PlanError
-from raysweep.run.address import found
-from raysweep.run.runtime_env import runtime_env
+from raysweep.run.cluster.address import found
+from raysweep.run.cluster.runtime_env import runtime_env
 from raysweep.sweep.spec import Sweep
 
 

@@ -17,8 +17,8 @@ from ray.experimental import internal_kv
 from raysweep.environment import explained
 from raysweep.errors import FilesError, PlanError, StageError, StoreError
 from raysweep.identity import kind_of
-from raysweep.run import worker
-from raysweep.run.batch import Batch
+from raysweep.run.cluster import worker
+from raysweep.run.cluster.batch import Batch
 from raysweep.stages.prepare import Decode
 from raysweep.store import Store
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from raysweep.errors import HostError, PlanError
-from raysweep.run.address import SECONDS, jobs_server
-from raysweep.run.runtime_env import RuntimeEnv
+from raysweep.run.cluster.address import SECONDS, jobs_server
+from raysweep.run.cluster.runtime_env import RuntimeEnv
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient

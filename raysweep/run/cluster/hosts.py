@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Sequence
 
-from raysweep.run.cluster import bundles, fits_any_host, refusals, room, slots_of
+from raysweep.run.cluster.nodes import bundles, fits_any_host, refusals, room, slots_of
+from raysweep.run.cluster.unmet import Unmet
 from raysweep.run.run import Run
-from raysweep.run.unmet import Unmet
 from raysweep.stages.prepare import Decode
 from raysweep.stages.stage import Resource, Stage
 

@@ -15,7 +15,7 @@ from collections.abc import Collection, Mapping, Sequence
 import ray
 from ray.experimental import internal_kv
 
-from raysweep.run.cluster import bundles, fits_any_host
+from raysweep.run.cluster.nodes import bundles, fits_any_host
 from raysweep.sweep.spec import Sweep
 
 WAIT_SECONDS = 30.0  # for a node that meets a request

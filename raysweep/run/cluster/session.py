@@ -14,16 +14,16 @@ from ray.tune.search import Searcher
 
 from raysweep import environment
 from raysweep.provenance import code_here
-from raysweep.run import worker
-from raysweep.run.batch import Batch, unpack_results
-from raysweep.run.cluster import bundles, hosts
-from raysweep.run.death import Death, death_of
-from raysweep.run.head import Ended
-from raysweep.run.hosts import Hosts
-from raysweep.run.idle import error_of
+from raysweep.run.cluster import worker
+from raysweep.run.cluster.batch import Batch, unpack_results
+from raysweep.run.cluster.death import Death, death_of
+from raysweep.run.cluster.head import Ended
+from raysweep.run.cluster.hosts import Hosts
+from raysweep.run.cluster.idle import error_of
+from raysweep.run.cluster.nodes import bundles, hosts
+from raysweep.run.cluster.watch import running_stages
 from raysweep.run.queue import QueueTimes
 from raysweep.run.run import Run
-from raysweep.run.watch import running_stages
 from raysweep.stages.stage import Resource, Result, Stage
 from raysweep.store.heartbeat import RunningStage
 from raysweep.sweep.spec import foreign_modules

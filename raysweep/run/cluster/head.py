@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from ray._raylet import Config  # type: ignore[attr-defined]
 
 from raysweep.errors import HeadLost
-from raysweep.run.address import answers, node_ids
+from raysweep.run.cluster.address import answers, node_ids
 
 SETTING = "RAY_gcs_rpc_server_reconnect_timeout_s"
 PATIENCE = 60.0  # Ray's own, in seconds, where the setting is not given

@@ -28,12 +28,20 @@ from ray.experimental import internal_kv
 from raysweep import provenance
 from raysweep.errors import HeadLost, HostError
 from raysweep.provenance import refusal
-from raysweep.run import cluster, interruption
-from raysweep.run.cluster import check_room, connect, room, shape_of
-from raysweep.run.head import Head, run_until_lost, waiting_longer
-from raysweep.run.idle import KeepingIdle
+from raysweep.run import interruption
+from raysweep.run.cluster import nodes
+from raysweep.run.cluster.head import Head, run_until_lost, waiting_longer
+from raysweep.run.cluster.idle import KeepingIdle
+from raysweep.run.cluster.nodes import check_room, connect, room, shape_of
+from raysweep.run.cluster.session import (
+    LOCAL_AHEAD,
+    SESSIONS,
+    PlanSearcher,
+    Session,
+    Stranded,
+    prefix_of,
+)
 from raysweep.run.run import Run
-from raysweep.run.session import LOCAL_AHEAD, SESSIONS, PlanSearcher, Session, Stranded, prefix_of
 from raysweep.sweep.spec import foreign_modules
 
 FORGET_SECONDS = 2.0
@@ -119,7 +127,7 @@ def _by_value() -> Iterator[None]:
 
     A worker may have any raysweep, or none: what it is asked first must not be looked up there.
     """
-    modules = (provenance, cluster, sys.modules[__name__])
+    modules = (provenance, nodes, sys.modules[__name__])
     for module in modules:
         ray.cloudpickle.register_pickle_by_value(module)
     try:
@@ -195,8 +203,8 @@ class StageWorker(tune.Trainable):  # type: ignore[misc]
             os._exit(1)
 
         from raysweep import environment
-        from raysweep.run import probe, worker
-        from raysweep.run.batch import Batch
+        from raysweep.run.cluster import probe, worker
+        from raysweep.run.cluster.batch import Batch
         from raysweep.training import device
 
         self.batch = Batch.unpack(config)
@@ -211,8 +219,8 @@ class StageWorker(tune.Trainable):  # type: ignore[misc]
 
     def reset_config(self, new_config: dict[str, str]) -> bool:
         """Take the next batch; a process that is of no more use ends in place of it."""
-        from raysweep.run import probe, worker
-        from raysweep.run.batch import Batch
+        from raysweep.run.cluster import probe, worker
+        from raysweep.run.cluster.batch import Batch
         from raysweep.training import device
 
         self.batch = Batch.unpack(new_config)
@@ -223,8 +231,8 @@ class StageWorker(tune.Trainable):  # type: ignore[misc]
 
     def step(self) -> dict[str, int | str]:
         """Run the batch; return its packed results and their number."""
-        from raysweep.run import worker
-        from raysweep.run.batch import pack_results
+        from raysweep.run.cluster import worker
+        from raysweep.run.cluster.batch import pack_results
 
         results = list(worker.perform(self.batch, self.watch))
         return {"done": True, "stages": len(results), "results": pack_results(results)}
