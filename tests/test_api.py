@@ -137,7 +137,9 @@ def test_nothing_is_imported_before_the_first_use() -> None:
         "assert set(raysweep.__all__) <= set(listed), listed; "
         "heavy = {'torch', 'ray', 'pandas', 'pydantic', 'numpy'} & set(sys.modules); "
         "assert not heavy, heavy; "
-        "import raysweep.jobs.launch, raysweep.jobs.tune, raysweep.reports, raysweep.tuning; "
+        "import raysweep.jobs.launch, raysweep.reports, raysweep.cli.looking, raysweep.cli.running; "
+        "assert 'torch' not in sys.modules, 'what plans and looks waits for no torch'; "
+        "import raysweep.jobs.tune, raysweep.tuning; "
         "assert all(callable(getattr(raysweep, name)) for name in raysweep.__all__); "
         "raysweep.nothing"
     )

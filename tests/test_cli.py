@@ -52,20 +52,24 @@ class Here:
         return subprocess.CompletedProcess(words, int(ended.value.code or 0), said.out, said.err)
 
 
-@pytest.mark.slow
-def test_plan_launch_status_report(
+@pytest.fixture
+def here(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    file, store = tmp_path / "s.yaml", tmp_path / "store"
+) -> Here:
+    return Here(monkeypatch, capsys, tmp_path / "store")
+
+
+@pytest.mark.slow
+def test_plan_launch_status_report(tmp_path: Path, here: Here) -> None:
+    file = tmp_path / "s.yaml"
     file.write_text(SWEEP)
-    planned = raysweep("plan", str(file), store=store)
+    planned = raysweep("plan", str(file), store=here.store)
     assert planned.returncode == 0 and "cli: 2 trials" in planned.stdout
     assert "below the decisions of 1 trials: 0 to 3 further stages" in planned.stdout
     assert "none like them was timed yet" in planned.stdout
-    here = Here(monkeypatch, capsys, store)
     dry = here("launch", str(file), "--dry-run")
     assert dry.stdout == planned.stdout
-    done = raysweep("launch", str(file), "--inline", store=store)
+    done = here("launch", str(file), "--inline")
     assert done.returncode == 0, done.stderr
     assert "badnets @ 5 %" in done.stdout and "spectral_signatures" in done.stdout
     assert "report: " in done.stdout and "next: " in done.stdout
@@ -94,8 +98,8 @@ def test_plan_launch_status_report(
         (["launch", "sweeps/quickstart.yaml", "--storage", "/proc/nowhere"], 1, "/proc/nowhere"),
     ],
 )
-def test_errors_are_one_message(words: list[str], code: int, message: str, tmp_path: Path) -> None:
-    done = raysweep(*words, store=tmp_path / "store")
+def test_errors_are_one_message(words: list[str], code: int, message: str, here: Here) -> None:
+    done = here(*words)
     assert done.returncode == code, done.stderr
     assert done.stderr.startswith("error: ") and message in done.stderr
     assert "Traceback" not in done.stderr
@@ -112,13 +116,12 @@ def test_brackets_are_text_not_markup(capsys: pytest.CaptureFixture[str]) -> Non
     assert r"a\x1b[31mcell" in shown and r"a\rline\x1b[2J" in shown and "\x1b" not in shown
 
 
-@pytest.mark.slow
-def test_lists_and_schema(tmp_path: Path) -> None:
-    listed = raysweep("list", store=tmp_path)
+def test_lists_and_schema(here: Here) -> None:
+    listed = here("list")
     for name in ("badnets", "spectral_signatures", "digits", "resnet18"):
         assert name in listed.stdout
-    assert raysweep("schema", store=tmp_path).stdout.startswith("{")
-    told = raysweep("doctor", store=tmp_path).stdout
+    assert here("schema").stdout.startswith("{")
+    told = here("doctor").stdout
     assert "is writable" in told
     assert "GPUs, one kernel tried on each: " in told
     if not torch.cuda.is_available():

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import importlib
-import os
 import re
-import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Iterator
@@ -33,9 +31,9 @@ BLOCK = re.compile(r"```python\n# raysweep/(\w+)/(\w+)\.py\n(.*?)```", re.DOTALL
 SWEEP = """
 name: contributed
 question: Do the methods of CONTRIBUTING.md work as they stand there?
-dataset: digits
-model: tiny_cnn
-recipe: {epochs: 8, batch_size: 64}
+dataset: {digits: {size: 800}}
+model: {tiny_cnn: {width: 8}}
+recipe: {epochs: 8, batch_size: 32, learning_rate: 0.1}
 attacks:
   - bright_row: {rate: 0.1, rows: 2}
 defenses:
@@ -128,20 +126,15 @@ def test_they_run_in_a_sweep_and_do_what_they_say(
 ) -> None:
     (package / "sweep.yaml").write_text(SWEEP)
     launch = ("launch", "sweep.yaml", "--inline", "--storage", str(package / "store"))
-    paths = os.pathsep.join([str(package), str(ROOT)])
-    done = subprocess.run(
-        [sys.executable, "-m", "raysweep", *launch], cwd=package, capture_output=True, text=True,
-        env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
+    run(monkeypatch, capsys, *launch)
     rows = load("contributed", str(package / "store")).to_dict("records")
     assert [row["status"] for row in rows] == ["ok"] * 3
     undefended, mild, strong = rows
     assert undefended["asr"] > 0.9 and undefended["ca"] > 0.8  # a bright bar is easily learned
-    # One set of scores, two decisions; `fraction` of 1,297 images each.
+    # One set of scores, two decisions; `fraction` of 800 images each.
     assert mild["auroc"] == strong["auroc"]
-    assert mild["removed"] == pytest.approx(130, abs=2)
-    assert strong["removed"] == pytest.approx(259, abs=2)
+    assert mild["removed"] == pytest.approx(80, abs=2)
+    assert strong["removed"] == pytest.approx(160, abs=2)
     assert strong["tpr"] >= mild["tpr"]
     assert "0 stages ran" in run(monkeypatch, capsys, *launch)
 

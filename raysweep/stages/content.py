@@ -7,14 +7,12 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Self, cast
 
 import numpy as np
-import torch
 
 from raysweep.arrays import Array, Bools, IntArray
 from raysweep.datasets import ImageSet, Shape
 from raysweep.defenses import Curve, Decision, Findings
 from raysweep.identity import digest, finite_or_none
 from raysweep.stages.stage import NOTHING, Outcome
-from raysweep.training import weights
 
 PARTS = ("train", "clean", "test")  # of a decoded dataset
 SCORED = ("reference", "clean", "triggered")  # sets of inputs that a detector scores
@@ -69,6 +67,8 @@ class Data:
     @classmethod
     def unpacked(cls, arrays: Mapping[str, Array], outcome: Outcome) -> Self:
         """Return the dataset that an artifact holds; its arrays are copies."""
+        import torch
+
         facts = cast("dict[str, Any]", outcome["shape"])
         parts = {
             name: ImageSet(
@@ -124,6 +124,8 @@ class Poison:
 
     def applied(self, clean: ImageSet) -> ImageSet:
         """Return the poisoned training set."""
+        import torch
+
         images = clean.images.clone()
         images[torch.from_numpy(self.poison_rows)] = torch.from_numpy(self.poison_images)
         images[torch.from_numpy(self.cover_rows)] = torch.from_numpy(self.cover_images)
@@ -180,6 +182,8 @@ class StoredFindings:
 
     def packed(self) -> Product:
         """Return the findings as an artifact."""
+        from raysweep.training import weights
+
         found = self.findings
         arrays = {f"statistics.{n}": np.asarray(a) for n, a in found.statistics.items()}
         arrays |= {f"kept.{n}": np.asarray(a) for n, a in found.kept.items()}
@@ -199,6 +203,7 @@ class StoredFindings:
     @classmethod
     def unpacked(cls, arrays: Mapping[str, Array], outcome: Outcome) -> Self:
         """Return the findings that an artifact holds; a fact that is undefined is NaN."""
+        from raysweep.training import weights
 
         def below(prefix: str) -> dict[str, Array]:
             cut = len(prefix)

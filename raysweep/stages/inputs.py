@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from raysweep import training
 from raysweep.arrays import Array, Bools, IntArray
 from raysweep.attacks import Part
 from raysweep.datasets import ImageSet
@@ -18,7 +17,6 @@ from raysweep.models import Model
 from raysweep.stages.content import Data, Decided, Poison, Predictions, StoredFindings
 from raysweep.stages.stage import Outcome
 from raysweep.store import Manifest, Store
-from raysweep.training import weights
 
 if TYPE_CHECKING:
     from torch import nn
@@ -93,6 +91,9 @@ class Inputs:
 
     def network(self, model: Model, role: str) -> nn.Module:
         """Return a network with the weights of an input, in eval mode, on the device."""
+        from raysweep import training
+        from raysweep.training import weights
+
         network = training.build(model, self.data.shape, self.context, "unused")
         network.load_state_dict(weights.unpacked(self.read(role)))
         return network.eval()

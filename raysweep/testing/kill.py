@@ -82,8 +82,12 @@ def check_resumed(
     again = Clock(store=store)
     given = stage(again.context())
     store.drop_checkpoint(KEY)
+    check_same(given, whole, f"killed after {killed.last} of {count}")
+    assert again.count < count, "work that was kept is not done again"
+
+
+def check_same(given: Mapping[str, Array], whole: Mapping[str, Array], told: str = "") -> None:
+    """Compare the names and the bytes of arrays; `told` stands in the message."""
     assert given.keys() == whole.keys()
     for name, array in whole.items():
-        told = f"{name}, killed after {killed.last} of {count}"
-        np.testing.assert_array_equal(given[name], array, err_msg=told)
-    assert again.count < count, "work that was kept is not done again"
+        np.testing.assert_array_equal(given[name], array, err_msg=f"{name} {told}")

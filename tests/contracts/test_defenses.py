@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -45,6 +47,69 @@ def case() -> toy.Toy:
 
 def test_the_toy_is_backdoored(case: toy.Toy) -> None:
     assert toy.asr(case.weights, case) > 0.95 and toy.accuracy(case.weights, case) > 0.9
+
+
+class Careless(Defense):
+    """Leaves a trace: the first run draws from a global state, and writes into its input."""
+
+    def needs(self) -> frozenset[Any]:
+        return frozenset({"features"})
+
+    def run(self, inputs: DefenseInputs, ctx: Context) -> Findings:
+        inputs.features[0, 0] += np.random.rand()
+        return Findings(train_scores=inputs.features.mean(1))
+
+
+class Different(Careless):
+    """Is no function of its input: another run gives other scores."""
+
+    def run(self, inputs: DefenseInputs, ctx: Context) -> Findings:
+        return Findings(train_scores=inputs.features.mean(1) + random.SystemRandom().random())
+
+
+class DifferentParts(Different):
+    """Does that in its parts."""
+
+    def parts(self, num_classes: int) -> tuple[str, ...]:
+        return ("0",)
+
+    def shard(self, part: str, inputs: DefenseInputs, ctx: Context) -> Any:
+        return {"scores": np.asarray(super().run(inputs, ctx).train_scores)}
+
+    def run(self, inputs: DefenseInputs, ctx: Context) -> Findings:
+        return Findings(train_scores=inputs.shards[0]["scores"])
+
+
+class Forgetful(Different):
+    """Does that beside a checkpoint."""
+
+    def run(self, inputs: DefenseInputs, ctx: Context) -> Findings:
+        ctx.checkpoint(lambda: {"done": np.ones(1)})
+        return super().run(inputs, ctx)
+
+
+def test_a_trace_is_seen(case: toy.Toy) -> None:
+    features = case.features.copy()
+    said = "changes the state of numpy.random, features"
+    with pytest.raises(AssertionError, match=said):
+        given_once(Careless, case)
+    case.features[:] = features
+
+
+@pytest.mark.parametrize("kind", [Different, DifferentParts])
+def test_a_second_run_that_differs_is_seen(kind: Kind, case: toy.Toy) -> None:
+    with pytest.raises(AssertionError, match="Arrays are not equal"):
+        given_once(kind, case)
+
+
+def test_a_run_that_differs_after_a_kill_is_seen(case: toy.Toy, tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match="Arrays are not equal"):
+        DefenseContract().test_goes_on_after_a_kill_to_the_same_bytes(Forgetful, case, tmp_path)
+
+
+def given_once(kind: Kind, case: toy.Toy) -> None:
+    test = DefenseContract.test_gives_what_it_declares_deterministically_and_leaves_no_trace
+    test(DefenseContract(), kind, case)
 
 
 def test_a_run_that_reads_a_decision_parameter_gets_an_error(case: toy.Toy) -> None:
