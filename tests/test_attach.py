@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import re
 import subprocess
 import sys
@@ -46,17 +47,24 @@ model: linear
 attacks: [badnets: {rate: 0.1}]
 defenses: [none]
 recipe: {epochs: 1}
+track: {wandb: disabled}
 """
 
 
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The store of a sweep that has ended."""
+    folder = tmp_path_factory.mktemp("ended") / "store"
+    launch(from_text(parse("first.yaml", TEXT)), TEXT, str(folder), inline=True)
+    return folder
+
+
 @pytest.fixture
-def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
-    """A sweep that has ended, in a store whose heartbeats are quick."""
+def store(ended: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    """A copy of that store, in which heartbeats are quick."""
     for module in (heartbeat, drivers_module):
         monkeypatch.setattr(module, "BEAT_SECONDS", BEAT)
-    uri = str(tmp_path / "store")
-    launch(from_text(parse("first.yaml", TEXT)), TEXT, uri, inline=True)
-    return Store(uri)
+    return Store(str(shutil.copytree(ended, tmp_path / "store")))
 
 
 @contextlib.contextmanager

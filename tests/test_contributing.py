@@ -40,6 +40,7 @@ defenses:
   - none
   - feature_norm: {fraction: 0.1}
   - feature_norm: {fraction: 0.2}
+track: {wandb: disabled}
 """
 
 

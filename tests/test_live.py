@@ -28,6 +28,7 @@ model: linear
 attacks: [badnets: {rate: 0.1}, blend: {rate: 0.1}]
 defenses: [none]
 recipe: {epochs: 1}
+track: {wandb: disabled}
 """
 
 
