@@ -148,7 +148,7 @@ def test_a_killed_driver_goes_on_from_its_journal(
     first = drive(file, None, log)
     go(first)
     try:
-        until(lambda: first.poll() is not None or told() >= 4, 180)
+        until(lambda: first.poll() is not None or told() >= 4, 600)
         assert first.poll() is None, log.read_text()
     finally:
         first.kill()
@@ -182,17 +182,17 @@ def test_two_drivers_work_on_one_study_and_one_is_killed(
         return {(name, number) for name, number, state in candidates() if state == "RUNNING"}
 
     try:
-        until(lambda: complete() >= 3, 180)
+        until(lambda: complete() >= 3, 600)
         go(second)
         before = complete()
-        until(lambda: complete() >= before + 4, 120)
+        until(lambda: complete() >= before + 4, 600)
         second.send_signal(signal.SIGSTOP)
         known = running()
-        until(lambda: bool(running() - known), 60)  # candidates that the first asked for
+        until(lambda: bool(running() - known), 600)  # candidates that the first asked for
         first.send_signal(signal.SIGKILL)
         first.wait()
         second.send_signal(signal.SIGCONT)
-        assert second.wait(timeout=400) == 0, (tmp_path / "second.log").read_text()
+        assert second.wait(timeout=600) == 0, (tmp_path / "second.log").read_text()
     finally:
         for driver in (first, second):
             if driver.poll() is None:
