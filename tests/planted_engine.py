@@ -299,7 +299,7 @@ ANEW = (
 SHARED = (
     Fault(
         "a stage that another driver holds is run", "run/leases.py",
-        "if made is False or (made is None and key in self._held):", "if False:",
+        "if made is False or (made is None and name in self._held):", "if False:",
         (LEASES + "what_one_claims_another_waits_for_until_it_is_stored",
          ELSEWHERE + "a_forced_stage_is_done_once_by_two_who_force_it"),
     ),

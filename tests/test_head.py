@@ -109,6 +109,35 @@ def test_an_error_of_the_call_is_raised_where_it_is_waited_for() -> None:
     assert ended.is_set()
 
 
+@pytest.mark.ray
+def test_a_driver_whose_own_node_is_lost_does_not_wait_for_it(
+    cluster: hosts.Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(head_module, "NODE_SECONDS", 0.0)
+    cluster.hold(north=hosts.REPOSITORY)
+    own, place = cluster.hosts["north"].number, cluster.address
+    heads = [Head(place, own, 600.0), Head(place, own, 600.0, local=True)]
+    for head in heads:
+        head.look()
+        assert not head.lost
+    cluster.hosts["north"].kill()
+
+    def found() -> bool:
+        for head in heads:
+            head.look()
+        return all(head.lost for head in heads)
+
+    hosts.until(found)
+    kept = "what finished is stored, and in the records"
+    assert heads[0].lost == (
+        f"this driver's own node of the cluster at {place} is lost; {kept}; start Ray on this host "
+        f"again, then run the same again"
+    )
+    assert heads[1].lost == (
+        f"Ray, started on this machine, has lost its raylet; {kept}; run the same again"
+    )
+
+
 @pytest.mark.long
 @pytest.mark.ray
 def test_a_killed_head_costs_the_drivers_and_a_new_one_goes_on(

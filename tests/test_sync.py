@@ -201,14 +201,14 @@ def test_a_launch_that_brings_nothing_new_starts_no_publisher(
     folder = SweepFolder(Store(str(tmp_path)), "s")
     completion = Completion(folder, online=mode == "online")
     about = described(folder.store, "s")
-    assert completion.told() is not None
+    assert completion.note() is not None
     for other in (replace(about, question="Another?"), replace(about, concluded=False)):
         write_description(folder.store, "s", other)
-        assert completion.told() is None, "there is something new to tell"
+        assert completion.note() is None, "there is something new to tell"
     write_description(folder.store, "s", replace(about, created_at=1.0))
-    assert completion.told() is not None
+    assert completion.note() is not None
     completion.begin()  # as a publisher does that is killed then
-    assert completion.told() is None
+    assert completion.note() is None
 
 
 @pytest.mark.slow

@@ -116,7 +116,7 @@ class Publishing:
                 other = "W&B: another driver of this sweep publishes it"
                 return Tracked(notes=[f"{other}; what it leaves is sent by: {again}"])
             completion = Completion(folder, online=run.sweep.track.wandb == "online")
-            if (before := completion.told()) is not None:
+            if (before := completion.note()) is not None:
                 note = before if completion.online else offline_note(folder)
                 return Tracked(notes=[note] if note else [])
             self._start(run)

@@ -91,15 +91,15 @@ class Completion:
         self._folder = folder
         self._store, self._path = _place(folder, COMPLETE, online=online)
 
-    def told(self) -> str | None:
-        """Return what was told of the runs when the last was published.
+    def note(self) -> str | None:
+        """Return the line on the runs that was said when the last was published.
 
         None if something is left, or records, sweep, code or tuning have changed since.
         """
         try:
-            told = json.loads(self._store.read(self._path) or b"{}")
-            same = told["state"] == self.state() != ""
-            return str(told["note"]) if same else None
+            kept = json.loads(self._store.read(self._path) or b"{}")
+            same = kept["state"] == self.state() != ""
+            return str(kept["note"]) if same else None
         except (StoreError, ValueError, KeyError, TypeError):
             return None
 
@@ -122,10 +122,10 @@ class Completion:
             self._store.delete(self._path)
 
     def end(self, state: str, note: str) -> None:
-        """Remember that everything of a state is published, and what was told then."""
+        """Remember that everything of a state is published, and what was said then."""
         if state:
-            told = json.dumps({"state": state, "note": note})
-            self._store.try_write(self._path, told.encode())
+            kept = json.dumps({"state": state, "note": note})
+            self._store.try_write(self._path, kept.encode())
 
 
 def _place(folder: SweepFolder, file: str, *, online: bool) -> tuple[Store, str]:

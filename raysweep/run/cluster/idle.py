@@ -14,6 +14,7 @@ starts, and is idle then.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -183,7 +184,8 @@ class IdleWorkers(_ObjectCache):  # type: ignore[misc]
         while asked:
             answers, _ = ray.wait(list(asked), timeout=max(end - time.monotonic(), 0))
             for answer in answers:
-                if _is_well(answer):
+                with contextlib.suppress(RayError):
+                    ray.get(answer)
                     self._heard[asked[answer]] = time.monotonic()
                     return asked[answer]
             for silent in answers or list(asked):
@@ -192,12 +194,3 @@ class IdleWorkers(_ObjectCache):  # type: ignore[misc]
                 self._forget(worker)
                 self._dead.append(worker)
         return None
-
-
-def _is_well(answer: Any) -> bool:
-    """Return whether an answer that has come is no error."""
-    try:
-        ray.get(answer)
-    except RayError:
-        return False
-    return True
