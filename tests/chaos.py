@@ -23,7 +23,7 @@ from random import Random
 from tests import hosts
 from tests.chaos_faults import Fault, kinds
 from tests.chaos_judge import Struck, Verdict, judge
-from tests.chaos_world import World, wait
+from tests.chaos_world import NAMES, SWEEP, World, wait
 
 REACH = 0.85  # share of the stages by which all faults have struck
 SETTLED = 4  # launches after the last fault
@@ -48,10 +48,10 @@ def say(text: str) -> None:
 
 
 @contextmanager
-def world_of(seeds: int, *, keep: bool = False) -> Iterator[World]:
+def world_of(sweep: str, names: Sequence[str] = NAMES, *, keep: bool = False) -> Iterator[World]:
     """Make hosts and a storage; in the end, take every trace of them away."""
     root = Path(tempfile.mkdtemp(prefix="x", dir="/tmp"))  # short: sockets lie below it
-    world = World(root, seeds)
+    world = World(root, sweep, names)
     try:
         world.begin()
         yield world
@@ -123,7 +123,8 @@ def main() -> int:
     if reason := hosts.lacking():
         sys.exit(reason)
     faults = deck(given.kinds.split(","), given.faults, given.seed)
-    with world_of(given.seeds or 1 + given.faults // 12, keep=given.keep) as world:
+    sweep = SWEEP % (given.seeds or 1 + given.faults // 12)
+    with world_of(sweep, keep=given.keep) as world:
         say(f"below {world.root}")
         verdict = verdict_on(world, faults, given.seed)
         say(told(verdict))

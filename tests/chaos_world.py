@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from raysweep.store import Store
@@ -41,6 +41,19 @@ defenses:
 seeds: %d
 track: {wandb: disabled}
 """
+# As little as five faults can strike one after the other.
+SHORT = """
+name: chaos
+dataset: {digits: {size: 200}}
+model: {patient: {width: 4}}
+recipe: {epochs: 1, batch_size: 100}
+attacks:
+  - badnets: {rate: 0.1}
+  - blend: {rate: 0.1}
+defenses: [none, spectral_signatures, fine_tuning: {epochs: 1}]
+seeds: 1
+track: {wandb: disabled}
+"""
 # Progress is ours: while the gate is shut, a stage that makes a network waits at it, for a while.
 MODEL = '''
 """Patient: the tiny network, whose making takes its time; for tests."""
@@ -56,7 +69,7 @@ class Patient(TinyCNN):
     def build(self, shape):
         if gate := os.environ.get("CHAOS_GATE"):
             time.sleep(%s)
-            for _ in range(300):
+            for _ in range(1200):
                 if not Path(gate).exists():
                     break
                 time.sleep(0.05)
@@ -125,20 +138,21 @@ class World:
     """Hosts, a storage that can be broken, and launches of one sweep, one after the other.
 
     Attributes:
+        names: of its hosts.
         gate: while this file is there, stages wait.
         disk: where the storage is seen whole.
         calm: the storage of the undisturbed sweep.
         launches: all of them, the one that counts last among those that are no `others`.
     """
 
-    def __init__(self, root: Path, seeds: int) -> None:
-        self.root = root
+    def __init__(self, root: Path, sweep: str, names: Sequence[str]) -> None:
+        self.root, self.names = root, names
         self.gate, self.disk, self.calm = root / "gate", root / "disk", root / "calm"
         self.launches: list[Launch] = []
         self.driver: Launch | None = None
         self._broken = False
         (root / "sweep").mkdir()
-        (root / "sweep" / "chaos.yaml").write_text(SWEEP % seeds)
+        (root / "sweep" / "chaos.yaml").write_text(sweep)
         self._install(root / "methods")
         self.python = f"{root / 'methods'}{os.pathsep}{hosts.REPOSITORY}"
         self.whole = self.disk / "data"
@@ -179,7 +193,7 @@ class World:
 
     def hold(self) -> None:
         """Have all hosts, in place of those that are lost."""
-        self.cluster.hold(**dict.fromkeys(NAMES, Path(self.python)))
+        self.cluster.hold(**dict.fromkeys(self.names, Path(self.python)))
 
     def nodes(self) -> list[hosts.Node]:
         """Return the hosts that are up."""

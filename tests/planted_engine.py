@@ -18,6 +18,7 @@ WANDB = "results/wandb.py"
 CURRENT = "test_current.py::test_"
 FORCE = "test_force.py::test_"
 RUNNING = "test_running.py::test_"
+IDLE, LIMITS = "test_idle.py::test_", "test_limits.py::test_"
 LEASES, ELSEWHERE = "test_leases.py::test_", "test_elsewhere.py::test_"
 
 HANDED_OUT = (
@@ -299,7 +300,7 @@ ANEW = (
 SHARED = (
     Fault(
         "a stage that another driver holds is run", "run/leases.py",
-        "if made is False or (made is None and key in self._held):", "if False:",
+        "if made is False or (made is None and name in self._held):", "if False:",
         (LEASES + "what_one_claims_another_waits_for_until_it_is_stored",
          ELSEWHERE + "a_forced_stage_is_done_once_by_two_who_force_it"),
     ),
@@ -417,4 +418,48 @@ FOLLOWED = (
     ),
 )  # fmt: skip
 
-FAULTS = HANDED_OUT + STORED + TOLD + TUNED + ANEW + SHARED + WATCHED + FOLLOWED
+ALONE = (
+    Fault(
+        "every driver of a sweep publishes it", "jobs/publishing.py",
+        'return run.leases.hold(f"publish-{run.sweep.name}")', "return True",
+        (SYNC + "of_two_drivers_of_a_sweep_one_publishes",),
+    ),
+    Fault(
+        "a launch that brings nothing new starts a publisher", "jobs/publishing.py",
+        "if (before := completion.note()) is not None:", "if (before := None) is not None:",
+        (SYNC + "a_launch_that_brings_nothing_new_starts_no_publisher",),
+    ),
+    Fault(
+        "a driver that publishes what is left has given up the lease of it", "run/leases.py",
+        "self.release(self._mine - self._lasting)", "self.release(set(self._mine))",
+        (LEASES + "what_a_run_holds_to_its_very_end_is_another_drivers_only_then",),
+    ),
+    Fault(
+        "idle workers are asked one by one", "run/cluster/idle.py",
+        "worker for worker in idle}", "worker for worker in idle[:1]}",
+        (IDLE + "idle_workers_are_asked_together_and_silent_ones_dropped_when_none_answers",),
+    ),
+    Fault(
+        "a driver waits for its own node that is lost", "run/cluster/head.py",
+        "if alive[self._node]:", "if True:",
+        ("test_head.py::test_a_driver_whose_own_node_is_lost_does_not_wait_for_it",),
+    ),
+    Fault(
+        "one timed stage makes a limit", "run/limits.py",
+        "if timed < FEWEST:", "if not timed:",
+        (LIMITS + "a_limit_follows_from_the_slowest_of_enough_stages_like_it",),
+    ),
+    Fault(
+        "a limit follows from stages of another recipe", "run/limits.py",
+        "own = digest(canonical(params))[:12]", 'own = ""',
+        (LIMITS + "a_limit_that_was_timed_is_of_the_very_same_setup",),
+    ),
+    Fault(
+        "an address is tried when nobody reads any more", "cli/running.py",
+        "found(address)  #", "pass  #",
+        ("test_submit.py::"
+         "test_an_address_where_no_cluster_answers_is_told_before_the_terminal_is_left",),
+    ),
+)  # fmt: skip
+
+FAULTS = HANDED_OUT + STORED + TOLD + TUNED + ANEW + SHARED + WATCHED + FOLLOWED + ALONE

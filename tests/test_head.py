@@ -16,13 +16,14 @@ from pathlib import Path
 
 import pytest
 
-from raysweep.errors import HeadLost
+from raysweep.errors import HeadLost, HostError
 from raysweep.jobs.launch import launch
 from raysweep.jobs.tune import tune
 from raysweep.results import records
 from raysweep.results.tuned import TunedRow
 from raysweep.run.cluster import head as head_module
 from raysweep.run.cluster.head import Head, run_until_lost
+from raysweep.run.cluster.nodes import connect
 from raysweep.store import Store, ledger
 from raysweep.store.events import Dispatch
 from raysweep.store.sweepfolder import SweepFolder
@@ -107,6 +108,44 @@ def test_an_error_of_the_call_is_raised_where_it_is_waited_for() -> None:
     with pytest.raises(KeyError, match="its own"):
         run_until_lost(fail, Head(silent(), "a node", 60.0), ended.set)
     assert ended.is_set()
+
+
+def test_a_ray_that_cannot_be_started_here_is_one_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / "file"))
+    with pytest.raises(HostError, match=r"Ray cannot be started on this machine \(.*--inline does"):
+        connect(None)
+
+
+@pytest.mark.ray
+def test_a_driver_whose_own_node_is_lost_does_not_wait_for_it(
+    cluster: hosts.Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(head_module, "NODE_SECONDS", 0.0)
+    cluster.hold(north=hosts.REPOSITORY)
+    own, place = cluster.hosts["north"].number, cluster.address
+    heads = [Head(place, own, 600.0), Head(place, own, 600.0, local=True)]
+    for head in heads:
+        head.look()
+        assert not head.lost
+    cluster.hosts["north"].kill()
+
+    def found() -> bool:
+        for head in heads:
+            head.look()
+        return all(head.lost for head in heads)
+
+    hosts.until(found)
+    kept = "what finished is stored, and in the records"
+    assert heads[0].lost == (
+        f"this driver's own node of the cluster at {place} is lost; {kept}; start Ray on this host "
+        f"again, then run the same again"
+    )
+    assert heads[1].lost == (
+        f"Ray, started on this machine, has lost its raylet; {kept}; run the same again"
+    )
 
 
 @pytest.mark.long

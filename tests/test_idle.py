@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -143,6 +144,35 @@ def test_a_batch_never_goes_to_an_idle_worker_that_died(
     pids = pids_of("aaaa", cpus=1, between=kill)
     assert -1 not in pids
     assert pids[0] == pids[1] != pids[2] == pids[3]
+
+
+def test_idle_workers_are_asked_together_and_silent_ones_dropped_when_none_answers(
+    two_cpus: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @ray.remote(num_cpus=0)
+    class Worker:  # by value
+        def pid(self) -> int:
+            return os.getpid()
+
+    actors = [Worker.remote() for _ in "abc"]
+    pids = ray.get([actor.pid.remote() for actor in actors])
+    live = {name: (actor, None) for name, actor in zip("abc", actors, strict=True)}
+    manager = SimpleNamespace(_live_actors_to_ray_actors_resources=live, num_pending_actors=0)
+    kept = idle.IdleWorkers(
+        SimpleNamespace(_actor_manager=manager, _started_actors=set(), _remove_actor=None)
+    )
+    monkeypatch.setattr(idle, "FRESH_SECONDS", 0.0)
+    monkeypatch.setattr(idle, "ANSWER_SECONDS", 10.0)
+    for name in "abc":
+        kept.cache_object("cpu", name)
+    os.kill(pids[0], signal.SIGSTOP)  # as on a host that is lost, and not known to be
+    os.kill(pids[1], signal.SIGKILL)
+    assert kept.pop_cached_object("cpu") == "c"
+    assert set(kept.flush_cached_objects()) <= {"b"}, "a silent one may answer yet"
+    monkeypatch.setattr(idle, "ANSWER_SECONDS", 0.5)
+    assert not kept.has_cached_object("cpu") and kept.num_cached_objects == 0
+    assert "a" in set(kept.flush_cached_objects())
+    os.kill(pids[0], signal.SIGKILL)
 
 
 @pytest.mark.long

@@ -188,6 +188,32 @@ def test_where_no_file_decides_nobody_is_asked_for_what_is_stored_while_alone(
 # Drivers that are gone
 
 
+def test_what_a_run_holds_to_its_very_end_is_another_drivers_only_then(store: Store) -> None:
+    first, second = Driver(store, "1"), Driver(store, "2")
+    assert first.hold("publish-s") and first.hold("publish-s")
+    for one in (first, second):
+        one.beat()
+    assert not second.hold("publish-s") and second.hold("publish-other")
+    first.close()
+    second.beat()
+    assert not second.hold("publish-s") and second.news() == [], "it publishes what is left"
+    first.leave()
+    second.beat()
+    assert second.hold("publish-s")
+    second.leave()
+    assert files(store) == []
+
+
+def test_what_a_driver_held_that_is_gone_is_taken_over_at_once(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    first, second = Driver(store, "1"), Driver(store, "2")
+    assert first.hold("publish-s")
+    store.delete(path_of("1"))
+    second.beat()
+    assert second.hold("publish-s")
+    second.leave()
+
+
 def test_the_leases_of_a_driver_that_stands_still_are_taken_over(store: Store) -> None:
     first, second = Driver(store, "1"), Driver(store, "2")
     first.claim([KEY])

@@ -279,3 +279,19 @@ def test_a_driver_that_goes_on_alone_reads_no_standard_input() -> None:
     )  # fmt: skip
     assert done.returncode == 2
     assert done.stderr.count("error: --detach: a driver that goes on alone reads no") == 1
+
+
+@pytest.mark.parametrize("verb", ["launch", "tune"])
+def test_an_address_where_no_cluster_answers_is_told_before_the_terminal_is_left(
+    verb: str, tmp_path: Path
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        address = f"127.0.0.1:{closed.getsockname()[1]}"
+    (tmp_path / "s.yaml").write_text(SWEEP.replace('{module: "own_nets:small"}', "linear") % 1)
+    words = [verb, "s.yaml", "--detach", "--address", address, "--storage", "store"]
+    done = subprocess.run(
+        [sys.executable, "-m", "raysweep", *words], capture_output=True, text=True, cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(HERE)}, check=False,
+    )  # fmt: skip
+    assert f"error: no Ray cluster answers at --address '{address}'" in done.stderr
+    assert done.returncode == 2 and not (tmp_path / "store").exists()

@@ -10,17 +10,21 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from raysweep.cli.app import app
 from raysweep.jobs import publishing
 from raysweep.jobs import sync as syncing
-from raysweep.jobs.launch import launch
+from raysweep.jobs.launch import Conclusion, launch
 from raysweep.results import entries, records, wandb, wandb_runs
 from raysweep.results.arrivals import Arrivals
+from raysweep.results.description import described, write_description
+from raysweep.results.published import Completion
 from raysweep.run.interruption import Signals
 from raysweep.run.run import Run
 from raysweep.store import Store
@@ -169,6 +173,68 @@ def test_a_launch_says_where_the_runs_are(
     offline = f"W&B: {ALL} runs are offline; send them with: raysweep sync s --storage {store}"
     assert said == ([offline] if mode == "offline" else [])
     assert len(list(store.glob("sweeps/s/wandb/wandb/offline-run-*"))) == ALL * len(said)
+
+
+def publishers(monkeypatch: pytest.MonkeyPatch) -> list[Sequence[str]]:
+    """Return the commands of all publishers that are started from now on."""
+    begun, whole = list[Sequence[str]](), subprocess.Popen
+
+    def popen(words: Sequence[str], **more: Any) -> subprocess.Popen[bytes]:
+        begun.extend([words] if "sync" in words else [])
+        return whole(words, **more)
+
+    monkeypatch.setattr(publishing.subprocess, "Popen", popen)
+    return begun
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["online", "offline"])
+def test_a_launch_that_brings_nothing_new_starts_no_publisher(
+    server: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    monkeypatch.setattr(publishing, "END_SECONDS", 60.0)
+    begun, text = publishers(monkeypatch), SWEEP.replace("MODE", mode)
+    first, again = (
+        launch(from_text(parse("s.yaml", text)), text, str(tmp_path), inline=True) for _ in "12"
+    )
+    assert first.notes[-1].startswith(f"W&B: {ALL} ") and len(begun) == 1
+    assert again.ran == 0 and again.notes[-1] == first.notes[-1]
+
+    folder = SweepFolder(Store(str(tmp_path)), "s")
+    completion = Completion(folder, online=mode == "online")
+    about = described(folder.store, "s")
+    assert completion.note() is not None
+    for other in (replace(about, question="Another?"), replace(about, concluded=False)):
+        write_description(folder.store, "s", other)
+        assert completion.note() is None, "there is something new to tell"
+    write_description(folder.store, "s", replace(about, created_at=1.0))
+    assert completion.note() is not None
+    completion.begin()  # as a publisher does that is killed then
+    assert completion.note() is None
+
+
+@pytest.mark.slow
+def test_of_two_drivers_of_a_sweep_one_publishes(
+    server: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publishing, "END_SECONDS", 60.0)
+    begun = publishers(monkeypatch)
+    text = SWEEP.replace("MODE", "online")
+    sweep, store = from_text(parse("s.yaml", text)), Store(str(tmp_path))
+    second: list[Conclusion] = []
+
+    def watch(run: Run) -> None:
+        if run.over and not second:  # the first is about to conclude
+            second.append(launch(sweep, text, store.uri, inline=True))
+            assert len(begun) == 1 and second[0].unfinished == 0
+
+    first = launch(sweep, text, store.uri, inline=True, watch=watch)
+    (told,) = second
+    again = f"raysweep sync s --storage {tmp_path}"
+    other = "W&B: another driver of this sweep publishes it"
+    assert told.notes[-1] == f"{other}; what it leaves is sent by: {again}" and not told.ran
+    assert first.notes[-1].startswith(f"W&B: {ALL} of {ALL} runs are in ") and len(begun) == 1
+    assert [run.completed for run in trials(server)] == [1, 1] and not store.list("leases")
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from raysweep.results import entries, wandb, wandb_runs
+from raysweep.results import entries, published, wandb, wandb_runs
 from raysweep.results.entries import Entry
 from raysweep.results.wandb import Published, Publisher
 from raysweep.store import Store
@@ -70,7 +70,7 @@ def remembered(root: Path, mode: str, sweep: str = SWEEP) -> set[str]:
     file = (
         root
         / f"sweeps/{sweep}/wandb"
-        / (wandb.MEMORY if mode == "online" else wandb.OFFLINE_MEMORY)
+        / (published.MEMORY if mode == "online" else published.OFFLINE_MEMORY)
     )
     lines = file.read_text().splitlines() if file.exists() else []
     return {json.loads(line)["run"] for line in lines}
@@ -163,7 +163,7 @@ def test_offline_runs_are_written_once_and_read_back(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_memory_with_a_torn_line_goes_on(tmp_path: Path) -> None:
     publish(rows().head(1), tmp_path, OFFLINE)
-    memory = tmp_path / "sweeps/s/wandb" / wandb.OFFLINE_MEMORY
+    memory = tmp_path / "sweeps/s/wandb" / published.OFFLINE_MEMORY
     memory.write_text(memory.read_text() + '{"run": "torn')
     first = runs(tmp_path)
     assert publish(rows(), tmp_path, OFFLINE).held == 2

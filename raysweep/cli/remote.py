@@ -114,4 +114,7 @@ def detach(words: Sequence[str], file: Path, name: str, storage: str | None) -> 
     console = open_console()
     console.print(f"{name}: run {left.run or 'not begun yet'}, process {left.pid}")
     console.print(f"log: {left.log}")
+    if left.status:
+        console.print(f"it has ended already, with {left.status}; the log says why", style="red")
+        raise typer.Exit(left.status)
     console.print(_ways_back(name, storage))

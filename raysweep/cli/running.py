@@ -80,7 +80,7 @@ def launch(
     options = [*_repeated("--set", overrides), *_repeated("--force", force)]
     options += _where(address, inline, max_concurrent)
     if detach:
-        _detach("launch", file, overrides, options, storage)
+        _detach("launch", file, overrides, options, storage, address)
         return
     again = _again("launch", file, options, storage)
     with resumable(again), stoppable(), Progress(open_console(error=True)) as progress:
@@ -105,11 +105,16 @@ def _detach(
     overrides: Sequence[str] | None,
     options: Sequence[str],
     storage: str | None,
+    address: str | None,
 ) -> None:
-    """Check a sweep file here, then start its driver without this terminal."""
+    """Check a sweep file and an address here, then start a driver without this terminal."""
     from raysweep.cli import remote
     from raysweep.sweep.loading import read_sweep
 
+    if address:
+        from raysweep.run.cluster.address import found
+
+        found(address)  # where nobody reads what the driver says, it would be said too late
     name = read_sweep(file, overrides or ()).sweep.name
     remote.detach([verb, str(file), *options], file, name, storage)
 
@@ -200,7 +205,7 @@ def tune(
     if detach:
         if studies:
             os.environ["RAYSWEEP_STUDIES"] = studies  # no password stands on a command line
-        _detach("tune", file, overrides, [*options, *written], storage)
+        _detach("tune", file, overrides, [*options, *written], storage, address)
         return
     again = _again("tune", file, [*options, *_studies(studies), *written], storage)
     with resumable(again), stoppable(), Progress(open_console(error=True)) as progress:

@@ -3,6 +3,9 @@
 The process is `raysweep sync NAME --follow`. It yields to all others, and finds by itself what has
 finished. The driver holds its standard input: the end of that is the end of the launch, however the
 driver ends, and the process publishes the rest. The driver waits for it a while.
+
+Of several drivers of one sweep, one publishes for all: the one that holds the lease of it. None
+begins where nothing is left to publish.
 """
 
 from __future__ import annotations
@@ -20,7 +23,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from raysweep.results.wandb import Published, command
+from raysweep.results.published import Completion
+from raysweep.results.wandb import Published, command, offline_note
 from raysweep.run.interruption import Signals
 from raysweep.store.sweepfolder import SweepFolder
 
@@ -30,6 +34,7 @@ if TYPE_CHECKING:
 END_SECONDS = 10.0  # that a driver waits, after the last stage, for what is not published yet
 START_SECONDS = 60.0  # until the process must have said something
 LOOK_SECONDS = 0.1
+CLAIM_SECONDS = 10.0  # between two attempts to take over from another driver
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,19 +64,22 @@ class Publishing:
         self._reader: threading.Thread | None = None
         self._begun = False
         self._started = 0.0
+        self._claimed = float("-inf")
         self.published: Published | None = None
 
     def __call__(self, run: Run) -> None:
         """Take in that a run has changed; its first result starts the process."""
         self._watch(run)
-        if not self._begun and run.schedule.ran and not run.schedule.stopping:
-            self._begun = True
-            self._start(run, ["nice", "-n", "10"] if shutil.which("nice") else [])
+        if self._begun or not run.schedule.ran or run.schedule.stopping or _is_off(run):
+            return
+        now = time.monotonic()
+        if now >= self._claimed + CLAIM_SECONDS:
+            self._claimed = now
+            self._begun = _is_ours(run)
+            if self._begun:
+                self._start(run, ["nice", "-n", "10"] if shutil.which("nice") else [])
 
     def _start(self, run: Run, politely: Sequence[str] = ()) -> None:
-        """Start the process, unless nothing is to be published."""
-        if run.sweep.track.wandb == "disabled":
-            return
         words = ["sync", run.sweep.name, "--follow", "--json"]
         offline = ["--offline"] if run.sweep.track.wandb == "offline" else []
         # A storage may be named with a password, which stands on no command line.
@@ -98,13 +106,22 @@ class Publishing:
 
         Whatever happens at W&B, the sweep stands: its records and its page are written before.
         """
+        if _is_off(run):
+            return Tracked()
+        again = command(folder := SweepFolder(run.store, run.sweep.name))
         if self._process is None or self._process.poll() is not None:  # It may have been killed.
             self.close()
             self.published = None
+            if not _is_ours(run):
+                other = "W&B: another driver of this sweep publishes it"
+                return Tracked(notes=[f"{other}; what it leaves is sent by: {again}"])
+            completion = Completion(folder, online=run.sweep.track.wandb == "online")
+            if (before := completion.note()) is not None:
+                note = before if completion.online else offline_note(folder)
+                return Tracked(notes=[note] if note else [])
             self._start(run)
         if self._process is None:
             return Tracked()
-        again = command(SweepFolder(run.store, run.sweep.name))
         try:
             with signals.raising():
                 over = self._wait()
@@ -158,6 +175,16 @@ class Publishing:
         for pipe in (process.stdin, process.stdout):
             if pipe is not None:
                 pipe.close()
+
+
+def _is_off(run: Run) -> bool:
+    """Return whether nothing of a sweep is published."""
+    return run.sweep.track.wandb == "disabled"
+
+
+def _is_ours(run: Run) -> bool:
+    """Return whether this run is the one of its sweep's that publishes, from now on."""
+    return run.leases.hold(f"publish-{run.sweep.name}")
 
 
 def _is_little(before: Published | None, now: Published | None, seconds: float) -> bool:

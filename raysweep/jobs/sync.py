@@ -14,6 +14,7 @@ from raysweep.results import entries, records
 from raysweep.results.arrivals import Arrivals
 from raysweep.results.columns import Cell
 from raysweep.results.entries import Entry
+from raysweep.results.published import Completion
 from raysweep.results.tuned import Tuned
 from raysweep.results.wandb import BATCH, Published, Publisher
 from raysweep.store.sweepfolder import SweepFolder
@@ -55,14 +56,20 @@ def sync(
     sweep = restored(about.sweep) if about.sweep is not None else None
     seed, track = (sweep.seeds[0], sweep.track) if sweep else (0, Track())
     track = track.model_copy(update={"wandb": "online" if online else "offline"})
+    completion = Completion(folder, online=online)
+    completion.begin()
     with Publisher(folder, track) as publisher:
         if not ended(0):
             _follow(publisher, folder, track, seed, ended, tell)
+        state = completion.state()
         rows, raw = _rows(folder), folder.store.read(folder.tuned)
         publisher.begin(len(rows) + (raw is not None))
         for published in publisher.publish(_everything(rows, raw, folder, track, seed)):
             tell(published)
-        return publisher.result()
+        result = publisher.result()
+    if not result.left and not result.warning:
+        completion.end(state, result.note)
+    return result
 
 
 def _follow(

@@ -21,7 +21,6 @@ from raysweep.store import Store
 from raysweep.store.sweepfolder import DEFAULT_STORAGE, SweepFolder
 from raysweep.sweep.spec import Track
 
-MEMORY, OFFLINE_MEMORY = "published.jsonl", "offline.jsonl"
 # Runs that are sent before W&B is asked, in one request, which of them arrived.
 BATCH = 100
 # Seconds before each attempt at a run. W&B resets its limits of rate once a minute.
@@ -76,11 +75,7 @@ class Publisher:
         self._folder, self._track = folder, track
         self._online = track.wandb == "online"
         local = folder.wandb
-        self._memory = (
-            Memory(folder.store, folder.path(f"wandb/{MEMORY}"))
-            if self._online
-            else Memory(Store(str(local)), OFFLINE_MEMORY)
-        )
+        self._memory = Memory(folder, online=self._online)
         mode: wandb_runs.Mode = "online" if self._online else "offline"
         self._client = wandb_runs.Client(track, track.group or folder.name, local, mode)
         self._expected = 0
@@ -263,9 +258,7 @@ class Publisher:
         where = self._place() if self._online else str(self._folder.wandb)
         note, warning = f"W&B: {held} of {total} runs are in {where}", ""
         if not self._online:
-            waiting = len(wandb_runs.waiting(self._folder.wandb))
-            offline = f"W&B: {waiting} runs are offline; send them with: {again}"
-            note = offline if waiting else ""
+            note = offline_note(self._folder)
         missing = [name for run, name in self._names.items() if run not in self._held]
         if missing and self._cause:
             names = ", ".join(missing[:NAMED])
@@ -283,6 +276,13 @@ def command(folder: SweepFolder) -> str:
     if folder.store.uri != Store(DEFAULT_STORAGE).uri:
         words += ["--storage", folder.store.where()]
     return shlex.join(words)
+
+
+def offline_note(folder: SweepFolder) -> str:
+    """Return the line on the runs that lie offline; empty if none does."""
+    waiting = len(wandb_runs.waiting(folder.wandb))
+    send = f"W&B: {waiting} runs are offline; send them with: {command(folder)}"
+    return send if waiting else ""
 
 
 def _batches(entries: Iterable[Entry]) -> Iterator[list[Entry]]:

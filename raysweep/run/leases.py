@@ -78,6 +78,7 @@ class Leases:
         self._drivers = Drivers()
         self._lock = threading.Lock()
         self._mine: set[str] = set()
+        self._lasting: set[str] = set()  # what stays ours after `close`
         self._undropped: set[str] = set()
         self._aside: dict[str, bool] = {}  # whether a lease file tells that it is held
         self._held: frozenset[str] = frozenset()
@@ -101,19 +102,20 @@ class Leases:
         self._thread.start()
 
     def close(self) -> None:
-        """Give back every lease and say that the run has ended."""
+        """Give back the leases of all stages and say that the run has ended."""
         if self._closing.is_set():
             return
         self._closing.set()
         if self._thread.is_alive():
             self._thread.join(JOIN_SECONDS)
-        self.release(list(self._mine))
+        self.release(self._mine - self._lasting)
         with contextlib.suppress(StoreError):
             self._write(ended=True)
 
     def leave(self) -> None:
-        """Remove the heartbeat: there is nothing more to tell."""
+        """Give back what was held until now, and remove the heartbeat: nothing is left to tell."""
         self.close()
+        self.release(self._lasting)
         with contextlib.suppress(StoreError):
             self._store.delete(stop_path_of(self.run))
             self._store.delete(path_of(self.run))
@@ -127,20 +129,39 @@ class Leases:
         """
         refused = set()
         for key in keys:
-            if key in self._mine:
-                continue
-            self._mine.add(key)
-            try:
-                made = self._store.create(_lease(key), self.run.encode())
-            except StoreError:
-                made = None
-            self._exclusive = self._exclusive or made is not None
-            if made is False or (made is None and key in self._held):
-                self._mine.discard(key)
+            if key not in self._mine and (by_file := self._refused(key)) is not None:
                 refused.add(key)
                 with self._lock:
-                    self._aside[key] = made is False
+                    self._aside[key] = by_file
         return refused
+
+    def hold(self, name: str) -> bool:
+        """Claim what is no stage, until `leave`; return whether this run has it.
+
+        What a driver that is gone has left is taken over at once.
+        """
+        if name in self._lasting:
+            return True
+        refused = self._refused(name)
+        with contextlib.suppress(StoreError):
+            if refused and (owner := self._owner(name)) and self._is_gone(owner):
+                self._inherit(owner)
+                refused = self._refused(name)
+        if refused is None:
+            self._lasting.add(name)
+        return refused is None
+
+    def _refused(self, name: str) -> bool | None:
+        """Claim a name; None if it is ours now, else whether a lease file tells that it is not."""
+        self._mine.add(name)
+        made = None
+        with contextlib.suppress(StoreError):
+            made = self._store.create(_lease(name), self.run.encode())
+        self._exclusive = self._exclusive or made is not None
+        if made is False or (made is None and name in self._held):
+            self._mine.discard(name)
+            return made is False
+        return None
 
     def release(self, keys: Iterable[str]) -> None:
         """Give back stages that are stored, or have failed for good; others are passed over."""

@@ -11,7 +11,7 @@ from raysweep.plan.costs import Costs, shape_of
 from raysweep.plan.planner import Planner
 from raysweep.plan.route import Route
 from raysweep.run.force import forcing
-from raysweep.run.limits import limits_of
+from raysweep.run.limits import Limit, Limits, forecast
 from raysweep.run.nearest import Difference, nearest
 from raysweep.run.schedule import Schedule
 from raysweep.stages.stage import in_order_of_work
@@ -66,7 +66,8 @@ class Preview:
 
     Attributes:
         trials: how many.
-        forecasts: what methods say of the size of their work, and of what is doubtful.
+        forecasts: what methods say of the size of their work, and of what is doubtful; how long
+            stages may run, where that follows from what was timed.
         kinds: stages that are known.
         undecided: trials whose further stages depend on a decision.
         below: how many these are at most.
@@ -107,8 +108,8 @@ def preview(sweep: Sweep, store: Store, force: Sequence[str] = ()) -> Preview:
     """
     planner = Planner(sweep)
     check_layers(sweep)
-    limits_of(sweep)
     costs = Costs(planner, store)
+    limits, longest = Limits(sweep, costs, store), list[Limit | None]()
     events = ledger.read(SweepFolder(store, sweep.name))
     failed = {event.key for event in events if isinstance(event, Failed)}
     damaged: list[str] = []
@@ -128,6 +129,7 @@ def preview(sweep: Sweep, store: Store, force: Sequence[str] = ()) -> Preview:
         reasons = {key: _reason(planner, schedule, key, damaged, failed) for key in todo}
         new = [planner.stages[key] for key, why in reasons.items() if why in (NEW, BELOW)]
         stages = [planner.stages[key] for key in todo]
+        longest += map(limits.of, stages)
         kinds.append(
             KindPreview(
                 kind=kind,
@@ -142,14 +144,17 @@ def preview(sweep: Sweep, store: Store, force: Sequence[str] = ()) -> Preview:
             )
         )
     return Preview(
-        trials=len(planner.trials), kinds=kinds, forecasts=_forecasts(planner),
+        trials=len(planner.trials), kinds=kinds, forecasts=_forecasts(planner, forecast(longest)),
         undecided=len(undecided), below=sum(below for below, _ in undecided),
         below_seconds=sum(seconds for _, seconds in undecided), damaged=tuple(damaged),
     )  # fmt: skip
 
 
-def _forecasts(planner: Planner) -> tuple[str, ...]:
-    """Return the sentences of methods on the size of their work and on doubtful parameters."""
+def _forecasts(planner: Planner, on_limits: str) -> tuple[str, ...]:
+    """Return the sentences of methods on the size of their work and on doubtful parameters.
+
+    That on the limits of stages, if there is one, comes last.
+    """
     said = set()
     tried: set[object] = set()
     for trial in planner.trials:
@@ -166,7 +171,7 @@ def _forecasts(planner: Planner) -> tuple[str, ...]:
                 defense.caution(model, shape_of(dataset, facts.num_classes)),
             ):
                 said.add(text and f"{defense.name} on {dataset.name}: {text}")
-    return tuple(sorted(said - {""}))
+    return (*sorted(said - {""}), *filter(None, [on_limits]))
 
 
 def _reason(

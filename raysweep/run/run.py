@@ -17,7 +17,7 @@ from raysweep.results.description import Description, described, write_descripti
 from raysweep.run import interruption
 from raysweep.run.force import forcing
 from raysweep.run.leases import Leases
-from raysweep.run.limits import limits_of
+from raysweep.run.limits import Limits, limits_of
 from raysweep.run.pace import Pace
 from raysweep.run.pauses import Pauses
 from raysweep.run.schedule import Schedule
@@ -72,7 +72,8 @@ class Run:
         self.started = time.time()
         self.planner = planner or Planner(sweep)
         check_layers(sweep)
-        forced, self.limit_of = forcing(force, sweep), limits_of(sweep)
+        forced = forcing(force, sweep)
+        limits_of(sweep)
         store.check()
         self.folder = folder or SweepFolder(store, sweep.name)
         self.ledger = Ledger(self.folder)
@@ -103,6 +104,7 @@ class Run:
         """Plan against the store, while other drivers know of this run already."""
         store = self.store
         self.costs = Costs(self.planner, store)
+        self.limits = Limits(self.sweep, self.costs, store)
         self.schedule = Schedule(
             self.planner,
             store.done(),
@@ -258,6 +260,7 @@ class Run:
             stage = self.planner.stages[result.key]
             if result.status == "done":
                 self.pace.add(stage, result.seconds)
+                self.limits.add(stage, result.seconds)
                 seconds = round(result.seconds, 4)
                 self.ledger.write(
                     Done(key=result.key, seconds=seconds, host=result.host, pid=result.pid)
@@ -326,6 +329,7 @@ class Run:
         finally:
             self.leases.close()
         record(self.store, self.pace.spent)
+        self.limits.save()
         if self.source is not None:  # of a launch, the table of stages says it
             wanted = "\n".join(sorted(self.schedule.wanted)).encode()
             self.store.try_write(self.folder.needs, wanted)

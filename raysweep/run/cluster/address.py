@@ -134,16 +134,17 @@ def answers(place: str) -> bool:
     return True
 
 
-def node_ids(place: str) -> set[str]:
-    """Return the ids of the nodes, dead ones too, that the head at HOST:PORT knows.
+def nodes_alive(place: str) -> dict[str, bool]:
+    """Return of each node that the head at HOST:PORT knows, by id, whether it is alive.
 
     Raises:
         Exception: of many kinds, if it does not answer.
     """
     from ray._raylet import GcsClient  # type: ignore[attr-defined]
+    from ray.core.generated.gcs_pb2 import GcsNodeInfo
 
     known = GcsClient(address=place).get_all_node_info(timeout=SECONDS)
-    return {node.hex() for node in known}
+    return {node.hex(): info.state == GcsNodeInfo.ALIVE for node, info in known.items()}
 
 
 def _on_this_machine() -> str:
@@ -211,7 +212,7 @@ def _ask(given: str, place: str) -> None:
         ensure_token_if_auth_enabled({}, create_token_if_missing=False)  # else Ray's core aborts
         began = time.monotonic()
         while True:
-            known = _within_seconds(lambda: node_ids(place))
+            known = _within_seconds(lambda: nodes_alive(place)).keys()
             here = not known.isdisjoint(services.find_node_ids())
             # A head that has just begun knows no node yet, not even its own.
             if here or time.monotonic() > began + (SECONDS if known else STARTING_SECONDS):

@@ -11,19 +11,21 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from ray._raylet import Config  # type: ignore[attr-defined]
 
 from raysweep.errors import HeadLost
-from raysweep.run.cluster.address import answers, node_ids
+from raysweep.run.cluster.address import answers, nodes_alive
 
 SETTING = "RAY_gcs_rpc_server_reconnect_timeout_s"
 PATIENCE = 60.0  # Ray's own, in seconds, where the setting is not given
 LONGER = "86400"
 LOOK_SECONDS = 1.0
+NODE_SECONDS = 5.0  # between two looks whether this driver's own node is alive
 TAKE_SECONDS = 0.2  # until a signal or a lost head is noticed
+_KEPT, _AGAIN = "what finished is stored, and in the records", "run the same again"
 END_SECONDS, LATEST_SECONDS = 3.0, 15.0  # for Tune to end: without an answer of the head, and with
 
 
@@ -64,7 +66,7 @@ class Head:
         self.place = place
         self.lost = ""
         self._node, self._patience, self._local = node, patience, local
-        self._answered = self._looked = time.monotonic()
+        self._answered = self._looked = self._asked = time.monotonic()
         self._at = time.time()
 
     @property
@@ -90,10 +92,10 @@ class Head:
     def look(self) -> None:
         """Knock at the head, and note what follows."""
         there = answers(self.place)
-        if there and self.seconds_without_answer:
+        if there and (self.seconds_without_answer or time.monotonic() - self._asked > NODE_SECONDS):
             with contextlib.suppress(Exception):  # it may be just about to start
-                if self._node not in node_ids(self.place):
-                    self.lost = self._told("another one has been started there")
+                self.lost = self._lost_by(nodes_alive(self.place))
+                self._asked = time.monotonic()
             there = not self.lost
         self._looked = time.monotonic()
         if there:
@@ -101,14 +103,26 @@ class Head:
         elif not self.lost and self.seconds_without_answer >= self._patience:
             self.lost = self._told(f"{self.seconds_without_answer:.0f} s")
 
+    def _lost_by(self, alive: Mapping[str, bool]) -> str:
+        """Return why this driver cannot go on, by the nodes that the head knows; else nothing."""
+        if self._node not in alive:
+            return self._told("another one has been started there")
+        if alive[self._node]:
+            return ""
+        if self._local:
+            return f"Ray, started on this machine, has lost its raylet; {_KEPT}; {_AGAIN}"
+        return (
+            f"this driver's own node of the cluster at {self.place} is lost; {_KEPT}; start Ray on "
+            f"this host again, then {_AGAIN}"
+        )
+
     def _told(self, what: str) -> str:
         since = time.strftime("%H:%M:%S", time.localtime(self._at))
         named, remedy = f"the head of the cluster at {self.place}", "start it again, then "
         if self._local:
             named, remedy = "Ray, started on this machine,", ""
         return (
-            f"{named} does not answer since {since} ({what}); what finished is stored, and in the "
-            f"records; {remedy}run the same again"
+            f"{named} does not answer since {since} ({what}); {_KEPT}; {remedy}run the same again"
         )
 
 

@@ -14,12 +14,13 @@ starts, and is idle then.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayError
+from ray.exceptions import RayError
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.utils.object_cache import _ObjectCache
@@ -76,6 +77,7 @@ class IdleWorkers(_ObjectCache):  # type: ignore[misc]
         self._remove = controller._remove_actor
         self._starting: set[Any] = set()
         self._since: dict[Any, float] = {}
+        self._heard: dict[Any, float] = {}  # when each has given a sign of life
         self._dead: list[Any] = []
         self._crowded: float | None = None
 
@@ -87,19 +89,26 @@ class IdleWorkers(_ObjectCache):  # type: ignore[misc]
         """Keep a worker that has finished its batch, whatever waits now."""
         self._cached_objects[key].append(obj)
         self._num_cached_objects += 1
-        self._since[obj] = time.monotonic()
+        self._since[obj] = self._heard[obj] = time.monotonic()
         return True
 
     def has_cached_object(self, key: Any) -> bool:
-        """Return whether a worker with these resources is idle, and alive."""
+        """Return whether a worker with these resources is idle, and alive; the first is, then."""
         idle = self._cached_objects[key]
-        while idle and not self._alive(idle[0]):
-            self._dead.append(self._drop(key))
-        return bool(idle)
+        alive = self._alive(idle)
+        if alive is None:
+            return False
+        idle.remove(alive)
+        idle.insert(0, alive)
+        return True
 
     def pop_cached_object(self, key: Any) -> Any:
         """Return an idle worker with these resources, or None."""
-        return self._drop(key) if self.has_cached_object(key) else None
+        if not self.has_cached_object(key):
+            return None
+        worker = self._cached_objects[key].pop(0)
+        self._forget(worker)
+        return worker
 
     def flush_cached_objects(self, force_all: bool = False) -> Iterator[Any]:
         """Drop the workers that died, were idle for long, or hold room that a batch waits for."""
@@ -156,22 +165,32 @@ class IdleWorkers(_ObjectCache):  # type: ignore[misc]
         idle = [(worker, key) for key, all_ in self._cached_objects.items() for worker in all_]
         return sorted(idle, key=lambda one: self._since[one[0]])
 
-    def _drop(self, key: Any) -> Any:
-        worker = self._cached_objects[key].pop(0)
-        self._forget(worker)
-        return worker
-
     def _forget(self, worker: Any) -> None:
-        del self._since[worker]
+        del self._since[worker], self._heard[worker]
         self._num_cached_objects -= 1
 
-    def _alive(self, worker: Any) -> bool:
-        """Return whether an idle worker answers: Tune does not hear of its death."""
-        if time.monotonic() - self._since[worker] < FRESH_SECONDS:
-            return True
-        actor = self._manager._live_actors_to_ray_actors_resources[worker][0]
-        try:
-            ray.get(actor.__ray_ready__.remote(), timeout=ANSWER_SECONDS)
-        except (RayError, GetTimeoutError):
-            return False
-        return True
+    def _alive(self, idle: list[Any]) -> Any:
+        """Return one of some idle workers that is alive, or None; drop those that are not.
+
+        Tune does not hear of their deaths. They are asked together, and the first answer is taken:
+        those of a lost host are silent, and the loop of the driver waits here.
+        """
+        end = time.monotonic() + ANSWER_SECONDS
+        for worker in idle:
+            if time.monotonic() - self._heard[worker] < FRESH_SECONDS:
+                return worker
+        live = self._manager._live_actors_to_ray_actors_resources
+        asked = {live[worker][0].__ray_ready__.remote(): worker for worker in idle}
+        while asked:
+            answers, _ = ray.wait(list(asked), timeout=max(end - time.monotonic(), 0))
+            for answer in answers:
+                with contextlib.suppress(RayError):
+                    ray.get(answer)
+                    self._heard[asked[answer]] = time.monotonic()
+                    return asked[answer]
+            for silent in answers or list(asked):
+                worker = asked.pop(silent)
+                idle.remove(worker)
+                self._forget(worker)
+                self._dead.append(worker)
+        return None

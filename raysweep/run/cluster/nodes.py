@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 import logging
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import ray
 from ray import tune
-from ray.exceptions import RayError
 from ray.experimental import internal_kv
 from ray.util.placement_group import PlacementGroup, placement_group
 
-from raysweep.errors import PlanError
+from raysweep.errors import HostError, PlanError
 from raysweep.run.cluster.address import found
 from raysweep.run.cluster.runtime_env import runtime_env
 from raysweep.sweep.spec import Sweep
@@ -32,16 +32,24 @@ def connect(address: str | None, modules: Iterable[str] = ()) -> str:
 
     Raises:
         PlanError: if there is no cluster at the address, or this driver may not use it.
+        HostError: if Ray cannot be started on this machine.
     """
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if address is None:
-        ray.init(address="local", include_dashboard=False, **quiet)
+        try:
+            ray.init(address="local", include_dashboard=False, **quiet)
+        except Exception as error:  # noqa: BLE001  Ray has no one class for what may go wrong
+            raise HostError(
+                f"Ray cannot be started on this machine ({' '.join(str(error).split())}); check "
+                f"memory, processors and the room in {tempfile.gettempdir()}, then launch again; "
+                f"--inline does without Ray"
+            ) from None
         return str(ray.get_runtime_context().gcs_address)
     head = found(address)
     try:
         with runtime_env(modules) as code:
             ray.init(address=head, runtime_env=code, **quiet)
-    except (OSError, RuntimeError, ValueError, RayError) as error:
+    except Exception as error:  # noqa: BLE001  Ray has no one class for what may go wrong
         raise PlanError(
             f"the Ray cluster at --address {address!r} does not take this driver ({error}); check "
             f"that both run the same Ray and Python, and that it works (ray status)"

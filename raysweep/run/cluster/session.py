@@ -114,7 +114,7 @@ class Session:
         known, keys = self.hosts, tuple(stage.key for stage in stages)
         handed = Handed(resource=resource, keys=keys, avoided=known.avoided(resource, stages))
         self.held[trial_id] = handed
-        limits = {stage.key: limit for stage in stages if (limit := self.run.limit_of(stage))}
+        limits = {stage.key: limit for stage in stages if (limit := self.run.limits.of(stage))}
         memory = self._larger.get(keys[0]) if keys else None
         return Batch(
             resource=resource,
