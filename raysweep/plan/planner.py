@@ -56,12 +56,14 @@ class Planner:
     def facts(self, dataset: Dataset) -> Facts:
         """Return labels and identity of a dataset's training set."""
         if dataset not in self._facts:
-            labels = dataset.read_labels()
+            labels = dataset.checked_labels()
             rows, _, _ = dataset.kept(labels)
+            source = dataset.source_digest(labels)
+            dataset.check_if_small(labels, source)
             self._facts[dataset] = Facts(
-                digest=dataset.source_digest(labels),
+                digest=source,
                 labels=dataset.training_labels(labels, rows),
-                num_classes=len(labels.classes),
+                classes=labels.classes,
             )
         return self._facts[dataset]
 
