@@ -120,19 +120,23 @@ def _labels(file: Path, label_column: str | None) -> IntArray:
     if not len(values):
         raise PlanError(f"{file}: holds no rows; leave it out")
     numbers = values.to_numpy()
-    return _within(file, numbers, np.iinfo(np.int64).max).astype(np.int64)
+    return _within(file, numbers).astype(np.int64)
 
 
-def _within(file: Path, labels: NDArray[np.integer], classes: int) -> NDArray[np.integer]:
-    """Return the labels of a file.
+def _within(
+    file: Path, labels: NDArray[np.integer], classes: int | None = None
+) -> NDArray[np.integer]:
+    """Return the labels of a file, whose classes are counted where it names them.
 
     Raises:
         PlanError: if one is no number of a class.
     """
-    wrong = np.flatnonzero((labels < 0) | (labels >= classes))
+    most = np.iinfo(np.int64).max if classes is None else classes - 1
+    wrong = np.flatnonzero((labels < 0) | (labels > most))
     if len(wrong):
+        to = "" if classes is None else f" to {most}, the classes it names"
         raise PlanError(
-            f"{file}, row {wrong[0]}: labels must be from 0 to {classes - 1}, got "
+            f"{file}, row {wrong[0]}: labels must be from 0{to}, got "
             f"{labels[wrong[0]]}, and {labels.min()} to {labels.max()} in all; leave out what has "
             f"no label, and number the classes from 0"
         )
