@@ -94,9 +94,7 @@ def test_an_exported_attack_comes_back_as_it_was(
     pd.testing.assert_frame_equal(outcome(again, "imported"), outcome(rows, attack))
     assert set(again["attack"]) == {f"imported(back-{attack})"}
     assert set(again["target"]) == {target} and set(again["cover_count"]) == {covers}
-    before, after = (
-        trained_on(folder, sweep, attack) for sweep in ("origin", f"again-{attack}")
-    )
+    before, after = (trained_on(folder, sweep, attack) for sweep in ("origin", f"again-{attack}"))
     assert torch.equal(before.images, after.images) and (before.labels == after.labels).all()
     assert (before.poison == after.poison).all() and (before.cover == after.cover).all()
     for write, first in ((backdoorbench.write, record(folder, attack)), (toolbox.write, None)):

@@ -260,7 +260,8 @@ def _pixels(
         _check_representable(where, encoded)
         turned = ImageOps.exif_transpose(encoded)
         if turned.has_transparency_data:
-            least = int(np.asarray(turned.convert("RGBA").getchannel("A")).min())
+            turned = turned.convert("RGBA")
+            least = int(np.asarray(turned.getchannel("A")).min())
             if least < 255:
                 raise PlanError(
                     f"{where}: has transparent pixels, alpha {least}; lay it on a background, and "
