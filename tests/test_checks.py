@@ -351,7 +351,7 @@ def picture(mode: str) -> bytes:
     [
         (picture("RGBA"), "has transparent pixels"),
         (picture("LA"), "has transparent pixels"),
-        (png(Image.new("P", (SIDE, SIDE), 3), transparency=3), "has transparent pixels"),
+        (png(Image.new("P", (SIDE, SIDE)), transparency=b"\0"), "has transparent pixels"),
         (png(Image.new("RGB", (SIDE, SIDE)), transparency=(0, 0, 0)), "has transparent pixels"),
         (png(Image.new("I;16", (SIDE, SIDE), 900)), "more than 8 bits each"),
         (png(Image.new("F", (SIDE, SIDE), 0.5), "TIFF"), "more than 8 bits each"),

@@ -46,6 +46,7 @@ def record(top: Path, **changed: Any) -> Path:
     for name, value in changed.items():
         (result if name in result else part)[name] = value
     torch.save(result, folder / "attack_result.pt")
+    torch.save({"attack": "badnet", "pratio": 0.3}, folder / "info.pickle")
     return folder
 
 
@@ -102,7 +103,7 @@ def test_labels_that_are_no_classes_are_refused(labels: Any, said: str, tmp_path
         ({"original_index_array": np.array([2.5, 5])}, "indices must be whole numbers"),
         ({"poison_indicator": np.full(10, np.nan)}, "poison_indicator of bd_train must hold"),
         ({"poison_indicator": np.ones((10, 1))}, "poison_indicator of bd_train must hold"),
-        ({"img_size": (SIDE, SIDE, 3)}, r"img_size says \(3, 6, 6\)"),
+        ({"img_size": (SIDE, 7, 1)}, r"img_size says \(1, 6, 7\)"),
         ({"img_size": None}, "is not of this format"),
         ({"num_classes": None}, "is not of this format"),
         ({"model": [1, 2]}, "a victim must be a state dict"),
@@ -295,10 +296,10 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
 )  # fmt: skip
 def test_a_damaged_manifest_is_one_message(text: str, said: str, tmp_path: Path) -> None:
     path = save(bench(record(tmp_path)), tmp_path / "taken")
-    assert Imported(path=str(path)).origin() == ("badnet", 0.3, 0.0)
+    assert Imported(path=str(path), trigger="badnets").origin() == ("badnet", 0.3, 0.0)
     (path / "manifest.json").write_text(text)
     with pytest.raises(ValueError, match=rf"folder that `raysweep import` wrote.*({said})"):
-        Imported(path=str(path))
+        Imported(path=str(path), trigger="badnets")
 
 
 @pytest.mark.parametrize(
@@ -313,7 +314,7 @@ def test_an_entry_of_the_manifest_that_is_wrong_is_named(
     manifest = json.loads((path / "manifest.json").read_text()) | {name: value}
     (path / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(ValueError, match=rf"manifest\.json: ({name} is|11 of 10 images)"):
-        Imported(path=str(path))
+        Imported(path=str(path), trigger="badnets")
 
 
 def test_a_folder_that_lacks_a_file_or_holds_a_damaged_one_is_named(tmp_path: Path) -> None:
@@ -326,4 +327,4 @@ def test_a_folder_that_lacks_a_file_or_holds_a_damaged_one_is_named(tmp_path: Pa
         _arrays(path / "arrays.npz")
     (path / "arrays.npz").unlink()
     with pytest.raises(ValueError, match=r"lacks arrays\.npz; copy the whole folder"):
-        Imported(path=str(path))
+        Imported(path=str(path), trigger="badnets")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -57,13 +58,19 @@ def _fault(file: Path, detail: str) -> str:
     try:
         with file.open("rb") as stream:
             head = stream.read(64)
+            stream.seek(max(0, file.stat().st_size - 256))
+            tail = stream.read()
     except OSError as error:
         return f"cannot be read ({error.strerror}); make it readable"
     said = " ".join(detail.partition("Please file")[0].split())
     for line in detail.splitlines():
         if "GLOBAL" in line or "Unsupported class" in line:
             said = line.strip()
-    if "GLOBAL" in detail or "TorchScript" in detail or head.startswith(PLAIN_PICKLE):
+    blamed = re.search(r"GLOBAL \S*?([^.\s]*)( |$)", said)
+    # Cut in the middle of a name, of which the unpickler drops the last byte as the line's end.
+    cut_short = blamed is not None and tail[:-1].endswith(blamed[1].encode())
+    unsafe = "GLOBAL" in detail or "TorchScript" in detail or head.startswith(PLAIN_PICKLE)
+    if unsafe and not cut_short:
         return (
             f"holds more than tensors, arrays and plain values, and is not opened, since reading "
             f"such a file can run any program ({said[:200]}); ask whoever made it for one without "
