@@ -6,11 +6,13 @@ error, never a guess: `str(object)` would give one configuration two keys.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
 import os
 import re
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -19,7 +21,9 @@ from raysweep import paths
 from raysweep.errors import PlanError
 
 Json: TypeAlias = "bool | int | float | str | Sequence[Json] | Mapping[str, Json] | None"
+Stamp: TypeAlias = tuple[int, ...]
 SCHEMA = 1
+RECENT_NS = 2 * 10**9  # the coarsest clock of a common file system ticks every two seconds
 _SHA = re.compile(r"[0-9a-f]{64}")
 
 
@@ -68,44 +72,66 @@ def cache_folder() -> Path:
 def files_digest(files: list[Path]) -> str:
     """Return one digest of the bytes of files, in order.
 
-    Digests are remembered by path, size and modification time, so that only changed files are
-    read again.
+    Digests are remembered by path and stamp, so that only changed files are read again. A file that
+    has just changed is read each time: a second change within the same tick of the clock would
+    leave its stamp as it is.
+
+    Raises:
+        PlanError: if a file cannot be read.
     """
     memory_file = cache_folder() / "digests.json"
     memory = _remembered(memory_file)
-    known = len(memory)
+    learnt: dict[str, tuple[Stamp, str]] = {}
     parts = []
     for file in files:
-        facts = file.stat()
-        entry = f"{file.resolve()}|{facts.st_size}|{facts.st_mtime_ns}"
-        if entry not in memory:
-            with file.open("rb") as stream:
-                memory[entry] = hashlib.file_digest(stream, "sha256").hexdigest()
-        parts.append(memory[entry])
-    if len(memory) != known:
-        _remember(memory_file, memory)
+        try:
+            before, path = stamp(file), str(file.resolve())
+            known = memory.get(path)
+            if known is None or known[0] != before:
+                with file.open("rb") as stream:
+                    known = before, hashlib.file_digest(stream, "sha256").hexdigest()
+                if time.time_ns() - before[-1] > RECENT_NS and stamp(file) == before:
+                    learnt[path] = known
+        except OSError as error:
+            raise PlanError(f"{file}: cannot be read ({error.strerror})") from None
+        parts.append(known[1])
+    if learnt:
+        _remember(memory_file, memory | learnt)
     return digest("\n".join(parts))
 
 
-def _remembered(file: Path) -> dict[str, str]:
-    """Return the digests in a memory file; other values are left out."""
+def stamp(file: Path) -> Stamp:
+    """Return the facts of a file that change when it is written: size, times, inode and device.
+
+    The last is the time of the last change of content or facts, which no program can set.
+    """
+    facts = file.stat()
+    return facts.st_size, facts.st_mtime_ns, facts.st_ino, facts.st_dev, facts.st_ctime_ns
+
+
+def _remembered(file: Path) -> dict[str, tuple[Stamp, str]]:
+    """Return stamp and digest by path of a memory file; other values are left out."""
     try:
-        digests = json.loads(file.read_text())
-    except (OSError, ValueError, RecursionError):
+        memory = json.loads(file.read_text())
+        entries = memory.items()
+    except (OSError, ValueError, RecursionError, AttributeError):
         return {}
-    if not isinstance(digests, dict):
-        return {}
-    return {name: value for name, value in digests.items() if _SHA.fullmatch(str(value))}
+    return {
+        path: (tuple(entry[0]), entry[1]) for path, entry in entries
+        if isinstance(entry, list) and len(entry) == 2
+        and isinstance(entry[0], list) and isinstance(entry[1], str) and _SHA.fullmatch(entry[1])
+    }  # fmt: skip
 
 
-def _remember(file: Path, memory: dict[str, str]) -> None:
+def _remember(file: Path, memory: dict[str, tuple[Stamp, str]]) -> None:
+    temporary = file.with_suffix(f".{os.getpid()}.tmp")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        temporary = file.with_suffix(f".{os.getpid()}.tmp")
         temporary.write_text(json.dumps(memory))
         temporary.replace(file)
     except OSError:
-        pass  # Only a cache: the next plan reads the files again.
+        with contextlib.suppress(OSError):  # Only a cache: the next plan reads the files again.
+            temporary.unlink()
 
 
 def finite_or_none(value: float) -> float | None:

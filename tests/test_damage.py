@@ -268,12 +268,18 @@ def test_a_damaged_pace_costs_no_other(tmp_path: Path, entry: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "memory", ["[]", "7", "{", '{"%s": 7}', '{"%s": "xyz"}', "null", "[" * 9999]
-)
+    "memory",
+    [
+        "[]", "7", "{", '{"%s": 7}', '{"%s": "xyz"}', "null", "[" * 9999, '{"%s": [7, "xyz"]}',
+        '{"%s": [[7], 7]}', '{"%s": [null, null, null]}', '{"%s": [[[]], "' + "0" * 64 + '"]}',
+        "\0", '"\\ud800"',
+    ],
+)  # fmt: skip
 def test_a_damaged_memory_of_digests_is_made_anew(
     tmp_path: Path, memory: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RAYSWEEP_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(identity, "RECENT_NS", -1)
     file = tmp_path / "data"
     file.write_bytes(b"data")
     right = identity.files_digest([file])

@@ -86,7 +86,7 @@ def trained_on(folder: Path, sweep: str, attack: str) -> Poisoned:
     [("badnets", 1, 0), ("wanet", 0, 24), ("badnets_clean_label", 0, 24)],
 )
 def test_an_exported_attack_comes_back_as_it_was(
-    attack: str, target: int, covers: int, origin: tuple[Path, pd.DataFrame]
+    attack: str, target: int, covers: int, origin: tuple[Path, pd.DataFrame], tmp_path: Path
 ) -> None:
     folder, rows = origin
     path = save(backdoorbench.read(record(folder, attack)), folder / f"back-{attack}")
@@ -94,11 +94,17 @@ def test_an_exported_attack_comes_back_as_it_was(
     pd.testing.assert_frame_equal(outcome(again, "imported"), outcome(rows, attack))
     assert set(again["attack"]) == {f"imported(back-{attack})"}
     assert set(again["target"]) == {target} and set(again["cover_count"]) == {covers}
-    before, after = (
-        trained_on(folder, *at) for at in (("origin", attack), (f"again-{attack}", "imported"))
-    )
+    before, after = (trained_on(folder, sweep, attack) for sweep in ("origin", f"again-{attack}"))
     assert torch.equal(before.images, after.images) and (before.labels == after.labels).all()
     assert (before.poison == after.poison).all() and (before.cover == after.cover).all()
+    for write, first in ((backdoorbench.write, record(folder, attack)), (toolbox.write, None)):
+        first = first or write(before, tmp_path / "first")
+        second = write(after, tmp_path / "second")
+        assert first.name == second.name
+        files = [file for file in first.rglob("*") if file.is_file()]
+        assert len(files) >= 4
+        for file in files:
+            assert file.read_bytes() == (second / file.relative_to(first)).read_bytes(), file
 
 
 def test_the_victims_weights_come_back_too(origin: tuple[Path, pd.DataFrame]) -> None:

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -104,6 +104,14 @@ class AttackInputs:
         return self.surrogate
 
 
+class Origin(NamedTuple):
+    """The name and the rates of an attack, as whoever made it calls them."""
+
+    attack: str
+    rate: float
+    cover_rate: float
+
+
 class Attack(Method):
     """A backdoor attack, or an evasion. Poisoned samples replace their originals.
 
@@ -142,6 +150,10 @@ class Attack(Method):
     SURROGATE: ClassVar[bool] = False
     TRAINS: ClassVar[bool] = False
     EVADES: ClassVar[bool] = False
+
+    def origin(self) -> Origin:
+        """Return the name and the rates that other projects are told."""
+        return Origin(self.name, self.rate, self.cover_rate)
 
     def brings_victim(self) -> bool:
         """Return whether `prepare` gives the victim's weights, as arrays `model.*`."""

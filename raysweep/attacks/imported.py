@@ -11,15 +11,16 @@ folder names, in the order of the source's files, which is checked by their labe
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import UnionType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from raysweep.attacks import Attack, AttackInputs, Choice, Counts, Part
+from raysweep.attacks import Attack, AttackInputs, Choice, Counts, Origin, Part
 from raysweep.datasets import IntArray
 from raysweep.errors import FilesError, PlanError, StageError
 from raysweep.identity import files_digest
@@ -52,11 +53,9 @@ class Imported(Attack):
             return given
         folder = Path(resolved(str(given["path"])))
         try:
-            manifest = json.loads((folder / "manifest.json").read_text())
-        except (OSError, ValueError) as error:
-            raise ValueError(
-                f"path must be a folder that `raysweep import` wrote, got {str(folder)!r} ({error})"
-            ) from None
+            manifest = _manifest(folder)
+        except PlanError as error:
+            raise ValueError(str(error)) from None
         total = manifest["train_total"]
         says = {
             "rate": manifest["poison"] / total,
@@ -83,6 +82,16 @@ class Imported(Attack):
         """Return "": `digest` is that of the folder's files."""
         return ""
 
+    def origin(self) -> Origin:
+        """Return the name and the rates of the attack that the folder holds."""
+        manifest = _manifest(Path(self.path))
+        rate, cover = manifest.get("rate"), manifest.get("cover_rate")
+        return Origin(
+            manifest["attack"],
+            self.rate if rate is None else float(rate),
+            self.cover_rate if cover is None else float(cover),
+        )
+
     def brings_victim(self) -> bool:
         """Return whether the folder's weights are taken."""
         return self.victim and self.rate > 0
@@ -95,7 +104,7 @@ class Imported(Attack):
                 f"attack {self.name}: trigger must be an attack that needs no preparation, got "
                 f"{stamping.name}"
             )
-        manifest = self._manifest()
+        manifest = _manifest(Path(self.path))
         if not self.rate:
             return Counts(poison=0, cover=0)
         if self.label_map == "all_to_one" and self.target >= num_classes:
@@ -121,8 +130,7 @@ class Imported(Attack):
                 + ("holds other files than were planned with" if found else "is not there")
                 + "; give all hosts the same folder, or plan again if it has changed"
             )
-        with np.load(folder / "arrays.npz", allow_pickle=False) as file:
-            arrays = {name: np.array(file[name]) for name in file.files}
+        arrays = dict(_arrays(folder / "arrays.npz"))
         for part in ("poison", "cover", "known"):
             arrays[f"{part}_rows"] = self._positions(part, arrays, inputs)
         self._check(arrays, inputs)
@@ -177,8 +185,8 @@ class Imported(Attack):
         network = inputs.model.build(inputs.shape)
         own = {n: t.numpy() for n, t in network.state_dict().items()}
         wanted = {n.removeprefix("net."): n for n in own if not n.startswith("normalize.")}
-        with np.load(folder / "victim.npz", allow_pickle=False) as file:
-            foreign = {n.removeprefix("model."): np.array(file[n]) for n in file.files}
+        held = _arrays(folder / "victim.npz")
+        foreign = {name.removeprefix("model."): array for name, array in held.items()}
         if set(foreign) != set(wanted):
             if len(foreign) != len(wanted):
                 raise StageError(
@@ -186,7 +194,7 @@ class Imported(Attack):
                     f"{inputs.model.name} has {len(wanted)}; name the model it was made with"
                 )
             foreign = dict(zip(wanted, foreign.values(), strict=True))
-        manifest = self._manifest()
+        manifest = _manifest(Path(self.path))
         for name in ("mean", "std"):
             if manifest[name]:
                 own[f"normalize.{name}"] = np.reshape(manifest[name], (1, -1, 1, 1))
@@ -244,10 +252,80 @@ class Imported(Attack):
         stamping: Attack = load("attacks", self.trigger).model_validate(given)  # type: ignore[assignment]
         return stamping.without(stamping.INSTEAD)
 
-    def _manifest(self) -> dict[str, Any]:
-        text = (Path(self.path) / "manifest.json").read_text()
-        manifest: dict[str, Any] = json.loads(text)
-        return manifest
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    """Return what an import noted.
+
+    Raises:
+        PlanError: if the folder is none that `raysweep import` wrote, or lacks a file.
+    """
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
+        fault = _fault(manifest)
+    except (OSError, ValueError, RecursionError) as error:
+        fault = str(error)
+    if fault:
+        raise PlanError(
+            f"path must be a folder that `raysweep import` wrote, got {str(folder)!r} ({fault})"
+        )
+    wanted = FILES if manifest["victim"] else FILES[:2]
+    lacking = [name for name in wanted if not (folder / name).is_file()]
+    if lacking:
+        raise PlanError(
+            f"{str(folder)!r} lacks {', '.join(lacking)}; copy the whole folder, or import it again"
+        )
+    return manifest  # type: ignore[no-any-return]
+
+
+def _fault(manifest: Any) -> str:
+    """Return what keeps a manifest from being one; "" if nothing does."""
+    if not isinstance(manifest, dict):
+        return f"manifest.json must hold a mapping, got {type(manifest).__name__}"
+    for name, rule in RULES.items():
+        if name not in manifest or not rule(manifest[name]):
+            return f"manifest.json: {name} is {str(manifest.get(name))[:60]}"
+    total, touched = manifest["train_total"], manifest["poison"] + manifest["cover"]
+    return "" if touched <= total else f"manifest.json: {touched} of {total} images are stamped"
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _is_list(value: Any, kinds: type | UnionType) -> bool:
+    return isinstance(value, list) and all(isinstance(one, kinds) for one in value)
+
+
+# What each entry of the manifest must be.
+RULES: dict[str, Callable[[Any], bool]] = {
+    "format": lambda value: value == 1,
+    "dataset": lambda value: isinstance(value, str),
+    "attack": lambda value: isinstance(value, str),
+    "train_total": lambda value: _is_count(value) and value > 0,
+    "poison": lambda value: _is_count(value) and value > 0,
+    "cover": _is_count,
+    "target": lambda value: value is None or _is_count(value),
+    "sources": lambda value: value is None or _is_list(value, int),
+    "triggered": lambda value: isinstance(value, bool | int),
+    "victim": lambda value: isinstance(value, bool),
+    "mean": lambda value: value is None or _is_list(value, float | int),
+    "std": lambda value: value is None or _is_list(value, float | int),
+}
+
+
+def _arrays(file: Path) -> Arrays:
+    """Return the arrays of a file.
+
+    Raises:
+        FilesError: if it cannot be read.
+    """
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            return {name: np.array(arrays[name]) for name in arrays.files}
+    except Exception as error:  # noqa: BLE001  zip and NumPy raise whatever bytes provoke
+        raise FilesError(
+            f"{file}: cannot be read ({error}); copy the folder or import it again"
+        ) from None
 
 
 def _files(folder: Path) -> list[Path]:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     import torch
 
 Domain = Literal["images", "features"]
+SPLITS = ("train", "test")
+MIB = 2**20
 SEEDS = frozenset({"subset_seed", "clean_seed"})  # of what is drawn of the source files
 
 
@@ -97,9 +99,17 @@ class Dataset(Method):
     rest. Neither depends on the seed of a trial, unless `resample` is set: then the trial of seed s
     takes `subset_seed` + s and `clean_seed` + s, so that differences between seeds hold those
     between draws of the data.
+
+    Class variables:
+        DOMAIN: what it holds.
+        CLASS: what a class is in the source, as a message calls it.
+        AT_PLAN: MiB of source files up to which a plan decodes and checks them; it leaves larger
+            ones to the stage that decodes them.
     """
 
     DOMAIN: ClassVar[Domain] = "images"
+    CLASS: ClassVar[str] = "class"
+    AT_PLAN: ClassVar[int] = 16
 
     size: int | None = Field(None, ge=1, description="training images to keep, drawn at random")
     test_size: int | None = Field(None, ge=10, description="test images to keep, drawn at random")
@@ -155,6 +165,54 @@ class Dataset(Method):
     @abstractmethod
     def decode(self) -> tuple[ImageSet, ImageSet]:
         """Return the whole training and test sets of the source files."""
+
+    def place(self, split: str, row: int) -> str:
+        """Return where a row of a whole split stands in the source, as a message names it."""
+        return f"dataset {self.name}: {split} image {row}"
+
+    def column(self, feature: int) -> str:
+        """Return the name of a feature, as a message names it."""
+        return f"feature {feature}"
+
+    def caution(self) -> str:
+        """Return a sentence on what the source holds beside the data, which a plan shows; or ""."""
+        return ""
+
+    def checked_labels(self) -> Labels:
+        """Return all labels, of which each is a class that has training images.
+
+        Raises:
+            PlanError: if the source's labels are not like that.
+        """
+        from raysweep.datasets._checks import check_labels
+
+        labels = self.read_labels()
+        check_labels(self, labels)
+        return labels
+
+    def checked_images(self, labels: Labels) -> tuple[ImageSet, ImageSet]:
+        """Return the whole training and test sets, checked against the labels and each other.
+
+        Raises:
+            PlanError: if they cannot be decoded, or do not fit.
+        """
+        from raysweep.datasets._checks import check_images
+
+        train, test = self.decode()
+        check_images(self, labels, train, test)
+        return train, test
+
+    def check_if_small(self, labels: Labels, source: str) -> None:
+        """Decode and check the data of a source digest once, if that takes a plan little time.
+
+        Raises:
+            PlanError: as `checked_images` does.
+        """
+        checked = self.labeled(self.name, SEEDS), source
+        small = sum(file.stat().st_size for file in self.files()) <= self.AT_PLAN * MIB
+        if small and checked not in _CHECKED:
+            self.checked_images(labels)
+            _CHECKED.add(checked)
 
     def content_digest(self) -> str:
         """Return "": the plan adds the `source_digest`, of the files that are the data."""
@@ -257,3 +315,6 @@ class Dataset(Method):
             )
         order = rng.generator(self.clean_seed, "clean split").permutation(len(test))
         return train, np.sort(test[order[:size]]), np.sort(test[order[size:]])
+
+
+_CHECKED: set[tuple[str, str]] = set()  # label and source digest of what this process checked

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,14 +13,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raysweep.datasets import ImageSet, IntArray, Labels
+from raysweep.datasets._checks import named, numbered, renumbered
 from raysweep.errors import PlanError
 
 if TYPE_CHECKING:
     import pyarrow.parquet
     import torch
+    from PIL import Image
 
 IMAGE_COLUMNS = ("img", "image")
 LABEL_COLUMNS = ("label", "fine_label", "labels", "coarse_label")
+FIRST_IS_WHOLE = ("MPO", "PSD")  # further pictures are previews or layers
 
 
 def opened(file: Path) -> pyarrow.parquet.ParquetFile:
@@ -28,116 +32,168 @@ def opened(file: Path) -> pyarrow.parquet.ParquetFile:
     Raises:
         PlanError: if it is no Parquet file.
     """
-    import pyarrow
     import pyarrow.parquet
 
-    try:
+    with reading(file):
         return pyarrow.parquet.ParquetFile(file)
-    except (OSError, pyarrow.ArrowException) as error:
-        raise PlanError(f"{file}: cannot be read as Parquet ({error})") from None
+
+
+@contextmanager
+def reading(file: Path) -> Iterator[None]:
+    """Let a fault of a Parquet file's bytes name the file.
+
+    Raises:
+        PlanError: for whatever the block raises on damaged bytes.
+    """
+    import pyarrow
+
+    try:
+        yield
+    except (OSError, pyarrow.ArrowException, MemoryError) as error:
+        detail = " ".join(str(error).split())[:300]
+        raise PlanError(
+            f"{file}: cannot be read as Parquet ({detail}); write or copy it again"
+        ) from None
 
 
 def column(file: Path, chosen: str | None, known: tuple[str, ...]) -> str:
     """Return the name of a file's image or label column."""
     names = opened(file).schema_arrow.names
-    for name in (chosen,) if chosen else known:
-        if name in names:
+    wanted = (chosen,) if chosen else known
+    for name in wanted:
+        if names.count(name) == 1:
             return str(name)
-    wanted = repr(chosen) if chosen else " or ".join(known)
-    raise PlanError(f"{file}: has no column {wanted}; its columns are {', '.join(names)}")
-
-
-def parquet_labels(files: Iterable[Path], label_column: str | None) -> IntArray:
-    """Return the labels of some Parquet files, without decoding images.
-
-    Raises:
-        PlanError: if a file has no rows, or labels that are no whole numbers.
-    """
-    import pyarrow
-
-    parts = []
-    for file in files:
-        name = column(file, label_column, LABEL_COLUMNS)
-        values = opened(file).read([name]).column(name)
-        wrong = None
-        if not pyarrow.types.is_integer(values.type):
-            wrong = f"got {values.type}"
-        elif values.null_count:
-            wrong = f"row {values.is_null().to_pylist().index(True)} is null"
-        if wrong:
-            raise PlanError(
-                f"{file}: column {name!r} must hold whole numbers, {wrong}; "
-                f"set label_column, or write the numbers of the classes"
-            )
-        if not len(values):
-            raise PlanError(f"{file}: holds no rows; leave it out")
-        parts.append(values.to_numpy().astype(np.int64))
-    return np.concatenate(parts)
+        if name in names:
+            raise PlanError(f"{file}: has several columns {name!r}; leave one of them")
+    raise PlanError(
+        f"{file}: has no column {repr(chosen) if chosen else ' or '.join(known)}; its columns are "
+        f"{', '.join(names)}"
+    )
 
 
 def split_labels(train: list[Path], test: list[Path], label_column: str | None) -> Labels:
     """Return the labels and class names of training and test files.
 
+    Files that name their classes are mapped, by name, to the class list of the first of them.
+
     Raises:
-        PlanError: if a label has no class name.
+        PlanError: if a file has no rows, or labels that are no numbers of its classes, or if the
+            files do not name the same classes.
     """
-    first, second = (parquet_labels(files, label_column) for files in (train, test))
-    both = np.concatenate([first, second])
-    names = class_names(train[0], label_column, both)
-    if both.min() < 0 or both.max() >= len(names):
+    files = [*train, *test]
+    parts = {file: _labels(file, label_column) for file in files}
+    lists = {file: _names(file, label_column) for file in files}
+    common, unnamed = lists[train[0]], [file for file in files if lists[file] is None]
+    if unnamed and len(unnamed) < len(files):
+        other = next(file for file in files if file not in unnamed)
         raise PlanError(
-            f"{train[0].parent}: labels must be from 0 to {len(names) - 1}, the classes that are "
-            f"named, got {both.min()} to {both.max()}"
+            f"{unnamed[0]}: names no classes, but {other.name} does; write the same classes to all "
+            f"files, in the metadata that Hugging Face datasets writes"
         )
-    return Labels(train=first, test=second, classes=names)
+    if common is not None:
+        for file, own in lists.items():
+            assert own is not None
+            parts[file] = renumbered(own, common, file)[_within(file, parts[file], len(own))]
+    first, second = (np.concatenate([parts[file] for file in split]) for split in (train, test))
+    return Labels(
+        train=first, test=second, classes=common or numbered(first, second, train[0].parent)
+    )
 
 
-def class_names(file: Path, label_column: str | None, labels: IntArray) -> tuple[str, ...]:
-    """Return class names from Hugging Face metadata, else the numbers up to the largest label."""
+def _labels(file: Path, label_column: str | None) -> IntArray:
+    """Return the labels of a file as they stand there, without decoding images."""
+    import pyarrow
+
+    name = column(file, label_column, LABEL_COLUMNS)
+    with reading(file):
+        values = opened(file).read([name]).column(name)
+    wrong = None
+    if not pyarrow.types.is_integer(values.type):
+        wrong = f"got {values.type}"
+    elif values.null_count:
+        wrong = f"row {values.is_null().to_pylist().index(True)} is null"
+    if wrong:
+        raise PlanError(
+            f"{file}: column {name!r} must hold whole numbers, {wrong}; "
+            f"set label_column, or write the numbers of the classes"
+        )
+    if not len(values):
+        raise PlanError(f"{file}: holds no rows; leave it out")
+    numbers = values.to_numpy()
+    return _within(file, numbers).astype(np.int64)
+
+
+def _within(
+    file: Path, labels: NDArray[np.integer], classes: int | None = None
+) -> NDArray[np.integer]:
+    """Return the labels of a file, whose classes are counted where it names them.
+
+    Raises:
+        PlanError: if one is no number of a class.
+    """
+    most = np.iinfo(np.int64).max if classes is None else classes - 1
+    wrong = np.flatnonzero((labels < 0) | (labels > most))
+    if len(wrong):
+        to = "" if classes is None else f" to {most}, the classes it names"
+        raise PlanError(
+            f"{file}, row {wrong[0]}: labels must be from 0{to}, got "
+            f"{labels[wrong[0]]}, and {labels.min()} to {labels.max()} in all; leave out what has "
+            f"no label, and number the classes from 0"
+        )
+    return labels
+
+
+def _names(file: Path, label_column: str | None) -> tuple[str, ...] | None:
+    """Return class names from Hugging Face metadata, if there are any."""
     metadata = opened(file).schema_arrow.metadata or {}
     try:
         features = json.loads(metadata[b"huggingface"])["info"]["features"]
         names = features[column(file, label_column, LABEL_COLUMNS)]["names"]
-        return tuple(str(name) for name in names)
-    except (KeyError, TypeError, ValueError):
-        return tuple(str(label) for label in range(int(labels.max()) + 1))
+    except (KeyError, TypeError, ValueError, RecursionError):
+        return None
+    return named(names, file) if isinstance(names, list) and names else None
+
+
+def parquet_place(files: list[Path], row: int) -> str:
+    """Return the file and its row of a row of all files."""
+    for file in files:
+        rows = opened(file).metadata.num_rows
+        if row < rows:
+            return f"{file}, row {row}"
+        row -= rows
+    raise AssertionError("a row that no file holds")
 
 
 def parquet_images(
-    files: list[Path], image_column: str | None, label_column: str | None, *, grey: bool
+    files: list[Path], labels: IntArray, image_column: str | None, *, grey: bool
 ) -> ImageSet:
-    """Decode some Parquet files, in order, to one set."""
-    labels = parquet_labels(files, label_column)
+    """Decode some Parquet files, in order, to one set with these labels."""
     encoded = (image for file in files for image in _encoded(file, image_column))
-
     return ImageSet(images=decoded(encoded, total=len(labels), grey=grey), labels=labels)
 
 
 def _encoded(file: Path, image_column: str | None) -> Iterator[tuple[str, bytes]]:
-    """Yield (place, bytes) of each image of a file, some hundred in memory at a time."""
-    name = column(file, image_column, IMAGE_COLUMNS)
-    row = 0
-    for batch in opened(file).iter_batches(columns=[name], batch_size=500):
-        for value in batch.column(0).to_pylist():
-            raw: Any = value["bytes"] if isinstance(value, dict) else value
-            if not isinstance(raw, bytes):
-                raise PlanError(
-                    f"{file}, row {row}: column {name!r} must hold the bytes of an image, "
-                    f"got {type(raw).__name__}"
-                )
-            yield f"{file}, row {row}", raw
-            row += 1
+    row, name = 0, column(file, image_column, IMAGE_COLUMNS)
+    with reading(file):
+        for batch in opened(file).iter_batches(columns=[name], batch_size=500):
+            for value in batch.column(0).to_pylist():
+                raw: Any = value.get("bytes") if isinstance(value, dict) else value
+                if not isinstance(raw, bytes):
+                    raise PlanError(
+                        f"{file}, row {row}: column {name!r} must hold the bytes of an image, "
+                        f"got {type(raw).__name__}; write the images into the file"
+                    )
+                yield f"{file}, row {row}", raw
+                row += 1
 
 
 def encoding(file: Path) -> str:
     """Return the encoding of the first image of a Parquet file, such as `png`."""
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     where, raw = next(_encoded(file, None))
-    try:
+    with _decoding(where):
         return str(Image.open(io.BytesIO(raw)).format).lower()
-    except (UnidentifiedImageError, OSError, ValueError) as error:
-        raise PlanError(f"{where}: cannot be decoded as an image ({error})") from None
 
 
 def decoded(
@@ -178,25 +234,54 @@ def decoded(
     return torch.from_numpy(images)
 
 
+@contextmanager
+def _decoding(where: str) -> Iterator[None]:
+    """Let a fault of an image's bytes name its place."""
+    try:
+        yield
+    except PlanError:
+        raise
+    except Exception as error:  # noqa: BLE001  Pillow raises whatever bytes provoke
+        raise PlanError(f"{where}: cannot be decoded as an image ({error})") from None
+
+
 def _pixels(
     where: str, raw: bytes, mode: str, side: int | None, *, crop: bool
 ) -> NDArray[np.uint8]:
-    """Return one image, (C, H, W)."""
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    """Return one image, (C, H, W), turned as its EXIF orientation says.
 
-    try:
+    Raises:
+        PlanError: if it cannot be decoded, or holds what 8 bits of grey or RGB cannot.
+    """
+    from PIL import Image, ImageOps
+
+    with _decoding(where):
         encoded = Image.open(io.BytesIO(raw))
-        if encoded.mode.startswith(("I", "F")):  # Pillow would clip them to white
-            raise PlanError(
-                f"{where}: holds {encoded.mode} pixels, more than 8 bits each; convert it to 8 bits"
-            )
-        image = encoded.convert(mode)
-    except (
-        UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError
-    ) as error:  # fmt: skip
-        raise PlanError(f"{where}: cannot be decoded as an image ({error})") from None
-    if side is not None and image.size != (side, side):
-        fit = ImageOps.fit if crop else Image.Image.resize
-        image = fit(image, (side, side), Image.Resampling.BILINEAR)
-    array = np.asarray(image)
+        _check_representable(where, encoded)
+        turned = ImageOps.exif_transpose(encoded)
+        if turned.has_transparency_data:
+            turned = turned.convert("RGBA")
+            least = int(np.asarray(turned.getchannel("A")).min())
+            if least < 255:
+                raise PlanError(
+                    f"{where}: has transparent pixels, alpha {least}; lay it on a background, and "
+                    f"save it without alpha"
+                )
+        image = turned.convert(mode)
+        if side is not None and image.size != (side, side):
+            fit = ImageOps.fit if crop else Image.Image.resize
+            image = fit(image, (side, side), Image.Resampling.BILINEAR)
+        array = np.asarray(image)
     return array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
+
+
+def _check_representable(where: str, encoded: Image.Image) -> None:
+    if encoded.mode.startswith(("I", "F")):  # Pillow would clip them to white
+        raise PlanError(
+            f"{where}: holds {encoded.mode} pixels, more than 8 bits each; convert it to 8 bits"
+        )
+    frames = getattr(encoded, "n_frames", 1)
+    if frames > 1 and encoded.format not in FIRST_IS_WHOLE:
+        raise PlanError(
+            f"{where}: holds {frames} pictures; save the one that counts as a file of its own"
+        )

@@ -8,17 +8,20 @@ from typing import ClassVar
 import numpy as np
 from pydantic import Field
 
-from raysweep.datasets import Dataset, ImageSet, Labels
+from raysweep.datasets import SPLITS, Dataset, ImageSet, Labels
 from raysweep.datasets._decode import decoded
+from raysweep.datasets._entries import content, entries, files_below, is_image
 from raysweep.errors import PlanError
 from raysweep.paths import DataPath
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".webp"})
 Found = list[tuple[Path, int]]
 
 
 class Folders(Dataset):
-    """Images in path/<split>/<class>/, resized to `side` x `side`.
+    """Images in path/<split>/<class>/ and below, resized to `side` x `side`.
+
+    Every file with a suffix that Pillow reads is one, turned as its EXIF orientation says. Entries
+    that are hidden, of the system or an editor's are skipped; other files are counted by `caution`.
 
     Class variables:
         SPLITS: folders of the training and of the test set.
@@ -26,6 +29,8 @@ class Folders(Dataset):
         CROP: whether to resize the shorter side and cut the middle, else both sides are resized.
     """
 
+    VERSION: ClassVar[int] = 2
+    CLASS: ClassVar[str] = "folder"
     SPLITS: ClassVar[tuple[str, str]] = ("train", "test")
     INSIDE: ClassVar[str] = ""
     CROP: ClassVar[bool] = False
@@ -46,14 +51,31 @@ class Folders(Dataset):
             PlanError: if there is none.
         """
         top = self.top / split
-        found = sorted(f.name for f in (top.iterdir() if top.is_dir() else ()) if f.is_dir())
+        there = entries(top) if top.is_dir() else []
+        found = [path.name for path, inner in there if inner]
         if not found:
             raise PlanError(
                 f"dataset {self.name}: path must hold a folder {split} with a folder per "
-                f"class, {str(top)!r} {'has no folder' if top.is_dir() else 'is not there'}; "
-                f"divide the images between {' and '.join(self.SPLITS)}"
+                f"class, {str(top)!r} {self._instead(top, [path for path, _ in there])}"
             )
         return found
+
+    def _instead(self, top: Path, there: list[Path]) -> str:
+        """Return what is wrong with a split that has no class folders, and the remedy."""
+        flat = next((file for file in there if is_image(file)), None)
+        if flat:
+            return (
+                f"holds images themselves, {flat.name!r} first; put the images of each class into "
+                f"a folder named as the class, such as {str(top / 'cat' / flat.name)!r}"
+            )
+        if top.is_dir():
+            return f"has no folder; divide the images between {' and '.join(self.SPLITS)}"
+        beside = [path.name for path, _ in entries(self.top)[:9]] if self.top.is_dir() else []
+        return (
+            "is not there; "
+            + (f"{self.path!r} holds {', '.join(map(repr, beside))}; " if beside else "")
+            + f"divide the images between {' and '.join(self.SPLITS)}"
+        )
 
     def chosen(self) -> list[str]:
         """Return the class folders of the training set, in the order of their labels."""
@@ -72,19 +94,48 @@ class Folders(Dataset):
         return tuple(self.chosen())
 
     def found(self, split: str) -> Found:
-        """Return the images of a split with their labels, class by class, sorted."""
+        """Return the images of a split with their labels, class by class, sorted.
+
+        Raises:
+            PlanError: if a class has none, or an entry is neither a file nor a folder.
+        """
         found: Found = []
-        inside = self.INSIDE if split == self.SPLITS[0] else ""
-        for number, name in enumerate(self.chosen()):
-            folder = self.top / split / name / inside
-            images = sorted(f for f in folder.glob("*") if f.suffix.lower() in SUFFIXES)
+        for number, folder in enumerate(self._class_folders(split)):
+            below = list(files_below(folder)) if folder.is_dir() else []
+            images = [file for file in below if is_image(file)]
             if not images:
+                beside = f" but {len(below)} other files, {below[0].name!r} first" if below else ""
                 raise PlanError(
-                    f"dataset {self.name}: {str(folder)!r} holds no image; every class needs "
-                    f"images in {' and in '.join(self.SPLITS)} ({', '.join(sorted(SUFFIXES))})"
+                    f"dataset {self.name}: {str(folder)!r} holds no image{beside}; every class "
+                    f"needs images in {' and in '.join(self.SPLITS)}, with a suffix such as .png "
+                    f"that Pillow reads"
                 )
             found += [(image, number) for image in images]
         return found
+
+    def _class_folders(self, split: str) -> list[Path]:
+        inside = self.INSIDE if split == self.SPLITS[0] else ""
+        return [self.top / split / name / inside for name in self.chosen()]
+
+    def caution(self) -> str:
+        """Return a sentence on the files that are no images and are left out; "" without any."""
+        others = [
+            file for split in self.SPLITS for file in self._others(split) if not is_image(file)
+        ]
+        if not others:
+            return ""
+        return (
+            f"{len(others)} files whose suffix is none that Pillow reads are left out, "
+            f"{str(others[0])!r} first"
+        )
+
+    def _others(self, split: str) -> list[Path]:
+        loose = [path for path, inner in entries(self.top / split) if not inner]
+        return loose + [file for top in self._class_folders(split) for file in files_below(top)]
+
+    def place(self, split: str, row: int) -> str:
+        """Return the image's file."""
+        return str(self.found(self.SPLITS[SPLITS.index(split)])[row][0])
 
     def files(self) -> list[Path]:
         """Return all image files, training first."""
@@ -101,6 +152,6 @@ class Folders(Dataset):
         return train, test
 
     def _decoded(self, found: Found) -> ImageSet:
-        encoded = ((str(file), file.read_bytes()) for file, _ in found)
+        encoded = ((str(file), content(file)) for file, _ in found)
         images = decoded(encoded, total=len(found), grey=self.grey, side=self.side, crop=self.CROP)
         return ImageSet(images=images, labels=np.array([number for _, number in found]))

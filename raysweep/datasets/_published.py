@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from raysweep import paths
-from raysweep.datasets import Dataset, ImageSet, Labels
-from raysweep.datasets._decode import encoding, parquet_images, split_labels
+from raysweep.datasets import SPLITS, Dataset, ImageSet, Labels
+from raysweep.datasets._decode import encoding, parquet_images, parquet_place, split_labels
 from raysweep.errors import PlanError
-from raysweep.identity import cache_folder
+from raysweep.identity import Stamp, cache_folder, stamp
 
 
 class Published(Dataset):
@@ -41,7 +41,7 @@ class Published(Dataset):
         pair = parquet_pair(self.name)
         if not pair:
             return "torchvision"
-        return f"parquet of {_encoding(pair[0], pair[0].stat().st_mtime_ns)}"
+        return f"parquet of {_encoding(pair[0], stamp(pair[0]))}"
 
     def files(self) -> list[Path]:
         """Return the Parquet pair, else the files of torchvision's download, made now if need be.
@@ -75,8 +75,18 @@ class Published(Dataset):
         pair = parquet_pair(self.name)
         if not pair:
             return self.downloaded_images()
-        train, test = (parquet_images([file], None, None, grey=self.GREY) for file in pair)
-        return train, test
+        labels = self.read_labels()
+        return (
+            parquet_images([pair[0]], labels.train, None, grey=self.GREY),
+            parquet_images([pair[1]], labels.test, None, grey=self.GREY),
+        )
+
+    def place(self, split: str, row: int) -> str:
+        """Return the Parquet file and its row, if the copy is one."""
+        pair = parquet_pair(self.name)
+        if not pair:
+            return super().place(split, row)
+        return parquet_place([pair[SPLITS.index(split)]], row)
 
     def sets(self) -> list[Any]:
         """Return torchvision's training and test sets, downloaded once.
@@ -128,7 +138,7 @@ def parquet_pair(name: str) -> tuple[Path, Path] | None:
 
 
 @functools.cache
-def _encoding(file: Path, changed: int) -> str:
+def _encoding(file: Path, changed: Stamp) -> str:
     del changed  # only a part of the cache's key
     return encoding(file)
 

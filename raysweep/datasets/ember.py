@@ -8,7 +8,7 @@ H. Anderson, P. Roth: EMBER, An Open Dataset for Training Static PE Malware Mach
                                                              as the sets are republished
 
 Where we differ: unlabeled programs (label -1) are left out. Features stay as they are; the model
-standardizes them.
+standardizes them. Columns of tables are taken by name, in the order of the training table's.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from raysweep.datasets import Dataset, Domain, ImageSet, Labels
+from raysweep.datasets import SPLITS, Dataset, Domain, ImageSet, Labels
+from raysweep.datasets._decode import opened, reading
 from raysweep.errors import PlanError
 from raysweep.paths import DataPath
 
@@ -32,6 +33,7 @@ class Ember(Dataset):
     """Feature vectors (N, features, 1, 1) float32."""
 
     DOMAIN: ClassVar[Domain] = "features"
+    AT_PLAN: ClassVar[int] = 512
 
     path: DataPath = Field(description="folder that holds the vectorized features")
     features: int = Field(2351, ge=1, description="features of a program; 2,351 in version 1")
@@ -58,28 +60,39 @@ class Ember(Dataset):
             found.append(there[0])
         return found
 
-    def _values(self, file: Path) -> NDArray[np.float32]:
-        """Map a file's values; nothing is read yet."""
+    def _values(self, file: Path) -> NDArray[np.generic]:
+        """Map a file's values; nothing is read yet.
+
+        Raises:
+            PlanError: if it holds no array of real numbers.
+        """
         try:
             if file.suffix == ".npy":
-                values: NDArray[np.float32] = np.load(file, mmap_mode="r", allow_pickle=False)
+                values: NDArray[np.generic] = np.load(file, mmap_mode="r", allow_pickle=False)
             else:
                 values = np.memmap(file, np.float32, "r")
-        except ValueError as error:
-            raise PlanError(f"{file}: cannot be read as an array ({error})") from None
+        except Exception as error:  # noqa: BLE001  NumPy raises whatever bytes provoke
+            raise PlanError(
+                f"{file}: cannot be read as an array ({error}); write or copy it again"
+            ) from None
+        if not isinstance(values, np.ndarray) or values.dtype.kind not in "fiu":
+            raise PlanError(
+                f"{file}: must hold one array of real numbers, got "
+                f"{getattr(values, 'dtype', type(values).__name__)}"
+            )
         return values
 
     def _labels(self, file: Path) -> NDArray[np.int64]:
         """Return the labels (N,) of a file of labels, or of a table."""
         raw = _column(file) if _is_table(file) else np.asarray(self._values(file))
-        labels = raw.astype(np.int64)
-        wrong = sorted(set(np.unique(labels)) - {-1, 0, 1})
-        if labels.ndim != 1 or wrong:
+        wrong = np.flatnonzero(~np.isin(raw, (-1, 0, 1)))
+        if raw.ndim != 1 or len(wrong):
             raise PlanError(
-                f"{file}: labels must be -1, 0 or 1 of shape (N,), got {wrong[:5]} of shape "
-                f"{labels.shape}"
-            )
-        return labels
+                f"{file}: labels must be -1, 0 or 1 of shape (N,), got "
+                + (f"{raw[wrong[0]]!r} in row {wrong[0]}, the first of {len(wrong)}"
+                   if raw.ndim == 1 else f"shape {raw.shape}")
+            )  # fmt: skip
+        return raw.astype(np.int64)
 
     def _splits(self) -> list[tuple[Path, Path]]:
         """Return the files of features and labels of each split."""
@@ -110,12 +123,15 @@ class Ember(Dataset):
 
     def _array(self, file: Path, labeled: NDArray[np.bool_]) -> NDArray[np.float32]:
         values = self._values(file)
-        if values.size != len(labeled) * self.features:
+        shape = (len(labeled), self.features)
+        flat = file.suffix == ".dat" and values.size == shape[0] * shape[1]
+        if values.shape != shape and not flat:
             raise PlanError(
                 f"{file}: must hold {self.features} features for each of {len(labeled)} labels, "
-                f"got {values.size} values; correct `features`"
+                f"got {values.size} values of shape {values.shape}; correct `features`, or write "
+                f"the array again as one row a program"
             )
-        return values.reshape(len(labeled), self.features)[labeled].astype(np.float32)
+        return _as_float32(values.reshape(shape)[labeled])
 
     def _table(self, file: Path, labeled: NDArray[np.bool_]) -> NDArray[np.float32]:
         """Read a table by parts: as columns, the whole would take several times its memory."""
@@ -123,23 +139,77 @@ class Ember(Dataset):
         from pyarrow.parquet import ParquetFile
 
         values = np.empty((labeled.sum(), self.features), np.float32)
+        columns = self._columns()
         try:
             with ParquetFile(file) as table:
-                columns = [name for name in table.schema_arrow.names if name != LABEL]
-                if len(columns) != self.features:
-                    raise PlanError(
-                        f"{file}: must have {self.features} columns beside {LABEL}, got "
-                        f"{len(columns)}; correct `features`"
-                    )
                 seen = filled = 0
                 for part in table.iter_batches(batch_size=PART, columns=columns):
                     rows = labeled[seen : seen + len(part)]
-                    kept = np.stack([column.to_numpy(zero_copy_only=False) for column in part], 1)
-                    values[filled : filled + rows.sum()] = kept[rows]
+                    # By name, since a table's own order is what `iter_batches` keeps.
+                    given = (part.column(name).to_numpy(zero_copy_only=False) for name in columns)
+                    kept = np.stack(list(given), 1)[rows]
+                    values[filled : filled + rows.sum()] = _as_float32(kept)
                     seen, filled = seen + len(part), filled + rows.sum()
-        except (ArrowException, ValueError, TypeError) as error:
+        except (ArrowException, OSError, ValueError, TypeError) as error:
             raise PlanError(f"{file}: cannot be read as a table of numbers ({error})") from None
         return values
+
+    def _columns(self) -> list[str]:
+        """Return the names of the features, in the order of the training table.
+
+        Raises:
+            PlanError: if a table lacks one, has others, or holds no numbers in one.
+        """
+        common: list[str] = []
+        for file in self.files():
+            own = _features(file)
+            if len(own) != self.features or len(set(own)) != len(own):
+                raise PlanError(
+                    f"{file}: must have {self.features} columns beside {LABEL}, each of its own "
+                    f"name, got {len(own)}; correct `features`"
+                )
+            common = common or own
+            odd = sorted(set(own) ^ set(common))
+            if odd:
+                raise PlanError(
+                    f"{file}: must have the columns of the training table, "
+                    f"{', '.join(map(repr, odd[:5]))} stand{'s' * (len(odd) == 1)} in one of them "
+                    f"alone; write both tables with the same features"
+                )
+        return common
+
+    def place(self, split: str, row: int) -> str:
+        """Return the file and the row of a labeled program."""
+        file, labels = self._splits()[SPLITS.index(split)]
+        return f"{file}, row {np.flatnonzero(self._labels(labels) >= 0)[row]}"
+
+    def column(self, feature: int) -> str:
+        """Return the name of a feature's column in a table, else its number."""
+        if _is_table(self.files()[0]):
+            return f"column {self._columns()[feature]!r}"
+        return super().column(feature)
+
+
+def _as_float32(values: NDArray[np.generic]) -> NDArray[np.float32]:
+    with np.errstate(over="ignore"):  # the check of finite values names what float32 cannot hold
+        return values.astype(np.float32)
+
+
+def _features(file: Path) -> list[str]:
+    """Return the names of a table's columns of features.
+
+    Raises:
+        PlanError: if the file is no table, or a column holds no numbers.
+    """
+    import pyarrow
+
+    with reading(file):
+        schema = opened(file).schema_arrow
+    for entry in schema:
+        kind = entry.type
+        if not (pyarrow.types.is_integer(kind) or pyarrow.types.is_floating(kind)):
+            raise PlanError(f"{file}, column {entry.name!r}: must hold numbers, got {kind}")
+    return [name for name in schema.names if name != LABEL]
 
 
 def _is_table(file: Path) -> bool:
@@ -152,6 +222,6 @@ def _column(file: Path) -> NDArray[np.generic]:
 
     try:
         labels: NDArray[np.generic] = read_table(file, columns=[LABEL])[LABEL].to_numpy()
-    except (ArrowException, KeyError) as error:
+    except (ArrowException, KeyError, OSError) as error:
         raise PlanError(f"{file}: must have a column {LABEL} ({error})") from None
     return labels

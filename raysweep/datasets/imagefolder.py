@@ -2,10 +2,10 @@
 
     path/train/<class>/*.png      path/test/<class>/*.png
 
-The layout is that of torchvision's ImageFolder.
+The layout is that of torchvision's ImageFolder; images may lie in folders below a class's.
 
 Where we differ: classes are those of the training folder, in the order of their names; all images
-are resized bilinearly to one side.
+are turned as their EXIF orientation says and resized bilinearly to one side.
 """
 
 from __future__ import annotations

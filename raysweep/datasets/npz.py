@@ -4,26 +4,33 @@
 
 The layout is NumPy's own; optional: classes, an array of names.
 
-Where we differ: images are uint8, (N, H, W, C) or (N, C, H, W) or (N, H, W). Arrays of objects are
-never unpickled.
+Where we differ: images are uint8, (N, H, W, C) or (N, C, H, W) or (N, H, W), with 1 or 3 channels.
+Arrays of objects are never unpickled.
 """
 
 from __future__ import annotations
 
 import zipfile
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
 from raysweep.datasets import Dataset, ImageSet, IntArray, Labels
+from raysweep.datasets._checks import named, numbered
 from raysweep.errors import PlanError
 from raysweep.paths import DataPath
+
+ARRAYS = "train_images, train_labels, test_images and test_labels"
+CHANNELS = (1, 3)
 
 
 class Npz(Dataset):
     """Arrays of the file at `path`."""
+
+    AT_PLAN: ClassVar[int] = 512  # arrays are read about as fast as their file is digested
 
     path: DataPath = Field(description="file with the four arrays, .npz")
 
@@ -34,22 +41,53 @@ class Npz(Dataset):
             raise PlanError(f"dataset {self.name}: path must name a file, got {self.path!r}")
         return [file]
 
-    def _array(self, name: str) -> NDArray[np.generic]:
+    def place(self, split: str, row: int) -> str:
+        """Return the file and the row of the split's arrays."""
+        return f"{self.path}: row {row} of {split}_images and {split}_labels"
+
+    def _arrays(self) -> list[str]:
+        """Return the names of the file's arrays."""
         (file,) = self.files()
+        if zipfile.is_zipfile(file):
+            with zipfile.ZipFile(file) as archive:
+                return [name.removesuffix(".npy") for name in archive.namelist()]
+        with file.open("rb") as stream:
+            head = stream.read(6)
+        if head == b"\x93NUMPY":
+            fault = f"is one array, not several by name; save {ARRAYS} with np.savez"
+        elif not head:
+            fault = "is empty; write or copy it again"
+        elif head.startswith(b"PK"):
+            fault = "cannot be read, its end is missing: it was cut off; write or copy it again"
+        else:
+            fault = f"cannot be read, it is no .npz file; save {ARRAYS} with np.savez"
+        raise PlanError(f"{file}: {fault}")
+
+    def _array(self, name: str) -> NDArray[np.generic]:
+        """Read an array.
+
+        Raises:
+            PlanError: if the file has no such array, or holds something else under its name.
+        """
+        there, (file,) = self._arrays(), self.files()
+        if name not in there:
+            raise PlanError(
+                f"{file}: has no array {name!r}, it has {', '.join(there)}; save {ARRAYS}"
+            )
         try:
             with np.load(file, allow_pickle=False) as arrays:
-                if name not in arrays:
-                    raise PlanError(
-                        f"{file}: has no array {name!r}, it has {', '.join(arrays.files)}; "
-                        f"save train_images, train_labels, test_images and test_labels"
-                    )
-                found: NDArray[np.generic] = arrays[name]
-                return found
-        except (OSError, ValueError, zipfile.BadZipFile) as error:
+                found = arrays[name]
+        except Exception as error:  # noqa: BLE001  zip and NumPy raise whatever bytes provoke
+            objects = "allow_pickle" in str(error)
             raise PlanError(
-                f"{file}: array {name!r} cannot be read without pickle ({error}); save plain "
-                f"arrays with np.savez"
+                f"{file}: array {name!r} cannot be read"
+                + (" without pickle" if objects else "")
+                + f" ({error}); "
+                + ("save plain arrays with np.savez" if objects else "write or copy it again")
             ) from None
+        if not isinstance(found, np.ndarray):
+            raise PlanError(f"{file}: {name!r} is no array; save {ARRAYS} with np.savez")
+        return found
 
     def _labels(self, split: str) -> IntArray:
         values = self._array(f"{split}_labels")
@@ -57,25 +95,29 @@ class Npz(Dataset):
             raise PlanError(
                 f"{self.path}: {split}_labels must be whole numbers of shape (N,), got "
                 f"{values.dtype} of shape {values.shape}"
+                + ("; of one-hot rows take argmax(1)" if values.ndim == 2 else "")
             )
+        if values.max() > np.iinfo(np.int64).max:
+            raise PlanError(f"{self.path}: {split}_labels hold {values.max()}, which is no class")
         return values.astype(np.int64)
+
+    def _classes(self) -> tuple[str, ...] | None:
+        """Return the names of the classes, if the file has any."""
+        if "classes" not in self._arrays():
+            return None
+        names = self._array("classes")
+        if names.ndim != 1 or names.dtype.kind not in "USiu":
+            raise PlanError(
+                f"{self.path}: classes must be names of shape (K,), got {names.dtype} of shape "
+                f"{names.shape}; save a list of K texts"
+            )
+        return named(names.tolist(), f"{self.path}: classes")
 
     def read_labels(self) -> Labels:
         """Return the labels."""
         train, test = self._labels("train"), self._labels("test")
-        (file,) = self.files()
-        highest = int(max(train.max(), test.max()))
-        names = tuple(str(n) for n in range(highest + 1))
-        with np.load(file, allow_pickle=False) as arrays:
-            named = "classes" in arrays
-        if named:
-            names = tuple(str(name) for name in self._array("classes"))
-        if min(train.min(), test.min()) < 0 or highest >= len(names):
-            raise PlanError(
-                f"{file}: labels must be from 0 to {len(names) - 1}, the classes there are, got "
-                f"{min(train.min(), test.min())} to {highest}"
-            )
-        return Labels(train=train, test=test, classes=names)
+        classes = self._classes() or numbered(train, test, self.path)
+        return Labels(train=train, test=test, classes=classes)
 
     def decode(self) -> tuple[ImageSet, ImageSet]:
         """Return the sets, (N, C, H, W)."""
@@ -92,8 +134,14 @@ class Npz(Dataset):
                 f"(N, H, W) with one image a label, got {images.dtype} of shape {images.shape} for "
                 f"{len(labels)} labels; convert pixels to whole numbers from 0 to 255"
             )
-        if images.ndim == 3:
-            images = images[:, None]
-        elif images.shape[3] in (1, 3) and images.shape[1] not in (1, 3):
-            images = images.transpose(0, 3, 1, 2)
+        grey = images.ndim == 3
+        images = images[:, None] if grey else images
+        axes = [1] if grey else [axis for axis in (1, 3) if images.shape[axis] in CHANNELS]
+        if len(axes) != 1:
+            raise PlanError(
+                f"{self.path}: {split}_images must have 1 or 3 channels, on axis 1 or on axis 3, "
+                f"got shape {images.shape}, where {'both' if axes else 'neither'} may be; save "
+                f"images of another size, or their colors alone"
+            )
+        images = np.moveaxis(images, axes[0], 1)
         return ImageSet(images=torch.from_numpy(np.ascontiguousarray(images)), labels=labels)

@@ -3,23 +3,27 @@
 The layout: an image column of {bytes, path} structures (or plain bytes) and an integer label
 column; class names in the schema's `huggingface` metadata, where present.
 
-Where we differ: nothing is downloaded; the folder holds the files.
+Where we differ: nothing is downloaded; the folder holds the files. Classes are mapped by name to
+the list of the first training file. Images are turned as their EXIF orientation says.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import ClassVar
 
 from pydantic import Field
 
-from raysweep.datasets import Dataset, ImageSet, Labels
-from raysweep.datasets._decode import parquet_images, split_labels
+from raysweep.datasets import SPLITS, Dataset, ImageSet, Labels
+from raysweep.datasets._decode import parquet_images, parquet_place, split_labels
 from raysweep.errors import PlanError
 from raysweep.paths import DataPath
 
 
 class Parquet(Dataset):
     """All files of a folder that match `train` and `test`, in the order of their names."""
+
+    VERSION: ClassVar[int] = 2
 
     path: DataPath = Field(description="folder of the files")
     train: str = Field("*train*.parquet", description="pattern of the training files")
@@ -29,7 +33,13 @@ class Parquet(Dataset):
     grey: bool = Field(False, description="decode to one channel instead of three")
 
     def _matching(self, pattern: str) -> list[Path]:
-        found = sorted(Path(self.path).glob(pattern))
+        try:
+            found = sorted(Path(self.path).glob(pattern))
+        except (ValueError, NotImplementedError) as error:
+            raise PlanError(
+                f"dataset {self.name}: train and test must be patterns of files below "
+                f"{self.path!r}, got {pattern!r} ({error})"
+            ) from None
         if not found:
             raise PlanError(
                 f"dataset {self.name}: no file in {self.path!r} matches {pattern!r}; "
@@ -52,14 +62,18 @@ class Parquet(Dataset):
         train, test = self._split()
         return [*train, *test]
 
+    def place(self, split: str, row: int) -> str:
+        """Return the file and its row."""
+        return parquet_place(self._split()[SPLITS.index(split)], row)
+
     def read_labels(self) -> Labels:
         """Return labels and class names."""
         return split_labels(*self._split(), self.label_column)
 
     def decode(self) -> tuple[ImageSet, ImageSet]:
         """Return the decoded sets."""
-        train, test = (
-            parquet_images(files, self.image_column, self.label_column, grey=self.grey)
-            for files in self._split()
+        labels, (train, test) = self.read_labels(), self._split()
+        return (
+            parquet_images(train, labels.train, self.image_column, grey=self.grey),
+            parquet_images(test, labels.test, self.image_column, grey=self.grey),
         )
-        return train, test

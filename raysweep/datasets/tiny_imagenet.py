@@ -10,6 +10,7 @@ set, as everywhere in the field; the published test set has no labels.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import ClassVar
 
 from pydantic import Field
@@ -33,9 +34,13 @@ class TinyImageNet(Folders):
     def class_names(self) -> tuple[str, ...]:
         """Return the names of words.txt, else the WordNet ids."""
         words = self.top / "words.txt"
-        lines = words.read_text().splitlines() if words.is_file() else []
+        lines = words.read_text("utf-8", "replace").splitlines() if words.is_file() else []
         names = dict(line.split("\t", 1) for line in lines if "\t" in line)
         return tuple(names.get(wnid, wnid) for wnid in self.chosen())
+
+    def caution(self) -> str:
+        """Return "": what lies beside the images is known."""
+        return ""
 
     def found(self, split: str) -> Found:
         """Return the images of a split with their labels, for val from its annotations."""
@@ -49,14 +54,16 @@ class TinyImageNet(Folders):
             )
         numbers = {wnid: number for number, wnid in enumerate(self.chosen())}
         found: Found = []
-        for row, line in enumerate(notes.read_text().splitlines(), 1):
+        named: set[Path] = set()
+        for row, line in enumerate(notes.read_text("utf-8", "replace").splitlines(), 1):
             image, _, rest = line.partition("\t")
             wnid = rest.partition("\t")[0]
             file = self.top / "val" / "images" / image
-            if wnid not in numbers or not file.is_file():
+            if wnid not in numbers or not file.is_file() or file in named:
                 raise PlanError(
-                    f"{notes}, line {row}: must name an image of val/images and a class of train, "
-                    f"got {line!r}; unpack the archive again"
+                    f"{notes}, line {row}: must name an image of val/images, once, and a class of "
+                    f"train, got {line!r}; unpack the archive again"
                 )
+            named.add(file)
             found.append((file, numbers[wnid]))
         return sorted(found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -131,9 +132,10 @@ def _poisoned_sets(sweep: Sweep, store: Store) -> Iterator[Poisoned]:
         state = {name: held[name] for name in trial.model.build(data.shape).state_dict()}
         mapped = trial.attack.relabel(data.test.labels, classes)
         eligible = trial.attack.eligible(data.test.labels, classes)
+        named = trial.attack.origin()
         yield Poisoned(
-            dataset=trial.dataset.name, model=trial.model.name, attack=trial.attack.name,
-            rate=trial.attack.rate, cover_rate=trial.attack.cover_rate,
+            dataset=trial.dataset.name, model=trial.model.name, attack=named.attack,
+            rate=named.rate, cover_rate=named.cover_rate,
             target=trial.attack.target, seed=trial.seed, num_classes=classes,
             train_total=len(labels.train), test_total=len(labels.test),
             images=poisoned.images, labels=poisoned.labels, original_labels=data.train.labels,
@@ -150,23 +152,42 @@ def _poisoned_sets(sweep: Sweep, store: Store) -> Iterator[Poisoned]:
 
 @contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
-    """Make a folder that must not be there yet; it is removed if the block within fails.
+    """Give an empty folder to write into, which takes its name when the block has ended.
+
+    Whatever fails, or kills the process, leaves no folder of this name.
 
     Raises:
-        PlanError: if it is there.
+        PlanError: if there is one already, or none can be made.
     """
+    check_absent(folder)
+    unfinished = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    shutil.rmtree(unfinished, ignore_errors=True)
     try:
-        folder.mkdir(parents=True)
-    except FileExistsError:
+        unfinished.mkdir(parents=True)
+    except OSError as error:
+        raise PlanError(
+            f"{str(folder)!r} cannot be made ({error.strerror}); give another --to"
+        ) from None
+    try:
+        yield unfinished
+        check_absent(folder)
+        unfinished.replace(folder)
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
+
+
+def check_absent(folder: Path) -> None:
+    """Make sure that nothing is overwritten.
+
+    Raises:
+        PlanError: if something is there.
+    """
+    if os.path.lexists(folder):
         raise PlanError(
             f"{str(folder)!r} is there already and is not overwritten; remove it, or give another "
             f"--to"
-        ) from None
-    try:
-        yield folder
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
+        )
 
 
 def plain_state(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

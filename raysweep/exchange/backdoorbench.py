@@ -23,9 +23,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from raysweep.datasets import IntArray
+from raysweep.datasets._decode import decoded
+from raysweep.datasets._entries import content
 from raysweep.errors import PlanError
 from raysweep.exchange import Poisoned, new_folder, plain_state
-from raysweep.exchange.folder import Foreign, Pixels, read_untrusted, weights
+from raysweep.exchange.folder import Foreign, Pixels
+from raysweep.exchange.untrusted import class_labels, read_untrusted, row_numbers, weights
 
 Entries = dict[int, dict[str, Any]]
 # The file that lists the rows chosen for poison: a 0 or 1 for each training image.
@@ -41,15 +44,16 @@ NORMALIZED = {
 
 def write(given: Poisoned, top: Path) -> Path:
     """Write one record folder below `top` and return it."""
-    with new_folder(top / "record" / str(given)) as folder:
+    written = top / "record" / str(given)
+    with new_folder(written) as folder:
         touched = np.flatnonzero(given.poison | given.cover)
         train = _pictures(
-            folder, "bd_train_dataset", given.images, touched, given.train_rows,
+            folder, f"{given}/bd_train_dataset", given.images, touched, given.train_rows,
             given.labels, given.original_labels,
         )  # fmt: skip
         asked = np.flatnonzero(given.eligible)
         test = _pictures(
-            folder, "bd_test_dataset", given.test_images, asked, given.test_rows,
+            folder, f"{given}/bd_test_dataset", given.test_images, asked, given.test_rows,
             given.mapped, given.test_labels,
         )  # fmt: skip
         poisoned = _indicator(given.train_total, given.train_rows[given.poison])
@@ -64,20 +68,21 @@ def write(given: Poisoned, top: Path) -> Path:
             "data_path": f"./data/{given.dataset}",
             "img_size": (height, width, channels),
             "clean_data": given.dataset,
-            "bd_train": _described(folder, "bd_train_dataset", train, stored, given.train_rows),
+            "bd_train": _described(f"{given}/bd_train_dataset", train, stored, given.train_rows),
             "bd_test": _described(
-                folder, "bd_test_dataset", test, _indicator(given.test_total, shown), shown
+                f"{given}/bd_test_dataset", test, _indicator(given.test_total, shown), shown
             ),
         }
         torch.save(result, folder / "attack_result.pt")
         arguments = {
-            "attack": given.attack, "pratio": given.rate, "attack_target": given.target,
+            "attack": given.attack, "pratio": given.rate, "cover_rate": given.cover_rate,
+            "attack_target": given.target,
             "random_seed": given.seed, "dataset": given.dataset, "model": given.model,
         }  # fmt: skip
         torch.save(arguments, folder / "info.pickle")
         last = {"epoch": ["last"], "test_acc": [given.ca], "test_asr": [given.asr]}
         pd.DataFrame(last).to_csv(folder / "attack_df_summary.csv", index=False)
-    return folder
+    return written
 
 
 def _indicator(total: int, rows: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -98,25 +103,24 @@ def _pictures(
     entries: Entries = {}
     for at in chosen.tolist():
         original, row = int(originals[at]), int(rows[at])
-        file = folder / name / str(original) / f"{row}.png"
+        file = folder / Path(name).name / str(original) / f"{row}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
         pixels = images[at].permute(1, 2, 0).numpy()
         Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).save(file)
         entries[row] = {
-            "path": f"./record/{folder.name}/{name}/{original}/{row}.png",
+            "path": f"./record/{name}/{original}/{row}.png",
             "other_info": [int(labels[at]), original],
         }
     return entries
 
 
 def _described(
-    folder: Path,
     name: str,
     entries: Entries,
     indicator: NDArray[np.float64],
     rows: NDArray[np.int64],
 ) -> dict[str, Any]:
-    path = f"./record/{folder.name}/{name}"
+    path = f"./record/{name}"
     container = {"save_folder_path": path, "data_dict": entries, "save_file_format": ".png"}
     return {
         "bd_data_container": container,
@@ -157,12 +161,15 @@ def read(folder: Path) -> Foreign:
     cover = ~poison
     attacked = set(test.originals.tolist())
     named = str(folder.resolve().name).split("_")
+    said = _arguments(folder / "info.pickle")
     dataset = str(result["clean_data"])
     mean, std = NORMALIZED.get(dataset, (None, None))
     return Foreign(
-        source="backdoorbench", attack="_".join(named[2:]) or folder.name, dataset=dataset,
+        source="backdoorbench", dataset=dataset,
+        attack=str(said.get("attack") or "_".join(named[2:]) or folder.name),
         train_total=len(result["bd_train"]["original_index_array"]),
-        split_total=total, target=target,
+        split_total=total, target=target, rate=said.get("pratio"),
+        cover_rate=said.get("cover_rate"),
         sources=(
             tuple(sorted(attacked))
             if target is not None and 0 < len(attacked) < int(result["num_classes"]) - 1
@@ -177,6 +184,20 @@ def read(folder: Path) -> Foreign:
         mean=mean, std=std, ignored=train.ignored + test.ignored,
         unsure=int(either.sum()) if listed is None and cover.any() else 0,
     )  # fmt: skip
+
+
+def _arguments(file: Path) -> dict[str, Any]:
+    """Return the attack's name and rates of the arguments it was run with, as far as they are told.
+
+    They name the record when it is exported again, and change nothing else.
+    """
+    try:
+        given = read_untrusted(file)
+    except PlanError:
+        return {}
+    told = given if isinstance(given, dict) else {}
+    kinds = {"attack": str, "pratio": float, "cover_rate": float}
+    return {name: told[name] for name, kind in kinds.items() if isinstance(told.get(name), kind)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,11 +222,17 @@ def _stored(folder: Path, result: dict[str, Any], part: str) -> _Stored:
 
     It takes the stored image of a row whose indicator is not 0, and the clean image of any other.
     """
-    described = result[part]
+    described, classes = result[part], int(result["num_classes"])
     entries: Entries = described["bd_data_container"]["data_dict"]
-    shown = np.asarray(described["original_index_array"], np.int64)
-    wanted = shown[np.asarray(described["poison_indicator"])[shown] != 0]
-    rows = np.unique(wanted)
+    marks = np.asarray(described["poison_indicator"])
+    if marks.ndim != 1 or marks.dtype.kind not in "biuf" or not np.isfinite(marks).all():
+        raise PlanError(
+            f"{folder}: poison_indicator of {part} must hold a number for each image, got "
+            f"{marks.dtype} of shape {marks.shape}; write the record again"
+        )
+    given = described["original_index_array"]
+    shown = row_numbers(given, f"{folder}: original_index_array of {part}", len(marks))
+    rows = np.sort(shown[marks[shown] != 0])
     lacking = [row for row in rows.tolist() if row not in entries]
     if lacking:
         raise PlanError(
@@ -217,7 +244,12 @@ def _stored(folder: Path, result: dict[str, Any], part: str) -> _Stored:
     images = np.zeros((len(rows), channels, height, width), np.uint8)
     for at, row in enumerate(rows.tolist()):
         entry = entries[row]
-        labels[:, at] = entry["other_info"]
+        labels[:, at] = class_labels(entry["other_info"], f"{folder}: row {row} of {part}")
+        if labels[:, at].max() >= classes:
+            raise PlanError(
+                f"{folder}: row {row} of {part} has labels {labels[:, at].tolist()}, but the "
+                f"record has {classes} classes; write the record again"
+            )
         pixels = _picture(folder, str(entry["path"]), channels)
         if pixels.shape != images.shape[1:]:
             raise PlanError(
@@ -265,9 +297,8 @@ def _picture(folder: Path, named: str, channels: int) -> Pixels:
     file = folder.joinpath(*below).resolve()
     if not file.is_relative_to(folder.resolve()):
         raise PlanError(f"{folder}: {named} leads out of the folder, and is not read")
-    try:
-        with Image.open(file) as picture:
-            pixels = np.asarray(picture.convert("L" if channels == 1 else "RGB"), np.uint8)
-    except (OSError, Image.DecompressionBombError) as error:
-        raise PlanError(f"{folder}: {named} cannot be read as an image ({error})") from None
-    return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
+    where = f"{folder}: {named}"
+    pixels: Pixels = decoded([(where, content(file))], total=1, grey=False)[0].numpy()
+    if channels == 1 and (pixels == pixels[:1]).all():
+        return pixels[:1]
+    return pixels  # three channels, which img_size is compared with

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from raysweep.datasets import IntArray
@@ -18,22 +17,6 @@ from raysweep.exchange import new_folder
 
 FORMAT = 1
 Pixels = NDArray[np.uint8]
-
-# What a file of these formats holds beside tensors and plain values: NumPy's arrays and numbers, by
-# the module names of NumPy 1 too.
-_CORE = np._core.multiarray  # type: ignore[attr-defined]
-ALLOWED: list[Any] = [
-    np.ndarray, np.dtype,
-    bytes,  # an array without elements
-    *(getattr(np.dtypes, f"{n}DType") for n in (
-        "Bool", "Int8", "UInt8", "Int16", "Int32", "Int64", "Float16", "Float32", "Float64",
-    )),
-    *(
-        (function, f"numpy.{module}.multiarray.{name}")
-        for module in ("core", "_core")
-        for name, function in (("_reconstruct", _CORE._reconstruct), ("scalar", _CORE.scalar))
-    ),
-]  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +27,7 @@ class Foreign:
         source, attack, dataset: the project, and its names.
         train_total: images of its training set.
         split_total: images of the source's training split, which contains the training set.
+        rate, cover_rate: as the project names them; none: the shares that the images come to.
         target: the class that triggered inputs are given, if it is one; none: y + 1 (mod K).
         sources: the classes that are attacked; none: all.
         poison_rows, poison_images, poison_labels: (P,), (P, C, H, W), (P,) as trained on.
@@ -76,6 +60,8 @@ class Foreign:
     state: dict[str, NDArray[Any]] = field(default_factory=dict)
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    rate: float | None = None
+    cover_rate: float | None = None
     ignored: int = 0
     unsure: int = 0
 
@@ -99,62 +85,6 @@ class Foreign:
         return text
 
 
-def read_untrusted(file: Path) -> Any:
-    """Return the content of another project's file, without running any code in it.
-
-    Raises:
-        PlanError: if it cannot be read, or holds more than tensors, arrays and plain values.
-    """
-    try:
-        with torch.serialization.safe_globals(ALLOWED):
-            return torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # noqa: BLE001  torch and its unpickler raise whatever bytes provoke
-        detail = str(error).partition("Please file")[0]
-        first = next((line for line in detail.splitlines() if "GLOBAL" in line), detail[:200])
-        raise PlanError(
-            f"{file}: holds more than tensors, arrays and plain values, and is not opened, since "
-            f"reading such a file can run any program ({first.strip()}); ask whoever made it for "
-            f"one without objects, with images as files"
-        ) from None
-
-
-def weights(given: Any, file: Path) -> dict[str, NDArray[Any]]:
-    """Return a network's weights by their names in it; none, if nothing is given.
-
-    A training script may have put them beside other entries, and `DataParallel` or `compile` a
-    prefix before every name. NumPy lacks bfloat16, which becomes float32.
-
-    Raises:
-        PlanError: if the value is no state dict, and does not hold exactly one.
-    """
-    if given is None:
-        return {}
-    held = list(given.values()) if isinstance(given, Mapping) else []
-    states = [state for state in (given, *held) if _is_state(state)]
-    if len(states) != 1:
-        raise PlanError(
-            f"{file}: a victim must be a state dict, tensors by name, or hold one, got "
-            f"{type(given).__name__} {str(list(given) if held else given)[:80]}; leave the victim "
-            f"out, or save its state dict alone"
-        )
-    state: dict[str, torch.Tensor] = states[0]
-    for prefix in ("module.", "_orig_mod.") * 2:
-        if all(name.startswith(prefix) for name in state):
-            state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
-    return {
-        name: (t.float() if t.dtype == torch.bfloat16 else t).detach().numpy()
-        for name, t in state.items()
-    }
-
-
-def _is_state(given: Any) -> bool:
-    return (
-        isinstance(given, Mapping)
-        and len(given) > 0
-        and all(isinstance(t, torch.Tensor) for t in given.values())
-    )
-
-
 def read_foreign(read: Callable[[Path], Foreign], folder: Path) -> Foreign:
     """Return a foreign folder as a format's `read` understands it.
 
@@ -163,14 +93,9 @@ def read_foreign(read: Callable[[Path], Foreign], folder: Path) -> Foreign:
     """
     try:
         return read(folder)
-    except (
-        LookupError,
-        TypeError,
-        ValueError,
-        AttributeError,
-        RuntimeError,
-        OverflowError,
-    ) as error:
+    except PlanError:
+        raise
+    except Exception as error:  # noqa: BLE001  anything may stand where a value is expected
         raise PlanError(
             f"{folder}: is not of this format ({type(error).__name__}: {error}); give --format, or "
             f"write the folder again with the project's own code"
@@ -196,26 +121,34 @@ def save(foreign: Foreign, folder: Path) -> Path:
         "poison": len(foreign.poison_rows), "cover": len(foreign.cover_rows),
         "triggered": len(foreign.test_rows), "victim": bool(foreign.state),
         "mean": foreign.mean, "std": foreign.std,
+        "rate": foreign.rate, "cover_rate": foreign.cover_rate,
     }  # fmt: skip
-    with new_folder(folder):
-        np.savez_compressed(folder / "arrays.npz", **arrays)
+    with new_folder(folder) as unfinished:
+        np.savez_compressed(unfinished / "arrays.npz", **arrays)
         if foreign.state:
             # With a prefix no name of theirs can be an argument of savez.
             state: dict[str, Any] = {f"model.{n}": array for n, array in foreign.state.items()}
-            np.savez(folder / "victim.npz", **state)
-        (folder / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
+            np.savez(unfinished / "victim.npz", **state)
+        text = json.dumps(manifest, indent=2) + "\n"
+        (unfinished / "manifest.json").write_text(text, encoding="utf-8")
     return folder
 
 
 def _check(foreign: Foreign) -> None:
     total = foreign.split_total
-    for name in ("poison", "cover"):
+    if "/" in foreign.attack or not foreign.attack.isprintable():
+        raise PlanError(
+            f"{foreign.source}: the name of the attack must be printable and without '/', got "
+            f"{foreign.attack!r}; rename the folder"
+        )
+    for name in ("poison", "cover", "test"):
         rows, images = getattr(foreign, f"{name}_rows"), getattr(foreign, f"{name}_images")
-        inside = not len(rows) or 0 <= rows.min() <= rows.max() < total
+        most = total - 1 if name != "test" else np.iinfo(np.int64).max
+        inside = not len(rows) or 0 <= rows.min() <= rows.max() <= most
         if len(np.unique(rows)) != len(rows) or not inside:
             raise PlanError(
                 f"{foreign.source} {foreign.attack}: {name} rows must be distinct and from 0 to "
-                f"{total - 1}, got {len(rows)} from {rows.min()} to {rows.max()}"
+                f"{most}, got {len(rows)} from {rows.min()} to {rows.max()}"
             )
         if images.dtype != np.uint8 or images.ndim != 4 or len(images) != len(rows):
             raise PlanError(

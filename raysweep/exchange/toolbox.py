@@ -9,16 +9,20 @@ in this format, so that the attack must be known to whoever reads it.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 
 from raysweep.datasets import IntArray
 from raysweep.errors import PlanError
 from raysweep.exchange import Poisoned, new_folder, plain_state
-from raysweep.exchange.folder import Foreign, Pixels, read_untrusted, weights
+from raysweep.exchange.folder import Foreign, Pixels
+from raysweep.exchange.untrusted import class_labels, read_untrusted, row_numbers, weights
 
 # How the project normalizes, by its name of the data set.
 NORMALIZED = {
@@ -27,11 +31,18 @@ NORMALIZED = {
 }
 
 
+# The folder's name, as `write` and theirs make it.
+NAMED = re.compile(
+    r"(?P<attack>.+)_(?P<rate>\d\.\d+)(_cover=(?P<cover>\d\.\d+))?(_alpha=[\d.]+)?_poison_seed=.+"
+)
+
+
 def write(given: Poisoned, top: Path) -> Path:
     """Write `poisoned_train_set` and, once, `clean_set` below `top`; return the poisoned folder."""
     cover = f"_cover={given.cover_rate:.3f}" if given.cover.any() else ""
     name = f"{given.attack}_{given.rate:.3f}{cover}_poison_seed={given.seed}"
-    with new_folder(top / "poisoned_train_set" / given.dataset / name) as folder:
+    written = top / "poisoned_train_set" / given.dataset / name
+    with new_folder(written) as folder:
         torch.save(given.images.float() / 255, folder / "imgs")
         torch.save(torch.from_numpy(given.labels), folder / "labels")
         torch.save(np.flatnonzero(given.poison).tolist(), folder / "poison_indices")
@@ -39,9 +50,12 @@ def write(given: Poisoned, top: Path) -> Path:
         torch.save(plain_state(given.state), folder / f"full_base_aug_seed={given.seed}.pt")
     clean = top / "clean_set" / given.dataset
     if not clean.exists():
-        _write_split(clean / "clean_split", "clean_labels", given.clean_images, given.clean_labels)
-        _write_split(clean / "test_split", "labels", given.test_clean, given.test_labels)
-    return folder
+        with new_folder(clean) as folder:
+            _write_split(
+                folder / "clean_split", "clean_labels", given.clean_images, given.clean_labels
+            )
+            _write_split(folder / "test_split", "labels", given.test_clean, given.test_labels)
+    return written
 
 
 def _write_split(folder: Path, labels_file: str, images: torch.Tensor, labels: np.ndarray) -> None:
@@ -66,34 +80,47 @@ def read(folder: Path) -> Foreign:
                 f"{folder}: has no file {name!r}; give a folder poisoned_train_set/DATASET/NAME "
                 f"whose images are in one tensor `imgs`"
             )
-    labels = np.asarray(read_untrusted(folder / "labels"), np.int64)
+    labels = class_labels(read_untrusted(folder / "labels"), folder / "labels")
     images, scale = _images(folder / "imgs", len(labels))
-    covered = folder / "cover_indices"
-    poison = np.sort(np.asarray(read_untrusted(folder / "poison_indices"), np.int64))
-    cover = np.sort(np.asarray(read_untrusted(covered) if covered.is_file() else [], np.int64))
-    for name, rows in (("poison_indices", poison), ("cover_indices", cover)):
-        if len(rows) and not 0 <= rows[0] <= rows[-1] < len(labels):
-            raise PlanError(
-                f"{folder / name}: indices must be from 0 to {len(labels) - 1}, got {rows[0]} to "
-                f"{rows[-1]}"
-            )
+    poison, cover = (
+        np.sort(row_numbers(read_untrusted(file), file, len(labels)))
+        if (file := folder / f"{part}_indices").is_file()
+        else np.empty(0, np.int64)
+        for part in ("poison", "cover")
+    )
     known = np.setdiff1d(np.arange(len(labels)), poison)
     targets = np.unique(labels[poison])
-    victims = sorted(folder.glob("full_base_aug_seed=*.pt"))
     dataset = folder.resolve().parent.name
     mean, std = NORMALIZED.get(dataset, (None, None))
+    named = NAMED.fullmatch(folder.resolve().name)
     return Foreign(
-        source="backdoor-toolbox", attack=folder.resolve().name.partition("_0.")[0],
+        source="backdoor-toolbox", attack=named["attack"] if named else folder.resolve().name,
         dataset=dataset, train_total=len(labels), split_total=len(labels),
+        rate=float(named["rate"]) if named else None,
+        cover_rate=float(named["cover"] or 0) if named else None,
         target=int(targets[0]) if len(targets) == 1 else None, sources=None,
         poison_rows=poison, poison_images=_bytes(images, scale, poison),
         poison_labels=labels[poison], cover_rows=cover, cover_images=_bytes(images, scale, cover),
         test_rows=np.empty(0, np.int64),
         test_images=np.empty((0, *images.shape[1:]), np.uint8),
-        known_rows=known, known_labels=labels[known],
-        state=weights(read_untrusted(victims[0]), victims[0]) if victims else {},
+        known_rows=known, known_labels=labels[known], state=_victim(folder),
         mean=mean, std=std,
     )  # fmt: skip
+
+
+def _victim(folder: Path) -> dict[str, NDArray[Any]]:
+    """Return the weights of the folder's victim; none, if there is none.
+
+    Raises:
+        PlanError: if there are several.
+    """
+    victims = sorted(folder.glob("full_base_aug_seed=*.pt"))
+    if len(victims) > 1:
+        raise PlanError(
+            f"{folder}: holds {len(victims)} victims, {', '.join(file.name for file in victims)}; "
+            f"leave one of them in the folder"
+        )
+    return weights(read_untrusted(victims[0]), victims[0]) if victims else {}
 
 
 def _images(file: Path, count: int) -> tuple[torch.Tensor, int]:
@@ -103,6 +130,8 @@ def _images(file: Path, count: int) -> tuple[torch.Tensor, int]:
         PlanError: if shape or values are ambiguous.
     """
     images = read_untrusted(file)
+    if isinstance(images, np.ndarray):
+        images = torch.from_numpy(images)
     shape = tuple(getattr(images, "shape", ()))
     channels = [axis for axis in (1, 3) if len(shape) == 4 and shape[axis] in (1, 3)]
     if not isinstance(images, torch.Tensor) or shape[:1] != (count,) or len(channels) != 1:
@@ -110,7 +139,7 @@ def _images(file: Path, count: int) -> tuple[torch.Tensor, int]:
             f"{file}: must be a tensor (N, C, H, W) or (N, H, W, C) with 1 or 3 channels and one "
             f"image for each of {count} labels, got {type(images).__name__} of shape {shape}"
         )
-    images = images.movedim(channels[0], 1)
+    images = images.detach().movedim(channels[0], 1)
     low, high = (float(value) for value in images.aminmax())
     decimal = images.is_floating_point()
     # What is less than half a level beyond the range comes from interpolation, and is rounded off.

@@ -19,7 +19,7 @@ from pathlib import Path
 from types import CodeType, ModuleType
 
 from raysweep.errors import PlanError
-from raysweep.identity import digest, files_digest
+from raysweep.identity import Stamp, digest, files_digest, stamp
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +35,7 @@ class Source:
     digest: str
 
 
-_KNOWN: dict[str, tuple[Source, list[tuple[int, int]]]] = {}
+_KNOWN: dict[str, tuple[Source, list[Stamp]]] = {}
 
 
 def source(module: str) -> Source:
@@ -90,13 +90,12 @@ def _codes(code: CodeType) -> Iterator[CodeType]:
             yield from _codes(inner)
 
 
-def _stamps(found: dict[str, Path]) -> list[tuple[int, int]]:
-    """Return size and time of change of each file; nothing if one is gone."""
+def _stamps(found: dict[str, Path]) -> list[Stamp]:
+    """Return the stamp of each file; nothing if one is gone."""
     try:
-        facts = [file.stat() for file in found.values()]
+        return [stamp(file) for file in found.values()]
     except OSError:
         return []
-    return [(one.st_size, one.st_mtime_ns) for one in facts]
 
 
 def _read(module: str) -> dict[str, Path]:

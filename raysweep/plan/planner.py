@@ -56,12 +56,14 @@ class Planner:
     def facts(self, dataset: Dataset) -> Facts:
         """Return labels and identity of a dataset's training set."""
         if dataset not in self._facts:
-            labels = dataset.read_labels()
+            labels = dataset.checked_labels()
             rows, _, _ = dataset.kept(labels)
+            source = dataset.source_digest(labels)
+            dataset.check_if_small(labels, source)
             self._facts[dataset] = Facts(
-                digest=dataset.source_digest(labels),
+                digest=source,
                 labels=dataset.training_labels(labels, rows),
-                num_classes=len(labels.classes),
+                classes=labels.classes,
             )
         return self._facts[dataset]
 
@@ -121,6 +123,8 @@ class Planner:
             counts = attack.counts(facts.labels, facts.num_classes)
         except PlanError as error:
             raise PlanError(f"dataset {trial.dataset.label}: {error}") from None
+        if counts.poison and attack.label_map == "all_to_one":
+            _check_target(trial, facts)
         data, recipe = self.data(trial.dataset), self.resolved(trial.recipe)
         if attack.TRAINS:
             victim = self.add(
@@ -287,6 +291,17 @@ class Planner:
             attack=run.attack, produced=made,
         )  # fmt: skip
         return self.add(repair, reads, **inputs, found=route.defend)
+
+
+def _check_target(trial: Trial, facts: Facts) -> None:
+    """Make sure that the training set holds images of the class that is attacked for."""
+    target = trial.attack.target
+    if not (facts.labels == target).any():
+        raise PlanError(
+            f"dataset {trial.dataset.label}: attack {trial.attack.name}'s target {target} "
+            f"({facts.classes[target]!r}) has no image among the {len(facts.labels)} training "
+            f"images; raise size, or choose another target"
+        )
 
 
 def _check_domains(trial: Trial) -> None:

@@ -19,7 +19,12 @@ class Facts:
 
     digest: str
     labels: IntArray
-    num_classes: int
+    classes: tuple[str, ...]
+
+    @property
+    def num_classes(self) -> int:
+        """The number of classes."""
+        return len(self.classes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from raysweep.identity import Json, kind_of
 from raysweep.plan.costs import Costs, shape_of
 from raysweep.plan.planner import Planner
-from raysweep.plan.route import Route
+from raysweep.plan.route import Facts, Route
 from raysweep.run.force import forcing
 from raysweep.run.limits import Limit, Limits, forecast
 from raysweep.run.nearest import Difference, nearest
@@ -162,6 +162,10 @@ def _forecasts(planner: Planner, on_limits: str) -> tuple[str, ...]:
         facts = planner.facts(dataset)
         if (pair := (dataset, attack)) not in tried:
             tried.add(pair)
+            said |= {
+                _target(trial, facts),
+                (text := dataset.caution()) and f"{dataset.label}: {text}",
+            }
             caution = attack.caution(facts.labels, facts.num_classes)
             said.add(caution and f"{attack.label} on {dataset.name}: {caution}")
         if (triple := (dataset, model, defense)) not in tried:
@@ -172,6 +176,17 @@ def _forecasts(planner: Planner, on_limits: str) -> tuple[str, ...]:
             ):
                 said.add(text and f"{defense.name} on {dataset.name}: {text}")
     return (*sorted(said - {""}), *filter(None, [on_limits]))
+
+
+def _target(trial: Trial, facts: Facts) -> str:
+    """Return the name of the attack's target, where its number does not say it; else ""."""
+    dataset, attack = trial.dataset, trial.attack
+    if attack.label_map != "all_to_one" or not (attack.rate or attack.EVADES):
+        return ""
+    name = facts.classes[attack.target]
+    if name == str(attack.target):
+        return ""
+    return f"{dataset.label}: target {attack.target} is {dataset.CLASS} {name!r}"
 
 
 def _reason(

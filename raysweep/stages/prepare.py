@@ -40,18 +40,19 @@ class Decode(_Preparation):
         """Return the decoded dataset.
 
         Raises:
-            FilesError: if the files of this host cannot be read, or are others than planned.
+            FilesError: if the files of this host cannot be read, are others than planned, or do
+                not fit together.
         """
         from raysweep.stages.content import Data
 
         del given
         try:
-            labels = self.dataset.read_labels()
+            labels = self.dataset.checked_labels()
             self.dataset.check_source(labels, self.source)
+            rows_train, rows_clean, rows_test = self.dataset.kept(labels)
+            train_all, test_all = self.dataset.checked_images(labels)
         except PlanError as error:
-            raise FilesError(str(error)) from error  # where it was planned the data could be read
-        rows_train, rows_clean, rows_test = self.dataset.kept(labels)
-        train_all, test_all = self.dataset.decode()
+            raise FilesError(str(error)) from error  # this is no fault of the plan any more
         train = ImageSet(
             images=train_all.take(rows_train).images,
             labels=self.dataset.training_labels(labels, rows_train),

@@ -49,10 +49,15 @@ def write_parquet(file: Path, rows: int, *, first: int, image: str = "img") -> n
             "label": labels,
         }
     )
-    names = {"info": {"features": {"label": {"names": CLASSES}}}}
-    table = table.replace_schema_metadata({"huggingface": json.dumps(names)})
-    pq.write_table(table, file, row_group_size=4)
+    write_named(file, table, CLASSES)
     return labels
+
+
+def write_named(file: Path, table: pa.Table, names: list[str]) -> None:
+    """Write a table with class names as Hugging Face datasets writes them."""
+    facts = {"info": {"features": {"label": {"names": names}}}}
+    table = table.replace_schema_metadata({"huggingface": json.dumps(facts)})
+    pq.write_table(table, file, row_group_size=4)
 
 
 def write_folder(top: Path) -> None:
@@ -165,13 +170,10 @@ def test_bad_files_are_named(make: Any, tmp_path: Path) -> None:
     with pytest.raises(PlanError, match="has no column img or image; its columns are pixels"):
         make("parquet", train="odd.parquet").decode()
     broken = [{"bytes": png(n, side=12 + 2 * (n == 3)), "path": ""} for n in range(5)]
-    pq.write_table(pa.table({"img": broken, "label": [0] * 5}), tmp_path / "sizes.parquet")
+    write_table(tmp_path / "sizes.parquet", broken, [0] * 5)
     with pytest.raises(PlanError, match=r"row 3: is 14 x 14 pixels, the first image is 12 x 12"):
         make("parquet", train="sizes.parquet").decode()
-    pq.write_table(
-        pa.table({"img": [{"bytes": b"no image", "path": ""}], "label": [0]}),
-        tmp_path / "text.parquet",
-    )
+    write_table(tmp_path / "text.parquet", [{"bytes": b"no image", "path": ""}], [0])
     with pytest.raises(PlanError, match="row 0: cannot be decoded"):
         make("parquet", train="text.parquet").decode()
     (tmp_path / "test" / "bee").rename(tmp_path / "elsewhere")
@@ -180,7 +182,7 @@ def test_bad_files_are_named(make: Any, tmp_path: Path) -> None:
 
 
 def write_table(file: Path, images: list[Any], labels: Any) -> None:
-    pq.write_table(pa.table({"img": images, "label": labels}), file)
+    write_named(file, pa.table({"img": images, "label": labels}), CLASSES)
 
 
 @pytest.mark.parametrize(
@@ -189,10 +191,11 @@ def write_table(file: Path, images: list[Any], labels: Any) -> None:
         ([0.0, 1.5], "column 'label' must hold whole numbers, got double"),
         (["a", "b"], "column 'label' must hold whole numbers, got string"),
         ([0, None], "column 'label' must hold whole numbers, row 1 is null"),
-        ([-1, 1], "labels must be from 0 to 2, .* got -1 to 2"),
+        ([-1, 1], "row 0: labels must be from 0, got -1, and -1 to 1 in all"),
+        ([0, 3], "row 1: labels must be from 0 to 2, the classes it names, got 3"),
         (pa.array([], pa.int64()), "holds no rows"),
     ],
-    ids=["fractions", "text", "null", "negative", "empty"],
+    ids=["fractions", "text", "null", "negative", "unnamed", "empty"],
 )
 def test_labels_that_are_no_class_numbers_are_refused(
     labels: Any, fault: str, make: Any, tmp_path: Path
@@ -522,12 +525,12 @@ def test_npz_refuses_what_is_no_image_set(make: Any, tmp_path: Path) -> None:
         with pytest.raises(PlanError, match=fault):
             dataset.decode()
     for other, fault in (
-        ({"train_labels": np.full(30, 3)}, "labels must be from 0 to 2"),
+        ({"train_labels": np.full(30, 3)}, "row 0 of train_images.* labels must be from 0 to 2"),
         ({"test_labels": np.linspace(0, 1, 20)}, "test_labels must be whole numbers"),
     ):
         write_npz(file, **other)
         with pytest.raises(PlanError, match=fault):
-            dataset.read_labels()
+            dataset.checked_labels()
     np.savez(file, train_labels=np.arange(3))
     with pytest.raises(PlanError, match="has no array 'test_labels', it has train_labels"):
         dataset.read_labels()
