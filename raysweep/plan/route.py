@@ -15,11 +15,19 @@ Outcomes = Mapping[str, Outcome]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """The facts of a dataset that a plan needs, known without decoding it."""
+    """The facts of a dataset that a plan needs, known without decoding it.
+
+    Attributes:
+        digest: of the files.
+        labels: (N,) of the training set.
+        num_classes: K.
+        clean: how many reserved clean samples there are.
+    """
 
     digest: str
     labels: IntArray
     num_classes: int
+    clean: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 
 from raysweep.identity import Json, kind_of
 from raysweep.plan.costs import Costs, shape_of
+from raysweep.plan.fits import check_fits
 from raysweep.plan.planner import Planner
 from raysweep.plan.route import Route
 from raysweep.run.force import forcing
@@ -108,6 +109,7 @@ def preview(sweep: Sweep, store: Store, force: Sequence[str] = ()) -> Preview:
     planner = Planner(sweep)
     check_layers(sweep)
     limits_of(sweep)
+    check_fits(planner)
     costs = Costs(planner, store)
     events = ledger.read(SweepFolder(store, sweep.name))
     failed = {event.key for event in events if isinstance(event, Failed)}
@@ -150,7 +152,7 @@ def preview(sweep: Sweep, store: Store, force: Sequence[str] = ()) -> Preview:
 
 def _forecasts(planner: Planner) -> tuple[str, ...]:
     """Return the sentences of methods on the size of their work and on doubtful parameters."""
-    said = set()
+    said = {_devices(planner.sweep)}
     tried: set[object] = set()
     for trial in planner.trials:
         dataset, attack, defense, model = trial.dataset, trial.attack, trial.defense, trial.model
@@ -167,6 +169,19 @@ def _forecasts(planner: Planner) -> tuple[str, ...]:
             ):
                 said.add(text and f"{defense.name} on {dataset.name}: {text}")
     return tuple(sorted(said - {""}))
+
+
+def _devices(sweep: Sweep) -> str:
+    """Return a sentence if stages ask for more GPUs than this machine has."""
+    import torch
+
+    wanted, here = sweep.resources.gpu.gpu, torch.cuda.device_count()
+    if wanted <= here:
+        return ""
+    return (
+        f"resources.gpu.gpu: a stage asks for {wanted:g} GPU, and this machine has {here}: launch "
+        f"it with --address on a cluster that has them, or with --set resources.gpu.gpu=0"
+    )
 
 
 def _reason(
