@@ -50,7 +50,7 @@ def _check_shape(dataset: Dataset, method: object, shape: Shape) -> None:
             _try_stamp(method, shape)
     except (StageError, ValueError) as error:
         name = getattr(method, "name", "")
-        told = str(error) if name in str(error) else f"attack {name}: {error}"
+        told = f"attack {name}: {error}" if isinstance(method, Attack) else str(error)
         raise PlanError(f"dataset {dataset.label}: {told}") from None
 
 

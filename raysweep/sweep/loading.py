@@ -16,9 +16,11 @@ from raysweep.methods import ROLES
 from raysweep.paths import starting_at
 from raysweep.sweep.faults import line_in, python_faults
 from raysweep.sweep.overrides import as_yaml, check_yaml, with_overrides
-from raysweep.sweep.reading import lost_paths, opened
+from raysweep.sweep.reading import from_text, lost_paths, opened
 from raysweep.sweep.spec import Sweep
 from raysweep.sweep.yaml import Path_, SweepText, file_name, parse, read_yaml
+
+__all__ = ["LoadedSweep", "from_text", "load_sweep", "read_sweep"]
 
 
 @dataclass(frozen=True, kw_only=True)
