@@ -18,6 +18,9 @@ PluginWarning (a warning)   a method of another package cannot be used; all othe
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 
 class RaysweepError(Exception):
     """Anything that raysweep itself has found wrong."""
@@ -28,7 +31,23 @@ class SpecError(RaysweepError):
 
 
 class PlanError(RaysweepError):
-    """The sweep cannot be carried out as asked: missing data, impossible rate, bad combination."""
+    """The sweep cannot be carried out as asked: missing data, impossible rate, bad combination.
+
+    Attributes:
+        about: values of the sweep that the message is about, the first one first.
+    """
+
+    about: tuple[object, ...] = ()
+
+    @classmethod
+    @contextlib.contextmanager
+    def on(cls, *values: object) -> Iterator[None]:
+        """Say of an error that arises inside which values of the sweep it is about."""
+        try:
+            yield
+        except PlanError as error:
+            error.about = error.about or values
+            raise
 
 
 class KnowledgeError(RaysweepError):

@@ -9,7 +9,6 @@ import resource
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import jsonschema
@@ -158,14 +157,14 @@ def test_a_sweep_for_a_gpu_asks_for_one(shipped: Path) -> None:
         ("- badnets:", "- badnet:", ["f.yaml:7: attacks.0: unknown attack 'badnet'", "did you mean 'badnets'?"]),
         ("rate: 0.05, alpha", "rat: 0.05, alpha", ["f.yaml:8: attacks.1.blend.rat: unknown field, got 0.05", "did you mean 'rate'?"]),
         ("rate: 0.05,", "rate: lots,", ["f.yaml:8: attacks.1.blend.rate", "valid number", "got 'lots'"]),
-        ("rate: 0.05,", "rate: 5%,", ["attacks.1.blend.rate: must be a number, a fraction", "(5 % is 0.05), got '5%'"]),
+        ("rate: 0.05,", "rate: 5%,", ["attacks.1.blend.rate: must be a valid number: a fraction", "0.05, got '5%'"]),
         ("rate: 0.05,", "rate: 1.5,", ["attacks.1.blend.rate: must be at most 1, got 1.5"]),
         ("[0.01, 0.05]", "[0.01, -1]", ["f.yaml:7: attacks.0.badnets.rate: must be at least 0, got -1"]),
         ("[0.01, 0.05]", "[]", ["f.yaml:7: attacks.0.badnets.rate: is an empty axis"]),
         ("[0.01, 0.05]", "[0.05, 0.05]", ["duplicate: badnets"]),
         ("defenses: [none, spectral_signatures]", "defenses: []", ["f.yaml:9: defenses: is an empty axis"]),
         ("[none, spectral_signatures]", "[none, none]", ["f.yaml:9: defenses.1: duplicate: none is on line 9"]),
-        ("[none, spectral_signatures]", "[{strip: null, fpr: 0.1}]", ["defenses.0", "each entry has a dash: - strip: {parameter: value}"]),
+        ("[none, spectral_signatures]", "[{strip: null, fpr: 0.1}]", ["defenses.0", "parameters stand deeper than the name: strip: {fpr: 0.1}"]),
         ("[none, spectral_signatures]", "[null]", ["defenses.0", "got None; write none"]),
         ("seeds: 3", "seeds: 0", ["f.yaml:10: seeds: must be a number of seeds or a list"]),
         ("seeds: 3", "seeds: true", ["seeds: must be a number"]),
@@ -251,12 +250,10 @@ def hostile(folder: Path) -> dict[str, Path]:
 @pytest.mark.slow
 def test_hostile_files_get_one_message_and_exit_code_2(tmp_path: Path) -> None:
     for name, path in hostile(tmp_path).items():
-        start = time.monotonic()
         done = command(path)
         assert done.returncode == 2, (name, done.stderr)
         assert done.stderr.startswith(f"error: {path}"), done.stderr
         assert done.stderr.count("\n") == 1 and "Traceback" not in done.stderr
-        assert time.monotonic() - start < 20
 
 
 def test_python_sweep_files(tmp_path: Path) -> None:

@@ -47,9 +47,10 @@ def plan(
     from raysweep.store import Store
     from raysweep.sweep.loading import read_sweep
 
-    sweep = read_sweep(file, overrides or ()).sweep
-    store = Store(storage_uri(storage))
-    found = preview(sweep, store, force or ())
+    loaded = read_sweep(file, overrides or ())
+    sweep, store = loaded.sweep, Store(storage_uri(storage))
+    with loaded.placing():
+        found = preview(sweep, store, force or ())
     if as_json:
         print(json.dumps({"name": sweep.name, "storage": store.where(), **found.pack()}, indent=2))
     else:
@@ -85,17 +86,12 @@ def launch(
     again = _again("launch", file, options, storage)
     with resumable(again), stoppable(), Progress(open_console(error=True)) as progress:
         loaded = read_sweep(file, overrides or ())
-        conclusion = run_sweep(
-            loaded.sweep,
-            loaded.text,
-            storage_uri(storage),
-            address=address,
-            inline=inline,
-            max_concurrent=max_concurrent,
-            watch=progress.watch,
-            force=force or (),
-            publishing=progress.published,
-        )
+        with loaded.placing():
+            conclusion = run_sweep(
+                loaded.sweep, loaded.text, storage_uri(storage), address=address, inline=inline,
+                max_concurrent=max_concurrent, watch=progress.watch, force=force or (),
+                publishing=progress.published,
+            )  # fmt: skip
     _say(conclusion, loaded.sweep.name, again, storage, progress.noted)
 
 
@@ -192,8 +188,8 @@ def tune(
     from raysweep.cli.terminal import print_tuned
     from raysweep.jobs.tune import tune as search
     from raysweep.results.records import storage_uri
+    from raysweep.sweep.editing import rewritten
     from raysweep.sweep.loading import read_sweep
-    from raysweep.sweep.spec import to_yaml
     from raysweep.tuning.summary import tuned_sweep
 
     _check_place(inline, address)
@@ -210,10 +206,11 @@ def tune(
     again = _again("tune", file, [*options, *_studies(studies), *written], storage)
     with resumable(again), stoppable(), Progress(open_console(error=True)) as progress:
         loaded = read_sweep(file, overrides or ())
-        tuning = search(
-            loaded.sweep, loaded.text, storage_uri(storage), address=address, inline=inline,
-            max_concurrent=max_concurrent, studies=studies, watch=progress.watch,
-        )  # fmt: skip
+        with loaded.placing():
+            tuning = search(
+                loaded.sweep, loaded.text, storage_uri(storage), address=address, inline=inline,
+                max_concurrent=max_concurrent, studies=studies, watch=progress.watch,
+            )  # fmt: skip
     if tuning.interrupted or tuning.tuned is None:
         console.print(f"interrupted; what finished is stored, go on with: {again}")
         raise typer.Exit(128 + tuning.interrupted)
@@ -221,7 +218,7 @@ def tune(
     _say_tuned(tuning, progress.noted)
     if write is not None:
         tuned = tuned_sweep(loaded.sweep, tuning.tuned.rows)
-        write.write_text(to_yaml(tuned))
+        write.write_text(rewritten(loaded, tuned, write.parent), encoding="utf-8")
         console.print(f"tuned sweep file: {write}, of sweep {tuned.name}")
         console.print(f"next: {command('launch', write, storage=storage)}")
 

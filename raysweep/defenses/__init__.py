@@ -250,6 +250,10 @@ class Defense(Method):
             names.append("detector")
         return " + ".join(names)
 
+    def least_clean(self) -> int:
+        """Return the fewest reserved clean images that `run` works with, if it reads them."""
+        return 1
+
     def parts(self, num_classes: int) -> tuple[str, ...]:
         """Return the names of the independent parts of `run`'s work; none: it is not cut."""
         del num_classes

@@ -92,7 +92,7 @@ class Scored(Defense):
         return Decision(flags=evidence.train_scores > cut, facts=admitted(reference, cut))
 
 
-def halves(name: str, clean: ImageSet, ctx: Context, least: int = 4) -> tuple[IntArray, IntArray]:
+def halves(name: str, clean: ImageSet, ctx: Context, least: int) -> tuple[IntArray, IntArray]:
     """Return the rows of the clean set to fit on, and the rows to calibrate with.
 
     Raises:

@@ -41,13 +41,17 @@ class ActivationSequence(scored.Scored):
     pool: Pool = Field("mean", description="feature maps: averaged over space, or flat")
     smoothing: float = Field(1.0, gt=0, description="added to the counts of switches")
 
+    def least_clean(self) -> int:
+        """Return four times the neighbors: half of the images are to fit, half to calibrate."""
+        return 4 * self.neighbors
+
     def run(self, inputs: DefenseInputs, ctx: Context) -> Findings:
         """Fit the layers' classifiers and the switching rates."""
         from sklearn.decomposition import PCA
         from sklearn.neighbors import KNeighborsClassifier
 
         clean = inputs.clean_set
-        fitted, calibration = scored.halves(self.name, clean, ctx, least=4 * self.neighbors)
+        fitted, calibration = scored.halves(self.name, clean, ctx, least=self.least_clean())
         near, rates = scored.neighbors_and_rest(
             self.name, clean, fitted, inputs.shape.num_classes, least=1
         )

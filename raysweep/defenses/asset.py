@@ -75,6 +75,10 @@ class ASSET(Defense):
         del epochs, num_classes
         return 2 * samples * self.epochs
 
+    def least_clean(self) -> int:
+        """Return 2: one image alone has no variance."""
+        return 2
+
     def run(self, inputs: DefenseInputs, ctx: Context) -> Findings:
         """Train apart, and measure losses."""
         from raysweep import training

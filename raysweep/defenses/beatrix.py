@@ -37,10 +37,14 @@ class Beatrix(scored.Scored):
     orders: int = Field(9, ge=1, le=20, description="highest order p")
     width: float = Field(10.0, gt=0, description="half-width of the clean range, in MADs")
 
+    def least_clean(self) -> int:
+        """Return 8: half of the images are to fit, half to calibrate."""
+        return 8
+
     def run(self, inputs: DefenseInputs, ctx: Context) -> Findings:
         """Measure the clean ranges."""
         clean = inputs.clean_set
-        fitted, calibration = scored.halves(self.name, clean, ctx, least=8)
+        fitted, calibration = scored.halves(self.name, clean, ctx, least=self.least_clean())
         reference = clean.take(fitted)
         values, _ = self._entries(inputs, reference.images, ctx)
         ranges = {

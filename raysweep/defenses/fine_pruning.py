@@ -52,6 +52,10 @@ class FinePruning(Defense):
         """Return a model."""
         return frozenset({"model"})
 
+    def least_clean(self) -> int:
+        """Return 4: half of the images are to fit, half to calibrate."""
+        return 4
+
     def run(self, inputs: DefenseInputs, ctx: Context) -> Findings:
         """Prune, then fine-tune with the pruned channels held at zero."""
         import torch
@@ -59,7 +63,7 @@ class FinePruning(Defense):
         from raysweep import training
 
         clean = inputs.clean_set
-        ordering, watching = halves(self.name, clean, ctx)
+        ordering, watching = halves(self.name, clean, ctx, least=self.least_clean())
         network, head = inputs.victim, inputs.model.HEAD
         used, watched = clean.take(ordering), clean.take(watching)
         values, _ = training.features(network, used.images, head, head, inputs.recipe, ctx.device)

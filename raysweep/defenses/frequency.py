@@ -43,12 +43,16 @@ class Frequency(scored.Scored):
         """Return the clean set, and the training set if it is scored."""
         return super().needs() - {"victim"}
 
+    def least_clean(self) -> int:
+        """Return 8: half of the images are to fit, half to calibrate."""
+        return 8
+
     def run(self, inputs: DefenseInputs, ctx: Context) -> Findings:
         """Train the network and make the scorer."""
         from raysweep import training
 
         clean = inputs.clean_set
-        fitted, calibration = scored.halves(self.name, clean, ctx, least=8)
+        fitted, calibration = scored.halves(self.name, clean, ctx, least=self.least_clean())
         data = self._examples(clean.take(fitted), ctx)
         with training.global_seed(ctx.stream("initialization")):
             network = detector(inputs.shape, self.width).to(ctx.device)

@@ -42,12 +42,16 @@ class KernelDensity(scored.Scored):
         None, log_range(0.05, 5.0), gt=0, description="in units of the features' spread"
     )
 
+    def least_clean(self) -> int:
+        """Return 8: half of the images are to fit, half to calibrate."""
+        return 8
+
     def run(self, inputs: DefenseInputs, ctx: Context) -> Findings:
         """Fit one density per class."""
         from raysweep import training
 
         clean = inputs.clean_set
-        fitted, calibration = scored.halves(self.name, clean, ctx, least=8)
+        fitted, calibration = scored.halves(self.name, clean, ctx, least=self.least_clean())
         head = inputs.model.HEAD
 
         def values(images: torch.Tensor) -> tuple[FloatArray, np.ndarray]:

@@ -41,10 +41,14 @@ class LID(scored.Scored):
     neighbors: int = searched(20, {"min": 5, "max": 100}, ge=2, le=10_000, description="k")
     pool: Pool = Field("mean", description="feature maps: averaged over space, or flat")
 
+    def least_clean(self) -> int:
+        """Return 8: half of the images are to fit, half to calibrate."""
+        return 8
+
     def run(self, inputs: DefenseInputs, ctx: Context) -> Findings:
         """Measure the dimensionalities of clean inputs."""
         clean = inputs.clean_set
-        fitted, calibration = scored.halves(self.name, clean, ctx, least=8)
+        fitted, calibration = scored.halves(self.name, clean, ctx, least=self.least_clean())
         near, others = scored.neighbors_and_rest(
             self.name, clean, fitted, inputs.shape.num_classes,
             least=3 if self.on == "training_set" else 0,

@@ -71,12 +71,16 @@ class ModelMutation(scored.Scored):
     kappa: float = Field(0.0124, gt=0, lt=1, description="sprt: the rate of normal inputs")
     margin: float = Field(0.1, gt=0, lt=1, description="sprt: delta / kappa")
 
+    def least_clean(self) -> int:
+        """Return 4: half of the images are to fit, half to calibrate."""
+        return 4
+
     def run(self, inputs: DefenseInputs, ctx: Context) -> Findings:
         """Mutate, and make the scorer or score the training set."""
         from raysweep import training
 
         clean = inputs.clean_set
-        _, calibration = scored.halves(self.name, clean, ctx)
+        _, calibration = scored.halves(self.name, clean, ctx, least=self.least_clean())
         mutants = Mutants(
             inputs.victim, inputs.model.HEAD, self.mutants, self.variance,
             ctx.torch_generator("noise"),

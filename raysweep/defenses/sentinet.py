@@ -56,10 +56,14 @@ class SentiNet(scored.Scored):
         del epochs, num_classes
         return 2 * self.overlays * samples / 3
 
+    def least_clean(self) -> int:
+        """Return 16: half of the images are to fit, half to calibrate."""
+        return 16
+
     def run(self, inputs: DefenseInputs, ctx: Context) -> Findings:
         """Fit the boundary on one half of the clean set and make the scorer."""
         clean = inputs.clean_set
-        fitted, calibration = scored.halves(self.name, clean, ctx, least=16)
+        fitted, calibration = scored.halves(self.name, clean, ctx, least=self.least_clean())
         # Pasted on, and fitted with: two parts, so that no image is pasted on itself.
         under, points = fitted[::2], fitted[1::2]
         layer = map_layers(inputs, ctx)[-1]

@@ -52,9 +52,13 @@ class Strip(scored.Scored):
         del epochs, num_classes
         return self.overlays * samples / 3
 
+    def least_clean(self) -> int:
+        """Return 4: half of the images are to fit, half to calibrate."""
+        return 4
+
     def run(self, inputs: DefenseInputs, ctx: Context) -> Findings:
         """Make the scorer; apply it to the training set if that is asked for."""
-        pool, calibration = scored.halves("STRIP", inputs.clean_set, ctx)
+        pool, calibration = scored.halves("STRIP", inputs.clean_set, ctx, least=self.least_clean())
         score = self._scorer(inputs, pool, ctx)
         return self.found(inputs, calibration, score, ctx)
 

@@ -56,15 +56,17 @@ class Planner:
     def facts(self, dataset: Dataset) -> Facts:
         """Return labels and identity of a dataset's training set."""
         if dataset not in self._facts:
-            labels = dataset.checked_labels()
-            rows, _, _ = dataset.kept(labels)
-            source = dataset.source_digest(labels)
-            dataset.check_if_small(labels, source)
-            self._facts[dataset] = Facts(
-                digest=source,
-                labels=dataset.training_labels(labels, rows),
-                classes=labels.classes,
-            )
+            with PlanError.on(dataset):
+                labels = dataset.checked_labels()
+                rows, clean, _ = dataset.kept(labels)
+                source = dataset.source_digest(labels)
+                dataset.check_if_small(labels, source)
+                self._facts[dataset] = Facts(
+                    digest=source,
+                    labels=dataset.training_labels(labels, rows),
+                    classes=labels.classes,
+                    clean=len(clean),
+                )
         return self._facts[dataset]
 
     def resolved(self, recipe: Recipe) -> Recipe:
@@ -119,12 +121,13 @@ class Planner:
     def _setting(self, trial: Trial) -> Setting:
         attack, facts = trial.attack, self.facts(trial.dataset)
         _check_domains(trial)
-        try:
-            counts = attack.counts(facts.labels, facts.num_classes)
-        except PlanError as error:
-            raise PlanError(f"dataset {trial.dataset.label}: {error}") from None
-        if counts.poison and attack.label_map == "all_to_one":
-            _check_target(trial, facts)
+        with PlanError.on(attack, trial.dataset):
+            try:
+                counts = attack.counts(facts.labels, facts.num_classes)
+            except PlanError as error:
+                raise PlanError(f"dataset {trial.dataset.label}: {error}") from None
+            if counts.poison and attack.label_map == "all_to_one":
+                _check_target(trial, facts)
         data, recipe = self.data(trial.dataset), self.resolved(trial.recipe)
         if attack.TRAINS:
             victim = self.add(
@@ -204,7 +207,9 @@ class Planner:
             return route
         setting, reference = self.setting(trial), None
         if "removed_count" in trial.defense.needs():
-            other = self.decision(self._reference(trial), outcomes)
+            with PlanError.on(trial.defense):
+                reference_trial = self._reference(trial)
+            other = self.decision(reference_trial, outcomes)
             reference = other.decide or other.defend
             route = replace(route, reference=reference, waiting=other.waiting)
             if route.waiting is not None:
@@ -244,7 +249,8 @@ class Planner:
         """Return the run of a trial's defense and what it reads, from what the defense declares."""
         defense = trial.defense
         needs, gives = defense.needs(), defense.gives()
-        _check_combination(trial)
+        with PlanError.on(defense, trial.attack):
+            _check_combination(trial)
         inputs = {"data": setting.data}
         if setting.poison and gives != {"input_scores"}:
             inputs["poison"] = setting.poison
@@ -308,11 +314,12 @@ def _check_domains(trial: Trial) -> None:
     """Refuse an attack or a model that does not work on what the dataset holds."""
     for other, kind in ((trial.attack, "attack"), (trial.model, "model")):
         if trial.dataset.DOMAIN not in other.DOMAINS:
-            raise PlanError(
-                f"{kind} {other.name} works on {' or '.join(other.DOMAINS)}, but dataset "
-                f"{trial.dataset.name} holds {trial.dataset.DOMAIN}; exclude this combination: "
-                f"{{{kind}: {other.name}, dataset: {trial.dataset.name}}}"
-            )
+            with PlanError.on(other, trial.dataset):
+                raise PlanError(
+                    f"{kind} {other.name} works on {' or '.join(other.DOMAINS)}, but dataset "
+                    f"{trial.dataset.name} holds {trial.dataset.DOMAIN}; exclude this "
+                    f"combination: {{{kind}: {other.name}, dataset: {trial.dataset.name}}}"
+                )
 
 
 def _check_combination(trial: Trial) -> None:

@@ -15,11 +15,19 @@ Outcomes = Mapping[str, Outcome]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """The facts of a dataset that a plan needs, known without decoding it."""
+    """The facts of a dataset that a plan needs, known without decoding it.
+
+    Attributes:
+        digest: of the files.
+        labels: (N,) of the training set.
+        classes: their names, in the order of labels.
+        clean: how many reserved clean samples there are.
+    """
 
     digest: str
     labels: IntArray
     classes: tuple[str, ...]
+    clean: int
 
     @property
     def num_classes(self) -> int:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 
 from raysweep.identity import Json, kind_of
 from raysweep.plan.costs import Costs, shape_of
+from raysweep.plan.fits import check_fits
 from raysweep.plan.planner import Planner
 from raysweep.plan.route import Facts, Route
 from raysweep.run.force import forcing
@@ -108,6 +109,7 @@ def preview(sweep: Sweep, store: Store, force: Sequence[str] = ()) -> Preview:
     """
     planner = Planner(sweep)
     check_layers(sweep)
+    check_fits(planner)
     costs = Costs(planner, store)
     limits, longest = Limits(sweep, costs, store), list[Limit | None]()
     events = ledger.read(SweepFolder(store, sweep.name))
@@ -155,7 +157,7 @@ def _forecasts(planner: Planner, on_limits: str) -> tuple[str, ...]:
 
     That on the limits of stages, if there is one, comes last.
     """
-    said = set()
+    said = {_devices(planner.sweep)}
     tried: set[object] = set()
     for trial in planner.trials:
         dataset, attack, defense, model = trial.dataset, trial.attack, trial.defense, trial.model
@@ -187,6 +189,22 @@ def _target(trial: Trial, facts: Facts) -> str:
     if name == str(attack.target):
         return ""
     return f"{dataset.label}: target {attack.target} is {dataset.CLASS} {name!r}"
+
+
+def _devices(sweep: Sweep) -> str:
+    """Return a sentence if stages ask for more GPUs than this machine has."""
+    wanted = sweep.resources.gpu.gpu
+    if not wanted:
+        return ""
+    import torch
+
+    here = torch.cuda.device_count()
+    if wanted <= here:
+        return ""
+    return (
+        f"resources.gpu.gpu: a stage asks for {wanted:g} GPU, and this machine has {here}: launch "
+        f"it with --address on a cluster that has them, or with --set resources.gpu.gpu=0"
+    )
 
 
 def _reason(

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import difflib
+import re
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 SHOWN = 80  # characters of a value
+_RANGE = frozenset(("min", "max", "value", "values", "distribution", "q", "step"))
+_BOOLEANS = {
+    word: value
+    for value, words in (("true", "true yes on y"), ("false", "false no off n"))
+    for word in words.split()
+}
 
 
 def line_in(file: Path, error: BaseException) -> int:
@@ -56,9 +63,65 @@ def rule(fault: Any) -> str:
         return "must be 1 to 64 letters, digits, '_', '-' or '.', beginning with a letter or digit"
     if kind == "value_error":
         return str(context.get("error", fault["msg"]))
-    if kind in ("float_parsing", "float_type") and str(fault["input"]).strip().endswith("%"):
-        return "must be a number, a fraction in place of a percentage (5 % is 0.05)"
-    return str(fault["msg"]).replace("Input should", "must")
+    if kind == "too_short":
+        return "must hold at least one value"
+    if kind in ("tuple_type", "list_type"):
+        return f"must be a list, such as [{short(fault['input'])}]"
+    told = str(fault["msg"]).replace("Input should", "must")
+    hint = _slip(kind, fault["input"], str(fault["loc"][-1]) if fault["loc"] else "")
+    return f"{told}: {hint}" if hint else told
+
+
+def _slip(kind: str, value: Any, field: str) -> str:
+    """Return what is written in place of a value of a wrong type, or nothing."""
+    if isinstance(value, Mapping) and value and set(value) <= _RANGE:
+        return (
+            f"a list is an axis, {field}: [1, 2], and a range that is searched stands under "
+            f"tune.parameters"
+        )
+    if value is None and kind.endswith("_type"):
+        return "give a value after the colon, or leave the field out"
+    if not isinstance(value, str):
+        return ""
+    word = value.strip()
+    number = re.fullmatch(r"([-+]?[\d.]+(?:e[-+]?\d+)?)(\s*%)?", word.replace(",", "."), re.I)
+    try:
+        given = float(number[1]) if number else None
+    except ValueError:
+        given = None
+    if kind in ("float_type", "int_type", "float_parsing", "int_parsing") and given is not None:
+        if number and number[2]:
+            return f"a fraction in place of a percentage, {given / 100:g}"
+        return f"a decimal point, {given:g}" if "," in word else f"{word} without quotes"
+    if kind == "bool_type" and word.lower() in _BOOLEANS:
+        true = _BOOLEANS[word.lower()]
+        return f"{true}, without quotes" if word.lower() == true else f"YAML 1.2 writes {true}"
+    return ""
+
+
+def whole(value: Any) -> Any:
+    """Return a number such as 1e3 or 10.0 as an integer; anything else as it is."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def with_whole(values: Any, faults: Sequence[Any]) -> Any:
+    """Return values in which whole numbers, such as 1e3, are integers where integers are asked."""
+    counted = values
+    for fault in faults:
+        if fault["type"].startswith("int_") and whole(fault["input"]) is not fault["input"]:
+            counted = _with_whole(counted, fault["loc"])
+    return counted
+
+
+def _with_whole(values: Any, place: Sequence[int | str]) -> Any:
+    """Return a copy with the number at a place, of which a union's members may be the last."""
+    if isinstance(values, dict) and place and place[0] in values:
+        return {**values, place[0]: _with_whole(values[place[0]], place[1:])}
+    if isinstance(values, list) and place and isinstance(place[0], int):
+        return [
+            _with_whole(one, place[1:]) if n == place[0] else one for n, one in enumerate(values)
+        ]
+    return whole(values)
 
 
 def near(word: Any, known: Iterable[str]) -> str:

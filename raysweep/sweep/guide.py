@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from raysweep import methods
@@ -20,6 +19,7 @@ from raysweep.identity import Json
 from raysweep.methods.recipe import RECIPES, Recipe
 from raysweep.models import Model
 from raysweep.sweep import catalog
+from raysweep.sweep.scalars import dump
 
 BASES = (Attack, Defense, Dataset, Model)
 TYPES = {"integer": "whole number", "number": "number", "string": "text", "boolean": "true, false"}
@@ -248,10 +248,7 @@ def _claims(defense: Defense) -> list[str]:
 
 def flow(value: Any) -> str:
     """Return a value as YAML on one line."""
-    text: str = yaml.safe_dump(
-        value, default_flow_style=True, sort_keys=False, allow_unicode=True, width=10_000
-    )
-    return text.removesuffix("\n").removesuffix("\n...")
+    return dump(value, flow=True).removesuffix("\n").removesuffix("\n...")
 
 
 def _example(role: methods.Role, name: str, kind: type[methods.Method]) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 from raysweep.errors import SpecError
 from raysweep.sweep.faults import short
+from raysweep.sweep.scalars import dump
 from raysweep.sweep.spec import PLURAL
 from raysweep.sweep.yaml import Path_, SweepText, parse_value
 
@@ -134,8 +135,5 @@ def _shown(entry: Any) -> str:
 
 def as_yaml(text: SweepText, overrides: Sequence[str]) -> str:
     """Return YAML that loads to the same sweep as a text with its overrides."""
-    import yaml
-
-    body: str = yaml.safe_dump(text.values, sort_keys=False, allow_unicode=True, width=96)
     given = " ".join(map(option, overrides)).replace("\n", " ")
-    return f"# {text.file}, with {given}\n{body}"
+    return f"# {text.file}, with {given}\n{dump(text.values)}"

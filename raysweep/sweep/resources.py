@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from collections.abc import Mapping
@@ -20,15 +19,28 @@ from raysweep.methods.value import Value
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _MEMORY = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(?:iB|B)?\s*")
+MOST_DEVICES = 100_000
+MOST_SECONDS = 10 * 365 * 86_400.0
 _SPANS = {"": 1, "s": 1, "m": 60, "h": 3600}
 _TIME = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([smh]?)\s*")
+
+
+def _bytes_in(memory: int | str) -> float:
+    """Return the bytes that a number, or a text such as 4GiB, stands for."""
+    if not isinstance(memory, str):
+        return memory
+    match = _MEMORY.fullmatch(memory)
+    assert match is not None, "it is checked when it is read"
+    return float(match[1]) * _UNITS[match[2]]
 
 
 class ResourceClass(Value):
     """The resources that one stage of a class asks of the cluster."""
 
-    cpu: float = Field(1.0, gt=0, description="CPUs")
-    gpu: float = Field(0.0, ge=0, description="GPUs; below 1 several stages share one")
+    cpu: float = Field(1.0, gt=0, le=MOST_DEVICES, description="CPUs")
+    gpu: float = Field(
+        0.0, ge=0, le=MOST_DEVICES, description="GPUs; below 1 several stages share one"
+    )
     memory: int | str | None = Field(None, description="bytes, or text such as 4GiB")
 
     @field_validator("gpu")
@@ -43,16 +55,14 @@ class ResourceClass(Value):
     def _readable(cls, value: int | str | None) -> int | str | None:
         if isinstance(value, str) and not _MEMORY.fullmatch(value):
             raise ValueError("must be bytes or text such as 512MiB or 4GiB")
+        if not 0 <= _bytes_in(value or 0) < 2**63:
+            raise ValueError(f"must be from 0 to {2**63 - 1} bytes")
         return value
 
     @property
     def memory_bytes(self) -> int:
         """The memory in bytes; 0 if none is asked for."""
-        if isinstance(self.memory, str):
-            match = _MEMORY.fullmatch(self.memory)
-            assert match is not None
-            return int(float(match[1]) * _UNITS[match[2]])
-        return self.memory or 0
+        return int(_bytes_in(self.memory or 0))
 
 
 class Resources(Value):
@@ -68,10 +78,10 @@ class Resources(Value):
     @classmethod
     def _are_times(cls, values: Mapping[str, float | str]) -> Mapping[str, float | str]:
         for name, value in values.items():
-            if not 0 < seconds_in(value) < math.inf:
+            if not 0 < seconds_in(value) <= MOST_SECONDS:
                 raise ValueError(
-                    f"{name}: must be seconds above 0, or text such as 90s, 30m or 2h, "
-                    f"got {value!r}"
+                    f"{name}: must be seconds above 0, or text such as 90s, 30m or 2h, and at "
+                    f"most ten years, got {value!r}"
                 )
         return values
 

@@ -8,7 +8,7 @@ from pydantic import BaseModel, TypeAdapter
 
 from raysweep import methods
 from raysweep.methods.recipe import RECIPES, Recipe
-from raysweep.sweep.loading import takes_list
+from raysweep.sweep.reading import takes_list
 from raysweep.sweep.resources import Resources
 from raysweep.sweep.spec import AXES, MOST_SEEDS, PLURAL, Seed, Sweep, Track
 from raysweep.sweep.tuning import Tune

@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from raysweep.attacks import Attack
 from raysweep.datasets import Dataset
@@ -19,7 +19,9 @@ from raysweep.methods import Method, load, paths_of
 from raysweep.methods.recipe import Recipe, resolved
 from raysweep.methods.value import Value
 from raysweep.models import Model
+from raysweep.sweep.ranges import check_ranges
 from raysweep.sweep.resources import Resources
+from raysweep.sweep.scalars import dump
 from raysweep.sweep.tuning import Tune
 
 AXES = ("dataset", "model", "attack", "defense", "recipe")
@@ -27,15 +29,41 @@ PLURAL = {axis: f"{axis}s" for axis in AXES}
 MOST_SEEDS = 100_000
 Seed = Annotated[int, Field(ge=0, lt=2**63)]  # records hold no larger number
 Scalar = str | int | float | bool | None
+REFUSED = "/\\#?%:"  # characters that W&B refuses in the name of a project
+MOST_IN_NAME = 128  # characters of a name in W&B
+
+
+def _for_wandb(name: str) -> str:
+    """Return a name that W&B takes.
+
+    Raises:
+        ValueError: if it is empty, too long, or has a character that W&B refuses.
+    """
+    found = sorted({sign for sign in name if sign in REFUSED or not sign.isprintable()})
+    if found:
+        shown = " ".join(REFUSED)
+        raise ValueError(
+            f"must have no {shown} and no control characters, which W&B refuses, "
+            f"found {' '.join(map(ascii, found))}, got {name!r}"
+        )
+    if name != name.strip() or not 1 <= len(name) <= MOST_IN_NAME:
+        raise ValueError(
+            f"must be 1 to {MOST_IN_NAME} characters, the first and the last no space, as W&B "
+            f"takes them, got {len(name)} in {name[:40]!r}"
+        )
+    return name
+
+
+WandbName = Annotated[str, AfterValidator(_for_wandb)]
 
 
 class Track(Value):
     """The settings of Weights & Biases, to which results are published beside the report."""
 
     wandb: Literal["online", "offline", "disabled"] = Field("offline", description="W&B mode")
-    project: str = Field("raysweep", min_length=1, description="W&B project")
-    entity: str | None = Field(None, description="W&B user or team")
-    group: str | None = Field(None, description="W&B group; none: the sweep's name")
+    project: WandbName = Field("raysweep", description="W&B project")
+    entity: WandbName | None = Field(None, description="W&B user or team")
+    group: WandbName | None = Field(None, description="W&B group; none: the sweep's name")
     details: Literal["none", "some", "all"] = Field(
         "some",
         description="which trials have curves, pictures and artifacts beside their numbers; "
@@ -99,6 +127,14 @@ class Sweep(Value):
             if isinstance(values.get(name), Mapping):
                 values[name] = kind.model_validate(values[name])
         return values
+
+    @model_validator(mode="after")
+    def _searches_what_is_there(self) -> Sweep:
+        try:
+            check_ranges(self.tune or Tune(), self.defenses)
+        except SpecError as error:
+            raise ValueError(str(error)) from None
+        return self
 
     @model_validator(mode="after")
     def _no_duplicates(self) -> Sweep:
@@ -194,10 +230,11 @@ def check_layers(sweep: Sweep) -> None:
         layer = getattr(defense, "layer", None)
         for model in sweep.models:
             if layer is not None and layer not in model.LAYERS:
-                raise PlanError(
-                    f"defense {defense.name}: layer must be one of model {model.name}'s named "
-                    f"layers {', '.join(model.LAYERS)}, got {layer!r}"
-                )
+                with PlanError.on(defense, model):
+                    raise PlanError(
+                        f"defense {defense.name}: layer must be one of model {model.name}'s named "
+                        f"layers {', '.join(model.LAYERS)}, got {layer!r}"
+                    )
 
 
 def foreign_modules(sweep: Sweep) -> set[str]:
@@ -209,8 +246,4 @@ def foreign_modules(sweep: Sweep) -> set[str]:
 
 def to_yaml(sweep: Sweep) -> str:
     """Return a sweep file that loads to the same value."""
-    import yaml
-
-    values = {k: v for k, v in to_plain(sweep).items() if v not in (None, [], "")}
-    text: str = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=96)
-    return text
+    return dump({k: v for k, v in to_plain(sweep).items() if v not in (None, [], "")})

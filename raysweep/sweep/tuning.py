@@ -50,6 +50,7 @@ COSTS: tuple[CostName, ...] = ("seconds", "gpu_seconds")
 METRICS: tuple[MetricName, ...] = (*REPLAYED, *EVALUATED, *COSTS)
 SMALLER_IS_BETTER: frozenset[MetricName] = frozenset({"fpr", "asr", *COSTS})
 
+MOST = 2**53  # up to which whole numbers are numbers of Optuna and of JSON, too
 _ONE: dict[str, Any] = {
     "anyOf": [
         {"enum": list(METRICS)},
@@ -106,7 +107,7 @@ class Constraint:
         names = "|".join(METRICS)
         match = re.fullmatch(rf"\s*({names})\s*(<=|>=)\s*([0-9.eE+-]+)\s*", text)
         try:
-            assert match is not None
+            assert match is not None and math.isfinite(float(match[3]))
             return cls(metric=match[1], sign=match[2], bound=float(match[3]))  # type: ignore[arg-type]
         except (AssertionError, ValueError):
             raise ValueError(
@@ -121,16 +122,22 @@ class Constraint:
         return value - self.bound if self.sign == "<=" else self.bound - value
 
 
-def _number(given: Any) -> Any:
-    if isinstance(given, bool) or not isinstance(given, int | float) or not math.isfinite(given):
-        raise ValueError("must be a number")
+def _bounded(given: Any) -> Any:
+    if isinstance(given, int | float) and not -MOST <= given <= MOST:  # NaN, too
+        raise ValueError(f"must be a number from -{MOST} to {MOST}")
     return given
+
+
+def _number(given: Any) -> Any:
+    if isinstance(given, bool) or not isinstance(given, int | float):
+        raise ValueError("must be a number")
+    return _bounded(given)
 
 
 def _scalar(given: Any) -> Any:
     if not isinstance(given, Scalar):
         raise ValueError("must be a number, text, true, false or null")
-    return given
+    return _bounded(given)
 
 
 Bound = Annotated[int | float, BeforeValidator(_number)]

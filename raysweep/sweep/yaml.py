@@ -10,10 +10,15 @@ from typing import Any
 import yaml
 
 from raysweep.errors import SpecError
+from raysweep.sweep.faults import short
+from raysweep.sweep.scalars import MERGE, TAG, Loader, Unreadable, value_of
+from raysweep.sweep.syntax import slip
 
 MOST_BYTES = 1 << 20
 MOST_NODES = 100_000
-BOOLEAN = "tag:yaml.org,2002:bool"
+MOST_LEVELS = 40
+MERGED = "<<"
+POINT = "a decimal number has a point, not a comma"
 Path_ = tuple[str | int, ...]
 STANDARD_INPUT = Path("-")
 
@@ -99,10 +104,14 @@ def parse(name: str, text: str) -> SweepText:
     """
     node = _composed(name, text)
     if not isinstance(node, yaml.MappingNode):
-        kind = "empty" if node is None else f"a {type(node).__name__}"
+        kind = (
+            "nothing"
+            if node is None
+            else ("a list" if isinstance(node, yaml.SequenceNode) else f"{short(node.value)}")
+        )
         raise SpecError(
             f"{name}:1: a sweep file is a mapping with name, dataset, model, attacks, defenses "
-            f"and seeds, got {kind}"
+            f"and seeds, each with a colon and a space after it, got {kind}"
         )
     reader = _Reader(name)
     values = reader.value(node, ())
@@ -115,57 +124,70 @@ def parse_value(name: str, text: str) -> Any:
     Raises:
         SpecError: if it is not YAML.
     """
-    node = _composed(name, text)
-    return None if node is None else _Reader(name).value(node, ())
+    node = _composed(name, text, alone=True)
+    return None if node is None else _Reader(name, alone=True).value(node, ())
 
 
-def _composed(name: str, text: str) -> yaml.Node | None:
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+def _dotted(path: Path_) -> str:
+    """Return a path as messages begin with it; a key that is being read has none."""
+    return "" if "?" in path or not path else f"{'.'.join(map(str, path))}: "
+
+
+def _composed(name: str, text: str, *, alone: bool = False) -> yaml.Node | None:
     try:
-        node: yaml.Node | None = yaml.compose(text, Loader=loader)
+        node: yaml.Node | None = yaml.compose(text, Loader=Loader)
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        line = mark.line + 1 if mark else 1
-        raise SpecError(f"{name}:{line}: is not valid YAML: {error.problem}") from None
+        line, message = slip(error, text)
+        raise SpecError(f"{_at(name, line, alone)}: is not valid YAML: {message}") from None
     except yaml.YAMLError as error:
+        place = getattr(error, "position", None)
+        line = text[:place].count("\n") + 1 if isinstance(place, int) else 1
         shown = str(error).splitlines()[0][:120]
-        raise SpecError(f"{name}:1: is not valid YAML: {shown}") from None
+        raise SpecError(f"{_at(name, line, alone)}: is not valid YAML: {shown}") from None
     except RecursionError:
-        raise SpecError(f"{name}:1: is nested too deeply; a sweep file has a few levels") from None
+        raise SpecError(
+            f"{_at(name, 1, alone)}: is nested too deeply; a sweep file has a few levels"
+        ) from None
     return node
+
+
+def _at(name: str, line: int, alone: bool) -> str:
+    """Return the place of a message: a value that stands alone has no line."""
+    return name if alone else f"{name}:{line}"
 
 
 class _Reader:
     """Turns YAML nodes into values, counting them, since an alias can repeat a huge one."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, alone: bool = False) -> None:
         self.name = name
+        self.alone = alone
         self.lines: dict[Path_, int] = {}
         self.count = 0
         self.open: set[int] = set()
-        self.scalars = yaml.SafeLoader("")
+
+    def error(self, node: yaml.Node, message: str) -> SpecError:
+        return SpecError(f"{_at(self.name, node.start_mark.line + 1, self.alone)}: {message}")
 
     def value(self, node: yaml.Node, path: Path_) -> Any:
-        line = node.start_mark.line + 1
-        self.lines.setdefault(path, line)
+        self.lines.setdefault(path, node.start_mark.line + 1)
         self.count += 1
-        if self.count > MOST_NODES or id(node) in self.open or len(path) > 40:
-            raise SpecError(
-                f"{self.name}:{line}: holds more than {MOST_NODES:,} values when its aliases are "
-                f"written out, or one that contains itself; write the sweep without aliases"
+        if self.count > MOST_NODES or id(node) in self.open or len(path) > MOST_LEVELS:
+            raise self.error(
+                node,
+                f"holds more than {MOST_NODES:,} values when its aliases are written out, more "
+                f"than {MOST_LEVELS} levels, or a value that contains itself; write the sweep "
+                f"without aliases",
             )
-        if not node.tag.startswith("tag:yaml.org,2002:") or "python" in node.tag:
-            raise SpecError(f"{self.name}:{line}: tag {node.tag!r} is not allowed; remove it")
         if isinstance(node, yaml.ScalarNode):
-            # As in YAML 1.2: on, off, yes and no are words, and `on` is a parameter of detectors.
-            if node.tag == BOOLEAN and node.value.lower() not in ("true", "false"):
-                return node.value
             try:
-                return self.scalars.construct_object(node)
-            except (yaml.YAMLError, ValueError, TypeError):
-                raise SpecError(
-                    f"{self.name}:{line}: {node.value[:60]!r} cannot be read as {node.tag}"
-                ) from None
+                return value_of(node.tag, node.value)
+            except Unreadable as error:
+                hint = f"; {POINT}" if "?" in path else ""
+                where = "" if self.alone else _dotted(path)
+                raise self.error(node, f"{where}{error}{hint}") from None
+        if node.tag not in (f"{TAG}map", f"{TAG}seq"):
+            raise self.error(node, f"tag {node.tag!r} is not allowed; remove it")
         self.open.add(id(node))
         content: Any
         if isinstance(node, yaml.SequenceNode):
@@ -177,18 +199,54 @@ class _Reader:
 
     def _mapping(self, node: yaml.Node, path: Path_) -> dict[str, Any]:
         values: dict[str, Any] = {}
+        written: dict[str, int] = {}
         for key_node, value_node in node.value:
             line = key_node.start_mark.line + 1
-            key = self.value(key_node, (*path, "?"))
-            if not isinstance(key, str):
-                hint = "; write none for no attack or no defense" if key is None else ""
-                raise SpecError(f"{self.name}:{line}: keys are words, got {key!r}{hint}")
-            if key in values:
-                first = self.lines[(*path, key)]
-                raise SpecError(
-                    f"{self.name}:{line}: duplicate key {key!r}, first on line {first}; keep one"
+            key = MERGED if key_node.tag == MERGE else self._key(key_node, path)
+            if key in written:
+                raise self.error(
+                    key_node, f"duplicate key {key!r}, first on line {written[key]}; keep one"
                 )
+            written[key] = line
+            if key == MERGED and key_node.tag == MERGE:
+                continue
             self.lines[(*path, key)] = line
             values[key] = self.value(value_node, (*path, key))
-        self.lines.pop((*path, "?"), None)
+        merged = [(k, v) for k, v in node.value if k.tag == MERGE]
+        return self._merged(merged[0][1], path, values) if merged else values
+
+    def _key(self, node: yaml.Node, path: Path_) -> str:
+        key = self.value(node, (*path, "?"))
+        del self.lines[(*path, "?")]
+        if not isinstance(key, str):
+            hint = "; write none for no attack or no defense" if key is None else (
+                f"; {POINT}"
+            )  # fmt: skip
+            raise self.error(node, f"keys are words, got {key!r}{hint}")
+        if key != key.strip():
+            raise self.error(
+                node, f"key {key!r} begins or ends with a space that YAML does not skip; remove it"
+            )
+        return key
+
+    def _merged(self, node: yaml.Node, path: Path_, values: dict[str, Any]) -> dict[str, Any]:
+        """Return fields after those that a merge key brings, `<<: *one` or `<<: [*one, *two]`.
+
+        A field that is written out counts, else the first mapping that has it.
+        """
+        listed = node.value if isinstance(node, yaml.SequenceNode) else [node]
+        for one in listed:
+            if not isinstance(one, yaml.MappingNode):
+                raise self.error(
+                    node,
+                    "'<<' takes the fields of a mapping: <<: *name, with &name at the mapping",
+                )
+            lines = self.lines
+            self.lines = {}
+            found = self.value(one, path)
+            own, self.lines = self.lines, lines
+            for place, line in own.items():
+                if place != path and place[len(path)] not in values:
+                    self.lines.setdefault(place, line)
+            values = found | values
         return values

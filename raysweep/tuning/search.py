@@ -19,10 +19,11 @@ from raysweep.identity import canonical
 from raysweep.plan.planner import Planner
 from raysweep.store import Store
 from raysweep.store.events import CandidateEnd
+from raysweep.sweep.ranges import with_parameters
 from raysweep.sweep.trials import Trial
 from raysweep.sweep.tuning import Metrics, Parameters, Tune
 from raysweep.tuning.ranking import Evaluated, best, front, joined
-from raysweep.tuning.space import Space, grid, own_values, points, with_parameters
+from raysweep.tuning.space import Space, grid, own_values, points
 from raysweep.tuning.stored import StoredFindings, false_alarms, measure, stored_findings
 from raysweep.tuning.study import Study, every_trial
 

@@ -11,11 +11,10 @@ from collections.abc import Mapping
 
 import numpy as np
 import optuna
-from pydantic import ValidationError
 
 from raysweep.defenses import Defense
-from raysweep.errors import SpecError
 from raysweep.methods import decision_fields, search_ranges
+from raysweep.sweep.ranges import range_of
 from raysweep.sweep.tuning import Parameters, ParameterValue, Range, Tune
 
 POINTS = 400  # of an exact sweep over one number
@@ -74,11 +73,6 @@ def _product(space: Space, most: int) -> list[Parameters]:
     return [dict(zip(space, chosen, strict=True)) for chosen in itertools.product(*axes)]
 
 
-def with_parameters(defense: Defense, parameters: Parameters) -> Defense:
-    """Return the defense with other parameters, validated."""
-    return type(defense).model_validate({**defense.model_dump(), **parameters})
-
-
 def spaces_of(defense: Defense, tune: Tune) -> tuple[Space, Space]:
     """Return the (outer, inner) space of a defense: the sweep file's, else its own suggestion.
 
@@ -94,34 +88,13 @@ def spaces_of(defense: Defense, tune: Tune) -> tuple[Space, Space]:
     given = tune.parameters.get(defense.name)
     if given is None:
         given = {name: values for name, values in own.items() if name in decisions}
-    space = {
-        name: _checked(defense, name, own.get(name) if values.suggested else values)
-        for name, values in given.items()
-    }
+    space = {name: range_of(defense, name, values) for name, values in given.items()}
     scores = bool(defense.gives() & {"train_scores", "input_scores"})
     replayed = decisions if scores and not tune.needs_models else frozenset()
     return (
         {name: values for name, values in space.items() if name not in replayed},
         {name: values for name, values in space.items() if name in replayed},
     )
-
-
-def _checked(defense: Defense, name: str, values: Range | None) -> Range:
-    where = f"tune.parameters.{defense.name}"
-    if name not in type(defense).model_fields:
-        known = ", ".join(sorted(type(defense).model_fields)) or "none"
-        raise SpecError(f"{where}: {name!r} is no parameter of it; one of: {known}")
-    if values is None:
-        raise SpecError(
-            f"{where}.{name}: the method suggests no range; give min and max, or values"
-        )
-    for bound in values.values or values.span:
-        try:
-            with_parameters(defense, {name: bound})
-        except ValidationError as error:
-            rule = error.errors()[0]["msg"]
-            raise SpecError(f"{where}.{name}: {bound} is not allowed: {rule}") from None
-    return values
 
 
 def own_values(defense: Defense, space: Space) -> Parameters:

@@ -23,11 +23,12 @@ from raysweep.results.tuned import (
     TunedMetric,
     TunedRow,
 )
+from raysweep.sweep.ranges import with_parameters
 from raysweep.sweep.spec import Sweep
 from raysweep.sweep.tuning import COSTS, CostName, MetricName, Metrics, Parameters, Tune
 from raysweep.tuning.ranking import Evaluated, best, joined
 from raysweep.tuning.search import Measurements, Search
-from raysweep.tuning.space import points, with_parameters
+from raysweep.tuning.space import points
 from raysweep.tuning.stored import StoredFindings
 
 SUFFIX = "-tuned"
