@@ -44,7 +44,7 @@ defenses:
   - none
   - perfect_filter
   - {strip: {overlays: 4}}
-  - {neural_cleanse: {steps: 3}}
+  - {neural_cleanse: {steps: 10}}
   - {abl: {isolation_epochs: 3, tuning_epochs: 1, unlearning_steps: 4}}
 seeds: 2
 track: {wandb: disabled}

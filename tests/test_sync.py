@@ -164,8 +164,9 @@ def test_a_publisher_that_was_killed_is_started_again_at_the_end(
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["disabled", "offline"])
 def test_a_launch_says_where_the_runs_are(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], mode: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], mode: str
 ) -> None:
+    monkeypatch.setattr(publishing, "END_SECONDS", 60.0)
     file, store = tmp_path / "s.yaml", tmp_path / "store"
     file.write_text(SWEEP.replace("MODE", mode))
     app(["launch", str(file), "--inline", "--storage", str(store)], standalone_mode=False)
@@ -280,7 +281,7 @@ def test_a_signal_ends_the_publishing_and_the_rest_is_named(server: State, tmp_p
         time.sleep(0.05)
     time.sleep(0.5)
     process.send_signal(signal.SIGINT)
-    out, _ = process.communicate(timeout=60)
+    out, _ = process.communicate(timeout=300)
     assert "when a signal came; publish the rest with: raysweep sync s --storage" in out
     assert process.returncode == 130
 
@@ -350,6 +351,7 @@ def test_the_key_is_in_no_file_and_on_no_command_line(
     server: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     key, seen = uuid.uuid4().hex + uuid.uuid4().hex, set[bytes]()
+    monkeypatch.setattr(publishing, "END_SECONDS", 60.0)
     monkeypatch.setenv("WANDB_API_KEY", key)
     monkeypatch.chdir(tmp_path)
 

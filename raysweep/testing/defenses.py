@@ -51,7 +51,7 @@ class Worked:
     touched: list[str]
 
 
-def surroundings(case: toy.Toy) -> Arrays:
+def inputs_and_states(case: toy.Toy) -> Arrays:
     """Return copies of what no defense may change: its inputs, and the global random states."""
     numpy_state: Any = np.random.get_state()
     return {
@@ -69,7 +69,7 @@ def surroundings(case: toy.Toy) -> Arrays:
 def worked(kind: Kind) -> Worked:
     """Run a defense on the toy, its parts first; once a process."""
     defense, case = make(kind), toy.toy()
-    before = surroundings(case)
+    before = inputs_and_states(case)
     shards, moments, runs = list[Arrays](), list[int](), toy.blind(defense)
     for part in defense.parts(toy.CLASSES):
         clock = kill.Clock()
@@ -77,7 +77,7 @@ def worked(kind: Kind) -> Worked:
         moments.append(clock.count)
     clock = kill.Clock()
     findings = runs.run(toy.inputs(defense, case, shards=shards), clock.context())
-    after = surroundings(case)
+    after = inputs_and_states(case)
     touched = [name for name, array in before.items() if not np.array_equal(array, after[name])]
     return Worked(
         shards=shards, findings=findings, moments=[*moments, clock.count], touched=touched
