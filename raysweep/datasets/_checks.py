@@ -78,7 +78,7 @@ def check_labels(dataset: Dataset, labels: Labels) -> None:
     classes = len(labels.classes)
     for split, values in (("train", labels.train), ("test", labels.test)):
         if not len(values):
-            raise PlanError(f"dataset {dataset.name}: the {split} split holds no image; add some")
+            raise PlanError(f"{_source(dataset)}: the {split} split holds no image; add some")
         wrong = np.flatnonzero((values < 0) | (values >= classes))
         if len(wrong):
             row = int(wrong[0])
@@ -89,7 +89,7 @@ def check_labels(dataset: Dataset, labels: Labels) -> None:
             )
     if classes < 2:
         raise PlanError(
-            f"dataset {dataset.name}: must have at least 2 classes, all images are of class "
+            f"{_source(dataset)}: must have at least 2 classes, all images are of class "
             f"{', '.join(labels.classes)!r}; add images of another class"
         )
     _check_trained(dataset, labels)
@@ -101,7 +101,7 @@ def _check_trained(dataset: Dataset, labels: Labels) -> None:
         return
     tested = np.flatnonzero(np.isin(labels.test, bare))
     first = int(labels.test[tested[0]]) if len(tested) else int(bare[0])
-    where = dataset.place("test", int(tested[0])) if len(tested) else f"dataset {dataset.name}"
+    where = dataset.place("test", int(tested[0])) if len(tested) else _source(dataset)
     name = labels.classes[first]
     said = f"class {first}" + ("" if name == str(first) else f" ({name!r})")
     raise PlanError(
@@ -124,12 +124,12 @@ def check_images(dataset: Dataset, labels: Labels, train: ImageSet, test: ImageS
         wanted = "torch.float32" if vectors else "torch.uint8"
         if str(images.dtype) != wanted or images.ndim != 4 or 0 in images.shape:
             raise PlanError(
-                f"dataset {dataset.name}: the {split} split must be {wanted} of shape "
+                f"{_source(dataset)}: the {split} split must be {wanted} of shape "
                 f"(N, C, H, W), got {images.dtype} of shape {tuple(images.shape)}"
             )
         if len(images) != len(given) or not np.array_equal(part.labels, given):
             raise PlanError(
-                f"dataset {dataset.name}: the {split} split holds {len(images)} images for "
+                f"{_source(dataset)}: the {split} split holds {len(images)} images for "
                 f"{len(given)} labels, or their labels are not those that were read first; the "
                 f"files have changed, or the format reads them in two ways"
             )
@@ -146,6 +146,11 @@ def check_images(dataset: Dataset, labels: Labels, train: ImageSet, test: ImageS
     if vectors:
         _check_finite(dataset, "train", train)
         _check_finite(dataset, "test", test)
+
+
+def _source(dataset: Dataset) -> str:
+    path = getattr(dataset, "path", None)
+    return f"dataset {dataset.name}" + (f" at {path}" if path else "")
 
 
 def _size(part: ImageSet) -> str:

@@ -135,23 +135,17 @@ class Ember(Dataset):
 
     def _table(self, file: Path, labeled: NDArray[np.bool_]) -> NDArray[np.float32]:
         """Read a table by parts: as columns, the whole would take several times its memory."""
-        from pyarrow import ArrowException
-        from pyarrow.parquet import ParquetFile
-
         values = np.empty((labeled.sum(), self.features), np.float32)
         columns = self._columns()
-        try:
-            with ParquetFile(file) as table:
-                seen = filled = 0
-                for part in table.iter_batches(batch_size=PART, columns=columns):
-                    rows = labeled[seen : seen + len(part)]
-                    # By name, since a table's own order is what `iter_batches` keeps.
-                    given = (part.column(name).to_numpy(zero_copy_only=False) for name in columns)
-                    kept = np.stack(list(given), 1)[rows]
-                    values[filled : filled + rows.sum()] = _as_float32(kept)
-                    seen, filled = seen + len(part), filled + rows.sum()
-        except (ArrowException, OSError, ValueError, TypeError) as error:
-            raise PlanError(f"{file}: cannot be read as a table of numbers ({error})") from None
+        seen = filled = 0
+        with reading(file):
+            for part in opened(file).iter_batches(batch_size=PART, columns=columns):
+                rows = labeled[seen : seen + len(part)]
+                # By name, since `iter_batches` keeps the table's own order.
+                given = (part.column(name).to_numpy(zero_copy_only=False) for name in columns)
+                kept = np.stack(list(given), 1)[rows]
+                values[filled : filled + rows.sum()] = _as_float32(kept)
+                seen, filled = seen + len(part), filled + rows.sum()
         return values
 
     def _columns(self) -> list[str]:
@@ -217,11 +211,12 @@ def _is_table(file: Path) -> bool:
 
 
 def _column(file: Path) -> NDArray[np.generic]:
-    from pyarrow import ArrowException
-    from pyarrow.parquet import read_table
-
-    try:
-        labels: NDArray[np.generic] = read_table(file, columns=[LABEL])[LABEL].to_numpy()
-    except (ArrowException, KeyError, OSError) as error:
-        raise PlanError(f"{file}: must have a column {LABEL} ({error})") from None
+    table = opened(file)
+    if table.schema_arrow.names.count(LABEL) != 1:
+        raise PlanError(
+            f"{file}: must have a column {LABEL}, once; its columns are "
+            f"{', '.join(table.schema_arrow.names[:9])}"
+        )
+    with reading(file):
+        labels: NDArray[np.generic] = table.read([LABEL])[LABEL].to_numpy()
     return labels

@@ -48,9 +48,11 @@ class Npz(Dataset):
     def _arrays(self) -> list[str]:
         """Return the names of the file's arrays."""
         (file,) = self.files()
-        if zipfile.is_zipfile(file):
+        try:
             with zipfile.ZipFile(file) as archive:
                 return [name.removesuffix(".npy") for name in archive.namelist()]
+        except Exception as error:  # noqa: BLE001  zipfile raises whatever bytes provoke
+            detail = str(error)
         with file.open("rb") as stream:
             head = stream.read(6)
         if head == b"\x93NUMPY":
@@ -58,7 +60,7 @@ class Npz(Dataset):
         elif not head:
             fault = "is empty; write or copy it again"
         elif head.startswith(b"PK"):
-            fault = "cannot be read, its end is missing: it was cut off; write or copy it again"
+            fault = f"cannot be read, it was cut off or damaged ({detail}); write or copy it again"
         else:
             fault = f"cannot be read, it is no .npz file; save {ARRAYS} with np.savez"
         raise PlanError(f"{file}: {fault}")
