@@ -17,6 +17,7 @@ from ray.util.placement_group import PlacementGroup, placement_group
 from raysweep.errors import PlanError
 from raysweep.run.cluster.address import found
 from raysweep.run.cluster.runtime_env import runtime_env
+from raysweep.run.cluster.temporary import short_folder
 from raysweep.sweep.spec import Sweep
 
 
@@ -35,7 +36,7 @@ def connect(address: str | None, modules: Iterable[str] = ()) -> str:
     """
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if address is None:
-        ray.init(address="local", include_dashboard=False, **quiet)
+        ray.init(address="local", include_dashboard=False, _temp_dir=short_folder(), **quiet)
         return str(ray.get_runtime_context().gcs_address)
     head = found(address)
     try:
