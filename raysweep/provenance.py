@@ -205,7 +205,7 @@ def _driver() -> str | None:
 def _first(file: str, pattern: re.Pattern[str]) -> str | None:
     """Return the first match of a pattern in a file of the system, or None."""
     try:
-        match = pattern.search(Path(file).read_text())
+        match = pattern.search(Path(file).read_text("utf-8", "replace"))
     except OSError:
         return None
     return match[1].strip() if match else None

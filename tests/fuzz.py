@@ -50,6 +50,11 @@ def run(strategy: SearchStrategy[Any], check: Check, examples: int, number: int 
     return count
 
 
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--examples", type=int, default=1000, help="over all targets")
@@ -62,16 +67,16 @@ def main(argv: list[str] | None = None) -> int:
     for name, (strategy, check) in chosen.items():
         try:
             count = run(strategy, check, share, asked.seed)
-        except BaseException as error:  # noqa: BLE001  whatever a check meets is a finding
+        except BaseException as error:
             if isinstance(error, KeyboardInterrupt):
                 raise
             findings, count = findings + 1, share
-            print(f"{name}: FINDING")
+            _say(f"{name}: FINDING")
             traceback.print_exception(error, limit=-6)
-            print("\n".join(getattr(error, "__notes__", [])))
+            _say("\n".join(getattr(error, "__notes__", [])))
         total += count
-        print(f"{name}: {count} examples, seed {asked.seed}", flush=True)
-    print(f"{total} examples over {len(chosen)} targets, {findings} findings, seed {asked.seed}")
+        _say(f"{name}: {count} examples, seed {asked.seed}")
+    _say(f"{total} examples over {len(chosen)} targets, {findings} findings, seed {asked.seed}")
     return int(findings > 0)
 
 

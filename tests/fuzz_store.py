@@ -1,4 +1,4 @@
-"""Stored files: manifests, objects, ledgers, records and tuned parameters, flipped, cut or joined."""
+"""Stored files, flipped, cut or joined: manifests, objects, ledgers, records, tuned parameters."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ def check_tuned(damage: Damage, folder: Path) -> None:
     assert Tuned.unpack(found.pack()).pack() == found.pack()
 
 
-_values: Any = [b"null", b"1e999", b"NaN", b"-1", b'"x"', b"[]", b"{}", b"[[", b"\xff", b"\x00", b","]
+_values: Any = [b"null", b"1e999", b"NaN", b"-1", b'"x"', b"[]", b"{}", b"[[", b"\xff", b"\x00"]
 _damage = st.lists(
     st.tuples(
         st.integers(0, 70_000), st.sampled_from([0, 1, 1, 3, 8, 100_000]),

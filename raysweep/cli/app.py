@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import sys
 import warnings
 from typing import Annotated, NoReturn
@@ -79,6 +81,9 @@ def _before(
 def main() -> None:
     """Run the command line; a known error or warning is one message, never a traceback."""
     warnings.formatwarning = _warning
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a sign that it lacks is no error
+            stream.reconfigure(errors="replace")
     try:
         app()
     except (SpecError, PlanError) as error:
@@ -86,9 +91,23 @@ def main() -> None:
     except RaysweepError as error:
         _fail(str(error), 1)
     except OSError as error:
-        _fail(f"{error}; what is stored is kept, so launch again", 1)
+        remedy = _remedy(error)
+        _fail(f"{error}{remedy and f'; {remedy}'}", 1)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _remedy(error: OSError) -> str:
+    """Return what helps against an error of the operating system; nothing where that is unknown."""
+    if isinstance(error, ConnectionError | TimeoutError):
+        return "what is stored is kept: give the command again once the connection works"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "free some space there, then give the command again: what is stored is kept"
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return "name a place that you may write to, or give yourself the permission"
+    if isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError):
+        return "correct the path, or make the folder"
+    return ""
 
 
 def _warning(

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from raysweep.cli.options import Storage, SweepFile, open_console
+from raysweep.cli.options import Storage, SweepFile, check_output, open_console
 from raysweep.errors import SpecError
 
 
@@ -28,6 +28,7 @@ def export(
     writers = {"backdoorbench": backdoorbench.write, "backdoor-toolbox": toolbox.write}
     if form not in writers:
         raise SpecError(f"--format must be one of {', '.join(writers)}, got {form!r}")
+    check_output("--to", to, folder=True)
     for given in poisoned_sets(load_sweep(file), Store(storage_uri(storage))):
         open_console().print(str(writers[form](given, to)))
 
@@ -48,6 +49,7 @@ def import_folder(
     if form not in readers:
         raise SpecError(f"--format must be one of {', '.join(readers)}, got {form!r}")
     check_absent(to)
+    check_output("--to", to, folder=True)
     foreign = read_foreign(readers[form], folder)
     save(foreign, to)
     console = open_console()

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from raysweep.cli.options import Storage, open_console, stored_sweeps
+from raysweep.cli.options import Storage, check_output, open_console, stored_sweeps
 from raysweep.cli.output import print_text
 from raysweep.errors import SpecError
 
@@ -41,6 +41,7 @@ def leaderboard(
 
     if form not in ("site", "backdoorbench"):
         raise SpecError(f"--format must be one of site, backdoorbench, got {form!r}")
+    check_output("--output", output or (SITE if form == "site" else None), folder=form == "site")
     board = gather(Store(storage_uri(storage)), names)
     for source in board.sources:
         for note in source.notes:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from raysweep.cli.options import Storage, SweepName, open_console
+from raysweep.cli.options import Storage, SweepName, check_output, open_console
 from raysweep.cli.output import AsJson, print_json, print_text
 from raysweep.errors import SpecError
 
@@ -70,6 +70,7 @@ def report(
             f"an HTML report is of one sweep, got {name}, {', '.join(others)}; add --wandb for a "
             f"W&B Report that compares them, or use raysweep compare"
         )
+    check_output("--output", output)
     folder = SweepFolder(Store(storage_uri(storage)), name)
     page = write_page(folder, output, within=math.inf)
     for note in page.notes:
@@ -144,6 +145,7 @@ def results(
         raise SpecError("--format parquet is no text; name a file with --output")
     if form == "table" and output is not None:
         raise SpecError("--output writes a format; give --format csv, json, parquet, ...")
+    check_output("--output", output)
     records = read(Store(storage_uri(storage)), name, version)
     for note in records.notes:
         open_console(error=True).print(note)

@@ -96,6 +96,36 @@ def open_console(*, error: bool = False) -> Console:
     return out
 
 
+def check_output(option: str, place: Path | None, *, folder: bool = False) -> None:
+    """Refuse a place for output that cannot be written to, before any work is done for it.
+
+    Args:
+        option: the option that names the place.
+        place: of a file, or of a folder that may be there already; none: nothing is checked.
+        folder: whether it is one of a folder.
+
+    Raises:
+        SpecError: names the option, the place, what is wrong, and the remedy.
+    """
+    from raysweep.errors import SpecError
+
+    if place is None:
+        return
+    shown = f"{option} {str(place)!r}"
+    if folder and place.exists() and not place.is_dir():
+        raise SpecError(f"{shown}: is a file, and a folder is asked for; name a folder")
+    if not folder and place.is_dir():
+        raise SpecError(f"{shown}: is a folder; name a file in it, such as {str(place / 'out')!r}")
+    above = place if folder and place.exists() else place.parent
+    while folder and not above.exists() and above != above.parent:
+        above = above.parent  # they are made
+    if not above.is_dir():
+        raise SpecError(f"{shown}: {str(above)!r} is no folder; make it, or name another place")
+    target = place if place.exists() else above
+    if not os.access(target, os.W_OK):
+        raise SpecError(f"{shown}: {str(target)!r} cannot be written to; name another place")
+
+
 @contextlib.contextmanager
 def stoppable() -> Iterator[None]:
     """Exit with the status of a signal, 128 + its number, when a signal stops a run."""

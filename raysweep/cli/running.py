@@ -19,6 +19,7 @@ from raysweep.cli.options import (
     Overrides,
     Storage,
     SweepFile,
+    check_output,
     command,
     open_console,
     resumable,
@@ -196,6 +197,7 @@ def tune(
     console = open_console()
     if write is not None and write.exists():
         raise SpecError(f"--write: {str(write)!r} is there already; remove it, or name another")
+    check_output("--write", write)
     options = [*_repeated("--set", overrides), *_where(address, inline, max_concurrent)]
     written = ["--write", str(write)] if write else []
     if detach:

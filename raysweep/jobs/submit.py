@@ -81,7 +81,7 @@ def submit(
             tempfile.TemporaryDirectory() as folder,
             runtime_env(foreign_modules(loaded.sweep)) as env,
         ):
-            (Path(folder) / named).write_text(loaded.text)
+            (Path(folder) / named).write_text(loaded.text, encoding="utf-8")
             for module in [path for path in env["py_modules"] if path.endswith(".py")]:
                 shutil.copy(module, folder)  # a jobs server takes folders alone
                 env["py_modules"].remove(module)

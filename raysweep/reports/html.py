@@ -180,7 +180,7 @@ def _safe(value: Json) -> str:
 
 
 def _asset(name: str) -> str:
-    return importlib.resources.files("raysweep.reports").joinpath(name).read_text()
+    return importlib.resources.files("raysweep.reports").joinpath(name).read_text("utf-8")
 
 
 @functools.cache

@@ -164,7 +164,7 @@ def render(board: Leaderboard) -> str:
 
 
 def _asset(name: str) -> str:
-    return importlib.resources.files("raysweep.reports").joinpath(name).read_text()
+    return importlib.resources.files("raysweep.reports").joinpath(name).read_text("utf-8")
 
 
 def _line(cell: Mapping[Hashable, object]) -> dict[str, object]:

@@ -58,7 +58,7 @@ class _Dumper(yaml.SafeDumper):
     """Writes text in quotes wherever YAML 1.1 or 1.2 would read something else."""
 
 
-for _tag, _pattern, _first in _CORE:
+for _tag, _pattern, _first in (*_CORE, (OLD, _OLD_NUMBER, _FIRST)):
     _Dumper.add_implicit_resolver(_tag, re.compile(rf"(?:{_pattern})\Z"), _first)
 
 

@@ -17,6 +17,7 @@ from ray.util.placement_group import PlacementGroup, placement_group
 from raysweep.errors import HostError, PlanError
 from raysweep.run.cluster.address import found
 from raysweep.run.cluster.runtime_env import runtime_env
+from raysweep.run.cluster.temporary import short_folder
 from raysweep.sweep.spec import Sweep
 
 
@@ -37,7 +38,7 @@ def connect(address: str | None, modules: Iterable[str] = ()) -> str:
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if address is None:
         try:
-            ray.init(address="local", include_dashboard=False, **quiet)
+            ray.init(address="local", include_dashboard=False, _temp_dir=short_folder(), **quiet)
         except Exception as error:  # noqa: BLE001  Ray has no one class for what may go wrong
             raise HostError(
                 f"Ray cannot be started on this machine ({' '.join(str(error).split())}); check "

@@ -93,5 +93,5 @@ def _distributions(modules: Iterable[str], folder: Path) -> list[Path]:
     for name, distribution in found.items():
         (folder / name).mkdir()
         for file in ("METADATA", "entry_points.txt"):
-            (folder / name / file).write_text(distribution.read_text(file) or "")
+            (folder / name / file).write_text(distribution.read_text(file) or "", encoding="utf-8")
     return [folder / name for name in sorted(found)]
