@@ -92,7 +92,7 @@ def test_equal_defenses_are_falsely_separated_in_one_run_of_twenty_at_most(name:
 
 
 def test_a_cut_in_place_of_the_sequential_one_would_be_caught() -> None:
-    """The p-values of a sign test, looked at after every seed, separate equal defenses too often."""
+    """A sign test that is looked at after every seed separates equal defenses too often."""
     drawn, false = np.random.default_rng(24), 0
     for _ in range(400):
         signs = np.cumsum(np.sign(drawn.normal(size=20)))

@@ -84,7 +84,7 @@ def chance(wins: int, losses: int, ties: int, left: int, needed: float) -> float
 
     w, other = np.meshgrid(np.arange(left + 1), np.arange(left + 1), indexing="ij")
     inside = w + other <= left
-    w, other = w[inside].astype(float), other[inside].astype(float)
+    w, other = np.asarray(w[inside], float), np.asarray(other[inside], float)
     rest = left - w - other
     priors = [count + 0.5 for count in (wins, losses, ties)]
     log_chance = (
@@ -95,7 +95,7 @@ def chance(wins: int, losses: int, ties: int, left: int, needed: float) -> float
         log_chance = log_chance + (
             special.gammaln(more + prior) - special.gammaln(prior) - special.gammaln(more + 1)
         )
-    enough = evidence(wins + w, losses + other) >= needed
+    enough = evidence(np.add(w, wins), np.add(other, losses)) >= needed
     return float(np.exp(log_chance)[enough].sum())
 
 

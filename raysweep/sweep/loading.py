@@ -21,6 +21,7 @@ from raysweep.methods.recipe import Recipe, resolved
 from raysweep.paths import starting_at
 from raysweep.sweep.faults import line_in, near, python_faults, rule, short
 from raysweep.sweep.overrides import as_yaml, check_yaml, with_overrides
+from raysweep.sweep.race import Race
 from raysweep.sweep.resources import Resources
 from raysweep.sweep.spec import AXES, MOST_SEEDS, PLURAL, Sweep, Track
 from raysweep.sweep.trials import trials
@@ -202,7 +203,9 @@ class _Loader:
         listed = isinstance(seeds, list) and all(
             isinstance(s, int) and not isinstance(s, bool) and s >= 0 for s in seeds
         )
-        if not (whole or (listed and seeds)):
+        if isinstance(seeds, dict):
+            given["seeds"] = self._model(Race, seeds, ("seeds",))
+        elif not (whole or (listed and seeds)):
             self.fault(
                 ("seeds",),
                 f"must be a number of seeds or a list of them, at most {MOST_SEEDS:,}, "
