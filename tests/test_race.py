@@ -11,7 +11,14 @@ import pytest
 from scipy import integrate
 
 from raysweep.arrays import Floats
-from raysweep.metrics.race import Standing, chance, evidence, separated, standing
+from raysweep.metrics.race import (
+    Standing,
+    chance,
+    evidence,
+    fewest_seeds,
+    separated,
+    standing,
+)
 
 LEVEL = 0.05
 
@@ -45,6 +52,7 @@ def test_nobody_gains_by_a_fair_coin() -> None:
 def test_six_seeds_of_one_sign_separate_a_lone_pair_and_five_do_not() -> None:
     assert separated(np.array([one_evidence(6, 0)]), LEVEL) == [True]
     assert separated(np.array([one_evidence(5, 0)]), LEVEL) == [False]
+    assert [fewest_seeds(LEVEL), fewest_seeds(LEVEL / 10)] == [6, 10]
 
 
 def test_the_closed_test_is_the_one_over_all_subsets() -> None:
@@ -149,4 +157,4 @@ def test_a_seed_without_a_value_says_nothing() -> None:
     values[1] = 1.0
     values[1, 2] = math.nan
     (pair,) = race(values).pairs
-    assert (pair.state, pair.lower, pair.higher, pair.ties) == ("separated", 6, 0, 0)
+    assert (pair.state, pair.lower, pair.higher, pair.ties) == ("separated", 6, 0, 1)

@@ -54,6 +54,12 @@ def evidence(wins: Floats, losses: Floats) -> Floats:
     return np.maximum(towards(wins, losses), towards(losses, wins)) / 2
 
 
+def fewest_seeds(level: float) -> int:
+    """Return the fewest seeds, all of one sign, that separate a lone pair at a level."""
+    many = np.arange(1.0, 513.0)
+    return int(np.argmax(evidence(many, np.zeros_like(many)) >= 1 / level)) + 1
+
+
 def separated(found: Floats, level: float) -> list[bool]:
     """Return which pairs are separated at a level, given the evidence of every pair of the race.
 
@@ -105,7 +111,8 @@ class Pair:
 
     Attributes:
         one, other: their numbers.
-        lower, higher, ties: in how many seeds the value of `one` was lower, higher, the same.
+        lower, higher: in how many seeds the value of `one` was lower, higher.
+        ties: in how many it was the same, or one of the two had none.
         evidence: that they differ, from 0.5 on; see `evidence`.
         state: separated for sure, given up as hopeless, or still open.
     """
@@ -179,7 +186,7 @@ def _after(pair: Pair, seed: int, running: Sequence[int], value_of: ValueOf) -> 
     assert one is not None and other is not None, "all that is wanted is known"
     return Pair(
         one=pair.one, other=pair.other, lower=pair.lower + (one < other),
-        higher=pair.higher + (one > other), ties=pair.ties + (one == other),
+        higher=pair.higher + (one > other), ties=pair.ties + (not one < other and not one > other),
         evidence=pair.evidence, state=pair.state,
     )  # fmt: skip
 

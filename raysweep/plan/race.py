@@ -10,7 +10,8 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from raysweep.metrics.race import Standing, standing
+from raysweep.errors import PlanError
+from raysweep.metrics.race import Standing, fewest_seeds, standing
 from raysweep.plan.planner import Planner
 from raysweep.stages.stage import Outcome
 from raysweep.sweep.race import Race
@@ -46,7 +47,11 @@ class RacingPlanner(Planner):
     """Plans the first seeds of all defenses, and takes in more trials as their values are known."""
 
     def __init__(self, sweep: Sweep) -> None:
-        """Plan the first seeds of a sweep that has a race."""
+        """Plan the first seeds of a sweep that has a race.
+
+        Raises:
+            PlanError: if no pair can be separated with the seeds that there are at most.
+        """
         super().__init__(sweep)
         assert sweep.race is not None, "a sweep without a race is planned by Planner"
         self.rules = sweep.race
@@ -61,6 +66,13 @@ class RacingPlanner(Planner):
             self.races.append(race)
         self.running = sum(not race.over for race in self.races)
         self.level = self.rules.false_separations / max(1, self.running)
+        fewest = fewest_seeds(self.level)
+        if self.running and self.rules.max < fewest:
+            raise PlanError(
+                f"seeds.max: {self.rules.max} seeds cannot separate any two defenses when "
+                f"{self.running} attacks share false_separations: "
+                f"{self.rules.false_separations:g}; give at least {fewest}"
+            )
 
     @property
     def most(self) -> int:

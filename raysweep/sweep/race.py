@@ -25,7 +25,7 @@ class Race(Value):
         "asr", description="in which two defenses are to be separated"
     )
     false_separations: float = Field(
-        0.05, gt=0, lt=1,
+        0.05, ge=1e-6, lt=1,
         description="the most that the chance may be that any pair of the sweep is called "
         "separated although neither is better",
     )  # fmt: skip
