@@ -61,7 +61,7 @@ def fewest_seeds(level: float) -> int:
 
 
 def separated(found: Floats, level: float) -> list[bool]:
-    """Return which pairs are separated at a level, given the evidence of every pair of the race.
+    """Return for each pair whether it is separated at a level, from the evidence of all pairs.
 
     The closed test: all sets of pairs that hold this one must reach 1 / level in the mean.
     """

@@ -76,7 +76,7 @@ class RacingPlanner(Planner):
 
     @property
     def most(self) -> int:
-        """How many trials there are at most."""
+        """The number of trials that there are at most."""
         return len(self._every)
 
     def forecast(self) -> str:

@@ -1,4 +1,4 @@
-"""The races of a sweep, as the page shows them: what was spent, and every pair of defenses; pure."""
+"""The races of a sweep on its page: what was spent, and every pair of defenses; pure."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NOTE = (
 
 
 def ended(material: Material) -> tuple[str, Sequence[RaceEnd]]:
-    """Return what the races spent, in sentences, and how each of them stands."""
+    """Return sentences on the races of a sweep, and the end of each."""
     rules = rules_of(material.sweep.sweep)
     ends = races(material.rows, rules) if rules else []
     return (". ".join(summary(ends, rules)) + "." if rules and ends else ""), ends

@@ -1,10 +1,9 @@
-"""What the races of a sweep came to, worked out from its rows alone; pure."""
+"""The ends of the races of a sweep, worked out from its rows alone; pure."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import pandas as pd
 from pydantic import ValidationError
@@ -44,7 +43,7 @@ class RaceEnd:
         return f"{self.defenses[lower]} below {self.defenses[higher]}"
 
 
-def rules_of(sweep: Mapping[str, Any] | None) -> Race | None:
+def rules_of(sweep: Mapping[str, object] | None) -> Race | None:
     """Return the rules of the race of a sweep as it is described; None if it has none."""
     seeds = sweep.get("seeds") if sweep else None
     if not isinstance(seeds, Mapping):
@@ -56,12 +55,11 @@ def rules_of(sweep: Mapping[str, Any] | None) -> Race | None:
 
 
 def races(rows: pd.DataFrame, rules: Race) -> list[RaceEnd]:
-    """Return how each race of a sweep stands, from its rows; none of attacks that were not made."""
+    """Return the end of each race, from the rows of a sweep; none where nothing was attacked."""
     if rows.empty or rules.metric not in rows:
         return []
-    own = with_arena(
-        rows.assign(attack_shown=attack_column(rows), value=numbers(rows, rules.metric))
-    )
+    values = numbers(rows, rules.metric)
+    own = with_arena(rows.assign(attack_shown=attack_column(rows), value=values))
     own = own[attacked(own)]
     groups = [
         (str(arena), str(attack), part)
