@@ -15,6 +15,7 @@ from raysweep.jobs.launch import Conclusion, launch
 from raysweep.plan.planner import Planner
 from raysweep.plan.race import RacingPlanner, planner_of
 from raysweep.results.arrivals import Arrivals
+from raysweep.results.description import Description
 from raysweep.results.race import pairs_table, races, rules_of, summary
 from raysweep.results.records import load, read
 from raysweep.results.rows import Collector
@@ -56,7 +57,7 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Conclusion]:
 
 def test_rows_are_the_trials_that_the_race_asked_for(ended: tuple[str, Conclusion]) -> None:
     rows = ended[1].rows
-    found, rules = seeds_of(rows), rules_of(to_plain(sweep_of()))
+    found, rules = seeds_of(rows), rules_of(Description(sweep=to_plain(sweep_of())))
     assert rules is not None and set(rows["status"]) == {"ok"}
     (end,) = races(rows, rules)
     spent = dict(zip(end.defenses, end.standing.spent, strict=True))
@@ -111,7 +112,7 @@ def test_whoever_reads_the_store_finds_the_same_trials(ended: tuple[str, Conclus
     assert sorted(map(str, arrived)) == sorted(ended[1].rows["trial"])
     assert arrivals.total == len(arrived)
     kept = read(store, "raced")
-    assert rules_of(kept.sweep.sweep) == sweep.race
+    assert rules_of(kept.sweep) == sweep.race
 
 
 def test_a_defense_that_fails_says_nothing_and_the_others_go_on(

@@ -16,7 +16,7 @@ NOTE = (
 
 def ended(material: Material) -> tuple[str, Sequence[RaceEnd]]:
     """Return sentences on the races of a sweep, and the end of each."""
-    rules = rules_of(material.sweep.sweep)
+    rules = rules_of(material.sweep)
     ends = races(material.rows, rules) if rules else []
     return (". ".join(summary(ends, rules)) + "." if rules and ends else ""), ends
 

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from raysweep.metrics.race import Pair, Standing, standing
 from raysweep.results.cells import with_arena
+from raysweep.results.description import Description
 from raysweep.results.grouping import attack_column, attacked, numbers
 from raysweep.sweep.race import Race
 
@@ -43,9 +44,9 @@ class RaceEnd:
         return f"{self.defenses[lower]} below {self.defenses[higher]}"
 
 
-def rules_of(sweep: Mapping[str, object] | None) -> Race | None:
-    """Return the rules of the race of a sweep as it is described; None if it has none."""
-    seeds = sweep.get("seeds") if sweep else None
+def rules_of(about: Description) -> Race | None:
+    """Return the rules of the race of a sweep as it was launched; None if it has none."""
+    seeds = about.sweep.get("seeds") if about.sweep else None
     if not isinstance(seeds, Mapping):
         return None
     try:
