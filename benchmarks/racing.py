@@ -79,8 +79,8 @@ def compare(storage: str) -> None:
     """Run the grid and the race; print what each cost and concluded."""
     whole = read_sweep(FILE, ["seeds=20", "name=race_digits_grid"])
     raced = read_sweep(FILE)
-    grid = launch(whole.sweep, whole.text, storage)
-    race = launch(raced.sweep, raced.text, storage)
+    grid = launch(whole.sweep, whole.text, storage, inline=True)
+    race = launch(raced.sweep, raced.text, storage, inline=True)
     assert race.ran == 0, "the grid holds every stage of the race"
     store = Store(storage)
     seconds = [

@@ -22,6 +22,7 @@ from raysweep.results.rows import Collector
 from raysweep.run.preview import preview
 from raysweep.run.run import Run
 from raysweep.store import Store
+from raysweep.sweep.differences import differences
 from raysweep.sweep.loading import from_text
 from raysweep.sweep.schema import json_schema
 from raysweep.sweep.spec import Sweep, restored, to_plain, to_yaml
@@ -163,3 +164,10 @@ def test_wrong_rules_are_refused_with_their_line(seeds: str, message: str) -> No
 def test_seeds_that_cannot_separate_anything_are_refused() -> None:
     with pytest.raises(PlanError, match="give at least 6"):
         planner_of(sweep_of(TEXT.replace("max: 9", "max: 5")))
+
+
+def test_a_race_in_place_of_a_number_of_seeds_is_told_as_a_difference() -> None:
+    plain = sweep_of(TEXT.replace("{max: 9, until: separated}", "4"))
+    (line,) = differences(to_plain(plain), sweep_of())
+    assert line.startswith("seeds: was 4, is {min: 3, max: 9, until: separated")
+    assert differences(to_plain(sweep_of()), sweep_of()) == []
