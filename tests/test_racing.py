@@ -68,8 +68,8 @@ def test_rows_are_the_trials_that_the_race_asked_for(ended: tuple[str, Conclusio
         assert seeds == list(range(spent[defense] if rate else rules.min))
     pairs = pairs_table([end]).set_index(["one", "other"])
     assert pairs.loc["none", "perfect_filter"]["verdict"] == "perfect_filter below none"
-    assert pairs.loc["none", "random_filter"]["verdict"].startswith("given up")
-    assert "race on badnets @ 20 %" in summary([end], rules)[0]
+    assert pairs.loc["none", "random_filter"]["verdict"].startswith("too alike")
+    assert "Race on badnets @ 20 %" in summary([end], rules)[0]
     assert len(rows) < preview(sweep_of(), Store(ended[0])).trials + 1 < 2 * 4 * 9
 
 

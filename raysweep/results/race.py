@@ -33,11 +33,7 @@ class RaceEnd:
     def verdict(self, pair: Pair) -> str:
         """Return in words what is known of a pair."""
         if pair.state != "separated":
-            return (
-                "given up: too alike for the seeds that are left"
-                if (pair.state == "given up")
-                else "not decided yet"
-            )
+            return "too alike, given up" if (pair.state == "given up") else "not decided yet"
         lower, higher = (pair.one, pair.other) if pair.lower > pair.higher else (
             pair.other, pair.one
         )  # fmt: skip
@@ -93,15 +89,16 @@ def summary(ends: Sequence[RaceEnd], rules: Race) -> list[str]:
         pairs, spent = end.standing.pairs, end.standing.spent
         told = sum(pair.state == "separated" for pair in pairs)
         later = "" if end.standing.over else ", not over yet"
+        seeds = f"{min(spent)} to {max(spent)}" if min(spent) < max(spent) else str(max(spent))
         lines.append(
-            f"race on {end.attack}, {end.arena}: {told} of {len(pairs)} pairs of defenses are "
-            f"separated in {rules.metric}; {min(spent)} to {max(spent)} of {rules.max} seeds{later}"
+            f"Race on {end.attack}, {end.arena}: {told} of {len(pairs)} pairs of defenses are "
+            f"separated in {rules.metric.upper()}; {seeds} of {rules.max} seeds{later}"
         )
     if ends:
         trials = sum(sum(end.standing.spent) for end in ends)
         most = rules.max * sum(len(end.defenses) for end in ends)
         lines.append(
-            f"races: {trials} of {most} trials ({100 * trials / most:.0f} %); with probability "
+            f"Races: {trials} of {most} trials ({100 * trials / most:.0f} %); with probability "
             f"{100 * (1 - rules.false_separations):g} % no pair is called separated falsely"
         )
     return lines
