@@ -30,6 +30,7 @@ from raysweep.errors import SpecError
 if TYPE_CHECKING:
     from raysweep.jobs.launch import Conclusion
     from raysweep.jobs.tune import Tuning
+    from raysweep.sweep.spec import Sweep
 
 
 def plan(
@@ -93,7 +94,7 @@ def launch(
                 max_concurrent=max_concurrent, watch=progress.watch, force=force or (),
                 publishing=progress.published,
             )  # fmt: skip
-    _say(conclusion, loaded.sweep.name, again, storage, progress.noted)
+    _say(conclusion, loaded.sweep, again, storage, progress.noted)
 
 
 def _detach(
@@ -143,11 +144,15 @@ def _again(verb: str, file: Path, options: Sequence[str], storage: str | None) -
     return f"{line}, and the same text on standard input" if file == STANDARD_INPUT else line
 
 
-def _say(conclusion: Conclusion, name: str, again: str, storage: str | None, noted: int) -> None:
+def _say(conclusion: Conclusion, sweep: Sweep, again: str, storage: str | None, noted: int) -> None:
     from raysweep.cli.terminal import print_results
+    from raysweep.results.race import races, summary
 
     console = open_console()
     print_results(console, conclusion.rows)
+    if sweep.race:
+        for line in summary(races(conclusion.rows, sweep.race), sweep.race):
+            console.print(line)
     console.print(f"{conclusion.ran} stages ran, {conclusion.cached} were stored already")
     for note in conclusion.notes[noted:]:
         console.print(note)
@@ -157,11 +162,11 @@ def _say(conclusion: Conclusion, name: str, again: str, storage: str | None, not
     if conclusion.interrupted:
         console.print(f"interrupted; what finished is stored, go on with: {again}")
         raise typer.Exit(128 + conclusion.interrupted)
-    status = command("status", name, storage=storage)
+    status = command("status", sweep.name, storage=storage)
     if conclusion.unfinished:
         console.print(f"{conclusion.unfinished} trials failed; see: {status}", style="red")
         raise typer.Exit(1)
-    report = command("report", name, storage=storage)
+    report = command("report", sweep.name, storage=storage)
     console.print(f"next: {status} · {report} · raysweep list attacks")
 
 

@@ -18,6 +18,7 @@ from raysweep.errors import DamagedArtifact, PlanError
 from raysweep.methods.context import Context
 from raysweep.plan.planner import Planner
 from raysweep.results.description import as_launched, described
+from raysweep.results.records import collector_of
 from raysweep.stages.content import Predictions
 from raysweep.stages.inputs import Inputs
 from raysweep.stages.triggers import Trigger
@@ -98,6 +99,8 @@ def poisoned_sets(sweep: Sweep, store: Store) -> Iterator[Poisoned]:
 def _poisoned_sets(sweep: Sweep, store: Store) -> Iterator[Poisoned]:
     launched = as_launched(sweep, described(store, sweep.name))
     planner, seen = Planner(launched), set()
+    if launched.race:  # which seeds there are depends on what was found
+        planner = collector_of(store, sweep.name, described(store, sweep.name)).planner
     for trial in planner.trials:
         if trial.dataset.DOMAIN != "images":
             raise PlanError(

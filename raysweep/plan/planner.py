@@ -16,7 +16,7 @@ What lies below a decision, or after a pause of a defense's parts, is known only
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from raysweep import rng
@@ -96,6 +96,20 @@ class Planner:
         given = {role: key for role, key in inputs.items() if key is not None}
         stage = Stage.of(work, given, reads, self._identity)
         return self.stages.setdefault(stage.key, stage).key
+
+    # Which trials there are
+
+    def listed(self) -> Sequence[Trial]:
+        """Return the trials so far, in the order of the sweep."""
+        return self.trials
+
+    def grow(self, value_of: Callable[[Trial], float | None]) -> bool:
+        """Take in trials that depend on the values of others; return whether there are any.
+
+        Args:
+            value_of: gives the value of a trial: NaN where it has none, None if it is not known.
+        """
+        return False
 
     # What trials share
 

@@ -18,6 +18,7 @@ from raysweep.reports import (
     failures,
     internals,
     provenance,
+    race,
     tuning,
     verdicts,
 )
@@ -115,12 +116,14 @@ def _sections(material: Material, cells: Cells) -> list[Section]:
     verdict = verdicts.sheet(cells)
     triggers, fewer_triggers = verdicts.triggers(material, cells)
     attacks, fewer_attacks = pictures(material, cells)
+    raced, ends = race.ended(material)
     return [
         Section(key="roc", title="ROC curves", drawings=curves.roc_curves(material, cells)),
         Section(key="insides", title="Inside the defenses", said=internals.LEGEND,
                 sheets=internals.sheets(cells), drawings=internals.drawings(material, cells)),
         Section(key="verdicts", title="Verdicts", sheets=[verdict] if verdict else [],
                 galleries=triggers, fewer=fewer_triggers),
+        Section(key="race", title="Race over seeds", said=raced, sheets=race.sheets(ends)),
         Section(key="tuning", title="Tuning", said=tuning.sentence(tuned) if tuned else "",
                 sheets=[tuning.sheet(tuned)] if tuned else [],
                 drawings=tuning.drawings(tuned) if tuned else []),

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection
 from functools import partial
 
 from raysweep.errors import DamagedArtifact, StoreError
-from raysweep.plan.planner import Planner
+from raysweep.plan.race import planner_of, value_in
 from raysweep.plan.route import Route, followed
 from raysweep.results.columns import COSTS, Cell
 from raysweep.results.description import as_launched, described
@@ -15,6 +15,7 @@ from raysweep.stages.stage import Outcome
 from raysweep.store import Store
 from raysweep.store.sweepfolder import SweepFolder
 from raysweep.sweep.spec import restored
+from raysweep.sweep.trials import Trial
 
 # What trials share of costs is known when all have finished.
 SHARED = frozenset(COSTS) - {"standalone_seconds"}
@@ -46,14 +47,16 @@ class Arrivals:
             where = store.where(SweepFolder(store, name).description)
             raise StoreError(f"{where} is missing or damaged; launch the sweep's file again")
         self._store, self._name, self._settled = store, name, settled
-        self._planner = Planner(as_launched(restored(about.sweep), about))
+        self._planner = planner_of(as_launched(restored(about.sweep), about))
         self._open: dict[int, Route | None] = dict.fromkeys(range(len(self._planner.trials)))
         self._ids: dict[int, str] = {}
+        self._values: dict[Trial, float] = {}
         self.total = len(self._open)
 
     def take(self, most: int) -> list[dict[str, Cell]]:
         """Return the rows of at most so many trials that have finished and are not settled."""
         stored = self._store.done()
+        self._take_in_more(stored)
         found: list[int] = []
         for number in list(self._open):
             if len(found) == most:
@@ -76,6 +79,23 @@ class Arrivals:
             for row in rows.values()
             if row["status"] == "ok"
         ]
+
+    def _take_in_more(self, stored: Collection[str]) -> None:
+        """Let the planner take in the trials that depend on what others came to."""
+        while self._planner.grow(partial(self._value, stored)):
+            for number in range(self.total, len(self._planner.trials)):
+                self._open[number] = None
+            self.total = len(self._planner.trials)
+
+    def _value(self, stored: Collection[str], trial: Trial) -> float | None:
+        """Return the metric of a trial that a race is about; None if it is not stored."""
+        if trial not in self._values:
+            route = followed(partial(self._planner.route, trial), partial(self._outcome, stored))
+            outcome = None if route.waiting else self._outcome(stored, route.evaluate or "")
+            if outcome is None:
+                return None
+            self._values[trial] = value_in(outcome, self._planner.sweep.race)
+        return self._values[trial]
 
     def _id(self, number: int) -> str:
         if number not in self._ids:

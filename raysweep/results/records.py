@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 import pandas as pd
 
 from raysweep.errors import RaysweepError, StoreError
-from raysweep.plan.planner import Planner
+from raysweep.plan.race import planner_of
 from raysweep.results import history
 from raysweep.results.description import Description, as_launched, described
 from raysweep.results.rows import Collector
@@ -142,7 +142,7 @@ def collector_of(store: Store, place: str, about: Description) -> Collector:
     if about.sweep is None:
         raise StoreError(f"{store.where(SweepFolder(store, place).description)} is damaged")
     standing = ledger.standing(SweepFolder(store, place))
-    planner = Planner(as_launched(restored(about.sweep), about))
+    planner = planner_of(as_launched(restored(about.sweep), about))
     return Collector(planner, store, standing.failed, standing.upstream)
 
 

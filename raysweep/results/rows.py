@@ -11,13 +11,14 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
-from math import fsum
+from math import fsum, nan
 
 import pandas as pd
 
 from raysweep.identity import canonical, digest
 from raysweep.methods import by_content, path_fields
 from raysweep.plan.planner import Planner
+from raysweep.plan.race import value_in
 from raysweep.plan.route import Route, followed
 from raysweep.results.columns import (
     Cell,
@@ -73,11 +74,12 @@ class Collector:
         self.done = store.done()
         self.damaged: list[str] = []
         self.manifests: dict[str, Manifest] = {}
-        self.trials = planner.trials if trials is None else trials
         if trials is None:
             for trial in () if planner.stages else planner.trials:
                 planner.route(trial, {})  # what is known before any outcome is read at once
             self._read(key for key in planner.stages if key in self.done)
+            self._take_in_more()
+        self.trials = planner.listed() if trials is None else trials
         self.routes = [self._route(trial) for trial in self.trials]
         self.closures = [self._closure(route) for route in self.routes]
         self.users = Counter(key for closure in self.closures for key in closure)
@@ -96,6 +98,24 @@ class Collector:
         self.manifests |= whole
         self.damaged += damaged
         self.done.difference_update(key for key in asked if key not in whole)
+
+    def _take_in_more(self) -> None:
+        """Let the planner take in the trials that depend on what others came to."""
+        known = len(self.planner.trials)
+        while self.planner.grow(self._value):
+            for trial in self.planner.trials[known:]:
+                self.planner.route(trial, {})
+            known = len(self.planner.trials)
+            self._read(k for k in self.planner.stages if k in self.done and k not in self.manifests)
+
+    def _value(self, trial: Trial) -> float | None:
+        """Return the metric of a trial that a race is about; None if it is not known yet."""
+        route = self._route(trial)
+        last = route.waiting or route.evaluate or ""
+        if route.evaluate and (evaluated := self.manifest(last)):
+            return value_in(evaluated.outcome, self.planner.sweep.race)
+        causes = self._closure(route) & (self.failed.keys() | self.upstream.keys())
+        return nan if causes else None
 
     def _route(self, trial: Trial) -> Route:
         return followed(

@@ -10,10 +10,12 @@ from raysweep.identity import Json, kind_of
 from raysweep.plan.costs import Costs, shape_of
 from raysweep.plan.fits import check_fits
 from raysweep.plan.planner import Planner
+from raysweep.plan.race import RacingPlanner, planner_of
 from raysweep.plan.route import Facts, Route
 from raysweep.run.force import forcing
 from raysweep.run.limits import Limit, Limits, forecast
 from raysweep.run.nearest import Difference, nearest
+from raysweep.run.racing import Racing
 from raysweep.run.schedule import Schedule
 from raysweep.stages.stage import in_order_of_work
 from raysweep.store import Store, ledger
@@ -107,7 +109,7 @@ def preview(sweep: Sweep, store: Store, force: Sequence[str] = ()) -> Preview:
         PlanError: if the sweep cannot be carried out.
         StoreError: if the store cannot be read.
     """
-    planner = Planner(sweep)
+    planner = planner_of(sweep)
     check_layers(sweep)
     check_fits(planner)
     costs = Costs(planner, store)
@@ -120,6 +122,8 @@ def preview(sweep: Sweep, store: Store, force: Sequence[str] = ()) -> Preview:
         force=forcing(force, sweep), expected=costs,
         discard=damaged.append,  # from the plan alone: nothing is changed
     )  # fmt: skip
+    if isinstance(planner, RacingPlanner):
+        Racing(planner, store).take_in_stored(schedule)
     naive, waiting = _naive(planner, schedule)
     undecided = [_below(planner, costs, trial, route) for trial, route in waiting]
     wanted = {key: stage for key, stage in planner.stages.items() if key in schedule.wanted}
@@ -159,6 +163,8 @@ def _forecasts(planner: Planner, on_limits: str) -> tuple[str, ...]:
     """
     said = {_devices(planner.sweep)}
     tried: set[object] = set()
+    if isinstance(planner, RacingPlanner):
+        said.add(planner.forecast())
     for trial in planner.trials:
         dataset, attack, defense, model = trial.dataset, trial.attack, trial.defense, trial.model
         facts = planner.facts(dataset)

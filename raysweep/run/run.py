@@ -11,6 +11,7 @@ from typing import Self
 from raysweep.methods.recipe import Recipe
 from raysweep.plan.costs import Costs, record
 from raysweep.plan.planner import Planner
+from raysweep.plan.race import RacingPlanner, planner_of
 from raysweep.provenance import git_commit, versions
 from raysweep.results import history
 from raysweep.results.description import Description, described, write_description
@@ -20,6 +21,7 @@ from raysweep.run.leases import Leases
 from raysweep.run.limits import Limits, limits_of
 from raysweep.run.pace import Pace
 from raysweep.run.pauses import Pauses
+from raysweep.run.racing import Racing
 from raysweep.run.schedule import Schedule
 from raysweep.run.source import TrialSource
 from raysweep.stages.stage import Result, Stage
@@ -70,7 +72,9 @@ class Run:
         self.watch = watch
         self.source = source
         self.started = time.time()
-        self.planner = planner or Planner(sweep)
+        self.planner = planner or planner_of(sweep)
+        if isinstance(self.planner, RacingPlanner):
+            self.source = Racing(self.planner, store)
         check_layers(sweep)
         forced = forcing(force, sweep)
         limits_of(sweep)
@@ -117,6 +121,8 @@ class Run:
         )
         self.pace = Pace(self.schedule, self.costs, lambda: self.running())
         self._planned = True
+        if isinstance(self.source, Racing):
+            self.source.take_in_stored(self.schedule)
         self.cached = len(self.schedule.done)
         self.before = described(store, self.folder.name)
         self.notes += history.keep_earlier(store, self.sweep) if keep else []
@@ -330,7 +336,7 @@ class Run:
             self.leases.close()
         record(self.store, self.pace.spent)
         self.limits.save()
-        if self.source is not None:  # of a launch, the table of stages says it
+        if self.folder.name != self.sweep.name:  # of a launch, the table of stages says it
             wanted = "\n".join(sorted(self.schedule.wanted)).encode()
             self.store.try_write(self.folder.needs, wanted)
         self.store.remember(self.schedule.done, self.schedule.ran)

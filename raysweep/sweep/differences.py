@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,9 @@ def differences(before: Mapping[str, Any], sweep: Sweep) -> list[str]:
     was, now, lines = deciding(before), deciding(to_plain(sweep)), []
     for field in ROWS:
         old, new = was[field], now[field]
+        if isinstance(old, Mapping) or isinstance(new, Mapping):  # the rules of a race
+            lines += [f"{field}: was {_told(old)}, is {_told(new)}"] if old != new else []
+            continue
         old = old if isinstance(old, list) else []
         lost, gained = ([e for e in a if e not in b] for a, b in ((old, new), (new, old)))
         parts = [
@@ -33,6 +37,11 @@ def differences(before: Mapping[str, Any], sweep: Sweep) -> list[str]:
         if parts or old != new:
             lines.append(f"{field}: {', '.join(parts) or 'in another order'}")
     return lines
+
+
+def _told(seeds: Any) -> str:
+    """Return seeds as people write them: their number, or the rules of a race."""
+    return str(len(seeds)) if isinstance(seeds, list) else json.dumps(seeds).replace('"', "")
 
 
 def deciding(sweep: Mapping[str, Any]) -> dict[str, Any]:

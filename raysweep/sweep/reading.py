@@ -17,6 +17,7 @@ from raysweep.errors import SpecError
 from raysweep.methods import Method, paths_of
 from raysweep.methods.recipe import Recipe, resolved
 from raysweep.sweep.faults import near, rule, short, whole, with_whole
+from raysweep.sweep.race import Race
 from raysweep.sweep.resources import Resources
 from raysweep.sweep.spec import AXES, MOST_SEEDS, PLURAL, Sweep, Track
 from raysweep.sweep.trials import trials
@@ -178,7 +179,9 @@ class _Loader:
         listed = isinstance(seeds, list) and all(
             isinstance(s, int) and not isinstance(s, bool) and s >= 0 for s in seeds
         )
-        if not (number or (listed and seeds)):
+        if isinstance(seeds, dict):
+            given["seeds"] = self._model(Race, seeds, ("seeds",))
+        elif not (number or (listed and seeds)):
             self.fault(
                 ("seeds",),
                 f"must be a number of seeds or a list of them, at most {MOST_SEEDS:,}, without "

@@ -8,6 +8,7 @@ from pydantic import BaseModel, TypeAdapter
 
 from raysweep import methods
 from raysweep.methods.recipe import RECIPES, Recipe
+from raysweep.sweep.race import Race
 from raysweep.sweep.reading import takes_list
 from raysweep.sweep.resources import Resources
 from raysweep.sweep.spec import AXES, MOST_SEEDS, PLURAL, Seed, Sweep, Track
@@ -28,8 +29,9 @@ def json_schema() -> dict[str, Any]:
             "anyOf": [
                 {"type": "integer", "minimum": 1, "maximum": MOST_SEEDS},
                 {"type": "array", "items": TypeAdapter(Seed).json_schema(), "minItems": 1},
+                _plain(Race, definitions),
             ],
-            "description": "3 means seeds 0, 1, 2",
+            "description": "3 means seeds 0, 1, 2; {max: 20, until: separated} a race",
         },
         "exclude": {"type": "array", "items": {"type": "object"}},
         "tune": _plain(Tune, definitions),

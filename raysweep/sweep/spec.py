@@ -19,6 +19,7 @@ from raysweep.methods import Method, load, paths_of
 from raysweep.methods.recipe import Recipe, resolved
 from raysweep.methods.value import Value
 from raysweep.models import Model
+from raysweep.sweep.race import Race
 from raysweep.sweep.ranges import check_ranges
 from raysweep.sweep.resources import Resources
 from raysweep.sweep.scalars import dump
@@ -93,6 +94,7 @@ class Sweep(Value):
     resources: Resources = Resources()
     track: Track = Track()
     tune: Tune | None = None
+    race: Race | None = Field(None, description="written as `seeds: {max: 20, until: separated}`")
 
     @model_validator(mode="before")
     @classmethod
@@ -110,6 +112,9 @@ class Sweep(Value):
         if isinstance(values.get("recipes"), list | tuple):
             values["recipes"] = tuple(map(_recipe, values["recipes"]))
         seeds = values.get("seeds")
+        if isinstance(seeds, Mapping | Race):
+            values["race"] = Race.model_validate(seeds)
+            seeds = values["race"].max
         if isinstance(seeds, int) and not isinstance(seeds, bool):
             if not 1 <= seeds <= MOST_SEEDS:
                 raise ValueError(
@@ -134,6 +139,15 @@ class Sweep(Value):
             check_ranges(self.tune or Tune(), self.defenses)
         except SpecError as error:
             raise ValueError(str(error)) from None
+        return self
+
+    @model_validator(mode="after")
+    def _races_whole(self) -> Sweep:
+        if self.race and any("seed" in where for where in self.exclude):
+            raise ValueError(
+                "exclude.seed cannot stand beside a race, whose defenses meet in every seed; give "
+                "seeds a number, or remove the condition"
+            )
         return self
 
     @model_validator(mode="after")
@@ -183,7 +197,7 @@ def to_plain(sweep: Sweep) -> dict[str, Any]:
         "name": sweep.name,
         "question": sweep.question,
         **{plural: [_plain(v) for v in getattr(sweep, plural)] for plural in PLURAL.values()},
-        "seeds": list(sweep.seeds),
+        "seeds": sweep.race.model_dump(mode="json") if sweep.race else list(sweep.seeds),
         "exclude": [{k: list(v) for k, v in where.items()} for where in sweep.exclude],
         "resources": sweep.resources.model_dump(mode="json"),
         "track": sweep.track.model_dump(mode="json"),
