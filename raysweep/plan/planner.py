@@ -26,6 +26,7 @@ from raysweep.errors import PlanError
 from raysweep.identity import digest
 from raysweep.methods import Method, Recipe
 from raysweep.models import Model
+from raysweep.plan.combinations import check_combination, check_domains, check_target
 from raysweep.plan.route import Facts, Outcomes, Route, Setting
 from raysweep.stages.decide import Decide, produced
 from raysweep.stages.defend import Defend, Repair, enough
@@ -134,14 +135,14 @@ class Planner:
 
     def _setting(self, trial: Trial) -> Setting:
         attack, facts = trial.attack, self.facts(trial.dataset)
-        _check_domains(trial)
+        check_domains(trial)
         with PlanError.on(attack, trial.dataset):
             try:
                 counts = attack.counts(facts.labels, facts.num_classes)
             except PlanError as error:
                 raise PlanError(f"dataset {trial.dataset.label}: {error}") from None
             if counts.poison and attack.label_map == "all_to_one":
-                _check_target(trial, facts)
+                check_target(trial, facts)
         data, recipe = self.data(trial.dataset), self.resolved(trial.recipe)
         if attack.TRAINS:
             victim = self.add(
@@ -264,7 +265,7 @@ class Planner:
         defense = trial.defense
         needs, gives = defense.needs(), defense.gives()
         with PlanError.on(defense, trial.attack):
-            _check_combination(trial)
+            check_combination(trial)
         inputs = {"data": setting.data}
         if setting.poison and gives != {"input_scores"}:
             inputs["poison"] = setting.poison
@@ -311,41 +312,3 @@ class Planner:
             attack=run.attack, produced=made,
         )  # fmt: skip
         return self.add(repair, reads, **inputs, found=route.defend)
-
-
-def _check_target(trial: Trial, facts: Facts) -> None:
-    """Make sure that the training set holds images of the class that is attacked for."""
-    target = trial.attack.target
-    if not (facts.labels == target).any():
-        raise PlanError(
-            f"dataset {trial.dataset.label}: attack {trial.attack.name}'s target {target} "
-            f"({facts.classes[target]!r}) has no image among the {len(facts.labels)} training "
-            f"images; raise size, or choose another target"
-        )
-
-
-def _check_domains(trial: Trial) -> None:
-    """Refuse an attack or a model that does not work on what the dataset holds."""
-    for other, kind in ((trial.attack, "attack"), (trial.model, "model")):
-        if trial.dataset.DOMAIN not in other.DOMAINS:
-            with PlanError.on(other, trial.dataset):
-                raise PlanError(
-                    f"{kind} {other.name} works on {' or '.join(other.DOMAINS)}, but dataset "
-                    f"{trial.dataset.name} holds {trial.dataset.DOMAIN}; exclude this "
-                    f"combination: {{{kind}: {other.name}, dataset: {trial.dataset.name}}}"
-                )
-
-
-def _check_combination(trial: Trial) -> None:
-    """Refuse a defense that works on what the attack does not leave."""
-    attack, defense = trial.attack, trial.defense
-    why = ""
-    if attack.TRAINS and ("train_scores" in defense.gives() or "training_set" in defense.needs()):
-        why = f"the training set, but attack {attack.name} trains the victim itself and leaves none"
-    elif attack.EVADES and "trigger" in defense.needs():
-        why = f"the trigger, but attack {attack.name} has none"
-    if why:
-        raise PlanError(
-            f"defense {defense.name} works on {why}; exclude this combination: "
-            f"{{attack: {attack.name}, defense: {defense.name}}}"
-        )

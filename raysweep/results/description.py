@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
+from raysweep.provenance import git_commit, versions
 from raysweep.store import Store
 from raysweep.store.sweepfolder import SweepFolder
-from raysweep.sweep.spec import Sweep
+from raysweep.sweep.spec import Sweep, to_plain
 
 Json = Mapping[str, "Json"] | Sequence["Json"] | str | int | float | bool | None
 _KINDS: dict[str, type | tuple[type, ...]] = {
@@ -82,6 +83,25 @@ def write_description(store: Store, place: str, description: Description) -> Non
     """Write down what is known of a sweep."""
     data = json.dumps(description.pack(), indent=1).encode()
     store.write(SweepFolder(store, place).description, data, durable=True)
+
+
+def launched_now(
+    sweep: Sweep, text: str, store: Store, precision: str, started: float
+) -> Description:
+    """Return the description of a sweep that is launched by this process.
+
+    Args:
+        sweep: what is run.
+        text: the sweep file as written.
+        store: where its artifacts are.
+        precision: what `auto` stands for.
+        started: in seconds since 1970.
+    """
+    return Description(
+        name=sweep.name, question=sweep.question, text=text, sweep=to_plain(sweep),
+        created_at=started, storage=store.where(), versions=versions(), git_commit=git_commit(),
+        precision=precision, concluded=False,
+    )  # fmt: skip
 
 
 def as_launched(sweep: Sweep, description: Description) -> Sweep:

@@ -12,9 +12,8 @@ from raysweep.methods.recipe import Recipe
 from raysweep.plan.costs import Costs, record
 from raysweep.plan.planner import Planner
 from raysweep.plan.race import RacingPlanner, planner_of
-from raysweep.provenance import git_commit, versions
 from raysweep.results import history
-from raysweep.results.description import Description, described, write_description
+from raysweep.results.description import described, launched_now, write_description
 from raysweep.run import interruption
 from raysweep.run.force import forcing
 from raysweep.run.leases import Leases
@@ -31,7 +30,7 @@ from raysweep.store.heartbeat import Heartbeat, RunningStage
 from raysweep.store.ledger import Ledger
 from raysweep.store.liveness import machine
 from raysweep.store.sweepfolder import SweepFolder
-from raysweep.sweep.spec import Sweep, check_layers, to_plain
+from raysweep.sweep.spec import Sweep, check_layers
 
 
 class Run:
@@ -137,17 +136,8 @@ class Run:
         self.store.discard(key)
 
     def _describe(self, text: str) -> None:
-        description = Description(
-            name=self.sweep.name,
-            question=self.sweep.question,
-            text=text,
-            sweep=to_plain(self.sweep),
-            created_at=self.started,
-            storage=self.store.where(),
-            versions=versions(),
-            git_commit=git_commit(),
-            precision=self.planner.resolved(Recipe()).precision,
-            concluded=False,
+        description = launched_now(
+            self.sweep, text, self.store, self.planner.resolved(Recipe()).precision, self.started
         )
         write_description(self.store, self.folder.name, description)
         trials, stages = len(self.planner.trials), len(self.schedule.wanted)
