@@ -23,7 +23,7 @@ from raysweep.attacks import Attack, AttackInputs, Choice, Counts, Part
 from raysweep.datasets import IntArray
 from raysweep.errors import FilesError, PlanError, StageError
 from raysweep.identity import files_digest
-from raysweep.methods import load
+from raysweep.methods import available, load
 from raysweep.methods.context import Arrays, Context
 from raysweep.paths import DataPath, resolved
 
@@ -109,6 +109,13 @@ class Imported(Attack):
     def label(self) -> str:
         """The name, and the folder's."""
         return f"{self.name}({Path(self.path).name})"
+
+    @property
+    def family(self) -> str:
+        """The family of the attack that the folder holds."""
+        attack = str(self._manifest()["attack"])
+        kind = load("attacks", attack) if attack in available("attacks") else None
+        return getattr(kind, "FAMILY", "") or attack
 
     def prepare(self, inputs: AttackInputs, ctx: Context) -> Arrays:
         """Return the folder's arrays, its rows as positions in this training set."""

@@ -219,6 +219,11 @@ def tune(
         write.write_text(to_yaml(tuned))
         console.print(f"tuned sweep file: {write}, of sweep {tuned.name}")
         console.print(f"next: {command('launch', write, storage=storage)}")
+    if tuning.failed:
+        status = command("status", loaded.sweep.name, storage=storage)
+        searches = "; ".join(tuning.failed)
+        console.print(f"every candidate failed: {searches}; see: {status}", style="red")
+        raise typer.Exit(1)
 
 
 def _say_tuned(tuning: Tuning, noted: int) -> None:

@@ -178,7 +178,7 @@ def to_use(tuned: Tuned, sweep: Sweep) -> list[str]:
         row = found.get(before.label)
         if row is None:
             continue
-        if row.note:
+        if row.kept_own:
             lines.append(f"{before.label}: keep its own values; {row.note}")
             continue
         usual = type(after).model_construct().params()

@@ -11,7 +11,8 @@ from raysweep.reports.drawings import Drawing, Line
 from raysweep.reports.sheets import Column, Sheet, seconds
 from raysweep.reports.tables import percent, short
 from raysweep.results.tuned import DecisionCurve, SearchAccount, Tuned, TunedRow
-from raysweep.sweep.tuning import COSTS, Labels, MetricName, Parameters
+from raysweep.sweep.ranges import Parameters
+from raysweep.sweep.tuning import COSTS, Labels, MetricName
 
 SEEN: dict[Labels, str] = {
     "oracle": "oracle: tuned on the labels of the very attack that it is reported on",

@@ -22,6 +22,7 @@ from raysweep.paths import starting_at
 from raysweep.sweep.faults import line_in, near, python_faults, rule, short
 from raysweep.sweep.overrides import as_yaml, check_yaml, with_overrides
 from raysweep.sweep.resources import Resources
+from raysweep.sweep.searching import tuning_faults
 from raysweep.sweep.spec import AXES, MOST_SEEDS, PLURAL, Sweep, Track
 from raysweep.sweep.trials import trials
 from raysweep.sweep.tuning import Tune
@@ -176,6 +177,8 @@ class _Loader:
         try:
             sweep = Sweep.model_validate(given)
             trials(sweep)
+            for path, message in tuning_faults(sweep.tune, sweep.defenses) if sweep.tune else ():
+                self.fault(("tune", *path), message)
         except ValidationError as error:
             for fault in error.errors():
                 if fault["type"] == "too_short" and fault["input"]:
@@ -193,6 +196,8 @@ class _Loader:
                 self.text.error((name, int(number)), message) if number.isdigit() else
                 self.text.error((), str(error))
             ) from None  # fmt: skip
+        if self.faults:
+            raise SpecError("\n".join(self.faults))
         return sweep
 
     def _plain(self) -> dict[str, Any]:

@@ -180,6 +180,8 @@ class Feed:
 
     def _standing(self, pending: _Pending, schedule: Schedule) -> tuple[list[str], list[str]]:
         """Return the keys that a candidate waits for, and why it failed."""
+        if pending.candidate is not None and pending.candidate.invalid:
+            return [], [pending.candidate.invalid]
         waiting, failures = [], []
         for trial in pending.trials[: pending.issued]:
             route = self.planner.route(trial, schedule.outcomes)

@@ -23,8 +23,10 @@ from raysweep.results.tuned import (
     TunedMetric,
     TunedRow,
 )
+from raysweep.sweep.ranges import Parameters
 from raysweep.sweep.spec import Sweep
-from raysweep.sweep.tuning import COSTS, CostName, MetricName, Metrics, Parameters, Tune
+from raysweep.sweep.tuning import COSTS, CostName, MetricName, Metrics, Tune
+from raysweep.tuning.notes import note
 from raysweep.tuning.ranking import Evaluated, best, joined
 from raysweep.tuning.search import Measurements, Search
 from raysweep.tuning.space import points, with_parameters
@@ -65,11 +67,12 @@ def _rows(
     try:
         default = _held_out(search, own, measurements)
     except PlanError as error:
-        yield replace(about, note=search.failures[0] if search.failures else str(error))
+        why = search.failures[0] if search.failures else str(error)
+        yield replace(about, note=why, kept_own=True)
         return
     chosen = search.chosen(measurements)
     about = replace(
-        about, note=_note(search, chosen),
+        about, note=note(search, chosen, measurements), kept_own=not chosen,
         tried=0 if tune.labels == "clean_only" else len(search.evaluated(measurements)),
         seconds=_spent(search, measurements, "seconds"),
         gpu_seconds=_spent(search, measurements, "gpu_seconds"),
@@ -87,6 +90,15 @@ def _rows(
             for name in _shown(tune)
         }  # fmt: skip
         yield replace(about, point=point, parameters=parameters, metrics=metrics)
+
+
+def failed_searches(searches: Sequence[Search], measurements: Measurements) -> list[str]:
+    """Return the defense and the held-out part of each search whose candidates all failed."""
+    return [
+        f"{search.defense.label}, held out {search.part or NOTHING}"
+        for search in searches
+        if search.failures and not search.chosen(measurements)
+    ]
 
 
 def means(rows: Sequence[TunedRow], tune: Tune) -> list[TunedRow]:
@@ -136,14 +148,6 @@ def _mean(values: Iterable[float]) -> float:
 def _shown(tune: Tune) -> tuple[MetricName, ...]:
     """Return the metrics of a table: all that are wanted, and always TPR and FPR."""
     return tuple(dict.fromkeys((*tune.named_metrics, "tpr", "fpr")))
-
-
-def _note(search: Search, chosen: Sequence[Parameters]) -> str:
-    if chosen:
-        return ""
-    if search.tune.labels == "clean_only":
-        return "scores no clean samples: the method's own parameters"
-    return f"every candidate failed: {search.failures[0]}" if search.failures else "nothing tried"
 
 
 def _instances(
@@ -236,13 +240,13 @@ def _account(search: Search, measurements: Measurements) -> SearchAccount:
 
 def _curve(search: Search, measurements: Measurements) -> DecisionCurve | None:
     """Return TPR and FPR against the searched decision parameter, on the held-out settings."""
-    spans = [name for name, values in search.inner.items() if values.values is None]
+    spans = [name for name, values in search.inner.items() if values.listed is None]
     chosen = search.chosen(measurements)
     if len(search.inner) != 1 or len(spans) != 1 or not chosen:
         return None
     (name,) = spans
     instances = _instances(search, chosen[0], measurements)
-    every = points(search.inner) or []
+    every = points(search.inner, search.known) or []
     curve = []
     for decision in every[:: max(1, len(every) // CURVE_POINTS)]:
         defense = with_parameters(search.defense, {**chosen[0], **decision})
