@@ -186,10 +186,10 @@ def tune(
     from raysweep.cli.progress import Progress
     from raysweep.cli.terminal import print_tuned
     from raysweep.jobs.tune import tune as search
+    from raysweep.paths import starting_at
     from raysweep.results.records import storage_uri
     from raysweep.sweep.loading import read_sweep
-    from raysweep.sweep.spec import to_yaml
-    from raysweep.tuning.summary import tuned_sweep
+    from raysweep.tuning.summary import tuned_file, tuned_name
 
     _check_place(inline, address)
     console = open_console()
@@ -215,9 +215,10 @@ def tune(
     print_tuned(console, tuning.tuned, loaded.sweep)
     _say_tuned(tuning, progress.noted)
     if write is not None:
-        tuned = tuned_sweep(loaded.sweep, tuning.tuned.rows)
-        write.write_text(to_yaml(tuned))
-        console.print(f"tuned sweep file: {write}, of sweep {tuned.name}")
+        with starting_at(write.parent):
+            text = tuned_file(loaded.text, loaded.sweep, tuning.tuned.rows)
+        write.write_text(text, encoding="utf-8")
+        console.print(f"tuned sweep file: {write}, of sweep {tuned_name(loaded.sweep.name)}")
         console.print(f"next: {command('launch', write, storage=storage)}")
     if tuning.failed:
         status = command("status", loaded.sweep.name, storage=storage)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from raysweep.datasets import Dataset
 from raysweep.defenses import Defense
@@ -19,6 +20,8 @@ from raysweep.sweep.spec import Sweep
 from raysweep.sweep.trials import Trial
 from raysweep.sweep.tuning import WITH_CLEAN, Part, Tune
 from raysweep.tuning.feed import TuningPlanner
+from raysweep.tuning.ranking import Evaluated
+from raysweep.tuning.recording import record
 from raysweep.tuning.search import Search
 from raysweep.tuning.space import Space, own_values, spaces_of
 from raysweep.tuning.stored import attacks
@@ -39,25 +42,53 @@ class Studies:
 
     def open(self, defense: Defense, part: str, settings: tuple[Trial, ...], space: Space) -> Study:
         """Return the study of one search, tied to the victims and poison that it may see."""
-        sweep = self.planner.sweep
-        tune = sweep.tune or Tune()
-        folder = SweepFolder(self.store, sweep.name)
-        name = f"{sweep.name}/{defense.label}/{part or 'all'}"
-        settled = [self.planner.setting(setting) for setting in settings]
-        fixed = tune.model_dump(mode="json", exclude={"trials", "parameters", "stop", "first"})
-        seen = [[one.data, one.poison, one.victim, one.stamp] for one in settled]
-        searched = {field: values.pack() for field, values in space.items()}
-        identity = by_content({"defense": defense.identity()})["defense"]
-        tied = digest(canonical([identity, seen, searched, fixed]))
+        tune, folder = self._tune, self._folder
+        name, tied = self._name(defense, part), self._tied(defense, settings, space)
         return Study(
             name, space, tune, tied=tied, own=own_values(defense, space), steps=len(settings),
             known=defense.model_dump(), first=[
                 {name: value for name, value in point[defense.name].items() if name in space}
                 for point in tune.first if defense.name in point
-            ], where=self.url or folder.journal, told=candidate_ends(
-                ledger.read(folder.tuning), name, tied
-            ),
+            ], where=self._where, told=candidate_ends(ledger.read(folder.tuning), name, tied),
         )  # fmt: skip
+
+    def record(
+        self,
+        defense: Defense,
+        part: str,
+        settings: tuple[Trial, ...],
+        space: Space,
+        found: Sequence[Evaluated],
+    ) -> None:
+        """Leave an exact search as a study."""
+        tied = self._tied(defense, settings, space)
+        record(self._name(defense, part), space, self._tune, self._where, tied, found)
+
+    @property
+    def _tune(self) -> Tune:
+        return self.planner.sweep.tune or Tune()
+
+    @property
+    def _folder(self) -> SweepFolder:
+        return SweepFolder(self.store, self.planner.sweep.name)
+
+    @property
+    def _where(self) -> str | Path:
+        return self.url or self._folder.journal
+
+    def _name(self, defense: Defense, part: str) -> str:
+        return f"{self.planner.sweep.name}/{defense.label}/{part or 'all'}"
+
+    def _tied(self, defense: Defense, settings: tuple[Trial, ...], space: Space) -> str:
+        """Return the digest of what a search's candidates are evaluated on."""
+        settled = [self.planner.setting(setting) for setting in settings]
+        fixed = self._tune.model_dump(
+            mode="json", exclude={"trials", "parameters", "stop", "first"}
+        )
+        seen = [[one.data, one.poison, one.victim, one.stamp] for one in settled]
+        searched = {field: values.pack() for field, values in space.items()}
+        identity = by_content({"defense": defense.identity()})["defense"]
+        return digest(canonical([identity, seen, searched, fixed]))
 
 
 def searches_of(sweep: Sweep, planner: TuningPlanner, studies: Studies) -> list[Search]:
@@ -178,6 +209,7 @@ def _folds(
             defense=defense, outer=spaces[0], inner=spaces[1], tune=tune, part=part,
             settings=settings, held_out=report or held, first=first,
             studied=functools.partial(studies.open, defense, part, settings),
+            recorded=functools.partial(studies.record, defense, part, settings),
         )  # fmt: skip
         searches.append(search)
     return searches

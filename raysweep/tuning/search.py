@@ -88,6 +88,7 @@ class Search:
         settings: trials of the defense as it is, one for each setting that is open.
         held_out: the same of the settings that it is reported on.
         studied: opens an Optuna study over a space.
+        recorded: leaves an exact search as a study too; none: it leaves nothing.
         first: candidates that are tried before all others, in part or whole.
         failures: why candidates failed.
     """
@@ -100,6 +101,7 @@ class Search:
     settings: tuple[Trial, ...]
     held_out: tuple[Trial, ...]
     studied: Callable[[Space], Study]
+    recorded: Callable[[Space, Sequence[Evaluated]], None] | None = None
     first: tuple[Parameters, ...] = ()
     failures: list[str] = field(default_factory=list)
     study: Study | None = None
@@ -267,7 +269,10 @@ class Search:
         exact = points(self.inner, self.known)
         if exact is not None:
             first = [{**self.own(), **point} for point in self.first]
-            return self._measured([*first, *exact], instances, measurements)
+            found = self._measured([*first, *exact], instances, measurements)
+            if self.recorded is not None and found:
+                self.recorded(self.inner, found)
+            return found
         study = self.studied(self.inner)
 
         def evaluate(decision: Parameters) -> Metrics | None:

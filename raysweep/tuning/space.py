@@ -159,7 +159,7 @@ def covering(space: Space, most: int, known: Parameters | None = None) -> list[P
     Raises:
         SpecError: if `most` are too few for both ends of each range with every listed value.
     """
-    least = _count(space, 2)
+    least = len(_product(space, 2, known))
     if least > most:
         raise SpecError(
             f"tune.trials: {most} candidates cannot cover the space of {', '.join(space)}: a grid "
@@ -169,8 +169,18 @@ def covering(space: Space, most: int, known: Parameters | None = None) -> list[P
     low, high = 2, max(most, 2)
     while low < high:
         middle = (low + high + 1) // 2
-        low, high = (middle, high) if _count(space, middle) <= most else (low, middle - 1)
+        fits = _fits(space, middle, most, known)
+        low, high = (middle, high) if fits else (low, middle - 1)
     return _product(space, low, known)
+
+
+def _fits(space: Space, each: int, most: int, known: Parameters | None) -> bool:
+    """Return whether a grid of `each` values of every range has at most `most` candidates."""
+    count = _count(space, each)
+    conditional = any(values.when for values in space.values())
+    if count > most and conditional and count <= MOST_POINTS:
+        return len(_product(space, each, known)) <= most
+    return count <= most
 
 
 def _count(space: Space, most: int) -> int:

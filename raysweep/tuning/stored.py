@@ -100,6 +100,8 @@ class StoredFindings:
         poison, _, eligible = self.truth()
         if self.evidence is None:
             return None
+        if not self.inputs and "train_scores" not in dir(self.evidence):
+            return None  # a verdict alone
         if self.inputs:
             triggered = self.inputs["triggered"][eligible]
             both = np.concatenate([self.inputs["clean"], triggered])

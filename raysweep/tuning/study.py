@@ -26,6 +26,7 @@ from raysweep.sweep.searching import in_order
 from raysweep.sweep.tuning import Metrics, Tune
 from raysweep.tuning import storage
 from raysweep.tuning.ranking import Evaluated, rank
+from raysweep.tuning.recording import discard_exact
 from raysweep.tuning.samplers import PRUNERS, sampler_of
 from raysweep.tuning.space import (
     Space,
@@ -38,11 +39,10 @@ from raysweep.tuning.space import (
 )
 from raysweep.tuning.stopping import why_stopped
 from raysweep.tuning.storage import quiet
-from raysweep.tuning.told import FAILED, INSTANCES, METRICS, REPLAYED, TIED, recover
+from raysweep.tuning.told import FAILED, INSTANCES, METRICS, REPLAYED, TIED, UNKNOWN, recover
 
 ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
 ALLOWED = "allowed by the defense"  # the constraint that an invalid combination breaks
-UNKNOWN = 1e9  # by how much an unknown constraint is broken: a database's JSON has no infinity
 
 
 class Study:
@@ -89,6 +89,8 @@ class Study:
         self._shared = isinstance(where, str)
         self._opened = time.monotonic()
         with quiet():
+            if where is not None:
+                discard_exact(name, where)
             self._study = optuna.create_study(
                 study_name=name,
                 load_if_exists=True,

@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
+from raysweep.defenses import Defense
 from raysweep.errors import PlanError
 from raysweep.identity import canonical, digest
 from raysweep.metrics.intervals import NONE
@@ -24,15 +25,17 @@ from raysweep.results.tuned import (
     TunedRow,
 )
 from raysweep.sweep.ranges import Parameters
+from raysweep.sweep.rewriting import tuned_text
 from raysweep.sweep.spec import Sweep
 from raysweep.sweep.tuning import COSTS, CostName, MetricName, Metrics, Tune
 from raysweep.tuning.notes import note
 from raysweep.tuning.ranking import Evaluated, best, joined
 from raysweep.tuning.search import Measurements, Search
-from raysweep.tuning.space import points, with_parameters
+from raysweep.tuning.space import allowed, points, with_parameters
 from raysweep.tuning.stored import StoredFindings
 
 SUFFIX = "-tuned"
+DIGITS = 4  # of a fraction that a sweep file is given
 MOST_CHARACTERS = 64  # of a sweep's name
 CURVE_POINTS = 80
 
@@ -261,17 +264,45 @@ def tuned_sweep(sweep: Sweep, rows: Sequence[TunedRow]) -> Sweep:
     """Return the sweep with the parameters that were tuned on everything, and without `tune`.
 
     It is named `<name>-tuned`: under the old name it would take the place of the sweep's records.
-    Of a Pareto front, the point that is best by the first objective.
+    Of a Pareto front, the point that is best by the first objective. Fractions are rounded to
+    `DIGITS` significant digits, where the defense allows the rounded value.
     """
-    final = {
-        row.defense: row.parameters for row in rows if row.held_out == NOTHING and row.point == 0
-    }
+    final = _final(rows)
     defenses = tuple(
-        with_parameters(defense, final[defense.label]) if defense.label in final else defense
+        with_parameters(defense, rounded(defense, final[defense.label]))
+        if defense.label in final else defense
         for defense in sweep.defenses
-    )
+    )  # fmt: skip
     named = tuned_name(sweep.name)
     return sweep.model_copy(update={"name": named, "defenses": defenses, "tune": None})
+
+
+def tuned_file(text: str, sweep: Sweep, rows: Sequence[TunedRow]) -> str:
+    """Return the text of `tuned_sweep`: the sweep file as it was written, where it can be kept."""
+    final, tuned = _final(rows), tuned_sweep(sweep, rows)
+    changes = {
+        after.label: rounded(before, final[before.label])
+        for before, after in zip(sweep.defenses, tuned.defenses, strict=True)
+        if before.label in final
+    }
+    return tuned_text(text, tuned, changes)
+
+
+def _final(rows: Sequence[TunedRow]) -> dict[str, Parameters]:
+    """Return the label of each defense → the parameters to use."""
+    return {
+        row.defense: row.parameters for row in rows
+        if row.held_out == NOTHING and row.point == 0 and not row.kept_own
+    }  # fmt: skip
+
+
+def rounded(defense: Defense, parameters: Parameters) -> Parameters:
+    """Return parameters with fractions rounded; as they are if the defense refuses that."""
+    shorter = {
+        name: float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value
+        for name, value in parameters.items()
+    }
+    return parameters if allowed(defense, shorter) is None else shorter
 
 
 def tuned_name(name: str) -> str:

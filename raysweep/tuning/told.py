@@ -13,6 +13,7 @@ from raysweep.store.events import CandidateEnd, Event
 # Attributes of a study and of its candidates.
 FAILED, METRICS, REPLAYED, TIED = "failed", "metrics", "replayed", "evaluated_on"
 INSTANCES = "instances"
+UNKNOWN = 1e9  # by how much an unknown constraint is broken: a database's JSON has no infinity
 
 
 def candidate_ends(lines: Iterable[Event], name: str, tied: str) -> list[CandidateEnd]:
