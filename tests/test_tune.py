@@ -460,6 +460,9 @@ def folds(defense: Defense, planted: Planted, **given: Any) -> list[Search]:
         def open(self, defense: Any, part: str, settings: Any, space: Any) -> Study:
             return Study(part or "all", space, tune, steps=len(settings))
 
+        def record(self, *given: Any) -> None:
+            del given
+
     studies = Open(None, None)  # type: ignore[arg-type]
     return _folds(tune, trials, (outer, inner), studies, lambda dataset: dataset.label)
 

@@ -220,10 +220,14 @@ def tune(
         write.write_text(text, encoding="utf-8")
         console.print(f"tuned sweep file: {write}, of sweep {tuned_name(loaded.sweep.name)}")
         console.print(f"next: {command('launch', write, storage=storage)}")
+    _end_tuned(tuning, command("status", loaded.sweep.name, storage=storage))
+
+
+def _end_tuned(tuning: Tuning, status: str) -> None:
+    """End with an error if all candidates of a search failed."""
     if tuning.failed:
-        status = command("status", loaded.sweep.name, storage=storage)
         searches = "; ".join(tuning.failed)
-        console.print(f"every candidate failed: {searches}; see: {status}", style="red")
+        open_console().print(f"every candidate failed: {searches}; see: {status}", style="red")
         raise typer.Exit(1)
 
 

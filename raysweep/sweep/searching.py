@@ -120,7 +120,7 @@ def _metric_faults(defense: Defense, tune: Tune) -> Iterator[Fault]:
 
 
 def _range_faults(defense: Defense, name: str, space: Mapping[str, Range]) -> Iterator[Fault]:
-    """Yield what is wrong with one range: its name, its conditions, or its ends."""
+    """Yield the faults of one range: its name, its conditions, or its ends."""
     where, values = ("parameters", defense.name, name), space[name]
     fields = type(defense).model_fields
     if name not in fields:

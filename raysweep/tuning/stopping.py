@@ -31,7 +31,7 @@ def why_stopped(
 
 
 def _since_the_best(ranks: Sequence[tuple[float, ...] | None]) -> int:
-    """Return how many candidates ended after the first that nothing later was better than."""
+    """Return the number of candidates that ended after the best, none of them better."""
     since, best = 0, None
     for mine in ranks:
         better = mine is not None and (best is None or mine < best)

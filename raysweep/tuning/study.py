@@ -89,20 +89,11 @@ class Study:
         self._shared = isinstance(where, str)
         self._opened = time.monotonic()
         with quiet():
-            if where is not None:
-                discard_exact(name, where)
-            self._study = optuna.create_study(
-                study_name=name,
-                load_if_exists=True,
-                storage=storage.open_storage(where) if where else None,
-                pruner=PRUNERS[tune.pruner](steps),
-                directions=[objective.goal for objective in tune.metric],
-            )
+            self._study = self._found(where)
             self._tie(tied)
             # A sampler that went on from its first draw would repeat what was tried before.
             seed = tune.seed + len(self._study.trials) + (os.getpid() if self._shared else 0)
             self._study.sampler = sampler_of(tune, space, seed)
-            self._study.set_metric_names([objective.name for objective in tune.metric])
             if not self._study.trials:
                 recover(self._study, told, self._spread)
             if not self._shared:
@@ -111,6 +102,20 @@ class Study:
         self.trials = self._planned() if tune.sampler == "grid" else tune.trials
         if self._shared:
             self._beat()
+
+    def _found(self, where: str | Path | None) -> optuna.Study:
+        """Return the study of this name, made unless it is there."""
+        if where is not None:
+            discard_exact(self.name, where)
+        study = optuna.create_study(
+            study_name=self.name,
+            load_if_exists=True,
+            storage=storage.open_storage(where) if where else None,
+            pruner=PRUNERS[self.tune.pruner](self.steps),
+            directions=[objective.goal for objective in self.tune.metric],
+        )
+        study.set_metric_names([objective.name for objective in self.tune.metric])
+        return study
 
     def _begin(self, own: Parameters | None, first: Sequence[Parameters]) -> None:
         """Put what is to be tried before all others in the queue, unless it was tried already."""
