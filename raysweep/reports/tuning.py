@@ -39,9 +39,10 @@ def sentence(tuned: Tuned) -> str:
     third = f" Measured on {split(tuned)} alone, which no search has seen." if split(tuned) else ""
     return (
         f"{SEEN[settings.labels]}.{third} Sought: {goals}, {bounds}, {settings.over} of the "
-        "instances. “own”: the method’s own parameters; “oracle”: the best, within the constraints, for the "
-        "held-out instances of all that was tried, which no defender can know. Brackets: 95 % "
-        "interval, of the inputs of one model, of three seeds or more, or of ten families of "
+        "instances. “own”: the method’s own parameters; “oracle”: the best, within the "
+        "constraints, for the held-out instances of all that was tried, which no defender can "
+        "know. Brackets: 95 % interval, of the inputs of one model, of three seeds or more, or of "
+        "ten families of "
         "attacks or more."
     )
 
