@@ -184,7 +184,7 @@ def test_constraints_hold_where_they_can(searched: dict[str, Any], sampler: str)
 
 def test_gaussian_processes_search_too() -> None:
     measurements = Planted(badnets=(0.4, 0.6))
-    found = search(BOTH, ["badnets"], metric="youden", constraints=[], trials=25, sampler="gp")
+    found = search(BOTH, ["badnets"], metric="youden", constraints=[], trials=15, sampler="gp")
     assert best_of(found, measurements)["youden"] > 0.5
 
 

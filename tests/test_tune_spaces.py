@@ -21,6 +21,7 @@ from raysweep.sweep.ranges import Parameters, Range
 from raysweep.sweep.searching import tuning_faults
 from raysweep.sweep.tuning import Stop, Tune
 from raysweep.tuning import space
+from raysweep.tuning.feed import Feed, TuningPlanner
 from raysweep.tuning.search import Search
 from raysweep.tuning.stopping import why_stopped
 from raysweep.tuning.stored import StoredFindings, measure
@@ -177,6 +178,20 @@ def test_an_invalid_combination_is_an_infeasible_candidate() -> None:
     assert max(broken.values()) > 0, "Optuna's samplers see that it is infeasible"
 
 
+def test_an_infeasible_candidate_is_fed_to_its_search_without_a_stage(tmp_path: Path) -> None:
+    file = tmp_path / "t.yaml"
+    file.write_text(SWEEP)
+    planner = TuningPlanner(load_sweep(file), whole=False)
+    both = {"low": ranged(values=[0.8]), "high": ranged(values=[0.5])}
+    asked = ruled(both, {}, trials=1, constraints=())
+    feed = Feed(planner, [asked], Planted(badnets=(0.6, 1.0)))
+    assert feed.more(1) and not planner.trials
+    nothing: Any = None  # no stage is looked at
+    (told,) = feed.planned(nothing)
+    assert told.state == "PRUNED" and "low must be at most high" in told.attrs["failed"]
+    assert asked.finished and asked.chosen(feed.measurements) == []
+
+
 @pytest.mark.parametrize(
     ("trials", "wanted"), [(3, [4, 102, 200]), (2, [4, 200]), (5, [4, 53, 102, 151, 200])]
 )
@@ -264,7 +279,7 @@ def test_candidates_that_the_user_names_are_the_first(tmp_path: Path) -> None:
 
 
 def test_a_candidate_that_breaks_constraints_is_stopped_although_its_objective_is_good() -> None:
-    """`high` 0.3 flags no poison and nothing clean; low 0 flags everything: TPR 1, FPR 1."""
+    """A `low` of 0 flags everything: TPR 1 and FPR 1."""
     names = ["badnets", "blend", "sig", "rotation", "additive", "trojan"]
     bench = Planted(**dict.fromkeys(names, (0.6, 1.0)))
     low = {"low": Range(values=(0.6, 0.61, 0.62, 0.63, 0.64, 0.0))}

@@ -23,7 +23,7 @@ from raysweep.results.tuned import CandidateRow
 from raysweep.store.events import CandidateEnd
 from raysweep.sweep.ranges import Parameters
 from raysweep.sweep.searching import in_order
-from raysweep.sweep.tuning import Metrics, Tune
+from raysweep.sweep.tuning import Metrics, Stop, Tune
 from raysweep.tuning import storage
 from raysweep.tuning.ranking import Evaluated, rank
 from raysweep.tuning.recording import discard_exact
@@ -41,6 +41,7 @@ from raysweep.tuning.stopping import why_stopped
 from raysweep.tuning.storage import quiet
 from raysweep.tuning.told import FAILED, INSTANCES, METRICS, REPLAYED, TIED, UNKNOWN, recover
 
+NEVER = Stop()
 ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
 ALLOWED = "allowed by the defense"  # the constraint that an invalid combination breaks
 
@@ -192,6 +193,8 @@ class Study:
     @property
     def stopped(self) -> str:
         """Why no more candidates are wanted although there are trials left; else empty."""
+        if self.tune.stop == NEVER:
+            return ""
         ended, complete = self._ended(), TrialState.COMPLETE
         ranks = [rank(self._metrics(t), self.tune) if t.state == complete else None for t in ended]
         gpu_seconds = sum(
