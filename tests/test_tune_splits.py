@@ -10,6 +10,7 @@ from typing import Any
 import optuna
 import pytest
 
+from raysweep.attacks.imported import Imported
 from raysweep.attacks.none import NoAttack
 from raysweep.cli.app import app
 from raysweep.errors import SpecError
@@ -19,7 +20,7 @@ from raysweep.sweep.rewriting import tuned_text
 from raysweep.sweep.tuning import Tune
 from raysweep.sweep.yaml import parse
 from raysweep.tuning import space
-from raysweep.tuning.folds import Studies, _folds
+from raysweep.tuning.folds import Studies, _folds, parts_of
 from raysweep.tuning.notes import note
 from raysweep.tuning.ranking import Evaluated
 from raysweep.tuning.recording import record
@@ -65,6 +66,25 @@ def test_a_third_split_is_seen_by_no_search_and_reported_on_alone() -> None:
     for wrong, said in (({"seed": [7]}, "names no trial"), ({"seed": [0, 1]}, "names every tri")):
         with pytest.raises(SpecError, match=f"tune.report_on: .* {said}"):
             folds(report_on=wrong)
+
+
+@pytest.mark.parametrize(
+    ("named", "family", "part"),
+    [("badnet", "patch", "badnets+imported(patch)"), ("WaNet", "wanet", "imported(wanet)"),
+     ("unheard_of", "unheard_of", "imported(unheard_of)")],
+)  # fmt: skip
+def test_imported_attacks_are_held_out_with_those_that_they_hold(
+    tmp_path: Path, named: str, family: str, part: str
+) -> None:
+    manifest = {
+        "attack": named, "train_total": 100, "poison": 5, "cover": 0, "target": 0, "sources": None,
+        "victim": False, "triggered": 5,
+    }  # fmt: skip
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    attack = Imported(path=str(tmp_path))
+    assert attack.family == family
+    trials = [setting("badnets"), replace(setting("badnets"), attack=attack)]
+    assert parts_of(trials, "attack", str)[trials[1]] == part
 
 
 def test_trials_at_rate_0_are_seen_by_every_search_that_bounds_false_alarms() -> None:

@@ -31,6 +31,11 @@ if TYPE_CHECKING:
     import torch
 
 FILES = ("manifest.json", "arrays.npz", "victim.npz")
+# What BackdoorBench and backdoor-toolbox call attacks that have another name here.
+THEIRS = {
+    "badnet": "badnets", "blended": "blend", "inputaware": "dynamic", "lc": "label_consistent",
+    "ssba": "issba", "trojannn": "trojan", "TaCT": "tact", "WaNet": "wanet",
+}  # fmt: skip
 
 
 class Imported(Attack):
@@ -113,7 +118,8 @@ class Imported(Attack):
     @property
     def family(self) -> str:
         """The family of the attack that the folder holds."""
-        attack = str(self._manifest()["attack"])
+        named = str(self._manifest()["attack"])
+        attack = THEIRS.get(named, named)
         kind = load("attacks", attack) if attack in available("attacks") else None
         return getattr(kind, "FAMILY", "") or attack
 
