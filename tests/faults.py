@@ -58,12 +58,14 @@ def table() -> dict[str, Fault]:
         planted_rounds,
         planted_statistics,
         planted_tables,
+        planted_tuning,
         planted_wandb,
     )
 
     modules = (
         planted_rounds, planted_baselines, planted_datamodels, planted_devices, planted_engine,
-        planted_plugins, planted_kills, planted_statistics, planted_tables, planted_wandb,
+        planted_plugins, planted_kills, planted_statistics, planted_tables, planted_tuning,
+        planted_wandb,
     )  # fmt: skip
     every = [fault for module in modules for fault in module.FAULTS]
     named = {fault.name: fault for fault in every}

@@ -7,12 +7,10 @@ from tests.faults import Fault
 SCHEDULE, PERFORM, STORE = "run/schedule.py", "stages/perform.py", "store/store.py"
 READY = "run/ready.py"
 ROWS, HISTORY, LEDGER = "results/rows.py", "results/history.py", "store/ledger.py"
-SEARCH, RANKING, FOLDS = (f"tuning/{name}.py" for name in ("search", "ranking", "folds"))
 ENGINE = "test_engine.py::test_"
 ORDER = "test_schedule.py::test_"
 KEPT = "test_store.py::test_"
 PAST = "test_history.py::test_"
-TUNE = "test_tune.py::test_"
 TRACK, SYNC = "test_track.py::test_", "test_sync.py::test_"
 WANDB = "results/wandb.py"
 CURRENT = "test_current.py::test_"
@@ -202,36 +200,6 @@ TOLD = (
         "the end of a launch waits for W&B without an end", "jobs/publishing.py",
         "elif waited > END_SECONDS and", "elif waited > 1e9 and",
         (SYNC + "a_server_that_hangs_holds_up_neither_records_nor_the_end",),
-    ),
-)  # fmt: skip
-
-TUNED = (
-    Fault(
-        "the truth of held-out places is not sealed", SEARCH,
-        "else instance.closed()", "else instance",
-        (TUNE + "a_planted_leak_fails",),
-    ),
-    Fault(
-        "a search of clean data reads the truth", SEARCH,
-        ' and self.tune.labels != "clean_only" else', " else",
-        ("test_engine_tuning.py::test_" + "a_search_that_may_see_clean_data_alone_reads_no_truth",),
-    ),
-    Fault(
-        "a transfer that sees what it leaves out", FOLDS,
-        'settings = rest if tune.labels == "transfer" else held', "settings = tuple(trials)",
-        (TUNE + "transfer_never_looks_at_what_it_leaves_out",),
-    ),
-    Fault(
-        "objectives before constraints", RANKING,
-        "return excess(metrics, tune), *losses(metrics, tune)",
-        "return *losses(metrics, tune), excess(metrics, tune)",
-        (TUNE + "constraints_hold_where_they_can",),
-    ),
-    Fault(
-        "the worst is the best", RANKING,
-        "max(known) if metric in SMALLER_IS_BETTER else min(known)",
-        "min(known) if metric in SMALLER_IS_BETTER else max(known)",
-        (TUNE + "worst_case_and_mean_differ",),
     ),
 )  # fmt: skip
 
@@ -462,4 +430,4 @@ ALONE = (
     ),
 )  # fmt: skip
 
-FAULTS = HANDED_OUT + STORED + TOLD + TUNED + ANEW + SHARED + WATCHED + FOLLOWED + ALONE
+FAULTS = HANDED_OUT + STORED + TOLD + ANEW + SHARED + WATCHED + FOLLOWED + ALONE

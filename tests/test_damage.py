@@ -36,7 +36,7 @@ from raysweep.stages.perform import perform
 from raysweep.store import Store, ledger
 from raysweep.store.sweepfolder import SweepFolder
 from raysweep.sweep.loading import load_sweep
-from raysweep.tuning.study import open_storage
+from raysweep.tuning.storage import open_storage
 
 SWEEP = """
 name: hurt

@@ -120,7 +120,10 @@ def test_what_is_better_keeps_constraints_first_and_knows_what_is_undefined() ->
     bounds = Tune(constraints=["fpr <= 0.1", "tpr >= 0.5"])
     assert excess({"fpr": 0.3, "tpr": 0.1}, bounds) == pytest.approx(0.2 + 0.4)
     assert excess({"fpr": 0.3, "tpr": 0.9}, bounds) == pytest.approx(0.2)
-    assert excess({"fpr": 0.1, "tpr": 0.5}, bounds) == 0 == excess({"fpr": nan, "tpr": nan}, bounds)
+    assert excess({"fpr": 0.1, "tpr": 0.5}, bounds) == 0
+    assert excess({"fpr": nan, "tpr": 0.9}, bounds) == np.inf, "what is unknown counts as broken"
+    unknown = tried(tpr=0.99, fpr=nan)
+    assert best([unknown, tried(tpr=0.6, fpr=0.3)], bounds) is not unknown
     kept, broken = tried(tpr=0.5, fpr=0.1), tried(tpr=0.9, fpr=0.2)
     undefined = tried(tpr=nan, fpr=0.0)
     assert best([broken, kept, undefined], bounds) is kept

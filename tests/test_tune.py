@@ -18,7 +18,9 @@ import raysweep
 from raysweep import methods
 from raysweep.attacks.additive import Additive
 from raysweep.attacks.badnets import BadNets
+from raysweep.attacks.badnets_clean_label import BadNetsCleanLabel
 from raysweep.attacks.blend import Blend
+from raysweep.attacks.none import NoAttack
 from raysweep.attacks.rotation import Rotation
 from raysweep.attacks.sig import SIG
 from raysweep.attacks.trojan import Trojan
@@ -38,13 +40,16 @@ from raysweep.results.tuned import NOTHING, Tuned
 from raysweep.store import Store
 from raysweep.store.events import CandidateEnd, Done, Event, unpack
 from raysweep.sweep.loading import load_sweep
+from raysweep.sweep.ranges import Parameters, Range
 from raysweep.sweep.trials import Trial
-from raysweep.sweep.tuning import Constraint, Objective, Parameters, Range, Tune
+from raysweep.sweep.tuning import Constraint, Objective, Tune
 from raysweep.tuning import ranking, space, summary
-from raysweep.tuning.folds import Studies, _folds, part_of
+from raysweep.tuning.folds import Studies, _folds, parts_of
 from raysweep.tuning.search import Candidate, Measurements, Search
+from raysweep.tuning.storage import open_storage
 from raysweep.tuning.stored import StoredFindings, false_alarms, measure, stored_findings
-from raysweep.tuning.study import Study, candidate_ends, every_trial, open_storage
+from raysweep.tuning.study import Study, every_trial
+from raysweep.tuning.told import candidate_ends
 
 N = 400
 ATTACKS = {
@@ -179,7 +184,7 @@ def test_constraints_hold_where_they_can(searched: dict[str, Any], sampler: str)
 
 def test_gaussian_processes_search_too() -> None:
     measurements = Planted(badnets=(0.4, 0.6))
-    found = search(BOTH, ["badnets"], metric="youden", constraints=[], trials=25, sampler="gp")
+    found = search(BOTH, ["badnets"], metric="youden", constraints=[], trials=15, sampler="gp")
     assert best_of(found, measurements)["youden"] > 0.5
 
 
@@ -455,15 +460,18 @@ def folds(defense: Defense, planted: Planted, **given: Any) -> list[Search]:
         def open(self, defense: Any, part: str, settings: Any, space: Any) -> Study:
             return Study(part or "all", space, tune, steps=len(settings))
 
+        def record(self, *given: Any) -> None:
+            del given
+
     studies = Open(None, None)  # type: ignore[arg-type]
-    return _folds(tune, trials, (outer, inner), studies)
+    return _folds(tune, trials, (outer, inner), studies, lambda dataset: dataset.label)
 
 
 MINE = {"test_tune": {"low": {"min": 0.0, "max": 1.0}}}
 
 
 def test_transfer_never_looks_at_what_it_leaves_out() -> None:
-    measurements = Planted(badnets=(0.6, 1.0), blend=(0.5, 1.0), trojan=(0.8, 1.0))
+    measurements = Planted(badnets=(0.6, 1.0), blend=(0.5, 1.0), sig=(0.8, 1.0))
     for one in folds(Cut(blur=0.0), measurements, parameters=MINE):
         measurements.opened.clear()
         one.chosen(measurements)
@@ -472,10 +480,10 @@ def test_transfer_never_looks_at_what_it_leaves_out() -> None:
 
 
 def test_transfer_reports_on_the_attack_that_was_left_out() -> None:
-    measurements = Planted(badnets=(0.6, 1.0), blend=(0.5, 1.0), trojan=(0.8, 1.0))
+    measurements = Planted(badnets=(0.6, 1.0), blend=(0.5, 1.0), sig=(0.8, 1.0))
     searches = folds(Cut(blur=0.0), measurements, parameters=MINE)
     rows = summary.tuned_rows(searches, measurements)
-    assert [row.held_out for row in rows] == ["badnets", "blend", "trojan", NOTHING]
+    assert [row.held_out for row in rows] == ["badnets", "blend", "sig", NOTHING]
     by = {row.held_out: row for row in rows}
     for row in rows[:3]:
         tpr, fpr = row.metrics["tpr"], row.metrics["fpr"]
@@ -495,10 +503,26 @@ def test_transfer_reports_on_the_attack_that_was_left_out() -> None:
         folds(Cut(blur=0.0), Planted(badnets=(0.6, 1.0)), parameters=MINE)
 
 
-def test_forms_of_one_attack_are_held_out_together() -> None:
+def test_forms_of_one_attack_and_attacks_of_one_family_are_held_out_together(
+    tmp_path: Path,
+) -> None:
     one, other = setting("blend"), replace(setting("blend"), attack=Blend(rate=0.2, alpha=0.4))
-    assert part_of(one, "attack") == part_of(other, "attack") == "blend"
-    assert part_of(one, "rate") != part_of(other, "rate")
+    patches = [
+        replace(one, attack=attack(rate=0.1)) for attack in (BadNets, Trojan, BadNetsCleanLabel)
+    ]
+    named = parts_of([one, other, *patches], "attack", str)
+    together = "badnets+trojan+badnets_clean_label"
+    assert [named[t] for t in (one, other, *patches)] == ["blend", "blend", *[together] * 3]
+    assert set(parts_of([one, patches[1]], "attack", str).values()) == {"blend", "trojan"}
+    rates = parts_of([one, other], "rate", str)
+    assert rates[one] != rates[other]
+    files = [replace(one, dataset=Digits(label_noise=noise)) for noise in (0.0, 0.1)]
+    assert set(parts_of(files, "dataset", lambda _: "same content").values()) == {
+        "digits+digits(label_noise=0.1)"
+    }
+    clean = replace(one, attack=NoAttack())
+    assert parts_of([one, clean], "attack", str)[clean] == ""
+    assert parts_of([one, clean], "seed", str)[clean] == "0"
 
 
 def test_worst_case_and_mean_differ() -> None:
@@ -585,8 +609,31 @@ def test_ranges_are_kept_as_they_were_written(written: dict[str, Any]) -> None:
         ("{min: 0.1, max: 0.2, values: [0.1]}", "fpr: takes values alone, or min, max and distri"),
         ("{min: low, max: 1}", "fpr.min: must be a number, got 'low'"),
         ("{values: []}", "fpr.values: .* at least 1 item"),
-        ("{values: [[1]]}", r"fpr.values.0: must be a number, text, true, false or null"),
-        ("{min: 0.1, max: 0.2, distribution: normal}", "fpr.distribution: .*uniform.*log_unif"),
+        ("{values: [{a: 1}]}", r"fpr.values.0: must be a number, text, true, false or null"),
+        ("{values: [.1, 7]}", "fpr: 7 is not allowed: must be"),
+        ("{values: 0.1}", "fpr.values: must be a valid array"),
+        ("{value: 2}", "fpr: 2 is not allowed: must be"),
+        ("{value: 0.1, max: 0.2}", "fpr: takes value alone, or min, max"),
+        ("{min: 0.1, max: 0.2, distribution: 5}", "fpr.distribution: must be .*got 5"),
+        ("{min: 0.1, max: 0.2, distribution: uniformm}", "fpr.distribution: .*uniform.*log_unif"),
+        ("{min: 0.1, max: 0.2, distribution: constant}", "fpr: constant takes values, or value"),
+        ("{min: 0.1, max: 0.2, distribution: int_uniform}", "fpr: needs whole min and max for int"),
+        ("{min: 0.1, max: 0.2, q: 0.05}", "fpr: q goes with q_uniform or q_log_uniform_values"),
+        ("{min: 0.1, max: 0.2, q: 1, distribution: q_uniform}", "fpr: holds no multiple of q, 1,"),
+        ("{min: 0.1, max: 0.2, distribution: log_uniform_values, step: 1}", "fpr: step goes with"),
+        ("{min: 0.1, max: 0.2, step: 0}", "fpr.step: must be more than 0"),
+        ("{mu: 0.1, sigma: 0.02, distribution: normal}",
+         r"fpr: normal weights .*such as \{min: 0.06, max: 0.14, distribution: uniform\}"),
+        ("{mu: -3, sigma: 0.5, distribution: q_log_normal, q: 1}",
+         r"fpr: .*\{min: 0.01832, max: 0.1353, distribution: q_log_uniform_values\} "),
+        ("{min: 0.1, max: 0.2, distribution: normal}", "fpr: normal weights .*write min and max"),
+        ("{min: 0.1, max: 0.2, distribution: beta}", "fpr: beta weights"),
+        ("{values: [0.1, 0.2], probabilities: [0.5, 0.5]}", "fpr: probabilities weight random dra"),
+        ("{min: -6.9, max: -1.2, distribution: log_uniform}",
+         r"fpr: log_uniform has exponents .*\{min: 0.001008, max: 0.3012, distribution: log_unif"),
+        ("{min: 1, max: 2, distribution: inv_log_uniform_values}", "fpr: inv_log_uniform_values"),
+        ("{min: 0.1, max: 0.2, when: {onn: x}}", "fpr.when: 'onn' is no other parameter of it"),
+        ("{min: 0.1, max: 0.2, when: {fpr: 1}}", "fpr.when: 'fpr' is no other parameter of it"),
         ("{mim: 0.1, max: 0.2}", r"fpr.mim: unknown field, got 0.1; .*min"),
     ],
 )  # fmt: skip
@@ -604,7 +651,9 @@ def test_suggested_ranges_are_allowed_and_hold_the_methods_own_values(name: str)
     required = {"like": "strip"} if "like" in kind.model_fields else {}
     defense = kind.model_validate(required)
     own = methods.search_ranges(kind)
-    outer, inner = space.spaces_of(defense, Tune(parameters={name: {field: {} for field in own}}))  # type: ignore[arg-type]
+    given: Any = {name: {field: {} for field in own}}
+    tune = Tune(parameters=given, metric="seconds", constraints=())
+    outer, inner = space.spaces_of(defense, tune)
     for field, values in {**outer, **inner}.items():
         value = getattr(defense, field)
         assert value is None or space.inside({field: values}, {field: value}), field
@@ -629,7 +678,9 @@ def test_settings_read_as_they_are_written() -> None:
         ({"constraints": ("asr < 1",)}, "must be like"),
         ({"constraints": ("tpr <= 1.2.3",)}, "must be like"),
         ({"metric": ["tpr", "fpr"], "pruner": "median"}, "pruner works on one metric"),
-        ({"sampler": "cmaes"}, "cmaes takes one metric and no constraints"),
+        ({"sampler": "cmaes"}, "Input should be 'tpe', 'gp', 'random', 'grid' or 'nsga2'"),
+        ({"metric": ["tpr", "fpr"], "stop": {"patience": 3}}, "patience works on one metric"),
+        ({"stop": {"patience": 0}}, "greater than or equal to 1"),
     ):
         with pytest.raises(ValidationError, match=said):
             Tune(**wrong)
@@ -713,7 +764,14 @@ def test_a_sweep_is_tuned_without_a_stage(
     assert better.tune is None
     strip = next(d for d in better.defenses if d.name == "strip")
     final = table[(table["held_out"] == NOTHING) & (table["defense"] != "spectral_signatures")]
-    assert strip.fpr == final["parameters"].iloc[0]["fpr"]  # type: ignore[attr-defined]
+    found = final["parameters"].iloc[0]["fpr"]
+    assert strip.fpr == float(f"{found:.4g}")  # type: ignore[attr-defined]
+    assert f"strip: {{overlays: 8, fpr: {strip.fpr}}}" in to.read_text(), "the author's own text"  # type: ignore[attr-defined]
+    assert "distinct thresholds for 400 values: the calibration set has" in "".join(table["note"])
+    shown = optuna.get_all_study_names(
+        open_storage(tmp_path / "store/sweeps/tuned/tune/journal.log")
+    )
+    assert len(shown) == 6, "every search, though Optuna was asked for none of its candidates"
     with pytest.raises(SpecError, match="is there already"):
         app([*command, "--write", str(to)], standalone_mode=False)
 
@@ -742,16 +800,19 @@ def test_a_setting_that_fails_is_a_note_and_costs_nothing_else(
 
     monkeypatch.setattr(Blend, "stamp", broken)
     file, store = tmp_path / "t.yaml", tmp_path / "store"
-    three = "badnets: {rate: 0.1}, trojan: {rate: 0.1},"
+    three = "badnets: {rate: 0.1}, sig: {rate: 0.05},"
     file.write_text(SWEEP.replace("badnets: {rate: 0.1},", three))
-    app(["tune", str(file), "--inline", "--storage", str(store)], standalone_mode=False)
-    assert "no such picture" in capsys.readouterr().out
+    command = ["tune", str(file), "--inline", "--storage", str(store)]
+    assert app(command, standalone_mode=False) == 1, "searches whose candidates all failed"
+    said = " ".join(capsys.readouterr().out.split())
+    assert "no such picture" in said
+    assert "every candidate failed: spectral_signatures, held out badnets; spectral_sig" in said
     rows = same_again(store / "sweeps/tuned/tuned.json")["rows"]
     by = {row["held_out"]: row for row in rows if row["defense"] == "spectral_signatures"}
     # Only where the broken attack is held out can anything be searched; it cannot be reported on.
-    assert all("no such picture" in by[part]["note"] for part in ("badnets", "trojan", "nothing"))
+    assert all("no such picture" in by[part]["note"] for part in ("badnets", "sig", "nothing"))
     assert "tuned_tpr" not in by["blend"] and "not stored" in by["blend"]["note"]
-    assert by["badnets"]["tuned_tpr"] == by["badnets"]["default_tpr"]
+    assert by["badnets"]["tuned_tpr"] == by["badnets"]["default_tpr"] and by["sig"]["kept_own"]
 
 
 def test_score_level_parameters_run_stages_and_share_everything_upstream(
@@ -797,5 +858,7 @@ def test_metrics_of_models_need_whole_trials(
     told = same_again(store / "sweeps/w/tuned.json")
     assert {row["defense"] for row in told["rows"]} == {"spectral_signatures", "fine_tuning"}
     for row in told["rows"]:
-        assert 0 <= row["tuned_asr"] <= 1 and 0 <= row["tuned_ca"] <= 1 and not row["note"]
+        assert (
+            0 <= row["tuned_asr"] <= 1 and 0 <= row["tuned_ca"] <= 1 and "failed" not in row["note"]
+        )
         assert row["tried"] == 2

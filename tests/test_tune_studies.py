@@ -20,8 +20,9 @@ import optuna
 import pytest
 
 from raysweep.cli.app import app
-from raysweep.sweep.tuning import Range, Tune
-from raysweep.tuning import study
+from raysweep.sweep.ranges import Range
+from raysweep.sweep.tuning import Tune
+from raysweep.tuning import storage, study
 
 SWEEP = """
 name: shared
@@ -38,8 +39,8 @@ tune:
 DRIVER = """
 import sys
 import raysweep.jobs.tune, raysweep.run.inline
-from raysweep.tuning import study
-study.HEARTBEAT_SECONDS = 1
+from raysweep.tuning import storage
+storage.HEARTBEAT_SECONDS = 1
 from raysweep.cli import main
 sys.stdin.read()  # until it is wanted: what it imports takes longer than some candidates
 main()
@@ -155,7 +156,7 @@ def test_a_killed_driver_goes_on_from_its_journal(
         first.wait()
     before = told()
     assert before < 15
-    monkeypatch.setattr(study, "HEARTBEAT_SECONDS", 1)
+    monkeypatch.setattr(storage, "HEARTBEAT_SECONDS", 1)
     words = ["tune", str(file), "--inline", "--storage", str(tmp_path / "store")]
     app(words, standalone_mode=False)
     assert told() <= 15, "what the dead driver had told is not told again"
@@ -217,7 +218,7 @@ def test_two_drivers_work_on_one_study_and_one_is_killed(
 def test_a_candidate_whose_driver_died_before_its_first_heartbeat_is_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(study, "HEARTBEAT_SECONDS", 1)
+    monkeypatch.setattr(storage, "HEARTBEAT_SECONDS", 1)
     url = f"sqlite:///{tmp_path / 'studies.db'}"
     space = {"low": Range(min=0.0, max=1.0)}
     mine = study.Study("s", space, Tune(trials=1), where=url)

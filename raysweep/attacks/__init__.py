@@ -123,6 +123,10 @@ class Attack(Method):
     Only `counts` and `brings_victim`, which the plan calls, and `train` may read `rate` and
     `cover_rate`. The key of every other stage holds the realized counts, or neither: an attack at
     work there has no rate, and reading one is an error.
+
+    Class variables:
+        FAMILY: of attacks with the same kind of trigger, which tuning holds out together; "": its
+            own name.
     """
 
     rate: float = Field(0.05, ge=0, le=1, description="poisoned images / training images")
@@ -144,6 +148,7 @@ class Attack(Method):
         "rate": "counts.poison, the realized count, which `choose` is given",
         "cover_rate": "counts.cover, the realized count, which `choose` is given",
     }
+    FAMILY: ClassVar[str] = ""
     CLEAN_LABEL: ClassVar[bool] = False
     DOMAINS: ClassVar[tuple[Domain, ...]] = ("images",)
     PREPARES: ClassVar[bool] = False
@@ -154,6 +159,11 @@ class Attack(Method):
     def origin(self) -> Origin:
         """Return the name and the rates that other projects are told."""
         return Origin(self.name, self.rate, self.cover_rate)
+
+    @property
+    def family(self) -> str:
+        """The family of attacks that this one is a form of, by its trigger; else its name."""
+        return self.FAMILY or self.name
 
     def brings_victim(self) -> bool:
         """Return whether `prepare` gives the victim's weights, as arrays `model.*`."""

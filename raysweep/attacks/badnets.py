@@ -10,7 +10,7 @@ in the bottom right corner.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 class BadNets(Attack):
     """A `size` x `size` patch, `margin` pixels from the bottom and the right edge."""
+
+    FAMILY: ClassVar[str] = "patch"
 
     size: int = Field(3, ge=1, le=64, description="side of the patch in pixels")
     margin: int = Field(0, ge=0, le=64, description="pixels between patch and edges")

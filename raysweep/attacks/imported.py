@@ -24,7 +24,7 @@ from raysweep.attacks import Attack, AttackInputs, Choice, Counts, Origin, Part
 from raysweep.datasets import IntArray
 from raysweep.errors import FilesError, PlanError, StageError
 from raysweep.identity import files_digest
-from raysweep.methods import load
+from raysweep.methods import available, load
 from raysweep.methods.context import Arrays, Context
 from raysweep.paths import DataPath, resolved
 
@@ -32,6 +32,11 @@ if TYPE_CHECKING:
     import torch
 
 FILES = ("manifest.json", "arrays.npz", "victim.npz")
+# What BackdoorBench and backdoor-toolbox call attacks that have another name here.
+THEIRS = {
+    "badnet": "badnets", "blended": "blend", "inputaware": "dynamic", "lc": "label_consistent",
+    "ssba": "issba", "trojannn": "trojan", "TaCT": "tact", "WaNet": "wanet",
+}  # fmt: skip
 
 
 class Imported(Attack):
@@ -118,6 +123,14 @@ class Imported(Attack):
     def label(self) -> str:
         """The name, and the folder's."""
         return f"{self.name}({Path(self.path).name})"
+
+    @property
+    def family(self) -> str:
+        """The family of the attack that the folder holds."""
+        named = self.origin().attack
+        attack = THEIRS.get(named, named)
+        kind = load("attacks", attack) if attack in available("attacks") else None
+        return getattr(kind, "FAMILY", "") or attack
 
     def prepare(self, inputs: AttackInputs, ctx: Context) -> Arrays:
         """Return the folder's arrays, its rows as positions in this training set."""

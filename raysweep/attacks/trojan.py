@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 class Trojan(Attack):
     """An 8 x 8 square on 32-pixel images, scaled on others."""
 
+    FAMILY: ClassVar[str] = "patch"
     BADGES: ClassVar[tuple[str, ...]] = ("simplified: a fixed picture",)
 
     alpha: float = Field(1.0, gt=0, le=1, description="opacity of the square")

@@ -228,6 +228,15 @@ def tune(
         write.write_text(rewritten(loaded, tuned, write.parent), encoding="utf-8")
         console.print(f"tuned sweep file: {write}, of sweep {tuned.name}")
         console.print(f"next: {command('launch', write, storage=storage)}")
+    _end_tuned(tuning, command("status", loaded.sweep.name, storage=storage))
+
+
+def _end_tuned(tuning: Tuning, status: str) -> None:
+    """End with an error if all candidates of a search failed."""
+    if tuning.failed:
+        searches = "; ".join(tuning.failed)
+        open_console().print(f"every candidate failed: {searches}; see: {status}", style="red")
+        raise typer.Exit(1)
 
 
 def _say_tuned(tuning: Tuning, noted: int) -> None:

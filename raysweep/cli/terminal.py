@@ -133,14 +133,15 @@ def _short(value: object) -> str:
 
 def legend(tuned: Tuned) -> list[str]:
     """Return the two lines that say what the columns and the rows of a tuning's table are."""
-    from raysweep.reports.tuning import SEEN
+    from raysweep.reports.tuning import SEEN, split
 
     settings = tuned.settings
+    measured = f"; all are measured on {split(tuned)} alone" if split(tuned) else ""
     return [
         "tuned: with what the search chose; own: with the defense's own values; oracle: with the "
         "best, for what was held out, of all that was tried, which no defender can know",
         f"held out: the {settings.hold_out} that a row's numbers are measured on, {NOTHING}: tuned "
-        f"and measured on all; {SEEN[settings.labels]}",
+        f"and measured on all; {SEEN[settings.labels]}{measured}",
     ]
 
 
@@ -178,7 +179,7 @@ def to_use(tuned: Tuned, sweep: Sweep) -> list[str]:
         row = found.get(before.label)
         if row is None:
             continue
-        if row.note:
+        if row.kept_own:
             lines.append(f"{before.label}: keep its own values; {row.note}")
             continue
         usual = type(after).model_construct().params()

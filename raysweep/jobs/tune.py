@@ -20,7 +20,7 @@ from raysweep.sweep.tuning import Tune
 from raysweep.tuning.feed import Feed, TuningPlanner
 from raysweep.tuning.folds import Studies, searches_of
 from raysweep.tuning.search import Measurements, Search
-from raysweep.tuning.summary import summary
+from raysweep.tuning.summary import failed_searches, summary
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -34,6 +34,7 @@ class Tuning:
         interrupted: the signal that stopped it before the end, or 0.
         where: path or URI of the table.
         report: path or URI of the HTML report.
+        failed: defense and held-out part of each search whose candidates all failed.
         warnings: what went wrong beside the tuning itself (tracking).
         notes: hosts that refuse to work, damage that was met, where the runs of W&B are.
     """
@@ -44,6 +45,7 @@ class Tuning:
     interrupted: int
     where: str
     report: str
+    failed: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -59,6 +61,7 @@ class Tuning:
                     f"{row.defense}, held out {row.held_out}: {dict(row.parameters)}"
                     for row in rows
                 ),
+                *(f"every candidate failed: {search}" for search in self.failed),
                 *self.notes,
                 *(f"warning: {warning}" for warning in self.warnings),
                 f"table: {self.where}",
@@ -110,7 +113,8 @@ def tune(
                 )
                 over = stopped_by(run, signals)
                 tuned = None if over else _tuned(searches, measurements, signals)
-                return _concluded(run, tuned, signals)
+                failed = failed_searches(searches, measurements) if tuned else []
+                return _concluded(run, tuned, failed, signals)
         finally:
             for search in searches:
                 if search.study is not None:
@@ -128,7 +132,7 @@ def _tuned(
         return None
 
 
-def _concluded(run: Run, tuned: Tuned | None, signals: Signals) -> Tuning:
+def _concluded(run: Run, tuned: Tuned | None, failed: list[str], signals: Signals) -> Tuning:
     folder = SweepFolder(run.store, run.sweep.name)
     page, tracked = "", Tracked()
     if tuned is not None:
@@ -140,5 +144,5 @@ def _concluded(run: Run, tuned: Tuned | None, signals: Signals) -> Tuning:
         tuned=tuned, ran=len(run.schedule.ran),
         cached=len(run.schedule.done) - len(run.schedule.ran),
         interrupted=stopped_by(run, signals), where=run.store.where(folder.tuned),
-        report=page, warnings=tracked.warnings, notes=[*run.notes, *tracked.notes],
+        report=page, failed=failed, warnings=tracked.warnings, notes=[*run.notes, *tracked.notes],
     )  # fmt: skip

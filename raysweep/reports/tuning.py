@@ -11,13 +11,24 @@ from raysweep.reports.drawings import Drawing, Line
 from raysweep.reports.sheets import Column, Sheet, seconds
 from raysweep.reports.tables import percent, short
 from raysweep.results.tuned import DecisionCurve, SearchAccount, Tuned, TunedRow
-from raysweep.sweep.tuning import COSTS, Labels, MetricName, Parameters
+from raysweep.sweep.ranges import Parameters
+from raysweep.sweep.tuning import COSTS, Labels, MetricName
 
 SEEN: dict[Labels, str] = {
     "oracle": "oracle: tuned on the labels of the very attack that it is reported on",
     "transfer": "transfer: tuned on the labels of other attacks alone",
     "clean_only": "clean only: tuned on the reserved clean set, without labels of any attack",
 }
+NAMED: dict[MetricName, str] = {
+    "youden": "TPR − FPR", "tpr_at_1fpr": "TPR at 1 % FPR",
+    "false_alarms": "false alarms at rate 0", "verdict_correct": "right verdicts",
+}  # fmt: skip
+
+
+def split(tuned: Tuned) -> str:
+    """Return the third split that all rows are measured on, such as `seed 3, 4`; else empty."""
+    parts = tuned.settings.report_on.items()
+    return ", ".join(f"{part} {', '.join(map(str, values))}" for part, values in parts)
 
 
 def sentence(tuned: Tuned) -> str:
@@ -25,11 +36,13 @@ def sentence(tuned: Tuned) -> str:
     settings = tuned.settings
     goals = ", ".join(f"{one.goal} {one.name}" for one in settings.metric)
     bounds = " and ".join(settings.constraints) or "no constraint"
+    third = f" Measured on {split(tuned)} alone, which no search has seen." if split(tuned) else ""
     return (
-        f"{SEEN[settings.labels]}. Sought: {goals}, {bounds}, {settings.over} of the instances. "
-        "“own”: the method’s own parameters; “oracle”: the best, within the constraints, for the "
-        "held-out instances of all that was tried, which no defender can know. Brackets: 95 % "
-        "interval, of the inputs of one model, of three seeds or more, or of ten families of "
+        f"{SEEN[settings.labels]}.{third} Sought: {goals}, {bounds}, {settings.over} of the "
+        "instances. “own”: the method’s own parameters; “oracle”: the best, within the "
+        "constraints, for the held-out instances of all that was tried, which no defender can "
+        "know. Brackets: 95 % interval, of the inputs of one model, of three seeds or more, or of "
+        "ten families of "
         "attacks or more."
     )
 
@@ -146,7 +159,7 @@ def _named(metric: MetricName) -> str:
     """Return a metric as people write it."""
     if metric in COSTS:
         return metric
-    return {"youden": "TPR − FPR", "tpr_at_1fpr": "TPR at 1 % FPR"}.get(metric, metric.upper())
+    return NAMED.get(metric, metric.upper())
 
 
 def _said(parameters: Parameters) -> str:

@@ -8,7 +8,8 @@ from typing import NoReturn, Protocol, TypeVar, cast
 
 from raysweep.errors import StoreError
 from raysweep.identity import Json
-from raysweep.sweep.tuning import METRICS, MetricName, Parameters, ParameterValue
+from raysweep.sweep.ranges import Parameters, ParameterValue
+from raysweep.sweep.tuning import METRICS, MetricName
 
 T = TypeVar("T")
 

@@ -16,15 +16,8 @@ from pydantic import ValidationError
 from raysweep.errors import StoreError
 from raysweep.identity import Json
 from raysweep.results.json_fields import Fields, packed_parameters, packed_value, parameter_value
-from raysweep.sweep.tuning import (
-    METRICS,
-    Labels,
-    MetricName,
-    Metrics,
-    Parameters,
-    ParameterValue,
-    Tune,
-)
+from raysweep.sweep.ranges import Parameters, ParameterValue
+from raysweep.sweep.tuning import METRICS, Labels, MetricName, Metrics, Tune
 
 NOTHING = "nothing"  # the held-out part of a search that holds out nothing
 CandidateState = Literal["complete", "pruned", "fail", "running", "waiting"]
@@ -61,6 +54,8 @@ class TunedRow:
         seconds, gpu_seconds: that the stages of all its candidates took.
         note: why there are no better parameters, or what is to be said beside; else empty.
         metrics: what is reported; empty if the method's own parameters never ran.
+        kept_own: whether nothing was found, so that the parameters are the method's own; written
+            only where it is so.
     """
 
     defense: str
@@ -73,6 +68,7 @@ class TunedRow:
     gpu_seconds: float
     note: str
     metrics: Mapping[MetricName, TunedMetric] = field(default_factory=dict)
+    kept_own: bool = False
 
     def columns(self) -> dict[str, float]:
         """Return the metrics as a table's columns: `tuned_tpr`, `default_tpr`, `tuned_tpr_low`."""
@@ -99,7 +95,7 @@ class TunedRow:
             "defense": self.defense, "labels": self.labels, "held_out": self.held_out,
             "point": self.point, "parameters": packed_parameters(self.parameters),
             "tried": self.tried, "seconds": self.seconds, "gpu_seconds": self.gpu_seconds,
-            "note": self.note, **self.columns(),
+            "note": self.note, **({"kept_own": True} if self.kept_own else {}), **self.columns(),
         }  # fmt: skip
 
     @classmethod
@@ -116,6 +112,7 @@ class TunedRow:
             parameters=fields.parameters("parameters"), tried=fields.count("tried"),
             seconds=fields.number("seconds"), gpu_seconds=fields.number("gpu_seconds"),
             note=fields.text("note"), metrics=_metrics(fields),
+            kept_own="kept_own" in fields.given and fields.one_of("kept_own", (True,)),
         )  # fmt: skip
         return fields.read_as(row)
 

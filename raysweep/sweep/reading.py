@@ -19,6 +19,7 @@ from raysweep.methods.recipe import Recipe, resolved
 from raysweep.sweep.faults import near, rule, short, whole, with_whole
 from raysweep.sweep.race import Race
 from raysweep.sweep.resources import Resources
+from raysweep.sweep.searching import tuning_faults
 from raysweep.sweep.spec import AXES, MOST_SEEDS, PLURAL, Sweep, Track
 from raysweep.sweep.trials import trials
 from raysweep.sweep.tuning import Tune
@@ -143,14 +144,12 @@ class _Loader:
         try:
             sweep = Sweep.model_validate(given)
             trials(sweep)
+            for path, message in tuning_faults(sweep.tune, sweep.defenses) if sweep.tune else ():
+                self.fault(("tune", *path), message)
         except ValidationError as error:
             for fault in error.errors():
                 if fault["type"] == "too_short" and fault["input"]:
                     continue  # Its entries have faults, which are told.
-                if not fault["loc"] and rule(fault).startswith("tune."):
-                    where, _, message = rule(fault).partition(": ")
-                    self.fault(tuple(where.split(".")), message)
-                    continue
                 path = tuple(fault["loc"]) or self._named(str(fault["msg"]))
                 shown = "" if fault["type"] in ("missing", "value_error") else (
                     f", got {short(fault['input'])}"
@@ -164,6 +163,8 @@ class _Loader:
                 self.text.error((name, int(number)), message) if number.isdigit() else
                 self.text.error(("exclude",), str(error))
             ) from None  # fmt: skip
+        if self.faults:
+            raise SpecError("\n".join(self.faults))
         return sweep
 
     def _named(self, message: str) -> Path_:

@@ -20,7 +20,6 @@ from raysweep.methods.recipe import Recipe, resolved
 from raysweep.methods.value import Value
 from raysweep.models import Model
 from raysweep.sweep.race import Race
-from raysweep.sweep.ranges import check_ranges
 from raysweep.sweep.resources import Resources
 from raysweep.sweep.scalars import dump
 from raysweep.sweep.tuning import Tune
@@ -132,14 +131,6 @@ class Sweep(Value):
             if isinstance(values.get(name), Mapping):
                 values[name] = kind.model_validate(values[name])
         return values
-
-    @model_validator(mode="after")
-    def _searches_what_is_there(self) -> Sweep:
-        try:
-            check_ranges(self.tune or Tune(), self.defenses)
-        except SpecError as error:
-            raise ValueError(str(error)) from None
-        return self
 
     @model_validator(mode="after")
     def _races_whole(self) -> Sweep:

@@ -9,10 +9,8 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    BeforeValidator,
     Field,
-    ModelWrapValidatorHandler,
-    PrivateAttr,
+    SerializerFunctionWrapHandler,
     WithJsonSchema,
     field_validator,
     model_serializer,
@@ -20,6 +18,7 @@ from pydantic import (
 )
 
 from raysweep.methods.value import Value
+from raysweep.sweep.ranges import Plain, Range, Scalar
 
 MetricName = Literal[
     "tpr",
@@ -28,6 +27,8 @@ MetricName = Literal[
     "auroc",
     "ap",
     "tpr_at_1fpr",
+    "false_alarms",
+    "verdict_correct",
     "ca",
     "asr",
     "ra",
@@ -35,22 +36,21 @@ MetricName = Literal[
     "gpu_seconds",
 ]
 Metrics = Mapping[MetricName, float]
-Scalar = bool | int | float | str | None
-ParameterValue = Scalar | tuple["ParameterValue", ...]
-Parameters = Mapping[str, ParameterValue]
 Goal = Literal["maximize", "minimize"]
 CostName = Literal["seconds", "gpu_seconds"]
 Labels = Literal["clean_only", "transfer", "oracle"]
 
+LATER = ("first", "stop", "report_on")  # fields that stored settings have only where used
 # What stored scores answer for, what needs a model that was trained after the decision, and costs.
-REPLAYED: tuple[MetricName, ...] = ("tpr", "fpr", "youden", "auroc", "ap", "tpr_at_1fpr")
+SCORED: tuple[MetricName, ...] = ("tpr", "fpr", "youden", "auroc", "ap", "tpr_at_1fpr")
+WITH_CLEAN: tuple[MetricName, ...] = ("false_alarms", "verdict_correct")  # of trials at rate 0 too
+REPLAYED: tuple[MetricName, ...] = (*SCORED, *WITH_CLEAN)
 RANKED: frozenset[MetricName] = frozenset({"auroc", "ap", "tpr_at_1fpr"})  # alike for all decisions
 EVALUATED: tuple[MetricName, ...] = ("ca", "asr", "ra")
 COSTS: tuple[CostName, ...] = ("seconds", "gpu_seconds")
 METRICS: tuple[MetricName, ...] = (*REPLAYED, *EVALUATED, *COSTS)
-SMALLER_IS_BETTER: frozenset[MetricName] = frozenset({"fpr", "asr", *COSTS})
+SMALLER_IS_BETTER: frozenset[MetricName] = frozenset({"fpr", "false_alarms", "asr", *COSTS})
 
-MOST = 2**53  # up to which whole numbers are numbers of Optuna and of JSON, too
 _ONE: dict[str, Any] = {
     "anyOf": [
         {"enum": list(METRICS)},
@@ -115,98 +115,29 @@ class Constraint:
             ) from None
 
     def excess(self, values: Metrics) -> float:
-        """Return by how much it is broken; at most 0 where it holds, or nothing is known."""
+        """Return by how much it is broken; at most 0 where it holds, infinity if it is unknown."""
         value = values[self.metric]
         if math.isnan(value):
-            return 0.0
+            return math.inf
         return value - self.bound if self.sign == "<=" else self.bound - value
 
 
-def _bounded(given: Any) -> Any:
-    if isinstance(given, int | float) and not -MOST <= given <= MOST:  # NaN, too
-        raise ValueError(f"must be a number from -{MOST} to {MOST}")
-    return given
+class Stop(Value):
+    """The ends of a search before its `trials` are used up; whichever comes first."""
 
-
-def _number(given: Any) -> Any:
-    if isinstance(given, bool) or not isinstance(given, int | float):
-        raise ValueError("must be a number")
-    return _bounded(given)
-
-
-def _scalar(given: Any) -> Any:
-    if not isinstance(given, Scalar):
-        raise ValueError("must be a number, text, true, false or null")
-    return _bounded(given)
-
-
-Bound = Annotated[int | float, BeforeValidator(_number)]
-
-
-class Range(Value):
-    """The values of one parameter that are searched, as W&B's sweep files write them.
-
-    From `min` to `max`, or the listed `values`; without either, the method's own suggestion.
-    """
-
-    min: Bound | None = Field(None, description="the lowest value; whole numbers if max is one too")
-    max: Bound | None = Field(None, description="the highest value")
-    values: tuple[Annotated[Scalar, BeforeValidator(_scalar)], ...] | None = Field(
-        None, min_length=1, description="the only values"
+    patience: int | None = Field(
+        None, ge=1, description="candidates in a row that are no better than the best before them"
     )
-    distribution: Literal["uniform", "log_uniform_values"] = Field(
-        "uniform", description="log_uniform_values searches the logarithm evenly"
+    hours: float | None = Field(
+        None, gt=0, description="of one run of the driver; what is under way then is finished"
+    )
+    gpu_hours: float | None = Field(
+        None, gt=0, description="of GPU that the candidates of one search have used together"
     )
 
-    _written: tuple[str, ...] = PrivateAttr(())
 
-    @field_validator("values", mode="before")
-    @classmethod
-    def _listed(cls, value: Any) -> Any:
-        return tuple(value) if isinstance(value, list) else value
-
-    @model_validator(mode="wrap")
-    @classmethod
-    def _in_order(cls, given: Any, handler: ModelWrapValidatorHandler[Range]) -> Range:
-        made = handler(given)
-        if isinstance(given, Mapping):
-            made._written = tuple(given)
-        return made
-
-    @model_validator(mode="after")
-    def _holds_something(self) -> Range:
-        if self.values is not None:
-            if len(self.model_fields_set) > 1:
-                raise ValueError("takes values alone, or min, max and distribution")
-        elif self.model_fields_set:
-            if self.min is None or self.max is None or not self.min < self.max:
-                raise ValueError(f"needs min below max, or values, got {self.min} and {self.max}")
-            if self.log and self.min <= 0:
-                raise ValueError(f"needs min above 0 for log_uniform_values, got {self.min}")
-        return self
-
-    @model_serializer
-    def pack(self) -> dict[str, Scalar | tuple[Scalar, ...]]:
-        """Return the fields as they were written, in their order."""
-        return {name: getattr(self, name) for name in self._written}
-
-    @property
-    def suggested(self) -> bool:
-        """Whether the method's own suggestion is to be searched."""
-        return not self.model_fields_set
-
-    @property
-    def log(self) -> bool:
-        """Whether the logarithm is searched evenly."""
-        return self.distribution == "log_uniform_values"
-
-    @property
-    def span(self) -> tuple[int, int] | tuple[float, float]:
-        """The lowest and the highest value: of whole numbers if both are, else floats."""
-        assert self.min is not None and self.max is not None, "listed values have no span"
-        if isinstance(self.min, int) and isinstance(self.max, int):
-            return self.min, self.max
-        return float(self.min), float(self.max)
+FirstPoint = dict[str, dict[str, Plain]]
+Part = Literal["attack", "dataset", "rate", "seed"]
 
 
 class Tune(Value):
@@ -215,6 +146,10 @@ class Tune(Value):
     parameters: dict[str, dict[str, Range]] = Field(
         {}, description="defense → parameter → {min, max, distribution}, {values}, or {}: its own"
     )
+    first: tuple[FirstPoint, ...] = Field(
+        (), description="candidates to try first, such as - strip: {overlays: 8}"
+    )
+    stop: Stop = Field(Stop(), description="ends of a search before all its trials")
     metric: Annotated[tuple[Objective, ...], WithJsonSchema(_SEVERAL)] = Field(
         (Objective(name="tpr", goal="maximize"),),
         min_length=1,
@@ -223,11 +158,16 @@ class Tune(Value):
     constraints: tuple[str, ...] = Field(("fpr <= 0.05",), description="such as fpr <= 0.05")
     over: Literal["mean", "worst"] = Field("mean", description="of the instances")
     labels: Labels = Field("transfer", description="what the search may see")
-    hold_out: Literal["attack", "dataset", "rate", "seed"] = Field(
-        "attack", description="what is left out, one after the other"
+    hold_out: Part = Field(
+        "attack", description="what is left out, one after the other; attack: a family of attacks"
     )
-    sampler: Literal["tpe", "gp", "random", "grid", "cmaes", "nsga2"] = Field(
-        "tpe", description="Optuna's"
+    report_on: dict[Part, tuple[Scalar, ...]] = Field(
+        {},
+        description="a third split, such as {seed: [3, 4]}: no search sees it, all are measured "
+        "on it alone",
+    )
+    sampler: Literal["tpe", "gp", "random", "grid", "nsga2"] = Field(
+        "tpe", description="Optuna's; grid cuts every range so that trials cover the space"
     )
     pruner: Literal["none", "median", "hyperband", "wilcoxon"] = Field(
         "none",
@@ -246,6 +186,38 @@ class Tune(Value):
     @classmethod
     def _listed(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str) else tuple(value)
+
+    @field_validator("constraints")
+    @classmethod
+    def _parsed(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for text in value:
+            Constraint.parse(text)
+        return value
+
+    @field_validator("first", mode="before")
+    @classmethod
+    def _points(cls, value: Any) -> Any:
+        return tuple(value) if isinstance(value, list) else value
+
+    @field_validator("report_on", mode="before")
+    @classmethod
+    def _parts(cls, value: Any) -> Any:
+        if not isinstance(value, Mapping):
+            return value
+        return {name: tuple(v) if isinstance(v, list) else v for name, v in value.items()}
+
+    @model_serializer(mode="wrap")
+    def pack(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Return the fields as JSON values; those of `LATER` only where they are used.
+
+        Studies are tied to a digest of the fields, and fields that are unused must not change it.
+        """
+        fields = type(self).model_fields
+        packed: dict[str, Any] = handler(self)
+        return {
+            name: value for name, value in packed.items()
+            if name not in LATER or getattr(self, name) != fields[name].default
+        }  # fmt: skip
 
     @property
     def bounds(self) -> tuple[Constraint, ...]:
@@ -273,9 +245,6 @@ class Tune(Value):
             )
         if self.pruner != "none" and len(self.metric) > 1:
             raise ValueError("pruner works on one metric; set pruner: none, or name one metric")
-        if self.sampler == "cmaes" and (self.constraints or len(self.metric) > 1):
-            raise ValueError(
-                "sampler cmaes takes one metric and no constraints; take tpe, gp or nsga2, or set "
-                "constraints: []"
-            )
+        if self.stop.patience and len(self.metric) > 1:
+            raise ValueError("stop.patience works on one metric; name one, or leave it out")
         return self

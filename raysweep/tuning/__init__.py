@@ -3,10 +3,15 @@
 stored     decisions replayed on stored scores
 space      what is searched: parameters that stored scores answer for, and those that need stages
 ranking    what is better: objectives, constraints, the Pareto front
+storage    the place of studies: a database, or a journal
+samplers   Optuna's samplers and pruners, with every argument
+stopping   the ends of a search before its trials are used up
 study      an Optuna study that survives kills
+recording  exact searches, left as studies
 search     one search over the settings that it may see
 folds      the searches of a sweep: what each may see, and what it is reported on
 feed       feeds searches into a running sweep
 told       candidates as the ledger remembers them
+notes      the note of a row: the end of a range, thresholds that cannot be told apart
 summary    opens what was held out, and works out what tuning gained
 """

@@ -15,10 +15,10 @@ from raysweep.plan.planner import Planner
 from raysweep.plan.route import Outcomes, Route
 from raysweep.run.schedule import Schedule
 from raysweep.store.events import CandidateEnd
-from raysweep.sweep.ranges import with_parameters
 from raysweep.sweep.spec import Sweep
 from raysweep.sweep.trials import Trial
 from raysweep.tuning.search import Candidate, Measurements, Search
+from raysweep.tuning.space import with_parameters
 from raysweep.tuning.stored import StoredFindings
 
 AHEAD = 4  # candidates under way for each slot, at most
@@ -180,6 +180,8 @@ class Feed:
 
     def _standing(self, pending: _Pending, schedule: Schedule) -> tuple[list[str], list[str]]:
         """Return the keys that a candidate waits for, and why it failed."""
+        if pending.candidate is not None and pending.candidate.invalid:
+            return [], [pending.candidate.invalid]
         waiting, failures = [], []
         for trial in pending.trials[: pending.issued]:
             route = self.planner.route(trial, schedule.outcomes)

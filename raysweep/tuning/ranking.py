@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from raysweep.sweep.tuning import SMALLER_IS_BETTER, MetricName, Metrics, Parameters, Tune
+from raysweep.sweep.ranges import Parameters
+from raysweep.sweep.tuning import SMALLER_IS_BETTER, MetricName, Metrics, Tune
 
 
 @dataclass(frozen=True, kw_only=True)

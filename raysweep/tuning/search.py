@@ -11,23 +11,27 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 
+from raysweep import rng
 from raysweep.defenses import Defense
 from raysweep.identity import canonical
 from raysweep.plan.planner import Planner
 from raysweep.store import Store
 from raysweep.store.events import CandidateEnd
-from raysweep.sweep.ranges import with_parameters
+from raysweep.sweep.ranges import Parameters
+from raysweep.sweep.searching import broken_rule
 from raysweep.sweep.trials import Trial
-from raysweep.sweep.tuning import Metrics, Parameters, Tune
-from raysweep.tuning.ranking import Evaluated, best, front, joined
-from raysweep.tuning.space import Space, grid, own_values, points
+from raysweep.sweep.tuning import Metrics, Tune
+from raysweep.tuning.ranking import Evaluated, best, excess, front, joined
+from raysweep.tuning.space import Space, allowed, grid, own_values, points, with_parameters
 from raysweep.tuning.stored import StoredFindings, false_alarms, measure, stored_findings
 from raysweep.tuning.study import Study, every_trial
 
 REMEMBERED = 64  # instances in memory
+BROKEN = 1e6  # beyond every metric: what a pruner is told of a candidate that breaks constraints
 
 
 class Measurements:
@@ -63,12 +67,16 @@ class Measurements:
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """Parameters that are to be evaluated: the defense that has them, on trials in order."""
+    """Parameters that are to be evaluated: the defense that has them, on trials in order.
+
+    `invalid` is the rule that the parameters break together; such a candidate has no trials.
+    """
 
     number: int
     outer: Parameters
     defense: Defense
     trials: tuple[Trial, ...]
+    invalid: str = ""
 
 
 @dataclass(kw_only=True)
@@ -80,6 +88,8 @@ class Search:
         settings: trials of the defense as it is, one for each setting that is open.
         held_out: the same of the settings that it is reported on.
         studied: opens an Optuna study over a space.
+        recorded: leaves an exact search as a study too; none: it leaves nothing.
+        first: candidates that are tried before all others, in part or whole.
         failures: why candidates failed.
     """
 
@@ -91,6 +101,8 @@ class Search:
     settings: tuple[Trial, ...]
     held_out: tuple[Trial, ...]
     studied: Callable[[Space], Study]
+    recorded: Callable[[Space, Sequence[Evaluated]], None] | None = None
+    first: tuple[Parameters, ...] = ()
     failures: list[str] = field(default_factory=list)
     study: Study | None = None
     _asked: bool = False
@@ -114,9 +126,26 @@ class Search:
         return self._candidate(*asked) if asked else None
 
     def _candidate(self, number: int, outer: Parameters) -> Candidate:
+        broken = broken_rule(self.defense, outer)
+        if broken is not None:
+            return Candidate(
+                number=number, outer=outer, defense=self.defense, trials=(),
+                invalid=f"{self.defense.name} does not allow {dict(outer)}: {broken.rule}",
+            )  # fmt: skip
         defense = with_parameters(self.defense, outer)
-        trials = tuple(replace(setting, defense=defense) for setting in self.settings)
+        trials = tuple(replace(setting, defense=defense) for setting in self._shuffled)
         return Candidate(number=number, outer=outer, defense=defense, trials=trials)
+
+    @cached_property
+    def _shuffled(self) -> tuple[Trial, ...]:
+        """The settings in the order in which a pruner meets them: drawn, the same for all.
+
+        In the order of the sweep file the first of them would decide for all.
+        """
+        if self.tune.pruner == "none":
+            return self.settings
+        order = rng.generator(self.tune.seed, "instances").permutation(len(self.settings))
+        return tuple(self.settings[number] for number in order)
 
     def should_stop(
         self,
@@ -127,8 +156,16 @@ class Search:
         """Return whether a candidate should be stopped after the instances so far."""
         if self.study is None or self.tune.pruner == "none":
             return False
-        here = best(self._replayed(candidate, instances[-1:], measurements), self.tune)
+        replayed = self._replayed(candidate, instances, measurements)
+        if not replayed:
+            return True
+        so_far = best(replayed, self.tune)
+        broken = excess(so_far.metrics, self.tune)
+        (here,) = self._measured([so_far.parameters], instances[-1:], measurements)
         value = here.metrics[self.tune.metric[0].name]
+        if broken > 0:  # worse than all that keep the constraints; pruners compare, and no more
+            sign = 1.0 if self.tune.metric[0].goal == "minimize" else -1.0
+            value = sign * (BROKEN + min(broken, BROKEN))
         return self.study.should_stop(candidate.number, len(instances) - 1, value)
 
     def answered(
@@ -146,11 +183,19 @@ class Search:
         if self.study is None:
             self._answered = True
             return None
+        invalid = bool(candidate.invalid)
         if why or not instances:
-            return self.study.tell(candidate.number, None, why=why)
-        chosen = best(self._replayed(candidate, instances, measurements), self.tune)
-        inner = {name: chosen.parameters[name] for name in self.inner}
-        return self.study.tell(candidate.number, chosen.metrics, replayed=inner, pruned=pruned)
+            return self.study.tell(candidate.number, None, why=why, invalid=invalid)
+        replayed = self._replayed(candidate, instances, measurements)
+        if not replayed:
+            why = f"{self.defense.name} allows no decision with {dict(candidate.outer)}"
+            return self.study.tell(candidate.number, None, why=why, invalid=True)
+        chosen = best(replayed, self.tune)
+        inner = {name: value for name, value in chosen.parameters.items() if name in self.inner}
+        return self.study.tell(
+            candidate.number, chosen.metrics, replayed=inner, instances=len(instances),
+            pruned=pruned,
+        )  # fmt: skip
 
     @property
     def finished(self) -> bool:
@@ -165,26 +210,42 @@ class Search:
         instances: Sequence[StoredFindings],
         measurements: Measurements,
     ) -> list[Evaluated]:
-        """Return every point of the inner space, with one candidate's outer parameters."""
-        return [
-            self._tried_at({**candidate.outer, **decision}, instances, measurements)
-            for decision in grid(self.inner)
-        ]
+        """Return every allowed point of the inner space, with one candidate's outer parameters."""
+        every = grid(self.inner, {**self.known, **candidate.outer})
+        return self._measured(
+            [{**candidate.outer, **one} for one in every], instances, measurements
+        )
 
-    def _tried_at(
+    def _measured(
         self,
-        parameters: Parameters,
+        points: Sequence[Parameters],
         instances: Sequence[StoredFindings],
         measurements: Measurements,
-    ) -> Evaluated:
-        defense = with_parameters(self.defense, parameters)
-        return Evaluated(parameters=parameters, metrics=measurements.joined(defense, instances))
+    ) -> list[Evaluated]:
+        """Return the parameters that the defense allows, each with its metrics."""
+        found = []
+        for parameters in points:
+            defense = allowed(self.defense, parameters)
+            if defense is not None:
+                metrics = measurements.joined(defense, instances)
+                found.append(Evaluated(parameters=parameters, metrics=metrics))
+        return found
+
+    @cached_property
+    def known(self) -> Parameters:
+        """The defense's own values, which conditions may name."""
+        return self.defense.model_dump()
 
     def stored(self, trial: Trial, measurements: Measurements) -> StoredFindings:
         """Return the findings of a trial; their truth is sealed unless this search may see it."""
         instance = measurements.stored(trial)
         open_to_it = replace(trial, defense=self.defense) in self.settings
         return instance if open_to_it and self.tune.labels != "clean_only" else instance.closed()
+
+    def seen_first(self, outer: Parameters, measurements: Measurements) -> StoredFindings:
+        """Return the findings in the first setting of this search, with some outer parameters."""
+        defense = with_parameters(self.defense, outer)
+        return self.stored(replace(self.settings[0], defense=defense), measurements)
 
     def all_stored(self, measurements: Measurements) -> list[StoredFindings]:
         """Return the findings of the defense itself in the settings of this search."""
@@ -205,11 +266,20 @@ class Search:
         self, instances: Sequence[StoredFindings], measurements: Measurements
     ) -> list[Evaluated]:
         """Search decisions alone: exactly in one dimension, with Optuna in several."""
-        exact = points(self.inner)
+        exact = points(self.inner, self.known)
         if exact is not None:
-            return [self._tried_at(decision, instances, measurements) for decision in exact]
+            first = [{**self.own(), **point} for point in self.first]
+            found = self._measured([*first, *exact], instances, measurements)
+            if self.recorded is not None and found:
+                self.recorded(self.inner, found)
+            return found
         study = self.studied(self.inner)
-        every_trial(study, lambda one: self._tried_at(one, instances, measurements).metrics)
+
+        def evaluate(decision: Parameters) -> Metrics | None:
+            found = self._measured([decision], instances, measurements)
+            return found[0].metrics if found else None
+
+        every_trial(study, evaluate)
         study.close()
         return study.evaluated()
 
@@ -228,14 +298,16 @@ class Search:
         """
         budgets = [bound.bound for bound in self.tune.bounds]
         budget = min(budgets) if budgets else 0.05
-        candidates, rates = grid(self.inner), []
-        for decision in candidates:
-            chosen = with_parameters(self.defense, decision)
-            rates.append(float(np.mean([false_alarms(chosen, instance) for instance in over])))
+        candidates, rates = [], []
+        for decision in grid(self.inner, self.known):
+            chosen = allowed(self.defense, decision)
+            if chosen is not None:
+                candidates.append(decision)
+                rates.append(float(np.mean([false_alarms(chosen, instance) for instance in over])))
         if np.isnan(rates).any():
             return None
-        allowed = [i for i, rate in enumerate(rates) if rate <= budget]
-        return candidates[max(allowed, key=lambda i: rates[i])] if allowed else None
+        within = [i for i, rate in enumerate(rates) if rate <= budget]
+        return candidates[max(within, key=lambda i: rates[i])] if within else None
 
     def own(self) -> Parameters:
         """Return the method's own values of what is searched."""

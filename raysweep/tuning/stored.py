@@ -6,13 +6,14 @@ not read it, and an attempt is an error.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 
 import numpy as np
 
 from raysweep.arrays import Array, Bools
+from raysweep.attacks import Attack
 from raysweep.defenses import Decision, Defense, Evidence
 from raysweep.errors import KnowledgeError, PlanError
 from raysweep.identity import canonical, finite_or_none
@@ -24,8 +25,9 @@ from raysweep.plan.route import Route, followed
 from raysweep.stages.inputs import Inputs
 from raysweep.stages.knowledge import evidence
 from raysweep.store import Manifest, Store
+from raysweep.sweep.ranges import Scalar
 from raysweep.sweep.trials import Trial
-from raysweep.sweep.tuning import EVALUATED, RANKED, REPLAYED, MetricName, Metrics, Scalar
+from raysweep.sweep.tuning import EVALUATED, RANKED, REPLAYED, MetricName, Metrics
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +41,7 @@ class StoredFindings:
         key: of the stage that found it.
         seconds: that the defense took here, without what it shares with others.
         gpu_seconds: the same in GPUs times seconds.
+        clean: whether nothing is attacked here: a trial at rate 0, for false alarms alone.
         sealed: whether reading the truth is an error.
     """
 
@@ -48,11 +51,13 @@ class StoredFindings:
     key: str
     seconds: float = 0.0
     gpu_seconds: float = 0.0
+    clean: bool = False
     sealed: bool
     _poison: Bools
     _cover: Bools
     _eligible: Bools
     _evaluated: Metrics
+    _targets: tuple[int, ...] = ()
 
     def truth(self) -> tuple[Bools, Bools, Bools]:
         """Return the masks of poisoned training samples, of covers, and of test inputs that count.
@@ -95,6 +100,8 @@ class StoredFindings:
         poison, _, eligible = self.truth()
         if self.evidence is None:
             return None
+        if not self.inputs and "train_scores" not in dir(self.evidence):
+            return None  # a verdict alone
         if self.inputs:
             triggered = self.inputs["triggered"][eligible]
             both = np.concatenate([self.inputs["clean"], triggered])
@@ -114,7 +121,7 @@ class StoredFindings:
     def sorted_inputs(self) -> tuple[Array, Array]:
         """Scores of triggered inputs that count and of clean ones, in order; reads the truth."""
         _, _, eligible = self.truth()
-        triggered = self.inputs["triggered"][eligible]
+        triggered = self.inputs["triggered"][eligible] if "triggered" in self.inputs else ()
         return np.sort(triggered), np.sort(self.inputs["clean"])
 
     @cached_property
@@ -135,7 +142,8 @@ def measure(
     Those of scores without a threshold are computed only if one is among the wanted.
 
     TPR and FPR of a detector's threshold are of inputs: triggered ones that the ASR counts, and
-    clean ones. CA, ASR and RA are those of the model that was evaluated after the decision.
+    clean ones. CA, ASR and RA are those of the model that was evaluated after the decision. At rate
+    0 there are false alarms, a verdict that is right or wrong, and costs alone.
     """
     findings.check_open()
     metrics: dict[MetricName, float] = {
@@ -143,14 +151,26 @@ def measure(
         "seconds": findings.seconds,
         "gpu_seconds": findings.gpu_seconds,
         **dict.fromkeys(EVALUATED, np.nan),
-        **findings._evaluated,
+        **({} if findings.clean else findings._evaluated),
     }
-    if not RANKED.isdisjoint(wanted):
+    if not RANKED.isdisjoint(wanted) and not findings.clean:
         metrics |= findings.ranks
-    if findings.evidence is not None:
-        tpr, fpr = _rates(defense.decide(findings.evidence), findings)
+    if findings.evidence is None:
+        return metrics
+    decision = defense.decide(findings.evidence)
+    if decision.classes is not None:
+        metrics["verdict_correct"] = float(_correct(decision.classes, findings))
+    tpr, fpr = _rates(decision, findings)
+    if findings.clean:
+        metrics["false_alarms"] = fpr if decision.classes is None else float(bool(decision.classes))
+    else:
         metrics |= {"tpr": tpr, "fpr": fpr, "youden": tpr - fpr}
     return metrics
+
+
+def _correct(classes: Sequence[int], findings: StoredFindings) -> bool:
+    """Return whether a verdict is right: a true target among its classes, or none at rate 0."""
+    return not classes if findings.clean else bool({*classes} & {*findings._targets})
 
 
 def _rates(decision: Decision, findings: StoredFindings) -> tuple[float, float]:
@@ -182,6 +202,11 @@ def false_alarms(defense: Defense, findings: StoredFindings) -> float:
     return share(evidence.statistics["reference"] >= lowest).value
 
 
+def attacks(attack: Attack) -> bool:
+    """Return whether an attack does anything: it poisons, or its test inputs evade."""
+    return attack.rate > 0 or attack.EVADES
+
+
 def stored_findings(planner: Planner, store: Store, trial: Trial) -> StoredFindings:
     """Return the stored findings of one trial, and its evaluation where it has one.
 
@@ -192,12 +217,14 @@ def stored_findings(planner: Planner, store: Store, trial: Trial) -> StoredFindi
     if route.waiting is not None:
         _stored(store, route.waiting, trial)
     assert route.defend is not None
-    decides = bool(trial.defense.gives() & {"train_scores", "input_scores"})
+    decides = bool(trial.defense.gives() - {"model"})
     stage = planner.stages[route.decide if decides and route.decide else route.defend]
     for key in stage.needs if decides else (route.defend,):
         _stored(store, key, trial)
     given = Inputs({**stage.inputs, **stage.reads}, store, Context(seed=0))
     scores = given.findings("defend").input_scores
+    labels, classes = given.data.test.labels, given.data.shape.num_classes
+    eligible = trial.attack.eligible(labels, classes)
     spent = [_stored(store, key, trial) for key in (route.defend, *route.shards, *route.pauses)]
     return StoredFindings(
         where={
@@ -209,10 +236,12 @@ def stored_findings(planner: Planner, store: Store, trial: Trial) -> StoredFindi
         key=route.defend,
         seconds=sum(float(one.info.get("seconds", 0.0)) for one in spent),
         gpu_seconds=sum(float(one.info.get("gpu_seconds", 0.0)) for one in spent),
+        clean=not attacks(trial.attack),
         sealed=False,
         _poison=given.mask("poison"),
         _cover=given.mask("cover"),
-        _eligible=trial.attack.eligible(given.data.test.labels, given.data.shape.num_classes),
+        _eligible=eligible,
+        _targets=tuple(np.unique(trial.attack.relabel(labels, classes)[eligible]).tolist()),
         _evaluated=_evaluated(store, followed(partial(planner.route, trial), store.outcome)),
     )  # fmt: skip
 

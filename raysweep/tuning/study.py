@@ -8,79 +8,42 @@ may have several.
 
 from __future__ import annotations
 
-import contextlib
-import functools
-import json
 import os
 import threading
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from raysweep.errors import SpecError
 from raysweep.results.tuned import CandidateRow
-from raysweep.store.events import CandidateEnd, Event
-from raysweep.sweep.tuning import Metrics, Parameters, Tune
-from raysweep.tuning.ranking import Evaluated
-from raysweep.tuning.space import Space, distribution, grid, inside
+from raysweep.store.events import CandidateEnd
+from raysweep.sweep.ranges import Parameters
+from raysweep.sweep.searching import in_order
+from raysweep.sweep.tuning import Metrics, Stop, Tune
+from raysweep.tuning import storage
+from raysweep.tuning.ranking import Evaluated, rank
+from raysweep.tuning.recording import discard_exact
+from raysweep.tuning.samplers import PRUNERS, sampler_of
+from raysweep.tuning.space import (
+    Space,
+    covering,
+    distribution,
+    from_study,
+    inside,
+    into_study,
+    within,
+)
+from raysweep.tuning.stopping import why_stopped
+from raysweep.tuning.storage import quiet
+from raysweep.tuning.told import FAILED, INSTANCES, METRICS, REPLAYED, TIED, UNKNOWN, recover
 
-HEARTBEAT_SECONDS = 30
-SAMPLERS: Mapping[str, Callable[[int], optuna.samplers.BaseSampler]] = {
-    "tpe": lambda seed: optuna.samplers.TPESampler(seed=seed),
-    "gp": lambda seed: optuna.samplers.GPSampler(seed=seed),
-    "random": lambda seed: optuna.samplers.RandomSampler(seed=seed),
-    # Its points are enqueued: Optuna's own grid cannot be asked and told.
-    "grid": lambda seed: optuna.samplers.RandomSampler(seed=seed),
-    "cmaes": lambda seed: optuna.samplers.CmaEsSampler(seed=seed),
-    "nsga2": lambda seed: optuna.samplers.NSGAIISampler(seed=seed),
-}
-PRUNERS: Mapping[str, Callable[[int], optuna.pruners.BasePruner]] = {
-    "none": lambda _: optuna.pruners.NopPruner(),
-    "median": lambda _: optuna.pruners.MedianPruner(),
-    "hyperband": lambda steps: optuna.pruners.HyperbandPruner(max_resource=steps),
-    "wilcoxon": lambda _: optuna.pruners.WilcoxonPruner(),
-}
-FAILED, METRICS, REPLAYED, TIED = "failed", "metrics", "replayed", "evaluated_on"
-
-
-@functools.cache
-def open_storage(where: str | Path) -> optuna.storages.BaseStorage:
-    """Return the storage at a database's URL or a journal's path.
-
-    A torn last line of a journal, left by a process that died while writing, is cut: Optuna could
-    never read on after it. A journal that is damaged elsewhere is left aside as `….damaged`.
-    """
-    if isinstance(where, str):
-        return optuna.storages.RDBStorage(
-            where,
-            engine_kwargs={"pool_pre_ping": True},
-            heartbeat_interval=HEARTBEAT_SECONDS,
-            grace_period=3 * HEARTBEAT_SECONDS,
-            heartbeat_stale_trial_callback=optuna.storages.RetryHeartbeatStaleTrialCallback(),
-        )
-    where.parent.mkdir(parents=True, exist_ok=True)
-    if where.exists():
-        text = where.read_bytes()
-        whole = text[: text.rfind(b"\n") + 1]
-        if whole != text:
-            where.write_bytes(whole)
-    try:
-        for line in where.read_bytes().splitlines() if where.exists() else ():
-            json.loads(line)  # Optuna would stumble over a last line only when it writes the next
-        return _journal(where)
-    except Exception:  # noqa: BLE001  whatever Optuna thinks of damaged lines
-        # Left aside: the ledger remembers what was told.
-        where.replace(where.with_name(f"{where.name}.damaged"))
-        return _journal(where)
-
-
-def _journal(where: Path) -> optuna.storages.BaseStorage:
-    backend = optuna.storages.journal.JournalFileBackend(str(where))
-    return optuna.storages.JournalStorage(backend)
+NEVER = Stop()
+ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
+ALLOWED = "allowed by the defense"  # the constraint that an invalid combination breaks
 
 
 class Study:
@@ -95,6 +58,8 @@ class Study:
         where: str | Path | None = None,
         tied: str = "",
         own: Parameters | None = None,
+        known: Parameters | None = None,
+        first: Sequence[Parameters] = (),
         steps: int = 1,
         told: Iterable[CandidateEnd] = (),
     ) -> None:
@@ -107,43 +72,66 @@ class Study:
             where: a database's URL, a journal's path, or none for memory.
             tied: digest of what candidates are evaluated on.
             own: the method's own values, the first to be tried if they lie in the space.
+            known: what conditions may name beside what is searched.
+            first: candidates, or parts of them, that are tried before all others.
             steps: instances of one candidate, for the pruner.
             told: candidates that a ledger remembers of it, should its storage have been lost.
 
         Raises:
-            SpecError: if the study was evaluated on something else.
+            SpecError: if the study was evaluated on something else, or `trials` are too few to
+                cover the space with a grid.
         """
         self.space, self.tune, self.name = space, tune, name
+        self.known, self.steps = known, steps
+        self._order = in_order(space)
         self._spread = {field: distribution(values) for field, values in space.items()}
         self._out: dict[int, optuna.Trial] = {}
         self._watched: set[int] = set()
         self._shared = isinstance(where, str)
-        with _quiet():
-            self._study = optuna.create_study(
-                study_name=name,
-                load_if_exists=True,
-                storage=open_storage(where) if where else None,
-                pruner=PRUNERS[tune.pruner](steps),
-                directions=[objective.goal for objective in tune.metric],
-            )
+        self._opened = time.monotonic()
+        with quiet():
+            self._study = self._found(where)
             self._tie(tied)
             # A sampler that went on from its first draw would repeat what was tried before.
             seed = tune.seed + len(self._study.trials) + (os.getpid() if self._shared else 0)
-            self._study.sampler = SAMPLERS[tune.sampler](seed)
-            self._study.set_metric_names([objective.name for objective in tune.metric])
+            self._study.sampler = sampler_of(tune, space, seed)
             if not self._study.trials:
-                self._recover(told)
-            first = [own] if own and inside(space, own) else []
-            if tune.sampler == "grid":
-                first = grid(space)[: tune.trials]
-            if not self._study.trials:
-                for values in first:
-                    self._study.enqueue_trial(values, skip_if_exists=True)
+                recover(self._study, told, self._spread)
             if not self._shared:
                 self._revive()
-        self.trials = len(first) if tune.sampler == "grid" else tune.trials
+            self._begin(own, first)
+        self.trials = self._planned() if tune.sampler == "grid" else tune.trials
         if self._shared:
             self._beat()
+
+    def _found(self, where: str | Path | None) -> optuna.Study:
+        """Return the study of this name, made unless it is there."""
+        if where is not None:
+            discard_exact(self.name, where)
+        study = optuna.create_study(
+            study_name=self.name,
+            load_if_exists=True,
+            storage=storage.open_storage(where) if where else None,
+            pruner=PRUNERS[self.tune.pruner](self.steps),
+            directions=[objective.goal for objective in self.tune.metric],
+        )
+        study.set_metric_names([objective.name for objective in self.tune.metric])
+        return study
+
+    def _begin(self, own: Parameters | None, first: Sequence[Parameters]) -> None:
+        """Put what is to be tried before all others in the queue, unless it was tried already."""
+        wanted = [dict(point) for point in first]
+        if self.tune.sampler == "grid":
+            wanted += [dict(point) for point in covering(self.space, self.tune.trials, self.known)]
+        elif own and not self._study.trials and inside(self.space, own, self.known):
+            wanted.append(dict(within(self.space, own, self.known)))
+        for point in wanted:
+            self._study.enqueue_trial(into_study(self.space, point), skip_if_exists=True)
+
+    def _planned(self) -> int:
+        """Return the number of candidates that are done, in progress or in the queue."""
+        done, out = self._states()
+        return done + out + len(self._study.get_trials(states=(TrialState.WAITING,)))
 
     def _tie(self, tied: str) -> None:
         before = self._study.user_attrs.get(TIED)
@@ -156,23 +144,6 @@ class Study:
                 f"sweep another name, or delete the study (optuna delete-study)"
             )
 
-    def _recover(self, told: Iterable[CandidateEnd]) -> None:
-        """Enter the candidates that the ledger remembers of a study whose storage was lost."""
-        for line in told:
-            with contextlib.suppress(KeyError, TypeError, ValueError):  # a damaged ledger
-                state = TrialState[line.state]
-                read = {name: dict(line.attrs[name]) for name in (METRICS, REPLAYED)}
-                self._study.add_trial(
-                    optuna.trial.create_trial(
-                        state=state,
-                        params=dict(line.params),
-                        distributions=self._spread,
-                        values=line.values if state == TrialState.COMPLETE else None,
-                        constraints=dict(line.constraints),
-                        user_attrs={**line.attrs, **read},
-                    )
-                )
-
     def _revive(self) -> None:
         """Ask again for what a dead driver had asked for; a journal has one writer."""
         for trial in self._study.get_trials(states=(TrialState.RUNNING,)):
@@ -182,13 +153,13 @@ class Study:
 
     def _beat(self) -> None:
         """Tell the database every so often which candidates are still being worked on."""
-        storage: Any = self._study._storage
+        beating: Any = self._study._storage
         self._stop = threading.Event()
 
         def beat() -> None:
-            while not self._stop.wait(HEARTBEAT_SECONDS):
+            while not self._stop.wait(storage.HEARTBEAT_SECONDS):
                 for trial in list(self._out.values()):
-                    storage.record_heartbeat(trial._trial_id)
+                    beating.record_heartbeat(trial._trial_id)
 
         threading.Thread(target=beat, daemon=True, name=f"heartbeat {self.name}").start()
 
@@ -201,32 +172,62 @@ class Study:
 
     def _states(self) -> tuple[int, int]:
         """Return the numbers of candidates that are done and in progress, here or elsewhere."""
-        done = out = 0
-        for trial in self._study.get_trials(deepcopy=False):
-            ended = trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
-            done += ended or (trial.state == TrialState.FAIL and FAILED in trial.user_attrs)
-            out += trial.state == TrialState.RUNNING
-        return done, out
+        out = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        return len(self._ended()), len(out)
+
+    def _ended(self) -> list[FrozenTrial]:
+        """Return the candidates that are done, in the order of asking."""
+        return [
+            trial for trial in self._study.get_trials(deepcopy=False)
+            if trial.state in ENDED or (
+                trial.state == TrialState.FAIL and FAILED in trial.user_attrs
+            )
+        ]  # fmt: skip
 
     @property
     def finished(self) -> bool:
-        """Whether as many candidates as were wanted have been told."""
-        return self._states()[0] >= self.trials
+        """Whether as many candidates as were wanted have been told, or the search stopped."""
+        done, out = self._states()
+        return done >= self.trials or (not out and bool(self.stopped))
+
+    @property
+    def stopped(self) -> str:
+        """Why no more candidates are wanted although there are trials left; else empty."""
+        if self.tune.stop == NEVER:
+            return ""
+        ended, complete = self._ended(), TrialState.COMPLETE
+        ranks = [rank(self._metrics(t), self.tune) if t.state == complete else None for t in ended]
+        gpu_seconds = sum(
+            trial.user_attrs[METRICS].get("gpu_seconds", 0.0)
+            * trial.user_attrs.get(INSTANCES, self.steps)
+            for trial in ended
+        )
+        return why_stopped(self.tune.stop, ranks, time.monotonic() - self._opened, gpu_seconds)
 
     def ask(self) -> tuple[int, Parameters] | None:
         """Return the number and parameters of the next candidate; none if none is wanted now."""
-        with _quiet():
+        with quiet():
             if self._shared:
                 self._watch_others()
                 optuna.storages.fail_stale_trials(self._study)
             done, out = self._states()
-            if done + out >= self.trials:
+            if done + out >= self.trials or self.stopped:
                 return None
-            trial = self._study.ask(self._spread)
+            trial = self._study.ask()
+            parameters = self._suggested(trial)
             if self._shared:
                 self._study._storage.record_heartbeat(trial._trial_id)
         self._out[trial.number] = trial
-        return trial.number, dict(trial.params)
+        return trial.number, parameters
+
+    def _suggested(self, trial: optuna.Trial) -> Parameters:
+        """Return a candidate: of each parameter whose conditions are met, what Optuna suggests."""
+        standing, held = dict(self.known or {}), {}
+        for name in self._order:
+            if self.space[name].applies(standing):
+                held[name] = trial._suggest(name, self._spread[name])
+                standing |= from_study(self.space, {name: held[name]})
+        return from_study(self.space, {name: held[name] for name in self.space if name in held})
 
     def _watch_others(self) -> None:
         """Give each candidate of others a heartbeat: its driver may have died before the first."""
@@ -238,7 +239,7 @@ class Study:
     def should_stop(self, number: int, step: int, value: float) -> bool:
         """Report a candidate's objective on one instance; return whether to stop it."""
         trial = self._out[number]
-        with _quiet():
+        with quiet():
             trial.report(value, step)
             return bool(trial.should_prune())
 
@@ -248,7 +249,9 @@ class Study:
         metrics: Metrics | None,
         *,
         replayed: Parameters | None = None,
+        instances: int = 0,
         pruned: bool = False,
+        invalid: bool = False,
         why: str = "",
     ) -> CandidateEnd:
         """Enter how a candidate ended; return it as a ledger should remember it.
@@ -257,22 +260,26 @@ class Study:
             number: of the candidate.
             metrics: over the instances; none if it failed.
             replayed: the decision parameters that were best with it.
+            instances: how many it was evaluated on.
             pruned: whether it was stopped before its last instance.
+            invalid: whether the defense refuses this combination of parameters.
             why: it failed.
         """
         trial = self._out.pop(number)
-        with _quiet():
+        with quiet():
             known = {name: value for name, value in (metrics or {}).items() if value == value}
             values = [known.get(objective.name) for objective in self.tune.metric]
-            state = TrialState.PRUNED if pruned else TrialState.COMPLETE
-            if None in values and not pruned:
+            state = TrialState.PRUNED if pruned or invalid else TrialState.COMPLETE
+            if None in values and state == TrialState.COMPLETE:
                 state = TrialState.FAIL
-            constraints = {}
+            constraints = {ALLOWED: 1.0} if invalid else {}
             if metrics is not None:
                 limits = zip(self.tune.constraints, self.tune.bounds, strict=True)
-                constraints = {text: bound.excess(metrics) for text, bound in limits}
+                constraints = {text: min(bound.excess(metrics), UNKNOWN) for text, bound in limits}
             attrs: dict[str, Any] = {METRICS: known, REPLAYED: replayed or {}}
-            if state == TrialState.FAIL:
+            if pruned:
+                attrs[INSTANCES] = instances
+            if state == TrialState.FAIL or invalid:
                 attrs[FAILED] = why or "an objective is undefined on every instance"
             for attribute, value in attrs.items():
                 trial.set_user_attr(attribute, value)
@@ -287,14 +294,22 @@ class Study:
 
     # Looking back
 
+    def _metrics(self, trial: FrozenTrial) -> Metrics:
+        nothing: Metrics = dict.fromkeys(self.tune.named_metrics, float("nan"))
+        return {**nothing, **trial.user_attrs[METRICS]}
+
+    def _parameters(self, trial: FrozenTrial) -> Parameters:
+        replayed = trial.user_attrs.get(REPLAYED, {})
+        decided = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in replayed.items()
+        }
+        return {**from_study(self.space, trial.params), **decided}
+
     def evaluated(self) -> list[Evaluated]:
         """Return every candidate that was evaluated in full, with its replayed parameters."""
-        nothing: Metrics = dict.fromkeys(self.tune.named_metrics, float("nan"))
         return [
-            Evaluated(
-                parameters={**trial.params, **trial.user_attrs[REPLAYED]},
-                metrics={**nothing, **trial.user_attrs[METRICS]},
-            )
+            Evaluated(parameters=self._parameters(trial), metrics=self._metrics(trial))
             for trial in self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         ]
 
@@ -304,7 +319,7 @@ class Study:
             CandidateRow(
                 number=trial.number,
                 state=trial.state.name.lower(),
-                parameters={**trial.params, **trial.user_attrs.get(REPLAYED, {})},
+                parameters=self._parameters(trial),
                 metrics=trial.user_attrs.get(METRICS, {}),
                 seconds=trial.duration.total_seconds() if trial.duration else None,
             )
@@ -313,7 +328,7 @@ class Study:
 
     def importance(self) -> dict[str, float]:
         """Return the importance of each parameter for the first objective (PED-ANOVA)."""
-        with _quiet():
+        with quiet():
             try:
                 importance = optuna.importance.get_param_importances(
                     self._study,
@@ -325,24 +340,10 @@ class Study:
         return {name: float(value) for name, value in importance.items()}
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep Optuna's notices about experimental parts from the user of a sweep."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        yield
-
-
-def candidate_ends(lines: Iterable[Event], name: str, tied: str) -> list[CandidateEnd]:
-    """Return the candidates that a ledger remembers of a study, evaluated on the same."""
-    told = (line for line in lines if isinstance(line, CandidateEnd))
-    return [line for line in told if (line.study, line.tied) == (name, tied)]
-
-
-def every_trial(study: Study, evaluate: Callable[[Parameters], Metrics]) -> list[Evaluated]:
-    """Run a study to its end in this process."""
+def every_trial(study: Study, evaluate: Callable[[Parameters], Metrics | None]) -> list[Evaluated]:
+    """Run a study to its end in this process; `evaluate` gives none for what is not allowed."""
     while (asked := study.ask()) is not None:
         number, parameters = asked
-        study.tell(number, evaluate(parameters))
+        metrics = evaluate(parameters)
+        study.tell(number, metrics, invalid=metrics is None)
     return study.evaluated()

@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
+from raysweep.defenses import Defense
 from raysweep.errors import PlanError
 from raysweep.identity import canonical, digest
 from raysweep.metrics.intervals import NONE
@@ -23,15 +24,17 @@ from raysweep.results.tuned import (
     TunedMetric,
     TunedRow,
 )
-from raysweep.sweep.ranges import with_parameters
+from raysweep.sweep.ranges import Parameters
 from raysweep.sweep.spec import Sweep
-from raysweep.sweep.tuning import COSTS, CostName, MetricName, Metrics, Parameters, Tune
+from raysweep.sweep.tuning import COSTS, CostName, MetricName, Metrics, Tune
+from raysweep.tuning.notes import note
 from raysweep.tuning.ranking import Evaluated, best, joined
 from raysweep.tuning.search import Measurements, Search
-from raysweep.tuning.space import points
+from raysweep.tuning.space import allowed, points, with_parameters
 from raysweep.tuning.stored import StoredFindings
 
 SUFFIX = "-tuned"
+DIGITS = 4  # of a fraction that a sweep file is given
 MOST_CHARACTERS = 64  # of a sweep's name
 CURVE_POINTS = 80
 
@@ -66,11 +69,12 @@ def _rows(
     try:
         default = _held_out(search, own, measurements)
     except PlanError as error:
-        yield replace(about, note=search.failures[0] if search.failures else str(error))
+        why = search.failures[0] if search.failures else str(error)
+        yield replace(about, note=why, kept_own=True)
         return
     chosen = search.chosen(measurements)
     about = replace(
-        about, note=_note(search, chosen),
+        about, note=note(search, chosen, measurements), kept_own=not chosen,
         tried=0 if tune.labels == "clean_only" else len(search.evaluated(measurements)),
         seconds=_spent(search, measurements, "seconds"),
         gpu_seconds=_spent(search, measurements, "gpu_seconds"),
@@ -88,6 +92,15 @@ def _rows(
             for name in _shown(tune)
         }  # fmt: skip
         yield replace(about, point=point, parameters=parameters, metrics=metrics)
+
+
+def failed_searches(searches: Sequence[Search], measurements: Measurements) -> list[str]:
+    """Return the defense and the held-out part of each search whose candidates all failed."""
+    return [
+        f"{search.defense.label}, held out {search.part or NOTHING}"
+        for search in searches
+        if search.failures and not search.chosen(measurements)
+    ]
 
 
 def means(rows: Sequence[TunedRow], tune: Tune) -> list[TunedRow]:
@@ -137,14 +150,6 @@ def _mean(values: Iterable[float]) -> float:
 def _shown(tune: Tune) -> tuple[MetricName, ...]:
     """Return the metrics of a table: all that are wanted, and always TPR and FPR."""
     return tuple(dict.fromkeys((*tune.named_metrics, "tpr", "fpr")))
-
-
-def _note(search: Search, chosen: Sequence[Parameters]) -> str:
-    if chosen:
-        return ""
-    if search.tune.labels == "clean_only":
-        return "scores no clean samples: the method's own parameters"
-    return f"every candidate failed: {search.failures[0]}" if search.failures else "nothing tried"
 
 
 def _instances(
@@ -237,13 +242,13 @@ def _account(search: Search, measurements: Measurements) -> SearchAccount:
 
 def _curve(search: Search, measurements: Measurements) -> DecisionCurve | None:
     """Return TPR and FPR against the searched decision parameter, on the held-out settings."""
-    spans = [name for name, values in search.inner.items() if values.values is None]
+    spans = [name for name, values in search.inner.items() if values.listed is None]
     chosen = search.chosen(measurements)
     if len(search.inner) != 1 or len(spans) != 1 or not chosen:
         return None
     (name,) = spans
     instances = _instances(search, chosen[0], measurements)
-    every = points(search.inner) or []
+    every = points(search.inner, search.known) or []
     curve = []
     for decision in every[:: max(1, len(every) // CURVE_POINTS)]:
         defense = with_parameters(search.defense, {**chosen[0], **decision})
@@ -258,17 +263,34 @@ def tuned_sweep(sweep: Sweep, rows: Sequence[TunedRow]) -> Sweep:
     """Return the sweep with the parameters that were tuned on everything, and without `tune`.
 
     It is named `<name>-tuned`: under the old name it would take the place of the sweep's records.
-    Of a Pareto front, the point that is best by the first objective.
+    Of a Pareto front, the point that is best by the first objective. Fractions are rounded to
+    `DIGITS` significant digits, where the defense allows the rounded value.
     """
-    final = {
-        row.defense: row.parameters for row in rows if row.held_out == NOTHING and row.point == 0
-    }
+    final = _final(rows)
     defenses = tuple(
-        with_parameters(defense, final[defense.label]) if defense.label in final else defense
+        with_parameters(defense, rounded(defense, final[defense.label]))
+        if defense.label in final else defense
         for defense in sweep.defenses
-    )
+    )  # fmt: skip
     named = tuned_name(sweep.name)
     return sweep.model_copy(update={"name": named, "defenses": defenses, "tune": None})
+
+
+def _final(rows: Sequence[TunedRow]) -> dict[str, Parameters]:
+    """Return the label of each defense → the parameters to use."""
+    return {
+        row.defense: row.parameters for row in rows
+        if row.held_out == NOTHING and row.point == 0 and not row.kept_own
+    }  # fmt: skip
+
+
+def rounded(defense: Defense, parameters: Parameters) -> Parameters:
+    """Return parameters with fractions rounded; as they are if the defense refuses that."""
+    shorter = {
+        name: float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value
+        for name, value in parameters.items()
+    }
+    return parameters if allowed(defense, shorter) is None else shorter
 
 
 def tuned_name(name: str) -> str:
