@@ -256,7 +256,7 @@ def test_a_method_without_a_part_of_its_paper_says_so_in_every_table(name: str) 
 
 
 def test_dynamic_triggers_fool_the_attackers_network_and_differ_per_image() -> None:
-    attack = Dynamic(epochs=8, mask_epochs=3, width=8, density=0.1, backdoor_share=0.3)
+    attack = Dynamic(epochs=5, mask_epochs=2, width=8, density=0.1, backdoor_share=0.3)
     inputs, artifact = prepared(attack)
     data = inputs.data
     images = data.images[:40].float() / 255
