@@ -26,7 +26,7 @@ from raysweep.tuning import storage, study
 
 SWEEP = """
 name: shared
-dataset: digits
+dataset: {digits: {size: 500, test_size: 300}}
 model: {tiny_cnn: {width: 8}}
 recipe: {epochs: 4, batch_size: 64}
 attacks: [badnets: {rate: 0.1}, blend: {rate: 0.1}]

@@ -52,7 +52,7 @@ def runtime_env(modules: Iterable[str]) -> Iterator[RuntimeEnv]:
         packages = [_package(top) for top in sorted({name.partition(".")[0] for name in named})]
         yield {
             "py_modules": [
-                str(Path(__file__).parents[1]),
+                str(Path(__file__).parents[2]),
                 *(str(path) for path in packages if path is not None),
                 *map(str, _distributions(named, Path(folder))),
             ],
