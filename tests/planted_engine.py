@@ -423,6 +423,11 @@ ALONE = (
         (LIMITS + "a_limit_that_was_timed_is_of_the_very_same_setup",),
     ),
     Fault(
+        "a part of the package alone travels to a cluster", "run/cluster/runtime_env.py",
+        "raysweep.__path__[0],", "str(Path(__file__).parents[1]),",
+        ("test_submit.py::test_the_whole_package_travels",),
+    ),
+    Fault(
         "an address is tried when nobody reads any more", "cli/running.py",
         "found(address)  #", "pass  #",
         ("test_submit.py::"

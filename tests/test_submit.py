@@ -27,9 +27,11 @@ from raysweep.jobs.detached import detached
 from raysweep.jobs.launch import launch
 from raysweep.provenance import COMMIT
 from raysweep.results import records
+from raysweep.run.cluster.runtime_env import runtime_env
 from raysweep.store import Store
 from raysweep.store.sweepfolder import SweepFolder
 from raysweep.sweep.loading import LoadedSweep, load_sweep, read_sweep
+from raysweep.sweep.spec import foreign_modules
 from tests.test_execute import assert_same
 
 HERE = Path(__file__).parent.parent
@@ -185,6 +187,11 @@ def test_a_path_beside_the_sweep_file_is_refused(tmp_path: Path) -> None:
         jobs.check_paths(load_sweep(file), text)
     file.write_text(text.replace("path: images", f"path: {tmp_path / 'images'}"))
     jobs.check_paths(load_sweep(file), file.read_text())
+
+
+def test_the_whole_package_travels(loaded: LoadedSweep, tmp_path: Path) -> None:
+    with runtime_env(foreign_modules(loaded.sweep)) as env:
+        assert env["py_modules"] == [str(HERE / "raysweep"), str(tmp_path / "own_nets.py")]
 
 
 class Refusing(BaseHTTPRequestHandler):

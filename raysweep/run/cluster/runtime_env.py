@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypedDict
 
+import raysweep
 from raysweep.methods.registry import ROLES
 from raysweep.provenance import COMMIT, git_commit
 
@@ -52,7 +53,7 @@ def runtime_env(modules: Iterable[str]) -> Iterator[RuntimeEnv]:
         packages = [_package(top) for top in sorted({name.partition(".")[0] for name in named})]
         yield {
             "py_modules": [
-                str(Path(__file__).parents[2]),
+                raysweep.__path__[0],
                 *(str(path) for path in packages if path is not None),
                 *map(str, _distributions(named, Path(folder))),
             ],
