@@ -19,12 +19,8 @@ class Facts:
 
     digest: str
     labels: IntArray
+    num_classes: int
     classes: tuple[str, ...]
-
-    @property
-    def num_classes(self) -> int:
-        """The number of classes."""
-        return len(self.classes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
