@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from raysweep.identity import Json, kind_of
 from raysweep.plan.costs import Costs, shape_of
 from raysweep.plan.planner import Planner
-from raysweep.plan.route import Facts, Route
+from raysweep.plan.route import Route
 from raysweep.run.force import forcing
 from raysweep.run.limits import limits_of
 from raysweep.run.nearest import Difference, nearest
@@ -150,17 +150,15 @@ def preview(sweep: Sweep, store: Store, force: Sequence[str] = ()) -> Preview:
 
 def _forecasts(planner: Planner) -> tuple[str, ...]:
     """Return the sentences of methods on the size of their work and on doubtful parameters."""
-    said = set()
+    said = set(target_names(planner))
     tried: set[object] = set()
     for trial in planner.trials:
         dataset, attack, defense, model = trial.dataset, trial.attack, trial.defense, trial.model
         facts = planner.facts(dataset)
         if (pair := (dataset, attack)) not in tried:
             tried.add(pair)
-            said |= {
-                _target(trial, facts),
-                (text := dataset.caution()) and f"{dataset.label}: {text}",
-            }
+            beside = dataset.caution()
+            said.add(beside and f"{dataset.label}: {beside}")
             caution = attack.caution(facts.labels, facts.num_classes)
             said.add(caution and f"{attack.label} on {dataset.name}: {caution}")
         if (triple := (dataset, model, defense)) not in tried:
@@ -173,15 +171,16 @@ def _forecasts(planner: Planner) -> tuple[str, ...]:
     return tuple(sorted(said - {""}))
 
 
-def _target(trial: Trial, facts: Facts) -> str:
-    """Return the name of the attack's target, where its number does not say it; else ""."""
-    dataset, attack = trial.dataset, trial.attack
-    if attack.label_map != "all_to_one" or not (attack.rate or attack.EVADES):
-        return ""
-    name = facts.classes[attack.target]
-    if name == str(attack.target):
-        return ""
-    return f"{dataset.label}: target {attack.target} is {dataset.CLASS} {name!r}"
+def target_names(planner: Planner) -> tuple[str, ...]:
+    """Return a sentence for each target whose number is not the name of its class."""
+    said = set()
+    for trial in planner.trials:
+        dataset, attack = trial.dataset, trial.attack
+        if attack.label_map == "all_to_one" and (attack.rate or attack.EVADES):
+            name = planner.facts(dataset).classes[attack.target]
+            if name != str(attack.target):
+                said.add(f"{dataset.label}: target {attack.target} is {dataset.CLASS} {name!r}")
+    return tuple(sorted(said))
 
 
 def _reason(
