@@ -150,7 +150,7 @@ def preview(sweep: Sweep, store: Store, force: Sequence[str] = ()) -> Preview:
 
 def _forecasts(planner: Planner) -> tuple[str, ...]:
     """Return the sentences of methods on the size of their work and on doubtful parameters."""
-    said = set(target_names(planner))
+    said = set(class_names(planner))
     tried: set[object] = set()
     for trial in planner.trials:
         dataset, attack, defense, model = trial.dataset, trial.attack, trial.defense, trial.model
@@ -171,7 +171,7 @@ def _forecasts(planner: Planner) -> tuple[str, ...]:
     return tuple(sorted(said - {""}))
 
 
-def target_names(planner: Planner) -> tuple[str, ...]:
+def class_names(planner: Planner) -> tuple[str, ...]:
     """Return a sentence for each target whose number is not the name of its class."""
     said = set()
     for trial in planner.trials:
