@@ -267,7 +267,7 @@ class Imported(Attack):
 
 
 def _manifest(folder: Path) -> dict[str, Any]:
-    """Return what an import noted.
+    """Return the notes of an import.
 
     Raises:
         PlanError: if the folder is none that `raysweep import` wrote, or lacks a file.
@@ -291,7 +291,7 @@ def _manifest(folder: Path) -> dict[str, Any]:
 
 
 def _fault(manifest: Any) -> str:
-    """Return what keeps a manifest from being one; "" if nothing does."""
+    """Return the fault of a manifest; "" if it has none."""
     if not isinstance(manifest, dict):
         return f"manifest.json must hold a mapping, got {type(manifest).__name__}"
     for name, rule in RULES.items():

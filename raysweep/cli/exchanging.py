@@ -41,14 +41,14 @@ def import_folder(
     ] = "backdoorbench",
 ) -> None:
     """Make another project's poisoned set an attack of your sweeps; runs nothing that it holds."""
-    from raysweep.exchange import backdoorbench, check_absent, toolbox
+    from raysweep.exchange import backdoorbench, check_free, toolbox
     from raysweep.exchange.folder import read_foreign, save
     from raysweep.paths import resolved
 
     readers = {"backdoorbench": backdoorbench.read, "backdoor-toolbox": toolbox.read}
     if form not in readers:
         raise SpecError(f"--format must be one of {', '.join(readers)}, got {form!r}")
-    check_absent(to)
+    check_free(to)
     check_output("--to", to, folder=True)
     foreign = read_foreign(readers[form], folder)
     save(foreign, to)

@@ -166,8 +166,8 @@ class Dataset(Method):
     def decode(self) -> tuple[ImageSet, ImageSet]:
         """Return the whole training and test sets of the source files."""
 
-    def place(self, split: str, row: int) -> str:
-        """Return where a row of a whole split stands in the source, as a message names it."""
+    def where(self, split: str, row: int) -> str:
+        """Return the name of the place of a row of a whole split in the source, for messages."""
         return f"dataset {self.name}: {split} image {row}"
 
     def column(self, feature: int) -> str:
@@ -202,7 +202,7 @@ class Dataset(Method):
         check_images(self, labels, train, test)
         return train, test
 
-    def check_if_small(self, labels: Labels, source: str) -> None:
+    def check_small(self, labels: Labels, source: str) -> None:
         """Decode and check the data of a source digest once, if that takes a plan little time.
 
         Raises:

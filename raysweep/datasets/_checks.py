@@ -83,7 +83,7 @@ def check_labels(dataset: Dataset, labels: Labels) -> None:
         if len(wrong):
             row = int(wrong[0])
             raise PlanError(
-                f"{dataset.place(split, row)}: labels must be from 0 to {classes - 1}, the classes "
+                f"{dataset.where(split, row)}: labels must be from 0 to {classes - 1}, the classes "
                 f"there are, got {values[row]}, and {values.min()} to {values.max()} in all; "
                 f"number the classes from 0"
             )
@@ -101,7 +101,7 @@ def _check_trained(dataset: Dataset, labels: Labels) -> None:
         return
     tested = np.flatnonzero(np.isin(labels.test, bare))
     first = int(labels.test[tested[0]]) if len(tested) else int(bare[0])
-    where = dataset.place("test", int(tested[0])) if len(tested) else _source(dataset)
+    where = dataset.where("test", int(tested[0])) if len(tested) else _source(dataset)
     name = labels.classes[first]
     said = f"class {first}" + ("" if name == str(first) else f" ({name!r})")
     raise PlanError(
@@ -135,12 +135,12 @@ def check_images(dataset: Dataset, labels: Labels, train: ImageSet, test: ImageS
             )
         if not vectors and images.shape[1] not in (1, 3):
             raise PlanError(
-                f"{dataset.place(split, 0)}: images must have 1 or 3 channels, got "
+                f"{dataset.where(split, 0)}: images must have 1 or 3 channels, got "
                 f"{images.shape[1]}; take the channels that count"
             )
     if train.images.shape[1:] != test.images.shape[1:]:
         raise PlanError(
-            f"{dataset.place('test', 0)}: test images are {_size(test)}, training images "
+            f"{dataset.where('test', 0)}: test images are {_size(test)}, training images "
             f"{_size(train)}; give both splits one size and the same channels"
         )
     if vectors:
@@ -165,7 +165,7 @@ def _check_finite(dataset: Dataset, split: str, part: ImageSet) -> None:
         if len(odd):
             row, feature = int(odd[0][0]) + first, int(odd[0][1])
             raise PlanError(
-                f"{dataset.place(split, row)}, {dataset.column(feature)}: must be a finite number "
+                f"{dataset.where(split, row)}, {dataset.column(feature)}: must be a finite number "
                 f"that float32 holds, got {values[row, feature]}; fill or leave out what is "
                 f"missing, and scale what is larger"
             )

@@ -154,7 +154,7 @@ def _names(file: Path, label_column: str | None) -> tuple[str, ...] | None:
     return named(names, file) if isinstance(names, list) and names else None
 
 
-def parquet_place(files: list[Path], row: int) -> str:
+def parquet_row(files: list[Path], row: int) -> str:
     """Return the file and its row of a row of all files."""
     for file in files:
         rows = opened(file).metadata.num_rows

@@ -1,4 +1,4 @@
-"""What lies in a folder of images: files that Pillow reads, other files, and what is skipped."""
+"""The entries of a folder of images: files that Pillow reads, other files, and those skipped."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ class Folders(Dataset):
         return found
 
     def _instead(self, top: Path, there: list[Path]) -> str:
-        """Return what is wrong with a split that has no class folders, and the remedy."""
+        """Return the fault of a split that has no class folders, and the remedy."""
         flat = next((file for file in there if is_image(file)), None)
         if flat:
             return (
@@ -133,7 +133,7 @@ class Folders(Dataset):
         loose = [path for path, inner in entries(self.top / split) if not inner]
         return loose + [file for top in self._class_folders(split) for file in files_below(top)]
 
-    def place(self, split: str, row: int) -> str:
+    def where(self, split: str, row: int) -> str:
         """Return the image's file."""
         return str(self.found(self.SPLITS[SPLITS.index(split)])[row][0])
 

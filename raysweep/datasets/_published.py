@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from raysweep import paths
 from raysweep.datasets import SPLITS, Dataset, ImageSet, Labels
-from raysweep.datasets._decode import encoding, parquet_images, parquet_place, split_labels
+from raysweep.datasets._decode import encoding, parquet_images, parquet_row, split_labels
 from raysweep.errors import PlanError
 from raysweep.identity import Stamp, cache_folder, stamp
 
@@ -81,12 +81,12 @@ class Published(Dataset):
             parquet_images([pair[1]], labels.test, None, grey=self.GREY),
         )
 
-    def place(self, split: str, row: int) -> str:
+    def where(self, split: str, row: int) -> str:
         """Return the Parquet file and its row, if the copy is one."""
         pair = parquet_pair(self.name)
         if not pair:
-            return super().place(split, row)
-        return parquet_place([pair[SPLITS.index(split)]], row)
+            return super().where(split, row)
+        return parquet_row([pair[SPLITS.index(split)]], row)
 
     def sets(self) -> list[Any]:
         """Return torchvision's training and test sets, downloaded once.

@@ -159,8 +159,9 @@ class Ember(Dataset):
             own = _features(file)
             if len(own) != self.features or len(set(own)) != len(own):
                 raise PlanError(
-                    f"{file}: must have {self.features} columns beside {LABEL}, each of its own "
-                    f"name, got {len(own)}; correct `features`"
+                    f"{file}: must have {self.features} columns beside {LABEL}, got {len(own)}"
+                    + (", some of one name" if len(set(own)) != len(own) else "")
+                    + "; correct `features`"
                 )
             common = common or own
             odd = sorted(set(own) ^ set(common))
@@ -172,8 +173,8 @@ class Ember(Dataset):
                 )
         return common
 
-    def place(self, split: str, row: int) -> str:
-        """Return the file and the row of a labeled program."""
+    def where(self, split: str, row: int) -> str:
+        """Return the name of the file and the row of a labeled program."""
         file, labels = self._splits()[SPLITS.index(split)]
         return f"{file}, row {np.flatnonzero(self._labels(labels) >= 0)[row]}"
 

@@ -41,7 +41,7 @@ class Npz(Dataset):
             raise PlanError(f"dataset {self.name}: path must name a file, got {self.path!r}")
         return [file]
 
-    def place(self, split: str, row: int) -> str:
+    def where(self, split: str, row: int) -> str:
         """Return the file and the row of the split's arrays."""
         return f"{self.path}: row {row} of {split}_images and {split}_labels"
 

@@ -15,7 +15,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from raysweep.datasets import SPLITS, Dataset, ImageSet, Labels
-from raysweep.datasets._decode import parquet_images, parquet_place, split_labels
+from raysweep.datasets._decode import parquet_images, parquet_row, split_labels
 from raysweep.errors import PlanError
 from raysweep.paths import DataPath
 
@@ -62,9 +62,9 @@ class Parquet(Dataset):
         train, test = self._split()
         return [*train, *test]
 
-    def place(self, split: str, row: int) -> str:
+    def where(self, split: str, row: int) -> str:
         """Return the file and its row."""
-        return parquet_place(self._split()[SPLITS.index(split)], row)
+        return parquet_row(self._split()[SPLITS.index(split)], row)
 
     def read_labels(self) -> Labels:
         """Return labels and class names."""

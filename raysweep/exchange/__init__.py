@@ -162,7 +162,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
     Raises:
         PlanError: if there is one already, or none can be made.
     """
-    check_absent(folder)
+    check_free(folder)
     unfinished = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     shutil.rmtree(unfinished, ignore_errors=True)
     try:
@@ -173,14 +173,14 @@ def new_folder(folder: Path) -> Iterator[Path]:
         ) from None
     try:
         yield unfinished
-        check_absent(folder)
+        check_free(folder)
         unfinished.replace(folder)
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
 
 
-def check_absent(folder: Path) -> None:
+def check_free(folder: Path) -> None:
     """Make sure that nothing is overwritten.
 
     Raises:

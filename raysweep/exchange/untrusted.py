@@ -54,7 +54,7 @@ def read_untrusted(file: Path) -> Any:
 
 
 def _fault(file: Path, detail: str) -> str:
-    """Return what is wrong with a file that cannot be read: whether it is cut, or not safe."""
+    """Return the fault of a file that cannot be read: whether it is cut, or not safe."""
     try:
         with file.open("rb") as stream:
             head = stream.read(64)

@@ -17,6 +17,7 @@ from raysweep.results.trials import Trials
 from raysweep.results.wandb import Published
 from raysweep.run.inline import run_inline
 from raysweep.run.interruption import Signals, catching_signals
+from raysweep.run.preview import class_names
 from raysweep.run.run import Run
 from raysweep.store import Store
 from raysweep.sweep.spec import Sweep
@@ -158,6 +159,7 @@ def _conclude(run: Run, signals: Signals, tracking: Publishing) -> Conclusion:
         warnings=tracked.warnings,
         notes=[
             *run.notes,
+            *class_names(run.planner),
             *notes,
             *history.damage_notes(collector.damaged),
             *tracked.notes,

@@ -61,7 +61,7 @@ class Planner:
                 labels = dataset.checked_labels()
                 rows, clean, _ = dataset.kept(labels)
                 source = dataset.source_digest(labels)
-                dataset.check_if_small(labels, source)
+                dataset.check_small(labels, source)
                 self._facts[dataset] = Facts(
                     digest=source,
                     labels=dataset.training_labels(labels, rows),

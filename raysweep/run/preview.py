@@ -11,7 +11,7 @@ from raysweep.plan.costs import Costs, shape_of
 from raysweep.plan.fits import check_fits
 from raysweep.plan.planner import Planner
 from raysweep.plan.race import RacingPlanner, planner_of
-from raysweep.plan.route import Facts, Route
+from raysweep.plan.route import Route
 from raysweep.run.force import forcing
 from raysweep.run.limits import Limit, Limits, forecast
 from raysweep.run.nearest import Difference, nearest
@@ -161,7 +161,7 @@ def _forecasts(planner: Planner, on_limits: str) -> tuple[str, ...]:
 
     That on the limits of stages, if there is one, comes last.
     """
-    said = {_devices(planner.sweep)}
+    said = {_devices(planner.sweep), *class_names(planner)}
     tried: set[object] = set()
     if isinstance(planner, RacingPlanner):
         said.add(planner.forecast())
@@ -170,10 +170,8 @@ def _forecasts(planner: Planner, on_limits: str) -> tuple[str, ...]:
         facts = planner.facts(dataset)
         if (pair := (dataset, attack)) not in tried:
             tried.add(pair)
-            said |= {
-                _target(trial, facts),
-                (text := dataset.caution()) and f"{dataset.label}: {text}",
-            }
+            beside = dataset.caution()
+            said.add(beside and f"{dataset.label}: {beside}")
             caution = attack.caution(facts.labels, facts.num_classes)
             said.add(caution and f"{attack.label} on {dataset.name}: {caution}")
         if (triple := (dataset, model, defense)) not in tried:
@@ -186,15 +184,16 @@ def _forecasts(planner: Planner, on_limits: str) -> tuple[str, ...]:
     return (*sorted(said - {""}), *filter(None, [on_limits]))
 
 
-def _target(trial: Trial, facts: Facts) -> str:
-    """Return the name of the attack's target, where its number does not say it; else ""."""
-    dataset, attack = trial.dataset, trial.attack
-    if attack.label_map != "all_to_one" or not (attack.rate or attack.EVADES):
-        return ""
-    name = facts.classes[attack.target]
-    if name == str(attack.target):
-        return ""
-    return f"{dataset.label}: target {attack.target} is {dataset.CLASS} {name!r}"
+def class_names(planner: Planner) -> tuple[str, ...]:
+    """Return a sentence for each target whose number is not the name of its class."""
+    said = set()
+    for trial in planner.trials:
+        dataset, attack = trial.dataset, trial.attack
+        if attack.label_map == "all_to_one" and (attack.rate or attack.EVADES):
+            name = planner.facts(dataset).classes[attack.target]
+            if name != str(attack.target):
+                said.add(f"{dataset.label}: target {attack.target} is {dataset.CLASS} {name!r}")
+    return tuple(sorted(said))
 
 
 def _devices(sweep: Sweep) -> str:
