@@ -3,4 +3,5 @@
 planner  which stages a trial needs, and what trials share
 route    the stages of one trial, as far as they are known
 costs    how long stages take
+fits     what no stage could do: a trigger, a model or a clean set that does not fit
 """
