@@ -20,7 +20,7 @@ from raysweep.defenses import Defense, DefenseInputs, Evidence
 from raysweep.defenses.spectral_signatures import SpectralSignatures
 from raysweep.defenses.strip import Strip
 from raysweep.methods.context import Context
-from raysweep.tuning.space import with_parameters
+from raysweep.sweep.ranges import with_parameters
 from raysweep.tuning.stored import StoredFindings, measure
 
 

@@ -29,7 +29,7 @@ attacks:
   - blend:
       rate: 0.05
       alpha: 0.1
-  - wanet: {<<: *patch}
+  - badnets: {<<: *patch, margin: 1}
 defenses: [none, {strip: {fpr: 0.1}}, spectral_signatures]
 seeds: 2
 exclude:

@@ -42,7 +42,7 @@ FAULTS = (
     ),
     Fault(
         "an estimate that takes images of one size alone for granted", "plan/costs.py",
-        "except (RuntimeError, NotImplementedError):", "except NotImplementedError:",
+        "except Exception:", "except NotImplementedError:",
         (OWN + "work_is_estimated_for_any_network",),
     ),
     Fault(

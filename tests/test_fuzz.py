@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from raysweep.sweep.loading import from_text
+from raysweep.sweep.yaml import parse
 from tests import fuzz
 
 EXAMPLES = 1000
@@ -14,6 +18,15 @@ TARGETS = fuzz.targets()
 def test_what_is_read_is_refused_or_means_what_it_says(name: str) -> None:
     strategy, check = TARGETS[name]
     assert fuzz.run(strategy, check, EXAMPLES // len(TARGETS), None) > 0
+
+
+def test_the_sweep_that_is_damaged_is_whole_before(tmp_path: Path) -> None:
+    from tests.fuzz_sweep import TEXT, check_override, check_text
+
+    sweep = from_text(parse("f.yaml", TEXT))
+    assert len(sweep.attacks) == 6 and sweep.tune is not None
+    check_text([(0, 0, "")], tmp_path)
+    check_override((["seeds"], "=", "3"), tmp_path)
 
 
 def test_a_finding_ends_the_runner_with_1_and_shows_its_example(

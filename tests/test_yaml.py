@@ -179,7 +179,7 @@ def test_text_that_looks_like_a_number_is_written_in_quotes(word: str) -> None:
 def refused(text: str, folder: Path, data: str = "") -> str:
     (folder / "f.yaml").write_text(text)
     loaded = read_sweep(folder / "f.yaml")
-    with pytest.raises(PlanError) as caught, loaded.placing():
+    with pytest.raises(PlanError) as caught, loaded.with_lines():
         preview(loaded.sweep, Store(str(folder / "store")))
     return str(caught.value).removeprefix(str(folder / "f.yaml"))
 

@@ -98,7 +98,7 @@ def main() -> None:
 
 
 def _remedy(error: OSError) -> str:
-    """Return what helps against an error of the operating system; nothing where that is unknown."""
+    """Return the remedy of an error of the operating system; nothing where none is known."""
     if isinstance(error, ConnectionError | TimeoutError):
         return "what is stored is kept: give the command again once the connection works"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):

@@ -51,7 +51,7 @@ def plan(
 
     loaded = read_sweep(file, overrides or ())
     sweep, store = loaded.sweep, Store(storage_uri(storage))
-    with loaded.placing():
+    with loaded.with_lines():
         found = preview(sweep, store, force or ())
     if as_json:
         print(json.dumps({"name": sweep.name, "storage": store.where(), **found.pack()}, indent=2))
@@ -88,7 +88,7 @@ def launch(
     again = _again("launch", file, options, storage)
     with resumable(again), stoppable(), Progress(open_console(error=True)) as progress:
         loaded = read_sweep(file, overrides or ())
-        with loaded.placing():
+        with loaded.with_lines():
             conclusion = run_sweep(
                 loaded.sweep, loaded.text, storage_uri(storage), address=address, inline=inline,
                 max_concurrent=max_concurrent, watch=progress.watch, force=force or (),
@@ -213,7 +213,7 @@ def tune(
     again = _again("tune", file, [*options, *_studies(studies), *written], storage)
     with resumable(again), stoppable(), Progress(open_console(error=True)) as progress:
         loaded = read_sweep(file, overrides or ())
-        with loaded.placing():
+        with loaded.with_lines():
             tuning = search(
                 loaded.sweep, loaded.text, storage_uri(storage), address=address, inline=inline,
                 max_concurrent=max_concurrent, studies=studies, watch=progress.watch,

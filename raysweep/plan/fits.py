@@ -1,4 +1,4 @@
-"""What a launch would meet, found from what is known before any data are decoded."""
+"""Faults that a launch would meet, found before any data are decoded."""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ def rule(fault: Any) -> str:
 
 
 def _slip(kind: str, value: Any, field: str) -> str:
-    """Return what is written in place of a value of a wrong type, or nothing."""
+    """Return the remedy of a value of a wrong type, or nothing."""
     if isinstance(value, Mapping) and value and set(value) <= _RANGE:
         return (
             f"a list is an axis, {field}: [1, 2], and a range that is searched stands under "

@@ -41,7 +41,7 @@ class LoadedSweep:
     origins: Mapping[str, Sequence[Path_]] = field(default_factory=dict)
 
     @contextlib.contextmanager
-    def placing(self) -> Iterator[None]:
+    def with_lines(self) -> Iterator[None]:
         """Let the error of a plan begin with file, line and field of the value that it is about."""
         try:
             yield

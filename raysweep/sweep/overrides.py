@@ -34,8 +34,11 @@ def check_yaml(file: Path, overrides: Sequence[str]) -> None:
 
 
 def option(override: str) -> str:
-    """Return a override as it stands on the command line."""
-    return f"--set {shlex.quote(override)}"
+    """Return an override as it stands on the command line, on one line."""
+    one_line = "".join(
+        sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in override
+    )
+    return f"--set {shlex.quote(one_line)}"
 
 
 def with_overrides(text: SweepText, overrides: Sequence[str]) -> SweepText:

@@ -1,4 +1,4 @@
-"""What is no YAML, said as the slip that it most likely comes from."""
+"""Syntax errors of YAML, each with the slip that it most likely comes from."""
 
 from __future__ import annotations
 
