@@ -187,7 +187,7 @@ def test_a_tuning_is_loaded_and_said(made: Path, capsys: pytest.CaptureFixture[s
     pasted = yaml.safe_load(TUNED) | {"defenses": [yaml.safe_load(use)]}
     (defense,) = from_text(parse("s.yaml", yaml.safe_dump(pasted))).defenses
     assert isinstance(defense, SpectralSignatures)
-    assert defense.fraction == frame["parameters"][2]["fraction"]
+    assert defense.fraction == float(f"{frame['parameters'][2]['fraction']:.4g}")
 
 
 # Removal

@@ -44,12 +44,12 @@ from raysweep.sweep.ranges import Parameters, Range
 from raysweep.sweep.trials import Trial
 from raysweep.sweep.tuning import Constraint, Objective, Tune
 from raysweep.tuning import ranking, space, summary
+from raysweep.tuning.candidates import candidate_ends
 from raysweep.tuning.folds import Studies, _folds, parts_of
 from raysweep.tuning.search import Candidate, Measurements, Search
 from raysweep.tuning.storage import open_storage
 from raysweep.tuning.stored import StoredFindings, false_alarms, measure, stored_findings
 from raysweep.tuning.study import Study, every_trial
-from raysweep.tuning.told import candidate_ends
 
 N = 400
 ATTACKS = {

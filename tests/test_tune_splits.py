@@ -13,7 +13,10 @@ import pytest
 from raysweep.attacks.imported import Imported
 from raysweep.attacks.none import NoAttack
 from raysweep.cli.app import app
+from raysweep.cli.terminal import legend, to_use
 from raysweep.errors import SpecError
+from raysweep.reports.tuning import sentence
+from raysweep.results.tuned import NOTHING, TunedRow
 from raysweep.sweep.editing import rewritten
 from raysweep.sweep.loading import LoadedSweep, from_text, load_sweep
 from raysweep.sweep.ranges import Range
@@ -30,6 +33,7 @@ from raysweep.tuning.storage import open_storage
 from raysweep.tuning.study import Study, every_trial
 from raysweep.tuning.summary import rounded
 from tests.test_tune import LOW, MINE, Cut, Planted, search, setting
+from tests.test_tuned import ROW, TUNED
 
 NAMES = ("badnets", "blend", "sig")
 
@@ -113,6 +117,27 @@ def test_a_choice_at_the_end_of_its_range_is_said_unless_the_method_ends_there_t
         assert note(search(LOW, ["badnets"]), [{"low": end}], bench) == ""
     inside = search({"low": Range(min=0.5, max=0.9)}, ["badnets"])
     assert note(inside, [{"low": 0.7}], bench) == ""
+
+
+def test_the_page_and_the_terminal_say_what_all_rows_are_measured_on() -> None:
+    split = replace(TUNED, settings=Tune(report_on={"seed": (3, 4)}))
+    assert "Measured on seed 3, 4 alone, which no search has seen" in sentence(split)
+    assert "all are measured on seed 3, 4 alone" in legend(split)[1]
+    assert "alone, which no search" not in sentence(TUNED)
+
+
+def test_what_was_found_is_to_be_used_whatever_its_note_says() -> None:
+    sweep = from_text(parse("t", TEXT.replace("  # few", "")))
+    row = replace(
+        ROW, defense="strip(overlays=8)", held_out=NOTHING, parameters={"fpr": 0.123456},
+        note="fpr lies at the upper end of its range",
+    )  # fmt: skip
+    assert to_use(replace(TUNED, rows=(row,)), sweep) == [
+        "use these: {strip: {fpr: 0.1235, overlays: 8}}"
+    ]
+    kept = replace(TUNED, rows=(replace(row, kept_own=True, note="nothing tried"),))
+    assert to_use(kept, sweep) == ["strip(overlays=8): keep its own values; nothing tried"]
+    assert TunedRow.unpack(kept.rows[0].pack()) == kept.rows[0]
 
 
 def test_an_exact_search_leaves_a_study_that_a_dashboard_opens(tmp_path: Path) -> None:

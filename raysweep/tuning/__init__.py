@@ -11,7 +11,7 @@ recording  exact searches, left as studies
 search     one search over the settings that it may see
 folds      the searches of a sweep: what each may see, and what it is reported on
 feed       feeds searches into a running sweep
-told       candidates as the ledger remembers them
+candidates what the ledger remembers of candidates
 notes      the note of a row: the end of a range, thresholds that cannot be told apart
 summary    opens what was held out, and works out what tuning gained
 """

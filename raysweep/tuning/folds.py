@@ -19,6 +19,7 @@ from raysweep.sweep.searching import tuning_faults
 from raysweep.sweep.spec import Sweep
 from raysweep.sweep.trials import Trial
 from raysweep.sweep.tuning import WITH_CLEAN, Part, Tune
+from raysweep.tuning.candidates import candidate_ends
 from raysweep.tuning.feed import TuningPlanner
 from raysweep.tuning.ranking import Evaluated
 from raysweep.tuning.recording import record
@@ -26,7 +27,6 @@ from raysweep.tuning.search import Search
 from raysweep.tuning.space import Space, own_values, spaces_of
 from raysweep.tuning.stored import attacks
 from raysweep.tuning.study import Study
-from raysweep.tuning.told import candidate_ends
 
 
 @dataclass(frozen=True)

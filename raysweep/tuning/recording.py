@@ -14,10 +14,10 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from raysweep.sweep.tuning import Tune
+from raysweep.tuning.candidates import METRICS, REPLAYED, TIED, UNKNOWN
 from raysweep.tuning.ranking import Evaluated, best
 from raysweep.tuning.space import Space, distribution, into_study
 from raysweep.tuning.storage import open_storage, quiet
-from raysweep.tuning.told import METRICS, REPLAYED, TIED, UNKNOWN
 
 EXACT = "exact"  # the attribute of such a study: how many candidates were tried
 SHOWN = 80  # candidates of one, evenly over all that were tried, and the best

@@ -25,6 +25,7 @@ from raysweep.sweep.ranges import Parameters
 from raysweep.sweep.searching import in_order
 from raysweep.sweep.tuning import Metrics, Stop, Tune
 from raysweep.tuning import storage
+from raysweep.tuning.candidates import FAILED, INSTANCES, METRICS, REPLAYED, TIED, UNKNOWN, recover
 from raysweep.tuning.ranking import Evaluated, rank
 from raysweep.tuning.recording import discard_exact
 from raysweep.tuning.samplers import PRUNERS, sampler_of
@@ -39,7 +40,6 @@ from raysweep.tuning.space import (
 )
 from raysweep.tuning.stopping import why_stopped
 from raysweep.tuning.storage import quiet
-from raysweep.tuning.told import FAILED, INSTANCES, METRICS, REPLAYED, TIED, UNKNOWN, recover
 
 NEVER = Stop()
 ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
