@@ -7,17 +7,20 @@ arXiv:2010.07489. Two-level order statistics over reciprocals of perturbation no
 
 from __future__ import annotations
 
-from functools import cache
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
 from scipy import special, stats
 
-from raysweep.defenses import Curve, FloatArray
+from raysweep.defenses import Curve, Flags, FloatArray, _effects
+from raysweep.methods.context import Arrays
 
 PAIRS = "pairs of classes, smallest pattern first"
 SMALLNESS = "1 / L2 norm of a pair's pattern"
-Null = Literal["exclude_target", "drop_top", "mad"]
+Null = Literal["exclude_target", "drop_top", "effects", "mad"]
+Pooled = Literal["exclude_target", "drop_top"]
+TRIALS = 4000  # simulated sets
 
 
 def gamma_shape(log_mean: FloatArray, mean_log: FloatArray) -> FloatArray:
@@ -35,7 +38,43 @@ def gamma_shape(log_mean: FloatArray, mean_log: FloatArray) -> FloatArray:
     return result
 
 
-def p_values(reciprocals_KK: FloatArray, null: Null = "exclude_target") -> tuple[FloatArray, float]:
+def tested(norms_KK: FloatArray, reached_KK: Flags, null: Null) -> Arrays:
+    """Return the evidence of an attack in the norms of all pairs' patterns.
+
+    It holds the `reciprocals` (K, K), 0 where a search failed; the `anomaly` of each class (K,);
+    its `p_class` (K,); and `p_value` and `p_calibrated` that there is no attack. Where a p-value
+    is not finite, or with `mad`, all are NaN and anomalies are deviations in MADs.
+
+    Args:
+        norms_KK: from source (row) to target (column); 0 is a pair that was not searched, or a
+            source that is there before any step.
+        reached_KK: pairs whose search succeeded.
+        null: how pairs without an attack are held to be distributed.
+    """
+    positive = norms_KK > 0
+    ratios = 1 / np.where(positive, np.maximum(norms_KK, 1e-12), 1)
+    used = reached_KK & positive
+    reciprocals = np.where(used, ratios, 0.0)
+    p_class, p_value, calibrated_p = np.full(len(norms_KK), np.nan), np.nan, np.nan
+    if null == "effects":
+        p_class, p_value = _effects.p_values(np.log(ratios), used, positive & ~used)
+        calibrated_p = p_value
+    elif null != "mad":
+        p_class, p_value = p_values(reciprocals, null)
+        calibrated_p = calibrated(p_value, used, null)
+    if np.isfinite(p_class).all() and np.isfinite(p_value):
+        anomaly = -np.log10(np.maximum(p_class, 1e-300))
+    else:
+        anomaly, p_value, calibrated_p = deviations(reciprocals), np.nan, np.nan
+    return {
+        "reciprocals": reciprocals, "anomaly": anomaly, "p_class": p_class,
+        "p_value": np.array(p_value), "p_calibrated": np.array(calibrated_p),
+    }  # fmt: skip
+
+
+def p_values(
+    reciprocals_KK: FloatArray, null: Pooled = "exclude_target"
+) -> tuple[FloatArray, float]:
     """Return (K,) p-values of classes as targets, and the p-value that there is no attack.
 
     Args:
@@ -87,25 +126,31 @@ def deviations(reciprocals_KK: FloatArray) -> FloatArray:
     return result
 
 
-def threshold(classes: int, theta: float, null: Null, trials: int = 4000) -> float:
-    """Return the p-value below which a share theta of attack-free sets of K classes lie.
+def calibrated(p_value: float, used_KK: Flags, null: Pooled, trials: int = TRIALS) -> float:
+    """Return the chance of a p-value as small as this in attack-free sets of the same pairs.
 
-    Simulated, since the two levels are not independent: independent Gamma reciprocals of shape 20
-    for every pair. Five times as many trials where fewer than twenty would lie below the limit;
-    theta below .001 stays rough all the same.
+    Simulated, since the two levels are not independent: independent Gamma reciprocals of shape 20.
+    The observed set counts as one of them, so that it is never below 1 / (trials + 1): B. Phipson,
+    G. Smyth: Permutation P-values Should Never Be Zero, 2010.
+
+    Args:
+        p_value: of `p_values`.
+        used_KK: the pairs that it was made of.
+        null: with which it was made.
+        trials: simulated sets.
     """
-    enough = trials if theta * trials >= 20 else 5 * trials
-    return float(np.quantile(_simulated(classes, null, enough), theta))
+    simulated = _simulated(np.packbits(used_KK).tobytes(), len(used_KK), null, trials)
+    return float((np.searchsorted(simulated, p_value, "right") + 1) / (trials + 1))
 
 
-@cache
-def _simulated(classes: int, null: Null, trials: int) -> FloatArray:
-    """Return p-values of attack-free sets (trials,), which no theta changes."""
+@lru_cache(64)
+def _simulated(used: bytes, classes: int, null: Pooled, trials: int) -> FloatArray:
+    """Return the sorted p-values (trials,) of attack-free sets of the packed mask of pairs."""
     draw = np.random.default_rng(0)
+    mask = np.unpackbits(np.frombuffer(used, np.uint8), count=classes**2).reshape(classes, classes)
     values = np.empty(trials)
     for trial in range(trials):
-        reciprocals = draw.gamma(20.0, 0.01, (classes, classes))
-        np.fill_diagonal(reciprocals, 0)
+        reciprocals = draw.gamma(20.0, 0.01, (classes, classes)) * mask
         values[trial] = p_values(reciprocals, null)[1]
     return np.sort(values)
 
