@@ -34,7 +34,7 @@ def p_values(logs_KK: FloatArray, reached_KK: Flags, bounded_KK: Flags) -> tuple
     """
     classes = len(logs_KK)
     # A class that no search left, or reached, has no effect to be estimated.
-    sources, targets = reached_KK.any(1), reached_KK.any(0)
+    sources, targets = (np.asarray(reached_KK.any(axis)) for axis in (1, 0))
     used = (reached_KK | bounded_KK) & sources[:, None] & targets
     s, t = np.nonzero(used)
     design = np.concatenate([np.eye(classes)[s], np.eye(classes)[t]], 1)
@@ -94,6 +94,7 @@ def _outlying(residuals: FloatArray, freedom: int) -> FloatArray:
     return result
 
 
-def _least(p: FloatArray | float, count: int) -> FloatArray | float:
+def _least(p: FloatArray, count: int) -> FloatArray:
     """Return the chance that the least of `count` independent p-values is as small as `p`."""
-    return -np.expm1(count * np.log1p(-np.minimum(p, 1 - 1e-16)))
+    result: FloatArray = -np.expm1(count * np.log1p(-np.minimum(p, 1 - 1e-16)))
+    return result

@@ -68,12 +68,12 @@ def subtracted(
     if not (np.isfinite(before).all() and np.isfinite(after).all()):
         raise ValueError("the victim's outputs are not finite; it may have diverged")
     rows = np.arange(len(labels))
-    values = before[rows, labels] - after[rows, labels]
+    values: FloatArray = before[rows, labels] - after[rows, labels]
     compared = values
     if score == "likelihood":
         values = compared = after[:, source]
     elif reference == "target":
-        compared = np.maximum(before[:, target] - after[:, target], 0)
+        compared = (before[:, target] - after[:, target]).clip(min=0)
     inside = labels == target
     scores = np.full(len(labels), values.min() - 1.0)
     scores[inside] = values[inside]

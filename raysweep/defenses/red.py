@@ -120,13 +120,15 @@ class RED(Defense):
 
     def needs(self) -> frozenset[Need]:
         """Return training set and victim, nothing clean, and of the attack what it `knows`."""
-        told: set[Need] = {"training_set", "victim"}
-        told |= {"target_class"} if self.knows != "nothing" else set()
-        return frozenset(told | ({"trigger"} if self.knows == "pattern" else set()))
+        needs: set[Need] = {"training_set", "victim"}
+        if self.knows != "nothing":
+            needs |= {"target_class"}
+        return frozenset(needs | ({"trigger"} if self.knows == "pattern" else set()))
 
     def gives(self) -> frozenset[Gift]:
         """Return scores of training samples, and a verdict unless it knows the target."""
-        return frozenset({"train_scores", *(["verdict"] if self.knows == "nothing" else [])})
+        gifts: set[Gift] = {"train_scores"}
+        return frozenset(gifts | {"verdict"} if self.knows == "nothing" else gifts)
 
     def badges(self) -> tuple[str, ...]:
         """Return the badges; the score by likelihood and the null of effects are extensions."""
@@ -333,4 +335,5 @@ class RED(Defense):
                 f"{int(found['target'])} nor the source {int(found['source'])}, and the training "
                 f"set has none; take rule: split or rule: flip"
             )
-        return inside & (scores > np.quantile(found["reference"], self.quantile))
+        cut = float(np.quantile(found["reference"], self.quantile))
+        return inside & (scores > cut)
