@@ -64,7 +64,8 @@ def table() -> dict[str, Fault]:
 
     modules = (
         planted_rounds, planted_baselines, planted_datamodels, planted_devices, planted_engine,
-        planted_plugins, planted_kills, planted_red, planted_statistics, planted_tables, planted_wandb,
+        planted_plugins, planted_kills, planted_red, planted_statistics, planted_tables,
+        planted_wandb,
     )  # fmt: skip
     every = [fault for module in modules for fault in module.FAULTS]
     named = {fault.name: fault for fault in every}

@@ -1,4 +1,4 @@
-"""RED's cleaning: what subtracting a pattern from the training images does to the victim's outputs.
+"""RED's cleaning: scores of training images by the victim's outputs once a pattern is subtracted.
 
 Z. Xiang, D. J. Miller, G. Kesidis: Reverse Engineering Imperceptible Backdoor Attacks on Deep
 Neural Networks for Detection and Training Set Cleansing, Computers & Security 2021,
@@ -26,7 +26,7 @@ AT_ONCE = 1000  # images
 
 @dataclass(frozen=True, kw_only=True)
 class Subtracted:
-    """What is left of the training set once the pattern is taken off.
+    """The scores of the training set once the pattern is taken off.
 
     Attributes:
         scores: (N,), higher where poison is; below all others outside the target class.

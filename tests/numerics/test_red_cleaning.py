@@ -126,7 +126,7 @@ def test_a_quantile_of_nothing_is_an_error_and_no_other_rule() -> None:
     given = found_p(6, 1e-6)
     values = {**given._values, "statistics": {**given.statistics, "reference": np.zeros(0)}}
     nothing = Evidence("red", RED().needs(), values)
-    with pytest.raises(ValueError, match="neither the target 0 nor the source 1.*rule: split"):
+    with pytest.raises(ValueError, match=r"neither the target 0 nor the source 1.*rule: split"):
         RED().decide(nothing)
     for rule in ("split", "flip"):
         assert RED.model_validate({"rule": rule}).decide(nothing).classes == (0,)
