@@ -243,8 +243,7 @@ FAULTS = (
         "target effects left out", EFFECTS,
         "design = np.concatenate([np.eye(classes)[s], np.eye(classes)[t]], 1)",
         "design = np.concatenate([np.eye(classes)[s], 0 * np.eye(classes)[t]], 1)",
-        (TABLES + "residuals_and_effects_are_studentized_as_in_a_regression",
-         TABLES + "classes_that_differ_raise_no_false_alarms"),
+        (TABLES + "residuals_and_effects_are_studentized_as_in_a_regression",),
     ),
     Fault(
         "source effects left out", EFFECTS,

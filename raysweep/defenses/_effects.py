@@ -4,10 +4,10 @@ Some classes are easy to reach, and some easy to leave, without any attack: the 
 of the pattern from s to t is held to be a_s + b_t + noise. A pair stands out by its studentized
 residual (W. Stefansky: Rejecting Outliers in Factorial Designs, Technometrics 1972), a target by
 its effect among the effects of all targets (F. Grubbs: Procedures for Detecting Outlying
-Observations in Samples, Technometrics 1969); both p-values are Bonferroni's bounds, which are exact
-but for ties of two outliers. A pair whose search ended without success is censored: its value is at
-most that of the pattern at the end (J. Tobin: Estimation of Relationships for Limited Dependent
-Variables, Econometrica 1958), fitted by expectation and maximization.
+Observations in Samples, Technometrics 1969); the least of several p-values counts as that of
+independent ones. A pair whose search ended without success is censored: its value is at most that
+of the pattern at the end (J. Tobin: Estimation of Relationships for Limited Dependent Variables,
+Econometrica 1958), fitted by expectation and maximization.
 """
 
 from __future__ import annotations

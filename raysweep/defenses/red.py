@@ -48,7 +48,6 @@ from raysweep.defenses import (
     Need,
 )
 from raysweep.defenses._descent import descent
-from raysweep.defenses._red import Null
 from raysweep.defenses._scored import split
 from raysweep.defenses._subtraction import Reference, Score, likeliest_source, subtracted
 from raysweep.methods import decision, log_range, reduction, searched
@@ -91,7 +90,9 @@ class RED(Defense):
     scan_weight: float = searched(
         1.0, LAMBDA, ge=0, description="lambda of the second term, for all pairs"
     )
-    null: Null = reduction("exclude_target", description="pairs without an attack, for the test")
+    null: Literal["exclude_target", "drop_top", "effects", "mad"] = reduction(
+        "exclude_target", description="pairs without an attack, for the test"
+    )
     score: Score = reduction("fall", description="of a sample, once the pattern is removed")
     reference: Reference = reduction(
         "own", description="whose posterior's fall gives the cut, in other classes"
