@@ -1,4 +1,4 @@
-"""Faults of baselines, metrics, RED and the unified detectors, for `python -m tests.faults`."""
+"""Faults of baselines, metrics and the unified detectors, for `python -m tests.faults`."""
 
 from __future__ import annotations
 
@@ -8,16 +8,13 @@ METRICS = "metrics/rates.py"
 PRUNING, CLEANSE, NAD = (
     f"defenses/{name}.py" for name in ("fine_pruning", "neural_cleanse", "nad")
 )
-RED, PATTERNS = "defenses/_red.py", "defenses/red.py"
 MUTATION = "defenses/model_mutation.py"
 DEFENSES = "numerics/test_defenses.py::test_"
 BASELINES = "numerics/test_baselines.py::test_"
 REPAIRS = "numerics/test_repairs.py::test_"
 NOISE = "numerics/test_noise.py::test_"
 MEASURES = "test_metrics.py::test_"
-SEARCH = "numerics/test_red.py::test_"
 TRIGGERS = "numerics/test_triggers.py::test_"
-JOINT = "numerics/test_red_search.py::test_"
 UNIFIED = "numerics/test_unified.py::test_"
 ATTACKS = "contracts/test_attacks.py::TestAttacks::test_"
 STORED = "contracts/test_attacks.py::test_"
@@ -155,163 +152,6 @@ COMPARED = (
 
 REVERSED = (
     Fault(
-        "rises of the posterior count as falls", PATTERNS,
-        "(before[:, target] - after[:, target]).clamp(min=0)",
-        "(before[:, target] - after[:, target]).abs()",
-        (SEARCH + "the_cut_may_come_from_the_targets_posterior_in_other_classes",),
-    ),
-    Fault(
-        "the cut from each sample's own posterior whatever is asked", PATTERNS,
-        'drops if self.reference == "own" else falls', "drops",
-        (SEARCH + "the_cut_may_come_from_the_targets_posterior_in_other_classes",),
-    ),
-    Fault(
-        "K - 1 exponent dropped", RED,
-        "-np.expm1((classes - 1) * np.log1p(-tail))", "-np.expm1(np.log1p(-tail))",
-        (SEARCH + "p_values_are_the_two_level_order_statistic",),
-    ),
-    Fault(
-        "upper level dropped", RED,
-        "return own, float(-np.expm1(classes * np.log1p(-first)))", "return own, first",
-        (SEARCH + "p_values_are_the_two_level_order_statistic",
-         SEARCH + "calibrated_false_alarms_are_as_many_as_asked_for"),
-    ),
-    Fault(
-        "location of the Gamma left free", RED,
-        "    tail = np.minimum(stats.gamma.sf(highest, shape, scale=means / shape), 1 - 1e-16)",
-        "    others = ~np.eye(classes, dtype=bool)\n"
-        "    fits = [stats.gamma.fit((v := reciprocals_KK[:, o])[v > 0]) for o in others]\n"
-        "    tail = [stats.gamma.sf(h, *fit) for h, fit in zip(highest, fits, strict=True)]\n"
-        "    tail = np.minimum(tail, 1 - 1e-16)",
-        (SEARCH + "p_values_are_the_two_level_order_statistic",),
-    ),
-    Fault(
-        "shape by the first guess", RED, "for _ in range(6):", "for _ in range(0):",
-        (SEARCH + "gamma_shapes_are_those_of_the_likelihood",),
-    ),
-    Fault(
-        "null of the target's own pairs", RED,
-        "sums = reciprocals_KK.sum() - reciprocals_KK.sum(0)",
-        "sums = reciprocals_KK.sum() - reciprocals_KK.sum(1)",
-        (SEARCH + "p_values_are_the_two_level_order_statistic",),
-    ),
-    Fault(
-        "sources for targets", RED, "highest = reciprocals_KK.max(0)",
-        "highest = reciprocals_KK.max(1)",
-        (SEARCH + "a_planted_pair_is_found_with_its_target",),
-    ),
-    Fault(
-        "as many smallest pairs whatever was reached", RED,
-        "[: -(classes - 1)]", "[: (classes - 1) ** 2]",
-        (SEARCH + "the_largest_are_dropped_however_many_pairs_were_reached",),
-    ),
-    Fault(
-        "calibration of another null", RED,
-        "p_values(reciprocals, null)[1]", "p_values(reciprocals)[1]",
-        (SEARCH + "calibrated_false_alarms_are_as_many_as_asked_for",),
-    ),
-    Fault(
-        "calibration at the wrong end", RED,
-        "null, enough), theta)", "null, enough), 1 - theta)",
-        (SEARCH + "calibrated_false_alarms_are_as_many_as_asked_for",),
-    ),
-    Fault(
-        "a simulation for every theta", RED,
-        "@cache\ndef _simulated", "def _simulated",
-        (SEARCH + "another_theta_simulates_nothing",),
-    ),
-    Fault(
-        "few trials for a small theta", RED, "else 5 * trials", "else trials",
-        (SEARCH + "another_theta_simulates_nothing",),
-    ),
-    Fault(
-        "theta not calibrated", PATTERNS, "            if self.calibrated:",
-        "            if not self.calibrated:",
-        (SEARCH + "calibrated_false_alarms_are_as_many_as_asked_for",),
-    ),
-    Fault(
-        "pattern subtracted from the sources", PATTERNS,
-        "images[active] + tried[:, None])", "images[active] - tried[:, None])",
-        (SEARCH + "the_search_on_a_linear_model_goes_along_the_weights",),
-    ),
-    Fault(
-        "second term keeps the target's images", PATTERNS,
-        "loss = loss - weight * others", "loss = loss + weight * others",
-        (JOINT + "the_search_descends_the_objective_of_both_terms",),
-    ),
-    Fault(
-        "pattern added to the target's images", PATTERNS,
-        "removed[None] - tried[:, None])", "removed[None] + tried[:, None])",
-        (JOINT + "the_search_descends_the_objective_of_both_terms",),
-    ),
-    Fault(
-        "milestones of the search ignored", PATTERNS,
-        "rate = self.learning_rate * 0.1 ** sum(step >= m for m in self.milestones)",
-        "rate = self.learning_rate",
-        (JOINT + "the_search_descends_the_objective_of_both_terms",),
-    ),
-    Fault(
-        "search without momentum", PATTERNS,
-        "velocity[active] = self.momentum * velocity[active] + gradient",
-        "velocity[active] = gradient",
-        (JOINT + "the_search_descends_the_objective_of_both_terms",),
-    ),
-    Fault(
-        "final estimate with the scan's weight", PATTERNS,
-        "sources, target, self.weight)", "sources, target, self.scan_weight)",
-        (JOINT + "the_final_estimate_has_its_own_weight",),
-    ),
-    Fault(
-        "as many images of each source as the scarcest has", PATTERNS,
-        "        removed = self._drawn(data, target, ctx)",
-        "        least = min(len(group) for group in groups.values())\n"
-        "        groups = {source: group[:least] for source, group in groups.items()}\n"
-        "        removed = self._drawn(data, target, ctx)",
-        (JOINT + "a_scarce_class_leaves_the_other_sources_their_images",),
-    ),
-    Fault(
-        "search ends when half are sent", PATTERNS,
-        ".float().mean(1) >= self.pi", ".float().mean(1) >= self.pi / 2",
-        (SEARCH + "the_search_on_a_linear_model_goes_along_the_weights",),
-    ),
-    Fault(
-        "norms instead of their reciprocals", PATTERNS,
-        "1 / np.maximum(norms, 1e-12), 0.0)", "norms, 0.0)",
-        (SEARCH + "a_weak_pattern_is_found_and_its_samples_removed",
-         SEARCH + "a_pattern_of_norm_two_is_beyond_doubt_and_none_is_not"),
-    ),
-    Fault(
-        "pattern added where it should be removed", PATTERNS,
-        "(images - v).clamp(0, 1)", "(images + v).clamp(0, 1)",
-        (SEARCH + "a_weak_pattern_is_found_and_its_samples_removed",
-         SEARCH + "a_pattern_of_norm_two_is_beyond_doubt_and_none_is_not"),
-    ),
-    Fault(
-        "patterns that do not reach pi count", PATTERNS,
-        "np.where(reached & (norms > 0), 1 / np", "np.where(norms > 0, 1 / np",
-        (JOINT + "patterns_that_do_not_reach_pi_count_for_nothing",),
-    ),
-    Fault(
-        "an estimate that does not reach pi", PATTERNS,
-        "np.where(reached & (norms > 0), norms, np.inf)", "np.where(norms > 0, norms, np.inf)",
-        (JOINT + "patterns_that_do_not_reach_pi_count_for_nothing",),
-    ),
-    Fault(
-        "target of the smallest pattern", PATTERNS,
-        "target = int(np.argmax(anomaly))", "target = int(np.argmax(reciprocals.max(0)))",
-        (JOINT + "the_target_is_that_of_the_smallest_p_not_of_the_smallest_pattern",),
-    ),
-    Fault(
-        "no verdict where the fit is not finite", PATTERNS,
-        "        if not np.isnan(p_value):\n", '        if self.null != "mad":\n',
-        (JOINT + "fits_are_finite_and_deviations_stand_in_for_one_that_is_not",),
-    ),
-    Fault(
-        "the plain flip whatever is asked", PATTERNS,
-        'if self.rule == "quantile" and len', 'if self.rule == "flip" and len',
-        (JOINT + "each_rule_flags_its_own_samples",),
-    ),
-    Fault(
         "a poisoned sample more than planned", "attacks/__init__.py",
         "[: counts.poison]\n", "[: counts.poison + 1]\n",
         (COUNTED, STORED + "the_rows_of_a_count_and_a_seed_stay_the_same"),
@@ -331,11 +171,6 @@ REVERSED = (
         "saturated pixels wrap", "attacks/additive.py",
         "(images_BCHW + v).clamp(0, 1)", "((images_BCHW + v) * 255).round() % 256 / 255",
         (TRIGGERS + "additive_patterns_are_clipped_before_they_are_rounded",),
-    ),
-    Fault(
-        "removal without significance", PATTERNS, "        if significant:\n",
-        "        if significant or True:\n",
-        (SEARCH + "without_a_pattern_nothing_is_flagged",),
     ),
 )  # fmt: skip
 

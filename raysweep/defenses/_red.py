@@ -7,17 +7,21 @@ arXiv:2010.07489. Two-level order statistics over reciprocals of perturbation no
 
 from __future__ import annotations
 
-from functools import cache
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
 from scipy import special, stats
 
-from raysweep.defenses import Curve, FloatArray
+from raysweep.defenses import Curve, Flags, FloatArray, _effects
+from raysweep.methods.context import Arrays
 
 PAIRS = "pairs of classes, smallest pattern first"
 SMALLNESS = "1 / L2 norm of a pair's pattern"
-Null = Literal["exclude_target", "drop_top", "mad"]
+Null = Literal["exclude_target", "drop_top", "effects", "mad"]
+Pooled = Literal["exclude_target", "drop_top"]
+TRIALS = 4000  # simulated sets
+TOGETHER = 500  # of them in memory
 
 
 def gamma_shape(log_mean: FloatArray, mean_log: FloatArray) -> FloatArray:
@@ -35,29 +39,65 @@ def gamma_shape(log_mean: FloatArray, mean_log: FloatArray) -> FloatArray:
     return result
 
 
-def p_values(reciprocals_KK: FloatArray, null: Null = "exclude_target") -> tuple[FloatArray, float]:
+def tested(norms_KK: FloatArray, reached_KK: Flags, null: Null) -> Arrays:
+    """Return the evidence of an attack in the norms of all pairs' patterns.
+
+    It holds the `reciprocals` (K, K), 0 where a search failed; the `anomaly` of each class (K,);
+    its `p_class` (K,); and `p_value` and `p_calibrated` that there is no attack. Where a p-value
+    is not finite, or with `mad`, all are NaN and anomalies are deviations in MADs.
+
+    Args:
+        norms_KK: from source (row) to target (column); 0 is a pair that was not searched, or a
+            source that is there before any step.
+        reached_KK: pairs whose search succeeded.
+        null: how pairs without an attack are held to be distributed.
+    """
+    positive = norms_KK > 0
+    ratios = 1 / np.where(positive, np.maximum(norms_KK, 1e-12), 1)
+    used = reached_KK & positive
+    reciprocals = np.where(used, ratios, 0.0)
+    p_class, p_value, calibrated_p = np.full(len(norms_KK), np.nan), np.nan, np.nan
+    if null == "effects":
+        p_class, p_value = _effects.p_values(np.log(ratios), used, positive & ~used)
+        calibrated_p = p_value
+    elif null != "mad":
+        p_class, pooled = p_values(reciprocals, null)
+        p_value, calibrated_p = float(pooled), calibrated(float(pooled), used, null)
+    if np.isfinite(p_class).all() and np.isfinite(p_value):
+        anomaly = -np.log10(np.maximum(p_class, 1e-300))
+    else:
+        anomaly, p_value, calibrated_p = deviations(reciprocals), np.nan, np.nan
+    return {
+        "reciprocals": reciprocals, "anomaly": anomaly, "p_class": p_class,
+        "p_value": np.array(p_value), "p_calibrated": np.array(calibrated_p),
+    }  # fmt: skip
+
+
+def p_values(
+    reciprocals_KK: FloatArray, null: Pooled = "exclude_target"
+) -> tuple[FloatArray, FloatArray]:
     """Return (K,) p-values of classes as targets, and the p-value that there is no attack.
 
     Args:
         reciprocals_KK: 1 / norm from source (row) to target (column); 0 where the search failed,
-            and on the diagonal. Zeros are left out of null and evaluation.
+            and on the diagonal. Zeros are left out of null and evaluation. Axes before the last
+            two hold several sets, of which each is judged alone.
         null: `exclude_target`: for each class the pairs with another target; `drop_top`: all but
             the K - 1 largest, (K - 1)^2 if every pair was reached.
 
     Raises:
         ValueError: if a null holds fewer than three pairs.
     """
-    classes = len(reciprocals_KK)
-    used = reciprocals_KK > 0
-    logs = np.where(used, np.log(np.where(used, reciprocals_KK, 1)), 0)
+    classes = reciprocals_KK.shape[-1]
+    values = reciprocals_KK
     if null == "drop_top":
-        smallest = np.sort(reciprocals_KK[used])[: -(classes - 1)]
-        counts = np.full(classes, len(smallest))
-        sums, log_sums = (np.full(classes, v.sum()) for v in (smallest, np.log(smallest)))
-    else:
-        counts = used.sum() - used.sum(0)
-        sums = reciprocals_KK.sum() - reciprocals_KK.sum(0)
-        log_sums = logs.sum() - logs.sum(0)
+        pooled = values.reshape(*values.shape[:-2], 1, classes**2)
+        values = np.sort(pooled)[..., : -(classes - 1)].swapaxes(-1, -2)
+    used = values > 0
+    logs = np.where(used, np.log(np.where(used, values, 1)), 0)
+    counts, sums, log_sums = used.sum(-2), values.sum(-2), logs.sum(-2)
+    if null == "exclude_target":
+        counts, sums, log_sums = (v.sum(-1)[..., None] - v for v in (counts, sums, log_sums))
     if counts.min() < 3:
         raise ValueError(
             f"RED's null needs at least 3 pairs of classes that were reached, got {counts.min()} "
@@ -65,15 +105,15 @@ def p_values(reciprocals_KK: FloatArray, null: Null = "exclude_target") -> tuple
         )
     means = sums / counts
     shape = gamma_shape(np.log(means), log_sums / counts)
-    highest = reciprocals_KK.max(0)
+    highest = reciprocals_KK.max(-2)
     # Survival functions keep the small p-values that 1 - G loses.
     tail = np.minimum(stats.gamma.sf(highest, shape, scale=means / shape), 1 - 1e-16)
     own = np.where(highest > 0, -np.expm1((classes - 1) * np.log1p(-tail)), 1.0)
     if null == "drop_top":
-        smallest_tail = float(tail[int(np.argmax(highest))])
-        return own, float(-np.expm1(classes * (classes - 1) * np.log1p(-smallest_tail)))
-    first = min(float(own.min()), 1 - 1e-16)
-    return own, float(-np.expm1(classes * np.log1p(-first)))
+        # One null for all classes: its least tail is that of the largest of all.
+        return own, -np.expm1(classes * (classes - 1) * np.log1p(-tail.min(-1)))
+    first = np.minimum(own.min(-1), 1 - 1e-16)
+    return own, -np.expm1(classes * np.log1p(-first))
 
 
 def deviations(reciprocals_KK: FloatArray) -> FloatArray:
@@ -87,27 +127,33 @@ def deviations(reciprocals_KK: FloatArray) -> FloatArray:
     return result
 
 
-def threshold(classes: int, theta: float, null: Null, trials: int = 4000) -> float:
-    """Return the p-value below which a share theta of attack-free sets of K classes lie.
+def calibrated(p_value: float, used_KK: Flags, null: Pooled, trials: int = TRIALS) -> float:
+    """Return the chance of a p-value as small as this in attack-free sets of the same pairs.
 
-    Simulated, since the two levels are not independent: independent Gamma reciprocals of shape 20
-    for every pair. Five times as many trials where fewer than twenty would lie below the limit;
-    theta below .001 stays rough all the same.
+    Simulated, since the two levels are not independent: independent Gamma reciprocals of shape 20.
+    The observed set counts as one of them, so that it is never below 1 / (trials + 1): B. Phipson,
+    G. Smyth: Permutation P-values Should Never Be Zero, 2010.
+
+    Args:
+        p_value: of `p_values`.
+        used_KK: the pairs that it was made of.
+        null: with which it was made.
+        trials: simulated sets.
     """
-    enough = trials if theta * trials >= 20 else 5 * trials
-    return float(np.quantile(_simulated(classes, null, enough), theta))
+    simulated = _simulated(np.packbits(used_KK).tobytes(), len(used_KK), null, trials)
+    return float((np.searchsorted(simulated, p_value, "right") + 1) / (trials + 1))
 
 
-@cache
-def _simulated(classes: int, null: Null, trials: int) -> FloatArray:
-    """Return p-values of attack-free sets (trials,), which no theta changes."""
+@lru_cache(64)
+def _simulated(used: bytes, classes: int, null: Pooled, trials: int) -> FloatArray:
+    """Return the sorted p-values (trials,) of attack-free sets of the packed mask of pairs."""
     draw = np.random.default_rng(0)
-    values = np.empty(trials)
-    for trial in range(trials):
-        reciprocals = draw.gamma(20.0, 0.01, (classes, classes))
-        np.fill_diagonal(reciprocals, 0)
-        values[trial] = p_values(reciprocals, null)[1]
-    return np.sort(values)
+    mask = np.unpackbits(np.frombuffer(used, np.uint8), count=classes**2).reshape(classes, classes)
+    sets = (
+        draw.gamma(20.0, 0.01, (min(TOGETHER, trials - start), classes, classes)) * mask
+        for start in range(0, trials, TOGETHER)
+    )
+    return np.sort(np.concatenate([p_values(some, null)[1] for some in sets]))
 
 
 def ranked(reciprocals_KK: FloatArray, target: int) -> dict[str, Curve]:

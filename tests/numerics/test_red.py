@@ -13,7 +13,7 @@ from torch import nn
 from raysweep import training
 from raysweep.datasets import ImageSet, Shape
 from raysweep.defenses import Decision, DefenseInputs, Evidence, Findings, _red
-from raysweep.defenses._red import Null, deviations, gamma_shape, p_values, threshold
+from raysweep.defenses._red import Pooled, calibrated, deviations, gamma_shape, p_values
 from raysweep.defenses._scored import split
 from raysweep.defenses.red import RED
 from raysweep.methods.context import Context
@@ -34,6 +34,11 @@ def matrix(seed: int, classes: int = 10, planted: tuple[int, int] | None = None)
     if planted:
         values[planted] *= 3
     return values
+
+
+def pairs(classes: int) -> np.ndarray:
+    """Return the mask (K, K) of all pairs of two classes."""
+    return ~np.eye(classes, dtype=bool)
 
 
 def test_gamma_shapes_are_those_of_the_likelihood() -> None:
@@ -62,11 +67,11 @@ def test_p_values_are_the_two_level_order_statistic() -> None:
 
 
 @pytest.mark.parametrize("null", ["exclude_target", "drop_top"])
-def test_a_planted_pair_is_found_with_its_target(null: str) -> None:
+def test_a_planted_pair_is_found_with_its_target(null: Pooled) -> None:
     hits = 0
     for seed in range(50):
-        own, p = p_values(matrix(seed, planted=(3, 7)), null)  # type: ignore[arg-type]
-        hits += p <= threshold(10, 0.05, null, trials=500) and int(own.argmin()) == 7  # type: ignore[arg-type]
+        own, p = p_values(matrix(seed, planted=(3, 7)), null)
+        hits += calibrated(p, pairs(10), null, 500) <= 0.05 and int(own.argmin()) == 7
     assert hits >= 49
     assert int(deviations(matrix(0, planted=(3, 7))).argmax()) == 7
 
@@ -77,42 +82,48 @@ def test_a_planted_pair_is_found_with_its_target(null: str) -> None:
      (6, "drop_top", 0.522), (10, "drop_top", 0.398)],
 )  # fmt: skip
 def test_calibrated_false_alarms_are_as_many_as_asked_for(
-    classes: int, null: Null, actual: float
+    classes: int, null: Pooled, actual: float
 ) -> None:
     """And the share of false alarms of a p-value of .05 as it stands, of 10,000 or 20,000 sets."""
-    limit = threshold(classes, 0.05, null, trials=1500)
-    values = np.array([p_values(matrix(seed, classes), null)[1] for seed in range(10_000, 11_500)])
-    assert np.mean(values <= limit) == pytest.approx(0.05, abs=0.02)
+    sets = np.random.default_rng(1).gamma(20.0, 0.01, (1500, classes, classes)) * pairs(classes)
+    own, values = p_values(sets, null)
+    one, alone = p_values(sets[3], null)
+    np.testing.assert_allclose(own[3], one, rtol=1e-9)
+    assert values[3] == pytest.approx(alone, rel=1e-9)
+    ours = [calibrated(p, pairs(classes), null, 1500) for p in values]
+    assert np.mean(np.array(ours) <= 0.05) == pytest.approx(0.05, abs=0.02)
     error = 3 * (actual * (1 - actual) / len(values)) ** 0.5
     assert np.mean(values <= 0.05) == pytest.approx(actual, abs=error)
-    method = RED(calibrated=False, null=null)
-    assert method.decide(found_p(classes, 0.05)).classes == (0,)
-    calibrated = RED(null=null).decide(found_p(classes, 0.05)).classes
-    assert calibrated == ((0,) if limit >= 0.05 else ())
 
 
-def test_another_theta_simulates_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_p_that_is_compared_with_theta_is_the_one_that_is_told() -> None:
+    for is_calibrated, factor in ((True, 2), (False, 1)):
+        for p, named in ((0.05 / factor, (0,)), (0.051 / factor, ())):
+            decided = RED(calibrated=is_calibrated).decide(found_p(10, p))
+            assert decided.classes == named and decided.p_value == pytest.approx(factor * p)
+
+
+def test_the_same_pairs_are_simulated_once(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = []
 
-    def counted(reciprocals: np.ndarray, null: Null) -> tuple[np.ndarray, float]:
-        drawn.append(p_values(reciprocals, null))
-        return drawn[-1]
+    def counted(reciprocals: np.ndarray, null: Pooled) -> tuple[np.ndarray, np.ndarray]:
+        drawn.extend(reciprocals)
+        return p_values(reciprocals, null)
 
     monkeypatch.setattr(_red, "p_values", counted)
-    limits = [threshold(7, theta, "exclude_target", trials=300) for theta in (0.2, 0.1, 0.07)]
-    values = [p for _, p in drawn]
-    assert len(values) == 300
-    assert limits == [float(np.quantile(values, theta)) for theta in (0.2, 0.1, 0.07)]
-    small = threshold(7, 0.05, "exclude_target", trials=300)
-    values = [p for _, p in drawn[300:]]
-    assert len(values) == 1500 and small == float(np.quantile(values, 0.05))
-    threshold(7, 0.07, "drop_top", trials=300)
-    threshold(5, 0.07, "drop_top", trials=300)
-    assert len(drawn) == 300 + 1500 + 300 + 300
+    fewer = pairs(7)
+    fewer[2, 4] = fewer[5, 1] = False
+    found = [calibrated(p, fewer, "exclude_target", 300) for p in (0.0, 0.02, 0.1, 1.0)]
+    assert len(drawn) == 300 and sorted(found) == found
+    assert found[0] == 1 / 301 and found[-1] == 1
+    assert all(((sets > 0) == fewer).all() for sets in drawn), "the pairs that were reached"
+    calibrated(0.1, pairs(7), "exclude_target", 300)
+    calibrated(0.1, fewer, "drop_top", 300)
+    assert len(drawn) == 900
 
 
 def test_the_limit_of_ten_classes_stays_what_verdicts_were_reached_with() -> None:
-    assert threshold(10, 0.05, "exclude_target") == pytest.approx(0.0286, abs=1e-3)
+    assert calibrated(0.0286, pairs(10), "exclude_target") == pytest.approx(0.05, abs=2e-3)
 
 
 def found_p(classes: int, p_value: float) -> Evidence:
@@ -120,7 +131,8 @@ def found_p(classes: int, p_value: float) -> Evidence:
     values = {
         "labels": np.arange(classes), "num_classes": classes, "train_scores": np.zeros(classes),
         "statistics": {
-            "target": np.array(0), "p_value": np.array(p_value), "anomaly": np.ones(classes),
+            "target": np.array(0), "source": np.array(1), "anomaly": np.ones(classes),
+            "p_value": np.array(p_value), "p_calibrated": np.array(2 * p_value),
             "flips": np.zeros(classes, bool), "reference": np.zeros(3),
         },
     }  # fmt: skip
@@ -150,9 +162,10 @@ def test_the_largest_are_dropped_however_many_pairs_were_reached() -> None:
         assert len(null) == 66 and null.max() < values[3, 7]
         shape, _, scale = stats.gamma.fit(null, floc=0)
         own, p = p_values(values, "drop_top")
+        mask = values > 0
         tail = stats.gamma.sf(values.max(0), shape, scale=scale)
         np.testing.assert_allclose(own, -np.expm1(9 * np.log1p(-tail)), rtol=1e-2)
-        hits += p <= threshold(10, 0.05, "drop_top", trials=500) and int(own.argmin()) == 7
+        hits += calibrated(p, mask, "drop_top", 100) <= 0.05 and int(own.argmin()) == 7
     assert hits == 20
     few = np.zeros((10, 10))
     few[0, 1:], few[1:4, 0] = np.linspace(1, 2, 9), 0.9
@@ -261,25 +274,6 @@ def evidence(case: Planted, found: Findings) -> Evidence:
     )  # fmt: skip
 
 
-def test_the_cut_may_come_from_the_targets_posterior_in_other_classes() -> None:
-    case, ctx = planted(60, 0), Context(seed=1)
-    pattern = case.pattern.reshape(1, SIDE, SIDE).astype(np.float32)
-    theirs = SMALL.model_copy(update={"reference": "target"})
-    scores, leaves, own = SMALL._removal(case.inputs(), ctx, pattern, 1, 0)
-    same, still, falls = theirs._removal(case.inputs(), ctx, pattern, 1, 0)
-    assert (same == scores).all() and (still == leaves).all()
-    images = case.train.images[torch.from_numpy(case.train.labels > 1)].float() / 255
-    with torch.no_grad():
-        before, after = (
-            case.network(x).log_softmax(1)
-            for x in (images, (images - torch.from_numpy(pattern)).clamp(0, 1))
-        )
-    np.testing.assert_allclose(falls, (before - after)[:, 1].clamp(min=0), atol=1e-5)
-    assert falls.min() > 0 and not np.allclose(own, falls)
-    _, _, rises = theirs._removal(case.inputs(), ctx, -pattern, 1, 0)
-    assert (rises == 0).mean() > 0.9, "what rises is no fall"
-
-
 def test_a_split_is_the_best_of_all_cuts() -> None:
     values = np.random.default_rng(0).normal(size=40)
     values[:10] += 6
@@ -327,7 +321,7 @@ def test_a_pattern_of_norm_two_is_beyond_doubt_and_none_is_not(seed: int) -> Non
     for poisons in (20, 60):
         case = planted(poisons, seed, 400, 2.0)
         found, decided = red(poisons, seed, 400, 2.0)
-        assert decided.p_value is not None and decided.p_value <= 2e-8
+        assert decided.classes == (1,) and float(found.statistics["p_value"]) <= 2e-8
         inside = case.train.labels == 1
         scores = np.asarray(found.train_scores)
         assert ranking(scores[inside], case.mask[inside]).auroc > 0.999

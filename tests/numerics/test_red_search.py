@@ -9,13 +9,23 @@ from torch import nn
 
 from raysweep import methods
 from raysweep.defenses import Decision, DefenseInputs, Evidence, Findings, _red
-from raysweep.defenses._red import p_values, threshold
+from raysweep.defenses._red import calibrated, p_values
 from raysweep.defenses.red import RED
 from raysweep.methods.context import Context
 from raysweep.metrics.ranking import ranking
 from raysweep.sweep.tuning import Tune
 from raysweep.tuning.space import spaces_of
-from tests.numerics.test_red import CLASSES, RECIPE, SIDE, SMALL, evidence, found_p, matrix, planted
+from tests.numerics.test_red import (
+    CLASSES,
+    RECIPE,
+    SIDE,
+    SMALL,
+    evidence,
+    found_p,
+    matrix,
+    pairs,
+    planted,
+)
 
 PIXELS = SIDE * SIDE
 JOINT = RED(
@@ -92,29 +102,28 @@ def test_the_final_estimate_has_its_own_weight() -> None:
     assert ranking(scores[inside], case.mask[inside]).auroc > 0.97
     pattern = found.statistics["pattern"]
     for weight, same in ((1.0, True), (0.0, False)):
-        searched, _ = method._search(case.inputs(), ctx, [0], 1, weight)
+        searched, _ = method._search(case.inputs(), ctx, 1, weight)
         assert np.allclose(pattern, searched[0], atol=1e-6) == same
 
 
 def test_a_scarce_class_leaves_the_other_sources_their_images() -> None:
     case, ctx = planted(60, 0, 80, 2.0), Context(seed=1)
     method = SMALL.model_copy(update={"images": 30, "weight": 1.0})
-    sources = [2, 3, 4]
-    everything, reached = method._search(case.inputs(), ctx, sources, 1, 1.0)
+    everything, reached = method._search(case.inputs(), ctx, 1, 1.0)
     kept = np.flatnonzero(case.train.labels != 3)
     two = np.flatnonzero(case.train.labels == 3)[:2]
     scarce = case.train.take(np.sort(np.concatenate([kept, two])))
     inputs = case.inputs(training_set=scarce, labels=scarce.labels)
-    patterns, again = method._search(inputs, ctx, sources, 1, 1.0)
-    for at in (0, 2):
+    patterns, again = method._search(inputs, ctx, 1, 1.0)
+    for at in (2, 4):
         np.testing.assert_allclose(patterns[at], everything[at], rtol=1e-4, atol=1e-6)
         assert again[at] == reached[at]
     rows = torch.from_numpy(two)
     images = case.train.images[rows].float()[None] / 255
     removed = method._drawn(case.train, 1, ctx)
     alone, _ = method.smallest(inputs, images, removed, 1, 1.0, ctx)
-    np.testing.assert_allclose(patterns[1], alone[0], rtol=1e-4, atol=1e-6)
-    assert not np.allclose(patterns[1], everything[1], atol=1e-3)
+    np.testing.assert_allclose(patterns[3], alone[0], rtol=1e-4, atol=1e-6)
+    assert not np.allclose(patterns[3], everything[3], atol=1e-3)
 
 
 def concluded(
@@ -143,7 +152,8 @@ def test_patterns_that_do_not_reach_pi_count_for_nothing() -> None:
     assert found.statistics["reciprocals"][2, 4] == found.statistics["reciprocals"][5, 1] == 0
     without = np.where(reached, values, 0)
     np.testing.assert_allclose(found.statistics["reciprocals"], without, rtol=1e-5)
-    assert decided.p_value == pytest.approx(p_values(without)[1], rel=1e-3)
+    expected = calibrated(p_values(without)[1], without > 0, "exclude_target")
+    assert decided.p_value == pytest.approx(expected, rel=0.05)
 
 
 def test_the_target_is_that_of_the_smallest_p_not_of_the_smallest_pattern() -> None:
@@ -159,7 +169,7 @@ def test_the_target_is_that_of_the_smallest_p_not_of_the_smallest_pattern() -> N
         reverse = matrix(seed, planted=(3, 7))
         reverse[7, 3] = 0.36 / 0.22 * reverse[7, 3]
         own, p = p_values(reverse)
-        hits += p <= threshold(10, 0.05, "exclude_target") and int(own.argmin()) == 7
+        hits += calibrated(p, pairs(10), "exclude_target") <= 0.05 and int(own.argmin()) == 7
     assert hits >= 49
 
 
@@ -182,6 +192,7 @@ def test_fits_are_finite_and_deviations_stand_in_for_one_that_is_not(
         found, decided = concluded(values)
         by_mad, same = concluded(values, method=SMALL.model_copy(update={"null": "mad"}))
         assert decided.classes == same.classes == classes and decided.p_value is None
+        assert decided.facts == {"MADs decide": 1.0} and not same.facts
         np.testing.assert_array_equal(found.statistics["anomaly"], by_mad.statistics["anomaly"])
 
 
@@ -212,4 +223,6 @@ def test_tuning_takes_the_authors_ranges() -> None:
     outer, inner = spaces_of(RED(), Tune(parameters={"red": {"weight": {}, "theta": {}}}))
     assert set(outer) == {"weight"} and set(inner) == {"theta"}
     assert set(spaces_of(RED(), Tune())[1]) == {"theta", "quantile"}, "replayed unasked"
-    assert methods.reduction_fields(RED) == {"weight", "null", "reference"}
+    assert methods.reduction_fields(RED) == {
+        "weight", "null", "score", "reference", "knows",
+    }  # fmt: skip
