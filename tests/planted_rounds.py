@@ -215,6 +215,20 @@ UNLEARNING = (
         (STAGES + "unlearning_is_by_sgd_whatever_trained_the_victim",),
     ),
     Fault(
+        "accuracy of the target is of the inputs that are attacked", "metrics/judgment.py",
+        "np.isin(self.labels, self.mapped[self.eligible])",
+        "np.isin(self.labels, self.labels[self.eligible])",
+        ("test_metrics.py::test_clean_accuracy_is_of_all_classes_and_success_of_those_without_"
+         "the_target",
+         "test_metrics.py::test_accuracy_of_targets_is_of_every_class_that_the_attacker_wants"),
+    ),
+    Fault(
+        "no accuracy of the target without poison", "metrics/judgment.py",
+        "np.isin(self.labels, self.mapped[self.eligible])",
+        "np.isin(self.labels, self.targets)",
+        ("test_metrics.py::test_accuracy_of_targets_is_of_every_class_that_the_attacker_wants",),
+    ),
+    Fault(
         "accuracy on eligible inputs is of all", "metrics/judgment.py",
         'no_clean, truth.eligible)', 'no_clean)',
         ("test_metrics.py::test_clean_accuracy_is_of_all_classes_and_success_of_those_without_"
