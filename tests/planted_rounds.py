@@ -189,13 +189,13 @@ UNLEARNING = (
     ),
     Fault(
         "isolated samples are learned", ABL,
-        "loss = -bad.clamp(max=self.cap).mean()", "loss = bad.clamp(max=self.cap).mean()",
+        "return -F.cross_entropy(logits_BK, labels", "return F.cross_entropy(logits_BK, labels",
         (STAGES + "unlearning_raises_the_isolated_loss_at_every_step",
          STAGES + "abl_isolates_and_unlearns_the_toy"),
     ),
     Fault(
         "the rest is unlearned too", ABL,
-        "loss = loss + F.cross_entropy(parts", "loss = loss - F.cross_entropy(parts",
+        "self.weight * loss + F.cross_entropy(parts", "self.weight * loss - F.cross_entropy(parts",
         (STAGES + "abl_isolates_and_unlearns_the_toy",),
     ),
     Fault(

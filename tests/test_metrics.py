@@ -218,10 +218,10 @@ def test_losses_tell_after_each_step_how_well_a_low_one_finds_poison() -> None:
 
 EVERY_METRIC = [
     "ca", "ca_n", "ca_eligible", "ca_eligible_n", "ca_target", "ca_target_n", "asr", "asr_n", "ra",
-    "ra_n", "removed", "tpr", "tpr_n", "fpr", "fpr_n", "fpr_no_cover", "cover_removal", "auroc", "ap", "tpr_at_1fpr",
-    "separability_axes", "input_tpr", "input_tpr_n", "input_fpr", "input_fpr_n", "input_auroc",
-    "input_ap", "input_tpr_at_1fpr", "verdict", "verdict_classes", "verdict_correct",
-    "target_found", "anomaly", "p_value",
+    "ra_n", "removed", "tpr", "tpr_n", "fpr", "fpr_n", "fpr_no_cover", "cover_removal", "auroc",
+    "ap", "tpr_at_1fpr", "separability_axes", "input_tpr", "input_tpr_n", "input_fpr",
+    "input_fpr_n", "input_auroc", "input_ap", "input_tpr_at_1fpr", "verdict", "verdict_classes",
+    "verdict_correct", "target_found", "anomaly", "p_value",
 ]  # fmt: skip
 EVERY_CURVE = [
     "train_roc_fpr", "train_roc_tpr", "losses_poison", "losses_rest", "losses_auroc",

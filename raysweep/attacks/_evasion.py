@@ -100,7 +100,9 @@ class Evasion(Attack):
             return {"share of inputs without an adversarial change": 1.0} if len(moved) else {}
         change = change[moved]
         return {
-            "median L2 norm of adversarial changes": float(np.median(np.linalg.norm(change, axis=1))),
+            "median L2 norm of adversarial changes": float(
+                np.median(np.linalg.norm(change, axis=1))
+            ),
             "median Linf norm of adversarial changes": float(np.median(np.abs(change).max(1))),
             "share of inputs without an adversarial change": 1 - float(moved.mean()),
         }

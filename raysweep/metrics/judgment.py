@@ -62,7 +62,7 @@ class Truth:
 
     @property
     def of_targets(self) -> Bools:
-        """The mask (E,) of test inputs of the classes that the attacker wants, if poisoned or not."""
+        """The mask (E,) of test inputs of classes that the attacker wants, poisoned or not."""
         return np.isin(self.labels, self.mapped[self.eligible])
 
 

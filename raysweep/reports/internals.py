@@ -26,7 +26,7 @@ GROUPS = {"poison": "poisoned", "rest": "not poisoned"}
 
 
 def sheets(cells: Cells) -> list[Sheet]:
-    """Return the tables of facts that attacks and defenses measured, and of how far apart poison lies."""
+    """Return the tables of measured facts, and of how far apart poison lies."""
     named = (
         (FOUND, "What attacks and defenses measured of themselves"),
         (SEPARABILITY,

@@ -255,7 +255,9 @@ def test_what_the_victim_is_shown_succeeds(label_map: Any, precision: Any) -> No
     assert success(near, before.numpy(), recipe) < 0.02
 
 
-@pytest.mark.parametrize("attack", [PGD(), CarliniWagner(steps=3, **ONE)], ids=["pgd", "carlini_wagner"])
+@pytest.mark.parametrize(
+    "attack", [PGD(), CarliniWagner(steps=3, **ONE)], ids=["pgd", "carlini_wagner"]
+)
 @pytest.mark.parametrize("mode", [True, False])
 def test_the_victim_is_left_as_it_was(
     attack: Attack, mode: bool, monkeypatch: pytest.MonkeyPatch
