@@ -194,6 +194,29 @@ UNLEARNING = (
          STAGES + "abl_isolates_and_unlearns_the_toy"),
     ),
     Fault(
+        "isolated samples weigh as one whatever is asked", ABL,
+        "self.weight * loss + F.cross_entropy(parts", "loss + F.cross_entropy(parts",
+        (STAGES + "the_isolated_weigh_against_the_rest_as_asked",),
+    ),
+    Fault(
+        "the label is made likelier", ABL,
+        "return logits_BK.logsumexp(1) - others.logsumexp(1)",
+        "return others.logsumexp(1) - logits_BK.logsumexp(1)",
+        (STAGES + "isolated_samples_are_forgotten_by_the_loss_that_is_asked_for",
+         STAGES + "the_toy_forgets_its_trigger_by_the_bounded_losses"),
+    ),
+    Fault(
+        "the label that is given anew is the likeliest of all", ABL,
+        "others.detach().argmax(1)", "logits_BK.detach().argmax(1)",
+        (STAGES + "isolated_samples_are_forgotten_by_the_loss_that_is_asked_for",
+         STAGES + "the_toy_forgets_its_trigger_by_the_bounded_losses"),
+    ),
+    Fault(
+        "a form of ours without a badge", ABL,
+        'ours = self.unlearning != "ascent"', "ours = False",
+        (STAGES + "the_toy_forgets_its_trigger_by_the_bounded_losses",),
+    ),
+    Fault(
         "the rest is unlearned too", ABL,
         "self.weight * loss + F.cross_entropy(parts", "self.weight * loss - F.cross_entropy(parts",
         (STAGES + "abl_isolates_and_unlearns_the_toy",),

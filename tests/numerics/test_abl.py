@@ -99,6 +99,19 @@ def test_isolated_samples_are_forgotten_by_the_loss_that_is_asked_for() -> None:
     torch.testing.assert_close(gradient, p - q)
 
 
+def test_the_isolated_weigh_against_the_rest_as_asked() -> None:
+    labels = torch.tensor([0, 1])
+    batches = {
+        name: Batch(images=torch.tensor(logits), labels=labels, rows=torch.arange(2))
+        for name, logits in (("isolated", [[2.0, 1.0], [0.0, 1.0]]), ("rest", [[1.0, 0.0]] * 2))
+    }
+    rest = float(F.cross_entropy(batches["rest"].images, labels))
+    own = float(unlearning_loss(batches["isolated"].images, labels, "unlikelihood", 9.0).mean())
+    for weight in (1.0, 3.0):
+        objective = Ascent(9.0, "unlikelihood", weight)
+        assert float(objective(torch.nn.Identity(), batches)) == pytest.approx(weight * own + rest)
+
+
 @pytest.mark.parametrize("unlearning", ["unlikelihood", "relabel"])
 def test_the_toy_forgets_its_trigger_by_the_bounded_losses(unlearning: Any) -> None:
     case = toy.toy()
