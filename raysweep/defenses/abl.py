@@ -14,12 +14,16 @@ paper's second stage with the isolated samples' loss capped, for all of `unlearn
 are far fewer than the paper's 80 epochs and faster than the code's: once the cap is met the rest
 alone pulls, and accuracy comes back. Few isolated samples are in each batch (`isolated_batch`),
 since more of them would own its batch statistics. `separate` ascends on the isolated samples alone,
-as the code does, and ends after a pass whose last batch has a mean loss at the cap. Neither looks
-at the trigger, which a defender does not have; `selection: test_asr`, an oracle, gives the model
-after the pass over the isolated samples that leaves the lowest test ASR, as results of the released
-code are chosen. The isolation's batches are shuffled, each stage begins with a new optimizer, and
-the statistics of batch normalization move in all, which Confusion Training's port freezes in the
-last.
+as the code does, and ends after a pass whose last batch has a mean loss at the cap. Ascent pulls as
+hard on a label that is improbable already, and the target class is unlearned with the trigger.
+`unlearning: unlikelihood` (S. Welleck et al., ICLR 2020, arXiv:1908.04319) minimizes -log(1 - p) of
+the given label instead, and `relabel` the loss of the likeliest other one: they let go where the
+label is improbable, the later the larger `isolated_weight` is, and are badged as extensions. No
+form looks at the trigger, which a defender does not have; `selection: test_asr`, an oracle, gives
+the model after the pass over the isolated samples that leaves the lowest test ASR, as results of
+the released code are chosen. The isolation's batches are shuffled, each stage begins with a new
+optimizer, and the statistics of batch normalization move in all, which Confusion Training's port
+freezes in the last.
 """
 
 from __future__ import annotations
@@ -74,7 +78,7 @@ class ABL(Defense):
     ascent: Literal["joint", "separate"] = Field("joint", description="form of stage 2")
     unlearning: Unlearning = Field("ascent", description="what isolated samples are moved by")
     isolated_batch: int = Field(8, ge=1, le=65_536, description="isolated samples per joint step")
-    isolated_weight: float = Field(1.0, gt=0, le=1e3, description="of their loss, joint")
+    isolated_weight: float = Field(1.0, gt=0, le=1e3, description="weight of their loss, if joint")
     unlearning_steps: int = Field(120, ge=0, le=100_000, description="steps of stage 2")
     unlearning_rate: float = searched(
         0.01, log_range(1e-4, 0.05), gt=0, le=10, description="learning rate of stage 2"
