@@ -86,7 +86,7 @@ class Evasion(Attack):
         return {"test_rows": rows, "test_images": images.numpy()}
 
     def facts(self, inputs: AttackInputs, artifact: Arrays) -> Mapping[str, float]:
-        """Return how far the examples lie from their inputs, in pixel units of [0, 1].
+        """Return the norms of the changes, pixels counted from 0 to 1, and the share without one.
 
         Norms are medians over the inputs that were changed; an attack that found no example may
         have left an input as it is.

@@ -69,7 +69,7 @@ class FeatureCollision(Attack):
         return {"rows": rows, "images": np.concatenate(parts)}
 
     def facts(self, inputs: AttackInputs, artifact: Arrays) -> Mapping[str, float]:
-        """Return how far the poison's pixels below the patch lie on the way to the patch's."""
+        """Return the opacity at which the patch shows in the poison."""
         import torch
 
         base, poison = (

@@ -61,7 +61,7 @@ class Truth:
     targets: tuple[int, ...]
 
     @property
-    def of_targets(self) -> Bools:
+    def of_target(self) -> Bools:
         """The mask (E,) of test inputs of classes that the attacker wants, poisoned or not."""
         return np.isin(self.labels, self.mapped[self.eligible])
 
@@ -189,7 +189,7 @@ def judge(truth: Truth, outputs: Outputs) -> Judgment:
     return Judgment(
         ca=accuracy(outputs.clean, truth.labels, no_clean),
         ca_eligible=accuracy(outputs.clean, truth.labels, no_clean, truth.eligible),
-        ca_target=accuracy(outputs.clean, truth.labels, no_clean, truth.of_targets),
+        ca_target=accuracy(outputs.clean, truth.labels, no_clean, truth.of_target),
         asr=attack_success(outputs.triggered, truth.mapped, truth.eligible, no_triggered),
         ra=robust_accuracy(outputs.triggered, truth.labels, truth.eligible, no_triggered),
         flagged=None if flags is None else _flagged(truth, flags.astype(bool)),
