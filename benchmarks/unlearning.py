@@ -7,7 +7,7 @@ CIFAR-10 and WRN-16-1; with `--small`, for two cores, the setting of sweeps/abl_
 beside its clean model, and the forms of `small_forms`. Attacks poison 10 %. Stage 1 is done once
 with each isolation loss, and the precision of the isolated share is told by epoch; the network is
 trained on with the rest once, from `flooding`; from there each form of stage 2 starts. ASR, clean
-accuracy and the accuracy of the target class are measured on the evaluation set after each, in per
+accuracy and the accuracy of the target class are measured on the test set after each, in per
 cent; one JSON object a line. Published for ABL: ASR 3.04, CA 86.11 (Li et al., NeurIPS 2021,
 arXiv:2110.11571, table 1). Forms are chosen on seeds >= 100: of those whose ASR is at most 5 with
 every attack, the one of the highest mean CA.
@@ -149,12 +149,14 @@ class Bench:
 
 
 def decoded(small: bool) -> tuple[ImageSet, ImageSet]:
-    """Return the training set and the evaluation set, as a sweep cuts them."""
+    """Return the training set and the test set, or the small ones that the sweep cuts of them."""
     drawn = {"size": 5000, "test_size": 4000} if small else {}
     dataset = methods.load("datasets", "cifar10")(**drawn)
     assert isinstance(dataset, Dataset)
-    kept, _, tested = dataset.kept(dataset.read_labels())
     train, test = dataset.decode()
+    if not small:
+        return train, test
+    kept, _, tested = dataset.kept(dataset.read_labels())
     return train.take(kept), test.take(tested)
 
 
