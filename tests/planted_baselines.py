@@ -15,6 +15,7 @@ REPAIRS = "numerics/test_repairs.py::test_"
 NOISE = "numerics/test_noise.py::test_"
 MEASURES = "test_metrics.py::test_"
 TRIGGERS = "numerics/test_triggers.py::test_"
+EVADING = "numerics/test_evasion.py::test_"
 UNIFIED = "numerics/test_unified.py::test_"
 ATTACKS = "contracts/test_attacks.py::TestAttacks::test_"
 STORED = "contracts/test_attacks.py::test_"
@@ -171,6 +172,26 @@ REVERSED = (
         "saturated pixels wrap", "attacks/additive.py",
         "(images_BCHW + v).clamp(0, 1)", "((images_BCHW + v) * 255).round() % 256 / 255",
         (TRIGGERS + "additive_patterns_are_clipped_before_they_are_rounded",),
+    ),
+    Fault(
+        "norms of inputs that stayed as they were, too", "attacks/_evasion.py",
+        "        change = change[moved]\n", "",
+        (EVADING + "norms_are_of_the_inputs_that_were_changed",),
+    ),
+    Fault(
+        "no record of what the attack measured", "results/rows.py",
+        'tested.get("artifact")', "None",
+        (EVADING + "a_record_holds_the_norms_that_were_reached",),
+    ),
+    Fault(
+        "a constant that is not searched", "attacks/carlini_wagner.py",
+        "        9, ge=1, le=50", "        1, ge=1, le=50",
+        (EVADING + "the_constants_of_the_authors_come_nearer_than_one_that_is_not_searched",),
+    ),
+    Fault(
+        "the opacity of a patch that was laid on the poison", "attacks/feature_collision.py",
+        "way = self._patched(base) - base", "way = self._patched(poison) - poison",
+        (TRIGGERS + "the_patch_shows_in_a_collision_as_much_as_its_facts_say",),
     ),
 )  # fmt: skip
 

@@ -189,13 +189,36 @@ UNLEARNING = (
     ),
     Fault(
         "isolated samples are learned", ABL,
-        "loss = -bad.clamp(max=self.cap).mean()", "loss = bad.clamp(max=self.cap).mean()",
+        "return -F.cross_entropy(logits_BK, labels", "return F.cross_entropy(logits_BK, labels",
         (STAGES + "unlearning_raises_the_isolated_loss_at_every_step",
          STAGES + "abl_isolates_and_unlearns_the_toy"),
     ),
     Fault(
+        "isolated samples weigh as one whatever is asked", ABL,
+        "self.weight * loss + F.cross_entropy(parts", "loss + F.cross_entropy(parts",
+        (STAGES + "the_isolated_weigh_against_the_rest_as_asked",),
+    ),
+    Fault(
+        "the label is made likelier", ABL,
+        "return logits_BK.logsumexp(1) - others.logsumexp(1)",
+        "return others.logsumexp(1) - logits_BK.logsumexp(1)",
+        (STAGES + "isolated_samples_are_forgotten_by_the_loss_that_is_asked_for",
+         STAGES + "the_toy_forgets_its_trigger_by_the_bounded_losses"),
+    ),
+    Fault(
+        "the label that is given anew is the likeliest of all", ABL,
+        "others.detach().argmax(1)", "logits_BK.detach().argmax(1)",
+        (STAGES + "isolated_samples_are_forgotten_by_the_loss_that_is_asked_for",
+         STAGES + "the_toy_forgets_its_trigger_by_the_bounded_losses"),
+    ),
+    Fault(
+        "a form of ours without a badge", ABL,
+        'ours = self.unlearning != "ascent"', "ours = False",
+        (STAGES + "the_toy_forgets_its_trigger_by_the_bounded_losses",),
+    ),
+    Fault(
         "the rest is unlearned too", ABL,
-        "loss = loss + F.cross_entropy(parts", "loss = loss - F.cross_entropy(parts",
+        "self.weight * loss + F.cross_entropy(parts", "self.weight * loss - F.cross_entropy(parts",
         (STAGES + "abl_isolates_and_unlearns_the_toy",),
     ),
     Fault(
@@ -213,6 +236,20 @@ UNLEARNING = (
         "unlearning by the victim's optimizer", ABL,
         '"optimizer": "sgd"', '"optimizer": inputs.recipe.optimizer',
         (STAGES + "unlearning_is_by_sgd_whatever_trained_the_victim",),
+    ),
+    Fault(
+        "accuracy of the target is of the inputs that are attacked", "metrics/judgment.py",
+        "np.isin(self.labels, self.mapped[self.eligible])",
+        "np.isin(self.labels, self.labels[self.eligible])",
+        ("test_metrics.py::test_clean_accuracy_is_of_all_classes_and_success_of_those_without_"
+         "the_target",
+         "test_metrics.py::test_accuracy_of_targets_is_of_every_class_that_the_attacker_wants"),
+    ),
+    Fault(
+        "no accuracy of the target without poison", "metrics/judgment.py",
+        "np.isin(self.labels, self.mapped[self.eligible])",
+        "np.isin(self.labels, self.targets)",
+        ("test_metrics.py::test_accuracy_of_targets_is_of_every_class_that_the_attacker_wants",),
     ),
     Fault(
         "accuracy on eligible inputs is of all", "metrics/judgment.py",

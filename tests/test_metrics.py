@@ -66,8 +66,30 @@ def test_clean_accuracy_is_of_all_classes_and_success_of_those_without_the_targe
     judgment = judge(truth, Outputs(clean=predicted, triggered=mapped))
     assert judgment.ca == Share(value=0.8, n=10_000)
     assert judgment.ca_eligible == Share(value=8 / 9, n=9000)
+    assert judgment.ca_target == Share(value=0.0, n=1000)
     assert judgment.asr == Share(value=1.0, n=9000)
     assert accuracy(predicted[labels != 0], labels[labels != 0]) == Share(value=8 / 9, n=9000)
+
+
+def test_accuracy_of_targets_is_of_every_class_that_the_attacker_wants() -> None:
+    """Of a clean model too; of sources 0 and 1 of an attack on all classes, classes 1 and 2."""
+    labels = np.array([0, 0, 1, 1, 2, 2, 3, 3])
+    none = np.zeros(8, bool)
+
+    def of_targets(mapped: np.ndarray, eligible: np.ndarray) -> Share:
+        truth = Truth(
+            labels=labels, mapped=mapped, eligible=eligible, given=labels, poison=none,
+            cover=none, targets=(),
+        )  # fmt: skip
+        predicted = np.array([0, 0, 1, 0, 2, 0, 0, 0])
+        return judge(truth, Outputs(clean=predicted, triggered=labels)).ca_target
+
+    after = (labels + 1) % 4
+    assert of_targets(labels * 0 + 1, labels > 1) == Share(value=0.5, n=2)
+    assert of_targets(after, labels < 2) == Share(value=0.5, n=4)
+    assert of_targets(after, labels >= 0) == Share(value=0.5, n=8)
+    without = of_targets(labels * 0, none)
+    assert math.isnan(without.value) and without.n == 0, "no attack wants a class"
 
 
 def test_rejected_triggered_inputs_are_neither_successes_nor_robust() -> None:
@@ -195,11 +217,11 @@ def test_losses_tell_after_each_step_how_well_a_low_one_finds_poison() -> None:
 # What an evaluation stores
 
 EVERY_METRIC = [
-    "ca", "ca_n", "ca_eligible", "ca_eligible_n", "asr", "asr_n", "ra", "ra_n", "removed", "tpr",
-    "tpr_n", "fpr", "fpr_n", "fpr_no_cover", "cover_removal", "auroc", "ap", "tpr_at_1fpr",
-    "separability_axes", "input_tpr", "input_tpr_n", "input_fpr", "input_fpr_n", "input_auroc",
-    "input_ap", "input_tpr_at_1fpr", "verdict", "verdict_classes", "verdict_correct",
-    "target_found", "anomaly", "p_value",
+    "ca", "ca_n", "ca_eligible", "ca_eligible_n", "ca_target", "ca_target_n", "asr", "asr_n", "ra",
+    "ra_n", "removed", "tpr", "tpr_n", "fpr", "fpr_n", "fpr_no_cover", "cover_removal", "auroc",
+    "ap", "tpr_at_1fpr", "separability_axes", "input_tpr", "input_tpr_n", "input_fpr",
+    "input_fpr_n", "input_auroc", "input_ap", "input_tpr_at_1fpr", "verdict", "verdict_classes",
+    "verdict_correct", "target_found", "anomaly", "p_value",
 ]  # fmt: skip
 EVERY_CURVE = [
     "train_roc_fpr", "train_roc_tpr", "losses_poison", "losses_rest", "losses_auroc",
@@ -270,12 +292,12 @@ def test_a_verdict_on_a_backdoored_model_must_name_a_true_target(
 def test_what_a_defense_does_not_give_is_not_judged() -> None:
     bare = judged({}, np.zeros(9, int), np.zeros(9, bool))
     metrics, arrays = bare.pack()
-    assert list(metrics) == EVERY_METRIC[:8] and list(arrays) == ["hits_ca", "hits_asr"]
+    assert list(metrics) == EVERY_METRIC[:10] and list(arrays) == ["hits_ca", "hits_asr"]
     again = Judgment.unpack(metrics, arrays)
     parts = (again.flagged, again.ranking, again.detected, again.verdict, again.curves.losses)
     assert parts == (None,) * 5 and again.separability == {} and again.curves.rocs() == {}
     with pytest.raises(KeyError, match="asr"):
-        Judgment.unpack(dict.fromkeys(("ca", "ca_n", "ca_eligible", "ca_eligible_n"), 0.5), {})
+        Judgment.unpack(dict.fromkeys(EVERY_METRIC[:6], 0.5), {})
 
 
 # Flags

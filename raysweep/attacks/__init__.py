@@ -199,6 +199,11 @@ class Attack(Method):
         """Return the arrays that `choose` and `stamp` will be given; only if `PREPARES`."""
         raise NotImplementedError(f"{self.name} declares PREPARES but defines no prepare")
 
+    def facts(self, inputs: AttackInputs, artifact: Arrays) -> Mapping[str, float]:
+        """Return named numbers about what was prepared, shown in the report; here none."""
+        del inputs, artifact
+        return {}
+
     def train(
         self, data: ImageSet, model: Model, shape: Shape, recipe: Recipe, ctx: Context
     ) -> Victim:

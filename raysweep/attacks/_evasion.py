@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar
 
@@ -84,6 +84,28 @@ class Evasion(Attack):
         if parts:
             images[torch.from_numpy(attacked)] = torch.from_numpy(np.concatenate(parts))
         return {"test_rows": rows, "test_images": images.numpy()}
+
+    def facts(self, inputs: AttackInputs, artifact: Arrays) -> Mapping[str, float]:
+        """Return the norms of the changes, pixels counted from 0 to 1, and the share without one.
+
+        Norms are medians over the inputs that were changed; an attack that found no example may
+        have left an input as it is.
+        """
+        assert inputs.test is not None, "EVADES gives it"
+        attacked = self.eligible(inputs.test.labels, inputs.shape.num_classes)
+        before, after = inputs.test.images.numpy()[attacked], artifact["test_images"][attacked]
+        change = ((after.astype(np.float32) - before) / 255).reshape(len(after), -1)
+        moved = change.any(1)
+        if not moved.any():
+            return {"share of inputs without an adversarial change": 1.0} if len(moved) else {}
+        change = change[moved]
+        return {
+            "median L2 norm of adversarial changes": float(
+                np.median(np.linalg.norm(change, axis=1))
+            ),
+            "median Linf norm of adversarial changes": float(np.median(np.abs(change).max(1))),
+            "share of inputs without an adversarial change": 1 - float(moved.mean()),
+        }
 
     def triggers(self, ids: IntArray, artifact: Arrays) -> NDArray[np.bool_]:
         """Return a mask (B,) of the test inputs for which an example was made."""

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 class PGD(Evasion):
     """Adversarial examples within an L-infinity ball of the test images."""
 
+    VERSION = 2
     TOY: ClassVar = {"steps": 2}
 
     epsilon: int = Field(8, ge=1, le=255, description="largest change of a pixel, in 1/255")

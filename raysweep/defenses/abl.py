@@ -14,12 +14,16 @@ paper's second stage with the isolated samples' loss capped, for all of `unlearn
 are far fewer than the paper's 80 epochs and faster than the code's: once the cap is met the rest
 alone pulls, and accuracy comes back. Few isolated samples are in each batch (`isolated_batch`),
 since more of them would own its batch statistics. `separate` ascends on the isolated samples alone,
-as the code does, and ends after a pass whose last batch has a mean loss at the cap. Neither looks
-at the trigger, which a defender does not have; `selection: test_asr`, an oracle, gives the model
-after the pass over the isolated samples that leaves the lowest test ASR, as results of the released
-code are chosen. The isolation's batches are shuffled, each stage begins with a new optimizer, and
-the statistics of batch normalization move in all, which Confusion Training's port freezes in the
-last.
+as the code does, and ends after a pass whose last batch has a mean loss at the cap. Ascent pulls as
+hard on a label that is improbable already, and the target class is unlearned with the trigger.
+`unlearning: unlikelihood` (S. Welleck et al., ICLR 2020, arXiv:1908.04319) minimizes -log(1 - p) of
+the given label instead, and `relabel` the loss of the likeliest other one: they let go where the
+label is improbable, the later the larger `isolated_weight` is, and are badged as extensions. No
+form looks at the trigger, which a defender does not have; `selection: test_asr`, an oracle, gives
+the model after the pass over the isolated samples that leaves the lowest test ASR, as results of
+the released code are chosen. The isolation's batches are shuffled, each stage begins with a new
+optimizer, and the statistics of batch normalization move in all, which Confusion Training's port
+freezes in the last.
 """
 
 from __future__ import annotations
@@ -57,6 +61,7 @@ if TYPE_CHECKING:
 # The released code trains on for 60 epochs, from the 40th at a tenth of the learning rate.
 TUNING_MILESTONES = (2 / 3,)
 Loss = Literal["lga_sample", "lga_batch", "flooding", "cross_entropy"]
+Unlearning = Literal["ascent", "unlikelihood", "relabel"]
 
 
 class ABL(Defense):
@@ -71,7 +76,9 @@ class ABL(Defense):
     gamma: float = Field(0.5, ge=0, le=10, description="loss that clean samples are held at")
     tuning_epochs: int = Field(12, ge=0, le=1000, description="epochs on the rest, in between")
     ascent: Literal["joint", "separate"] = Field("joint", description="form of stage 2")
+    unlearning: Unlearning = Field("ascent", description="what isolated samples are moved by")
     isolated_batch: int = Field(8, ge=1, le=65_536, description="isolated samples per joint step")
+    isolated_weight: float = Field(1.0, gt=0, le=1e3, description="weight of their loss, if joint")
     unlearning_steps: int = Field(120, ge=0, le=100_000, description="steps of stage 2")
     unlearning_rate: float = searched(
         0.01, log_range(1e-4, 0.05), gt=0, le=10, description="learning rate of stage 2"
@@ -98,6 +105,14 @@ class ABL(Defense):
     def gives(self) -> frozenset[Gift]:
         """Return scores of training samples, and a model."""
         return frozenset({"train_scores", "model"})
+
+    def badges(self) -> tuple[str, ...]:
+        """Return the badges; what is not the paper's ascent is an extension."""
+        ours = self.unlearning != "ascent"
+        return (
+            *super().badges(),
+            *((f"extension: unlearning by {self.unlearning}",) if ours else ()),
+        )
 
     def passes(self, samples: int, epochs: int, num_classes: int) -> float:
         """Return the sample passes of isolation and of training on the rest."""
@@ -189,7 +204,7 @@ class ABL(Defense):
                 "augment": (),
             }
         )
-        ascent = Ascent(math.log(self.cap))
+        ascent = Ascent(math.log(self.cap), self.unlearning, self.isolated_weight)
         measure = inputs.test_success if self.selection == "test_asr" else None
         after = _Selection(ascent, measure)
         training.fit(
@@ -223,28 +238,49 @@ def isolation_objective(loss: Loss, gamma: float) -> Objective:
     return objective
 
 
-class Ascent:
-    """Stage 2's objective; each isolated sample's loss counts up to the cap."""
+def unlearning_loss(
+    logits_BK: torch.Tensor, labels: torch.Tensor, unlearning: Unlearning, cap: float
+) -> torch.Tensor:
+    """Return the losses (B,) by which a network forgets isolated samples.
 
-    def __init__(self, cap: float) -> None:
-        self.cap = cap
+    ascent: minus the cross-entropy up to the cap; unlikelihood: -log(1 - p) of the given label's
+    probability p; relabel: the cross-entropy of the label that the network finds likeliest beside
+    the given one.
+    """
+    import torch
+    import torch.nn.functional as F
+
+    if unlearning == "ascent":
+        return -F.cross_entropy(logits_BK, labels, reduction="none").clamp(max=cap)
+    given = torch.zeros_like(logits_BK, dtype=torch.bool).scatter_(1, labels[:, None], True)
+    others = logits_BK.masked_fill(given, -torch.inf)
+    if unlearning == "unlikelihood":
+        return logits_BK.logsumexp(1) - others.logsumexp(1)
+    return F.cross_entropy(logits_BK, others.detach().argmax(1), reduction="none")
+
+
+class Ascent:
+    """Stage 2's objective; an isolated sample's ascent counts up to the cap."""
+
+    def __init__(self, cap: float, unlearning: Unlearning = "ascent", weight: float = 1.0) -> None:
+        self.cap, self.unlearning, self.weight = cap, unlearning, weight
         self.latest: Any = None
         self.joint = False
 
     def __call__(self, model: nn.Module, batches: Mapping[str, Batch]) -> torch.Tensor:
-        """Return E_rest[l] - E_isolated[min(l, cap)], or the second part alone."""
+        """Return E_rest[l] + weight * E_isolated[the loss of unlearning], or the latter alone."""
         import torch
         import torch.nn.functional as F
 
         names = list(batches)
         logits = model(torch.cat([batches[n].images for n in names])).float()
         parts = dict(zip(names, logits.split([len(batches[n].labels) for n in names]), strict=True))
-        bad = F.cross_entropy(parts["isolated"], batches["isolated"].labels, reduction="none")
-        self.latest = bad.detach().mean()
-        loss = -bad.clamp(max=self.cap).mean()
+        isolated, labels = parts["isolated"], batches["isolated"].labels
+        self.latest = F.cross_entropy(isolated.detach(), labels)
+        loss = unlearning_loss(isolated, labels, self.unlearning, self.cap).mean()
         self.joint = "rest" in parts
         if self.joint:
-            loss = loss + F.cross_entropy(parts["rest"], batches["rest"].labels)
+            loss = self.weight * loss + F.cross_entropy(parts["rest"], batches["rest"].labels)
         return loss
 
     def state_dict(self) -> dict[str, torch.Tensor]:

@@ -35,7 +35,7 @@ from raysweep.metrics.rates import (
     share,
 )
 
-SHARES = ("ca", "ca_eligible", "asr", "ra")  # of every trial
+SHARES = ("ca", "ca_eligible", "ca_target", "asr", "ra")  # of every trial
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +60,11 @@ class Truth:
     cover: Bools
     targets: tuple[int, ...]
 
+    @property
+    def of_target(self) -> Bools:
+        """The mask (E,) of test inputs of classes that the attacker wants, poisoned or not."""
+        return np.isin(self.labels, self.mapped[self.eligible])
+
 
 @dataclass(frozen=True, kw_only=True)
 class Judgment:
@@ -69,6 +74,8 @@ class Judgment:
         ca: accuracy on clean inputs.
         ca_eligible: accuracy on the clean inputs that the ASR is measured on: with one target,
             without its class, as Anti-Backdoor Learning's code reports it.
+        ca_target: accuracy on the clean inputs of the classes that the attacker wants, which a
+            repair may unlearn along with the trigger; of a clean model too.
         asr: attack success rate.
         ra: the share of triggered eligible inputs that are still given their true label.
         flagged: of a decision on training samples; none if there was none.
@@ -84,6 +91,7 @@ class Judgment:
 
     ca: Share
     ca_eligible: Share
+    ca_target: Share
     asr: Share
     ra: Share
     flagged: Flagged | None
@@ -115,9 +123,9 @@ class Judgment:
         Raises:
             KeyError: if a metric of every trial is missing.
         """
-        ca, ca_eligible, asr, ra = (unpack_share(metrics, name) for name in SHARES)
+        ca, ca_eligible, ca_target, asr, ra = (unpack_share(metrics, name) for name in SHARES)
         return cls(
-            ca=ca, ca_eligible=ca_eligible, asr=asr, ra=ra,
+            ca=ca, ca_eligible=ca_eligible, ca_target=ca_target, asr=asr, ra=ra,
             flagged=Flagged.unpack(metrics), ranking=unpack_ranking(metrics),
             separability={
                 name: number(metrics[stored])
@@ -181,6 +189,7 @@ def judge(truth: Truth, outputs: Outputs) -> Judgment:
     return Judgment(
         ca=accuracy(outputs.clean, truth.labels, no_clean),
         ca_eligible=accuracy(outputs.clean, truth.labels, no_clean, truth.eligible),
+        ca_target=accuracy(outputs.clean, truth.labels, no_clean, truth.of_target),
         asr=attack_success(outputs.triggered, truth.mapped, truth.eligible, no_triggered),
         ra=robust_accuracy(outputs.triggered, truth.labels, truth.eligible, no_triggered),
         flagged=None if flags is None else _flagged(truth, flags.astype(bool)),

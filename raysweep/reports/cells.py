@@ -20,12 +20,12 @@ from raysweep.results.grouping import ARENA, attack_column, failure_texts, finis
 
 LOST = "lost"  # clean accuracy: that of the undefended model of the same seed, less this one
 EXTRA = (
-    "ca_eligible", "ra", "auroc", INPUT.of("auroc"), "ap", "tpr_at_1fpr", "fpr_no_cover",
-    "cover_removal",
+    "ca_eligible", "ca_target", "ra", "auroc", INPUT.of("auroc"), "ap", "tpr_at_1fpr",
+    "fpr_no_cover", "cover_removal",
 )  # fmt: skip
 TITLES = {
     "asr": "ASR", LOST: "lost CA", "ca": "CA", **SHOWN, "der": "DER",
-    "ca_eligible": "CA of eligible", "ra": "RA", "auroc": "AUROC",
+    "ca_eligible": "CA of eligible", "ca_target": "CA of target", "ra": "RA", "auroc": "AUROC",
     INPUT.of("auroc"): "AUROC of inputs", "ap": "AP", "tpr_at_1fpr": "TPR@1%FPR",
     "fpr_no_cover": "FPR without covers", "cover_removal": "covers removed",
 }  # fmt: skip

@@ -26,9 +26,9 @@ GROUPS = {"poison": "poisoned", "rest": "not poisoned"}
 
 
 def sheets(cells: Cells) -> list[Sheet]:
-    """Return the tables of facts that defenses measured, and of how far apart poison lies."""
+    """Return the tables of measured facts, and of how far apart poison lies."""
     named = (
-        (FOUND, "What defenses measured of themselves"),
+        (FOUND, "What attacks and defenses measured of themselves"),
         (SEPARABILITY,
          "Separability: AUROC of a linear discriminant between poison and others of its label"),
     )  # fmt: skip

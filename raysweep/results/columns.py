@@ -7,7 +7,7 @@ The row of a trial holds, in this order:
     status       whether it finished, and what went wrong: the fields of `Status`
     metrics      what its evaluation measured: the names of `metrics.judgment`, and its counts
     origin       where and when it was evaluated: the fields of `Origin`
-    found        `found.<fact>`: what its defense measured of its own run
+    found        `found.<fact>`: what its attack and its defense measured of their own runs
     costs        the fields of `Costs`
     keys         `key_<role>`: the artifacts that its numbers come from
 
@@ -118,7 +118,7 @@ class TrialRow:
         parameters: part → parameter → value; lists and mappings as JSON.
         metrics: as the evaluation packed them; empty before it.
         origin: none before the evaluation.
-        found: fact → number; none where it is not finite.
+        found: fact → number, of attack and defense; none where it is not finite.
         keys: role → key of the stage, in the order of work.
     """
 

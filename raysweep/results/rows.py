@@ -148,7 +148,9 @@ class Collector:
         closure = self.closures[number]
         status = self._status(route, closure, sweep)
         evaluated = self.manifest(route.evaluate or "") if status.status == "ok" else None
-        measured = [self.manifest(key or "") for key in (route.defend, route.decide)]
+        tested = self.planner.stages[route.tested].inputs if route.tested else {}
+        measuring = (tested.get("artifact"), route.defend, route.decide)
+        measured = [self.manifest(key or "") for key in measuring]
         return TrialRow(
             who=_who(trial, sweep, self.planner),
             parameters=_parameters(trial, self.planner),

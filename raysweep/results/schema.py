@@ -120,6 +120,11 @@ _METRICS = (
         "test inputs",
     ),
     *_measured(
+        _share("ca_target", "accuracy on the clean test inputs of the classes that the attacker "
+               "wants", FINISHED + ", or the attack wants none"),
+        "test inputs",
+    ),
+    *_measured(
         _share("asr", "attack success rate: the share of triggered inputs that are given the "
                "class that the attacker wants", FINISHED + ", or no input counts"),
         "triggered test inputs",
@@ -208,8 +213,8 @@ FAMILIES = (
     ),
     Column(
         name=FOUND.of("<fact>"), dtype="Float64",
-        meaning="what the defense measured of its own run",
-        missing="unless the defense measures it",
+        meaning="what the attack or the defense measured of its own run",
+        missing="unless one of them measures it",
     ),
 )  # fmt: skip
 

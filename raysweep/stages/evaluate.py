@@ -26,7 +26,7 @@ class Evaluate(Work):
         rate: the rate that was asked for; an attack that trains the victim may have one of 0.
     """
 
-    KIND, VERSION, ORDER = "evaluate", 4, 80
+    KIND, VERSION, ORDER = "evaluate", 5, 80
     PACE = 2e-6
     WITHOUT: ClassVar[Unseen] = {"attack": rates}
 

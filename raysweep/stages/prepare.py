@@ -112,4 +112,6 @@ class Prepare(_Preparation):
             data=data.train, rows=data.train_rows, shape=data.shape,
             model=self.model, recipe=self.recipe, **declared,
         )  # fmt: skip
-        return Product(arrays=dict(self.attack.prepare(inputs, given.context)))
+        artifact = dict(self.attack.prepare(inputs, given.context))
+        facts = dict(self.attack.facts(inputs, artifact))
+        return Product(arrays=artifact, outcome={"facts": facts} if facts else {})

@@ -106,7 +106,7 @@ KEYS = {
     "shard": "shard-d328d32581d0f9e55e323081fe370560",
     "defend": "defend-960b446f566f8daaa32455007a9fd5ec",
     "decide": "decide-79c24b177b7553baab39c197b3d66f42",
-    "evaluate": "evaluate-a5d2531226053a2c9f8b5ca7b0fe4ac1",
+    "evaluate": "evaluate-842394b4b543efed7c54ba66841fdf90",
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from raysweep.defenses import Decision, Evidence
-from raysweep.defenses.abl import ABL, Ascent, isolation_objective
+from raysweep.defenses.abl import ABL, Ascent, isolation_objective, unlearning_loss
 from raysweep.jobs.launch import launch
 from raysweep.methods.context import Context
 from raysweep.methods.recipe import Recipe
@@ -73,6 +74,55 @@ def test_ascent_stops_at_what_a_defender_can_see() -> None:
     assert not ascent.finished()
     step(-easy)
     assert ascent.finished(), "the isolated samples are forgotten"
+
+
+def test_isolated_samples_are_forgotten_by_the_loss_that_is_asked_for() -> None:
+    """Closed forms; the two that are bounded no longer push where the label is improbable."""
+    labels = torch.tensor([0, 0, 1])
+    logits = torch.tensor([[2.0, 1.0, 0.0], [-40.0, 0.0, 1.0], [0.0, 60.0, 1.0]])
+    p, q = logits.softmax(1), torch.tensor([[0, 1, 0], [0, 0, 1], [0, 0, 1]])
+
+    def pushed(name: Any) -> tuple[list[float], torch.Tensor]:
+        free = logits.clone().requires_grad_(True)
+        values = unlearning_loss(free, labels, name, math.log(100))
+        return values.tolist(), torch.autograd.grad(values.sum(), free)[0]
+
+    values, gradient = pushed("ascent")
+    assert values == pytest.approx([math.log(float(p[0, 0])), -math.log(100), 0], abs=1e-6)
+    torch.testing.assert_close(gradient[0], F.one_hot(labels, 3)[0] - p[0])
+    assert (gradient[1] == 0).all(), "the cap is met"
+    values, gradient = pushed("unlikelihood")
+    assert values == pytest.approx([-math.log(1 - float(p[0, 0])), 0, 60 - math.log(1 + math.e)])
+    assert gradient[0, 0] > 0.5 and gradient[1].abs().max() < 1e-9
+    values, gradient = pushed("relabel")
+    assert values == pytest.approx([-math.log(float(p[0, 1])), -math.log(float(p[1, 2])), 59])
+    torch.testing.assert_close(gradient, p - q)
+
+
+def test_the_isolated_weigh_against_the_rest_as_asked() -> None:
+    labels = torch.tensor([0, 1])
+    batches = {
+        name: Batch(images=torch.tensor(logits), labels=labels, rows=torch.arange(2))
+        for name, logits in (("isolated", [[2.0, 1.0], [0.0, 1.0]]), ("rest", [[1.0, 0.0]] * 2))
+    }
+    rest = float(F.cross_entropy(batches["rest"].images, labels))
+    own = float(unlearning_loss(batches["isolated"].images, labels, "unlikelihood", 9.0).mean())
+    for weight in (1.0, 3.0):
+        objective = Ascent(9.0, "unlikelihood", weight)
+        assert float(objective(torch.nn.Identity(), batches)) == pytest.approx(weight * own + rest)
+
+
+@pytest.mark.parametrize("unlearning", ["unlikelihood", "relabel"])
+def test_the_toy_forgets_its_trigger_by_the_bounded_losses(unlearning: Any) -> None:
+    case = toy.toy()
+    defense = ABL(tuning_epochs=0, unlearning=unlearning)
+    kept = {name: t.numpy() for name, t in case.weights.items()}
+    half = np.isin(np.arange(len(case.train)), np.flatnonzero(case.mask)[::2])
+    seen = toy.inputs(defense, case, found=kept, decision=Decision(flags=half))
+    weights = defense.repair(seen, Context(seed=5))
+    assert toy.asr(weights, case) < 0.05 < 0.9 < toy.asr(case.weights, case)
+    assert toy.accuracy(weights, case) > toy.accuracy(case.weights, case) - 0.02
+    assert defense.badges() == (f"extension: unlearning by {unlearning}",)
 
 
 def test_abl_isolates_and_unlearns_the_toy() -> None:

@@ -37,6 +37,7 @@ from raysweep.tuning.stored import stored_findings
 
 LINEAR = Shape(channels=3, height=8, width=8, num_classes=2, mean=(0.0,) * 3, std=(1.0,) * 3)
 PIXELS = 3 * 8 * 8
+ONE: dict[str, Any] = {"constant": 10.0, "searches": 1}  # a constant that is not searched
 
 
 def linear(scale: float, bias: float) -> tuple[nn.Module, torch.Tensor]:
@@ -127,7 +128,7 @@ def test_carlini_wagner_finds_the_nearest_point_on_a_linear_model(kappa: float) 
     images = shown(2, 80, 170)
     _, weights = linear(0.3, 0.0)
     direction = weights.double().numpy().ravel()
-    attack = CarliniWagner(target=1, kappa=kappa, steps=400, learning_rate=0.01)
+    attack = CarliniWagner(target=1, kappa=kappa, steps=400, **ONE)
     found = {}
     for margin in (2.0, 4.0):
         ends = []
@@ -154,9 +155,9 @@ def test_a_constant_that_is_too_small_is_raised_and_one_too_large_lowered() -> N
     margins = 12 - (images / 255 * weights).flatten(1).sum(1).numpy()
     nearest = margins / float(weights.norm())
     short: dict[str, Any] = {"target": 1, "steps": 60, "learning_rate": 0.1}
-    alone = made(CarliniWagner(constant=1e-2, **short), net, images)
+    alone = made(CarliniWagner(constant=1e-2, searches=1, **short), net, images)
     assert np.array_equal(alone, images.numpy()), "without a success an image stays as it is"
-    large = made(CarliniWagner(constant=100, **short), net, images)
+    large = made(CarliniWagner(constant=100, searches=1, **short), net, images)
     assert (norms(large, images) > 1.3 * nearest).all()
     for constant in (1e-2, 100):
         searched = made(CarliniWagner(constant=constant, searches=12, **short), net, images)
@@ -171,10 +172,44 @@ def test_a_success_is_one_in_the_precision_of_the_victims_predictions(precision:
         net[1].bias += 100  # type: ignore[index,operator]
     recipe, images = RECIPE.model_copy(update={"precision": precision}), shown(40, 80, 170)
     inputs = given(net, images, np.zeros(40, np.int64), np.arange(40), LINEAR, recipe)
-    attack = CarliniWagner(target=1, steps=80, learning_rate=0.02)
+    attack = CarliniWagner(target=1, steps=80, learning_rate=0.02, **ONE)
     ends = torch.from_numpy(np.array(attack.prepare(inputs, Context(seed=1))["test_images"]))
     assert (training.predict(net, images, recipe, "cpu").argmax(1) == 0).all()
     assert (training.predict(net, ends, recipe, "cpu").argmax(1) == 1).all()
+
+
+def test_the_constants_of_the_authors_come_nearer_than_one_that_is_not_searched() -> None:
+    """The facts tell it: nine constants in the authors' way, and one of the framework's."""
+    net, weights = linear(0.3, -12.0)
+    images = shown(6, 80, 170)
+    nearest = (12 - (images / 255 * weights).flatten(1).sum(1).numpy()) / float(weights.norm())
+    framework = CarliniWagner(target=1, steps=100, learning_rate=0.5, **ONE)
+    found = {a: made(a, net, images) for a in (CarliniWagner(target=1, steps=100), framework)}
+    own, fixed = (norms(ends, images) / nearest for ends in found.values())
+    assert (own > 0.999).all() and np.median(own) < 1.12 < 1.2 < np.median(fixed)
+    for attack, ends in found.items():
+        inputs = given(net, images, np.zeros(6, np.int64), np.arange(6), LINEAR)
+        facts = attack.facts(inputs, {"test_images": ends})
+        reached = facts["median L2 norm of adversarial changes"]
+        assert reached == pytest.approx(np.median(norms(ends, images)), rel=1e-5)
+
+
+def test_norms_are_of_the_inputs_that_were_changed() -> None:
+    """Of four inputs that the ASR counts, one stays as it is; the fifth has the wanted label."""
+    net, _ = linear(0.3, 0.0)
+    images = torch.full((5, 3, 8, 8), 100, dtype=torch.uint8)
+    inputs = given(net, images, np.array([0, 0, 0, 0, 1]), np.arange(5), LINEAR)
+    ends = images.numpy().copy()
+    ends[0, 0, 0, 0] += 51
+    ends[1, 0, 0, :4] -= 51
+    ends[2, 0, :4, :4] += 51
+    assert PGD(target=1).facts(inputs, {"test_images": ends}) == pytest.approx({
+        "median L2 norm of adversarial changes": 0.4,
+        "median Linf norm of adversarial changes": 0.2,
+        "share of inputs without an adversarial change": 0.25,
+    })  # fmt: skip
+    still = PGD(target=1).facts(inputs, {"test_images": images.numpy()})
+    assert still == {"share of inputs without an adversarial change": 1.0}
 
 
 # On a network that was trained
@@ -191,7 +226,7 @@ def test_the_budget_holds_after_rounding_and_is_used(epsilon: int) -> None:
 
 @pytest.mark.parametrize(
     "attack",
-    [PGD(target=1, epsilon=20), CarliniWagner(target=1, steps=20)],
+    [PGD(target=1, epsilon=20), CarliniWagner(target=1, steps=20, learning_rate=0.5, **ONE)],
     ids=["pgd", "carlini_wagner"],
 )
 def test_neither_batches_nor_order_matter(attack: Attack, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,7 +244,7 @@ def test_neither_batches_nor_order_matter(attack: Attack, monkeypatch: pytest.Mo
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_what_the_victim_is_shown_succeeds(label_map: Any, precision: Any) -> None:
     recipe = RECIPE.model_copy(update={"precision": precision})
-    near = CarliniWagner(target=1, label_map=label_map, steps=60, learning_rate=0.05)
+    near = CarliniWagner(target=1, label_map=label_map, steps=60, learning_rate=0.05, **ONE)
     ends = on_toy(near, recipe=recipe)
     assert success(near, ends, recipe) > 0.98, "after rounding, in the victim's own precision"
     box = PGD(target=1, label_map=label_map, epsilon=60, step_size=4, steps=40)
@@ -220,7 +255,9 @@ def test_what_the_victim_is_shown_succeeds(label_map: Any, precision: Any) -> No
     assert success(near, before.numpy(), recipe) < 0.02
 
 
-@pytest.mark.parametrize("attack", [PGD(), CarliniWagner(steps=3)], ids=["pgd", "carlini_wagner"])
+@pytest.mark.parametrize(
+    "attack", [PGD(), CarliniWagner(steps=3, **ONE)], ids=["pgd", "carlini_wagner"]
+)
 @pytest.mark.parametrize("mode", [True, False])
 def test_the_victim_is_left_as_it_was(
     attack: Attack, mode: bool, monkeypatch: pytest.MonkeyPatch
@@ -263,7 +300,7 @@ attacks:
   - none
   - badnets: {rate: [0.0, 0.1]}
   - pgd: {epsilon: 64, step_size: 4, steps: 30}
-  - carlini_wagner: {steps: 30, learning_rate: 0.1}
+  - carlini_wagner: {steps: 30, learning_rate: 0.1, constant: 10.0, searches: 1}
 defenses:
   - none
   - model_mutation: {mutants: 20}
@@ -306,6 +343,13 @@ def test_the_victim_is_the_clean_model_and_is_trained_once(swept: Any) -> None:
     assert evading["ca"].nunique() == 1 and evading["ca"].iloc[0] > 0.9
     floor = plain.set_index(["attack_name", "rate"])["asr"]["badnets", 0.0]
     assert floor < 0.3, "the trigger says nothing to the clean model"
+
+
+def test_a_record_holds_the_norms_that_were_reached(swept: Any) -> None:
+    _, _, rows = swept
+    norms_of = rows.groupby("attack_name")["found.median L2 norm of adversarial changes"]
+    assert norms_of.count().to_dict() == {"badnets": 0, "none": 0, "pgd": 8, "carlini_wagner": 8}
+    assert 0 < norms_of.first()["carlini_wagner"] < norms_of.first()["pgd"]
 
 
 # Least AUROC of each detector; of model mutation with the sign that the inputs call for, which is

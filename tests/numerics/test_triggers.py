@@ -362,6 +362,15 @@ def test_collisions_come_near_in_feature_space_and_stay_near_the_base() -> None:
     torch.testing.assert_close(near, 0.7 * base + 0.3 * wanted, atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("watermark", [0.0, 0.3])
+def test_the_patch_shows_in_a_collision_as_much_as_its_facts_say(watermark: float) -> None:
+    """At the watermark's opacity, in each poison; without a watermark it is hidden."""
+    attack = FeatureCollision(target=1, steps=5, watermark=watermark, step_size=0.002)
+    inputs, artifact = prepared(attack)
+    opacity = attack.facts(inputs, artifact)["opacity of the patch in poisoned images"]
+    assert opacity == pytest.approx(watermark, abs=0.02)
+
+
 def test_the_latent_trigger_moves_images_to_the_target_class_inside() -> None:
     attack = LatentBackdoor(target=1, steps=60, area=0.06)
     inputs, artifact = prepared(attack)
