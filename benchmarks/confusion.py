@@ -1,7 +1,7 @@
 """Confusion Training: which gate tells the poisoned class, and what makes the last rounds forget.
 
     python -m benchmarks.confusion gates SWEEP --storage FOLDER --seeds 100 101
-    python -m benchmarks.confusion forgetting SWEEP --storage FOLDER --seeds 100 [--only TEXT]
+    python -m benchmarks.confusion forgetting SWEEP --storage FOLDER --seeds 100 [--only TEXT ...]
 
 SWEEP is a sweep file with `confusion_training` among its defenses; the first one counts. `gates`
 trains it once for each attack and seed, keeps its findings in the storage, and gives every class
@@ -209,9 +209,7 @@ class Rounds:
     ) -> None:
         self.method, self.inputs, self.ctx, self.poison = method, inputs, ctx, poison
         self.schedule = method._rounds()
-        logits = training.predict(
-            inputs.victim, inputs.clean_set.images, inputs.recipe, ctx.device
-        )
+        logits = training.predict(inputs.victim, inputs.clean_set.images, inputs.recipe, ctx.device)
         self.guessed = logits.argmax(1).to(ctx.device)
 
     def start(self) -> State:
@@ -261,8 +259,8 @@ class Rounds:
         return DefenseInputs("benchmark", self.method.needs(), {**values, "recipe": recipe})
 
 
-def forgetting(cells: Cells, only: str) -> Iterator[dict[str, Any]]:
-    """Yield, for each change, what the last three rounds remember."""
+def forgetting(cells: Cells, only: Sequence[str] = ("",)) -> Iterator[dict[str, Any]]:
+    """Yield, for each change whose name contains one of the texts, what the rounds remember."""
     first = cells.trials[0].attack
     for trial in cells.trials:
         if trial.attack != first:
@@ -285,7 +283,7 @@ def forgetting(cells: Cells, only: str) -> Iterator[dict[str, Any]]:
         )
         yield {**named, "change": "first rounds", "rounds": before}
         for change in changes(schedule, str(work.recipe.precision)):
-            if only in change.name:
+            if any(text in change.name for text in only):
                 start, table = time.perf_counter(), list[dict[str, float]]()
                 rounds.train(begun, range(count - LAST, count), change, table)
                 seconds = round(time.perf_counter() - start, 1)
@@ -301,7 +299,7 @@ def main() -> None:
     parser.add_argument("sweep", type=Path)
     parser.add_argument("--storage", required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[100])
-    parser.add_argument("--only", default="", help="changes whose name contains this")
+    parser.add_argument("--only", nargs="+", default=[""], help="changes whose name contains this")
     args = parser.parse_args()
     cells = Cells(args.sweep, args.storage, args.seeds)
     lines = gates(cells) if args.what == "gates" else forgetting(cells, args.only)

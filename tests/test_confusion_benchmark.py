@@ -59,8 +59,8 @@ def cells(tmp_path_factory: pytest.TempPathFactory) -> Cells:
 def test_an_unchanged_run_remembers_what_the_stage_of_the_sweep_does(cells: Cells) -> None:
     lines = list(gates(cells))
     assert len(lines) == 9 and {line.get("seed") for line in lines[:-1]} == {100}
-    first, unchanged = forgetting(cells, "as it is")
-    _, other = forgetting(cells, "inspected every 1")
+    first, unchanged = forgetting(cells, ["as it is"])
+    _, other = forgetting(cells, ["inspected every 1"])
     rounds = [*first["rounds"], *unchanged["rounds"]]
     key = cells.found(cells.trials[0])
     stage = cells.planner.stages[key]
