@@ -8,8 +8,10 @@ trains it once for each attack and seed, keeps its findings in the storage, and 
 its R by each gate: the lowest of a target class, the highest of any other class, and the gate that
 the rule of docs/results/confusion_training.md chooses. `forgetting` trains the first attack's
 rounds up to the last three once, from there the last three again with one factor changed at a
-time, and tells after each round which share of the poison is remembered, and of the clean samples:
-given more than half of the probability of their label. One JSON object a line.
+time, and tells after each round which share of the poison the confused model fits (predicts as
+labeled), and of the clean samples; which share the pretrained network fits before the confusion;
+how well a low loss tells the poison (AUROC); and how much of the inspected set was poison. All are
+in per cent; one JSON object a line.
 """
 
 from __future__ import annotations
@@ -25,15 +27,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 from torch import nn
 
 from raysweep import rng, training
 from raysweep.arrays import Bools
 from raysweep.datasets import ImageSet, IntArray
-from raysweep.defenses import DefenseInputs
+from raysweep.defenses import DefenseInputs, FloatArray
 from raysweep.defenses._confusion import Schedule, distilled
 from raysweep.defenses.confusion_training import AXES, ConfusionTraining, _Round
 from raysweep.methods.context import Context
+from raysweep.metrics.ranking import ranking
 from raysweep.plan.planner import Planner
 from raysweep.stages.defend import Defend
 from raysweep.stages.inputs import Inputs
@@ -226,14 +231,14 @@ class Rounds:
         for number in rounds:
             one = change.form(self.method, change.schedule, number, inputs, self.ctx)
             confused = one.train(network, data.take(kept), self.guessed)
-            losses = self._losses(confused, inputs)
-            remembered = losses < math.log(2)
+            losses, fits = self._seen(confused, inputs)
             table.append({
-                "poison": percent(float(remembered[self.poison].mean())),
-                "clean": percent(float(remembered[~self.poison].mean())),
+                "poison": percent(float(fits[self.poison].mean())),
+                "clean": percent(float(fits[~self.poison].mean())),
                 "pretrained poison": percent(
-                    float((self._losses(network, inputs) < math.log(2))[self.poison].mean())
+                    float(self._seen(network, inputs)[1][self.poison].mean())
                 ),
+                "auroc": percent(ranking(-losses, self.poison).auroc),
                 "poison in the inspected": percent(float(self.poison[kept].mean())),
             })  # fmt: skip
             if number < change.schedule.rounds - 1:
@@ -244,10 +249,12 @@ class Rounds:
                 )  # fmt: skip
         return State(network, kept)
 
-    def _losses(self, network: nn.Module, inputs: DefenseInputs) -> Any:
-        return training.per_sample_losses(
-            network, inputs.training_set, inputs.recipe, self.ctx.device
-        ).numpy()
+    def _seen(self, network: nn.Module, inputs: DefenseInputs) -> tuple[FloatArray, Bools]:
+        """Return the losses (N,) of the training samples, and which have their label predicted."""
+        data = inputs.training_set
+        logits = training.predict(network, data.images, inputs.recipe, self.ctx.device)
+        losses = F.cross_entropy(logits, torch.from_numpy(data.labels), reduction="none")
+        return losses.numpy(), logits.argmax(1).numpy() == data.labels
 
     def _inputs(self, precision: str | None) -> DefenseInputs:
         """Return the inputs, of another precision if one is given."""

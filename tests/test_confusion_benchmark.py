@@ -6,11 +6,13 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from benchmarks.confusion import Cells, Ratios, choice, forgetting, gates, rounded
+from raysweep.methods import Context
+from raysweep.metrics.ranking import ranking
 from raysweep.stages.content import StoredFindings
+from raysweep.stages.inputs import Inputs
 
 SWEEP = """
 name: small
@@ -65,11 +67,12 @@ def test_an_unchanged_run_remembers_what_the_stage_of_the_sweep_does(cells: Cell
     key = cells.found(cells.trials[0])
     stage = cells.planner.stages[key]
     stored = StoredFindings.unpacked(cells.store.arrays(key), cells.store.outcome(key) or {})
-    losses = stored.findings.losses
+    losses, predicted = stored.findings.losses, stored.findings.statistics["predicted"]
     assert losses is not None
-    poison = cells.store.arrays(stage.inputs["poison"])["poison_rows"]
-    clean = np.setdiff1d(np.arange(losses.shape[1]), poison)
-    for name, rows in (("poison", poison), ("clean", clean)):
-        shares = (losses[:, rows] < math.log(2)).mean(1)
-        assert [line[name] for line in rounds] == [round(100 * float(s), 1) for s in shares]
+    inputs = Inputs(stage.inputs, cells.store, Context(seed=0))
+    poison, fits = inputs.mask("poison"), predicted == inputs.given_labels
+    areas = [round(100 * ranking(-one, poison).auroc, 1) for one in losses]
+    assert [line["auroc"] for line in rounds] == areas
+    assert rounds[-1]["poison"] == round(100 * float(fits[poison].mean()), 1)
+    assert rounds[-1]["clean"] == round(100 * float(fits[~poison].mean()), 1)
     assert other["rounds"] != unchanged["rounds"]
