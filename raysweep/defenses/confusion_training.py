@@ -189,12 +189,19 @@ class ConfusionTraining(Defense):
 
     def decide(self, evidence: Evidence) -> Decision:
         """Flag, in classes that pass the gate, the samples that the confused model gets right."""
-        labels, found = evidence.labels, evidence.statistics
+        labels = evidence.labels
         if self.rule == "lowest":
             flags = np.zeros(len(labels), bool)
             order = np.argsort(-evidence.train_scores, kind="stable")
             flags[order[: count_of(self.fraction, len(labels))]] = True
             return Decision(flags=flags)
+        high, highest = (5.0, 2.0) if self.rule == "mixture" else (2.0, 1.5)
+        over = passed(self.log_ratios(evidence), self.high or high, self.highest or highest)
+        return Decision(flags=(evidence.statistics["predicted"] == labels) & over[labels])
+
+    def log_ratios(self, evidence: Evidence) -> FloatArray:
+        """Return log R of each class by the rule, (K,); 0 for a class without samples."""
+        labels, found = evidence.labels, evidence.statistics
         isolated: Flags = found["predicted"] == labels
         ratios = np.zeros(evidence.num_classes)
         for label in np.unique(labels):
@@ -204,9 +211,7 @@ class ConfusionTraining(Defense):
             else:
                 points = found["axes"][rows][:, : self.rank]
                 ratios[label] = log_ratio(points, isolated[rows], self.epsilon, self.covariance)
-        high, highest = (5.0, 2.0) if self.rule == "mixture" else (2.0, 1.5)
-        over = passed(ratios, self.high or high, self.highest or highest)
-        return Decision(flags=isolated & over[labels])
+        return ratios
 
 
 def _state(number: int, kept: IntArray, losses: list[FloatArray], network: nn.Module) -> Arrays:

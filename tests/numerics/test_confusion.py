@@ -280,6 +280,24 @@ def test_the_older_mixture_finds_the_group_by_itself() -> None:
     assert split > np.log(2) > none
 
 
+def test_a_group_off_the_first_two_axes_takes_a_third() -> None:
+    """And only a class that holds one has an R above 1."""
+    draw = np.random.default_rng(0)
+    labels, isolated = np.repeat([0, 2], 1000), np.arange(2000) < 100
+    axes = draw.normal(size=(2000, 8))
+    axes[:100, 2] += 20
+    statistics = {"axes": axes, "predicted": np.where(isolated, labels, 1)}
+    values = {
+        "labels": labels, "num_classes": 4, "statistics": statistics, "train_scores": np.zeros(2000)
+    }  # fmt: skip
+    evidence = Evidence("x", SMALL.needs(), values)
+    for rank, held in ((2, False), (3, True), (8, True)):
+        method = ConfusionTraining(rank=rank)
+        ratios, flags = method.log_ratios(evidence), method.decide(evidence).flags
+        assert (ratios[0] > 10) == held and (ratios[1:] == 0).all()
+        assert flags is not None and (flags == (isolated & held)).all()
+
+
 def test_schedules_are_complete() -> None:
     for schedule in SCHEDULES.values():
         rounds = schedule.rounds
