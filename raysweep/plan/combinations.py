@@ -1,4 +1,4 @@
-"""What of a trial does not go together: dataset, attack, model, defense."""
+"""Refusals of trials whose dataset, attack, model and defense do not go together."""
 
 from __future__ import annotations
 

@@ -65,6 +65,7 @@ class Planner:
                 self._facts[dataset] = Facts(
                     digest=source,
                     labels=dataset.training_labels(labels, rows),
+                    num_classes=len(labels.classes),
                     classes=labels.classes,
                     clean=len(clean),
                 )

@@ -20,19 +20,16 @@ class Facts:
     Attributes:
         digest: of the files.
         labels: (N,) of the training set.
+        num_classes: K.
         classes: their names, in the order of labels.
         clean: how many reserved clean samples there are.
     """
 
     digest: str
     labels: IntArray
+    num_classes: int
     classes: tuple[str, ...]
     clean: int
-
-    @property
-    def num_classes(self) -> int:
-        """The number of classes."""
-        return len(self.classes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
