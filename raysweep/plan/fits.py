@@ -30,7 +30,10 @@ def check_fits(planner: Planner) -> None:
             with PlanError.on(method, dataset):
                 if isinstance(method, Defense):
                     _check_clean(planner, dataset, method)
-                elif (shape := _known_shape(planner, dataset)) is not None:
+                elif (
+                    isinstance(method, Model | Attack)
+                    and (shape := _known_shape(planner, dataset)) is not None
+                ):
                     _check_shape(dataset, method, shape)
 
 
@@ -42,15 +45,14 @@ def _known_shape(planner: Planner, dataset: Dataset) -> Shape | None:
     return shape_of(dataset, planner.facts(dataset).num_classes)
 
 
-def _check_shape(dataset: Dataset, method: object, shape: Shape) -> None:
+def _check_shape(dataset: Dataset, method: Model | Attack, shape: Shape) -> None:
     try:
         if isinstance(method, Model):
             method.check(shape)
-        elif isinstance(method, Attack):
+        else:
             _try_stamp(method, shape)
     except (StageError, ValueError) as error:
-        name = getattr(method, "name", "")
-        told = f"attack {name}: {error}" if isinstance(method, Attack) else str(error)
+        told = f"attack {method.name}: {error}" if isinstance(method, Attack) else str(error)
         raise PlanError(f"dataset {dataset.label}: {told}") from None
 
 
