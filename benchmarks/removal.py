@@ -5,17 +5,20 @@
 
 Reads the findings of every `red` of the sweep and trains nothing. A row of the table is a setting
 and a defense: the AUROC of the poison among the samples labeled as the target, and TPR and FPR in
-per cent, over all samples, of the rules `quantile` and `split`. Prints a table in Markdown.
+per cent, over all samples, of the rules `quantile` and `split`. Prints a table in Markdown, and
+what is not stored to standard error.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
+from raysweep.errors import PlanError
 from raysweep.metrics.ranking import ranking
 from raysweep.plan.planner import Planner
 from raysweep.store import Store
@@ -32,7 +35,11 @@ HEAD = ("attack", "seed", "knows", "score", "AUROC", "TPR, FPR by quantile", "TP
 def rows(planner: Planner, store: Store) -> Iterator[tuple[str, ...]]:
     """Yield a row for each setting and defense."""
     for trial in planner.trials:
-        found, parameters = stored_findings(planner, store, trial), trial.defense.params()
+        try:
+            found, parameters = stored_findings(planner, store, trial), trial.defense.params()
+        except PlanError as error:
+            print(error, file=sys.stderr)
+            continue
         assert found.evidence is not None
         poison, _, _ = found.truth()
         inside = found.evidence.labels == int(found.evidence.statistics["target"])
