@@ -1,17 +1,17 @@
 """Confusion Training: which gate tells the poisoned class, and what makes the last rounds forget.
 
     python -m benchmarks.confusion gates SWEEP --storage FOLDER --seeds 100 101
-    python -m benchmarks.confusion forgetting SWEEP --storage FOLDER --seeds 100 [--only TEXT ...]
+    python -m benchmarks.confusion forgetting SWEEP --storage FOLDER --attack blend
 
 SWEEP is a sweep file with `confusion_training` among its defenses; the first one counts. `gates`
 trains it once for each attack and seed, keeps its findings in the storage, and gives every class
 its R by each gate: the lowest of a target class, the highest of any other class, and the gate that
-the rule of docs/results/confusion_training.md chooses. `forgetting` trains the first attack's
-rounds up to the last three once, from there the last three again with one factor changed at a
-time, and tells after each round which share of the poison the confused model fits (predicts as
-labeled), and of the clean samples; which share the pretrained network fits before the confusion;
-how well a low loss tells the poison (AUROC); and how much of the inspected set was poison. All are
-in per cent; one JSON object a line.
+the rule of docs/results/confusion_training.md chooses. `forgetting` trains the rounds up to the
+last three once for one attack, the first that poisons unless --attack names another, and from there
+the last three again with one factor changed at a time. It tells after each round which share of the
+poison the confused model fits (predicts as labeled), and of the clean samples; which share of the
+poison the pretrained network fits before the confusion; how well a low loss tells the poison
+(AUROC); and how much of the inspected set was poison. All are in per cent; one JSON object a line.
 """
 
 from __future__ import annotations
@@ -73,8 +73,8 @@ def choice(found: Sequence[Ratios]) -> tuple[str, float] | None:
     margins: dict[str, tuple[float, float]] = {}
     for gate in dict.fromkeys(one.gate for one in found):
         mine = [one for one in found if one.gate == gate]
-        lowest = min(value for one in mine for value in one.poisoned)
-        highest = max(value for one in mine for value in one.clean)
+        lowest = min((value for one in mine for value in one.poisoned), default=-math.inf)
+        highest = max((value for one in mine for value in one.clean), default=0.0)
         if lowest > highest:
             margins[gate] = lowest, max(highest, math.log(1.5))
     if not margins:
@@ -266,11 +266,14 @@ class Rounds:
         return DefenseInputs("benchmark", self.method.needs(), {**values, "recipe": recipe})
 
 
-def forgetting(cells: Cells, only: Sequence[str] = ("",)) -> Iterator[dict[str, Any]]:
+def forgetting(
+    cells: Cells, only: Sequence[str] = ("",), attack: str = ""
+) -> Iterator[dict[str, Any]]:
     """Yield, for each change whose name contains one of the texts, what the rounds remember."""
-    first = cells.trials[0].attack
+    poisons = [trial.attack for trial in cells.trials if trial.attack.rate]
+    chosen = next(one for one in poisons if attack in ("", one.name))
     for trial in cells.trials:
-        if trial.attack != first:
+        if trial.attack != chosen:
             continue
         stage = cells.planner.stages[cells.found(trial)]
         for key in stage.needs:
@@ -306,10 +309,11 @@ def main() -> None:
     parser.add_argument("sweep", type=Path)
     parser.add_argument("--storage", required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[100])
+    parser.add_argument("--attack", default="", help="the attack of `forgetting`, by name")
     parser.add_argument("--only", nargs="+", default=[""], help="changes whose name contains this")
     args = parser.parse_args()
     cells = Cells(args.sweep, args.storage, args.seeds)
-    lines = gates(cells) if args.what == "gates" else forgetting(cells, args.only)
+    lines = gates(cells) if args.what == "gates" else forgetting(cells, args.only, args.attack)
     for line in lines:
         print(json.dumps(line), flush=True)
 

@@ -146,6 +146,10 @@ CONFUSION = (
         (ROUNDS + "without_poison_no_class_passes",),
     ),
     Fault(
+        "two axes whatever the rank", CT, "[:, : self.rank]", "[:, :2]",
+        (UNIT + "a_group_off_the_first_two_axes_takes_a_third",),
+    ),
+    Fault(
         "lambda of the schedule whatever is asked", CT,
         '"weights": self.weight,', '"weights": None,',
         (ROUNDS + "without_confusion_the_clean_task_stays",

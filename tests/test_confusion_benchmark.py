@@ -19,7 +19,7 @@ name: small
 dataset: {digits: {clean_size: 200}}
 model: linear
 recipe: {epochs: 1, precision: float32}
-attacks: [{badnets: {rate: 0.1}}]
+attacks: [none, {blend: {rate: 0.1}}, {badnets: {rate: 0.1}}]
 defenses: [confusion_training: {schedule: small, scale: 0.01}]
 """
 
@@ -60,11 +60,11 @@ def cells(tmp_path_factory: pytest.TempPathFactory) -> Cells:
 
 def test_an_unchanged_run_remembers_what_the_stage_of_the_sweep_does(cells: Cells) -> None:
     lines = list(gates(cells))
-    assert len(lines) == 9 and {line.get("seed") for line in lines[:-1]} == {100}
-    first, unchanged = forgetting(cells, ["as it is"])
-    _, other = forgetting(cells, ["inspected every 1"])
+    assert len(lines) == 25 and {line.get("seed") for line in lines[:-1]} == {100}
+    first, unchanged = forgetting(cells, ["as it is"], "badnets")
+    _, other = forgetting(cells, ["inspected every 1"], "badnets")
     rounds = [*first["rounds"], *unchanged["rounds"]]
-    key = cells.found(cells.trials[0])
+    key = cells.found(cells.trials[2])
     stage = cells.planner.stages[key]
     stored = StoredFindings.unpacked(cells.store.arrays(key), cells.store.outcome(key) or {})
     losses, predicted = stored.findings.losses, stored.findings.statistics["predicted"]

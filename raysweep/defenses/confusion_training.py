@@ -197,7 +197,8 @@ class ConfusionTraining(Defense):
             return Decision(flags=flags)
         high, highest = (5.0, 2.0) if self.rule == "mixture" else (2.0, 1.5)
         over = passed(self.log_ratios(evidence), self.high or high, self.highest or highest)
-        return Decision(flags=(evidence.statistics["predicted"] == labels) & over[labels])
+        isolated: Flags = evidence.statistics["predicted"] == labels
+        return Decision(flags=isolated & over[labels])
 
     def log_ratios(self, evidence: Evidence) -> FloatArray:
         """Return log R of each class by the rule, (K,); 0 for a class without samples."""
