@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pydantic import ValidationError
 
 from raysweep.defenses import Defense, Gift
-from raysweep.methods import decision_fields, search_ranges
-from raysweep.sweep.faults import rule
+from raysweep.methods import available, decision_fields, search_ranges
+from raysweep.sweep.faults import near, rule
 from raysweep.sweep.ranges import Parameters, Range
 from raysweep.sweep.tuning import COSTS, EVALUATED, SCORED, MetricName, Tune
 
@@ -68,12 +68,10 @@ def defined_metrics(gives: Collection[Gift]) -> tuple[MetricName, ...]:
 def tuning_faults(tune: Tune, defenses: Sequence[Defense]) -> Iterator[Fault]:
     """Yield every fault of a `tune` section that follows from the defenses of the sweep."""
     names = sorted({defense.name for defense in defenses})
+    known = available("defenses")
     for name in tune.parameters:
-        if name not in names:
-            yield (
-                ("parameters", name),
-                f"{name!r} is no defense of this sweep; one of: {', '.join(names)}",
-            )
+        if name not in known:  # others may be in the larger sweep that this one is a part of
+            yield ("parameters", name), f"{name!r} is no defense; {near(name, known)}"
     for number, point in enumerate(tune.first):
         for name in point.keys() - {*names}:
             yield (
@@ -124,8 +122,7 @@ def _range_faults(defense: Defense, name: str, space: Mapping[str, Range]) -> It
     where, values = ("parameters", defense.name, name), space[name]
     fields = type(defense).model_fields
     if name not in fields:
-        known = ", ".join(sorted(fields)) or "none"
-        yield where, f"{name!r} is no parameter of it; one of: {known}"
+        yield where, f"{name!r} is no parameter of it; {near(name, fields)}"
         return
     for other in values.when:
         if other not in fields or other == name:
