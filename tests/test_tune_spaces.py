@@ -355,7 +355,7 @@ def test_false_alarms_are_those_of_clean_trials() -> None:
     ("section", "said"),
     [
         ("{metric: verdict_correct}", r"tune.metric: verdict_correct is undefined for .*which gi"),
-        ("{parameters: {lid: {}}}", r"yaml:11: tune.parameters.lid: 'lid' is no defense of"),
+        ("{parameters: {lidd: {}}}", r"yaml:11: tune.parameters.lidd: .*no defense; .*'lid'"),
         ("{parameters: {strip: {overlay: {}}}}", r"tune.parameters.strip.overlay: .*overlays"),
         ("{first: [lid: {k: 1}]}", r"tune.first.0.lid: 'lid' is no defense of this sweep"),
         ("{first: [strip: {overlays: 1}]}", r"tune.first.0.strip.overlays: .*not searched.*fpr"),

@@ -10,7 +10,7 @@ from typing import Any
 import optuna
 import pytest
 
-from raysweep.attacks.imported import Imported
+from raysweep.attacks.imported import FILES, Imported
 from raysweep.attacks.none import NoAttack
 from raysweep.cli.app import app
 from raysweep.cli.terminal import legend, to_use
@@ -83,9 +83,12 @@ def test_imported_attacks_are_held_out_with_those_that_they_hold(
 ) -> None:
     manifest = {
         "attack": named, "train_total": 100, "poison": 5, "cover": 0, "target": 0, "sources": None,
-        "victim": False, "triggered": 5,
+        "victim": False, "triggered": 5, "format": 1, "dataset": "digits", "mean": None,
+        "std": None,
     }  # fmt: skip
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    for name in FILES[:2]:
+        (tmp_path / name).touch()
     attack = Imported(path=str(tmp_path))
     assert attack.family == family
     trials = [setting("badnets"), replace(setting("badnets"), attack=attack)]
@@ -221,7 +224,7 @@ def test_a_tuned_file_is_the_authors_own_with_other_parameters() -> None:
     "defenses",
     [
         "defense: strip", "defenses: [strip, none]", "defense: {strip: {overlays: 8}}",
-        "defense: {strip: {overlays: [8, 16]}, none: {}}", "defenses: [{strip: {overlays: [8]}}]",
+        "defenses: [{strip: {overlays: [8, 16]}}, none]", "defenses: [{strip: {overlays: [8]}}]",
         "defenses:\n- strip:\n    overlays: 8\n- none",
     ],
 )  # fmt: skip

@@ -117,7 +117,7 @@ def _change(document: Any, before: Any, after: Any) -> None:
         places, known = range(len(after)), set(range(len(before)))
     for place in places:
         if place not in known:
-            new = copy.deepcopy(after[place])
+            new = _written(after[place])
             document.append(new) if isinstance(after, list) else document.update({place: new})
         elif _packed(before[place]) != _packed(after[place]):
             alike = any(
@@ -127,7 +127,22 @@ def _change(document: Any, before: Any, after: Any) -> None:
             if alike:
                 _change(document[place], before[place], after[place])
             else:
-                document[place] = copy.deepcopy(after[place])
+                document[place] = _written(after[place])
+
+
+def _written(value: Any) -> Any:
+    """Return a copy of a value; the parameters of a new entry stand on its line."""
+    from ruamel.yaml.comments import CommentedMap
+
+    if not isinstance(value, dict):
+        return copy.deepcopy(value)
+    entry = CommentedMap()
+    for name, given in value.items():
+        entry[name] = copy.deepcopy(given)
+        if isinstance(given, dict):
+            entry[name] = CommentedMap(copy.deepcopy(given))
+            entry[name].fa.set_flow_style()
+    return entry
 
 
 def _packed(value: Any) -> str:

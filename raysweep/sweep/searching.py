@@ -70,7 +70,10 @@ def tuning_faults(tune: Tune, defenses: Sequence[Defense]) -> Iterator[Fault]:
     names = sorted({defense.name for defense in defenses})
     known = available("defenses")
     for name in tune.parameters:
-        if name not in known:  # others may be in the larger sweep that this one is a part of
+        if name not in {
+            *names,
+            *known,
+        }:  # others may be in the larger sweep that this one is a part of
             yield ("parameters", name), f"{name!r} is no defense; {near(name, known)}"
     for number, point in enumerate(tune.first):
         for name in point.keys() - {*names}:

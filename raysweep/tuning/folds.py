@@ -98,6 +98,9 @@ def searches_of(sweep: Sweep, planner: TuningPlanner, studies: Studies) -> list[
         SpecError: if there is nothing to tune, or the labels allowed do not suffice.
     """
     tune = sweep.tune or Tune()
+    unknown = sorted({*tune.parameters} - {defense.name for defense in sweep.defenses})
+    if unknown:
+        raise SpecError(f"tune.parameters: {unknown[0]!r} is no defense of this sweep")
     for path, message in tuning_faults(tune, sweep.defenses):
         raise SpecError(f"{'.'.join(map(str, ('tune', *path)))}: {message}")
     searches: list[Search] = []

@@ -31,8 +31,9 @@ from raysweep.plan.planner import Planner
 from raysweep.store import Store
 from raysweep.sweep.loading import load_sweep
 from raysweep.sweep.spec import Sweep
+from raysweep.sweep.tuning import Tune
 from raysweep.testing.toy import CLASSES, MODEL, RECIPE, SHAPE, network, toy
-from raysweep.tuning.folds import _has_positives
+from raysweep.tuning.folds import _takes_part
 from raysweep.tuning.stored import stored_findings
 
 LINEAR = Shape(channels=3, height=8, width=8, num_classes=2, mean=(0.0,) * 3, std=(1.0,) * 3)
@@ -399,7 +400,7 @@ def test_there_is_no_backdoor_to_be_found(swept: Any) -> None:
     assert not pd.isna(inspected.loc[("badnets", 0.1)]["target_found"])
     planner = Planner(sweep)
     evading = [t for t in planner.trials if t.attack.EVADES]
-    positives = {t.defense.name for t in evading if _has_positives(t)}
+    positives = {t.defense.name for t in evading if _takes_part(t, Tune())}
     assert positives == set(DETECTORS), "a filter has nothing to find, and is not tuned on it"
     trial = next(t for t in evading if t.defense == KernelDensity() and t.attack.name == "pgd")
     replayed = stored_findings(planner, store, trial)
