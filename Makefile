@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup quickstart test quick long lint check docs faults chaos mutants oldest device-rules dry-run
+.PHONY: setup quickstart test quick long lint check docs faults chaos fuzz mutants oldest device-rules dry-run
 
 setup: $(READY)
 
@@ -51,6 +51,11 @@ FAULTS ?= 50
 SEED ?= 1
 chaos: setup
 	$(BIN)/python -m tests.chaos --faults $(FAULTS) --seed $(SEED)
+
+# Random sweep files, data, records and stores; `make test` tries a thousand. `make fuzz SEED=2`.
+EXAMPLES ?= 100000
+fuzz: setup
+	$(BIN)/python -m tests.fuzz --examples $(EXAMPLES) --seed $(SEED)
 
 # Changes at sampled places of the engine; each must make a test fail. `make mutants MINUTES=20`.
 MINUTES ?= 90
