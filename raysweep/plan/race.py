@@ -21,7 +21,7 @@ from raysweep.sweep.trials import Trial
 ValueOf = Callable[[Trial], float | None]
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, eq=False)
 class AttackRace:
     """The race of all defenses against one attack at one rate, in one arena.
 
