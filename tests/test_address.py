@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 
 import pytest
+from ray.core.generated.gcs_pb2 import GcsNodeInfo
 
 from raysweep.errors import PlanError
 from raysweep.run.cluster import address
@@ -144,14 +145,15 @@ def test_a_head_that_has_just_begun_is_waited_for_until_it_knows_a_node(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     here = "ab" * 28
-    answers = [{}, {}, {}, {bytes.fromhex(here): None}]
+    node = GcsNodeInfo(state=GcsNodeInfo.ALIVE)
+    answers = [{}, {}, {}, {bytes.fromhex(here): node}]
     asked: list[str] = []
 
     class Head:
         def __init__(self, address: str) -> None:
             asked.append(address)
 
-        def get_all_node_info(self, timeout: float) -> dict[bytes, None]:
+        def get_all_node_info(self, timeout: float) -> dict[bytes, GcsNodeInfo]:
             return answers.pop(0) if len(answers) > 1 else answers[0]
 
     monkeypatch.setattr("ray._raylet.GcsClient", Head)

@@ -32,6 +32,7 @@ MAIN = ("worker", "full-disk", "driver", "node", "head")
 KEY = "train-1"
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.ray
 def test_a_sweep_survives_a_fault_of_each_main_kind() -> None:

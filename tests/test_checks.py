@@ -419,9 +419,9 @@ def test_a_plan_checks_the_pixels_and_a_stage_checks_them_again(tmp_path: Path) 
 def test_the_targets_folder_is_named_and_must_hold_images(tmp_path: Path) -> None:
     folder(tmp_path, ("0", "1", "2", "10"))
     given = f"{{imagefolder: {{path: {tmp_path}, side: 8}}}}"
-    said = _forecasts(sweep(tmp_path, given, "badnets: {rate: 0.2, target: 2}"))
+    said = _forecasts(sweep(tmp_path, given, "badnets: {rate: 0.2, target: 2}"), "")
     assert any("target 2 is folder '10'" in sentence for sentence in said)
-    assert not any("target" in s for s in _forecasts(sweep(tmp_path, given)))
+    assert not any("target" in s for s in _forecasts(sweep(tmp_path, given), ""))
     few = f"{{imagefolder: {{path: {tmp_path}, side: 8, size: 2}}}}"
     with pytest.raises((PlanError, SpecError), match=r"target .* has no image among the 2 "):
         for target in range(4):

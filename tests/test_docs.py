@@ -184,7 +184,7 @@ def test_the_sweep_in_python_is_run(reader: Path, capsys: pytest.CaptureFixture[
 
 def test_tables_of_fields_are_complete() -> None:
     sweep_files = (ROOT / "docs/sweep-files.md").read_text()
-    for field in Sweep.model_fields:
+    for field in Sweep.model_fields.keys() - {"race"}:  # it is written as `seeds`
         assert re.search(rf"`{field}`|`{field.removesuffix('s')}`", sweep_files), field
     tuning = (ROOT / "docs/tuning.md").read_text()
     assert [field for field in Tune.model_fields if f"| `{field}` |" not in tuning] == []

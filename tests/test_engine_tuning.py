@@ -11,7 +11,6 @@ from pydantic import Field, ValidationError
 from raysweep.defenses import Decision, Defense, Evidence, Gift, Need
 from raysweep.errors import KnowledgeError
 from raysweep.methods import decision
-from raysweep.sweep import ranges
 from raysweep.sweep.tuning import Tune
 from raysweep.tuning import space
 from raysweep.tuning.ranking import Evaluated, best, excess, front, joined
@@ -100,9 +99,9 @@ def test_what_decisions_read_is_replayed_and_the_rest_needs_stages() -> None:
     assert set(both[0]) == {"x"} and not both[1], "a trained model is asked for"
     assert space.spaces_of(Wide(), Tune(parameters={"another": {"x": HALF}})) == ({}, {})
     assert space.own_values(Wide(x=0.3), inner(x=HALF)) == {"x": 0.3}
-    assert ranges.with_parameters(Wide(x=0.3), {"y": 0.7}) == Wide(x=0.3, y=0.7)
+    assert space.with_parameters(Wide(x=0.3), {"y": 0.7}) == Wide(x=0.3, y=0.7)
     with pytest.raises(ValidationError):
-        ranges.with_parameters(Wide(), {"x": 2.0})
+        space.with_parameters(Wide(), {"x": 2.0})
 
 
 # What is better

@@ -113,5 +113,5 @@ def test_a_long_folder_of_temporary_files_gives_ray_a_short_one(
     assert short_folder() is None
     monkeypatch.setenv("RAY_TMPDIR", "/tmp/" + "x" * 60)
     place = short_folder()
-    assert place is not None and len(place) < 30 and Path(place).is_dir()
-    assert Path(place).stat().st_mode & 0o777 == 0o700
+    assert place is not None and len(place) < 30
+    assert Path(place).parent.stat().st_mode & 0o777 == 0o700, "Ray opens its own to everybody"

@@ -48,8 +48,8 @@ def import_folder(
     readers = {"backdoorbench": backdoorbench.read, "backdoor-toolbox": toolbox.read}
     if form not in readers:
         raise SpecError(f"--format must be one of {', '.join(readers)}, got {form!r}")
-    check_free(to)
     check_output("--to", to, folder=True)
+    check_free(to)
     foreign = read_foreign(readers[form], folder)
     save(foreign, to)
     console = open_console()

@@ -28,4 +28,6 @@ def short_folder() -> str | None:
     except OSError:
         return None  # Ray then says what is wrong with its own.
     mine = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid()
-    return str(folder) if mine and not found.st_mode & 0o022 else None
+    if not mine or found.st_mode & 0o022:
+        return None
+    return str(folder / "ray")  # Ray makes it, and opens it to everybody
