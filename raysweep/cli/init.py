@@ -88,9 +88,12 @@ tune:
   over: mean  # of the attacks and seeds; or worst
   labels: transfer  # what the search may see: transfer, clean_only (no attack), oracle (all)
   hold_out: attack  # what is left out in turn: attack, dataset, rate or seed
-  sampler: tpe  # of Optuna: tpe, gp, random, grid, cmaes, nsga2
+  report_on: {}  # trials that no search sees, on which all are reported: {seed: [3, 4]}
+  sampler: tpe  # of Optuna: tpe, gp, random, grid, nsga2
   pruner: none  # of Optuna: none, median, hyperband, wilcoxon
   trials: 200  # candidates of each search
+  first: []  # candidates that are tried first: [{strip: {fpr: 0.02}}]
+  stop: {}  # ends before that: {patience: 50, hours: 8, gpu_hours: 20}
   seed: 0  # of the sampler
 """
 

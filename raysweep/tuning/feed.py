@@ -15,10 +15,11 @@ from raysweep.plan.planner import Planner
 from raysweep.plan.route import Outcomes, Route
 from raysweep.run.schedule import Schedule
 from raysweep.store.events import CandidateEnd
+from raysweep.sweep.ranges import Parameters
 from raysweep.sweep.spec import Sweep
 from raysweep.sweep.trials import Trial
 from raysweep.tuning.search import Candidate, Measurements, Search
-from raysweep.tuning.space import with_parameters
+from raysweep.tuning.space import Space, with_parameters
 from raysweep.tuning.stored import StoredFindings
 
 AHEAD = 4  # candidates under way for each slot, at most
@@ -88,13 +89,20 @@ class Feed:
         return False
 
     def _final(self) -> Iterable[Trial]:
-        """Yield trials with the chosen parameters, and the method's own, on held-out settings."""
+        """Yield trials with the chosen parameters, and the method's own, on held-out settings.
+
+        And those of all candidates, which the oracle reads: an earlier run may have tried them, and
+        they may have been damaged since.
+        """
+        for search in self.searches:
+            for tried in search.study.evaluated() if search.study is not None else ():
+                defense = with_parameters(search.defense, _part(tried.parameters, search.outer))
+                yield from (replace(setting, defense=defense) for setting in search.settings)
         for search in self.searches:
             if search.failures and search.study is None:
                 continue
             for chosen in ({}, *search.chosen(self.measurements)):
-                outer = {name: value for name, value in chosen.items() if name in search.outer}
-                defense = with_parameters(search.defense, outer)
+                defense = with_parameters(search.defense, _part(chosen, search.outer))
                 yield from (replace(setting, defense=defense) for setting in search.held_out)
 
     def _issue(self, pending: _Pending) -> None:
@@ -193,3 +201,8 @@ class Feed:
             elif key not in schedule.done or route.waiting:
                 waiting.append(key)
         return waiting, failures
+
+
+def _part(parameters: Parameters, space: Space) -> Parameters:
+    """Return the parameters that lie in a space."""
+    return {name: value for name, value in parameters.items() if name in space}
