@@ -133,13 +133,8 @@ def check_json(value: Any, folder: Path) -> None:
     assert packed(parse("f.yaml", dump(found)).values) == packed(found)
 
 
-def check_text(edits: list[tuple[int, int, str]], folder: Path) -> None:
-    """A damaged sweep file loads to what its own YAML says, or is refused with its line."""
-    text = TEXT
-    for at, cut, piece in edits:
-        at %= len(text) + 1
-        text = text[:at] + piece + text[at + cut :]
-    file = folder / "sweep.yaml"
+def check_written(text: str, file: Path) -> None:
+    """A sweep file loads to what can be written and loaded again, or is refused with its name."""
     file.write_text(text, encoding="utf-8", errors="surrogatepass")
     try:
         loaded = read_sweep(file)
@@ -147,6 +142,15 @@ def check_text(edits: list[tuple[int, int, str]], folder: Path) -> None:
         told(error, file)
         return
     assert from_text(parse("f.yaml", to_yaml(loaded.sweep))) == loaded.sweep
+
+
+def check_text(edits: list[tuple[int, int, str]], folder: Path) -> None:
+    """A damaged sweep file loads to what its own YAML says, or is refused with its line."""
+    text = TEXT
+    for at, cut, piece in edits:
+        at %= len(text) + 1
+        text = text[:at] + piece + text[at + cut :]
+    check_written(text, folder / "sweep.yaml")
 
 
 def check_values(given: tuple[list[str], Any], folder: Path) -> None:
@@ -167,14 +171,7 @@ def check_values(given: tuple[list[str], Any], folder: Path) -> None:
         text = dump(content)
     except ValueError:  # a lone surrogate
         return
-    file = folder / "sweep.yaml"
-    file.write_text(text, encoding="utf-8", errors="surrogatepass")
-    try:
-        loaded = read_sweep(file)
-    except RaysweepError as error:
-        told(error, file)
-        return
-    assert from_text(parse("f.yaml", to_yaml(loaded.sweep))) == loaded.sweep
+    check_written(text, folder / "sweep.yaml")
 
 
 def check_override(given: tuple[list[str], str, str], folder: Path) -> None:

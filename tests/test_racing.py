@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 from pathlib import Path
@@ -14,6 +15,9 @@ from raysweep.errors import PlanError, SpecError
 from raysweep.jobs.launch import Conclusion, launch
 from raysweep.plan.planner import Planner
 from raysweep.plan.race import RacingPlanner, planner_of
+from raysweep.reports import race
+from raysweep.reports.html import render
+from raysweep.reports.material import gather
 from raysweep.results.arrivals import Arrivals
 from raysweep.results.description import Description
 from raysweep.results.race import pairs_table, races, rules_of, summary
@@ -71,6 +75,32 @@ def test_rows_are_the_trials_that_the_race_asked_for(ended: tuple[str, Conclusio
     assert pairs.loc["none", "random_filter"]["verdict"].startswith("too alike")
     assert "Race on badnets @ 20 %" in summary([end], rules)[0]
     assert len(rows) < preview(sweep_of(), Store(ended[0])).trials + 1 < 2 * 4 * 9
+
+
+def test_the_page_tells_of_every_pair(ended: tuple[str, Conclusion]) -> None:
+    rules = sweep_of().race
+    assert rules is not None
+    said, ends = race.ended(material := gather("raced", ended[0]))
+    (sheet,) = race.sheets(ends)
+    assert len(sheet.columns[0].values) == 6 and said.startswith("Race on badnets @ 20 %")
+    assert "Race over seeds" in (page := render(material)) and said in html.unescape(page)
+
+
+def test_attacks_share_the_chance_of_a_false_separation(ended: tuple[str, Conclusion]) -> None:
+    two = sweep_of(TEXT.replace("[badnets:", "[blend: {rate: 0.1}, badnets:"))
+    planned = planner_of(two)
+    assert isinstance(planned, RacingPlanner) and planned.level == 0.025
+    assert len(planned.races) == 3, "one is of rate 0, where nothing is raced for"
+    rules, rows = two.race, ended[1].rows
+    assert rules is not None
+    again = pd.concat([rows, rows.assign(attack="blend", attack_name="blend")])
+    alone, together = (
+        [pair.state for end in races(some, rules) for pair in end.standing.pairs]
+        for some in (rows, again)
+    )
+    # Eight seeds of one sign separate these pairs at 5 %, and are too few at 2.5 %.
+    assert alone.count("separated") == 4
+    assert len(together) == 12 and "separated" not in together
 
 
 def test_a_sweep_that_is_over_runs_nothing_again(ended: tuple[str, Conclusion]) -> None:
