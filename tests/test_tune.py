@@ -612,6 +612,7 @@ def test_ranges_are_kept_as_they_were_written(written: dict[str, Any]) -> None:
         ("{values: [{a: 1}]}", r"fpr.values.0: must be a number, text, true, false or null"),
         ("{values: [.1, 7]}", "fpr: 7 is not allowed: must be"),
         ("{values: 0.1}", "fpr.values: must be a list"),
+        ("{values: null}", "fpr: values must be a list"),
         ("{value: 2}", "fpr: 2 is not allowed: must be"),
         ("{value: 0.1, max: 0.2}", "fpr: takes value alone, or min, max"),
         ("{min: 0.1, max: 0.2, distribution: 5}", "fpr.distribution: must be .*got 5"),

@@ -129,6 +129,8 @@ class Range(Value):
         return self
 
     def _check_listed(self, given: set[str]) -> None:
+        if "values" in given and self.values is None:
+            raise ValueError("values must be a list, such as [0.1, 0.2]")
         field = "value" if "value" in given else "values"
         word = {"value": "constant", "values": "categorical"}[field]
         others = given - {field, "distribution"}
