@@ -3,6 +3,10 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
+# pip does not compile what it installs, so each module is compiled where it is first imported: the
+# outcome must be kept, or every process compiles all of torch and Ray again (3 times the CPU time).
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: setup quickstart test quick long lint check docs faults chaos fuzz mutants oldest device-rules dry-run
 
 setup: $(READY)
