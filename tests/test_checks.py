@@ -115,7 +115,9 @@ def test_arrays_of_either_layout_and_names_of_any_kind_are_taken(tmp_path: Path)
         (lambda raw: raw[:-9], "was cut off|cannot be read"),
         (lambda raw: b"\x93NUMPY" + raw, "is one array, not several|is no array|cannot be read"),
         (lambda raw: raw.replace(b"PK\x01\x02", b"PK\x01\x03", 1), "cannot be read"),
-        (lambda raw: b"<html>", r"is no \.npz file"),
+        (lambda raw: b"<html>", "is a web page"),
+        (lambda raw: b"version https://git-lfs.github.com/spec/v1", "is a pointer of Git LFS"),
+        (lambda raw: b"junk", r"is no \.npz file"),
         (lambda raw: raw[:200] + bytes(40) + raw[240:], "cannot be read"),
     ],
 )
@@ -313,8 +315,14 @@ def looped(at: Path) -> None:
         (lambda at: at.symlink_to(at), "train/1/x.png", "is a broken link"),
         (looped, "train/1/x", "train/1/x/.*: is a link to a folder that it lies in"),
         (os.mkfifo, "test/1/x.png", "is neither a file nor a folder"),
-        (lambda at: at.write_bytes(b""), "test/1/x.png", r"test/1/x\.png: cannot be decoded"),
-        (lambda at: at.write_bytes(b"<html>"), "test/1/x.jpg", r"x\.jpg: cannot be decoded"),
+        (lambda at: at.write_bytes(b""), "test/1/x.png", r"x\.png: cannot be decoded .* is empty"),
+        (lambda at: at.write_bytes(b"<html>"), "test/1/x.jpg", r"x\.jpg: .* it is a web page"),
+        (
+            lambda at: at.write_bytes(b"GIF8"),
+            "test/1/x.gif",
+            r"cut off .*\(cannot identify image file\)",
+        ),
+        (lambda at: at.write_bytes(b"version https://git-lfs.x"), "test/1/x.gif", "git lfs pull"),
         (Path.mkdir, "train/3", "train/3' holds no image|lacks"),
     ],
 )
@@ -323,6 +331,23 @@ def test_odd_entries_are_named(make: Any, entry: str, said: str, tmp_path: Path)
     make(tmp_path / entry)
     with pytest.raises(PlanError, match=said):
         checked(dataset)
+
+
+def test_names_are_one_whichever_signs_they_are_written_in(tmp_path: Path) -> None:
+    """An é is one sign on most systems, and two on a Mac and in what was packed there."""
+    one, two = "\u00e9", "e\u0301"
+    labels, *_ = checked(folder(tmp_path / "one", (one, "f", "z")))
+    mixed = folder(tmp_path / "mixed", (one, "f", "z"))
+    (tmp_path / "mixed" / "train" / one).rename(tmp_path / "mixed" / "train" / two)
+    assert checked(mixed)[0].classes == labels.classes == ("f", "z", one)
+    (tmp_path / "mixed" / "train" / one).mkdir()
+    with pytest.raises(PlanError, match=r"two folders .* 'e\\u0301' and '\\xe9'"):
+        checked(mixed)
+    (tmp_path / "files").mkdir()
+    shard(tmp_path / "files" / "train.parquet", [0, 1], [one, "f"])
+    shard(tmp_path / "files" / "test.parquet", [0, 1], ["f", two])
+    found = Parquet(path=str(tmp_path / "files")).checked_labels()
+    assert found.classes == (one, "f") and found.test.tolist() == [1, 0]
 
 
 def test_a_linked_class_folder_counts(tmp_path: Path) -> None:

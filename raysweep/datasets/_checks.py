@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from raysweep.datasets import Dataset, ImageSet, IntArray, Labels
+from raysweep.datasets._entries import normal
 from raysweep.errors import PlanError
 
 ROWS = 4096  # feature vectors looked at together: a mask of all would take much memory
@@ -38,7 +39,7 @@ def named(given: Sequence[object], where: object) -> tuple[str, ...]:
         PlanError: if a name is no text and no number, or stands there twice.
     """
     names = [one.decode("utf-8", "replace") if isinstance(one, bytes) else one for one in given]
-    texts = tuple(str(name) for name in names)
+    texts = tuple(normal(str(name)) for name in names)
     for number, name in enumerate(names):
         if not isinstance(name, str | int) or isinstance(name, bool):
             raise PlanError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +15,9 @@ from numpy.typing import NDArray
 
 from raysweep.datasets import ImageSet, IntArray, Labels
 from raysweep.datasets._checks import named, numbered, renumbered
+from raysweep.datasets._entries import placeholder_of
 from raysweep.errors import PlanError
+from raysweep.paths import placeholder
 
 if TYPE_CHECKING:
     import pyarrow.parquet
@@ -52,7 +55,12 @@ def reading(file: Path) -> Iterator[None]:
     except (OSError, pyarrow.ArrowException, MemoryError) as error:
         detail = " ".join(str(error).split())[:300]
         raise PlanError(
-            f"{file}: cannot be read as Parquet ({detail}); write or copy it again"
+            f"{file}: cannot be read as Parquet"
+            + (
+                f": it {fault}"
+                if (fault := placeholder_of(file))
+                else f" ({detail}); write or copy it again"
+            )
         ) from None
 
 
@@ -192,7 +200,7 @@ def encoding(file: Path) -> str:
     from PIL import Image
 
     where, raw = next(_encoded(file, None))
-    with _decoding(where):
+    with _decoding(where, raw):
         return str(Image.open(io.BytesIO(raw)).format).lower()
 
 
@@ -235,14 +243,22 @@ def decoded(
 
 
 @contextmanager
-def _decoding(where: str) -> Iterator[None]:
+def _decoding(where: str, raw: bytes) -> Iterator[None]:
     """Let a fault of an image's bytes name its place."""
     try:
         yield
     except PlanError:
         raise
     except Exception as error:  # noqa: BLE001  Pillow raises whatever bytes provoke
-        raise PlanError(f"{where}: cannot be decoded as an image ({error})") from None
+        said = re.sub(r" ?<.*? at 0x.*?>", "", str(error))  # an address says nothing
+        raise PlanError(
+            f"{where}: cannot be decoded as an image: it "
+            + (
+                placeholder(raw[:64])
+                or f"was cut off or damaged, or is none ({said}); copy it again"
+            )
+            + ", or remove it"
+        ) from None
 
 
 def _pixels(
@@ -255,7 +271,7 @@ def _pixels(
     """
     from PIL import Image, ImageOps
 
-    with _decoding(where):
+    with _decoding(where, raw):
         encoded = Image.open(io.BytesIO(raw))
         _check_representable(where, encoded)
         turned = ImageOps.exif_transpose(encoded)

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from raysweep.datasets import SPLITS, Dataset, ImageSet, Labels
 from raysweep.datasets._decode import decoded
-from raysweep.datasets._entries import content, entries, files_below, is_image
+from raysweep.datasets._entries import content, entries, files_below, is_image, normal
 from raysweep.errors import PlanError
 from raysweep.paths import DataPath
 
@@ -44,15 +44,22 @@ class Folders(Dataset):
         """The folder that holds the splits."""
         return Path(self.path)
 
-    def folders(self, split: str) -> list[str]:
-        """Return the names of the class folders of a split, sorted.
+    def folders(self, split: str) -> dict[str, Path]:
+        """Return the class folders of a split by their names in Unicode's form NFC, sorted.
 
         Raises:
-            PlanError: if there is none.
+            PlanError: if there is none, or two have one name.
         """
         top = self.top / split
         there = entries(top) if top.is_dir() else []
-        found = [path.name for path, inner in there if inner]
+        found: dict[str, Path] = {}
+        for path, inner in there:
+            if inner and found.setdefault(normal(path.name), path) != path:
+                raise PlanError(
+                    f"dataset {self.name}: {str(top)!r} holds two folders {normal(path.name)!r}, "
+                    f"which are written in other signs, {found[normal(path.name)].name!a} "
+                    f"and {path.name!a}; put their images into one"
+                )
         if not found:
             raise PlanError(
                 f"dataset {self.name}: path must hold a folder {split} with a folder per "
@@ -79,7 +86,7 @@ class Folders(Dataset):
 
     def chosen(self) -> list[str]:
         """Return the class folders of the training set, in the order of their labels."""
-        train, test = (self.folders(split) for split in self.SPLITS)
+        train, test = (list(self.folders(split)) for split in self.SPLITS)
         strays = [name for name in test if name not in train]
         if strays:
             raise PlanError(
@@ -115,7 +122,8 @@ class Folders(Dataset):
 
     def _class_folders(self, split: str) -> list[Path]:
         inside = self.INSIDE if split == self.SPLITS[0] else ""
-        return [self.top / split / name / inside for name in self.chosen()]
+        there = self.folders(split)
+        return [there.get(name, self.top / split / name) / inside for name in self.chosen()]
 
     def caution(self) -> str:
         """Return a sentence on the files that are no images and are left out; "" without any."""

@@ -21,7 +21,7 @@ from pydantic import Field
 from raysweep.datasets import Dataset, ImageSet, IntArray, Labels
 from raysweep.datasets._checks import named, numbered
 from raysweep.errors import PlanError
-from raysweep.paths import DataPath
+from raysweep.paths import DataPath, placeholder
 
 ARRAYS = "train_images, train_labels, test_images and test_labels"
 CHANNELS = (1, 3)
@@ -54,11 +54,11 @@ class Npz(Dataset):
         except Exception as error:  # noqa: BLE001  zipfile raises whatever bytes provoke
             detail = str(error)
         with file.open("rb") as stream:
-            head = stream.read(6)
-        if head == b"\x93NUMPY":
+            head = stream.read(64)
+        if head.startswith(b"\x93NUMPY"):
             fault = f"is one array, not several by name; save {ARRAYS} with np.savez"
-        elif not head:
-            fault = "is empty; write or copy it again"
+        elif placed := placeholder(head):
+            fault = placed
         elif head.startswith(b"PK"):
             fault = f"cannot be read, it was cut off or damaged ({detail}); write or copy it again"
         else:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from raysweep.datasets import IntArray
 from raysweep.errors import PlanError
+from raysweep.paths import placeholder
 
 # What a file of these formats holds beside tensors and plain values: NumPy's arrays and numbers, by
 # the module names of NumPy 1 too.
@@ -30,12 +31,6 @@ ALLOWED: list[Any] = [
     ),
 ]  # fmt: skip
 MOST = 2**53  # floats are whole numbers one by one up to here
-# First bytes of what is left in place of a file that was to be downloaded.
-INSTEAD = {
-    b"": "is empty: its download was cut off; copy it again",
-    b"version https://git-lfs": "is a pointer of Git LFS; fetch the file itself: git lfs pull",
-    b"<": "is a web page; download the file itself",
-}
 PLAIN_PICKLE = (b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
 
@@ -76,10 +71,7 @@ def _fault(file: Path, detail: str) -> str:
             f"such a file can run any program ({said[:200]}); ask whoever made it for one without "
             f"objects, with images as files"
         )
-    for start, fault in INSTEAD.items():
-        if head.lstrip().startswith(start) if start else not head:
-            return fault
-    return (
+    return placeholder(head) or (
         f"cannot be read: it was cut off or damaged, or torch.save did not write it "
         f"({said[-200:]}); copy it again"
     )

@@ -48,6 +48,11 @@ def _hint(problem: str, lines: list[str], number: int, opened: int, column: int)
         return f"the quote that line {opened} opens is not closed"
     if "cannot start any token" in problem or "alias" in problem:
         return f"text that begins with {found or line[column - 1 : column]!r} is put in quotes"
+    if "escape" in problem or "hexdecimal" in problem:
+        return (
+            "in double quotes a backslash begins an escape, of one character; write \\\\ for a "
+            "backslash, or take single quotes"
+        )
     if "another document" in problem:
         return "a sweep file is one document; remove the line of dashes, or make two files"
     if found in ("]", "}", "'", '"') or line[column - 1 : column] in ("]", "}", "'", '"'):
