@@ -21,8 +21,11 @@ from raysweep.datasets.imagefolder import ImageFolder
 from raysweep.datasets.npz import Npz
 from raysweep.datasets.parquet import Parquet
 from raysweep.errors import FilesError, PlanError, SpecError
+from raysweep.jobs.launch import launch
 from raysweep.methods.context import Context
+from raysweep.plan.fits import check_fits
 from raysweep.plan.planner import Planner
+from raysweep.reports.material import gather
 from raysweep.run.preview import _forecasts
 from raysweep.stages.inputs import Inputs
 from raysweep.stages.prepare import Decode
@@ -451,6 +454,60 @@ def test_the_targets_folder_is_named_and_must_hold_images(tmp_path: Path) -> Non
     with pytest.raises((PlanError, SpecError), match=r"target .* has no image among the 2 "):
         for target in range(4):
             sweep(tmp_path, few, f"badnets: {{rate: 0.5, target: {target}}}")
+
+
+def test_the_page_names_the_targets_folder(tmp_path: Path) -> None:
+    folder(tmp_path, ("0", "1", "2", "10"))
+    file = tmp_path / "sweep.yaml"
+    text = f"""
+name: s
+dataset: {{imagefolder: {{path: {tmp_path}, side: 8, clean_size: 4}}}}
+model: linear
+recipe: {{epochs: 1}}
+attacks: [none, badnets: {{rate: [0, 0.2], target: 2, size: 2}}]
+defenses: [none]
+track: {{wandb: disabled}}
+"""
+    file.write_text(text)
+    done = launch(load_sweep(file), text, str(tmp_path / "store"), inline=True)
+    said = "target 2 is folder '10'"
+    (note,) = [one for one in gather("s", str(tmp_path / "store")).notes if "target" in one]
+    assert note.endswith(f": {said}") and note in done.notes
+    page = Path(done.report).read_text("utf-8")
+    assert page.count(f": {said}") + page.count(f": {said}".replace("'", "&#39;")) == 1
+
+
+LARGE = "files are larger than -1 MiB: the plan looks at labels and first images alone"
+
+
+def test_of_large_data_a_plan_looks_at_the_first_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for kind in (Npz, Parquet, ImageFolder):
+        monkeypatch.setattr(kind, "AT_PLAN", -1)
+    npz(tmp_path, test_images=pixels(20, 12, 12, 3))
+    with pytest.raises(PlanError, match="test images are 12 x 12 x 3, training images 8 x 8 x 3"):
+        sweep(tmp_path, "{npz: {path: d.npz}}")
+    npz(tmp_path, train_images=pixels(30, SIDE, SIDE, 3).astype(np.int16))
+    with pytest.raises(PlanError, match=r"must be uint8 .*got int16"):
+        sweep(tmp_path, "{npz: {path: d.npz}}")
+    npz(tmp_path, train_images=pixels(30, SIDE, SIDE))
+    with pytest.raises(PlanError, match="test images are 8 x 8 x 3, training images 8 x 8 x 1"):
+        sweep(tmp_path, "{npz: {path: d.npz}}")
+    npz(tmp_path)
+    planned = sweep(tmp_path, "{npz: {path: d.npz}}", "badnets: {rate: 0.2, size: 9}")
+    assert any(LARGE in sentence for sentence in _forecasts(planned, ""))
+    with pytest.raises(PlanError, match=r"size .* must fit the image, got 9 .* on 8 x 8"):
+        check_fits(planned)
+    (tmp_path / "files").mkdir()
+    shard(tmp_path / "files" / "train.parquet", [0, 1, 0, 1], None)
+    shard(tmp_path / "files" / "test.parquet", [0, 1] * 6, None, side=12)
+    with pytest.raises(PlanError, match=r"test\.parquet, row 0: test images are 12 x 12 x 3"):
+        sweep(tmp_path, "{parquet: {path: files}}")
+    folder(tmp_path / "images")
+    (tmp_path / "images" / "train" / "1" / "2.png").write_bytes(b"")
+    with pytest.raises(PlanError, match=r"train/1/2\.png: is empty"):
+        sweep(tmp_path, "{imagefolder: {path: images, side: 8}}")
 
 
 def test_a_file_rewritten_with_the_same_size_and_time_is_read_again(

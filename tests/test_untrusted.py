@@ -318,13 +318,13 @@ def test_an_entry_of_the_manifest_that_is_wrong_is_named(
 
 
 def test_a_folder_that_lacks_a_file_or_holds_a_damaged_one_is_named(tmp_path: Path) -> None:
-    from raysweep.attacks.imported import _arrays
+    from raysweep.attacks._foreign import arrays_of
 
     path = save(bench(record(tmp_path)), tmp_path / "taken")
     raw = (path / "arrays.npz").read_bytes()
     (path / "arrays.npz").write_bytes(raw[: len(raw) // 2])
     with pytest.raises(FilesError, match=r"arrays\.npz: cannot be read"):
-        _arrays(path / "arrays.npz")
+        arrays_of(path / "arrays.npz")
     (path / "arrays.npz").unlink()
     with pytest.raises(ValueError, match=r"lacks arrays\.npz; copy the whole folder"):
         Imported(path=str(path), trigger="badnets")

@@ -11,6 +11,9 @@ from typing import Any
 import pytest
 
 from raysweep.errors import PlanError, SpecError
+from raysweep.jobs.launch import launch
+from raysweep.plan.fits import check_fits
+from raysweep.plan.planner import Planner
 from raysweep.run.preview import preview
 from raysweep.store import Store
 from raysweep.sweep.editing import edited, rewritten
@@ -239,6 +242,33 @@ def test_a_plan_refuses_what_a_launch_would_fail_with(
     old: str, new: str, said: str, tmp_path: Path
 ) -> None:
     assert said in refused(with_text(old, new), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("defense", "size", "said"),
+    [
+        ("confusion_training", 1, "needs at least 2 reserved clean images, got 1; raise"),
+        ("nad", 1, "needs at least 2 reserved clean images, got 1; raise"),
+        ("lid: {on: training_set}", 30, "at least 5 reserved clean images of every class, got "),
+        ("activation_sequence: {neighbors: 1}", 9, "at least 1 reserved clean images of every"),
+        ("lid: {on: inputs}", 30, ""),
+    ],
+)  # fmt: skip
+def test_a_plan_counts_the_clean_images_that_a_defense_needs(
+    defense: str, size: int, said: str, tmp_path: Path
+) -> None:
+    text = with_text("size: 300", f"clean_size: {size}").replace("[none, strip]", f"[{defense}]")
+    if said:
+        assert said in refused(text, tmp_path)
+    else:
+        check_fits(Planner(from_text(parse("f.yaml", text))))
+
+
+def test_a_launch_refuses_what_its_plan_refuses(tmp_path: Path) -> None:
+    text = with_text("rate: 0.05", "rate: 0.05, size: 40")
+    with pytest.raises(PlanError, match="must fit the image, got 40"):
+        launch(from_text(parse("f.yaml", text)), text, str(tmp_path / "store"), inline=True)
+    assert Store(str(tmp_path / "store")).done() == set()
 
 
 def test_a_plan_says_that_gpus_are_asked_for_where_none_is(

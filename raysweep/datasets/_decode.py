@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from raysweep.datasets import ImageSet, IntArray, Labels
+from raysweep.datasets import ImageSet, IntArray, Labels, Size
 from raysweep.datasets._checks import named, numbered, renumbered
 from raysweep.datasets._entries import placeholder_of
 from raysweep.errors import PlanError
@@ -202,6 +202,17 @@ def encoding(file: Path) -> str:
     where, raw = next(_encoded(file, None))
     with _decoding(where, raw):
         return str(Image.open(io.BytesIO(raw)).format).lower()
+
+
+def first_size(file: Path, image_column: str | None, *, grey: bool) -> Size:
+    """Return the size of the first image of a Parquet file, which alone is decoded.
+
+    Raises:
+        PlanError: if the file holds none, or it cannot be decoded.
+    """
+    where, raw = next(_encoded(file, image_column), (str(file), b""))
+    channels, height, width = _pixels(where, raw, "L" if grey else "RGB", None, crop=False).shape
+    return channels, height, width
 
 
 def decoded(

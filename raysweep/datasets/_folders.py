@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 from pydantic import Field
 
-from raysweep.datasets import SPLITS, Dataset, ImageSet, Labels
+from raysweep.datasets import SPLITS, Dataset, ImageSet, Labels, Size
 from raysweep.datasets._decode import decoded
 from raysweep.datasets._entries import content, entries, files_below, is_image, normal
 from raysweep.errors import PlanError
@@ -153,6 +153,10 @@ class Folders(Dataset):
         """Return the labels, from the folders' names."""
         train, test = (np.array([n for _, n in self.found(s)]) for s in self.SPLITS)
         return Labels(train=train, test=test, classes=self.class_names())
+
+    def first_sizes(self) -> list[Size]:
+        """Return the size that all images are resized to."""
+        return [(1 if self.grey else 3, self.side, self.side)]
 
     def decode(self) -> tuple[ImageSet, ImageSet]:
         """Return the decoded sets."""

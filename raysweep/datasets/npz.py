@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from raysweep.datasets import Dataset, ImageSet, IntArray, Labels
+from raysweep.datasets import Dataset, ImageSet, IntArray, Labels, Size
 from raysweep.datasets._checks import named, numbered
 from raysweep.errors import PlanError
 from raysweep.paths import DataPath, placeholder
@@ -126,15 +126,52 @@ class Npz(Dataset):
         train, test = (self._images(split) for split in ("train", "test"))
         return train, test
 
+    def first_sizes(self) -> list[Size]:
+        """Return the size of the images of each split, by the headers of the arrays."""
+        sizes: list[Size] = []
+        for split in ("train", "test"):
+            dtype, shape = self._header(f"{split}_images")
+            # One value stands for all, so that nothing is read.
+            images = self._ordered(split, np.broadcast_to(np.empty((), dtype), shape))
+            sizes.append((images.shape[1], images.shape[2], images.shape[3]))
+        return sizes
+
+    def _header(self, name: str) -> tuple[np.dtype[np.generic], tuple[int, ...]]:
+        """Return type and shape of an array, read from its header alone."""
+        (file,) = self.files()
+        try:
+            with zipfile.ZipFile(file) as archive, archive.open(f"{name}.npy") as stream:
+                version = np.lib.format.read_magic(stream)
+                read = (
+                    np.lib.format.read_array_header_1_0
+                    if version == (1, 0)
+                    else np.lib.format.read_array_header_2_0
+                )
+                shape, _, dtype = read(stream)
+        except Exception:  # noqa: BLE001  zip and NumPy raise whatever bytes provoke
+            found = self._array(name)  # which says what is wrong
+            return found.dtype, found.shape
+        return dtype, shape
+
     def _images(self, split: str) -> ImageSet:
         import torch
 
         images, labels = self._array(f"{split}_images"), self._labels(split)
-        if images.dtype != np.uint8 or images.ndim not in (3, 4) or len(images) != len(labels):
+        images = np.ascontiguousarray(self._ordered(split, images))
+        return ImageSet(images=torch.from_numpy(images), labels=labels)
+
+    def _ordered(self, split: str, images: NDArray[np.generic]) -> NDArray[np.generic]:
+        """Return the images of a split, (N, C, H, W), as a view.
+
+        Raises:
+            PlanError: if they are none, or not as many as labels.
+        """
+        count = len(self._labels(split))
+        if images.dtype != np.uint8 or images.ndim not in (3, 4) or len(images) != count:
             raise PlanError(
                 f"{self.path}: {split}_images must be uint8 of shape (N, H, W, C), (N, C, H, W) or "
                 f"(N, H, W) with one image a label, got {images.dtype} of shape {images.shape} for "
-                f"{len(labels)} labels; convert pixels to whole numbers from 0 to 255"
+                f"{count} labels; convert pixels to whole numbers from 0 to 255"
             )
         grey = images.ndim == 3
         images = images[:, None] if grey else images
@@ -145,5 +182,4 @@ class Npz(Dataset):
                 f"got shape {images.shape}, where {'both' if axes else 'neither'} may be; save "
                 f"images of another size, or their colors alone"
             )
-        images = np.moveaxis(images, axes[0], 1)
-        return ImageSet(images=torch.from_numpy(np.ascontiguousarray(images)), labels=labels)
+        return np.moveaxis(images, axes[0], 1)

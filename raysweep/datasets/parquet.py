@@ -14,8 +14,8 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from raysweep.datasets import SPLITS, Dataset, ImageSet, Labels
-from raysweep.datasets._decode import parquet_images, parquet_row, split_labels
+from raysweep.datasets import SPLITS, Dataset, ImageSet, Labels, Size
+from raysweep.datasets._decode import first_size, parquet_images, parquet_row, split_labels
 from raysweep.errors import PlanError
 from raysweep.paths import DataPath
 
@@ -69,6 +69,10 @@ class Parquet(Dataset):
     def read_labels(self) -> Labels:
         """Return labels and class names."""
         return split_labels(*self._split(), self.label_column)
+
+    def first_sizes(self) -> list[Size]:
+        """Return the size of the first image of each split."""
+        return [first_size(files[0], self.image_column, grey=self.grey) for files in self._split()]
 
     def decode(self) -> tuple[ImageSet, ImageSet]:
         """Return the decoded sets."""

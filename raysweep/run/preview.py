@@ -12,6 +12,7 @@ from raysweep.plan.fits import check_fits
 from raysweep.plan.planner import Planner
 from raysweep.plan.race import RacingPlanner, planner_of
 from raysweep.plan.route import Route
+from raysweep.results import targets
 from raysweep.run.force import forcing
 from raysweep.run.limits import Limit, Limits, forecast
 from raysweep.run.nearest import Difference, nearest
@@ -26,6 +27,10 @@ from raysweep.sweep.trials import Trial
 
 # What a decision may grow: a model (retrained or repaired), its predictions, the evaluation.
 GROWN = 3
+LARGE = (
+    "its files are larger than {} MiB: the plan looks at labels and first images alone, all images "
+    "are checked before any training"
+)
 NEW, BELOW = "not stored", "an input runs first"
 MAYBE = "again if an input changes"
 
@@ -172,6 +177,8 @@ def _forecasts(planner: Planner, on_limits: str) -> tuple[str, ...]:
             tried.add(pair)
             beside = dataset.caution()
             said.add(beside and f"{dataset.label}: {beside}")
+            if not facts.small:
+                said.add(f"{dataset.label}: {LARGE.format(dataset.AT_PLAN)}")
             caution = attack.caution(facts.labels, facts.num_classes)
             said.add(caution and f"{attack.label} on {dataset.name}: {caution}")
         if (triple := (dataset, model, defense)) not in tried:
@@ -191,9 +198,8 @@ def class_names(planner: Planner) -> tuple[str, ...]:
         dataset, attack = trial.dataset, trial.attack
         if attack.label_map == "all_to_one" and (attack.rate or attack.EVADES):
             name = planner.facts(dataset).classes[attack.target]
-            if name != str(attack.target):
-                said.add(f"{dataset.label}: target {attack.target} is {dataset.CLASS} {name!r}")
-    return tuple(sorted(said))
+            said.add(targets.sentence(dataset.label, dataset.CLASS, attack.target, name))
+    return tuple(sorted(said - {""}))
 
 
 def _devices(sweep: Sweep) -> str:
