@@ -25,9 +25,7 @@ class Peak:
             device: where the stage computes, `cpu` or `cuda`.
         """
         try:
-            _RESET.write_text(
-                "5", encoding="ascii"
-            )  # the kernel then sets the peak back to what is held now
+            _RESET.write_bytes(b"5")  # the kernel then sets the peak back to what is held now
             self._known = True
         except OSError:
             self._known = False
