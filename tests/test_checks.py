@@ -26,7 +26,7 @@ from raysweep.methods.context import Context
 from raysweep.plan.fits import check_fits
 from raysweep.plan.planner import Planner
 from raysweep.reports.material import gather
-from raysweep.run.preview import _forecasts
+from raysweep.run.preview import _forecasts, preview
 from raysweep.stages.inputs import Inputs
 from raysweep.stages.prepare import Decode
 from raysweep.store import Store
@@ -456,7 +456,9 @@ def test_the_targets_folder_is_named_and_must_hold_images(tmp_path: Path) -> Non
             sweep(tmp_path, few, f"badnets: {{rate: 0.5, target: {target}}}")
 
 
-def test_the_page_names_the_targets_folder(tmp_path: Path) -> None:
+def test_the_page_names_the_targets_folder_and_a_plan_tells_of_changed_files(
+    tmp_path: Path,
+) -> None:
     folder(tmp_path, ("0", "1", "2", "10"))
     file = tmp_path / "sweep.yaml"
     text = f"""
@@ -475,6 +477,14 @@ track: {{wandb: disabled}}
     assert note.endswith(f": {said}") and note in done.notes
     page = Path(done.report).read_text("utf-8")
     assert page.count(f": {said}") + page.count(f": {said}".replace("'", "&#39;")) == 1
+    # A plan says that the files have changed since.
+    changed = "its files are not those that the records of 20"
+    store = Store(str(tmp_path / "store"))
+    assert not [one for one in preview(load_sweep(file), store).forecasts if changed in one]
+    (tmp_path / "train" / "1" / "0.png").write_bytes(png(pixels(SIDE, SIDE, 3)))
+    planned = preview(load_sweep(file), store)
+    assert len([one for one in planned.forecasts if changed in one]) == 1
+    assert str(planned.kinds[0].nearest) == "the files of the dataset are others"
 
 
 LARGE = "files are larger than -1 MiB: the plan looks at labels and first images alone"

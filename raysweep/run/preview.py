@@ -18,6 +18,7 @@ from raysweep.run.limits import Limit, Limits, forecast
 from raysweep.run.nearest import Difference, nearest
 from raysweep.run.racing import Racing
 from raysweep.run.schedule import Schedule
+from raysweep.run.sources import changed_sources
 from raysweep.stages.stage import in_order_of_work
 from raysweep.store import Store, ledger
 from raysweep.store.events import Failed
@@ -155,7 +156,11 @@ def preview(sweep: Sweep, store: Store, force: Sequence[str] = ()) -> Preview:
             )
         )
     return Preview(
-        trials=len(planner.trials), kinds=kinds, forecasts=_forecasts(planner, forecast(longest)),
+        trials=len(planner.trials), kinds=kinds,
+        forecasts=(
+            *sorted(changed_sources(planner, store, schedule.stored.keys)),
+            *_forecasts(planner, forecast(longest)),
+        ),
         undecided=len(undecided), below=sum(below for below, _ in undecided),
         below_seconds=sum(seconds for _, seconds in undecided), damaged=tuple(damaged),
     )  # fmt: skip
