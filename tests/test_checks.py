@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -82,8 +83,15 @@ def npz(folder: Path, **other: Any) -> Npz:
         ({"test_labels": np.arange(20) % 3 - 1}, r"row 0 of test_images .* got -1, and -1 to 1"),
         ({"train_labels": np.full(30, 65535, np.uint16)}, "label 65535 makes 65536 classes of 50"),
         ({"train_labels": np.full(30, 2**64 - 1, np.uint64)}, "18446744073709551615, which is no"),
-        ({"train_labels": np.arange(30) % 3 * 1.0}, "must be whole numbers of shape"),
-        ({"train_labels": np.eye(3, dtype=int)[np.arange(30) % 3]}, r"one-hot rows take argmax"),
+        ({"train_labels": np.arange(30) % 3 * 1.0}, "must be one whole number for each image"),
+        ({"train_labels": np.eye(3, dtype=int)[np.arange(30) % 3]}, r"take argmax\(1\) of one-hot"),
+        ({"train_labels": np.arange(30)[:, None] % 3}, r"shape \(30, 1\); take ravel\(\)"),
+        ({"train_labels": np.array(["a", "b", "c"] * 10)}, "save their names as the array classes"),
+        ({"test_labels": np.arange(0)}, r"shape \(0,\); save at least one"),
+        ({"train_labels": np.arange(29) % 3}, "for 29 labels; save one image for each label"),
+        ({"train_images": pixels(30, 192)}, "with reshape or transpose"),
+        ({"test_images": pixels(20, 8, 0, 3)}, "with reshape or transpose"),
+        ({"classes": ["", "b", "c"]}, "class 0 must be named by a text, got ''"),
         ({"train_labels": np.zeros(30, int), "test_labels": np.zeros(20, int)}, "at least 2 class"),
         ({"classes": ["a", "b", "c", "d"]}, r"class 3 \('d'\) has no training image, as 1 of 4"),
         ({"classes": ["a", "b"]}, "labels must be from 0 to 1"),
@@ -130,6 +138,40 @@ def test_damaged_npz_files_say_what_is_wrong(damage: Any, said: str, tmp_path: P
     file.write_bytes(damage(file.read_bytes()))
     with pytest.raises(PlanError, match=rf"d\.npz: .*({said})"):
         checked(dataset)
+
+
+def test_an_array_that_stands_twice_in_a_file_is_refused(tmp_path: Path) -> None:
+    dataset = npz(tmp_path)
+    with zipfile.ZipFile(tmp_path / "d.npz", "a") as archive, pytest.warns(UserWarning):
+        archive.writestr("train_labels.npy", archive.read("test_labels.npy"))
+    with pytest.raises(PlanError, match=r"d\.npz: has several arrays 'train_labels'"):
+        checked(dataset)
+
+
+def test_odd_entries_among_parquet_files_are_skipped_or_named(tmp_path: Path) -> None:
+    shard(tmp_path / "train.parquet", [0, 1], None)
+    shard(tmp_path / "test.parquet", [0, 1], None)
+    (tmp_path / "._train.parquet").write_bytes(b"x")
+    dataset = Parquet(path=str(tmp_path))
+    assert len(checked(dataset)[1]) == 2
+    (tmp_path / "train-2.parquet").symlink_to("gone")
+    with pytest.raises(PlanError, match=r"train-2\.parquet, which matches .* is a broken link"):
+        checked(dataset)
+    (tmp_path / "train-2.parquet").unlink()
+    (tmp_path / "train-2.parquet").mkdir()
+    with pytest.raises(PlanError, match=r"train-2\.parquet, which matches .* is a folder; remove"):
+        checked(dataset)
+
+
+def test_class_names_by_number_are_names(tmp_path: Path) -> None:
+    for split, names in (("train", {"1": "bee", "0": "ant"}), ("test", ["bee", "ant"])):
+        shard(tmp_path / f"{split}.parquet", [0, 1], None)
+        facts = {"info": {"features": {"label": {"names": names}}}}
+        table = pq.read_table(tmp_path / f"{split}.parquet")
+        table = table.replace_schema_metadata({"huggingface": json.dumps(facts)})
+        pq.write_table(table, tmp_path / f"{split}.parquet")
+    found = Parquet(path=str(tmp_path)).checked_labels()
+    assert found.classes == ("ant", "bee") and found.test.tolist() == [1, 0]
 
 
 def shard(file: Path, labels: Any, names: list[Any] | None, side: int = SIDE) -> None:
@@ -299,7 +341,8 @@ def test_every_suffix_that_pillow_reads_counts_and_subfolders_too(
     assert len(train) == 13 and (labels.train == 1).sum() == 5 and not dataset.caution()
     (tmp_path / "train" / "1" / "notes.txt").write_text("taken in May")
     (tmp_path / "train" / "list.csv").write_text("")
-    assert dataset.caution().startswith("2 files whose suffix is none that Pillow reads are left")
+    (tmp_path / "test" / "loose.png").write_bytes(png(pixels(SIDE, SIDE, 3)))
+    assert dataset.caution().startswith("3 files that are in no folder of a class, or whose suffix")
 
 
 def broken(at: Path) -> None:

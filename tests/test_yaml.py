@@ -94,6 +94,10 @@ def test_merge_keys_take_the_fields_of_mappings() -> None:
         ("0.05", "5%", "f.yaml:6: attacks.0.badnets.rate: must be a valid number: a fraction"),
         ("0.05", "5%", "percentage, 0.05, got '5%'"),
         ("0.05", "'0.05'", "0.05 without quotes"),
+        ("300", "'1,000'", "must be a valid integer: thousands without a comma, 1000, got"),
+        ("0.05", "1e-400", "f.yaml:6: attacks.0.badnets.rate: 1e-400 is smaller than any number"),
+        ("  - badnets", "\u00a0 - badnets", "line 6 begins with U+00A0; YAML knows"),
+        ("  - blend", "  \u2003- blend", "line 7 begins with U+2003; YAML knows"),
         ("300", "'300'", "f.yaml:2: dataset.digits.size: must be a valid integer: 300 without"),
         ("0.05", "'0,05'", "a decimal point, 0.05"),
         ("0.05", "0,05", "f.yaml:6: '05' begins with a zero"),
@@ -214,6 +218,14 @@ def test_any_text_is_written_so_that_it_is_read_again(sign: str, text: str) -> N
 
 def test_a_byte_order_mark_may_begin_a_file() -> None:
     assert from_text(parse("f.yaml", "\ufeff" + GOOD)) == from_text(parse("f.yaml", GOOD))
+
+
+def test_a_fault_of_the_plan_in_resources_has_its_line(tmp_path: Path) -> None:
+    (tmp_path / "f.yaml").write_text(GOOD + "resources:\n  limits:\n    trian: 2h\n")
+    loaded = read_sweep(tmp_path / "f.yaml")
+    with pytest.raises(SpecError) as caught, loaded.with_lines():
+        preview(loaded.sweep, Store(str(tmp_path / "store")))
+    assert "f.yaml:12: resources.limits.trian: must be a stage kind" in str(caught.value)
 
 
 def refused(text: str, folder: Path, data: str = "") -> str:

@@ -42,7 +42,7 @@ def named(given: Sequence[object], where: object) -> tuple[str, ...]:
     names = [one.decode("utf-8", "replace") if isinstance(one, bytes) else one for one in given]
     texts = tuple(normal(str(name)) for name in names)
     for number, name in enumerate(names):
-        if not isinstance(name, str | int) or isinstance(name, bool):
+        if not isinstance(name, str | int) or isinstance(name, bool) or not texts[number].strip():
             raise PlanError(
                 f"{where}: class {number} must be named by a text, got {name!r}; write a list of "
                 f"names"

@@ -159,6 +159,8 @@ def _names(file: Path, label_column: str | None) -> tuple[str, ...] | None:
         names = features[column(file, label_column, LABEL_COLUMNS)]["names"]
     except (KeyError, TypeError, ValueError, RecursionError):
         return None
+    if isinstance(names, dict) and names.keys() == set(map(str, range(len(names)))):
+        names = [names[str(number)] for number in range(len(names))]
     return named(names, file) if isinstance(names, list) and names else None
 
 
@@ -266,7 +268,7 @@ def _decoding(where: str, raw: bytes) -> Iterator[None]:
             f"{where}: cannot be decoded as an image: it "
             + (
                 placeholder(raw[:64])
-                or f"was cut off or damaged, or is none ({said}); copy it again"
+                or f"was cut off or damaged, is none, or too large ({said}); copy it again"
             )
             + ", or remove it"
         ) from None

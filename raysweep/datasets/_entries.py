@@ -102,5 +102,7 @@ def content(file: Path) -> bytes:
     """
     try:
         return file.read_bytes()
+    except FileNotFoundError:
+        raise PlanError(f"{file}: is not there; copy it again, whole") from None
     except OSError as error:
         raise PlanError(f"{file}: cannot be read ({error.strerror}); make it readable") from None

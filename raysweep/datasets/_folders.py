@@ -91,8 +91,8 @@ class Folders(Dataset):
         if strays:
             raise PlanError(
                 f"dataset {self.name}: {self.path!r} has classes of {self.SPLITS[1]} that "
-                f"{self.SPLITS[0]} lacks: {', '.join(strays)}; add them to {self.SPLITS[0]}, or "
-                f"remove them"
+                f"{self.SPLITS[0]} lacks: {', '.join(map(repr, strays))}; add them to "
+                f"{self.SPLITS[0]}, or remove them"
             )
         return train
 
@@ -126,20 +126,20 @@ class Folders(Dataset):
         return [there.get(name, self.top / split / name) / inside for name in self.chosen()]
 
     def caution(self) -> str:
-        """Return a sentence on the files that are no images and are left out; "" without any."""
-        others = [
-            file for split in self.SPLITS for file in self._others(split) if not is_image(file)
+        """Return a sentence on the files that are left out; "" without any."""
+        loose = [
+            path for split in self.SPLITS for path, inner in entries(self.top / split) if not inner
         ]
+        others = loose + [
+            file for split in self.SPLITS for top in self._class_folders(split)
+            for file in files_below(top) if not is_image(file)
+        ]  # fmt: skip
         if not others:
             return ""
         return (
-            f"{len(others)} files whose suffix is none that Pillow reads are left out, "
-            f"{str(others[0])!r} first"
+            f"{len(others)} files that are in no folder of a class, or whose suffix is none that "
+            f"Pillow reads, are left out, {str(others[0])!r} first"
         )
-
-    def _others(self, split: str) -> list[Path]:
-        loose = [path for path, inner in entries(self.top / split) if not inner]
-        return loose + [file for top in self._class_folders(split) for file in files_below(top)]
 
     def where(self, split: str, row: int) -> str:
         """Return the image's file."""

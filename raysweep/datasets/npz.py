@@ -72,10 +72,9 @@ class Npz(Dataset):
             PlanError: if the file has no such array, or holds something else under its name.
         """
         there, (file,) = self._arrays(), self.files()
-        if name not in there:
-            raise PlanError(
-                f"{file}: has no array {name!r}, it has {', '.join(there)}; save {ARRAYS}"
-            )
+        if there.count(name) != 1:
+            has = "no array" if name not in there else "several arrays"
+            raise PlanError(f"{file}: has {has} {name!r}, it has {', '.join(there)}; save {ARRAYS}")
         try:
             with np.load(file, allow_pickle=False) as arrays:
                 found = arrays[name]
@@ -95,9 +94,8 @@ class Npz(Dataset):
         values = self._array(f"{split}_labels")
         if values.ndim != 1 or not np.issubdtype(values.dtype, np.integer) or not len(values):
             raise PlanError(
-                f"{self.path}: {split}_labels must be whole numbers of shape (N,), got "
-                f"{values.dtype} of shape {values.shape}"
-                + ("; of one-hot rows take argmax(1)" if values.ndim == 2 else "")
+                f"{self.path}: {split}_labels must be one whole number for each image, of shape "
+                f"(N,), got {values.dtype} of shape {values.shape}; {_remedy(values)}"
             )
         if values.max() > np.iinfo(np.int64).max:
             raise PlanError(f"{self.path}: {split}_labels hold {values.max()}, which is no class")
@@ -166,12 +164,17 @@ class Npz(Dataset):
         Raises:
             PlanError: if they are none, or not as many as labels.
         """
-        count = len(self._labels(split))
-        if images.dtype != np.uint8 or images.ndim not in (3, 4) or len(images) != count:
+        count, shaped = len(self._labels(split)), images.ndim in (3, 4) and 0 not in images.shape
+        if images.dtype != np.uint8 or not shaped or len(images) != count:
+            remedy = "save one image for each label, in their order"
+            if not shaped:
+                remedy = "give the array one of these shapes, with reshape or transpose"
+            if images.dtype != np.uint8:
+                remedy = "convert pixels to whole numbers from 0 to 255"
             raise PlanError(
                 f"{self.path}: {split}_images must be uint8 of shape (N, H, W, C), (N, C, H, W) or "
                 f"(N, H, W) with one image a label, got {images.dtype} of shape {images.shape} for "
-                f"{count} labels; convert pixels to whole numbers from 0 to 255"
+                f"{count} labels; {remedy}"
             )
         grey = images.ndim == 3
         images = images[:, None] if grey else images
@@ -183,3 +186,14 @@ class Npz(Dataset):
                 f"images of another size, or their colors alone"
             )
         return np.moveaxis(images, axes[0], 1)
+
+
+def _remedy(labels: NDArray[np.generic]) -> str:
+    """Return what makes an array of labels one of whole numbers, (N,)."""
+    if not labels.size:
+        return "save at least one"
+    if labels.ndim == 2:
+        return "take argmax(1) of one-hot rows" if labels.shape[1] > 1 else "take ravel()"
+    if labels.dtype.kind in "US":
+        return "number the classes from 0, and save their names as the array classes"
+    return "number the classes from 0, and save the numbers as integers"

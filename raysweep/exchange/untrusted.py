@@ -90,7 +90,7 @@ def class_labels(given: Any, where: object) -> IntArray:
     if values.ndim != 1 or not _whole(values) or not ((values >= 0) & (values < MOST)).all():
         raise PlanError(
             f"{where}: labels must be whole numbers from 0 of shape (N,), or one-hot rows, got "
-            f"{values.dtype} of shape {values.shape}"
+            f"{values.dtype} of shape {values.shape}; save one whole number for each image"
         )
     return values.astype(np.int64)
 
@@ -125,7 +125,7 @@ def _whole(values: NDArray[Any]) -> bool:
 def _array(given: Any) -> NDArray[Any]:
     """Return a tensor, an array, or a list of numbers or of either, as an array."""
     if isinstance(given, torch.Tensor):
-        return given.detach().numpy()
+        return _known(given).detach().numpy()
     if isinstance(given, list | tuple):
         given = [_array(one) if isinstance(one, torch.Tensor) else one for one in given]
     return np.asarray(given)
@@ -155,7 +155,13 @@ def weights(given: Any, file: Path) -> dict[str, NDArray[Any]]:
             f"victim out, or save its state dict alone"
         )
     names = _bare(list(states[0]))
-    named = {n: _array_of(t) for n, t in zip(names, states[0].values(), strict=True)}
+    try:
+        named = {n: _array_of(t) for n, t in zip(names, states[0].values(), strict=True)}
+    except (TypeError, RuntimeError) as error:  # sparse, quantized, without values
+        raise PlanError(
+            f"{file}: the victim must hold plain tensors of real numbers, and one of them is none "
+            f"({str(error)[:80]}); leave the victim out, or save another state"
+        ) from None
     if len(named) != len(names):
         raise PlanError(
             f"{file}: two tensors of the victim have one name without _orig_mod; save the state "
@@ -191,6 +197,13 @@ def _bare(names: list[str]) -> list[str]:
 def _array_of(given: Any) -> NDArray[Any]:
     if isinstance(given, np.ndarray):
         return given
-    tensor = given.float() if given.dtype == torch.bfloat16 else given
-    array: NDArray[Any] = tensor.detach().resolve_conj().resolve_neg().numpy()
+    array: NDArray[Any] = _known(given).detach().resolve_conj().resolve_neg().numpy()
     return array
+
+
+def _known(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a tensor of numbers that NumPy knows: others, such as bfloat16, as float32."""
+    alien = tensor.is_floating_point() and tensor.dtype not in (
+        torch.float16, torch.float32, torch.float64,
+    )  # fmt: skip
+    return tensor.float() if alien else tensor

@@ -115,6 +115,8 @@ def value_of(tag: str, word: str) -> str | int | float | bool | None:
     number = float(re.sub(r"\.(?=inf|nan)", "", word.lower()))
     if not math.isfinite(number):
         raise Unreadable(f"must be a finite number, got {word}; write a number, or leave it out")
+    if not number and re.search("[1-9]", word.lower().partition("e")[0]):
+        raise Unreadable(f"{word} is smaller than any number that floats hold; write 0, if it is")
     return number
 
 

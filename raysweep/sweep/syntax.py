@@ -33,6 +33,9 @@ def _hint(problem: str, lines: list[str], number: int, opened: int, column: int)
     found = line[column : column + 1]
     if "\t" in line[: column + 1] or "tab" in problem:
         return "a tab stands there, and YAML is indented with spaces alone"
+    for near in (opened, number - 1, number):
+        if odd := _odd_space(lines[near - 1]) if near > 0 else "":
+            return f"line {near} begins with U+{ord(odd):04X}; YAML knows the plain space alone"
     if "mapping values" in problem:
         return _unexpected_colon(lines, number)
     if "expected ':'" in problem:
@@ -60,6 +63,12 @@ def _hint(problem: str, lines: list[str], number: int, opened: int, column: int)
     if "expected key" in problem:
         return f"fields of one mapping begin in one column, and line {number} begins in another"
     return ""
+
+
+def _odd_space(line: str) -> str:
+    """Return the space before a line's text that is neither a space nor a tab; "" without one."""
+    before = line[: len(line) - len(line.lstrip())]
+    return next((sign for sign in before if sign not in " \t\r"), "")
 
 
 def _unexpected_colon(lines: list[str], number: int) -> str:
