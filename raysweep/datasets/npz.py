@@ -189,7 +189,7 @@ class Npz(Dataset):
 
 
 def _remedy(labels: NDArray[np.generic]) -> str:
-    """Return what makes an array of labels one of whole numbers, (N,)."""
+    """Return the remedy of an array of labels that is none of whole numbers, (N,)."""
     if not labels.size:
         return "save at least one"
     if labels.ndim == 2:

@@ -130,6 +130,7 @@ def preview(sweep: Sweep, store: Store, force: Sequence[str] = ()) -> Preview:
     )  # fmt: skip
     if isinstance(planner, RacingPlanner):
         Racing(planner, store).take_in_stored(schedule)
+    changed = changed_sources(planner, store, schedule.stored.keys)
     naive, waiting = _naive(planner, schedule)
     undecided = [_below(planner, costs, trial, route) for trial, route in waiting]
     wanted = {key: stage for key, stage in planner.stages.items() if key in schedule.wanted}
@@ -157,10 +158,7 @@ def preview(sweep: Sweep, store: Store, force: Sequence[str] = ()) -> Preview:
         )
     return Preview(
         trials=len(planner.trials), kinds=kinds,
-        forecasts=(
-            *sorted(changed_sources(planner, store, schedule.stored.keys)),
-            *_forecasts(planner, forecast(longest)),
-        ),
+        forecasts=changed + _forecasts(planner, forecast(longest)),
         undecided=len(undecided), below=sum(below for below, _ in undecided),
         below_seconds=sum(seconds for _, seconds in undecided), damaged=tuple(damaged),
     )  # fmt: skip

@@ -11,7 +11,7 @@ from raysweep.results.table import read_table
 from raysweep.store import Manifest, Store
 
 
-def changed_sources(planner: Planner, store: Store, done: Collection[str]) -> set[str]:
+def changed_sources(planner: Planner, store: Store, done: Collection[str]) -> tuple[str, ...]:
     """Return a sentence for each dataset whose records were made from other files.
 
     Args:
@@ -24,7 +24,7 @@ def changed_sources(planner: Planner, store: Store, done: Collection[str]) -> se
     rows = read_table(store, planner.sweep.name, "records") if new else None
     data = KEYS.of("data")
     if rows is None or data not in rows:
-        return set()
+        return ()
     said = set()
     for label, own in rows[rows["dataset"].isin(list(new))].groupby("dataset"):
         found = store.manifests(own[data].dropna().unique().tolist())[0]
@@ -36,11 +36,11 @@ def changed_sources(planner: Planner, store: Store, done: Collection[str]) -> se
                 + (f" of {datetime.date.fromtimestamp(ended)}" if ended == ended else "")
                 + " were made from; what reads them runs again"
             )
-    return said
+    return tuple(sorted(said))
 
 
-def _source(manifest: Manifest) -> object:
-    """Return the digest of the files that a decoded dataset was made from, if it is known."""
+def _source(manifest: Manifest) -> str:
+    """Return the digest of the files that a decoded dataset was made from; "" if not known."""
     identity = manifest.info.get("identity")
     parameters = identity[1] if isinstance(identity, list) and len(identity) == 3 else None
-    return parameters.get("source") if isinstance(parameters, Mapping) else None
+    return str(parameters.get("source", "")) if isinstance(parameters, Mapping) else ""
