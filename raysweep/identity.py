@@ -112,7 +112,7 @@ def stamp(file: Path) -> Stamp:
 def _remembered(file: Path) -> dict[str, tuple[Stamp, str]]:
     """Return stamp and digest by path of a memory file; other values are left out."""
     try:
-        memory = json.loads(file.read_text())
+        memory = json.loads(file.read_text("utf-8"))
         entries = memory.items()
     except (OSError, ValueError, RecursionError, AttributeError):
         return {}
@@ -127,7 +127,7 @@ def _remember(file: Path, memory: dict[str, tuple[Stamp, str]]) -> None:
     temporary = file.with_suffix(f".{os.getpid()}.tmp")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(memory))
+        temporary.write_text(json.dumps(memory), "utf-8")
         temporary.replace(file)
     except OSError:
         with contextlib.suppress(OSError):  # Only a cache: the next plan reads the files again.

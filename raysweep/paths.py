@@ -15,6 +15,11 @@ from typing import Annotated, Any, Final, get_args
 
 from pydantic import AfterValidator
 
+# First bytes of what is left in place of a file that was to be downloaded.
+_INSTEAD = {
+    b"version https://git-lfs": "is a pointer of Git LFS; fetch the file itself: git lfs pull",
+    b"<": "is a web page; download the file itself",
+}
 _START: ContextVar[Path | None] = ContextVar("start", default=None)
 
 
@@ -45,6 +50,18 @@ def setting(variable: str) -> Path | None:
     """Return the path that an environment variable holds, or None if it is not set or empty."""
     given = os.environ.get(variable)
     return Path(_from_root(given, Path())) if given else None
+
+
+def placeholder(head: bytes) -> str:
+    """Return the kind of what lies in place of a file, and the remedy; "" if nothing tells.
+
+    Args:
+        head: the first bytes of the file.
+    """
+    if not head:
+        return "is empty: its download was cut off; copy it again"
+    start = head.lstrip()
+    return next((fault for sign, fault in _INSTEAD.items() if start.startswith(sign)), "")
 
 
 def _from_root(path: str, start: Path) -> str:

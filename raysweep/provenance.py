@@ -152,7 +152,13 @@ def git_commit() -> str:
     def git(*words: str) -> str:
         folder = Path(__file__).parent
         run = subprocess.run(
-            ["git", *words], cwd=folder, capture_output=True, text=True, timeout=10, check=True
+            ["git", *words],
+            cwd=folder,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=10,
+            check=True,
         )
         return run.stdout.strip()
 
@@ -196,7 +202,9 @@ def _driver() -> str | None:
         return version
     asked = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
     try:
-        run = subprocess.run(asked, capture_output=True, text=True, timeout=10, check=True)
+        run = subprocess.run(
+            asked, capture_output=True, encoding="utf-8", errors="replace", timeout=10, check=True
+        )
     except (OSError, subprocess.SubprocessError):
         return None
     return run.stdout.split("\n")[0].strip() or None

@@ -337,7 +337,7 @@ WATCHED = (
     ),
     Fault(
         "the peak of an earlier stage counts", "stages/memory.py",
-        '_RESET.write_text("5")', '_RESET.write_text("0")',
+        '_RESET.write_bytes(b"5")', '_RESET.write_bytes(b"0")',
         (CURRENT + "the_peak_is_that_of_the_stage",),
     ),
     Fault(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,12 @@ from raysweep.datasets.imagefolder import ImageFolder
 from raysweep.datasets.npz import Npz
 from raysweep.datasets.parquet import Parquet
 from raysweep.errors import FilesError, PlanError, SpecError
+from raysweep.jobs.launch import launch
 from raysweep.methods.context import Context
+from raysweep.plan.fits import check_fits
 from raysweep.plan.planner import Planner
-from raysweep.run.preview import _forecasts
+from raysweep.reports.material import gather
+from raysweep.run.preview import _forecasts, preview
 from raysweep.stages.inputs import Inputs
 from raysweep.stages.prepare import Decode
 from raysweep.store import Store
@@ -79,8 +83,15 @@ def npz(folder: Path, **other: Any) -> Npz:
         ({"test_labels": np.arange(20) % 3 - 1}, r"row 0 of test_images .* got -1, and -1 to 1"),
         ({"train_labels": np.full(30, 65535, np.uint16)}, "label 65535 makes 65536 classes of 50"),
         ({"train_labels": np.full(30, 2**64 - 1, np.uint64)}, "18446744073709551615, which is no"),
-        ({"train_labels": np.arange(30) % 3 * 1.0}, "must be whole numbers of shape"),
-        ({"train_labels": np.eye(3, dtype=int)[np.arange(30) % 3]}, r"one-hot rows take argmax"),
+        ({"train_labels": np.arange(30) % 3 * 1.0}, "must be one whole number for each image"),
+        ({"train_labels": np.eye(3, dtype=int)[np.arange(30) % 3]}, r"take argmax\(1\) of one-hot"),
+        ({"train_labels": np.arange(30)[:, None] % 3}, r"shape \(30, 1\); take ravel\(\)"),
+        ({"train_labels": np.array(["a", "b", "c"] * 10)}, "save their names as the array classes"),
+        ({"test_labels": np.arange(0)}, r"shape \(0,\); save at least one"),
+        ({"train_labels": np.arange(29) % 3}, "for 29 labels; save one image for each label"),
+        ({"train_images": pixels(30, 192)}, "with reshape or transpose"),
+        ({"test_images": pixels(20, 8, 0, 3)}, "with reshape or transpose"),
+        ({"classes": ["", "b", "c"]}, "class 0 must be named by a text, got ''"),
         ({"train_labels": np.zeros(30, int), "test_labels": np.zeros(20, int)}, "at least 2 class"),
         ({"classes": ["a", "b", "c", "d"]}, r"class 3 \('d'\) has no training image, as 1 of 4"),
         ({"classes": ["a", "b"]}, "labels must be from 0 to 1"),
@@ -115,7 +126,9 @@ def test_arrays_of_either_layout_and_names_of_any_kind_are_taken(tmp_path: Path)
         (lambda raw: raw[:-9], "was cut off|cannot be read"),
         (lambda raw: b"\x93NUMPY" + raw, "is one array, not several|is no array|cannot be read"),
         (lambda raw: raw.replace(b"PK\x01\x02", b"PK\x01\x03", 1), "cannot be read"),
-        (lambda raw: b"<html>", r"is no \.npz file"),
+        (lambda raw: b"<html>", "is a web page"),
+        (lambda raw: b"version https://git-lfs.github.com/spec/v1", "is a pointer of Git LFS"),
+        (lambda raw: b"junk", r"is no \.npz file"),
         (lambda raw: raw[:200] + bytes(40) + raw[240:], "cannot be read"),
     ],
 )
@@ -125,6 +138,40 @@ def test_damaged_npz_files_say_what_is_wrong(damage: Any, said: str, tmp_path: P
     file.write_bytes(damage(file.read_bytes()))
     with pytest.raises(PlanError, match=rf"d\.npz: .*({said})"):
         checked(dataset)
+
+
+def test_an_array_that_stands_twice_in_a_file_is_refused(tmp_path: Path) -> None:
+    dataset = npz(tmp_path)
+    with zipfile.ZipFile(tmp_path / "d.npz", "a") as archive, pytest.warns(UserWarning):
+        archive.writestr("train_labels.npy", archive.read("test_labels.npy"))
+    with pytest.raises(PlanError, match=r"d\.npz: has several arrays 'train_labels'"):
+        checked(dataset)
+
+
+def test_odd_entries_among_parquet_files_are_skipped_or_named(tmp_path: Path) -> None:
+    shard(tmp_path / "train.parquet", [0, 1], None)
+    shard(tmp_path / "test.parquet", [0, 1], None)
+    (tmp_path / "._train.parquet").write_bytes(b"x")
+    dataset = Parquet(path=str(tmp_path))
+    assert len(checked(dataset)[1]) == 2
+    (tmp_path / "train-2.parquet").symlink_to("gone")
+    with pytest.raises(PlanError, match=r"train-2\.parquet, which matches .* is a broken link"):
+        checked(dataset)
+    (tmp_path / "train-2.parquet").unlink()
+    (tmp_path / "train-2.parquet").mkdir()
+    with pytest.raises(PlanError, match=r"train-2\.parquet, which matches .* is a folder; remove"):
+        checked(dataset)
+
+
+def test_class_names_by_number_are_names(tmp_path: Path) -> None:
+    for split, names in (("train", {"1": "bee", "0": "ant"}), ("test", ["bee", "ant"])):
+        shard(tmp_path / f"{split}.parquet", [0, 1], None)
+        facts = {"info": {"features": {"label": {"names": names}}}}
+        table = pq.read_table(tmp_path / f"{split}.parquet")
+        table = table.replace_schema_metadata({"huggingface": json.dumps(facts)})
+        pq.write_table(table, tmp_path / f"{split}.parquet")
+    found = Parquet(path=str(tmp_path)).checked_labels()
+    assert found.classes == ("ant", "bee") and found.test.tolist() == [1, 0]
 
 
 def shard(file: Path, labels: Any, names: list[Any] | None, side: int = SIDE) -> None:
@@ -294,7 +341,8 @@ def test_every_suffix_that_pillow_reads_counts_and_subfolders_too(
     assert len(train) == 13 and (labels.train == 1).sum() == 5 and not dataset.caution()
     (tmp_path / "train" / "1" / "notes.txt").write_text("taken in May")
     (tmp_path / "train" / "list.csv").write_text("")
-    assert dataset.caution().startswith("2 files whose suffix is none that Pillow reads are left")
+    (tmp_path / "test" / "loose.png").write_bytes(png(pixels(SIDE, SIDE, 3)))
+    assert dataset.caution().startswith("3 files that are in no folder of a class, or whose suffix")
 
 
 def broken(at: Path) -> None:
@@ -313,8 +361,14 @@ def looped(at: Path) -> None:
         (lambda at: at.symlink_to(at), "train/1/x.png", "is a broken link"),
         (looped, "train/1/x", "train/1/x/.*: is a link to a folder that it lies in"),
         (os.mkfifo, "test/1/x.png", "is neither a file nor a folder"),
-        (lambda at: at.write_bytes(b""), "test/1/x.png", r"test/1/x\.png: cannot be decoded"),
-        (lambda at: at.write_bytes(b"<html>"), "test/1/x.jpg", r"x\.jpg: cannot be decoded"),
+        (lambda at: at.write_bytes(b""), "test/1/x.png", r"x\.png: cannot be decoded .* is empty"),
+        (lambda at: at.write_bytes(b"<html>"), "test/1/x.jpg", r"x\.jpg: .* it is a web page"),
+        (
+            lambda at: at.write_bytes(b"GIF8"),
+            "test/1/x.gif",
+            r"cut off .*\(cannot identify image file\)",
+        ),
+        (lambda at: at.write_bytes(b"version https://git-lfs.x"), "test/1/x.gif", "git lfs pull"),
         (Path.mkdir, "train/3", "train/3' holds no image|lacks"),
     ],
 )
@@ -323,6 +377,23 @@ def test_odd_entries_are_named(make: Any, entry: str, said: str, tmp_path: Path)
     make(tmp_path / entry)
     with pytest.raises(PlanError, match=said):
         checked(dataset)
+
+
+def test_names_are_one_whichever_signs_they_are_written_in(tmp_path: Path) -> None:
+    """An é is one sign on most systems, and two on a Mac and in what was packed there."""
+    one, two = "\u00e9", "e\u0301"
+    labels, *_ = checked(folder(tmp_path / "one", (one, "f", "z")))
+    mixed = folder(tmp_path / "mixed", (one, "f", "z"))
+    (tmp_path / "mixed" / "train" / one).rename(tmp_path / "mixed" / "train" / two)
+    assert checked(mixed)[0].classes == labels.classes == ("f", "z", one)
+    (tmp_path / "mixed" / "train" / one).mkdir()
+    with pytest.raises(PlanError, match=r"two folders .* 'e\\u0301' and '\\xe9'"):
+        checked(mixed)
+    (tmp_path / "files").mkdir()
+    shard(tmp_path / "files" / "train.parquet", [0, 1], [one, "f"])
+    shard(tmp_path / "files" / "test.parquet", [0, 1], ["f", two])
+    found = Parquet(path=str(tmp_path / "files")).checked_labels()
+    assert found.classes == (one, "f") and found.test.tolist() == [1, 0]
 
 
 def test_a_linked_class_folder_counts(tmp_path: Path) -> None:
@@ -426,6 +497,70 @@ def test_the_targets_folder_is_named_and_must_hold_images(tmp_path: Path) -> Non
     with pytest.raises((PlanError, SpecError), match=r"target .* has no image among the 2 "):
         for target in range(4):
             sweep(tmp_path, few, f"badnets: {{rate: 0.5, target: {target}}}")
+
+
+def test_the_page_names_the_targets_folder_and_a_plan_tells_of_changed_files(
+    tmp_path: Path,
+) -> None:
+    folder(tmp_path, ("0", "1", "2", "10"))
+    file = tmp_path / "sweep.yaml"
+    text = f"""
+name: s
+dataset: {{imagefolder: {{path: {tmp_path}, side: 8, clean_size: 4}}}}
+model: linear
+recipe: {{epochs: 1}}
+attacks: [none, badnets: {{rate: [0, 0.2], target: 2, size: 2}}]
+defenses: [none]
+track: {{wandb: disabled}}
+"""
+    file.write_text(text)
+    done = launch(load_sweep(file), text, str(tmp_path / "store"), inline=True)
+    said = "target 2 is folder '10'"
+    (note,) = [one for one in gather("s", str(tmp_path / "store")).notes if "target" in one]
+    assert note.endswith(f": {said}") and note in done.notes
+    page = Path(done.report).read_text("utf-8")
+    assert page.count(f": {said}") + page.count(f": {said}".replace("'", "&#39;")) == 1
+    # A plan says that the files have changed since.
+    changed = "its files are not those that the records of 20"
+    store = Store(str(tmp_path / "store"))
+    assert not [one for one in preview(load_sweep(file), store).forecasts if changed in one]
+    (tmp_path / "train" / "1" / "0.png").write_bytes(png(pixels(SIDE, SIDE, 3)))
+    planned = preview(load_sweep(file), store)
+    assert len([one for one in planned.forecasts if changed in one]) == 1
+    assert str(planned.kinds[0].nearest) == "the files of the dataset are others"
+
+
+LARGE = "files are larger than -1 MiB: the plan looks at labels and first images alone"
+
+
+def test_of_large_data_a_plan_looks_at_the_first_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for kind in (Npz, Parquet, ImageFolder):
+        monkeypatch.setattr(kind, "AT_PLAN", -1)
+    npz(tmp_path, test_images=pixels(20, 12, 12, 3))
+    with pytest.raises(PlanError, match="test images are 12 x 12 x 3, training images 8 x 8 x 3"):
+        sweep(tmp_path, "{npz: {path: d.npz}}")
+    npz(tmp_path, train_images=pixels(30, SIDE, SIDE, 3).astype(np.int16))
+    with pytest.raises(PlanError, match=r"must be uint8 .*got int16"):
+        sweep(tmp_path, "{npz: {path: d.npz}}")
+    npz(tmp_path, train_images=pixels(30, SIDE, SIDE))
+    with pytest.raises(PlanError, match="test images are 8 x 8 x 3, training images 8 x 8 x 1"):
+        sweep(tmp_path, "{npz: {path: d.npz}}")
+    npz(tmp_path)
+    planned = sweep(tmp_path, "{npz: {path: d.npz}}", "badnets: {rate: 0.2, size: 9}")
+    assert any(LARGE in sentence for sentence in _forecasts(planned, ""))
+    with pytest.raises(PlanError, match=r"size .* must fit the image, got 9 .* on 8 x 8"):
+        check_fits(planned)
+    (tmp_path / "files").mkdir()
+    shard(tmp_path / "files" / "train.parquet", [0, 1, 0, 1], None)
+    shard(tmp_path / "files" / "test.parquet", [0, 1] * 6, None, side=12)
+    with pytest.raises(PlanError, match=r"test\.parquet, row 0: test images are 12 x 12 x 3"):
+        sweep(tmp_path, "{parquet: {path: files}}")
+    folder(tmp_path / "images")
+    (tmp_path / "images" / "train" / "1" / "2.png").write_bytes(b"")
+    with pytest.raises(PlanError, match=r"train/1/2\.png: is empty"):
+        sweep(tmp_path, "{imagefolder: {path: images, side: 8}}")
 
 
 def test_a_file_rewritten_with_the_same_size_and_time_is_read_again(

@@ -241,7 +241,7 @@ def test_a_failure_is_told_in_rows_and_stages(
         copy.discard(gone[f"key_{role}"])
 
     def broken(self: Any, *given: Any) -> Any:
-        raise ValueError("no scores today")
+        raise ValueError("no scores of \udcff today")
 
     monkeypatch.setattr(SpectralSignatures, "run", broken)
     monkeypatch.setattr(device, "claim", lambda gpus: "cpu")
@@ -252,13 +252,13 @@ def test_a_failure_is_told_in_rows_and_stages(
     assert rows["status"].to_dict() == {
         "none": "ok", "perfect_filter": "ok", "spectral_signatures": "failed",
     }  # fmt: skip
-    assert failed["error"] == "ValueError: no scores today" and after.unfinished == 1
+    assert failed["error"] == "ValueError: no scores of \\udcff today" and after.unfinished == 1
     assert failed["error_stage"] == gone["key_defend"] and gone["key_defend"] in failed["log"]
     assert "broken" in Path(failed["log"]).read_text()
     assert (rows.loc[["none", "perfect_filter"], ["error", "error_stage", "log"]] == "").all(None)
     stages = gather("failing", copy.uri).stages.set_index("key")
     assert stages.loc[gone["key_defend"], ["status", "error", "trials", "seconds"]].tolist() == [
-        "failed", "ValueError: no scores today", 1, 0.0,
+        "failed", "ValueError: no scores of \\udcff today", 1, 0.0,
     ]  # fmt: skip
     assert stages.loc[gone["key_decide"], "status"] == "upstream_failed"
     shared = stages.loc[[gone["key_data"], gone["key_victim"]]]

@@ -321,7 +321,7 @@ def test_toolbox_images_of_any_form_are_the_same_levels(
         (lambda images: images.where(images < 1, torch.nan), "values must be .* from nan to nan"),
         (lambda images: images.to(torch.uint8), "values must be .*uint8 from 0 to 1"),
         (lambda images: images > 0.5, "values must be .*bool from 0 to 1"),
-        (lambda images: images[:, 0], r"must be a tensor \(N, C, H, W\) or \(N, H, W, C\)"),
+        (lambda images: images[:, 0], r"must be a dense tensor \(N, C, H, W\) or \(N, H, W, C\)"),
         (lambda images: images[:, :, :3, :3], "with 1 or 3 channels"),
         (lambda images: images[1:], "one image for each of 100 labels"),
         (lambda images: {"images": images}, "got dict of shape"),

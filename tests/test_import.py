@@ -19,6 +19,8 @@ from raysweep.errors import PlanError, SpecError
 from raysweep.exchange import Poisoned, backdoorbench, toolbox
 from raysweep.exchange.folder import read_foreign, save
 from raysweep.jobs.launch import Conclusion, launch
+from raysweep.plan.fits import check_fits
+from raysweep.plan.planner import Planner
 from raysweep.store import Store
 from raysweep.sweep.loading import load_sweep
 
@@ -166,7 +168,7 @@ def test_rate_0_is_the_floor_and_other_rates_are_refused(
     ("cut", "said"),
     [
         (", size: 60", "poison rows are not in the training set"),
-        (", clean_seed: 3", "has no triggered form of"),
+        (", clean_seed: 3", "has no triggered form of .* that count, row [0-9]+ first"),
         (", label_noise: 0.3", "has label"),
     ],
 )
@@ -176,9 +178,27 @@ def test_other_data_than_the_folders_fail_by_name(
     folder, _ = origin
     path = folder / f"cut{cut[2:6].strip()}"
     save(backdoorbench.read(record(folder)), path)
-    rows = run(folder, "cut", f"[imported: {{path: {path}}}]", cut).rows
-    assert set(rows["status"]) <= {"failed", "upstream_failed"}
-    assert rows["error"].str.contains(said).all(), rows["error"].tolist()
+    with pytest.raises(PlanError, match=rf"dataset npz.*: attack imported\(cut.*\): .*{said}"):
+        run(folder, "cut", f"[imported: {{path: {path}}}]", cut)
+
+
+def test_a_folder_of_other_images_is_refused_by_the_plan(
+    origin: tuple[Path, pd.DataFrame], tmp_path: Path
+) -> None:
+    folder, _ = origin
+    path = save(backdoorbench.read(record(folder)), folder / "sizes")
+    with np.load(folder / "data.npz") as held:
+        arrays = dict(held)
+    for split in ("train", "test"):
+        arrays[f"{split}_images"] = np.pad(
+            arrays[f"{split}_images"], [(0, 0), (1, 1), (0, 0), (0, 0)]
+        )
+    np.savez(tmp_path / "data.npz", **arrays)
+    file = tmp_path / "sizes.yaml"
+    text = HEADER.format(name="sizes", data=tmp_path / "data.npz", cut="")
+    file.write_text(f"{text}attacks: [imported: {{path: {path}}}]\n")
+    with pytest.raises(PlanError, match=r"attack imported.* the folder's images have shape"):
+        check_fits(Planner(load_sweep(file)))
 
 
 def test_a_folder_that_changed_is_noticed(origin: tuple[Path, pd.DataFrame]) -> None:

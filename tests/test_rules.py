@@ -128,6 +128,48 @@ def too_long(text: str) -> list[str]:
     return bad
 
 
+TEXTS = {"read_text": 0, "write_text": 1}  # arguments that stand before the encoding
+
+
+def of_the_locale(text: str) -> list[str]:
+    """Return calls that read or write text in the encoding of whoever runs them."""
+    found = []
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Call) and "encoding" not in {one.arg for one in node.keywords}:
+            name = ast.unparse(node.func)
+            last = name.rpartition(".")[2]
+            words = {one.arg for one in node.keywords if ast.unparse(one.value) == "True"}
+            given = [*node.args, *(one.value for one in node.keywords if one.arg == "mode")]
+            modes = [
+                one.value for one in given
+                if isinstance(one, ast.Constant) and isinstance(one.value, str)
+                and set(one.value) <= set("rwaxbt+")
+            ]  # fmt: skip
+            opens = last in ("open", "fdopen") and not any("b" in mode for mode in modes)
+            # Of other libraries' open, such as Image.open, a mode tells that it gives text.
+            opens = opens and bool(modes or not node.args or name == "open")
+            texts = last in TEXTS and len(node.args) <= TEXTS[last]
+            if opens or texts or last == "TextIOWrapper" or words & {"text", "universal_newlines"}:
+                found.append(f"line {node.lineno}: {name}")
+    return found
+
+
+@pytest.mark.parametrize(
+    ("good", "bad"),
+    [
+        ("p.read_text('utf-8')", "p.read_text()"),
+        ("p.read_text(encoding='utf-8', errors='replace')", "p.read_text(errors='replace')"),
+        ("p.write_text(t, 'utf-8')", "p.write_text(t)"), ("open(p, 'rb')", "open(p)"),
+        ("p.open(encoding='utf-8')", "p.open()"), ("p.open('wb')", "p.open('w')"),
+        ("Image.open(p)", "gzip.open(p, 'rt')"), ("os.open(p, os.O_RDONLY)", "p.open(mode='a')"),
+        ("os.fdopen(n, 'wb')", "os.fdopen(n, 'w')"),
+        ("run(a, encoding='utf-8')", "run(a, text=True)"),
+    ],
+)  # fmt: skip
+def test_text_of_the_locale_is_noticed(good: str, bad: str) -> None:
+    assert of_the_locale(bad) and not of_the_locale(good)
+
+
 def prints(text: str) -> bool:
     return any(
         isinstance(node, ast.Call) and ast.unparse(node.func) == "print"
@@ -143,6 +185,7 @@ def test_house_rules(file: Path) -> None:
     assert foreign(folder, text) == []
     assert unsafe(text) == []
     assert undocumented(text) == []
+    assert of_the_locale(text) == []
     assert too_long(text) == []
     assert package == "cli" or not prints(text)
     if file.parent != ROOT or package not in ("raysweep", "__main__"):

@@ -10,7 +10,8 @@ from typing import Any
 import optuna
 import pytest
 
-from raysweep.attacks.imported import FILES, Imported
+from raysweep.attacks._foreign import FILES
+from raysweep.attacks.imported import Imported
 from raysweep.attacks.none import NoAttack
 from raysweep.cli.app import app
 from raysweep.cli.terminal import legend, to_use

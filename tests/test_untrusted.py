@@ -123,7 +123,7 @@ def test_rows_and_facts_that_do_not_fit_are_refused(
         (Image.new("RGB", (SIDE, SIDE), (9, 0, 0)), "img_size says"),
         (Image.new("LA", (SIDE, SIDE)), "has transparent pixels"),
         (Image.new("I;16", (SIDE, SIDE)), "more than 8 bits"),
-        (None, "cannot be read|cannot be decoded"),
+        (None, "is not there|cannot be decoded"),
     ],
 )
 def test_pictures_that_lose_something_are_refused(image: Any, said: str, tmp_path: Path) -> None:
@@ -156,6 +156,7 @@ def prefixed(prefix: str) -> dict[str, torch.Tensor]:
         {n: torch.nn.Parameter(t, requires_grad=t.is_floating_point()) for n, t in state().items()},
         {n: t.half() if t.is_floating_point() else t for n, t in state().items()},
         {n: t.bfloat16() if t.is_floating_point() else t for n, t in state().items()},
+        {n: t.to(torch.float8_e5m2) if t.is_floating_point() else t for n, t in state().items()},
     ],
 )  # fmt: skip
 def test_weights_of_any_form_are_the_same(given: Any, tmp_path: Path) -> None:
@@ -182,6 +183,8 @@ def test_absent_weights_are_none(given: Any, tmp_path: Path) -> None:
         ({"epoch": 3}, "with 0 of them"),
         ({"w": torch.tensor([torch.nan])}, "tensor 'w' of the victim must hold finite"),
         ({"w": torch.ones(1, dtype=torch.complex64)}, "must hold finite real numbers"),
+        ({"w": torch.ones(2).to_sparse()}, "must hold plain tensors of real numbers"),
+        ({"w": torch.ones(2, device="meta")}, "must hold plain tensors of real numbers"),
         ({"w": torch.ones(1), "_orig_mod.w": torch.ones(1)}, "have one name without _orig_mod"),
     ],
 )
@@ -242,7 +245,7 @@ def toolbox_set(top: Path, **files: Any) -> Path:
         {"poison_indices": torch.isin(torch.arange(10), torch.tensor([2, 4]))},
         {"labels": [0, 1] * 5}, {"labels": torch.tensor([0.0, 1.0] * 5)},
         {"labels": torch.eye(2)[[0, 1] * 5]}, {"labels": np.eye(2, dtype=bool)[[0, 1] * 5]},
-        {"cover_indices": []},
+        {"cover_indices": []}, {"labels": torch.tensor([0.0, 1.0] * 5).bfloat16()},
     ],
 )  # fmt: skip
 def test_rows_and_labels_of_the_toolbox_in_any_form(files: Any, tmp_path: Path) -> None:
@@ -261,7 +264,8 @@ def test_rows_and_labels_of_the_toolbox_in_any_form(files: Any, tmp_path: Path) 
         ({"poison_indices": ["2"]}, "indices must be whole numbers"),
         ({"poison_indices": {"a": 1}}, "indices must be whole numbers"),
         ({"cover_indices": [2, 3]}, "row 2 is both a poison and a cover"),
-        ({"labels": [0.5] * 10}, "labels must be whole numbers"),
+        ({"labels": [0.5] * 10}, "labels must be whole numbers.* save one whole number"),
+        ({"imgs": torch.rand(10, 1, SIDE, SIDE) + 0j}, "imgs: must be a dense tensor .* real num"),
         ({"labels": torch.ones(10, 2)}, "or one-hot rows"),
         ({"labels": [0, 1] * 4}, "one image for each of 8 labels"),
         ({"full_base_aug_seed__1_pt": state(), "full_base_aug_seed__2_pt": state()}, "2 victims, "),
@@ -318,13 +322,13 @@ def test_an_entry_of_the_manifest_that_is_wrong_is_named(
 
 
 def test_a_folder_that_lacks_a_file_or_holds_a_damaged_one_is_named(tmp_path: Path) -> None:
-    from raysweep.attacks.imported import _arrays
+    from raysweep.attacks._foreign import arrays_of
 
     path = save(bench(record(tmp_path)), tmp_path / "taken")
     raw = (path / "arrays.npz").read_bytes()
     (path / "arrays.npz").write_bytes(raw[: len(raw) // 2])
     with pytest.raises(FilesError, match=r"arrays\.npz: cannot be read"):
-        _arrays(path / "arrays.npz")
+        arrays_of(path / "arrays.npz")
     (path / "arrays.npz").unlink()
     with pytest.raises(ValueError, match=r"lacks arrays\.npz; copy the whole folder"):
         Imported(path=str(path), trigger="badnets")

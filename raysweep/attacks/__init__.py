@@ -26,6 +26,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
+from raysweep.attacks._inputs import AttackInputs as AttackInputs
+from raysweep.attacks._inputs import Planned as Planned
 from raysweep.counts import count_of, least_share, most_share
 from raysweep.datasets import Domain, ImageSet, IntArray, Shape
 from raysweep.errors import PlanError
@@ -35,7 +37,6 @@ from raysweep.methods.recipe import Recipe
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
 
     from raysweep.models import Model
 
@@ -69,39 +70,6 @@ class Victim:
 
     state: dict[str, torch.Tensor]
     artifact: Arrays
-
-
-@dataclass(frozen=True, kw_only=True)
-class AttackInputs:
-    """The inputs of `prepare`.
-
-    Attributes:
-        data: the clean training set.
-        rows: (N,) row numbers of its images in the source's training files, ascending.
-        model, shape, recipe: architecture, image shape and training recipe of this trial's victims.
-        surrogate: a network built and trained as a victim is, on `data`, from another seed than
-            the victim's; only if `SURROGATE`.
-        victim: the victim itself, in eval mode on the stage's device; only if `EVADES`.
-        test: the evaluation set, with its true labels; only if `EVADES`.
-        test_rows: (E,) row numbers of its images in the source's test files, ascending: the ids
-            that `stamp` will be given for them; only if `EVADES`.
-    """
-
-    data: ImageSet
-    rows: IntArray
-    model: Model
-    shape: Shape
-    recipe: Recipe
-    surrogate: nn.Module | None = None
-    victim: nn.Module | None = None
-    test: ImageSet | None = None
-    test_rows: IntArray | None = None
-
-    @property
-    def trained(self) -> nn.Module:
-        """The surrogate, in eval mode on the stage's device."""
-        assert self.surrogate is not None, "only attacks that declare SURROGATE have one"
-        return self.surrogate
 
 
 class Origin(NamedTuple):
@@ -194,6 +162,28 @@ class Attack(Method):
                 f"target {self.target}; leave sources out to attack all classes"
             )
         return self
+
+    def check(self, planned: Planned) -> None:
+        """Make sure that a dataset can be attacked, as far as a plan can tell.
+
+        Here an image is stamped, unless the trigger is only known when it was prepared.
+
+        Raises:
+            ValueError: if it cannot.
+        """
+        if not (self.PREPARES or self.TRAINS or self.EVADES):
+            self.stamp_one(planned.shape)
+
+    def stamp_one(self, shape: Shape) -> None:
+        """Stamp a black test image of a shape, with nothing that was prepared.
+
+        Raises:
+            ValueError: if the trigger does not fit.
+        """
+        import torch
+
+        image = torch.zeros(1, shape.channels, shape.height, shape.width)
+        self.stamp(image, ids=np.zeros(1, np.int64), part="test", artifact={}, seed=0)
 
     def prepare(self, inputs: AttackInputs, ctx: Context) -> Arrays:
         """Return the arrays that `choose` and `stamp` will be given; only if `PREPARES`."""

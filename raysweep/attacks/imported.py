@@ -10,18 +10,17 @@ folder names, in the order of the source's files, which is checked by their labe
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from types import UnionType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from raysweep.attacks import Attack, AttackInputs, Choice, Counts, Origin, Part
-from raysweep.datasets import IntArray
+from raysweep.attacks import Attack, AttackInputs, Choice, Counts, Origin, Part, Planned
+from raysweep.attacks._foreign import OURS, arrays_of, files_of, manifest_of
+from raysweep.datasets import IntArray, Shape
 from raysweep.errors import FilesError, PlanError, StageError
 from raysweep.identity import files_digest
 from raysweep.methods import available, load
@@ -30,13 +29,6 @@ from raysweep.paths import DataPath, resolved
 
 if TYPE_CHECKING:
     import torch
-
-FILES = ("manifest.json", "arrays.npz", "victim.npz")
-# What BackdoorBench and backdoor-toolbox call attacks that have another name here.
-THEIRS = {
-    "badnet": "badnets", "blended": "blend", "inputaware": "dynamic", "lc": "label_consistent",
-    "ssba": "issba", "trojannn": "trojan", "TaCT": "tact", "WaNet": "wanet",
-}  # fmt: skip
 
 
 class Imported(Attack):
@@ -58,7 +50,7 @@ class Imported(Attack):
             return given
         folder = Path(resolved(str(given["path"])))
         try:
-            manifest = _manifest(folder)
+            manifest = manifest_of(folder)
         except PlanError as error:
             raise ValueError(str(error)) from None
         total = manifest["train_total"]
@@ -81,7 +73,7 @@ class Imported(Attack):
                     + ("weights; train one: victim: false" if part == "victim" else
                        "test inputs; name the attack that stamps them: trigger: NAME")
                 )  # fmt: skip
-        return {**says, **given, "digest": files_digest(_files(folder))}
+        return {**says, **given, "digest": files_digest(files_of(folder))}
 
     def content_digest(self) -> str:
         """Return "": `digest` is that of the folder's files."""
@@ -89,7 +81,7 @@ class Imported(Attack):
 
     def origin(self) -> Origin:
         """Return the name and the rates of the attack that the folder holds."""
-        manifest = _manifest(Path(self.path))
+        manifest = manifest_of(Path(self.path))
         rate, cover = manifest.get("rate"), manifest.get("cover_rate")
         return Origin(
             manifest["attack"],
@@ -109,7 +101,7 @@ class Imported(Attack):
                 f"attack {self.name}: trigger must be an attack that needs no preparation, got "
                 f"{stamping.name}"
             )
-        manifest = _manifest(Path(self.path))
+        manifest = manifest_of(Path(self.path))
         if not self.rate:
             return Counts(poison=0, cover=0)
         if self.label_map == "all_to_one" and self.target >= num_classes:
@@ -128,53 +120,80 @@ class Imported(Attack):
     def family(self) -> str:
         """The family of the attack that the folder holds."""
         named = self.origin().attack
-        attack = THEIRS.get(named, named)
+        attack = OURS.get(named, named)
         kind = load("attacks", attack) if attack in available("attacks") else None
         return getattr(kind, "FAMILY", "") or attack
+
+    def check(self, planned: Planned) -> None:
+        """Make sure that the folder was made from this dataset.
+
+        Raises:
+            StageError: if it was not.
+            FilesError: if its arrays cannot be read.
+            ValueError: if the attack that stamps test inputs does not fit the images.
+        """
+        arrays = dict(arrays_of(Path(self.path) / "arrays.npz"))
+        self._placed(arrays, planned.labels, planned.rows, planned.shape)
+        counted = self.eligible(planned.test_labels, planned.shape.num_classes)
+        lacking = planned.test_rows[counted & ~self.triggers(planned.test_rows, arrays)]
+        if len(lacking):
+            raise StageError(
+                f"attack {self.label}: the folder has no triggered form of {len(lacking)} of "
+                f"{int(counted.sum())} test inputs that count, row {lacking[0]} first; take the "
+                f"evaluation set that it was made with, by test_size, clean_size and clean_seed, "
+                f"or name the attack that stamps test inputs: trigger: NAME"
+            )
+        if (stamping := self._stamping()) is not None:
+            stamping.stamp_one(planned.shape)
 
     def prepare(self, inputs: AttackInputs, ctx: Context) -> Arrays:
         """Return the folder's arrays, its rows as positions in this training set."""
         del ctx
         folder = Path(self.path)
-        found = _files(folder)
+        found = files_of(folder)
         if files_digest(found) != self.digest:
             raise FilesError(
                 f"attack {self.label}: {folder} "
                 + ("holds other files than were planned with" if found else "is not there")
                 + "; give all hosts the same folder, or plan again if it has changed"
             )
-        arrays = dict(_arrays(folder / "arrays.npz"))
-        for part in ("poison", "cover", "known"):
-            arrays[f"{part}_rows"] = self._positions(part, arrays, inputs)
-        self._check(arrays, inputs)
+        arrays = dict(arrays_of(folder / "arrays.npz"))
+        self._placed(arrays, inputs.data.labels, inputs.rows, inputs.shape)
         state = self._state(folder, inputs) if self.victim else {}
         return {**arrays, **state}
 
-    def _positions(self, part: str, arrays: Arrays, inputs: AttackInputs) -> IntArray:
-        rows = arrays[f"{part}_rows"]
-        at = np.minimum(np.searchsorted(inputs.rows, rows), len(inputs.rows) - 1)
-        lacking = np.flatnonzero(inputs.rows[at] != rows)
+    def _positions(self, part: str, found: IntArray, rows: IntArray) -> IntArray:
+        """Return the positions of source rows that the folder names in a training set of rows."""
+        at = np.minimum(np.searchsorted(rows, found), len(rows) - 1)
+        lacking = np.flatnonzero(rows[at] != found)
         if len(lacking):
             raise StageError(
                 f"attack {self.label}: {len(lacking)} of the folder's {part} rows are not in the "
-                f"training set, row {rows[lacking[0]]} first; leave out size and imbalance, or cut "
-                f"the dataset as the folder's was"
+                f"training set, row {found[lacking[0]]} first; leave out size and imbalance, or "
+                f"cut the dataset as the folder's was"
             )
         return at
 
-    def _check(self, arrays: Arrays, inputs: AttackInputs) -> None:
-        """Make sure that the folder was made from this dataset."""
-        labels = inputs.data.labels
+    def _placed(
+        self, arrays: dict[str, NDArray[Any]], labels: IntArray, rows: IntArray, shape: Shape
+    ) -> None:
+        """Turn the folder's rows into positions in a training set that it was made from.
+
+        Raises:
+            StageError: if it was made from another.
+        """
+        for part in ("poison", "cover", "known"):
+            arrays[f"{part}_rows"] = self._positions(part, arrays[f"{part}_rows"], rows)
         wrong = np.flatnonzero(labels[arrays["known_rows"]] != arrays["known_labels"])
         if len(wrong):
             row = arrays["known_rows"][wrong[0]]
             raise StageError(
-                f"attack {self.label}: training row {inputs.rows[row]} has label {labels[row]} in "
+                f"attack {self.label}: training row {rows[row]} has label {labels[row]} in "
                 f"this dataset, but {arrays['known_labels'][wrong[0]]} in the folder's; "
                 f"take the same dataset in the order of its source files"
             )
         given = labels[arrays["poison_rows"]]
-        mapped = self.relabel(given, inputs.shape.num_classes)
+        mapped = self.relabel(given, shape.num_classes)
         odd = np.flatnonzero(mapped != arrays["poison_labels"])
         if len(odd):
             raise StageError(
@@ -182,7 +201,7 @@ class Imported(Attack):
                 f"label {arrays['poison_labels'][odd[0]]}, where label_map {self.label_map} wants "
                 f"{mapped[odd[0]]}; other maps are not supported"
             )
-        size = tuple(inputs.data.images.shape[1:])
+        size = (shape.channels, shape.height, shape.width)
         if arrays["poison_images"].shape[1:] != size:
             raise StageError(
                 f"attack {self.label}: the folder's images have shape "
@@ -198,7 +217,7 @@ class Imported(Attack):
         network = inputs.model.build(inputs.shape)
         own = {n: t.numpy() for n, t in network.state_dict().items()}
         wanted = {n.removeprefix("net."): n for n in own if not n.startswith("normalize.")}
-        held = _arrays(folder / "victim.npz")
+        held = arrays_of(folder / "victim.npz")
         foreign = {name.removeprefix("model."): array for name, array in held.items()}
         if set(foreign) != set(wanted):
             if len(foreign) != len(wanted):
@@ -207,7 +226,7 @@ class Imported(Attack):
                     f"{inputs.model.name} has {len(wanted)}; name the model it was made with"
                 )
             foreign = dict(zip(wanted, foreign.values(), strict=True))
-        manifest = _manifest(Path(self.path))
+        manifest = manifest_of(Path(self.path))
         for name in ("mean", "std"):
             if manifest[name]:
                 own[f"normalize.{name}"] = np.reshape(manifest[name], (1, -1, 1, 1))
@@ -264,82 +283,3 @@ class Imported(Attack):
         given = {"target": self.target, "label_map": self.label_map}
         stamping: Attack = load("attacks", self.trigger).model_validate(given)  # type: ignore[assignment]
         return stamping.without(stamping.INSTEAD)
-
-
-def _manifest(folder: Path) -> dict[str, Any]:
-    """Return the notes of an import.
-
-    Raises:
-        PlanError: if the folder is none that `raysweep import` wrote, or lacks a file.
-    """
-    try:
-        manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
-        fault = _fault(manifest)
-    except (OSError, ValueError, RecursionError) as error:
-        fault = str(error)
-    if fault:
-        raise PlanError(
-            f"path must be a folder that `raysweep import` wrote, got {str(folder)!r} ({fault})"
-        )
-    wanted = FILES if manifest["victim"] else FILES[:2]
-    lacking = [name for name in wanted if not (folder / name).is_file()]
-    if lacking:
-        raise PlanError(
-            f"{str(folder)!r} lacks {', '.join(lacking)}; copy the whole folder, or import it again"
-        )
-    return manifest  # type: ignore[no-any-return]
-
-
-def _fault(manifest: Any) -> str:
-    """Return the fault of a manifest; "" if it has none."""
-    if not isinstance(manifest, dict):
-        return f"manifest.json must hold a mapping, got {type(manifest).__name__}"
-    for name, rule in RULES.items():
-        if name not in manifest or not rule(manifest[name]):
-            return f"manifest.json: {name} is {str(manifest.get(name))[:60]}"
-    total, touched = manifest["train_total"], manifest["poison"] + manifest["cover"]
-    return "" if touched <= total else f"manifest.json: {touched} of {total} images are stamped"
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
-def _is_list(value: Any, kinds: type | UnionType) -> bool:
-    return isinstance(value, list) and all(isinstance(one, kinds) for one in value)
-
-
-# What each entry of the manifest must be.
-RULES: dict[str, Callable[[Any], bool]] = {
-    "format": lambda value: value == 1,
-    "dataset": lambda value: isinstance(value, str),
-    "attack": lambda value: isinstance(value, str),
-    "train_total": lambda value: _is_count(value) and value > 0,
-    "poison": lambda value: _is_count(value) and value > 0,
-    "cover": _is_count,
-    "target": lambda value: value is None or _is_count(value),
-    "sources": lambda value: value is None or _is_list(value, int),
-    "triggered": lambda value: isinstance(value, bool | int),
-    "victim": lambda value: isinstance(value, bool),
-    "mean": lambda value: value is None or _is_list(value, float | int),
-    "std": lambda value: value is None or _is_list(value, float | int),
-}
-
-
-def _arrays(file: Path) -> Arrays:
-    """Return the arrays of a file.
-
-    Raises:
-        FilesError: if it cannot be read.
-    """
-    try:
-        with np.load(file, allow_pickle=False) as arrays:
-            return {name: np.array(arrays[name]) for name in arrays.files}
-    except Exception as error:  # noqa: BLE001  zip and NumPy raise whatever bytes provoke
-        raise FilesError(
-            f"{file}: cannot be read ({error}); copy the folder or import it again"
-        ) from None
-
-
-def _files(folder: Path) -> list[Path]:
-    return [file for name in FILES if (file := folder / name).is_file()]

@@ -116,7 +116,7 @@ def _memory() -> tuple[int | None, int | None]:
     except (ValueError, OSError):
         return None, None
     try:
-        found = _AVAILABLE.search(Path("/proc/meminfo").read_text())
+        found = _AVAILABLE.search(Path("/proc/meminfo").read_text("utf-8"))
     except OSError:
         found = None
     return total, int(found[1]) * 1024 if found else None

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 Domain = Literal["images", "features"]
 SPLITS = ("train", "test")
+Size = tuple[int, int, int]  # (C, H, W) of an image
 MIB = 2**20
 SEEDS = frozenset({"subset_seed", "clean_seed"})  # of what is drawn of the source files
 
@@ -43,6 +44,12 @@ class ImageSet:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def size(self) -> Size:
+        """The channels, height and width of an image."""
+        channels, height, width = self.images.shape[1:]
+        return channels, height, width
 
     def take(self, index: IntArray) -> ImageSet:
         """Return the rows `index`, in that order."""
@@ -202,17 +209,38 @@ class Dataset(Method):
         check_images(self, labels, train, test)
         return train, test
 
-    def check_small(self, labels: Labels, source: str) -> None:
-        """Decode and check the data of a source digest once, if that takes a plan little time.
+    def first_sizes(self) -> list[Size]:
+        """Return the size of the first training and of the first test image.
+
+        Nothing else is decoded; empty where that cannot be told without decoding all.
+
+        Raises:
+            PlanError: if they cannot be decoded.
+        """
+        return []
+
+    def is_small(self) -> bool:
+        """Return whether a plan decodes and checks the source files."""
+        return sum(file.stat().st_size for file in self.files()) <= self.AT_PLAN * MIB
+
+    def checked_size(self, labels: Labels, source: str, *, small: bool) -> Size | None:
+        """Return the size of the images, as far as a plan can tell in little time.
+
+        The data of a source digest are decoded and checked once, if they are small; else the first
+        images alone are looked at.
 
         Raises:
             PlanError: as `checked_images` does.
         """
+        from raysweep.datasets._checks import check_first
+
         checked = self.labeled(self.name, SEEDS), source
-        small = sum(file.stat().st_size for file in self.files()) <= self.AT_PLAN * MIB
-        if small and checked not in _CHECKED:
-            self.checked_images(labels)
-            _CHECKED.add(checked)
+        if checked not in _SIZES:
+            if small:
+                _SIZES[checked] = self.checked_images(labels)[0].size
+            else:
+                _SIZES[checked] = check_first(self)
+        return _SIZES[checked]
 
     def content_digest(self) -> str:
         """Return "": the plan adds the `source_digest`, of the files that are the data."""
@@ -317,4 +345,4 @@ class Dataset(Method):
         return train, np.sort(test[order[:size]]), np.sort(test[order[size:]])
 
 
-_CHECKED: set[tuple[str, str]] = set()  # label and source digest of what this process checked
+_SIZES: dict[tuple[str, str], Size | None] = {}  # by label and source digest, in this process

@@ -10,8 +10,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from raysweep.datasets import Dataset, ImageSet, IntArray, Labels
+from raysweep.datasets import Dataset, ImageSet, IntArray, Labels, Size
+from raysweep.datasets._entries import normal
 from raysweep.errors import PlanError
+from raysweep.paths import placeholder
 
 ROWS = 4096  # feature vectors looked at together: a mask of all would take much memory
 
@@ -38,9 +40,9 @@ def named(given: Sequence[object], where: object) -> tuple[str, ...]:
         PlanError: if a name is no text and no number, or stands there twice.
     """
     names = [one.decode("utf-8", "replace") if isinstance(one, bytes) else one for one in given]
-    texts = tuple(str(name) for name in names)
+    texts = tuple(normal(str(name)) for name in names)
     for number, name in enumerate(names):
-        if not isinstance(name, str | int) or isinstance(name, bool):
+        if not isinstance(name, str | int) or isinstance(name, bool) or not texts[number].strip():
             raise PlanError(
                 f"{where}: class {number} must be named by a text, got {name!r}; write a list of "
                 f"names"
@@ -139,23 +141,40 @@ def check_images(dataset: Dataset, labels: Labels, train: ImageSet, test: ImageS
                 f"{images.shape[1]}; take the channels that count"
             )
     if train.images.shape[1:] != test.images.shape[1:]:
-        raise PlanError(
-            f"{dataset.where('test', 0)}: test images are {_size(test)}, training images "
-            f"{_size(train)}; give both splits one size and the same channels"
-        )
+        raise PlanError(_differ(dataset, train.size, test.size))
     if vectors:
         _check_finite(dataset, "train", train)
         _check_finite(dataset, "test", test)
 
 
+def check_first(dataset: Dataset) -> Size | None:
+    """Return the size of the first images of both splits, if it can be told.
+
+    Raises:
+        PlanError: if they cannot be decoded or differ, or if a source file is empty.
+    """
+    for file in dataset.files():
+        if not file.stat().st_size:
+            raise PlanError(f"{file}: {placeholder(b'')}")
+    sizes = dataset.first_sizes()
+    if len(set(sizes)) > 1:
+        raise PlanError(_differ(dataset, *sizes))
+    return sizes[0] if sizes else None
+
+
+def _differ(dataset: Dataset, train: Size, test: Size) -> str:
+    (shown, other) = (
+        f"{height} x {width} x {channels}" for channels, height, width in (test, train)
+    )
+    return (
+        f"{dataset.where('test', 0)}: test images are {shown}, training images {other}; give both "
+        f"splits one size and the same channels"
+    )
+
+
 def _source(dataset: Dataset) -> str:
     path = getattr(dataset, "path", None)
     return f"dataset {dataset.name}" + (f" at {path}" if path else "")
-
-
-def _size(part: ImageSet) -> str:
-    channels, height, width = part.images.shape[1:]
-    return f"{height} x {width} x {channels}"
 
 
 def _check_finite(dataset: Dataset, split: str, part: ImageSet) -> None:

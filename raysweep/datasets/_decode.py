@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from raysweep.datasets import ImageSet, IntArray, Labels
+from raysweep.datasets import ImageSet, IntArray, Labels, Size
 from raysweep.datasets._checks import named, numbered, renumbered
+from raysweep.datasets._entries import placeholder_of
 from raysweep.errors import PlanError
+from raysweep.paths import placeholder
 
 if TYPE_CHECKING:
     import pyarrow.parquet
@@ -52,7 +55,12 @@ def reading(file: Path) -> Iterator[None]:
     except (OSError, pyarrow.ArrowException, MemoryError) as error:
         detail = " ".join(str(error).split())[:300]
         raise PlanError(
-            f"{file}: cannot be read as Parquet ({detail}); write or copy it again"
+            f"{file}: cannot be read as Parquet"
+            + (
+                f": it {fault}"
+                if (fault := placeholder_of(file))
+                else f" ({detail}); write or copy it again"
+            )
         ) from None
 
 
@@ -151,6 +159,8 @@ def _names(file: Path, label_column: str | None) -> tuple[str, ...] | None:
         names = features[column(file, label_column, LABEL_COLUMNS)]["names"]
     except (KeyError, TypeError, ValueError, RecursionError):
         return None
+    if isinstance(names, dict) and names.keys() == set(map(str, range(len(names)))):
+        names = [names[str(number)] for number in range(len(names))]
     return named(names, file) if isinstance(names, list) and names else None
 
 
@@ -192,8 +202,19 @@ def encoding(file: Path) -> str:
     from PIL import Image
 
     where, raw = next(_encoded(file, None))
-    with _decoding(where):
+    with _decoding(where, raw):
         return str(Image.open(io.BytesIO(raw)).format).lower()
+
+
+def first_size(file: Path, image_column: str | None, *, grey: bool) -> Size:
+    """Return the size of the first image of a Parquet file, which alone is decoded.
+
+    Raises:
+        PlanError: if the file holds none, or it cannot be decoded.
+    """
+    where, raw = next(_encoded(file, image_column), (str(file), b""))
+    channels, height, width = _pixels(where, raw, "L" if grey else "RGB", None, crop=False).shape
+    return channels, height, width
 
 
 def decoded(
@@ -235,14 +256,22 @@ def decoded(
 
 
 @contextmanager
-def _decoding(where: str) -> Iterator[None]:
+def _decoding(where: str, raw: bytes) -> Iterator[None]:
     """Let a fault of an image's bytes name its place."""
     try:
         yield
     except PlanError:
         raise
     except Exception as error:  # noqa: BLE001  Pillow raises whatever bytes provoke
-        raise PlanError(f"{where}: cannot be decoded as an image ({error})") from None
+        said = re.sub(r" ?<.*? at 0x.*?>", "", str(error))  # an address says nothing
+        raise PlanError(
+            f"{where}: cannot be decoded as an image: it "
+            + (
+                placeholder(raw[:64])
+                or f"was cut off or damaged, is none, or too large ({said}); copy it again"
+            )
+            + ", or remove it"
+        ) from None
 
 
 def _pixels(
@@ -255,7 +284,7 @@ def _pixels(
     """
     from PIL import Image, ImageOps
 
-    with _decoding(where):
+    with _decoding(where, raw):
         encoded = Image.open(io.BytesIO(raw))
         _check_representable(where, encoded)
         turned = ImageOps.exif_transpose(encoded)

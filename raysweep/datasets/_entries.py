@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import functools
 import os
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
 from raysweep.errors import PlanError
+from raysweep.paths import placeholder
 
 # Made by file systems, archivers and synchronizers, in lower case; hidden names begin with a dot.
 SYSTEM = frozenset({
@@ -40,6 +42,11 @@ def skipped(name: str) -> bool:
     return name.startswith(".") or copies or name.lower() in SYSTEM
 
 
+def normal(name: str) -> str:
+    """Return a name in Unicode's form NFC: systems and archivers write an é as one sign or two."""
+    return unicodedata.normalize("NFC", name)
+
+
 def entries(folder: Path) -> list[tuple[Path, bool]]:
     """Return (path, whether it is a folder) of the entries that are not skipped, by name.
 
@@ -49,10 +56,10 @@ def entries(folder: Path) -> list[tuple[Path, bool]]:
     found = []
     try:
         with os.scandir(folder) as listed:
-            names = sorted(entry.name for entry in listed if not skipped(entry.name))
+            names = [entry.name for entry in listed if not skipped(entry.name)]
     except OSError as error:
         raise PlanError(f"{folder}: cannot be read ({error.strerror}); make it readable") from None
-    for name in names:
+    for name in sorted(names, key=lambda name: (normal(name), name)):
         path = folder / name
         inner = path.is_dir()
         if not inner and not path.is_file():
@@ -78,6 +85,15 @@ def files_below(folder: Path, above: frozenset[str] = frozenset()) -> Iterator[P
             yield path
 
 
+def placeholder_of(file: Path) -> str:
+    """Return the kind of what lies in place of a file, and the remedy; "" if nothing tells."""
+    try:
+        with file.open("rb") as stream:
+            return placeholder(stream.read(64))
+    except OSError as error:
+        return f"cannot be read ({error.strerror}); make it readable"
+
+
 def content(file: Path) -> bytes:
     """Return a file's bytes.
 
@@ -86,5 +102,7 @@ def content(file: Path) -> bytes:
     """
     try:
         return file.read_bytes()
+    except FileNotFoundError:
+        raise PlanError(f"{file}: is not there; copy it again, whole") from None
     except OSError as error:
         raise PlanError(f"{file}: cannot be read ({error.strerror}); make it readable") from None

@@ -8,9 +8,9 @@ from typing import ClassVar
 import numpy as np
 from pydantic import Field
 
-from raysweep.datasets import SPLITS, Dataset, ImageSet, Labels
+from raysweep.datasets import SPLITS, Dataset, ImageSet, Labels, Size
 from raysweep.datasets._decode import decoded
-from raysweep.datasets._entries import content, entries, files_below, is_image
+from raysweep.datasets._entries import content, entries, files_below, is_image, normal
 from raysweep.errors import PlanError
 from raysweep.paths import DataPath
 
@@ -44,15 +44,22 @@ class Folders(Dataset):
         """The folder that holds the splits."""
         return Path(self.path)
 
-    def folders(self, split: str) -> list[str]:
-        """Return the names of the class folders of a split, sorted.
+    def folders(self, split: str) -> dict[str, Path]:
+        """Return the class folders of a split by their names in Unicode's form NFC, sorted.
 
         Raises:
-            PlanError: if there is none.
+            PlanError: if there is none, or two have one name.
         """
         top = self.top / split
         there = entries(top) if top.is_dir() else []
-        found = [path.name for path, inner in there if inner]
+        found: dict[str, Path] = {}
+        for path, inner in there:
+            if inner and found.setdefault(normal(path.name), path) != path:
+                raise PlanError(
+                    f"dataset {self.name}: {str(top)!r} holds two folders {normal(path.name)!r}, "
+                    f"which are written in other signs, {found[normal(path.name)].name!a} "
+                    f"and {path.name!a}; put their images into one"
+                )
         if not found:
             raise PlanError(
                 f"dataset {self.name}: path must hold a folder {split} with a folder per "
@@ -79,13 +86,13 @@ class Folders(Dataset):
 
     def chosen(self) -> list[str]:
         """Return the class folders of the training set, in the order of their labels."""
-        train, test = (self.folders(split) for split in self.SPLITS)
+        train, test = (list(self.folders(split)) for split in self.SPLITS)
         strays = [name for name in test if name not in train]
         if strays:
             raise PlanError(
                 f"dataset {self.name}: {self.path!r} has classes of {self.SPLITS[1]} that "
-                f"{self.SPLITS[0]} lacks: {', '.join(strays)}; add them to {self.SPLITS[0]}, or "
-                f"remove them"
+                f"{self.SPLITS[0]} lacks: {', '.join(map(repr, strays))}; add them to "
+                f"{self.SPLITS[0]}, or remove them"
             )
         return train
 
@@ -115,23 +122,24 @@ class Folders(Dataset):
 
     def _class_folders(self, split: str) -> list[Path]:
         inside = self.INSIDE if split == self.SPLITS[0] else ""
-        return [self.top / split / name / inside for name in self.chosen()]
+        there = self.folders(split)
+        return [there.get(name, self.top / split / name) / inside for name in self.chosen()]
 
     def caution(self) -> str:
-        """Return a sentence on the files that are no images and are left out; "" without any."""
-        others = [
-            file for split in self.SPLITS for file in self._others(split) if not is_image(file)
+        """Return a sentence on the files that are left out; "" without any."""
+        loose = [
+            path for split in self.SPLITS for path, inner in entries(self.top / split) if not inner
         ]
+        others = loose + [
+            file for split in self.SPLITS for top in self._class_folders(split)
+            for file in files_below(top) if not is_image(file)
+        ]  # fmt: skip
         if not others:
             return ""
         return (
-            f"{len(others)} files whose suffix is none that Pillow reads are left out, "
-            f"{str(others[0])!r} first"
+            f"{len(others)} files that are in no folder of a class, or whose suffix is none that "
+            f"Pillow reads, are left out, {str(others[0])!r} first"
         )
-
-    def _others(self, split: str) -> list[Path]:
-        loose = [path for path, inner in entries(self.top / split) if not inner]
-        return loose + [file for top in self._class_folders(split) for file in files_below(top)]
 
     def where(self, split: str, row: int) -> str:
         """Return the image's file."""
@@ -145,6 +153,10 @@ class Folders(Dataset):
         """Return the labels, from the folders' names."""
         train, test = (np.array([n for _, n in self.found(s)]) for s in self.SPLITS)
         return Labels(train=train, test=test, classes=self.class_names())
+
+    def first_sizes(self) -> list[Size]:
+        """Return the size that all images are resized to."""
+        return [(1 if self.grey else 3, self.side, self.side)]
 
     def decode(self) -> tuple[ImageSet, ImageSet]:
         """Return the decoded sets."""

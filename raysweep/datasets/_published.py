@@ -9,8 +9,14 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from raysweep import paths
-from raysweep.datasets import SPLITS, Dataset, ImageSet, Labels
-from raysweep.datasets._decode import encoding, parquet_images, parquet_row, split_labels
+from raysweep.datasets import SPLITS, Dataset, ImageSet, Labels, Size
+from raysweep.datasets._decode import (
+    encoding,
+    first_size,
+    parquet_images,
+    parquet_row,
+    split_labels,
+)
 from raysweep.errors import PlanError
 from raysweep.identity import Stamp, cache_folder, stamp
 
@@ -22,11 +28,13 @@ class Published(Dataset):
         TORCHVISION: torchvision's class of it.
         SPLITS: arguments by which that class gives the training and the test set.
         GREY: whether images have one channel.
+        SIDE: height and width in pixels of its images.
     """
 
     TORCHVISION: ClassVar[str]
     SPLITS: ClassVar[tuple[Mapping[str, Any], ...]] = ({"train": True}, {"train": False})
     GREY: ClassVar[bool] = False
+    SIDE: ClassVar[int] = 32
 
     @abstractmethod
     def downloaded_labels(self) -> Labels:
@@ -69,6 +77,13 @@ class Published(Dataset):
         """Return the labels."""
         pair = parquet_pair(self.name)
         return split_labels([pair[0]], [pair[1]], None) if pair else self.downloaded_labels()
+
+    def first_sizes(self) -> list[Size]:
+        """Return the size of the first image of each Parquet file, else the published size."""
+        pair = parquet_pair(self.name)
+        if not pair:
+            return [(1 if self.GREY else 3, self.SIDE, self.SIDE)]
+        return [first_size(file, None, grey=self.GREY) for file in pair]
 
     def decode(self) -> tuple[ImageSet, ImageSet]:
         """Return the decoded sets."""

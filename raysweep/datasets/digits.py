@@ -61,7 +61,7 @@ class Digits(Dataset):
 
 @functools.cache
 def _table(file: Path) -> tuple[NDArray[np.uint8], IntArray]:
-    with gzip.open(file, "rt") as rows:
+    with gzip.open(file, "rt", encoding="ascii") as rows:
         table = np.array([row.split(",") for row in rows], float).astype(np.int64)
     return table[:, :-1].astype(np.uint8), table[:, -1]
 

@@ -22,6 +22,7 @@ from pydantic import Field
 
 from raysweep.datasets import SPLITS, Dataset, Domain, ImageSet, Labels
 from raysweep.datasets._decode import opened, reading
+from raysweep.datasets._entries import placeholder_of
 from raysweep.errors import PlanError
 from raysweep.paths import DataPath
 
@@ -73,7 +74,12 @@ class Ember(Dataset):
                 values = np.memmap(file, np.float32, "r")
         except Exception as error:  # noqa: BLE001  NumPy raises whatever bytes provoke
             raise PlanError(
-                f"{file}: cannot be read as an array ({error}); write or copy it again"
+                f"{file}: cannot be read as an array"
+                + (
+                    f": it {fault}"
+                    if (fault := placeholder_of(file))
+                    else f" ({error}); write or copy it again"
+                )
             ) from None
         if not isinstance(values, np.ndarray) or values.dtype.kind not in "fiu":
             raise PlanError(

@@ -23,6 +23,7 @@ class MNIST(Published):
 
     TORCHVISION: ClassVar[str] = "MNIST"
     GREY: ClassVar[bool] = True
+    SIDE: ClassVar[int] = 28
 
     def downloaded_labels(self) -> Labels:
         """Return the digits."""

@@ -14,8 +14,9 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from raysweep.datasets import SPLITS, Dataset, ImageSet, Labels
-from raysweep.datasets._decode import parquet_images, parquet_row, split_labels
+from raysweep.datasets import SPLITS, Dataset, ImageSet, Labels, Size
+from raysweep.datasets._decode import first_size, parquet_images, parquet_row, split_labels
+from raysweep.datasets._entries import skipped
 from raysweep.errors import PlanError
 from raysweep.paths import DataPath
 
@@ -34,7 +35,7 @@ class Parquet(Dataset):
 
     def _matching(self, pattern: str) -> list[Path]:
         try:
-            found = sorted(Path(self.path).glob(pattern))
+            found = sorted(file for file in Path(self.path).glob(pattern) if not skipped(file.name))
         except (ValueError, NotImplementedError) as error:
             raise PlanError(
                 f"dataset {self.name}: train and test must be patterns of files below "
@@ -45,6 +46,13 @@ class Parquet(Dataset):
                 f"dataset {self.name}: no file in {self.path!r} matches {pattern!r}; "
                 f"set path to the folder that holds the files themselves, or set train and test"
             )
+        for file in found:
+            if not file.is_file():
+                what = "a folder" if file.is_dir() else "a broken link, or no file"
+                raise PlanError(
+                    f"dataset {self.name}: {file}, which matches {pattern!r}, is {what}; remove "
+                    f"it, or set train and test to patterns of the files alone"
+                )
         return found
 
     def _split(self) -> tuple[list[Path], list[Path]]:
@@ -69,6 +77,10 @@ class Parquet(Dataset):
     def read_labels(self) -> Labels:
         """Return labels and class names."""
         return split_labels(*self._split(), self.label_column)
+
+    def first_sizes(self) -> list[Size]:
+        """Return the size of the first image of each split."""
+        return [first_size(files[0], self.image_column, grey=self.grey) for files in self._split()]
 
     def decode(self) -> tuple[ImageSet, ImageSet]:
         """Return the decoded sets."""

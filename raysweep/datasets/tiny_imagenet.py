@@ -15,6 +15,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
+from raysweep.datasets._entries import content
 from raysweep.datasets._folders import Folders, Found
 from raysweep.errors import PlanError
 
@@ -29,13 +30,13 @@ class TinyImageNet(Folders):
 
     def chosen(self) -> list[str]:
         """Return the class folders of the training set."""
-        return self.folders("train")
+        return list(self.folders("train"))
 
     def class_names(self) -> tuple[str, ...]:
         """Return the names of words.txt, else the WordNet ids."""
         words = self.top / "words.txt"
-        lines = words.read_text("utf-8", "replace").splitlines() if words.is_file() else []
-        names = dict(line.split("\t", 1) for line in lines if "\t" in line)
+        lines = content(words).decode("utf-8", "replace").split("\n") if words.is_file() else []
+        names = dict(line.rstrip("\r").split("\t", 1) for line in lines if "\t" in line)
         return tuple(names.get(wnid, wnid) for wnid in self.chosen())
 
     def caution(self) -> str:
@@ -55,7 +56,7 @@ class TinyImageNet(Folders):
         numbers = {wnid: number for number, wnid in enumerate(self.chosen())}
         found: Found = []
         named: set[Path] = set()
-        for row, line in enumerate(notes.read_text("utf-8", "replace").splitlines(), 1):
+        for row, line in enumerate(content(notes).decode("utf-8", "replace").splitlines(), 1):
             image, _, rest = line.partition("\t")
             wnid = rest.partition("\t")[0]
             file = self.top / "val" / "images" / image

@@ -254,6 +254,10 @@ class Defense(Method):
         """Return the fewest reserved clean images that `run` works with, if it reads them."""
         return 1
 
+    def least_of_class(self) -> int:
+        """Return the fewest reserved clean images of a class that `run` can work with; 0: none."""
+        return 0
+
     def parts(self, num_classes: int) -> tuple[str, ...]:
         """Return the names of the independent parts of `run`'s work; none: it is not cut."""
         del num_classes

@@ -45,6 +45,10 @@ class ActivationSequence(scored.Scored):
         """Return four times the neighbors: half of the images are to fit, half to calibrate."""
         return 4 * self.neighbors
 
+    def least_of_class(self) -> int:
+        """Return 1: the classifiers know the classes that they have seen."""
+        return 1
+
     def run(self, inputs: DefenseInputs, ctx: Context) -> Findings:
         """Fit the layers' classifiers and the switching rates."""
         from sklearn.decomposition import PCA

@@ -123,13 +123,17 @@ class ConfusionTraining(Defense):
         del epochs, num_classes
         return self._rounds().passes(samples)
 
+    def least_clean(self) -> int:
+        """Return 2: one image alone is no batch that normalization works with."""
+        return 2
+
     def run(self, inputs: DefenseInputs, ctx: Context) -> Findings:
         """Run all rounds; a killed run goes on within the round that it had come to."""
         from raysweep import training
         from raysweep.training import weights
 
         schedule, data, clean = self._rounds(), inputs.training_set, inputs.clean_set
-        if len(clean) < 2:
+        if len(clean) < self.least_clean():
             raise ValueError(
                 f"confusion training needs at least 2 reserved clean images, got {len(clean)}; "
                 f"set clean_size of the dataset"

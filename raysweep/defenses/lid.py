@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     import torch
 
 
+OF_CLASS = 3  # images of a class that one of the training set is compared with, at least
+
+
 class LID(scored.Scored):
     """Scores are Mahalanobis distances over layers; decisions set the nominal FPR."""
 
@@ -45,13 +48,17 @@ class LID(scored.Scored):
         """Return 8: half of the images are to fit, half to calibrate."""
         return 8
 
+    def least_of_class(self) -> int:
+        """Return 5 for the training set: half of a class, rounded up, is compared with."""
+        return 2 * OF_CLASS - 1 if self.on == "training_set" else 0
+
     def run(self, inputs: DefenseInputs, ctx: Context) -> Findings:
         """Measure the dimensionalities of clean inputs."""
         clean = inputs.clean_set
         fitted, calibration = scored.halves(self.name, clean, ctx, least=self.least_clean())
         near, others = scored.neighbors_and_rest(
             self.name, clean, fitted, inputs.shape.num_classes,
-            least=3 if self.on == "training_set" else 0,
+            least=OF_CLASS if self.on == "training_set" else 0,
         )  # fmt: skip
         reference = layer_values(inputs, near.images, ctx, pool=self.pool)
 

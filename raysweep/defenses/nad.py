@@ -54,13 +54,17 @@ class NAD(Defense):
         """Return a model."""
         return frozenset({"model"})
 
+    def least_clean(self) -> int:
+        """Return 2: one image alone is no batch that normalization works with."""
+        return 2
+
     def run(self, inputs: DefenseInputs, ctx: Context) -> Findings:
         """Fine-tune the teacher, then distil."""
         import copy
 
         from raysweep import training
 
-        if len(inputs.clean_set) < 2:
+        if len(inputs.clean_set) < self.least_clean():
             raise ValueError(
                 f"NAD needs at least 2 reserved clean images, got {len(inputs.clean_set)}; raise "
                 f"clean_size of the dataset"

@@ -81,7 +81,7 @@ def write(given: Poisoned, top: Path) -> Path:
         }  # fmt: skip
         torch.save(arguments, folder / "info.pickle")
         last = {"epoch": ["last"], "test_acc": [given.ca], "test_asr": [given.asr]}
-        pd.DataFrame(last).to_csv(folder / "attack_df_summary.csv", index=False)
+        pd.DataFrame(last).to_csv(folder / "attack_df_summary.csv", index=False, encoding="utf-8")
     return written
 
 

@@ -14,6 +14,7 @@ import math
 
 import pandas as pd
 
+from raysweep.attacks._foreign import BACKDOORBENCH
 from raysweep.errors import PlanError
 
 COLUMNS = {
@@ -26,10 +27,7 @@ KEY = ("dataset", "model", "attack", "defense", "rate")
 NAMES = {
     "dataset": {"tiny_imagenet": "tiny"},
     "model": {"preact_resnet18": "preactresnet18"},
-    "attack": {
-        "badnets": "badnet", "blend": "blended", "dynamic": "inputaware", "issba": "ssba",
-        "label_consistent": "lc",
-    },
+    "attack": BACKDOORBENCH,
     "defense": {
         "activation_clustering": "ac", "fine_pruning": "fp", "fine_tuning": "ft",
         "neural_cleanse": "nc", "none": "no defense", "spectral_signatures": "spectral",

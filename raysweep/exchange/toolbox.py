@@ -134,10 +134,15 @@ def _images(file: Path, count: int) -> tuple[torch.Tensor, int]:
         images = torch.from_numpy(images)
     shape = tuple(getattr(images, "shape", ()))
     channels = [axis for axis in (1, 3) if len(shape) == 4 and shape[axis] in (1, 3)]
-    if not isinstance(images, torch.Tensor) or shape[:1] != (count,) or len(channels) != 1:
+    plain = isinstance(images, torch.Tensor) and (
+        images.layout == torch.strided and not (images.is_complex() or images.is_quantized)
+    )
+    if not plain or shape[:1] != (count,) or len(channels) != 1:
         raise PlanError(
-            f"{file}: must be a tensor (N, C, H, W) or (N, H, W, C) with 1 or 3 channels and one "
-            f"image for each of {count} labels, got {type(images).__name__} of shape {shape}"
+            f"{file}: must be a dense tensor (N, C, H, W) or (N, H, W, C) of real numbers, with 1 "
+            f"or 3 channels and one image for each of {count} labels, got "
+            f"{getattr(images, 'dtype', type(images).__name__)} of shape {shape}; save the images "
+            f"again in one of these forms"
         )
     images = images.detach().movedim(channels[0], 1)
     low, high = (float(value) for value in images.aminmax())

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from raysweep.datasets import IntArray
 from raysweep.errors import PlanError
+from raysweep.paths import placeholder
 
 # What a file of these formats holds beside tensors and plain values: NumPy's arrays and numbers, by
 # the module names of NumPy 1 too.
@@ -30,12 +31,6 @@ ALLOWED: list[Any] = [
     ),
 ]  # fmt: skip
 MOST = 2**53  # floats are whole numbers one by one up to here
-# First bytes of what is left in place of a file that was to be downloaded.
-INSTEAD = {
-    b"": "is empty: its download was cut off; copy it again",
-    b"version https://git-lfs": "is a pointer of Git LFS; fetch the file itself: git lfs pull",
-    b"<": "is a web page; download the file itself",
-}
 PLAIN_PICKLE = (b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
 
@@ -76,10 +71,7 @@ def _fault(file: Path, detail: str) -> str:
             f"such a file can run any program ({said[:200]}); ask whoever made it for one without "
             f"objects, with images as files"
         )
-    for start, fault in INSTEAD.items():
-        if head.lstrip().startswith(start) if start else not head:
-            return fault
-    return (
+    return placeholder(head) or (
         f"cannot be read: it was cut off or damaged, or torch.save did not write it "
         f"({said[-200:]}); copy it again"
     )
@@ -98,7 +90,7 @@ def class_labels(given: Any, where: object) -> IntArray:
     if values.ndim != 1 or not _whole(values) or not ((values >= 0) & (values < MOST)).all():
         raise PlanError(
             f"{where}: labels must be whole numbers from 0 of shape (N,), or one-hot rows, got "
-            f"{values.dtype} of shape {values.shape}"
+            f"{values.dtype} of shape {values.shape}; save one whole number for each image"
         )
     return values.astype(np.int64)
 
@@ -133,7 +125,7 @@ def _whole(values: NDArray[Any]) -> bool:
 def _array(given: Any) -> NDArray[Any]:
     """Return a tensor, an array, or a list of numbers or of either, as an array."""
     if isinstance(given, torch.Tensor):
-        return given.detach().numpy()
+        return _known(given).detach().numpy()
     if isinstance(given, list | tuple):
         given = [_array(one) if isinstance(one, torch.Tensor) else one for one in given]
     return np.asarray(given)
@@ -163,7 +155,13 @@ def weights(given: Any, file: Path) -> dict[str, NDArray[Any]]:
             f"victim out, or save its state dict alone"
         )
     names = _bare(list(states[0]))
-    named = {n: _array_of(t) for n, t in zip(names, states[0].values(), strict=True)}
+    try:
+        named = {n: _array_of(t) for n, t in zip(names, states[0].values(), strict=True)}
+    except (TypeError, RuntimeError) as error:  # sparse, quantized, without values
+        raise PlanError(
+            f"{file}: the victim must hold plain tensors of real numbers, and one of them is none "
+            f"({str(error)[:80]}); leave the victim out, or save another state"
+        ) from None
     if len(named) != len(names):
         raise PlanError(
             f"{file}: two tensors of the victim have one name without _orig_mod; save the state "
@@ -199,6 +197,13 @@ def _bare(names: list[str]) -> list[str]:
 def _array_of(given: Any) -> NDArray[Any]:
     if isinstance(given, np.ndarray):
         return given
-    tensor = given.float() if given.dtype == torch.bfloat16 else given
-    array: NDArray[Any] = tensor.detach().resolve_conj().resolve_neg().numpy()
+    array: NDArray[Any] = _known(given).detach().resolve_conj().resolve_neg().numpy()
     return array
+
+
+def _known(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a tensor of numbers that NumPy knows: others, such as bfloat16, as float32."""
+    alien = tensor.is_floating_point() and tensor.dtype not in (
+        torch.float16, torch.float32, torch.float64,
+    )  # fmt: skip
+    return tensor.float() if alien else tensor

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import numpy as np
-
-from raysweep.attacks import Attack
+from raysweep.attacks import Attack, Planned
 from raysweep.datasets import Dataset, Shape
 from raysweep.defenses import Defense
 from raysweep.errors import PlanError, StageError
-from raysweep.methods import paths_of
 from raysweep.models import Model
-from raysweep.plan.costs import shape_of
 from raysweep.plan.planner import Planner
 
 
@@ -30,48 +26,51 @@ def check_fits(planner: Planner) -> None:
             with PlanError.on(method, dataset):
                 if isinstance(method, Defense):
                     _check_clean(planner, dataset, method)
-                elif (
-                    isinstance(method, Model | Attack)
-                    and (shape := _known_shape(planner, dataset)) is not None
-                ):
-                    _check_shape(dataset, method, shape)
+                elif isinstance(method, Model | Attack):
+                    _check_shape(planner, dataset, method)
 
 
-def _known_shape(planner: Planner, dataset: Dataset) -> Shape | None:
-    """Return the shape of a dataset's samples; None if its own files alone tell it."""
-    side = getattr(dataset, "side", None)
-    if dataset.DOMAIN != "images" or (side is None and list(paths_of(dataset))):
-        return None
-    return shape_of(dataset, planner.facts(dataset).num_classes)
-
-
-def _check_shape(dataset: Dataset, method: Model | Attack, shape: Shape) -> None:
+def _check_shape(planner: Planner, dataset: Dataset, method: Model | Attack) -> None:
+    facts = planner.facts(dataset)
+    if dataset.DOMAIN != "images" or facts.size is None:
+        return
+    channels, height, width = facts.size
+    shape = Shape(
+        channels=channels, height=height, width=width, num_classes=facts.num_classes,
+        mean=(0.0,) * channels, std=(1.0,) * channels,
+    )  # fmt: skip
     try:
         if isinstance(method, Model):
             method.check(shape)
-        else:
-            _try_stamp(method, shape)
+        elif method.rate:
+            method.check(
+                Planned(
+                    shape=shape, labels=facts.labels, rows=facts.rows,
+                    test_labels=facts.test_labels, test_rows=facts.test_rows,
+                )
+            )  # fmt: skip
     except (StageError, ValueError) as error:
-        told = f"attack {method.name}: {error}" if isinstance(method, Attack) else str(error)
+        told = str(error)
+        if not isinstance(error, StageError):  # which names the method itself
+            told = f"attack {method.name}: {error}"
         raise PlanError(f"dataset {dataset.label}: {told}") from None
-
-
-def _try_stamp(attack: Attack, shape: Shape) -> None:
-    """Stamp one black image, if the attack needs nothing but its own parameters for it."""
-    import torch
-
-    if attack.rate == 0 or attack.PREPARES or attack.TRAINS or attack.EVADES:
-        return
-    image = torch.zeros(1, shape.channels, shape.height, shape.width)
-    attack.stamp(image, ids=np.zeros(1, np.int64), part="test", artifact={}, seed=0)
 
 
 def _check_clean(planner: Planner, dataset: Dataset, defense: Defense) -> None:
     if "clean_set" not in defense.needs():
         return
-    have, least = planner.facts(dataset).clean, defense.least_clean()
-    if have < least:
-        raise PlanError(
-            f"dataset {dataset.label}: defense {defense.name} needs at least {least} reserved "
-            f"clean images, got {have}; raise clean_size or test_size of the dataset"
-        )
+    facts = planner.facts(dataset)
+    have, least = sum(facts.clean), defense.least_clean()
+    fewest, of_class = min(facts.clean), defense.least_of_class()
+    if have >= least and fewest >= of_class:
+        return
+    lacking = (
+        f"{least} reserved clean images, got {have}"
+        if have < least
+        else f"{of_class} reserved clean images of every class, got {fewest} of class "
+        f"{facts.clean.index(fewest)}, of {have} in all"
+    )
+    raise PlanError(
+        f"dataset {dataset.label}: defense {defense.name} needs at least {lacking}; raise "
+        f"clean_size or test_size of the dataset"
+    )

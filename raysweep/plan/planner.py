@@ -19,6 +19,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
+import numpy as np
+
 from raysweep import rng
 from raysweep.attacks import Attack
 from raysweep.datasets import Dataset
@@ -59,15 +61,22 @@ class Planner:
         if dataset not in self._facts:
             with PlanError.on(dataset):
                 labels = dataset.checked_labels()
-                rows, clean, _ = dataset.kept(labels)
+                rows, clean, test = dataset.kept(labels)
                 source = dataset.source_digest(labels)
-                dataset.check_small(labels, source)
+                small = dataset.is_small()
+                size = dataset.checked_size(labels, source, small=small)
+                of_class = np.bincount(labels.test[clean], minlength=len(labels.classes))
                 self._facts[dataset] = Facts(
                     digest=source,
                     labels=dataset.training_labels(labels, rows),
                     num_classes=len(labels.classes),
                     classes=labels.classes,
-                    clean=len(clean),
+                    rows=rows,
+                    clean=tuple(of_class.tolist()),
+                    small=small,
+                    test_labels=labels.test[test],
+                    test_rows=test,
+                    size=size,
                 )
         return self._facts[dataset]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from raysweep.attacks import Counts
-from raysweep.datasets import IntArray
+from raysweep.datasets import IntArray, Size
 from raysweep.stages.stage import Outcome, Stage
 
 Outcomes = Mapping[str, Outcome]
@@ -22,14 +22,23 @@ class Facts:
         labels: (N,) of the training set.
         num_classes: K.
         classes: their names, in the order of labels.
-        clean: how many reserved clean samples there are.
+        rows: (N,) row numbers of the training set in the source's training files, ascending.
+        clean: how many reserved clean samples of each class there are.
+        small: whether the plan has decoded and checked all of them.
+        test_labels, test_rows: (E,) of the evaluation set, as `labels` and `rows`.
+        size: channels, height and width of an image; none if only decoding all tells it.
     """
 
     digest: str
     labels: IntArray
     num_classes: int
     classes: tuple[str, ...]
-    clean: int
+    rows: IntArray
+    clean: tuple[int, ...]
+    small: bool
+    test_labels: IntArray
+    test_rows: IntArray
+    size: Size | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

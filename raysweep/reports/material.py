@@ -16,7 +16,7 @@ from raysweep.defenses import Curve
 from raysweep.errors import StoreError
 from raysweep.metrics.curves import Curves, Losses, Roc, Scored
 from raysweep.reports.drawings import thinned_roc
-from raysweep.results import history
+from raysweep.results import history, targets
 from raysweep.results.columns import KEYS
 from raysweep.results.description import Description
 from raysweep.results.grouping import ARENA
@@ -83,7 +83,7 @@ def gather(name: str, storage: str | None = None, within: float = math.inf) -> M
         rows=records.rows,
         stages=records.stages,
         tuned=tuned,
-        notes=[*records.notes, *notes],
+        notes=[*records.notes, *targets.stored_sentences(records.rows, store), *notes],
     )
     store.done()  # so that manifests come from the index
     return _with_artifacts(material, store, within)

@@ -215,7 +215,7 @@ class Client:
             return int(named[1])
         refused = None
         for log in (self._folder / "wandb").glob(f"run-*-{run}*/logs/debug-internal.log"):
-            for line in log.read_text(errors="replace").splitlines():
+            for line in log.read_text("utf-8", "replace").splitlines():
                 with contextlib.suppress(ValueError, KeyError, TypeError):
                     status = json.loads(line)["status"]
                     refused = status if isinstance(status, int) and status >= 400 else refused
@@ -328,7 +328,7 @@ def _unattended(**variables: str) -> Iterator[None]:
     It tells nobody else of its own errors, either: that takes three requests a run.
     """
     stdin, quiet = sys.stdin, {"WANDB_SILENT": "true", "WANDB_ERROR_REPORTING": "false"}
-    with Path(os.devnull).open() as nothing, _environment({**quiet, **variables}):
+    with Path(os.devnull).open(encoding="utf-8") as nothing, _environment({**quiet, **variables}):
         sys.stdin = nothing
         try:
             yield

@@ -33,6 +33,8 @@ class Difference:
     planned: Json
 
     def __str__(self) -> str:
+        if self.field == "source":
+            return "the files of the dataset are others"
         if any(_DIGEST.fullmatch(str(value)) for value in (self.stored, self.planned)):
             return f"{self.field} is another"
         return f"{self.field} {_shown(self.stored)} → {_shown(self.planned)}"

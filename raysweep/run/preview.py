@@ -12,11 +12,13 @@ from raysweep.plan.fits import check_fits
 from raysweep.plan.planner import Planner
 from raysweep.plan.race import RacingPlanner, planner_of
 from raysweep.plan.route import Route
+from raysweep.results import targets
 from raysweep.run.force import forcing
 from raysweep.run.limits import Limit, Limits, forecast
 from raysweep.run.nearest import Difference, nearest
 from raysweep.run.racing import Racing
 from raysweep.run.schedule import Schedule
+from raysweep.run.sources import changed_sources
 from raysweep.stages.stage import in_order_of_work
 from raysweep.store import Store, ledger
 from raysweep.store.events import Failed
@@ -26,6 +28,10 @@ from raysweep.sweep.trials import Trial
 
 # What a decision may grow: a model (retrained or repaired), its predictions, the evaluation.
 GROWN = 3
+LARGE = (
+    "its files are larger than {} MiB: the plan looks at labels and first images alone, all images "
+    "are checked before any training"
+)
 NEW, BELOW = "not stored", "an input runs first"
 MAYBE = "again if an input changes"
 
@@ -124,6 +130,7 @@ def preview(sweep: Sweep, store: Store, force: Sequence[str] = ()) -> Preview:
     )  # fmt: skip
     if isinstance(planner, RacingPlanner):
         Racing(planner, store).take_in_stored(schedule)
+    changed = changed_sources(planner, store, schedule.stored.keys)
     naive, waiting = _naive(planner, schedule)
     undecided = [_below(planner, costs, trial, route) for trial, route in waiting]
     wanted = {key: stage for key, stage in planner.stages.items() if key in schedule.wanted}
@@ -150,7 +157,8 @@ def preview(sweep: Sweep, store: Store, force: Sequence[str] = ()) -> Preview:
             )
         )
     return Preview(
-        trials=len(planner.trials), kinds=kinds, forecasts=_forecasts(planner, forecast(longest)),
+        trials=len(planner.trials), kinds=kinds,
+        forecasts=changed + _forecasts(planner, forecast(longest)),
         undecided=len(undecided), below=sum(below for below, _ in undecided),
         below_seconds=sum(seconds for _, seconds in undecided), damaged=tuple(damaged),
     )  # fmt: skip
@@ -172,6 +180,8 @@ def _forecasts(planner: Planner, on_limits: str) -> tuple[str, ...]:
             tried.add(pair)
             beside = dataset.caution()
             said.add(beside and f"{dataset.label}: {beside}")
+            if not facts.small:
+                said.add(f"{dataset.label}: {LARGE.format(dataset.AT_PLAN)}")
             caution = attack.caution(facts.labels, facts.num_classes)
             said.add(caution and f"{attack.label} on {dataset.name}: {caution}")
         if (triple := (dataset, model, defense)) not in tried:
@@ -191,9 +201,8 @@ def class_names(planner: Planner) -> tuple[str, ...]:
         dataset, attack = trial.dataset, trial.attack
         if attack.label_map == "all_to_one" and (attack.rate or attack.EVADES):
             name = planner.facts(dataset).classes[attack.target]
-            if name != str(attack.target):
-                said.add(f"{dataset.label}: target {attack.target} is {dataset.CLASS} {name!r}")
-    return tuple(sorted(said))
+            said.add(targets.sentence(dataset.label, dataset.CLASS, attack.target, name))
+    return tuple(sorted(said - {""}))
 
 
 def _devices(sweep: Sweep) -> str:

@@ -10,6 +10,7 @@ from typing import Self
 
 from raysweep.methods.recipe import Recipe
 from raysweep.plan.costs import Costs, record
+from raysweep.plan.fits import check_fits
 from raysweep.plan.planner import Planner
 from raysweep.plan.race import RacingPlanner, planner_of
 from raysweep.results import history
@@ -118,6 +119,8 @@ class Run:
             discard=self._discard,
             log=self._log,
         )
+        if not self.over:  # a launch that has nothing to run needs none of it
+            check_fits(self.planner)
         self.pace = Pace(self.schedule, self.costs, lambda: self.running())
         self._planned = True
         if isinstance(self.source, Racing):

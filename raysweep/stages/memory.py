@@ -25,7 +25,7 @@ class Peak:
             device: where the stage computes, `cpu` or `cuda`.
         """
         try:
-            _RESET.write_text("5")  # the kernel then sets the peak back to what is held now
+            _RESET.write_bytes(b"5")  # the kernel then sets the peak back to what is held now
             self._known = True
         except OSError:
             self._known = False
@@ -36,7 +36,7 @@ class Peak:
     @property
     def host_bytes(self) -> int | None:
         """The most that the whole process held in memory; None where the system does not tell."""
-        found = _PEAK.search(_STATUS.read_text()) if self._known else None
+        found = _PEAK.search(_STATUS.read_text("utf-8", "replace")) if self._known else None
         return int(found[1]) << 10 if found else None
 
     @property

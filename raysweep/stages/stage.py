@@ -317,6 +317,10 @@ class Result:
     queue_seconds: float | None = None
 
     def __post_init__(self) -> None:
-        """Leave no secret of the host's environment in what will be stored and shown."""
+        """Leave no secret of the host's environment, and no sign that UTF-8 lacks, in the texts.
+
+        A file's name may hold such signs: bytes that are no UTF-8.
+        """
         for name in ("error", "trace"):
-            object.__setattr__(self, name, masked(getattr(self, name)))
+            text = masked(getattr(self, name)).encode("utf-8", "backslashreplace").decode("utf-8")
+            object.__setattr__(self, name, text)

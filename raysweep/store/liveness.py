@@ -96,7 +96,7 @@ class Drivers:
 def machine() -> str:
     """Return the running kernel and the namespace of this process's id; empty where unknown."""
     try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text("utf-8").strip()
         return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
     except OSError:
         return ""
@@ -119,7 +119,7 @@ def _runs_here(heartbeat: Heartbeat) -> bool | None:
 def _ended(pid: int) -> bool:
     """Return whether a process has ended and only waits for its parent to take notice."""
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
+        stat = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace")
     except OSError:
         return False
     return stat.rpartition(")")[2].split()[:1] in (["Z"], ["X"])

@@ -100,8 +100,11 @@ def edited(text: str, values: Mapping[str, Any]) -> str:
         writer.indent(mapping=2, sequence=max(indent or 2, offset + 2), offset=offset)
         _change(document, parse("", text).values, values)
         writer.dump(document, stream)
-    except (YAMLError, TypeError, AttributeError) as error:
+        held = parse("", stream.getvalue()).values
+    except (YAMLError, SpecError, TypeError, AttributeError) as error:
         raise ValueError(str(error)) from None
+    if _packed(held) != _packed(values):
+        raise ValueError("the text cannot be edited to hold other values")
     return stream.getvalue()
 
 

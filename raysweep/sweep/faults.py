@@ -92,6 +92,8 @@ def _slip(kind: str, value: Any, field: str) -> str:
     if kind in ("float_type", "int_type", "float_parsing", "int_parsing") and given is not None:
         if number and number[2]:
             return f"a fraction in place of a percentage, {given / 100:g}"
+        if re.fullmatch(r"[-+]?[1-9]\d{0,2}(,\d{3})+", word):
+            return f"thousands without a comma, {word.replace(',', '')}"
         return f"a decimal point, {given:g}" if "," in word else f"{word} without quotes"
     if kind == "bool_type" and word.lower() in _BOOLEANS:
         true = _BOOLEANS[word.lower()]

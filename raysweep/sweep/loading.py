@@ -45,10 +45,16 @@ class LoadedSweep:
         """Let the error of a plan begin with file, line and field of the value that it is about."""
         try:
             yield
-        except PlanError as error:
-            if (path := self._path(error.about)) is None or self.parsed is None:
+        except SpecError as error:
+            field, _, message = str(error).partition(": ")
+            path = tuple(field.split("."))
+            if self.parsed is None or path not in self.parsed.lines:
                 raise
-            raise PlanError(self.parsed.error(path, str(error))) from None
+            raise SpecError(self.parsed.error(path, message)) from None
+        except PlanError as error:
+            if (path_of := self._path(error.about)) is None or self.parsed is None:
+                raise
+            raise PlanError(self.parsed.error(path_of, str(error))) from None
 
     def _path(self, values: Sequence[object]) -> Path_ | None:
         """Return the path of the first of some values of the sweep that the text gives."""

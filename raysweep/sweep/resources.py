@@ -119,7 +119,7 @@ def bfloat16_is_fast(resources: Resources) -> bool:
     if resources.gpu.gpu > 0:
         return True
     try:
-        with open("/proc/cpuinfo") as facts:  # noqa: PTH123
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as facts:  # noqa: PTH123
             return any("amx_bf16" in line for line in facts)
     except OSError:
         return False

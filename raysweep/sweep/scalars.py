@@ -37,6 +37,10 @@ _OLD_NUMBER = (
 _FIRST = list("-+.0123456789")
 
 
+# YAML 1.1 ends a line at these too, YAML 1.2 does not: as signs they would be read in two ways.
+BREAKS = {"\x85": r"\x85", "\u2028": r"\u2028", "\u2029": r"\u2029"}
+
+
 class Unreadable(ValueError):
     """A word that has no value: the message gives rule and remedy."""
 
@@ -57,7 +61,13 @@ Loader = _resolving(getattr(yaml, "CSafeLoader", yaml.SafeLoader), "Loader")
 class _Dumper(yaml.SafeDumper):
     """Writes text in quotes wherever YAML 1.1 or 1.2 would read something else."""
 
+    def represent_str(self, text: str) -> Any:
+        """Return the node of a text, in double quotes where a sign has to be escaped."""
+        style = '"' if any(sign in text for sign in BREAKS) else None
+        return self.represent_scalar(TEXT, text, style=style)
 
+
+_Dumper.add_representer(str, _Dumper.represent_str)
 for _tag, _pattern, _first in (*_CORE, (OLD, _OLD_NUMBER, _FIRST)):
     _Dumper.add_implicit_resolver(_tag, re.compile(rf"(?:{_pattern})\Z"), _first)
 
@@ -105,6 +115,8 @@ def value_of(tag: str, word: str) -> str | int | float | bool | None:
     number = float(re.sub(r"\.(?=inf|nan)", "", word.lower()))
     if not math.isfinite(number):
         raise Unreadable(f"must be a finite number, got {word}; write a number, or leave it out")
+    if not number and re.search("[1-9]", word.lower().partition("e")[0]):
+        raise Unreadable(f"{word} is smaller than any number that floats hold; write 0, if it is")
     return number
 
 

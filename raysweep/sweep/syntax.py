@@ -33,6 +33,9 @@ def _hint(problem: str, lines: list[str], number: int, opened: int, column: int)
     found = line[column : column + 1]
     if "\t" in line[: column + 1] or "tab" in problem:
         return "a tab stands there, and YAML is indented with spaces alone"
+    for near in (opened, number - 1, number):
+        if odd := _odd_space(lines[near - 1]) if near > 0 else "":
+            return f"line {near} begins with U+{ord(odd):04X}; YAML knows the plain space alone"
     if "mapping values" in problem:
         return _unexpected_colon(lines, number)
     if "expected ':'" in problem:
@@ -48,6 +51,11 @@ def _hint(problem: str, lines: list[str], number: int, opened: int, column: int)
         return f"the quote that line {opened} opens is not closed"
     if "cannot start any token" in problem or "alias" in problem:
         return f"text that begins with {found or line[column - 1 : column]!r} is put in quotes"
+    if "escape" in problem or "hexdecimal" in problem:
+        return (
+            "in double quotes a backslash begins an escape, of one character; write \\\\ for a "
+            "backslash, or take single quotes"
+        )
     if "another document" in problem:
         return "a sweep file is one document; remove the line of dashes, or make two files"
     if found in ("]", "}", "'", '"') or line[column - 1 : column] in ("]", "}", "'", '"'):
@@ -55,6 +63,12 @@ def _hint(problem: str, lines: list[str], number: int, opened: int, column: int)
     if "expected key" in problem:
         return f"fields of one mapping begin in one column, and line {number} begins in another"
     return ""
+
+
+def _odd_space(line: str) -> str:
+    """Return the space before a line's text that is neither a space nor a tab; "" without one."""
+    before = line[: len(line) - len(line.lstrip())]
+    return next((sign for sign in before if sign not in " \t\r"), "")
 
 
 def _unexpected_colon(lines: list[str], number: int) -> str:

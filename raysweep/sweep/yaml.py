@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,16 +12,22 @@ import yaml
 
 from raysweep.errors import SpecError
 from raysweep.sweep.faults import short
-from raysweep.sweep.scalars import MERGE, TAG, Loader, Unreadable, value_of
+from raysweep.sweep.scalars import BREAKS, MERGE, TAG, Loader, Unreadable, value_of
 from raysweep.sweep.syntax import slip
 
 MOST_BYTES = 1 << 20
 MOST_NODES = 100_000
 MOST_LEVELS = 40
 MERGED = "<<"
-POINT = "a decimal number has a point, not a comma"
+POINT = "a decimal number has a point, not a comma, and thousands have none"
 Path_ = tuple[str | int, ...]
 STANDARD_INPUT = Path("-")
+MARK = "\ufeff"
+_ODD = re.compile(
+    f"[{''.join(BREAKS)}\\x00-\\x08\\x0b\\x0c\\x0e-\\x1f\\x7f-\\x9f\\ud800-\\udfff\\ufffe\\uffff]"
+    f"|(?<!^){MARK}"
+)
+_ENDS = re.compile(r"\r\n?|\n")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,17 +140,34 @@ def _dotted(path: Path_) -> str:
     return "" if "?" in path or not path else f"{'.'.join(map(str, path))}: "
 
 
+def _check_signs(name: str, text: str, *, alone: bool) -> None:
+    """Refuse signs that are no text, and those that readers of YAML take for different things.
+
+    Raises:
+        SpecError: names the line, the sign and what is written in its place.
+    """
+    found = _ODD.search(text)
+    if not found:
+        return
+    sign, line = found[0], len(_ENDS.findall(text, 0, found.start())) + 1
+    fault = "which is no text; remove it, and save the file as UTF-8"
+    if sign in BREAKS:
+        fault = (
+            f"which ends a line in YAML 1.1 and does not in YAML 1.2; remove it, or write "
+            f"{BREAKS[sign]} in double quotes"
+        )
+    elif sign == MARK:
+        fault = "a byte order mark, which may begin a file and stands nowhere else; remove it"
+    raise SpecError(f"{_at(name, line, alone)}: holds U+{ord(sign):04X}, {fault}")
+
+
 def _composed(name: str, text: str, *, alone: bool = False) -> yaml.Node | None:
+    _check_signs(name, text, alone=alone)
     try:
         node: yaml.Node | None = yaml.compose(text, Loader=Loader)
     except yaml.MarkedYAMLError as error:
         line, message = slip(error, text)
         raise SpecError(f"{_at(name, line, alone)}: is not valid YAML: {message}") from None
-    except yaml.YAMLError as error:
-        place = getattr(error, "position", None)
-        line = text[:place].count("\n") + 1 if isinstance(place, int) else 1
-        shown = str(error).splitlines()[0][:120]
-        raise SpecError(f"{_at(name, line, alone)}: is not valid YAML: {shown}") from None
     except RecursionError:
         raise SpecError(
             f"{_at(name, 1, alone)}: is nested too deeply; a sweep file has a few levels"

@@ -251,7 +251,7 @@ def test_image_folder_takes_classes_from_folders_and_refuses_strays(
     stray = tmp_path / "test" / "dog"
     stray.mkdir()
     (stray / "0.png").write_bytes(png(0))
-    with pytest.raises(PlanError, match="classes of test that train lacks: dog"):
+    with pytest.raises(PlanError, match="classes of test that train lacks: 'dog'"):
         dataset.read_labels()
     with pytest.raises(PlanError, match="path must hold a folder train with a folder per class"):
         make("imagefolder", path=str(tmp_path / "test")).read_labels()
@@ -526,7 +526,7 @@ def test_npz_refuses_what_is_no_image_set(make: Any, tmp_path: Path) -> None:
             dataset.decode()
     for other, fault in (
         ({"train_labels": np.full(30, 3)}, "row 0 of train_images.* labels must be from 0 to 2"),
-        ({"test_labels": np.linspace(0, 1, 20)}, "test_labels must be whole numbers"),
+        ({"test_labels": np.linspace(0, 1, 20)}, "test_labels must be one whole number"),
     ):
         write_npz(file, **other)
         with pytest.raises(PlanError, match=fault):

@@ -289,7 +289,7 @@ class PlanSearcher(Searcher):  # type: ignore[misc]
 
     def save(self, checkpoint_path: str) -> None:
         """Write an empty file: Tune's state is thrown away."""
-        Path(checkpoint_path).write_text("")
+        Path(checkpoint_path).write_bytes(b"")
 
     def restore(self, checkpoint_path: str) -> None:
         """Do nothing: what is done is what is stored."""
