@@ -19,6 +19,7 @@ from raysweep.defenses.datamodels import Datamodels
 from raysweep.defenses.model_mutation import ModelMutation
 from raysweep.defenses.none import NoDefense
 from raysweep.defenses.perfect_filter import PerfectFilter
+from raysweep.defenses.red import RED
 from raysweep.defenses.spectral_signatures import SpectralSignatures
 from raysweep.methods.recipe import Recipe
 from raysweep.models.linear import Linear
@@ -97,6 +98,21 @@ def test_what_was_timed_scales_with_the_work(tmp_path: Path) -> None:
     other = planned(sweep(model=TinyCNN(width=8)))
     (train,) = of_kind(other, "train")
     assert not Costs(other, store).known(train)
+
+
+def test_a_method_that_is_told_all_teaches_no_pace_of_hours(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    given = [RED.model_validate({"knows": knows}) for knows in ("pattern", "target")]
+    planner = planned(sweep(*given))
+    runs = of_kind(planner, "defend")
+    told, searching = sorted(runs, key=Costs(planner, store).work)
+    costs = Costs(planner, store)
+    assert costs.work(told) == FORWARD * N and costs.work(searching) == given[1].passes(N, 7, 10)
+    record(store, {costs.name(told): [(2.0, costs.work(told))]})
+    assert costs.name(told) == costs.name(searching)
+    assert Costs(planner, store)(searching) == pytest.approx(
+        2.0 * costs.work(searching) / costs.work(told)
+    )
 
 
 def test_old_timings_are_forgotten(tmp_path: Path) -> None:

@@ -58,12 +58,17 @@ class Costs:
         return f"{stage.kind}/{stage.method}" + (f"/{network.label}" if network else "")
 
     def work(self, stage: Stage) -> float:
-        """Return the stage's sample passes, or samples where no network is at work."""
+        """Return the stage's sample passes, or samples where no network is at work.
+
+        At least those of every sample once forward: a method whose training takes no passes would
+        else teach a pace that makes hours of those that take some.
+        """
         dataset = self._dataset(stage)
         if dataset is None:
             return 1.0
         facts = self.planner.facts(dataset)
-        return stage.work.passes(len(facts.labels), facts.num_classes)
+        samples = len(facts.labels)
+        return max(stage.work.passes(samples, facts.num_classes), samples * FORWARD)
 
     def _guess(self, stage: Stage) -> float:
         """Return seconds per unit of work."""
