@@ -254,7 +254,7 @@ def test_an_interrupted_run_says_how_to_go_on(
 
 def test_a_failure_names_the_storage(raysweep: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(self: BadNets, images_BCHW: object, **more: object) -> None:
-        raise ValueError("half written")
+        raise RuntimeError("half written")  # no ValueError, by which a plan would refuse it
 
     monkeypatch.setattr(BadNets, "stamp", broken)
     raysweep("init")

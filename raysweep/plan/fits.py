@@ -54,6 +54,8 @@ def _check_shape(planner: Planner, dataset: Dataset, method: Model | Attack) -> 
         if not isinstance(error, StageError):  # which names the method itself
             told = f"attack {method.name}: {error}"
         raise PlanError(f"dataset {dataset.label}: {told}") from None
+    except Exception:  # noqa: BLE001  no rule of a method, but a fault: it costs its own rows
+        return
 
 
 def _check_clean(planner: Planner, dataset: Dataset, defense: Defense) -> None:

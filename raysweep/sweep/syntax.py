@@ -34,7 +34,7 @@ def _hint(problem: str, lines: list[str], number: int, opened: int, column: int)
     if "\t" in line[: column + 1] or "tab" in problem:
         return "a tab stands there, and YAML is indented with spaces alone"
     for near in (opened, number - 1, number):
-        if odd := _odd_space(lines[near - 1]) if near > 0 else "":
+        if odd := _odd_space(lines[near - 1]) if 0 < near <= len(lines) else "":
             return f"line {near} begins with U+{ord(odd):04X}; YAML knows the plain space alone"
     if "mapping values" in problem:
         return _unexpected_colon(lines, number)
