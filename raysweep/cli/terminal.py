@@ -13,9 +13,10 @@ from rich.table import Table
 
 from raysweep.identity import kind_of
 from raysweep.results import history
+from raysweep.results.accounts import NOTHING
 from raysweep.results.drivers import Driver
 from raysweep.results.status import RunStatus, SweepStatus, SweepSummary
-from raysweep.results.tuned import NOTHING, Tuned, TunedMetric
+from raysweep.results.tuned import Tuned, TunedMetric
 from raysweep.sweep.tuning import COSTS
 
 if TYPE_CHECKING:

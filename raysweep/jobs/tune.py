@@ -19,7 +19,8 @@ from raysweep.sweep.spec import Sweep
 from raysweep.sweep.tuning import Tune
 from raysweep.tuning.feed import Feed, TuningPlanner
 from raysweep.tuning.folds import Studies, searches_of
-from raysweep.tuning.search import Measurements, Search
+from raysweep.tuning.measurements import Measurements
+from raysweep.tuning.search import Search
 from raysweep.tuning.summary import failed_searches, summary
 
 

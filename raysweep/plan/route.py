@@ -67,6 +67,8 @@ class Route:
         model: the model that is evaluated.
         tested: its predictions on test inputs.
         evaluate: the last stage.
+        undefended: the evaluation of the victim that nothing defends; where attacks are searched.
+        visibility: how far the trigger changes inputs; where attacks are searched.
         waiting: the stage whose outcome is needed to go on, a decision or a run at one of its
             pauses; else None.
     """
@@ -82,6 +84,8 @@ class Route:
     model: str | None = None
     tested: str | None = None
     evaluate: str | None = None
+    undefended: str | None = None
+    visibility: str | None = None
     waiting: str | None = None
 
     @property
@@ -89,7 +93,7 @@ class Route:
         """Role → key of every stage that plays a role of its own in a record."""
         roles = (
             "data", "victim", "poison", "defend", "reference", "decide", "model", "tested",
-            "evaluate",
+            "evaluate", "undefended", "visibility",
         )  # fmt: skip
         return {role: key for role in roles if (key := getattr(self, role)) is not None}
 

@@ -10,7 +10,8 @@ import numpy as np
 from raysweep.reports.drawings import Drawing, Line
 from raysweep.reports.sheets import Column, Sheet, seconds
 from raysweep.reports.tables import percent, short
-from raysweep.results.tuned import DecisionCurve, SearchAccount, Tuned, TunedRow
+from raysweep.results.accounts import DecisionCurve, SearchAccount
+from raysweep.results.tuned import Tuned, TunedRow
 from raysweep.sweep.ranges import Parameters
 from raysweep.sweep.tuning import COSTS, Labels, MetricName
 

@@ -12,9 +12,10 @@ from collections.abc import Iterator
 
 import pandas as pd
 
+from raysweep.results.accounts import CandidateRow, SearchAccount
 from raysweep.results.columns import Cell
 from raysweep.results.entries.entry import Entry, marked, numbers, run_id, textual
-from raysweep.results.tuned import CandidateRow, SearchAccount, Tuned, TunedRow
+from raysweep.results.tuned import Tuned, TunedRow
 from raysweep.sweep.spec import Track
 
 JOB, SEARCH = "tune", "search"
