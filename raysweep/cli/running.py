@@ -48,15 +48,19 @@ def plan(
     from raysweep.run.preview import preview
     from raysweep.store import Store
     from raysweep.sweep.loading import read_sweep
+    from raysweep.tuning.forecast import forecast
 
     loaded = read_sweep(file, overrides or ())
     sweep, store = loaded.sweep, Store(storage_uri(storage))
     with loaded.with_lines():
         found = preview(sweep, store, force or ())
+        searches = forecast(sweep)
     if as_json:
         print(json.dumps({"name": sweep.name, "storage": store.where(), **found.pack()}, indent=2))
     else:
         print_preview(open_console(), sweep, found)
+        for line in searches:
+            open_console().print(line)
 
 
 def launch(
@@ -213,6 +217,11 @@ def tune(
     again = _again("tune", file, [*options, *_studies(studies), *written], storage)
     with resumable(again), stoppable(), Progress(open_console(error=True)) as progress:
         loaded = read_sweep(file, overrides or ())
+        if write is not None and loaded.sweep.tune and loaded.sweep.tune.who == "attack":
+            raise SpecError(
+                "--write writes tuned defenses, and this sweep file searches attacks; leave it "
+                "out, and copy the attacks that are printed at the end"
+            )
         with loaded.with_lines():
             tuning = search(
                 loaded.sweep, loaded.text, storage_uri(storage), address=address, inline=inline,

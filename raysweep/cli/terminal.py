@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console, JustifyMethod
 from rich.table import Table
 
+from raysweep.cli.attacked import print_attacked
 from raysweep.identity import kind_of
 from raysweep.results import history
 from raysweep.results.accounts import NOTHING
@@ -102,6 +103,9 @@ def print_tuned(console: Console, tuned: Tuned, sweep: Sweep) -> None:
 
     Below stand a legend, how often the constraints hold, and the parameters to use.
     """
+    if tuned.settings.who == "attack":
+        print_attacked(console, tuned, sweep)
+        return
     from raysweep.reports.tables import percent
 
     rows = (*tuned.rows, *tuned.means)

@@ -59,7 +59,7 @@ class Tuning:
                 f"{self.ran} stages ran, {self.cached} were stored already",
                 *([stopped] if stopped else []),
                 *(
-                    f"{row.defense}, held out {row.held_out}: {dict(row.parameters)}"
+                    f"{row.title}: {dict(row.parameters)}"
                     for row in rows
                 ),
                 *(f"every candidate failed: {search}" for search in self.failed),

@@ -120,6 +120,17 @@ class SearchAccount:
         return f"{self.attack} against {self.defense}" if self.attack else self.defense
 
     @property
+    def title(self) -> str:
+        """The search in words."""
+        known = f", {self.told_apart}" if self.attack else f", {self.held_out} held out"
+        return f"{self.subject}{known}"
+
+    @property
+    def search(self) -> tuple[str, str, str]:
+        """The attack, if one was searched, the defense and what was held out, as its rows have."""
+        return self.attack, self.defense, self.told_apart
+
+    @property
     def told_apart(self) -> str:
         """What tells it from other searches of the same subject, in words."""
         if not self.attack:

@@ -114,6 +114,13 @@ class TunedRow:
             return f"{self.defense}, held out {self.held_out}"
         return f"{self.attacker.attack} against {self.defense}, {self.labels}"
 
+    @property
+    def search(self) -> tuple[str, str, str]:
+        """The attack, if one was searched, the defense and what was held out, or known."""
+        if self.attacker is None:
+            return "", self.defense, self.held_out
+        return self.attacker.attack, self.defense, self.labels
+
     def columns(self) -> dict[str, float]:
         """Return the metrics as a table's columns: `tuned_tpr`, `default_tpr`, `tuned_tpr_low`."""
         every = self.metrics.items()

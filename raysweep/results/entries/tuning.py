@@ -28,6 +28,7 @@ def tuning(tuned: Tuned, sweep: str, track: Track) -> Entry:
     rows = pd.DataFrame([row.pack() for row in tuned.rows])
     candidates = [
         {
+            **({"attack": search.attack} if search.attack else {}),
             "defense": search.defense, "held_out": search.held_out,
             "number": one.number, "state": one.state,
             **{f"parameter.{name}": value for name, value in one.parameters.items()},
@@ -53,17 +54,21 @@ def tuning(tuned: Tuned, sweep: str, track: Track) -> Entry:
 
 def searches(tuned: Tuned, sweep: str, track: Track) -> Iterator[Entry]:
     """Yield one run per search: what it found, where that was held out, and its candidates."""
-    accounts = {(one.defense, one.held_out): one for one in tuned.searches}
+    accounts = {one.search: one for one in tuned.searches}
     for row in tuned.rows:
         if row.point:  # of a Pareto front, the point that is best by the first objective
             continue
-        account = accounts.get((row.defense, row.held_out))
+        account, known = accounts.get(row.search), f"held out {row.held_out}"
+        place, attacked = f"{row.defense}/{row.held_out}", dict[str, Cell]()
+        if row.attacker is not None:
+            attacked, known = {"attack": row.attacker.attack}, row.labels
+            place = f"{row.attacker.attack}/{row.defense}/{known}"
         entry = Entry(
-            run=run_id(sweep, f"{JOB}/{row.defense}/{row.held_out}"),
-            name=f"{SEARCH} · {row.defense} · held out {row.held_out}",
+            run=run_id(sweep, f"{JOB}/{place}"),
+            name=" · ".join((SEARCH, *map(str, attacked.values()), row.defense, known)),
             job=SEARCH, tags=(JOB, row.defense),
             config={
-                "sweep_name": sweep, "defense": row.defense, "held_out": row.held_out,
+                "sweep_name": sweep, **attacked, "defense": row.defense, "held_out": row.held_out,
                 "labels": row.labels, **parameters(row), **_settings(tuned),
             },
             summary=numbers(
