@@ -16,7 +16,7 @@ import pandas as pd
 from raysweep.defenses import Curve
 from raysweep.metrics.curves import Losses, Roc, Scored
 from raysweep.reports.material import Material
-from raysweep.results.accounts import (
+from raysweep.results.account import (
     CandidateRow,
     CandidateState,
     CurvePoint,

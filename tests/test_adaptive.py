@@ -29,7 +29,7 @@ from raysweep.jobs.tune import tune as search_sweep
 from raysweep.methods import decision
 from raysweep.metrics.visibility import l2, linf, ssim
 from raysweep.plan.route import followed
-from raysweep.results.accounts import NOTHING
+from raysweep.results.account import NOTHING
 from raysweep.results.records import load
 from raysweep.results.tuned import Tuned, TunedRow
 from raysweep.run.run import Run

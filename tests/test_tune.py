@@ -36,7 +36,7 @@ from raysweep.methods.recipe import Recipe
 from raysweep.metrics import rates as reference
 from raysweep.models.tiny_cnn import TinyCNN
 from raysweep.plan.planner import Planner
-from raysweep.results.accounts import NOTHING
+from raysweep.results.account import NOTHING
 from raysweep.results.tuned import Tuned
 from raysweep.store import Store
 from raysweep.store.events import CandidateEnd, Done, Event, unpack
@@ -137,8 +137,8 @@ def search(
         return Study("s", over, tune, where=where, tied=tied, steps=len(settings))
 
     return Search(
-        subject=Cut(blur=0.0), outer=outer or {}, inner=searched, tune=tune, knows=tune.labels, part="",
-        settings=settings, held_out=settings, studied=studied,
+        subject=Cut(blur=0.0), outer=outer or {}, inner=searched, tune=tune, knows=tune.labels,
+        part="", settings=settings, held_out=settings, studied=studied,
     )  # fmt: skip
 
 
@@ -438,7 +438,7 @@ def test_a_planted_leak_fails() -> None:
 
         def _candidate(self, number: int, outer: Parameters) -> Candidate:
             made = super()._candidate(number, outer)
-            leaked = tuple(self.placed(one, outer) for one in self.held_out)
+            leaked = tuple(self.trial_in(one, outer) for one in self.held_out)
             return replace(made, trials=made.trials + leaked)
 
     measurements = Planted(badnets=(0.6, 1.0), blend=(0.1, 0.2))

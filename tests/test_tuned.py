@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from raysweep.errors import StoreError
-from raysweep.results.accounts import (
+from raysweep.results.account import (
     NOTHING,
     CandidateRow,
     CurvePoint,

@@ -19,7 +19,7 @@ def print_attacked(console: Console, tuned: Tuned, sweep: Sweep) -> None:
     Below stand a legend, what each search has seen and cost, and the attacks that were found.
     """
     from raysweep.reports.adaptive import kept, with_interval
-    from raysweep.reports.tuning import said, written
+    from raysweep.reports.tuning import parameters_text, written
 
     settings = tuned.settings
     first, *others = dict.fromkeys((*settings.named_metrics, "tpr"))
@@ -38,7 +38,7 @@ def print_attacked(console: Console, tuned: Tuned, sweep: Sweep) -> None:
         ]
         note = f" ({row.note})" if row.note else ""
         shown.add_row(
-            row.attacker.attack, row.defense, row.labels, said(row.parameters) + note,
+            row.attacker.attack, row.defense, row.labels, parameters_text(row.parameters) + note,
             with_interval(row, first), *rest, kept(row, settings),
         )  # fmt: skip
     console.print(shown)
@@ -48,15 +48,16 @@ def print_attacked(console: Console, tuned: Tuned, sweep: Sweep) -> None:
 
 def legend(tuned: Tuned) -> list[str]:
     """Return the lines that say what the rows are, what was met, and what they are measured on."""
-    from raysweep.reports.adaptive import KNOWN, met
+    from raysweep.reports.adaptive import KNOWN, defense_text
     from raysweep.reports.tuning import split
 
     places = dict.fromkeys(row.attacker.measured for row in tuned.rows if row.attacker)
     third = "which no search has seen" if split(tuned) else "which the searches have seen, too"
     return [
         "; ".join(f"{name}: {text}" for name, text in KNOWN.items()),
-        f"the attacker met {met(tuned.settings)}; rates and shares in %, l2 and linf of inputs in "
-        f"[0, 1], brackets: 95 % interval; measured on {' and on '.join(places)}, {third}",
+        f"the attacker met {defense_text(tuned.settings)}; rates and shares in %, l2 and "
+        f"linf of inputs in [0, 1], brackets: 95 % interval; measured on "
+        f"{' and on '.join(places)}, {third}",
     ]
 
 

@@ -14,7 +14,7 @@ from rich.table import Table
 from raysweep.cli.attacked import print_attacked
 from raysweep.identity import kind_of
 from raysweep.results import history
-from raysweep.results.accounts import NOTHING
+from raysweep.results.account import NOTHING
 from raysweep.results.drivers import Driver
 from raysweep.results.status import RunStatus, SweepStatus, SweepSummary
 from raysweep.results.tuned import Tuned, TunedMetric

@@ -58,10 +58,7 @@ class Tuning:
             [
                 f"{self.ran} stages ran, {self.cached} were stored already",
                 *([stopped] if stopped else []),
-                *(
-                    f"{row.title}: {dict(row.parameters)}"
-                    for row in rows
-                ),
+                *(f"{row.title}: {dict(row.parameters)}" for row in rows),
                 *(f"every candidate failed: {search}" for search in self.failed),
                 *self.notes,
                 *(f"warning: {warning}" for warning in self.warnings),

@@ -1,4 +1,4 @@
-"""How far triggered inputs lie from what they were made of; of images in [0, 1], without a network.
+"""Distances of triggered inputs from their originals, and the likeness of images in [0, 1].
 
 SSIM is that of Z. Wang, A. Bovik, H. Sheikh, E. Simoncelli: Image Quality Assessment, 2004: local
 means, variances and covariances under a Gaussian window of 11 x 11 pixels and a deviation of 1.5,

@@ -16,7 +16,7 @@ from raysweep.reports.tuning import (
     histories,
     importances,
     named,
-    said,
+    parameters_text,
     split,
     written,
 )
@@ -44,12 +44,12 @@ def sentence(tuned: Tuned) -> str:
     known = "; ".join(f"{name}: {text}" for name, text in KNOWN.items())
     return (
         f"An attacker searched: {goals}, with {' and '.join(settings.constraints)}, "
-        f"{settings.over} of the instances. It met {met(settings)}. {known}.{third}"
+        f"{settings.over} of the instances. It met {defense_text(settings)}. {known}.{third}"
     )
 
 
-def met(settings: Tune) -> str:
-    """Return which form of a defense the attacker met."""
+def defense_text(settings: Tune) -> str:
+    """Return the form of the defenses that the attacker met, in words."""
     if settings.against == "own":
         return "defenses as the sweep file has them"
     return (
@@ -148,7 +148,10 @@ def _worst_cases(tuned: Tuned) -> Sheet:
 def _found(tuned: Tuned) -> Sheet:
     rows, settings = [row for row in tuned.rows if row.attacker is not None], tuned.settings
     comments = [
-        f"{said(row.parameters)} ({row.note})" if row.note else said(row.parameters) for row in rows
+        f"{parameters_text(row.parameters)} ({row.note})"
+        if row.note
+        else parameters_text(row.parameters)
+        for row in rows
     ]
     tellers = [row.attacker for row in rows if row.attacker is not None]
     columns = [

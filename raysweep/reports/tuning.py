@@ -10,7 +10,7 @@ import numpy as np
 from raysweep.reports.drawings import Drawing, Line
 from raysweep.reports.sheets import Column, Sheet, seconds
 from raysweep.reports.tables import percent, short
-from raysweep.results.accounts import DecisionCurve, SearchAccount
+from raysweep.results.account import DecisionCurve, SearchAccount
 from raysweep.results.tuned import Tuned, TunedRow
 from raysweep.sweep.ranges import Parameters
 from raysweep.sweep.tuning import COSTS, VISIBILITY, Knowledge, MetricName
@@ -55,7 +55,10 @@ def sheets(tuned: Tuned) -> list[Sheet]:
     rows = [*tuned.rows, *tuned.means]
     metrics = list(dict.fromkeys(metric for row in rows for metric in row.metrics))
     comments = [
-        f"{said(row.parameters)} ({row.note})" if row.note else said(row.parameters) for row in rows
+        f"{parameters_text(row.parameters)} ({row.note})"
+        if row.note
+        else parameters_text(row.parameters)
+        for row in rows
     ]
     columns = [
         Column(title="defense", values=[row.defense for row in rows]),
@@ -170,7 +173,7 @@ def named(metric: MetricName) -> str:
     return NAMED.get(metric, metric.upper())
 
 
-def said(parameters: Parameters) -> str:
+def parameters_text(parameters: Parameters) -> str:
     """Return parameters as text."""
     return ", ".join(f"{name}={short(value)}" for name, value in parameters.items())
 
@@ -192,9 +195,9 @@ def histories(tuned: Tuned) -> list[Drawing]:
             values = [drawn(metric, one.metrics.get(metric, math.nan)) for one in history]
             lines.append(
                 Line(
-                    name=search.told_apart, x=np.array([float(one.number) for one in history]),
+                    name=search.label, x=np.array([float(one.number) for one in history]),
                     y=np.array(values), shape="points",
-                    label=[f"{said(one.parameters)} ({one.state})" for one in history],
+                    label=[f"{parameters_text(one.parameters)} ({one.state})" for one in history],
                 )
             )  # fmt: skip
         title = f"{subject}: candidates in the order of asking, by {_by(tuned)}"
@@ -211,7 +214,7 @@ def importances(tuned: Tuned) -> list[Drawing]:
     found = []
     for subject, searches in _by_subject([one for one in tuned.searches if one.importance]).items():
         lines = [
-            Line(name=search.told_apart, x=list(search.importance or {}),
+            Line(name=search.label, x=list(search.importance or {}),
                  y=np.array(list((search.importance or {}).values())), shape="bars")
             for search in searches
         ]  # fmt: skip
@@ -241,7 +244,7 @@ def fronts(tuned: Tuned) -> list[Drawing]:
         )  # fmt: skip
         front = Line(
             name="front, where held out", shape="points",
-            label=[said(row.parameters) for row in held],
+            label=[parameters_text(row.parameters) for row in held],
             x=np.array([drawn(x, _tuned(row, x)) for row in held]),
             y=np.array([drawn(y, _tuned(row, y)) for row in held]),
         )  # fmt: skip

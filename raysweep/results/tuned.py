@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from raysweep.errors import StoreError
 from raysweep.identity import Json
-from raysweep.results.accounts import SearchAccount
+from raysweep.results.account import SearchAccount
 from raysweep.results.json_fields import Fields, packed_parameters
 from raysweep.sweep.ranges import Parameters
 from raysweep.sweep.tuning import METRICS, Knowledge, MetricName, Tune
@@ -63,7 +63,7 @@ class Attacker:
 
     @classmethod
     def unpack(cls, fields: Fields) -> Attacker | None:
-        """Return what a row holds of an attacker; none in a row of a defense's search."""
+        """Return the attacker of a row; none in a row of a defense's search."""
         if "attack" not in fields.given:
             return None
         return cls(

@@ -128,7 +128,7 @@ def _defender_faults(tune: Tune) -> Iterator[Fault]:
 def _attacker_faults(
     tune: Tune, defenses: Sequence[Defense], datasets: Sequence[Dataset]
 ) -> Iterator[Fault]:
-    """Yield what an attacker's search cannot be judged by, or must be bounded by."""
+    """Yield metrics that an attacker's search cannot have, and bounds that it lacks."""
     for field in ("labels", "hold_out"):
         if getattr(tune, field) != Tune.model_fields[field].default:
             yield (

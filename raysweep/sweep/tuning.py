@@ -299,7 +299,7 @@ class Tune(Value):
 
     @property
     def held_out_by(self) -> Held:
-        """What is left out, one after the other; an attacker's searches leave out a defense."""
+        """The axis whose values are left out one after the other: of an attacker, the defense."""
         return "defense" if self.who == "attack" else self.hold_out
 
     @property

@@ -122,12 +122,12 @@ class Feed:
         """
         for search in self.searches:
             for tried in search.study.evaluated() if search.study is not None else ():
-                yield from (search.placed(one, tried.parameters) for one in search.settings)
+                yield from (search.trial_in(one, tried.parameters) for one in search.settings)
         for search in self.searches:
             if search.failures and search.study is None:
                 continue
             for chosen in ({}, *search.chosen(self.measurements)):
-                yield from (search.placed(one, chosen) for one in search.held_out)
+                yield from (search.trial_in(one, chosen) for one in search.held_out)
 
     def _issue(self, pending: _Pending) -> None:
         """Plan a candidate's trials: all of them, or one by one if it may be pruned."""

@@ -31,7 +31,7 @@ from raysweep.tuning.study import Study
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
-    """What one search may see, and what it is reported on.
+    """The settings that one search may see, and those that it is reported on.
 
     Attributes:
         subject: the defense, or the attack, that is searched.
@@ -263,7 +263,7 @@ def _folds(
 def splits_of(
     tune: Tune, every: Sequence[Trial], data_key: Callable[[Dataset], str]
 ) -> Iterator[Split]:
-    """Yield what each search of one subject may see.
+    """Yield the settings of each search of one subject.
 
     Raises:
         SpecError: if there is too little to leave something out.

@@ -18,7 +18,7 @@ from raysweep import rng
 from raysweep.attacks import Attack
 from raysweep.defenses import Defense
 from raysweep.methods import Method
-from raysweep.results.accounts import NOTHING
+from raysweep.results.account import NOTHING
 from raysweep.store.events import CandidateEnd
 from raysweep.sweep.ranges import Parameters
 from raysweep.sweep.searching import broken_rule
@@ -120,10 +120,10 @@ class Search:
         if broken is not None:
             why = f"{self.subject.name} does not allow {dict(outer)}: {broken.rule}"
             return Candidate(number=number, outer=outer, trials=(), invalid=why)
-        trials = tuple(self.placed(setting, outer) for setting in self._shuffled)
+        trials = tuple(self.trial_in(setting, outer) for setting in self._shuffled)
         return Candidate(number=number, outer=outer, trials=trials)
 
-    def placed(self, setting: Trial, parameters: Parameters) -> Trial:
+    def trial_in(self, setting: Trial, parameters: Parameters) -> Trial:
         """Return the trial of the subject in a setting, with those parameters that need stages."""
         outer = {name: value for name, value in parameters.items() if name in self.outer}
         return with_subject(setting, with_parameters(self.subject, outer))
@@ -236,7 +236,7 @@ class Search:
 
     def seen_first(self, outer: Parameters, measurements: Measurements) -> StoredFindings:
         """Return the findings in the first setting of this search, with some outer parameters."""
-        return self.stored(self.placed(self.settings[0], outer), measurements)
+        return self.stored(self.trial_in(self.settings[0], outer), measurements)
 
     def all_stored(self, measurements: Measurements) -> list[StoredFindings]:
         """Return the findings of the subject itself in the settings of this search."""

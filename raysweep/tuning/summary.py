@@ -14,19 +14,19 @@ from raysweep.identity import canonical, digest
 from raysweep.methods import Method
 from raysweep.metrics.intervals import NONE
 from raysweep.metrics.names import cases
-from raysweep.results.accounts import NOTHING, CurvePoint, DecisionCurve, SearchAccount
+from raysweep.results.account import NOTHING, CurvePoint, DecisionCurve, SearchAccount
 from raysweep.results.cells import estimate
 from raysweep.results.tuned import Attacker, Tuned, TunedMetric, TunedRow
 from raysweep.sweep.ranges import Parameters
 from raysweep.sweep.spec import Sweep
 from raysweep.sweep.trials import Trial
 from raysweep.sweep.tuning import ATTACKED, UNBOUNDED, MetricName, Metrics, Tune
+from raysweep.tuning.costs import Spent, spent
 from raysweep.tuning.measurements import Measurements
 from raysweep.tuning.notes import note
 from raysweep.tuning.ranking import Evaluated, best, joined
 from raysweep.tuning.search import Search, attack_title
 from raysweep.tuning.space import allowed, points, with_parameters
-from raysweep.tuning.spending import Spent, spent
 from raysweep.tuning.stored import StoredFindings
 
 SUFFIX = "-tuned"
@@ -183,7 +183,7 @@ def _instances(
     search: Search, parameters: Parameters, measurements: Measurements
 ) -> list[StoredFindings]:
     """Return the held-out instances, open, of the subject with these outer parameters."""
-    return [measurements.stored(search.placed(one, parameters)) for one in search.held_out]
+    return [measurements.stored(search.trial_in(one, parameters)) for one in search.held_out]
 
 
 def _held_out(search: Search, parameters: Parameters, measurements: Measurements) -> list[Metrics]:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from raysweep.results.accounts import CandidateRow, SearchAccount
+from raysweep.results.account import CandidateRow, SearchAccount
 from raysweep.results.columns import Cell
 from raysweep.results.entries.entry import Entry, marked, numbers, run_id, textual
 from raysweep.results.tuned import Tuned, TunedRow

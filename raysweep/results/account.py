@@ -122,17 +122,17 @@ class SearchAccount:
     @property
     def title(self) -> str:
         """The search in words."""
-        known = f", {self.told_apart}" if self.attack else f", {self.held_out} held out"
+        known = f", {self.label}" if self.attack else f", {self.held_out} held out"
         return f"{self.subject}{known}"
 
     @property
     def search(self) -> tuple[str, str, str]:
         """The attack, if one was searched, the defense and what was held out, as its rows have."""
-        return self.attack, self.defense, self.told_apart
+        return self.attack, self.defense, self.label
 
     @property
-    def told_apart(self) -> str:
-        """What tells it from other searches of the same subject, in words."""
+    def label(self) -> str:
+        """The held-out part of a search, or the knowledge of an attacker."""
         if not self.attack:
             return self.held_out
         return "adaptive" if self.held_out == NOTHING else "transferred"

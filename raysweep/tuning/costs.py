@@ -25,7 +25,7 @@ class Spent:
 
 
 def spent(search: Search, measurements: Measurements) -> Spent:
-    """Return what the candidates of a search cost; nothing if it replayed stored scores alone.
+    """Return the cost of a search's candidates; nothing if it replayed stored scores alone.
 
     Of a defense's search that is the defense's own work. A candidate of an attack has a victim of
     its own, so that all its stages count, each once, but for the decoded dataset.
@@ -47,7 +47,7 @@ def _of_stages(search: Search, measurements: Measurements) -> Spent:
     keys = set[str]()
     for tried in search.evaluated(measurements):
         for setting in search.settings:
-            trial = search.placed(setting, tried.parameters)
+            trial = search.trial_in(setting, tried.parameters)
             keys |= needed(planner, followed(partial(planner.route, trial), store.outcome))
     manifests, _ = store.manifests(sorted(keys))
     infos = [manifest.info for manifest in manifests.values()]
