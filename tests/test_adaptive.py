@@ -29,9 +29,10 @@ from raysweep.jobs.tune import tune as search_sweep
 from raysweep.methods import decision
 from raysweep.metrics.visibility import l2, linf, ssim
 from raysweep.plan.route import followed
+from raysweep.reports import adaptive
 from raysweep.results.account import NOTHING
 from raysweep.results.records import load
-from raysweep.results.tuned import Tuned, TunedRow
+from raysweep.results.tuned import Tuned, TunedMetric, TunedRow
 from raysweep.run.run import Run
 from raysweep.store import Store
 from raysweep.sweep.loading import load_sweep
@@ -43,7 +44,7 @@ from raysweep.sweep.tuning import METRICS, SMALLER_IS_BETTER, Objective, Tune
 from raysweep.tuning import ranking
 from raysweep.tuning.answer import best_answer
 from raysweep.tuning.feed import TuningPlanner
-from raysweep.tuning.folds import splits_of
+from raysweep.tuning.folds import Studies, splits_of
 from raysweep.tuning.search import Search
 from raysweep.tuning.stored import StoredFindings, measure
 from raysweep.tuning.study import Study
@@ -434,6 +435,59 @@ def test_a_default_row_is_that_of_the_records(searched: Searched) -> None:
         assert row.metrics["victim_asr"].tuned == records.loc[("none", 1), "asr"]
         assert row.metrics["victim_ca"].tuned == records.loc[("none", 1), "ca"]
     assert not any("visibility" in column or "undefended" in column for column in records)
+
+
+def test_studies_are_tied_to_the_defenses_that_an_attack_meets(searched: Searched) -> None:
+    planner = TuningPlanner(searched.sweep, whole=True)
+    trials = [t for t in planner.every if t.defense.label == STRIP and t.seed == 0]
+    settings = searched.sweep.tune
+    assert settings is not None
+    (split,) = splits_of(settings.model_copy(update={"report_on": {}}), trials, planner.data)
+    studies, space = Studies(planner, Store(searched.store)), {"alpha": ALPHAS["alpha"]}
+    met = replace(split, settings=tuple(replace(t, defense=Strip(overlays=9)) for t in trials))
+    assert studies._tied(split, space) == studies._tied(split, space) != studies._tied(met, space)
+
+
+def test_the_page_shows_the_worst_case_of_each_defense_beside_its_default_case(
+    searched: Searched,
+) -> None:
+    page = (Path(searched.store) / "sweeps/attacked/report.html").read_text()
+    assert "An attacker searched: maximize asr, with victim_asr &gt;= 0.3 and linf" in page
+    assert "All are measured on seed 1 alone, which no search has seen" in page
+    worst, found = (
+        {column.title: list(column.values) for column in sheet.columns}
+        for sheet in adaptive.sheets(searched.tuned)
+    )
+    assert worst["defense"] == ["spectral_signatures", STRIP]
+    for number in range(2):
+        values = [float(str(worst[f"ASR, {name}"][number])) for name in adaptive.KNOWN]
+        assert float(str(worst["ASR, worst"][number])) == max(values)
+    assert found["badges"] == ["default", "adaptive", "transferred"] * 2
+    assert found["the search has seen"][:2] == ["nothing", "spectral_signatures; seed 0"]
+    assert {"ASR of the victim", "L∞", "SSIM", "rate", "constraints", "stages"} <= found.keys()
+    bars, *others = adaptive.drawings(searched.tuned)
+    assert [line.name for line in bars.lines] == list(adaptive.KNOWN)
+    assert len(others) == 2 + 2, "candidates and importances of each defense"
+
+
+def test_the_worst_case_keeps_the_constraints(searched: Searched) -> None:
+    settings = searched.tuned.settings
+    row = searched.row(STRIP, "default")
+
+    def one(asr: float, victim: float) -> TunedRow:
+        values = {"asr": asr, "victim_asr": victim, "linf": 0.1}
+        metrics = {
+            name: TunedMetric(tuned=value, default=value, oracle=value)
+            for name, value in values.items()
+        }
+        return replace(row, metrics=metrics)
+
+    by = {"default": one(0.2, 0.9), "adaptive": one(0.9, 0.1), "transferred": one(0.4, 0.5)}
+    assert adaptive.worst(by, settings) == "transferred"  # type: ignore[arg-type]
+    assert adaptive.kept(by["adaptive"], settings) == "broken: victim_asr >= 0.3"
+    assert adaptive.worst({"adaptive": by["adaptive"]}, settings) is None
+    minimized = settings.model_copy(update={"metric": (Objective(name="asr", goal="minimize"),)})
+    assert adaptive.worst(by, minimized) == "default"  # type: ignore[arg-type]
 
 
 def test_a_search_that_was_stopped_goes_on(searched: Searched, tmp_path: Path) -> None:

@@ -166,7 +166,7 @@ def test_a_blind_search_uses_the_most_of_the_strictest_budget(
     rule = {"min": 0.001, "max": 0.5, "distribution": "log_uniform_values"}
     _, fpr = space.spaces_of(filtering, Tune(parameters={filtering.name: {"fpr": rule}}))
     blind = search(fpr, ["badnets", "blend"], labels="clean_only", constraints=constraints)
-    blind.defense = filtering
+    blind.subject = filtering
     (chosen,) = blind.chosen(bench)
     over = blind.all_stored(bench)
 

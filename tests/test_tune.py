@@ -557,7 +557,7 @@ def test_clean_only_uses_its_budget_and_reads_no_truth() -> None:
     measurements = WithReference(badnets=(0.6, 1.0))
     fpr = {"fpr": Range(min=0.001, max=0.5, distribution="log_uniform_values")}
     found = search(fpr, ["badnets"], labels="clean_only", constraints=["fpr <= 0.1"])
-    found.defense = Reference(on="training_set")
+    found.subject = Reference(on="training_set")
     (chosen,) = found.chosen(measurements)
     sealed = measurements.stored(setting("badnets"))
     rate = false_alarms(Reference(on="training_set", fpr=chosen["fpr"]), sealed)

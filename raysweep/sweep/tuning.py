@@ -53,14 +53,8 @@ Labels = Literal["clean_only", "transfer", "oracle"]
 # What parameters rest on: the labels that a defender saw, or the defenses that an attacker knew.
 Knowledge = Literal["clean_only", "transfer", "oracle", "default", "adaptive", "transferred"]
 
-LATER = (
-    "first",
-    "stop",
-    "report_on",
-    "who",
-    "against",
-    "budget",
-)  # fields that stored settings have only where used
+# Fields that stored settings have only where they are used.
+LATER = ("first", "stop", "report_on", "who", "against", "budget")
 # What stored scores answer for, what needs a model that was trained after the decision, and costs.
 SCORED: tuple[MetricName, ...] = ("tpr", "fpr", "youden", "auroc", "ap", "tpr_at_1fpr")
 WITH_CLEAN: tuple[MetricName, ...] = ("false_alarms", "verdict_correct")  # of trials at rate 0 too

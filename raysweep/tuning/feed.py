@@ -15,7 +15,6 @@ from raysweep.errors import DamagedArtifact, PlanError
 from raysweep.plan.planner import Planner
 from raysweep.plan.route import Outcomes, Route
 from raysweep.run.schedule import Schedule
-from raysweep.stages.visibility import Visibility
 from raysweep.store.events import CandidateEnd
 from raysweep.sweep.spec import Sweep
 from raysweep.sweep.trials import Trial
@@ -46,9 +45,8 @@ class TuningPlanner(Planner):
         if self.sweep.tune is None or self.sweep.tune.who == "defense":
             return route
         alone = super().route(replace(trial, defense=NoDefense()), outcomes)
-        work = Visibility(attack=trial.attack, seed=trial.seed)
-        measured = self.add(work, **self.setting(trial).stamp)
-        return replace(route, undefended=alone.evaluate, visibility=measured)
+        seen = self.visibility(trial)
+        return replace(route, undefended=alone.evaluate, visibility=seen)
 
     def refusal(self, trial: Trial) -> str:
         """Return why the dataset does not allow an attack's rate, classes or covers; or ""."""

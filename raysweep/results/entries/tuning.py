@@ -36,12 +36,12 @@ def tuning(tuned: Tuned, sweep: str, track: Track) -> Entry:
         }
         for search in tuned.searches for one in search.history or ()
     ]  # fmt: skip
-    summary = {}
+    summary, attacked = {}, tuned.settings.who == "attack"
     for column in dict.fromkeys(column for row in tuned.rows for column in row.columns()):
-        for held, part in rows.groupby("held_out"):
+        for known, part in rows.groupby("labels" if attacked else "held_out"):
             value = float(pd.to_numeric(part[column]).mean())
             if math.isfinite(value):
-                summary[f"{column}/{held}"] = value
+                summary[f"{column}/{known}"] = value
     tables = {"tuned": textual(rows)}
     if candidates:
         tables["candidates"] = textual(pd.DataFrame(candidates))
@@ -56,19 +56,21 @@ def searches(tuned: Tuned, sweep: str, track: Track) -> Iterator[Entry]:
     """Yield one run per search: what it found, where that was held out, and its candidates."""
     accounts = {one.search: one for one in tuned.searches}
     for row in tuned.rows:
-        if row.point:  # of a Pareto front, the point that is best by the first objective
+        # Of a Pareto front, the point that is best by the first objective; attacks as written are
+        # no searches.
+        if row.point or row.labels == "default":
             continue
-        account, known = accounts.get(row.search), f"held out {row.held_out}"
-        place, attacked = f"{row.defense}/{row.held_out}", dict[str, Cell]()
+        account, attack = accounts.get(row.search), dict[str, Cell]()
+        place, known = f"{row.defense}/{row.held_out}", f"held out {row.held_out}"
         if row.attacker is not None:
-            attacked, known = {"attack": row.attacker.attack}, row.labels
+            attack, known = {"attack": row.attacker.attack}, row.labels
             place = f"{row.attacker.attack}/{row.defense}/{known}"
         entry = Entry(
             run=run_id(sweep, f"{JOB}/{place}"),
-            name=" · ".join((SEARCH, *map(str, attacked.values()), row.defense, known)),
+            name=" · ".join((SEARCH, *map(str, attack.values()), row.defense, known)),
             job=SEARCH, tags=(JOB, row.defense),
             config={
-                "sweep_name": sweep, **attacked, "defense": row.defense, "held_out": row.held_out,
+                "sweep_name": sweep, **attack, "defense": row.defense, "held_out": row.held_out,
                 "labels": row.labels, **parameters(row), **_settings(tuned),
             },
             summary=numbers(
