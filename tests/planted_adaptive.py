@@ -16,7 +16,7 @@ FAULTS = (
     ),
     Fault(
         "a defender's studies are tied to an attacker's fields", "sweep/tuning.py",
-        '("first", "stop", "report_on", "who", "against", "budget")', '("first", "stop", "report_on")',
+        '"who", "against", "budget")', ")",
         (HERE + "a_defenders_section_is_packed_as_ever",),
     ),
     Fault(

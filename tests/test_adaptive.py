@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,7 @@ from raysweep.tuning import ranking
 from raysweep.tuning.answer import best_answer
 from raysweep.tuning.feed import TuningPlanner
 from raysweep.tuning.folds import Studies, splits_of
+from raysweep.tuning.notes import note
 from raysweep.tuning.search import Search
 from raysweep.tuning.stored import StoredFindings, measure
 from raysweep.tuning.study import Study
@@ -257,6 +258,16 @@ def test_each_constraint_is_kept(constraint: str, alpha: float) -> None:
     assert all(bound.excess(metrics) <= 0 for bound in bench.tune.bounds)
 
 
+def test_a_search_in_which_no_candidate_keeps_the_constraints_says_so() -> None:
+    given = {**ATTACKER, "metric": "tpr", "sampler": "grid", "trials": 5}
+    for bound, said in (("linf <= 0.01", "no candidate keeps the constraints"), ("linf <= 1", "")):
+        constraints = [*ATTACKER["constraints"], bound]
+        bench = Bench(Tune.model_validate({**given, "constraints": constraints}))
+        search = attacker(bench)
+        assert note(search, search.chosen(bench), bench).startswith(said), bound
+        assert bool(note(search, search.chosen(bench), bench)) == bool(said)
+
+
 def test_a_defense_that_answers_has_the_best_decision_on_each_attack() -> None:
     given = {**ATTACKER, "metric": "tpr", "against": "tuned", "sampler": "grid", "trials": 5}
     bench = Bench(Tune.model_validate({**given, "budget": 0.1}))
@@ -334,14 +345,19 @@ track: {wandb: disabled}
 """
 
 
-@dataclass(frozen=True)
 class Searched:
-    """A sweep whose attacks were searched, and all that is left of it."""
+    """A sweep whose attacks are searched by the first test that asks, and what is left of it."""
 
-    sweep: Sweep
-    file: Path
-    store: str
-    tuned: Tuned
+    def __init__(self, folder: Path) -> None:
+        self.file, self.store = folder / "a.yaml", str(folder / "store")
+        self.file.write_text(SWEEP)
+        self.sweep = load_sweep(self.file)
+
+    @cached_property
+    def tuned(self) -> Tuned:
+        done = tuned_inline(self.sweep, self.store)
+        assert done.tuned is not None
+        return done.tuned
 
     def row(self, defense: str, knows: str) -> TunedRow:
         (row,) = (r for r in self.tuned.rows if (r.defense, r.labels) == (defense, knows))
@@ -352,14 +368,8 @@ WRITTEN, STRIP = "blend(include_target=False, alpha=0.3)", "strip(overlays=8)"
 
 
 @pytest.fixture(scope="module")
-def searched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Searched]:
-    folder = tmp_path_factory.mktemp("attacked")
-    file, store = folder / "a.yaml", str(folder / "store")
-    file.write_text(SWEEP)
-    sweep = load_sweep(file)
-    done = tuned_inline(sweep, store)
-    assert done.tuned is not None
-    yield Searched(sweep, file, store, done.tuned)
+def searched(tmp_path_factory: pytest.TempPathFactory) -> Searched:
+    return Searched(tmp_path_factory.mktemp("attacked"))
 
 
 def tuned_inline(sweep: Sweep, store: str, **given: Any) -> Tuning:
@@ -451,6 +461,7 @@ def test_studies_are_tied_to_the_defenses_that_an_attack_meets(searched: Searche
 def test_the_page_shows_the_worst_case_of_each_defense_beside_its_default_case(
     searched: Searched,
 ) -> None:
+    assert searched.tuned.rows
     page = (Path(searched.store) / "sweeps/attacked/report.html").read_text()
     assert "An attacker searched: maximize asr, with victim_asr &gt;= 0.3 and linf" in page
     assert "All are measured on seed 1 alone, which no search has seen" in page
@@ -529,3 +540,16 @@ def test_the_commands_tell_what_was_found_and_refuse_what_means_nothing(
     line = f"rate: {rate}, include_target: false, alpha: {alpha}}}}}  # adaptive to {STRIP}"
     assert line in told
     assert f"transferred has seen {STRIP}; seed 0: 6 candidates" in told
+
+
+def test_a_search_whose_candidates_all_failed_ends_with_an_error(
+    searched: Searched, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "f.yaml"
+    text = SWEEP.replace("[0.03, 0.1, 0.95]", "[0.95]").replace("trials: 9", "trials: 3")
+    file.write_text(text.replace("name: attacked", "name: impossible"))
+    command = ["tune", str(file), "--inline", "--storage", searched.store]
+    assert app(command, standalone_mode=False) == 1
+    told = capsys.readouterr().out
+    assert f"every candidate failed: {WRITTEN} @ 0.1 against spectral_signatures, adaptive" in told
+    assert "rate 0.95 asks for" in told and "nothing better than the attack as written" in told

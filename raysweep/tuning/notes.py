@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from raysweep.attacks import Attack
 from raysweep.defenses import Defense
 from raysweep.errors import PlanError
 from raysweep.sweep.ranges import Number, Parameters
 from raysweep.sweep.searching import broken_rule
 from raysweep.tuning.measurements import Measurements
+from raysweep.tuning.ranking import excess
 from raysweep.tuning.search import Search
 from raysweep.tuning.space import allowed, points
 
@@ -40,6 +42,10 @@ def _beside(
                 f"{distinct} distinct thresholds for {tried} values: the calibration set has "
                 f"{scores} scores"
             )
+    if isinstance(search.subject, Attack) and not any(
+        excess(one.metrics, search.tune) == 0 for one in search.evaluated(measurements)
+    ):
+        yield "no candidate keeps the constraints; this one breaks them least"
     if search.study is not None and search.study.stopped:
         yield f"stopped: {search.study.stopped}"
 
