@@ -199,7 +199,8 @@ class Bench(Planted):
         assert isinstance(attack, Blend)
         found = instance("blend", (attack.alpha, min(attack.alpha + 0.3, 1.0)))
         worked = 1.0 if attack.alpha >= 0.1 else 0.2
-        attacked = {"victim_asr": worked, "victim_ca": 0.9, "rate": attack.rate, "l2": 1.0,
+        attacked = {"victim_asr": worked, "victim_ca": 1 - attack.alpha, "rate": attack.rate,
+                    "l2": 10 * attack.alpha,
                     "linf": attack.alpha, "ssim": 1 - attack.alpha}  # fmt: skip
         self.opened.append(trial.defense.label)
         return replace(
@@ -240,22 +241,24 @@ def test_the_faintest_trigger_that_works_is_found() -> None:
     assert tried[0.05]["tpr"] < tried[0.1]["tpr"] < tried[0.8]["tpr"], "poison that fails evades"
 
 
+RATES = {"rate": Range(values=(0.2, 0.05))}
+
+
 @pytest.mark.parametrize(
-    ("constraint", "alpha"),
-    [("linf <= 0.25", 0.2), ("linf <= 0.1", 0.1), ("ssim >= 0.55", 0.4), ("rate <= 0.1", 0.8),
-     ("victim_ca >= 0.9", 0.8)],
+    ("constraint", "space", "found", "without"),
+    [("linf <= 0.25", ALPHAS, 0.2, 0.4), ("linf <= 0.1", ALPHAS, 0.1, 0.4),
+     ("l2 <= 3", ALPHAS, 0.2, 0.4), ("ssim >= 0.85", ALPHAS, 0.1, 0.4),
+     ("victim_ca >= 0.75", ALPHAS, 0.2, 0.4), ("rate <= 0.1", RATES, 0.05, 0.2)],
 )  # fmt: skip
-def test_each_constraint_is_kept(constraint: str, alpha: float) -> None:
-    given = {**ATTACKER, "constraints": [*ATTACKER["constraints"], constraint]}
-    # The detector flags the more the more opaque a trigger is; here the attacker wants just that.
+def test_each_constraint_is_kept(constraint: str, space: Any, found: float, without: float) -> None:
+    """An attacker who wants to be seen would take more, unless it is bounded."""
     goal = {"name": "tpr", "goal": "maximize"}
-    bench = Bench(Tune.model_validate({**given, "metric": goal, "sampler": "grid", "trials": 5}))
-    assert attacker(bench, defense=Cut(low=0.03)).chosen(bench)[0]["alpha"] in (alpha, 0.4, 0.1)
-    chosen = attacker(bench).chosen(bench)[0]
-    metrics = bench.joined(
-        Blend(), [bench.stored(replace(setting("blend"), attack=Blend(**chosen)))]
-    )
-    assert all(bound.excess(metrics) <= 0 for bound in bench.tune.bounds)
+    for more, expected in ((constraint, found), ("victim_asr <= 1", without)):
+        given = {**ATTACKER, "constraints": [*ATTACKER["constraints"], more], "metric": goal}
+        trials = len(next(iter(space.values())).values)
+        bench = Bench(Tune.model_validate({**given, "sampler": "grid", "trials": trials}))
+        (chosen,) = attacker(bench, space=space).chosen(bench)
+        assert list(chosen.values()) == [expected]
 
 
 def test_a_search_in_which_no_candidate_keeps_the_constraints_says_so() -> None:
@@ -270,16 +273,16 @@ def test_a_search_in_which_no_candidate_keeps_the_constraints_says_so() -> None:
 
 def test_a_defense_that_answers_has_the_best_decision_on_each_attack() -> None:
     given = {**ATTACKER, "metric": "tpr", "against": "tuned", "sampler": "grid", "trials": 5}
-    bench = Bench(Tune.model_validate({**given, "budget": 0.1}))
+    bench = Bench(Tune.model_validate({**given, "budget": 0.5}))
     defense = Ranged(low=1.0)
     search = attacker(bench, defense=defense)
     for tried in search.evaluated(bench):
         trial = replace(setting("blend"), defense=defense, attack=Blend(**tried.parameters))
         found = bench.stored(trial)
         every = [measure(Ranged(low=low), found) for low in np.linspace(0, 1, 400)]
-        brute = max(one["tpr"] for one in every if one["fpr"] <= 0.1)
+        brute = max(one["tpr"] for one in every if one["fpr"] <= 0.5)
         assert tried.metrics["tpr"] == brute >= measure(defense, found)["tpr"]
-        assert tried.metrics["fpr"] <= 0.1
+        assert tried.metrics["fpr"] <= 0.5
         assert measure(best_answer(found, 0.0), found)["fpr"] == 0.0
     as_written = Bench(bench.tune.model_copy(update={"against": "own"}))
     own = attacker(as_written, defense=defense).evaluated(as_written)
