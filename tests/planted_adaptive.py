@@ -54,7 +54,7 @@ FAULTS = (
     Fault(
         "a candidate is judged before its victim is", FEED,
         "filter(None, (last, route.undefended, route.visibility))", "filter(None, (last,))",
-        (HERE + "rows_say_what_was_known_and_what_it_cost",),
+        (HERE + "a_candidate_waits_for_its_victim_and_its_trigger",),
     ),
     Fault(
         "a rate that no dataset allows ends a search", FEED,

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -43,7 +44,7 @@ from raysweep.sweep.trials import Trial
 from raysweep.sweep.tuning import METRICS, SMALLER_IS_BETTER, Objective, Tune
 from raysweep.tuning import ranking
 from raysweep.tuning.answer import best_answer
-from raysweep.tuning.feed import TuningPlanner
+from raysweep.tuning.feed import Feed, TuningPlanner, _Pending
 from raysweep.tuning.folds import Studies, splits_of
 from raysweep.tuning.notes import note
 from raysweep.tuning.search import Search
@@ -459,6 +460,18 @@ def test_studies_are_tied_to_the_defenses_that_an_attack_meets(searched: Searche
     studies, space = Studies(planner, Store(searched.store)), {"alpha": ALPHAS["alpha"]}
     met = replace(split, settings=tuple(replace(t, defense=Strip(overlays=9)) for t in trials))
     assert studies._tied(split, space) == studies._tied(split, space) != studies._tied(met, space)
+
+
+def test_a_candidate_waits_for_its_victim_and_its_trigger(searched: Searched) -> None:
+    planner = TuningPlanner(searched.sweep, whole=True)
+    trial = next(t for t in planner.every if t.defense.label == STRIP)
+    route = planner.route(trial, {})
+    nothing: Any = None  # is measured
+    feed, pending = Feed(planner, [], nothing), _Pending(trials=(trial,), issued=1)
+    schedule: Any = SimpleNamespace(
+        upstream_failed={}, failed={}, done={route.evaluate}, outcomes={}
+    )
+    assert feed._standing(pending, schedule) == ([route.undefended, route.visibility], [])
 
 
 def test_the_page_shows_the_worst_case_of_each_defense_beside_its_default_case(
