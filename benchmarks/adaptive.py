@@ -2,8 +2,8 @@
 
     python -m benchmarks.adaptive [--sweep sweeps/adaptive_digits.yaml] [--storage FOLDER]
 
-Searches the attacks of a sweep file, unless the storage has the result of that sweep already, and
-prints the table of worst cases, the attacks that were found, and what each search cost, in Markdown.
+Searches the attacks of a sweep file, unless the storage has the result of that sweep already.
+Prints the table of worst cases, the attacks found, and what each search cost, in Markdown.
 """
 
 from __future__ import annotations

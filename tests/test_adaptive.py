@@ -148,6 +148,9 @@ def test_distances_of_images_are_those_of_the_definition() -> None:
     changed = images.copy()
     changed[:2] += 0.1
     assert linf(images, changed) == pytest.approx(0.05)
+    one = images.copy()
+    one[2, 0, 0, 0] += 0.3
+    assert linf(images, one) == l2(images, one) == pytest.approx(0.3 / 4)
     assert l2(images, changed) == pytest.approx(0.1 * np.sqrt(3 * 14 * 17) / 2)
     for low in (0.0, 0.2, 0.5):  # of constant images, luminance is all that is left
         flat = np.full((1, 1, 16, 16), low)
