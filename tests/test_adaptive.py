@@ -28,10 +28,13 @@ from raysweep.jobs.launch import launch
 from raysweep.jobs.tune import Tuning
 from raysweep.jobs.tune import tune as search_sweep
 from raysweep.methods import decision
+from raysweep.metrics.rates import Share
 from raysweep.metrics.visibility import l2, linf, ssim
 from raysweep.plan.route import followed
 from raysweep.reports import adaptive
+from raysweep.reports.adaptive import KNOWN
 from raysweep.results.account import NOTHING
+from raysweep.results.entries.tuning import searches, tuning
 from raysweep.results.records import load
 from raysweep.results.tuned import Tuned, TunedMetric, TunedRow
 from raysweep.run.run import Run
@@ -39,7 +42,7 @@ from raysweep.store import Store
 from raysweep.sweep.loading import load_sweep
 from raysweep.sweep.ranges import Range
 from raysweep.sweep.searching import tuning_faults
-from raysweep.sweep.spec import Sweep
+from raysweep.sweep.spec import Sweep, Track
 from raysweep.sweep.trials import Trial
 from raysweep.sweep.tuning import METRICS, SMALLER_IS_BETTER, Objective, Tune
 from raysweep.tuning import ranking
@@ -338,7 +341,7 @@ dataset: {digits: {size: 300, test_size: 200}}
 model: linear
 recipe: {epochs: 2, batch_size: 64, learning_rate: 0.1}
 attacks:
-  - blend: {rate: 0.1, alpha: 0.3, include_target: false}
+  - blend: {rate: 0.08, alpha: 0.3, include_target: false}
 defenses: [none, spectral_signatures, strip: {overlays: 8}]
 seeds: 2
 tune:
@@ -426,17 +429,21 @@ def test_rows_say_what_was_known_and_what_it_cost(searched: Searched) -> None:
     rows = searched.tuned.rows
     assert len(rows) == 6 and {row.labels for row in rows} == {"default", "adaptive", "transferred"}
     other = searched.row("spectral_signatures", "transferred")
-    assert other.attacker is not None and other.attacker.attack == f"{WRITTEN} @ 0.1"
+    assert other.attacker is not None and other.attacker.attack == f"{WRITTEN} @ 0.08"
     assert (other.held_out, other.attacker.seen) == ("spectral_signatures", f"{STRIP}; seed 0")
     assert other.attacker.measured == "seed 1; n = 1"
     own = searched.row("spectral_signatures", "default")
-    assert (own.held_out, own.tried, own.parameters) == (NOTHING, 0, {"alpha": 0.3, "rate": 0.1})
+    assert (own.held_out, own.tried, own.parameters) == (NOTHING, 0, {"alpha": 0.3, "rate": 0.08})
     known = searched.row("spectral_signatures", "adaptive")
     assert known.tried == 6, "three candidates ask for more than may be poisoned"
     assert known.attacker is not None and known.attacker.stages > known.tried and known.seconds > 0
     (account,) = (s for s in searched.tuned.searches if s.search == known.search)
     states = [one.state for one in account.history or ()]
     assert states.count("complete") == 6 and states.count("pruned") == 3
+    for row in (own, known):  # each TPR is of its own number of poisoned samples
+        rate, tpr = row.parameters["rate"], row.metrics["tpr"]
+        assert isinstance(rate, float)
+        assert tpr.interval == pytest.approx(Share(value=tpr.tuned, n=round(rate * 300)).interval)
     packed = searched.tuned.pack()
     assert Tuned.unpack(packed).pack() == packed
 
@@ -477,6 +484,15 @@ def test_a_candidate_waits_for_its_victim_and_its_trigger(searched: Searched) ->
     assert feed._standing(pending, schedule) == ([route.undefended, route.visibility], [])
 
 
+def test_every_search_of_an_attack_is_a_run_of_its_own(searched: Searched) -> None:
+    entries = list(searches(searched.tuned, "attacked", Track()))
+    assert len({one.run for one in entries}) == len(entries) == 4, "attacks as written are none"
+    names = [f"search · {WRITTEN} @ 0.08 · {STRIP} · {known}" for known in tuple(KNOWN)[1:]]
+    assert {*names} < {one.name for one in entries} and all(one.history for one in entries)
+    summary = tuning(searched.tuned, "attacked", Track()).summary
+    assert {f"tuned_asr/{known}" for known in KNOWN} <= summary.keys()
+
+
 def test_the_page_shows_the_worst_case_of_each_defense_beside_its_default_case(
     searched: Searched,
 ) -> None:
@@ -490,13 +506,13 @@ def test_the_page_shows_the_worst_case_of_each_defense_beside_its_default_case(
     )
     assert worst["defense"] == ["spectral_signatures", STRIP]
     for number in range(2):
-        values = [float(str(worst[f"ASR, {name}"][number])) for name in adaptive.KNOWN]
+        values = [float(str(worst[f"ASR, {name}"][number])) for name in KNOWN]
         assert float(str(worst["ASR, worst"][number])) == max(values)
     assert found["badges"] == ["default", "adaptive", "transferred"] * 2
     assert found["the search has seen"][:2] == ["nothing", "spectral_signatures; seed 0"]
     assert {"ASR of the victim", "L∞", "SSIM", "rate", "constraints", "stages"} <= found.keys()
     bars, *others = adaptive.drawings(searched.tuned)
-    assert [line.name for line in bars.lines] == list(adaptive.KNOWN)
+    assert [line.name for line in bars.lines] == list(KNOWN)
     assert len(others) == 2 + 2, "candidates and importances of each defense"
 
 
@@ -570,5 +586,5 @@ def test_a_search_whose_candidates_all_failed_ends_with_an_error(
     command = ["tune", str(file), "--inline", "--storage", searched.store]
     assert app(command, standalone_mode=False) == 1
     told = capsys.readouterr().out
-    assert f"every candidate failed: {WRITTEN} @ 0.1 against spectral_signatures, adaptive" in told
+    assert f"every candidate failed: {WRITTEN} @ 0.08 against spectral_signatures, adaptive" in told
     assert "rate 0.95 asks for" in told and "nothing better than the attack as written" in told

@@ -55,8 +55,8 @@ def legend(tuned: Tuned) -> list[str]:
     third = "which no search has seen" if split(tuned) else "which the searches have seen, too"
     return [
         "; ".join(f"{name}: {text}" for name, text in KNOWN.items()),
-        f"the attacker met {defense_text(tuned.settings)}; rates and shares in %, l2 and "
-        f"linf of inputs in [0, 1], brackets: 95 % interval; measured on "
+        f"the attacker met {defense_text(tuned.settings)}; rates and shares in %; l2, "
+        f"linf and ssim of inputs and their triggered copies; brackets: 95 % interval; measured on "
         f"{' and on '.join(places)}, {third}",
     ]
 

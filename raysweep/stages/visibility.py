@@ -38,6 +38,8 @@ class Visibility(Work):
 
     def perform(self, given: Inputs) -> Product:
         """Return the mean L2 and L-infinity distances over what the ASR counts; of images SSIM."""
+        import torch
+
         from raysweep.datasets import as_floats
         from raysweep.metrics import visibility
         from raysweep.stages.content import Product
@@ -48,6 +50,6 @@ class Visibility(Work):
         before = as_floats(test.images[rows]).numpy()
         after = as_floats(trigger.test_images[rows]).numpy()
         outcome = {"l2": visibility.l2(before, after), "linf": visibility.linf(before, after)}
-        if before.ndim == 4:
+        if test.images.dtype == torch.uint8:
             outcome["ssim"] = visibility.ssim(before, after)
         return Product(outcome={**outcome, "n": len(rows)})

@@ -39,7 +39,8 @@ class StoredFindings:
         evidence: what `decide` may read; none if the defense decides nothing.
         inputs: clean and triggered scores of a detector of inputs, else empty.
         key: of the stage that found it.
-        seconds: that the defense took here, without what it shares with others.
+        seconds: that the defense took here, without what it shares with others; where attacks are
+            searched, that all stages of the trial took, but for its decoded dataset.
         gpu_seconds: the same in GPUs times seconds.
         clean: whether nothing is attacked here: a trial at rate 0, for false alarms alone.
         attacked: metrics of the attack by itself; only where one is searched.

@@ -67,18 +67,20 @@ def _rows(
     chosen = search.chosen(measurements)
     oracle = _oracle(search, searches, measurements)
 
-    def compared(tuned: Sequence[Metrics]) -> dict[MetricName, TunedMetric]:
+    def compared(parameters: Parameters) -> dict[MetricName, TunedMetric]:
+        instances = _instances(search, parameters, measurements)
+        tuned = _held_out(search, parameters, measurements)
         means = [joined(every, search.tune) for every in (tuned, default, oracle)]
         return {
             name: TunedMetric(
                 tuned=means[0][name], default=means[1][name], oracle=means[2][name],
-                interval=_interval([one[name] for one in tuned], name, search, measurements),
+                interval=_interval([one[name] for one in tuned], name, search, instances),
             )
             for name in _shown(search.tune)
         }  # fmt: skip
 
     if search.knows == "adaptive":
-        yield replace(about, labels="default", metrics=compared(default))
+        yield replace(about, labels="default", metrics=compared(own))
     cost = spent(search, measurements)
     about = _with_cost(
         replace(
@@ -88,8 +90,7 @@ def _rows(
         cost,
     )  # fmt: skip
     for point, parameters in enumerate(chosen or [own]):
-        metrics = compared(_held_out(search, parameters, measurements))
-        yield replace(about, point=point, parameters=parameters, metrics=metrics)
+        yield replace(about, point=point, parameters=parameters, metrics=compared(parameters))
 
 
 def _about(search: Search) -> TunedRow:
@@ -218,7 +219,7 @@ def _oracle(
 
 
 def _interval(
-    values: list[float], metric: MetricName, search: Search, measurements: Measurements
+    values: list[float], metric: MetricName, search: Search, instances: Sequence[StoredFindings]
 ) -> tuple[float, float]:
     """Return the 95 % interval of a mean over held-out settings; NaN where none is honest.
 
@@ -235,7 +236,7 @@ def _interval(
     })  # fmt: skip
     if metric in ("tpr", "fpr"):
         place = 0 if metric == "tpr" else 1
-        rows[cases(metric)] = [measurements.stored(one).cases[place] for one in held_out]
+        rows[cases(metric)] = [one.cases[place] for one in instances]
     # Youden's index lies within [-1, 1], every other metric within [0, 1].
     index = metric == "youden"
     rows[metric] = (rows[metric] + 1) / 2 if index else rows[metric]
