@@ -532,6 +532,8 @@ def test_the_worst_case_keeps_the_constraints(searched: Searched) -> None:
     assert adaptive.worst(by, settings) == "transferred"  # type: ignore[arg-type]
     assert adaptive.kept(by["adaptive"], settings) == "broken: victim_asr >= 0.3"
     assert adaptive.worst({"adaptive": by["adaptive"]}, settings) is None
+    equal = {"default": by["transferred"], "adaptive": by["transferred"]}
+    assert adaptive.worst(equal, settings) == "default"  # type: ignore[arg-type]
     minimized = settings.model_copy(update={"metric": (Objective(name="asr", goal="minimize"),)})
     assert adaptive.worst(by, minimized) == "default"  # type: ignore[arg-type]
 

@@ -93,14 +93,15 @@ class Route:
         """Role → key of every stage that plays a role of its own in a record."""
         roles = (
             "data", "victim", "poison", "defend", "reference", "decide", "model", "tested",
-            "evaluate", "undefended", "visibility",
+            "evaluate",
         )  # fmt: skip
         return {role: key for role in roles if (key := getattr(self, role)) is not None}
 
     @property
     def keys(self) -> tuple[str, ...]:
         """Keys of all stages; what these stages need is not among them."""
-        return (*self.named.values(), *self.shards, *self.pauses)
+        beside = (key for key in (self.undefended, self.visibility) if key is not None)
+        return (*self.named.values(), *self.shards, *self.pauses, *beside)
 
 
 class Routed(Protocol):

@@ -103,15 +103,15 @@ def cases(tuned: Tuned) -> dict[tuple[str, str], dict[Knowledge, TunedRow]]:
 
 
 def worst(by: Mapping[Knowledge, TunedRow], settings: Tune) -> Knowledge | None:
-    """Return by which knowledge a defense fares worst, among rows that keep all constraints."""
+    """Return the knowledge by which a defense fares worst, of rows that keep all constraints."""
     objective = settings.metric[0]
     sign = 1 if objective.goal == "maximize" else -1
     known = {
         name: sign * _value(row, objective.name) for name, row in by.items()
         if kept(row, settings) == "kept" and not math.isnan(_value(row, objective.name))
     }  # fmt: skip
-    ranked = sorted(known, key=known.__getitem__)
-    return ranked[-1] if ranked else None
+    ranked = sorted(known, key=lambda name: -known[name])  # of equals the first that is known
+    return ranked[0] if ranked else None
 
 
 def sheets(tuned: Tuned) -> list[Sheet]:
