@@ -16,11 +16,16 @@ import time
 
 import numpy as np
 
+from raysweep.attacks.badnets import BadNets
+from raysweep.datasets.digits import Digits
 from raysweep.defenses import Defense, DefenseInputs, Evidence
 from raysweep.defenses.spectral_signatures import SpectralSignatures
 from raysweep.defenses.strip import Strip
 from raysweep.methods.context import Context
-from raysweep.sweep.ranges import with_parameters
+from raysweep.methods.recipe import Recipe
+from raysweep.models.tiny_cnn import TinyCNN
+from raysweep.sweep.trials import Trial
+from raysweep.tuning.space import with_parameters
 from raysweep.tuning.stored import StoredFindings, measure
 
 
@@ -34,7 +39,11 @@ def instance(defense: Defense, samples: int, number: int) -> StoredFindings:
          "reference_scores": draw.normal(size=1000), "statistics": {}},
     )  # fmt: skip
     return StoredFindings(
-        where={"dataset": "d", "attack": str(number), "rate": 0.05, "seed": 0}, evidence=evidence,
+        trial=Trial(
+            dataset=Digits(), model=TinyCNN(), attack=BadNets(), defense=defense, recipe=Recipe(),
+            seed=number,
+        ),
+        evidence=evidence,
         inputs={"clean": scores[~poison], "triggered": scores}, key=str(number), sealed=False,
         _poison=poison, _cover=np.zeros(samples, bool), _eligible=poison, _evaluated={},
     )  # fmt: skip

@@ -49,6 +49,7 @@ def table() -> dict[str, Fault]:
         ValueError: if two have one name.
     """
     from tests import (
+        planted_adaptive,
         planted_baselines,
         planted_datamodels,
         planted_devices,
@@ -66,7 +67,7 @@ def table() -> dict[str, Fault]:
     modules = (
         planted_rounds, planted_baselines, planted_datamodels, planted_devices, planted_engine,
         planted_plugins, planted_kills, planted_red, planted_statistics, planted_tables,
-        planted_tuning,
+        planted_tuning, planted_adaptive,
         planted_wandb,
     )  # fmt: skip
     every = [fault for module in modules for fault in module.FAULTS]

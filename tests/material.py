@@ -16,17 +16,15 @@ import pandas as pd
 from raysweep.defenses import Curve
 from raysweep.metrics.curves import Losses, Roc, Scored
 from raysweep.reports.material import Material
-from raysweep.results.description import Description
-from raysweep.results.tuned import (
+from raysweep.results.account import (
     CandidateRow,
     CandidateState,
     CurvePoint,
     DecisionCurve,
     SearchAccount,
-    Tuned,
-    TunedMetric,
-    TunedRow,
 )
+from raysweep.results.description import Description
+from raysweep.results.tuned import Tuned, TunedMetric, TunedRow
 from raysweep.sweep.tuning import MetricName, Objective, Tune
 
 # name, label, kind, badges, ASR left of the victim's, CA lost, TPR, FPR

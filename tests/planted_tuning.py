@@ -20,12 +20,12 @@ TUNED = (
     ),
     Fault(
         "a search of clean data reads the truth", SEARCH,
-        ' and self.tune.labels != "clean_only" else', " else",
+        ' and self.knows != "clean_only" else', " else",
         ("test_engine_tuning.py::test_" + "a_search_that_may_see_clean_data_alone_reads_no_truth",),
     ),
     Fault(
         "a transfer that sees what it leaves out", FOLDS,
-        'settings = rest if tune.labels == "transfer" else held', "settings = tuple(trials)",
+        'seen = {"transfer": rest}', 'seen = {"transfer": tuple(trials)}',
         (TUNE + "transfer_never_looks_at_what_it_leaves_out",),
     ),
     Fault(
@@ -36,8 +36,8 @@ TUNED = (
     ),
     Fault(
         "the worst is the best", RANKING,
-        "max(known) if metric in SMALLER_IS_BETTER else min(known)",
-        "min(known) if metric in SMALLER_IS_BETTER else max(known)",
+        'max(known) if better(metric, tune.who) == "minimize" else min(known)',
+        'min(known) if better(metric, tune.who) == "minimize" else max(known)',
         (TUNE + "worst_case_and_mean_differ",),
     ),
 )  # fmt: skip

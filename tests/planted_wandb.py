@@ -78,7 +78,7 @@ FAULTS = (
     ),
     Fault(
         "one run for all searches of a defense", TUNING,
-        'f"{JOB}/{row.defense}/{row.held_out}"', 'f"{JOB}/{row.defense}"',
+        'f"{row.defense}/{row.held_out}"', "row.defense",
         (TOLD + "a_tuning_and_its_searches_are_runs",),
     ),
     Fault(

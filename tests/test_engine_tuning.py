@@ -114,9 +114,9 @@ def tried(**metrics: float) -> Evaluated:
 def test_what_is_better_keeps_constraints_first_and_knows_what_is_undefined() -> None:
     nan = float("nan")
     rows = [{"tpr": 0.2, "fpr": 0.1}, {"tpr": nan, "fpr": 0.3}, {"tpr": 0.6, "fpr": nan}]
-    assert joined(rows, "mean") == pytest.approx({"tpr": 0.4, "fpr": 0.2})
-    assert joined(rows, "worst") == {"tpr": 0.2, "fpr": 0.3}
-    assert np.isnan(joined([{"tpr": nan}, {"tpr": nan}], "worst")["tpr"])
+    assert joined(rows, Tune()) == pytest.approx({"tpr": 0.4, "fpr": 0.2})
+    assert joined(rows, Tune(over="worst")) == {"tpr": 0.2, "fpr": 0.3}
+    assert np.isnan(joined([{"tpr": nan}, {"tpr": nan}], Tune(over="worst"))["tpr"])
     bounds = Tune(constraints=["fpr <= 0.1", "tpr >= 0.5"])
     assert excess({"fpr": 0.3, "tpr": 0.1}, bounds) == pytest.approx(0.2 + 0.4)
     assert excess({"fpr": 0.3, "tpr": 0.9}, bounds) == pytest.approx(0.2)
@@ -166,7 +166,7 @@ def test_a_blind_search_uses_the_most_of_the_strictest_budget(
     rule = {"min": 0.001, "max": 0.5, "distribution": "log_uniform_values"}
     _, fpr = space.spaces_of(filtering, Tune(parameters={filtering.name: {"fpr": rule}}))
     blind = search(fpr, ["badnets", "blend"], labels="clean_only", constraints=constraints)
-    blind.defense = filtering
+    blind.subject = filtering
     (chosen,) = blind.chosen(bench)
     over = blind.all_stored(bench)
 

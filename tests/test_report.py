@@ -514,7 +514,7 @@ def test_tuning_is_shown_with_what_it_saw(page: str) -> None:
     tuned = generated().tuned
     assert tuned is not None
     assert "transfer: tuned on the labels of other attacks alone" in page
-    told = {one.title: list(one.values) for one in tuning.sheet(tuned).columns}
+    told = {one.title: list(one.values) for one in tuning.sheets(tuned)[0].columns}
     assert told["TPR tuned"][0] == "80.0 [72.0–88.0]"
     assert told["seconds tuned"][0] == "3.0 [2.7–3.3]", "seconds are no shares"
     assert "<b>blend" not in page

@@ -36,7 +36,8 @@ from raysweep.methods.recipe import Recipe
 from raysweep.metrics import rates as reference
 from raysweep.models.tiny_cnn import TinyCNN
 from raysweep.plan.planner import Planner
-from raysweep.results.tuned import NOTHING, Tuned
+from raysweep.results.account import NOTHING
+from raysweep.results.tuned import Tuned
 from raysweep.store import Store
 from raysweep.store.events import CandidateEnd, Done, Event, unpack
 from raysweep.sweep.loading import load_sweep
@@ -45,8 +46,9 @@ from raysweep.sweep.trials import Trial
 from raysweep.sweep.tuning import Constraint, Objective, Tune
 from raysweep.tuning import ranking, space, summary
 from raysweep.tuning.candidates import candidate_ends
-from raysweep.tuning.folds import Studies, _folds, parts_of
-from raysweep.tuning.search import Candidate, Measurements, Search
+from raysweep.tuning.folds import Split, Studies, _folds, parts_of
+from raysweep.tuning.measurements import Measurements
+from raysweep.tuning.search import Candidate, Search
 from raysweep.tuning.storage import open_storage
 from raysweep.tuning.stored import StoredFindings, false_alarms, measure, stored_findings
 from raysweep.tuning.study import Study, every_trial
@@ -91,7 +93,7 @@ def instance(attack: str, band: tuple[float, float], blur: float = 0.0) -> Store
          "statistics": {}},
     )  # fmt: skip
     return StoredFindings(
-        where={"dataset": "d", "attack": attack, "rate": 0.1, "seed": 0}, evidence=evidence,
+        trial=setting(attack), evidence=evidence,
         inputs={}, key=f"{attack}-{blur}", seconds=2.0, sealed=False, _poison=poison,
         _cover=np.zeros(N, bool), _eligible=np.zeros(0, bool), _evaluated={},
     )  # fmt: skip
@@ -135,8 +137,8 @@ def search(
         return Study("s", over, tune, where=where, tied=tied, steps=len(settings))
 
     return Search(
-        defense=Cut(blur=0.0), outer=outer or {}, inner=searched, tune=tune, part="",
-        settings=settings, held_out=settings, studied=studied,
+        subject=Cut(blur=0.0), outer=outer or {}, inner=searched, tune=tune, knows=tune.labels,
+        part="", settings=settings, held_out=settings, studied=studied,
     )  # fmt: skip
 
 
@@ -436,7 +438,7 @@ def test_a_planted_leak_fails() -> None:
 
         def _candidate(self, number: int, outer: Parameters) -> Candidate:
             made = super()._candidate(number, outer)
-            leaked = tuple(replace(one, defense=made.defense) for one in self.held_out)
+            leaked = tuple(self.trial_in(one, outer) for one in self.held_out)
             return replace(made, trials=made.trials + leaked)
 
     measurements = Planted(badnets=(0.6, 1.0), blend=(0.1, 0.2))
@@ -457,8 +459,8 @@ def folds(defense: Defense, planted: Planted, **given: Any) -> list[Search]:
     trials = [setting(attack, defense) for attack in planted.bands]
 
     class Open(Studies):
-        def open(self, defense: Any, part: str, settings: Any, space: Any) -> Study:
-            return Study(part or "all", space, tune, steps=len(settings))
+        def open(self, split: Split, space: Any) -> Study:
+            return Study(split.part or "all", space, tune, steps=len(split.settings))
 
         def record(self, *given: Any) -> None:
             del given
@@ -555,7 +557,7 @@ def test_clean_only_uses_its_budget_and_reads_no_truth() -> None:
     measurements = WithReference(badnets=(0.6, 1.0))
     fpr = {"fpr": Range(min=0.001, max=0.5, distribution="log_uniform_values")}
     found = search(fpr, ["badnets"], labels="clean_only", constraints=["fpr <= 0.1"])
-    found.defense = Reference(on="training_set")
+    found.subject = Reference(on="training_set")
     (chosen,) = found.chosen(measurements)
     sealed = measurements.stored(setting("badnets"))
     rate = false_alarms(Reference(on="training_set", fpr=chosen["fpr"]), sealed)

@@ -149,7 +149,7 @@ def test_conditions_in_a_circle_are_refused() -> None:
 
 def ruled(outer: Any, inner: Any, **given: Any) -> Search:
     found = search(inner, ["badnets"], outer=outer, **given)
-    found.defense = Ruled()
+    found.subject = Ruled()
     found.settings = (setting("badnets", Ruled()),)
     return found
 

@@ -17,7 +17,8 @@ from raysweep.cli.app import app
 from raysweep.cli.terminal import legend, to_use
 from raysweep.errors import SpecError
 from raysweep.reports.tuning import sentence
-from raysweep.results.tuned import NOTHING, TunedRow
+from raysweep.results.account import NOTHING
+from raysweep.results.tuned import TunedRow
 from raysweep.sweep.editing import rewritten
 from raysweep.sweep.loading import LoadedSweep, from_text, load_sweep
 from raysweep.sweep.ranges import Range

@@ -10,16 +10,14 @@ from typing import Any
 import pytest
 
 from raysweep.errors import StoreError
-from raysweep.results.tuned import (
+from raysweep.results.account import (
     NOTHING,
     CandidateRow,
     CurvePoint,
     DecisionCurve,
     SearchAccount,
-    Tuned,
-    TunedMetric,
-    TunedRow,
-)  # fmt: skip
+)
+from raysweep.results.tuned import Tuned, TunedMetric, TunedRow  # fmt: skip
 from raysweep.sweep.tuning import Tune
 
 TPR = TunedMetric(tuned=0.8, default=0.5, oracle=0.9, interval=(0.7, 0.85))

@@ -82,6 +82,9 @@ track:
 # Only for `raysweep tune`: parameters of defenses are searched on some attacks, and measured on
 # the attack that was left out.
 tune:
+  who: defense  # who searches; attack: the attacker, against each defense
+  against: own  # of an attacker: defenses as written, or tuned: their decisions answer
+  budget: 0.05  # of an attacker: the FPR of a defense that answers
   parameters: {}  # {strip: {fpr: {min: 0.01, max: 0.2}}}; {}: every decision, in its own range
   metric: tpr  # to improve: tpr, fpr, youden, auroc, ap, tpr_at_1fpr, ca, asr, ra, (gpu_)seconds
   constraints: [fpr <= 0.05]  # bounds that a result must keep

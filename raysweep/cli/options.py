@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 # Known without an import of anything heavy, since a shell asks for completions at every key.
 DEFAULT_STORAGE = "raysweep-store"
 KINDS = (
-    "prepare", "poison", "train", "features", "shard", "defend", "decide", "evaluate",
+    "prepare", "poison", "visibility", "train", "features", "shard", "defend", "decide", "evaluate",
 )  # fmt: skip
 
 

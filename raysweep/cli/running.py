@@ -48,15 +48,19 @@ def plan(
     from raysweep.run.preview import preview
     from raysweep.store import Store
     from raysweep.sweep.loading import read_sweep
+    from raysweep.tuning.forecast import forecast
 
     loaded = read_sweep(file, overrides or ())
     sweep, store = loaded.sweep, Store(storage_uri(storage))
     with loaded.with_lines():
         found = preview(sweep, store, force or ())
+        searches = forecast(sweep)
     if as_json:
         print(json.dumps({"name": sweep.name, "storage": store.where(), **found.pack()}, indent=2))
     else:
         print_preview(open_console(), sweep, found)
+        for line in searches:
+            open_console().print(line)
 
 
 def launch(
@@ -113,8 +117,9 @@ def _detach(
         from raysweep.run.cluster.address import found
 
         found(address)  # where nobody reads what the driver says, it would be said too late
-    name = read_sweep(file, overrides or ()).sweep.name
-    remote.detach([verb, str(file), *options], file, name, storage)
+    sweep = read_sweep(file, overrides or ()).sweep
+    _check_searched(options, sweep)
+    remote.detach([verb, str(file), *options], file, sweep.name, storage)
 
 
 def _check_place(inline: bool, address: str | None) -> None:
@@ -200,9 +205,7 @@ def tune(
 
     _check_place(inline, address)
     console = open_console()
-    if write is not None and write.exists():
-        raise SpecError(f"--write: {str(write)!r} is there already; remove it, or name another")
-    check_output("--write", write)
+    _check_free(write)
     options = [*_repeated("--set", overrides), *_where(address, inline, max_concurrent)]
     written = ["--write", str(write)] if write else []
     if detach:
@@ -213,6 +216,7 @@ def tune(
     again = _again("tune", file, [*options, *_studies(studies), *written], storage)
     with resumable(again), stoppable(), Progress(open_console(error=True)) as progress:
         loaded = read_sweep(file, overrides or ())
+        _check_searched(written, loaded.sweep)
         with loaded.with_lines():
             tuning = search(
                 loaded.sweep, loaded.text, storage_uri(storage), address=address, inline=inline,
@@ -229,6 +233,22 @@ def tune(
         console.print(f"tuned sweep file: {write}, of sweep {tuned.name}")
         console.print(f"next: {command('launch', write, storage=storage)}")
     _end_tuned(tuning, command("status", loaded.sweep.name, storage=storage))
+
+
+def _check_free(write: Path | None) -> None:
+    """Refuse a place of a tuned sweep file that is taken, or cannot be written to."""
+    if write is not None and write.exists():
+        raise SpecError(f"--write: {str(write)!r} is there already; remove it, or name another")
+    check_output("--write", write)
+
+
+def _check_searched(options: Sequence[str], sweep: Sweep) -> None:
+    """Refuse to write a file of tuned defenses where attacks are searched."""
+    if "--write" in options and sweep.tune is not None and sweep.tune.who == "attack":
+        raise SpecError(
+            "--write writes tuned defenses, and this sweep file searches attacks; leave it out, "
+            "and copy the attacks that are printed at the end"
+        )
 
 
 def _end_tuned(tuning: Tuning, status: str) -> None:

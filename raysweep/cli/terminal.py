@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING
 from rich.console import Console, JustifyMethod
 from rich.table import Table
 
+from raysweep.cli.attacked import print_attacked
 from raysweep.identity import kind_of
 from raysweep.results import history
+from raysweep.results.account import NOTHING
 from raysweep.results.drivers import Driver
 from raysweep.results.status import RunStatus, SweepStatus, SweepSummary
-from raysweep.results.tuned import NOTHING, Tuned, TunedMetric
+from raysweep.results.tuned import Tuned, TunedMetric
 from raysweep.sweep.tuning import COSTS
 
 if TYPE_CHECKING:
@@ -101,6 +103,9 @@ def print_tuned(console: Console, tuned: Tuned, sweep: Sweep) -> None:
 
     Below stand a legend, how often the constraints hold, and the parameters to use.
     """
+    if tuned.settings.who == "attack":
+        print_attacked(console, tuned, sweep)
+        return
     from raysweep.reports.tables import percent
 
     rows = (*tuned.rows, *tuned.means)

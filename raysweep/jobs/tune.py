@@ -19,7 +19,8 @@ from raysweep.sweep.spec import Sweep
 from raysweep.sweep.tuning import Tune
 from raysweep.tuning.feed import Feed, TuningPlanner
 from raysweep.tuning.folds import Studies, searches_of
-from raysweep.tuning.search import Measurements, Search
+from raysweep.tuning.measurements import Measurements
+from raysweep.tuning.search import Search
 from raysweep.tuning.summary import failed_searches, summary
 
 
@@ -57,10 +58,7 @@ class Tuning:
             [
                 f"{self.ran} stages ran, {self.cached} were stored already",
                 *([stopped] if stopped else []),
-                *(
-                    f"{row.defense}, held out {row.held_out}: {dict(row.parameters)}"
-                    for row in rows
-                ),
+                *(f"{row.title}: {dict(row.parameters)}" for row in rows),
                 *(f"every candidate failed: {search}" for search in self.failed),
                 *self.notes,
                 *(f"warning: {warning}" for warning in self.warnings),

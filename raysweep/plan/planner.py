@@ -39,6 +39,7 @@ from raysweep.stages.prepare import Decode, Prepare
 from raysweep.stages.shard import Shard, shard_role
 from raysweep.stages.stage import ALL, NOTHING, Outcome, Params, Stage, Work, identified
 from raysweep.stages.train import Train, TrainByAttack
+from raysweep.stages.visibility import Visibility
 from raysweep.sweep.resources import bfloat16_is_fast
 from raysweep.sweep.spec import Sweep
 from raysweep.sweep.trials import Trial, trials
@@ -199,6 +200,11 @@ class Planner:
         recipe = self.resolved(trial.recipe)
         work = Predict(model=trial.model, recipe=recipe, attack=trial.attack, seed=trial.seed)
         return self.add(work, **setting.stamp, weights=model)
+
+    def visibility(self, trial: Trial) -> str:
+        """Return the stage that measures how far the trigger of a trial changes test inputs."""
+        work = Visibility(attack=trial.attack, seed=trial.seed)
+        return self.add(work, **self.setting(trial).stamp)
 
     # One trial
 

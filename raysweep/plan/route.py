@@ -76,6 +76,8 @@ class Route:
         model: the model that is evaluated.
         tested: its predictions on test inputs.
         evaluate: the last stage.
+        undefended: the evaluation of the victim that nothing defends; where attacks are searched.
+        visibility: how far the trigger changes inputs; where attacks are searched.
         waiting: the stage whose outcome is needed to go on, a decision or a run at one of its
             pauses; else None.
     """
@@ -91,6 +93,8 @@ class Route:
     model: str | None = None
     tested: str | None = None
     evaluate: str | None = None
+    undefended: str | None = None
+    visibility: str | None = None
     waiting: str | None = None
 
     @property
@@ -105,7 +109,8 @@ class Route:
     @property
     def keys(self) -> tuple[str, ...]:
         """Keys of all stages; what these stages need is not among them."""
-        return (*self.named.values(), *self.shards, *self.pauses)
+        beside = (key for key in (self.undefended, self.visibility) if key is not None)
+        return (*self.named.values(), *self.shards, *self.pauses, *beside)
 
 
 class Routed(Protocol):

@@ -3,7 +3,7 @@
 material    everything that a page shows, read from records and store
 html        the page, made of its sections and of the templates in templates/
 answer      what the findings say             cells      the trials that differ in seeds alone
-sections    curves, internals, verdicts, tuning, pictures, costs, failures, provenance:
+sections    curves, internals, verdicts, tuning, adaptive, pictures, costs, failures, provenance:
 sheets      tables as data                    drawings   figures as data, thinned
 data        compact, compressed JSON          logs       of failed stages, for trials
 tables      aggregation over seeds            formats    CSV, JSON, Markdown, LaTeX

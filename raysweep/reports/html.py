@@ -12,6 +12,7 @@ import jinja2
 
 from raysweep.identity import Json
 from raysweep.reports import (
+    adaptive,
     answer,
     costs,
     curves,
@@ -29,6 +30,7 @@ from raysweep.reports.material import Material
 from raysweep.reports.pictures import Gallery, pictures
 from raysweep.reports.sheets import Sheet
 from raysweep.reports.tables import words
+from raysweep.results.tuned import Tuned
 
 # The page may run what it holds and load nothing: the promise of an offline file, enforced.
 POLICY = (
@@ -124,9 +126,7 @@ def _sections(material: Material, cells: Cells) -> list[Section]:
         Section(key="verdicts", title="Verdicts", sheets=[verdict] if verdict else [],
                 galleries=triggers, fewer=fewer_triggers),
         Section(key="race", title="Race over seeds", said=raced, sheets=race.sheets(ends)),
-        Section(key="tuning", title="Tuning", said=tuning.sentence(tuned) if tuned else "",
-                sheets=[tuning.sheet(tuned)] if tuned else [],
-                drawings=tuning.drawings(tuned) if tuned else []),
+        *([_tuning(tuned)] if tuned else []),
         Section(key="pictures", title="What the attacks look like", galleries=attacks,
                 fewer=fewer_attacks),
         Section(key="cost", title="Cost and reuse", said=costs.sentence(material),
@@ -134,6 +134,14 @@ def _sections(material: Material, cells: Cells) -> list[Section]:
         Section(key="failures", title="Failures", said=failures.sentence(cells),
                 sheets=failures.sheets(cells, material.stages)),
     ]  # fmt: skip
+
+
+def _tuning(tuned: Tuned) -> Section:
+    told = adaptive if tuned.settings.who == "attack" else tuning
+    return Section(
+        key="tuning", title="Tuning", said=told.sentence(tuned), sheets=told.sheets(tuned),
+        drawings=told.drawings(tuned),
+    )  # fmt: skip
 
 
 def _is_shown(section: Section) -> bool:

@@ -10,11 +10,12 @@ import numpy as np
 from raysweep.reports.drawings import Drawing, Line
 from raysweep.reports.sheets import Column, Sheet, seconds
 from raysweep.reports.tables import percent, short
-from raysweep.results.tuned import DecisionCurve, SearchAccount, Tuned, TunedRow
+from raysweep.results.account import DecisionCurve, SearchAccount
+from raysweep.results.tuned import Tuned, TunedRow
 from raysweep.sweep.ranges import Parameters
-from raysweep.sweep.tuning import COSTS, Labels, MetricName
+from raysweep.sweep.tuning import COSTS, VISIBILITY, Knowledge, MetricName
 
-SEEN: dict[Labels, str] = {
+SEEN: dict[Knowledge, str] = {
     "oracle": "oracle: tuned on the labels of the very attack that it is reported on",
     "transfer": "transfer: tuned on the labels of other attacks alone",
     "clean_only": "clean only: tuned on the reserved clean set, without labels of any attack",
@@ -22,6 +23,8 @@ SEEN: dict[Labels, str] = {
 NAMED: dict[MetricName, str] = {
     "youden": "TPR − FPR", "tpr_at_1fpr": "TPR at 1 % FPR",
     "false_alarms": "false alarms at rate 0", "verdict_correct": "right verdicts",
+    "victim_asr": "ASR of the victim", "victim_ca": "CA of the victim", "rate": "rate", "l2": "L2",
+    "linf": "L∞",
 }  # fmt: skip
 
 
@@ -47,12 +50,14 @@ def sentence(tuned: Tuned) -> str:
     )
 
 
-def sheet(tuned: Tuned) -> Sheet:
+def sheets(tuned: Tuned) -> list[Sheet]:
     """Return the table of tuned parameters, reported where they were held out."""
     rows = [*tuned.rows, *tuned.means]
     metrics = list(dict.fromkeys(metric for row in rows for metric in row.metrics))
     comments = [
-        f"{_said(row.parameters)} ({row.note})" if row.note else _said(row.parameters)
+        f"{parameters_text(row.parameters)} ({row.note})"
+        if row.note
+        else parameters_text(row.parameters)
         for row in rows
     ]
     columns = [
@@ -63,7 +68,7 @@ def sheet(tuned: Tuned) -> Sheet:
     ]
     for metric in metrics:
         cells = [_compared(row, metric) for row in rows]
-        titles = (f"{_named(metric)} tuned", "own", "oracle")
+        titles = (f"{named(metric)} tuned", "own", "oracle")
         columns += [
             Column(title=title, values=[cell[place] for cell in cells])
             for place, title in enumerate(titles)
@@ -74,29 +79,34 @@ def sheet(tuned: Tuned) -> Sheet:
         Column(title="GPU seconds spent", values=[row.gpu_seconds for row in rows],
                shown="seconds"),
     ]  # fmt: skip
-    return Sheet(title="Tuned parameters, reported where they were held out", columns=columns)
+    return [Sheet(title="Tuned parameters, reported where they were held out", columns=columns)]
 
 
 def drawings(tuned: Tuned) -> list[Drawing]:
     """Return the figures of gains, fronts, histories, importances and decision curves."""
     return [
-        *_gaps(tuned), *_pareto(tuned), *_histories(tuned), *_importances(tuned), *_curves(tuned)
+        *_gaps(tuned), *fronts(tuned), *histories(tuned), *importances(tuned), *_curves(tuned)
     ]  # fmt: skip
 
 
-def _value(metric: MetricName, value: float) -> str:
-    return seconds(value) if metric in COSTS else percent(value)
+def written(metric: MetricName, value: float) -> str:
+    """Return a metric as text: seconds, distances as they are, shares in percent."""
+    if metric in COSTS:
+        return seconds(value)
+    if metric in VISIBILITY:
+        return "–" if math.isnan(value) else f"{value:.3f}"
+    return percent(value)
 
 
 def _compared(row: TunedRow, metric: MetricName) -> list[str]:
     """Return one metric of a row as text: tuned, own, oracle; dashes where it has none."""
     compared = row.metrics.get(metric)
     if compared is None:
-        return [_value(metric, math.nan)] * 3
+        return [written(metric, math.nan)] * 3
     low, high = compared.interval or (math.nan, math.nan)
-    interval = "" if math.isnan(low) else f" [{_value(metric, low)}–{_value(metric, high)}]"
-    own, oracle = _value(metric, compared.default), _value(metric, compared.oracle)
-    return [_value(metric, compared.tuned) + interval, own, oracle]
+    interval = "" if math.isnan(low) else f" [{written(metric, low)}–{written(metric, high)}]"
+    own, oracle = written(metric, compared.default), written(metric, compared.oracle)
+    return [written(metric, compared.tuned) + interval, own, oracle]
 
 
 def _gaps(tuned: Tuned) -> list[Drawing]:
@@ -109,14 +119,14 @@ def _gaps(tuned: Tuned) -> list[Drawing]:
         rows = [row for row in first if row.held_out == part]
         gains = np.array([sign * _gain(row, metric) for row in rows])
         lines.append(Line(name=part, x=[row.defense for row in rows], y=gains, shape="bars"))
-    title = f"Gain in {_named(metric)} over the method's own parameters, by what was held out"
+    title = f"Gain in {named(metric)} over the method's own parameters, by what was held out"
     unit = metric if metric in COSTS else "points"
     return [Drawing(title=title, x_title="", y_title=unit, lines=lines)]
 
 
 def _gain(row: TunedRow, metric: MetricName) -> float:
     compared = row.metrics[metric]
-    return _drawn(metric, compared.tuned - compared.default)
+    return drawn(metric, compared.tuned - compared.default)
 
 
 def _curves(tuned: Tuned) -> list[Drawing]:
@@ -146,70 +156,76 @@ def _rates(title: str, curve: DecisionCurve) -> Drawing:
     )  # fmt: skip
 
 
-def _drawn(metric: MetricName, value: float) -> float:
-    """Return a metric as figures show it: shares in percent, seconds as they are."""
-    return float(value) * (1 if metric in COSTS else 100)
+def drawn(metric: MetricName, value: float) -> float:
+    """Return a metric as figures show it: shares in percent, seconds and distances as they are."""
+    return float(value) * (1 if metric in (*COSTS, *VISIBILITY) else 100)
 
 
-def _axis(metric: MetricName) -> str:
-    return metric if metric in COSTS else f"{_named(metric)}, %"
+def axis(metric: MetricName) -> str:
+    """Return the title of a metric's axis, with its unit."""
+    return named(metric) if metric in (*COSTS, *VISIBILITY) else f"{named(metric)}, %"
 
 
-def _named(metric: MetricName) -> str:
+def named(metric: MetricName) -> str:
     """Return a metric as people write it."""
     if metric in COSTS:
         return metric
     return NAMED.get(metric, metric.upper())
 
 
-def _said(parameters: Parameters) -> str:
+def parameters_text(parameters: Parameters) -> str:
+    """Return parameters as text."""
     return ", ".join(f"{name}={short(value)}" for name, value in parameters.items())
 
 
-def _by_defense(searches: Sequence[SearchAccount]) -> dict[str, list[SearchAccount]]:
+def _by_subject(searches: Sequence[SearchAccount]) -> dict[str, list[SearchAccount]]:
     grouped: dict[str, list[SearchAccount]] = {}
     for search in searches:
-        grouped.setdefault(search.defense, []).append(search)
+        grouped.setdefault(search.subject, []).append(search)
     return grouped
 
 
-def _histories(tuned: Tuned) -> list[Drawing]:
+def histories(tuned: Tuned) -> list[Drawing]:
     """Return every candidate's first objective in the order of asking, a figure a defense."""
     found, metric = [], tuned.settings.metric[0].name
-    for defense, searches in _by_defense([one for one in tuned.searches if one.history]).items():
+    for subject, searches in _by_subject([one for one in tuned.searches if one.history]).items():
         lines = []
         for search in searches:
             history = search.history or ()
-            values = [_drawn(metric, one.metrics.get(metric, math.nan)) for one in history]
+            values = [drawn(metric, one.metrics.get(metric, math.nan)) for one in history]
             lines.append(
                 Line(
-                    name=search.held_out, x=np.array([float(one.number) for one in history]),
+                    name=search.label, x=np.array([float(one.number) for one in history]),
                     y=np.array(values), shape="points",
-                    label=[f"{_said(one.parameters)} ({one.state})" for one in history],
+                    label=[f"{parameters_text(one.parameters)} ({one.state})" for one in history],
                 )
             )  # fmt: skip
-        title = f"{defense}: candidates in the order of asking, by what was held out"
-        found.append(Drawing(title=title, x_title="candidate", y_title=_axis(metric), lines=lines))
+        title = f"{subject}: candidates in the order of asking, by {_by(tuned)}"
+        found.append(Drawing(title=title, x_title="candidate", y_title=axis(metric), lines=lines))
     return found
 
 
-def _importances(tuned: Tuned) -> list[Drawing]:
+def _by(tuned: Tuned) -> str:
+    return "what was known" if tuned.settings.who == "attack" else "what was held out"
+
+
+def importances(tuned: Tuned) -> list[Drawing]:
     """Return figures of each parameter's importance, one for each defense."""
     found = []
-    for defense, searches in _by_defense([one for one in tuned.searches if one.importance]).items():
+    for subject, searches in _by_subject([one for one in tuned.searches if one.importance]).items():
         lines = [
-            Line(name=search.held_out, x=list(search.importance or {}),
+            Line(name=search.label, x=list(search.importance or {}),
                  y=np.array(list((search.importance or {}).values())), shape="bars")
             for search in searches
         ]  # fmt: skip
-        title = f"{defense}: importance of parameters (PED-ANOVA), by what was held out"
+        title = f"{subject}: importance of parameters (PED-ANOVA), by {_by(tuned)}"
         found.append(
             Drawing(title=title, x_title="", y_title="importance", lines=lines, y_range=(0, 1.02))
         )
     return found
 
 
-def _pareto(tuned: Tuned) -> list[Drawing]:
+def fronts(tuned: Tuned) -> list[Drawing]:
     """Return the candidates and the front in the plane of the first two objectives."""
     if len(tuned.settings.metric) < 2:
         return []
@@ -219,22 +235,22 @@ def _pareto(tuned: Tuned) -> list[Drawing]:
         cloud = [one.metrics for one in search.history or ()]
         held = [
             row for row in tuned.rows
-            if (row.defense, row.held_out) == (search.defense, search.held_out)
+            if row.search == search.search
         ]  # fmt: skip
         tried = Line(
             name="tried, where tuned", shape="points",
-            x=np.array([_drawn(x, one.get(x, math.nan)) for one in cloud]),
-            y=np.array([_drawn(y, one.get(y, math.nan)) for one in cloud]),
+            x=np.array([drawn(x, one.get(x, math.nan)) for one in cloud]),
+            y=np.array([drawn(y, one.get(y, math.nan)) for one in cloud]),
         )  # fmt: skip
         front = Line(
             name="front, where held out", shape="points",
-            label=[_said(row.parameters) for row in held],
-            x=np.array([_drawn(x, _tuned(row, x)) for row in held]),
-            y=np.array([_drawn(y, _tuned(row, y)) for row in held]),
+            label=[parameters_text(row.parameters) for row in held],
+            x=np.array([drawn(x, _tuned(row, x)) for row in held]),
+            y=np.array([drawn(y, _tuned(row, y)) for row in held]),
         )  # fmt: skip
-        title = f"{search.defense}, {search.held_out} held out: {_axis(x)} and {_axis(y)}"
+        title = f"{search.title}: {axis(x)} and {axis(y)}"
         lines = [tried, front] if cloud else [front]
-        found.append(Drawing(title=title, x_title=_axis(x), y_title=_axis(y), lines=lines))
+        found.append(Drawing(title=title, x_title=axis(x), y_title=axis(y), lines=lines))
     return found
 
 

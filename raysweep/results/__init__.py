@@ -6,6 +6,7 @@ table        both tables as Parquet files                records     as a user r
 artifacts    scores, curves and images of a trial
 description  what is written down about a sweep          history     versions of a name's records
 tuned        what a tuning leaves, typed                 json_fields stored JSON, field by field
+account      how each search of a tuning went
 grouping     columns that rows are grouped by       cells        means with honest intervals
 comparison   defenses paired by setting             findings     what holds, and which is best
 changes      from one sweep to another

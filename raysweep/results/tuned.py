@@ -9,18 +9,16 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import get_args
 
 from pydantic import ValidationError
 
 from raysweep.errors import StoreError
 from raysweep.identity import Json
-from raysweep.results.json_fields import Fields, packed_parameters, packed_value, parameter_value
-from raysweep.sweep.ranges import Parameters, ParameterValue
-from raysweep.sweep.tuning import METRICS, Labels, MetricName, Metrics, Tune
-
-NOTHING = "nothing"  # the held-out part of a search that holds out nothing
-CandidateState = Literal["complete", "pruned", "fail", "running", "waiting"]
+from raysweep.results.account import SearchAccount
+from raysweep.results.json_fields import Fields, packed_parameters
+from raysweep.sweep.ranges import Parameters
+from raysweep.sweep.tuning import METRICS, Knowledge, MetricName, Tune
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,12 +39,49 @@ class TunedMetric:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Attacker:
+    """The attack of a row that an attacker's search found, and what its numbers rest on.
+
+    Attributes:
+        attack: its label and rate, as the sweep file has it.
+        seen: the defenses and seeds that the search met.
+        measured: the seeds that the row is measured on, and how many settings these are.
+        stages: how many stages all candidates of the search needed.
+    """
+
+    attack: str
+    seen: str
+    measured: str
+    stages: int
+
+    def pack(self) -> dict[str, Json]:
+        """Return the columns that it adds to a row."""
+        return {
+            "attack": self.attack, "seen": self.seen, "measured": self.measured,
+            "stages": self.stages,
+        }  # fmt: skip
+
+    @classmethod
+    def unpack(cls, fields: Fields) -> Attacker | None:
+        """Return the attacker of a row; none in a row of a defense's search."""
+        if "attack" not in fields.given:
+            return None
+        return cls(
+            attack=fields.text("attack"), seen=fields.text("seen"),
+            measured=fields.text("measured"), stages=fields.count("stages"),
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
 class TunedRow:
     """One search and point of its Pareto front, reported where it was held out; or a mean of rows.
 
+    Where an attacker searches, it is reported on one defense, and the attack as the sweep file has
+    it has a row of its own.
+
     Attributes:
         defense: label of the defense.
-        labels: which labels the search was allowed to see.
+        labels: which labels the search was allowed to see, or which defenses an attacker knew.
         held_out: the part that was left out, `NOTHING`, or `mean of <count>`.
         point: number on the Pareto front, the best by the first objective is 0.
         parameters: what the search chose; empty in a mean.
@@ -56,10 +91,11 @@ class TunedRow:
         metrics: what is reported; empty if the method's own parameters never ran.
         kept_own: whether nothing was found, so that the parameters are the method's own; written
             only where it is so.
+        attacker: only where an attacker searches.
     """
 
     defense: str
-    labels: Labels
+    labels: Knowledge
     held_out: str
     point: int
     parameters: Parameters
@@ -69,6 +105,21 @@ class TunedRow:
     note: str
     metrics: Mapping[MetricName, TunedMetric] = field(default_factory=dict)
     kept_own: bool = False
+    attacker: Attacker | None = None
+
+    @property
+    def title(self) -> str:
+        """The search, and what it is reported on, in words."""
+        if self.attacker is None:
+            return f"{self.defense}, held out {self.held_out}"
+        return f"{self.attacker.attack} against {self.defense}, {self.labels}"
+
+    @property
+    def search(self) -> tuple[str, str, str]:
+        """The attack, if one was searched, the defense and what was held out, or known."""
+        if self.attacker is None:
+            return "", self.defense, self.held_out
+        return self.attacker.attack, self.defense, self.labels
 
     def columns(self) -> dict[str, float]:
         """Return the metrics as a table's columns: `tuned_tpr`, `default_tpr`, `tuned_tpr_low`."""
@@ -95,7 +146,8 @@ class TunedRow:
             "defense": self.defense, "labels": self.labels, "held_out": self.held_out,
             "point": self.point, "parameters": packed_parameters(self.parameters),
             "tried": self.tried, "seconds": self.seconds, "gpu_seconds": self.gpu_seconds,
-            "note": self.note, **({"kept_own": True} if self.kept_own else {}), **self.columns(),
+            "note": self.note, **({"kept_own": True} if self.kept_own else {}),
+            **(self.attacker.pack() if self.attacker else {}), **self.columns(),
         }  # fmt: skip
 
     @classmethod
@@ -107,12 +159,13 @@ class TunedRow:
         """
         fields = Fields(given, where)
         row = cls(
-            defense=fields.text("defense"), labels=fields.one_of("labels", get_args(Labels)),
+            defense=fields.text("defense"), labels=fields.one_of("labels", get_args(Knowledge)),
             held_out=fields.text("held_out"), point=fields.count("point"),
             parameters=fields.parameters("parameters"), tried=fields.count("tried"),
             seconds=fields.number("seconds"), gpu_seconds=fields.number("gpu_seconds"),
             note=fields.text("note"), metrics=_metrics(fields),
             kept_own="kept_own" in fields.given and fields.one_of("kept_own", (True,)),
+            attacker=Attacker.unpack(fields),
         )  # fmt: skip
         return fields.read_as(row)
 
@@ -134,127 +187,6 @@ def _metrics(fields: Fields) -> dict[MetricName, TunedMetric]:
             interval=(fields.number(low), fields.number(high)) if known else None,
         )  # fmt: skip
     return metrics
-
-
-@dataclass(frozen=True, kw_only=True)
-class CandidateRow:
-    """One candidate of a search's study.
-
-    Attributes:
-        number: in the order of asking.
-        state: how it ended.
-        parameters: outer ones, and the decision parameters that were best with them.
-        metrics: over the instances that the search saw; empty if it failed.
-        seconds: from asking to telling; none if it has not ended.
-    """
-
-    number: int
-    state: CandidateState
-    parameters: Parameters
-    metrics: Metrics
-    seconds: float | None = None
-
-    def pack(self) -> dict[str, Json]:
-        """Return the candidate as JSON."""
-        return {
-            "number": self.number, "state": self.state,
-            "parameters": packed_parameters(self.parameters),
-            "metrics": {str(name): value for name, value in self.metrics.items()},
-            "seconds": self.seconds,
-        }  # fmt: skip
-
-    @classmethod
-    def unpack(cls, given: Json, where: str = "candidate") -> CandidateRow:
-        """Return the candidate that was packed, as `TunedRow.unpack` does."""
-        fields = Fields(given, where)
-        ended = fields.given.get("seconds") is not None
-        candidate = cls(
-            number=fields.count("number"), state=fields.one_of("state", get_args(CandidateState)),
-            parameters=fields.parameters("parameters"),
-            metrics=fields.metrics("metrics"),
-            seconds=fields.number("seconds") if ended else None,
-        )  # fmt: skip
-        return fields.read_as(candidate)
-
-
-@dataclass(frozen=True, kw_only=True)
-class CurvePoint:
-    """TPR and FPR at one value of a decision parameter, where the search is reported on."""
-
-    value: float
-    tpr: float
-    fpr: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class DecisionCurve:
-    """TPR and FPR against the one decision parameter that was searched, and its chosen value."""
-
-    parameter: str
-    chosen: ParameterValue
-    points: tuple[CurvePoint, ...]
-
-    def pack(self) -> dict[str, Json]:
-        """Return the curve as JSON."""
-        points: list[Json] = [{"value": p.value, "tpr": p.tpr, "fpr": p.fpr} for p in self.points]
-        return {"parameter": self.parameter, "chosen": packed_value(self.chosen), "points": points}
-
-    @classmethod
-    def unpack(cls, given: Json, where: str = "curve") -> DecisionCurve:
-        """Return the curve that was packed, as `TunedRow.unpack` does."""
-        fields = Fields(given, where)
-
-        def point(one: Json, where: str) -> CurvePoint:
-            at = Fields(one, where)
-            return CurvePoint(value=at.number("value"), tpr=at.number("tpr"), fpr=at.number("fpr"))
-
-        curve = cls(
-            parameter=fields.text("parameter"), points=fields.several("points", point),
-            chosen=parameter_value(fields.get("chosen"), f"{where}.chosen"),
-        )  # fmt: skip
-        return fields.read_as(curve)
-
-
-@dataclass(frozen=True, kw_only=True)
-class SearchAccount:
-    """The account of one search.
-
-    Attributes:
-        defense: label of the defense.
-        held_out: as in its rows.
-        history: every candidate of its study; none if it had no study.
-        importance: how much each parameter matters; none if it had no study.
-        curve: of its only decision parameter; none if it searched others, or nothing was found.
-    """
-
-    defense: str
-    held_out: str
-    history: tuple[CandidateRow, ...] | None = None
-    importance: Mapping[str, float] | None = None
-    curve: DecisionCurve | None = None
-
-    def pack(self) -> dict[str, Json]:
-        """Return the account as JSON."""
-        packed: dict[str, Json] = {"defense": self.defense, "held_out": self.held_out}
-        if self.history is not None:
-            packed["history"] = [one.pack() for one in self.history]
-        if self.importance is not None:
-            packed["importance"] = {**self.importance}
-        return packed | {"curve": None if self.curve is None else self.curve.pack()}
-
-    @classmethod
-    def unpack(cls, given: Json, where: str = "search") -> SearchAccount:
-        """Return the account that was packed, as `TunedRow.unpack` does."""
-        fields = Fields(given, where)
-        curve = fields.given.get("curve")
-        studied, weighed = "history" in fields.given, "importance" in fields.given
-        account = cls(
-            defense=fields.text("defense"), held_out=fields.text("held_out"),
-            history=fields.several("history", CandidateRow.unpack) if studied else None,
-            importance=fields.numbers("importance") if weighed else None,
-            curve=None if curve is None else DecisionCurve.unpack(curve, f"{where}.curve"),
-        )  # fmt: skip
-        return fields.read_as(account)
 
 
 @dataclass(frozen=True, kw_only=True)

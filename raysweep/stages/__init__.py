@@ -4,6 +4,7 @@ prepare   decode a dataset, or prepare an attack     shard     one part of a def
 poison    the samples that an attack replaces        defend    run a defense, or repair a model
 train     a victim, or a retraining                  decide    what a defense flags
 features  a set pushed through a model               evaluate  the metrics of one trial
+visibility  how far a trigger changes inputs
 
 What all kinds share:
 

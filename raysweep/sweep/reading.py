@@ -144,7 +144,8 @@ class _Loader:
         try:
             sweep = Sweep.model_validate(given)
             trials(sweep)
-            for path, message in tuning_faults(sweep.tune, sweep.defenses) if sweep.tune else ():
+            parts = (sweep.defenses, sweep.attacks, sweep.datasets)
+            for path, message in tuning_faults(sweep.tune, *parts) if sweep.tune else ():
                 self.fault(("tune", *path), message)
         except ValidationError as error:
             for fault in error.errors():

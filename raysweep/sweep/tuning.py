@@ -1,4 +1,8 @@
-"""The `tune` section of a sweep file: what is searched, objectives, constraints, and labels."""
+"""The `tune` section of a sweep file: what is searched, objectives, constraints, and labels.
+
+The one who searches is a defender, who improves a defense, or an attacker, who improves an attack
+against the defenses of the sweep: what is better for the one is worse for the other.
+"""
 
 from __future__ import annotations
 
@@ -34,13 +38,23 @@ MetricName = Literal[
     "ra",
     "seconds",
     "gpu_seconds",
+    "victim_asr",
+    "victim_ca",
+    "rate",
+    "l2",
+    "linf",
+    "ssim",
 ]
 Metrics = Mapping[MetricName, float]
 Goal = Literal["maximize", "minimize"]
 CostName = Literal["seconds", "gpu_seconds"]
+Who = Literal["defense", "attack"]
 Labels = Literal["clean_only", "transfer", "oracle"]
+# What parameters rest on: the labels that a defender saw, or the defenses that an attacker knew.
+Knowledge = Literal["clean_only", "transfer", "oracle", "default", "adaptive", "transferred"]
 
-LATER = ("first", "stop", "report_on")  # fields that stored settings have only where used
+# Fields that stored settings have only where they are used.
+LATER = ("first", "stop", "report_on", "who", "against", "budget")
 # What stored scores answer for, what needs a model that was trained after the decision, and costs.
 SCORED: tuple[MetricName, ...] = ("tpr", "fpr", "youden", "auroc", "ap", "tpr_at_1fpr")
 WITH_CLEAN: tuple[MetricName, ...] = ("false_alarms", "verdict_correct")  # of trials at rate 0 too
@@ -48,8 +62,18 @@ REPLAYED: tuple[MetricName, ...] = (*SCORED, *WITH_CLEAN)
 RANKED: frozenset[MetricName] = frozenset({"auroc", "ap", "tpr_at_1fpr"})  # alike for all decisions
 EVALUATED: tuple[MetricName, ...] = ("ca", "asr", "ra")
 COSTS: tuple[CostName, ...] = ("seconds", "gpu_seconds")
-METRICS: tuple[MetricName, ...] = (*REPLAYED, *EVALUATED, *COSTS)
-SMALLER_IS_BETTER: frozenset[MetricName] = frozenset({"fpr", "false_alarms", "asr", *COSTS})
+# Of an attack by itself: of the victim that nothing defends, and how far its inputs are changed.
+VISIBILITY: tuple[MetricName, ...] = ("l2", "linf", "ssim")
+ATTACKED: tuple[MetricName, ...] = ("victim_asr", "victim_ca", "rate", *VISIBILITY)
+METRICS: tuple[MetricName, ...] = (*REPLAYED, *EVALUATED, *COSTS, *ATTACKED)
+UNBOUNDED: frozenset[MetricName] = frozenset({*COSTS, "l2"})  # every other is a share, or an index
+SMALLER_IS_BETTER: Mapping[Who, frozenset[MetricName]] = {
+    "defense": frozenset({"fpr", "false_alarms", "asr", *COSTS}),
+    "attack": frozenset({
+        "tpr", "youden", "auroc", "ap", "tpr_at_1fpr", "verdict_correct", "ra", "rate", "l2",
+        "linf", *COSTS,
+    }),
+}  # fmt: skip
 
 _ONE: dict[str, Any] = {
     "anyOf": [
@@ -77,8 +101,7 @@ class Objective(Value):
         if isinstance(given, str):
             given = {"name": given}
         if isinstance(given, Mapping) and "goal" not in given:
-            better = "minimize" if given.get("name") in SMALLER_IS_BETTER else "maximize"
-            return {**given, "goal": better}
+            return {**given, "goal": better(given.get("name"), "defense")}
         return given
 
     def loss(self, metrics: Metrics) -> float:
@@ -87,6 +110,20 @@ class Objective(Value):
         if math.isnan(value):
             return math.inf
         return value if self.goal == "minimize" else -value
+
+
+def better(metric: object, who: Who) -> Goal:
+    """Return the direction in which a metric is better for the one who searches."""
+    return "minimize" if metric in SMALLER_IS_BETTER[who] else "maximize"
+
+
+def _of_attacker(objective: Any) -> Any:
+    """Return an objective as an attacker means it, where no direction is given."""
+    if isinstance(objective, str):
+        objective = {"name": objective}
+    if isinstance(objective, Mapping) and "goal" not in objective:
+        return {**objective, "goal": better(objective.get("name"), "attack")}
+    return objective
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,13 +175,27 @@ class Stop(Value):
 
 FirstPoint = dict[str, dict[str, Plain]]
 Part = Literal["attack", "dataset", "rate", "seed"]
+Held = Part | Literal["defense"]
 
 
 class Tune(Value):
-    """The search for a better defense: its ranges, its goals, and the labels that it may see."""
+    """The search for a better defense, or attack: ranges, goals, and the labels that it may see."""
 
+    who: Who = Field(
+        "defense", description="who searches; attack: the attacker, against the sweep's defenses"
+    )
+    against: Literal["own", "tuned"] = Field(
+        "own",
+        description="the defense that an attacker meets: as written; tuned: its decision answers "
+        "each candidate",
+    )
+    budget: float = Field(
+        0.05, ge=0, le=1, description="FPR that a defense may have that answers an attacker"
+    )
     parameters: dict[str, dict[str, Range]] = Field(
-        {}, description="defense → parameter → {min, max, distribution}, {values}, or {}: its own"
+        {},
+        description="defense, or attack → parameter → {min, max, distribution}, {values}, or {}: "
+        "its own",
     )
     first: tuple[FirstPoint, ...] = Field(
         (), description="candidates to try first, such as - strip: {overlays: 8}"
@@ -175,6 +226,16 @@ class Tune(Value):
     )
     trials: int = Field(200, ge=1, le=1_000_000, description="candidates of each Optuna study")
     seed: int = Field(0, ge=0, lt=2**31, description="of the sampler")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_one_side(cls, given: Any) -> Any:
+        """Give the objectives of an attacker, whose default is the ASR, its directions."""
+        if not isinstance(given, Mapping) or given.get("who") != "attack":
+            return given
+        metric = given.get("metric", "asr")
+        listed = metric if isinstance(metric, list | tuple) else [metric]
+        return {**given, "metric": [_of_attacker(one) for one in listed]}
 
     @field_validator("metric", mode="before")
     @classmethod
@@ -229,6 +290,11 @@ class Tune(Value):
         """Every metric that is improved or bounded, once."""
         names = [o.name for o in self.metric] + [c.metric for c in self.bounds]
         return tuple(dict.fromkeys(names))
+
+    @property
+    def held_out_by(self) -> Held:
+        """The axis whose values are left out one after the other: of an attacker, the defense."""
+        return "defense" if self.who == "attack" else self.hold_out
 
     @property
     def needs_models(self) -> bool:

@@ -10,16 +10,16 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
-from raysweep.errors import DamagedArtifact
+from raysweep.defenses.none import NoDefense
+from raysweep.errors import DamagedArtifact, PlanError
 from raysweep.plan.planner import Planner
 from raysweep.plan.route import Outcomes, Route
 from raysweep.run.schedule import Schedule
 from raysweep.store.events import CandidateEnd
-from raysweep.sweep.ranges import Parameters
 from raysweep.sweep.spec import Sweep
 from raysweep.sweep.trials import Trial
-from raysweep.tuning.search import Candidate, Measurements, Search
-from raysweep.tuning.space import Space, with_parameters
+from raysweep.tuning.measurements import Measurements
+from raysweep.tuning.search import Candidate, Search
 from raysweep.tuning.stored import StoredFindings
 
 AHEAD = 4  # candidates under way for each slot, at most
@@ -34,10 +34,28 @@ class TuningPlanner(Planner):
         self.every, self.trials = self.trials, ()
 
     def route(self, trial: Trial, outcomes: Outcomes) -> Route:
-        """Add a trial's stages down to its evidence, or all of them."""
+        """Add a trial's stages down to its evidence, or all of them.
+
+        Where attacks are searched, the victim by itself is evaluated too, and the trigger measured.
+        """
         if self.whole or not trial.defense.gives() - {"model"}:
-            return super().route(trial, outcomes)
-        return self.findings(trial, outcomes)  # the decision is replayed, and not run
+            route = super().route(trial, outcomes)
+        else:
+            route = self.findings(trial, outcomes)  # the decision is replayed, and not run
+        if self.sweep.tune is None or self.sweep.tune.who == "defense":
+            return route
+        alone = super().route(replace(trial, defense=NoDefense()), outcomes)
+        seen = self.visibility(trial)
+        return replace(route, undefended=alone.evaluate, visibility=seen)
+
+    def refusal(self, trial: Trial) -> str:
+        """Return why the dataset does not allow an attack's rate, classes or covers; or ""."""
+        facts = self.facts(trial.dataset)
+        try:
+            trial.attack.counts(facts.labels, facts.num_classes)
+        except PlanError as error:
+            return str(error)
+        return ""
 
 
 @dataclass(kw_only=True, eq=False)
@@ -78,6 +96,7 @@ class Feed:
             self._turn += 1
             candidate = search.ask()
             if candidate is not None:
+                candidate = self._planned(candidate)
                 self._issue(_Pending(trials=candidate.trials, search=search, candidate=candidate))
                 return True
         if not self._pending and all(search.finished for search in self.searches):
@@ -88,6 +107,11 @@ class Feed:
             return bool(trials)
         return False
 
+    def _planned(self, candidate: Candidate) -> Candidate:
+        """Return a candidate, invalid and without trials if a dataset does not allow it."""
+        why = next(filter(None, map(self.planner.refusal, candidate.trials)), "")
+        return replace(candidate, trials=(), invalid=why) if why else candidate
+
     def _final(self) -> Iterable[Trial]:
         """Yield trials with the chosen parameters, and the method's own, on held-out settings.
 
@@ -96,14 +120,12 @@ class Feed:
         """
         for search in self.searches:
             for tried in search.study.evaluated() if search.study is not None else ():
-                defense = with_parameters(search.defense, _part(tried.parameters, search.outer))
-                yield from (replace(setting, defense=defense) for setting in search.settings)
+                yield from (search.trial_in(one, tried.parameters) for one in search.settings)
         for search in self.searches:
             if search.failures and search.study is None:
                 continue
             for chosen in ({}, *search.chosen(self.measurements)):
-                defense = with_parameters(search.defense, _part(chosen, search.outer))
-                yield from (replace(setting, defense=defense) for setting in search.held_out)
+                yield from (search.trial_in(one, chosen) for one in search.held_out)
 
     def _issue(self, pending: _Pending) -> None:
         """Plan a candidate's trials: all of them, or one by one if it may be pruned."""
@@ -193,16 +215,11 @@ class Feed:
         waiting, failures = [], []
         for trial in pending.trials[: pending.issued]:
             route = self.planner.route(trial, schedule.outcomes)
-            key = route.waiting or route.evaluate or route.defend
-            assert key is not None
-            cause = schedule.upstream_failed.get(key, key)
-            if cause in schedule.failed:
-                failures.append(schedule.failed[cause].error or f"{cause} failed")
-            elif key not in schedule.done or route.waiting:
-                waiting.append(key)
+            last = route.waiting or route.evaluate or route.defend
+            for key in filter(None, (last, route.undefended, route.visibility)):
+                cause = schedule.upstream_failed.get(key, key)
+                if cause in schedule.failed:
+                    failures.append(schedule.failed[cause].error or f"{cause} failed")
+                elif key not in schedule.done or key == route.waiting:
+                    waiting.append(key)
         return waiting, failures
-
-
-def _part(parameters: Parameters, space: Space) -> Parameters:
-    """Return the parameters that lie in a space."""
-    return {name: value for name, value in parameters.items() if name in space}

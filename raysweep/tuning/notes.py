@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from raysweep.attacks import Attack
+from raysweep.defenses import Defense
 from raysweep.errors import PlanError
 from raysweep.sweep.ranges import Number, Parameters
 from raysweep.sweep.searching import broken_rule
-from raysweep.tuning.search import Measurements, Search
+from raysweep.tuning.measurements import Measurements
+from raysweep.tuning.ranking import excess
+from raysweep.tuning.search import Search
 from raysweep.tuning.space import allowed, points
 
 SMALL = 1e-6  # a step beyond the end of a range, to see whether the method ends there itself
@@ -19,7 +23,7 @@ def note(search: Search, chosen: Sequence[Parameters], measurements: Measurement
         return "; ".join(_beside(search, chosen, measurements))
     if search.failures:
         return f"every candidate failed: {search.failures[0]}"
-    if search.tune.labels == "clean_only":
+    if search.knows == "clean_only":
         return "scores no clean samples: the method's own parameters"
     return "nothing tried"
 
@@ -38,6 +42,10 @@ def _beside(
                 f"{distinct} distinct thresholds for {tried} values: the calibration set has "
                 f"{scores} scores"
             )
+    if isinstance(search.subject, Attack) and not any(
+        excess(one.metrics, search.tune) == 0 for one in search.evaluated(measurements)
+    ):
+        yield "no candidate keeps the constraints; this one breaks them least"
     if search.study is not None and search.study.stopped:
         yield f"stopped: {search.study.stopped}"
 
@@ -50,7 +58,7 @@ def _edges(search: Search, chosen: Parameters) -> Iterator[str]:
         low, high = values.span
         for end, edge, sign in ((low, "lower", -1), (high, "upper", 1)):
             if chosen[name] == end:
-                broken = broken_rule(search.defense, {**chosen, name: _beyond(end, sign)})
+                broken = broken_rule(search.subject, {**chosen, name: _beyond(end, sign)})
                 if broken is None or broken.field != name:
                     yield f"{name} lies at the {edge} end of its range"
 
@@ -74,8 +82,8 @@ def _thresholds(
         evidence = search.seen_first(outer, measurements).evidence
     except PlanError:
         return None
-    every = (allowed(search.defense, {**outer, **one}) for one in decisions)
-    defenses = [one for one in every if one is not None]
+    every = (allowed(search.subject, {**outer, **one}) for one in decisions)
+    defenses = [one for one in every if isinstance(one, Defense)]
     if evidence is None or not defenses or defenses[0].decide(evidence).threshold is None:
         return None
     thresholds = {defense.decide(evidence).threshold for defense in defenses}

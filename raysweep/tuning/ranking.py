@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from raysweep.sweep.ranges import Parameters
-from raysweep.sweep.tuning import SMALLER_IS_BETTER, MetricName, Metrics, Tune
+from raysweep.sweep.tuning import MetricName, Metrics, Tune, better
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,17 +20,20 @@ class Evaluated:
     metrics: Metrics
 
 
-def joined(rows: Sequence[Metrics], over: str) -> dict[MetricName, float]:
-    """Return the mean, or the worst, of each metric over instances; NaN where none is defined."""
-    return {name: _joined(name, [row[name] for row in rows], over) for name in rows[0]}
+def joined(rows: Sequence[Metrics], tune: Tune) -> dict[MetricName, float]:
+    """Return the mean, or the worst, of each metric over instances; NaN where none is defined.
+
+    The worst is so for the one who searches.
+    """
+    return {name: _joined(name, [row[name] for row in rows], tune) for name in rows[0]}
 
 
-def _joined(metric: MetricName, values: list[float], over: str) -> float:
+def _joined(metric: MetricName, values: list[float], tune: Tune) -> float:
     known = [v for v in values if not math.isnan(v)]
     if not known:
         return math.nan
-    if over == "worst":
-        return max(known) if metric in SMALLER_IS_BETTER else min(known)
+    if tune.over == "worst":
+        return max(known) if better(metric, tune.who) == "minimize" else min(known)
     return math.fsum(known) / len(known)
 
 

@@ -1,14 +1,13 @@
-"""One search: a defense, its spaces, and the settings that it may see.
+"""One search: its subject, a defense or an attack, its spaces, and the settings that it may see.
 
-A setting is dataset, model, attack, recipe and seed, named by the trial of the defense there. The
-search asks for candidates of its outer space, which need stages, and replays its inner space on
-what they find; with no outer space its one candidate is the defense itself. Settings that are held
-out are not among its own.
+A setting of a defense is dataset, model, attack, recipe and seed; of an attack it has a defense in
+place of the attack. It is named by the trial of the subject there. The search asks for candidates
+of its outer space, which need stages, and replays its inner space on what they find; with no outer
+space its one candidate is the subject itself. Settings that are held out are not among its own.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -16,76 +15,59 @@ from functools import cached_property
 import numpy as np
 
 from raysweep import rng
+from raysweep.attacks import Attack
 from raysweep.defenses import Defense
-from raysweep.identity import canonical
-from raysweep.plan.planner import Planner
-from raysweep.store import Store
+from raysweep.methods import Method
+from raysweep.results.account import NOTHING
 from raysweep.store.events import CandidateEnd
 from raysweep.sweep.ranges import Parameters
 from raysweep.sweep.searching import broken_rule
 from raysweep.sweep.trials import Trial
-from raysweep.sweep.tuning import Metrics, Tune
-from raysweep.tuning.ranking import Evaluated, best, excess, front, joined
+from raysweep.sweep.tuning import Knowledge, Metrics, Tune
+from raysweep.tuning.measurements import Measurements
+from raysweep.tuning.ranking import Evaluated, best, excess, front
 from raysweep.tuning.space import Space, allowed, grid, own_values, points, with_parameters
-from raysweep.tuning.stored import StoredFindings, false_alarms, measure, stored_findings
+from raysweep.tuning.stored import StoredFindings, false_alarms
 from raysweep.tuning.study import Study, every_trial
 
-REMEMBERED = 64  # instances in memory
 BROKEN = 1e6  # beyond every metric: what a pruner is told of a candidate that breaks constraints
 
 
-class Measurements:
-    """Measures defenses on stored instances, and remembers every measurement."""
+def attack_title(attack: Attack) -> str:
+    """Return the label and the rate of an attack."""
+    return f"{attack.label} @ {attack.rate:g}"
 
-    def __init__(self, planner: Planner, store: Store, tune: Tune) -> None:
-        self.planner, self.store, self.tune = planner, store, tune
-        self._instances: OrderedDict[str, StoredFindings] = OrderedDict()
-        self._measured: dict[tuple[str, tuple[str, str]], Metrics] = {}
 
-    def stored(self, trial: Trial) -> StoredFindings:
-        """Return the stored findings of a trial, open."""
-        memo = repr(trial)
-        if memo not in self._instances:
-            self._instances[memo] = stored_findings(self.planner, self.store, trial)
-            if len(self._instances) > REMEMBERED:
-                self._instances.popitem(last=False)
-        self._instances.move_to_end(memo)
-        return self._instances[memo]
-
-    def measured(self, defense: Defense, instance: StoredFindings) -> Metrics:
-        """Return the metrics of a defense's decision on an open instance."""
-        instance.check_open()  # remembered metrics must not bypass the seal
-        memo = (canonical(defense.identity()), instance.identity)
-        if memo not in self._measured:
-            self._measured[memo] = measure(defense, instance, self.tune.named_metrics)
-        return self._measured[memo]
-
-    def joined(self, defense: Defense, over: Sequence[StoredFindings]) -> Metrics:
-        """Return the mean, or worst, metrics over open instances."""
-        return joined([self.measured(defense, one) for one in over], self.tune.over)
+def with_subject(setting: Trial, subject: Method) -> Trial:
+    """Return the trial of a defense, or of an attack, in a setting."""
+    if isinstance(subject, Attack):
+        return replace(setting, attack=subject)
+    assert isinstance(subject, Defense), "only attacks and defenses are searched"
+    return replace(setting, defense=subject)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """Parameters that are to be evaluated: the defense that has them, on trials in order.
+    """Parameters that are to be evaluated: the trials of the subject that has them, in order.
 
     `invalid` is the rule that the parameters break together; such a candidate has no trials.
     """
 
     number: int
     outer: Parameters
-    defense: Defense
     trials: tuple[Trial, ...]
     invalid: str = ""
 
 
 @dataclass(kw_only=True)
 class Search:
-    """One search of one defense; `settings` are all that it can ever read the truth of.
+    """One search of one subject; `settings` are all that it can ever read the truth of.
 
     Attributes:
-        part: the part that is held out, empty if nothing is.
-        settings: trials of the defense as it is, one for each setting that is open.
+        subject: a defense or an attack, as the sweep file has it.
+        knows: what it rests on.
+        part: the part that it is reported on, empty if that is everything.
+        settings: trials of the subject as it is, one for each setting that is open.
         held_out: the same of the settings that it is reported on.
         studied: opens an Optuna study over a space.
         recorded: leaves an exact search as a study too; none: it leaves nothing.
@@ -93,10 +75,11 @@ class Search:
         failures: why candidates failed.
     """
 
-    defense: Defense
+    subject: Method
     outer: Space
     inner: Space
     tune: Tune
+    knows: Knowledge
     part: str
     settings: tuple[Trial, ...]
     held_out: tuple[Trial, ...]
@@ -108,6 +91,13 @@ class Search:
     _asked: bool = False
     _answered: bool = False
     _tried: list[Evaluated] | None = None
+
+    @property
+    def title(self) -> str:
+        """Its subject, and what is held out, or known, in words."""
+        if isinstance(self.subject, Attack):
+            return f"{attack_title(self.subject)} against {self.part}, {self.knows}"
+        return f"{self.subject.label}, held out {self.part or NOTHING}"
 
     def __post_init__(self) -> None:
         if self.outer:
@@ -126,15 +116,17 @@ class Search:
         return self._candidate(*asked) if asked else None
 
     def _candidate(self, number: int, outer: Parameters) -> Candidate:
-        broken = broken_rule(self.defense, outer)
+        broken = broken_rule(self.subject, outer)
         if broken is not None:
-            return Candidate(
-                number=number, outer=outer, defense=self.defense, trials=(),
-                invalid=f"{self.defense.name} does not allow {dict(outer)}: {broken.rule}",
-            )  # fmt: skip
-        defense = with_parameters(self.defense, outer)
-        trials = tuple(replace(setting, defense=defense) for setting in self._shuffled)
-        return Candidate(number=number, outer=outer, defense=defense, trials=trials)
+            why = f"{self.subject.name} does not allow {dict(outer)}: {broken.rule}"
+            return Candidate(number=number, outer=outer, trials=(), invalid=why)
+        trials = tuple(self.trial_in(setting, outer) for setting in self._shuffled)
+        return Candidate(number=number, outer=outer, trials=trials)
+
+    def trial_in(self, setting: Trial, parameters: Parameters) -> Trial:
+        """Return the trial of the subject in a setting, with those parameters that need stages."""
+        outer = {name: value for name, value in parameters.items() if name in self.outer}
+        return with_subject(setting, with_parameters(self.subject, outer))
 
     @cached_property
     def _shuffled(self) -> tuple[Trial, ...]:
@@ -188,7 +180,7 @@ class Search:
             return self.study.tell(candidate.number, None, why=why, invalid=invalid)
         replayed = self._replayed(candidate, instances, measurements)
         if not replayed:
-            why = f"{self.defense.name} allows no decision with {dict(candidate.outer)}"
+            why = f"{self.subject.name} allows no decision with {dict(candidate.outer)}"
             return self.study.tell(candidate.number, None, why=why, invalid=True)
         chosen = best(replayed, self.tune)
         inner = {name: value for name, value in chosen.parameters.items() if name in self.inner}
@@ -222,33 +214,32 @@ class Search:
         instances: Sequence[StoredFindings],
         measurements: Measurements,
     ) -> list[Evaluated]:
-        """Return the parameters that the defense allows, each with its metrics."""
+        """Return the parameters that the subject allows, each with its metrics."""
         found = []
         for parameters in points:
-            defense = allowed(self.defense, parameters)
-            if defense is not None:
-                metrics = measurements.joined(defense, instances)
+            subject = allowed(self.subject, parameters)
+            if subject is not None:
+                metrics = measurements.joined(subject, instances)
                 found.append(Evaluated(parameters=parameters, metrics=metrics))
         return found
 
     @cached_property
     def known(self) -> Parameters:
-        """The defense's own values, which conditions may name."""
-        return self.defense.model_dump()
+        """The subject's own values, which conditions may name."""
+        return self.subject.model_dump()
 
     def stored(self, trial: Trial, measurements: Measurements) -> StoredFindings:
         """Return the findings of a trial; their truth is sealed unless this search may see it."""
         instance = measurements.stored(trial)
-        open_to_it = replace(trial, defense=self.defense) in self.settings
-        return instance if open_to_it and self.tune.labels != "clean_only" else instance.closed()
+        open_to_it = with_subject(trial, self.subject) in self.settings
+        return instance if open_to_it and self.knows != "clean_only" else instance.closed()
 
     def seen_first(self, outer: Parameters, measurements: Measurements) -> StoredFindings:
         """Return the findings in the first setting of this search, with some outer parameters."""
-        defense = with_parameters(self.defense, outer)
-        return self.stored(replace(self.settings[0], defense=defense), measurements)
+        return self.stored(self.trial_in(self.settings[0], outer), measurements)
 
     def all_stored(self, measurements: Measurements) -> list[StoredFindings]:
-        """Return the findings of the defense itself in the settings of this search."""
+        """Return the findings of the subject itself in the settings of this search."""
         return [self.stored(setting, measurements) for setting in self.settings]
 
     def evaluated(self, measurements: Measurements) -> list[Evaluated]:
@@ -285,7 +276,7 @@ class Search:
 
     def chosen(self, measurements: Measurements) -> list[Parameters]:
         """Return the parameters to use: one set, or the Pareto front; none if nothing worked."""
-        if self.tune.labels == "clean_only" and not self.failures:
+        if self.knows == "clean_only" and not self.failures:
             blind = self.without_truth(self.all_stored(measurements))
             return [blind] if blind else []
         tried = self.evaluated(measurements)
@@ -300,8 +291,8 @@ class Search:
         budget = min(budgets) if budgets else 0.05
         candidates, rates = [], []
         for decision in grid(self.inner, self.known):
-            chosen = allowed(self.defense, decision)
-            if chosen is not None:
+            chosen = allowed(self.subject, decision)
+            if isinstance(chosen, Defense):
                 candidates.append(decision)
                 rates.append(float(np.mean([false_alarms(chosen, instance) for instance in over])))
         if np.isnan(rates).any():
@@ -311,4 +302,4 @@ class Search:
 
     def own(self) -> Parameters:
         """Return the method's own values of what is searched."""
-        return own_values(self.defense, {**self.outer, **self.inner})
+        return own_values(self.subject, {**self.outer, **self.inner})

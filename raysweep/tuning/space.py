@@ -10,6 +10,7 @@ import itertools
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 import optuna
@@ -17,15 +18,16 @@ from pydantic import ValidationError
 
 from raysweep.defenses import Defense
 from raysweep.errors import SpecError
-from raysweep.methods import decision_fields
+from raysweep.methods import Method, decision_fields
 from raysweep.sweep.ranges import Number, Parameters, ParameterValue, Range
-from raysweep.sweep.searching import defense_faults, in_order, searched_ranges
+from raysweep.sweep.searching import in_order, method_faults, searched_ranges
 from raysweep.sweep.tuning import Tune
 
 POINTS = 400  # of an exact sweep over one number
 GRID = 2000  # of a grid over several numbers, for each candidate of an outer space
 MOST_POINTS = 40_000
 Space = Mapping[str, Range]
+M = TypeVar("M", bound=Method)
 
 
 # What Optuna holds
@@ -196,24 +198,24 @@ def _product(space: Space, most: int, known: Parameters | None) -> list[Paramete
     return list({json.dumps(one): one for one in kept}.values())
 
 
-def with_parameters(defense: Defense, parameters: Parameters) -> Defense:
-    """Return the defense with other parameters, validated."""
-    return type(defense).model_validate({**defense.model_dump(), **parameters})
+def with_parameters(method: M, parameters: Parameters) -> M:
+    """Return the method with other parameters, validated."""
+    return type(method).model_validate({**method.model_dump(), **parameters})
 
 
-def allowed(defense: Defense, parameters: Parameters) -> Defense | None:
-    """Return the defense with other parameters; none if it refuses them."""
+def allowed(method: M, parameters: Parameters) -> M | None:
+    """Return the method with other parameters; none if it refuses them."""
     try:
-        return with_parameters(defense, parameters)
+        return with_parameters(method, parameters)
     except ValidationError:
         return None
 
 
-# What is searched of a defense
+# What is searched of a method
 
 
-def spaces_of(defense: Defense, tune: Tune) -> tuple[Space, Space]:
-    """Return the (outer, inner) space of a defense: the sweep file's, else its own suggestion.
+def spaces_of(method: Method, tune: Tune) -> tuple[Space, Space]:
+    """Return the (outer, inner) space of a method: the sweep file's, else its own suggestion.
 
     A decision parameter is replayed, unless a metric is wanted that needs a model trained after
     the decision, or a parameter that needs stages depends on it.
@@ -221,11 +223,11 @@ def spaces_of(defense: Defense, tune: Tune) -> tuple[Space, Space]:
     Raises:
         SpecError: if a parameter is unknown, or a bound breaks its rules.
     """
-    for path, message in defense_faults(defense, tune):
+    for path, message in method_faults(method, tune):
         raise SpecError(f"{'.'.join(map(str, ('tune', *path)))}: {message}")
-    space = searched_ranges(defense, tune)
-    decides = bool(defense.gives() - {"model"})
-    replayed = decision_fields(type(defense)) if decides and not tune.needs_models else frozenset()
+    space = searched_ranges(method, tune)
+    decides = isinstance(method, Defense) and bool(method.gives() - {"model"})
+    replayed = decision_fields(type(method)) if decides and not tune.needs_models else frozenset()
     outer = {name for name in space if name not in replayed}
     while (
         asked := {other for name in outer for other in space[name].when if other in space} - outer
@@ -238,6 +240,6 @@ def _part(space: Space, chosen: Callable[[str], bool]) -> Space:
     return {name: values for name, values in space.items() if chosen(name)}
 
 
-def own_values(defense: Defense, space: Space) -> Parameters:
-    """Return the defense's own values of the parameters of a space."""
-    return {name: getattr(defense, name) for name in space}
+def own_values(method: Method, space: Space) -> Parameters:
+    """Return the method's own values of the parameters of a space."""
+    return {name: getattr(method, name) for name in space}

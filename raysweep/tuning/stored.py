@@ -7,7 +7,7 @@ not read it, and an attempt is an error.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 
 import numpy as np
@@ -27,7 +27,7 @@ from raysweep.stages.knowledge import evidence
 from raysweep.store import Manifest, Store
 from raysweep.sweep.ranges import Scalar
 from raysweep.sweep.trials import Trial
-from raysweep.sweep.tuning import EVALUATED, RANKED, REPLAYED, MetricName, Metrics
+from raysweep.sweep.tuning import ATTACKED, EVALUATED, RANKED, REPLAYED, MetricName, Metrics
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,23 +35,26 @@ class StoredFindings:
     """The findings of one defense in one setting, and the truth about the attack there.
 
     Attributes:
-        where: dataset, attack, rate and seed: the setting, for memory and messages.
+        trial: where it was found.
         evidence: what `decide` may read; none if the defense decides nothing.
         inputs: clean and triggered scores of a detector of inputs, else empty.
         key: of the stage that found it.
-        seconds: that the defense took here, without what it shares with others.
+        seconds: that the defense took here, without what it shares with others; where attacks are
+            searched, that all stages of the trial took, but for its decoded dataset.
         gpu_seconds: the same in GPUs times seconds.
         clean: whether nothing is attacked here: a trial at rate 0, for false alarms alone.
+        attacked: metrics of the attack by itself; only where one is searched.
         sealed: whether reading the truth is an error.
     """
 
-    where: Mapping[str, Scalar]
+    trial: Trial
     evidence: Evidence | None
     inputs: Mapping[str, Array]
     key: str
     seconds: float = 0.0
     gpu_seconds: float = 0.0
     clean: bool = False
+    attacked: Metrics = field(default_factory=dict)
     sealed: bool
     _poison: Bools
     _cover: Bools
@@ -80,6 +83,15 @@ class StoredFindings:
                 f"the truth of the held-out instance ({shown}) was read while tuning; it is opened "
                 f"for the final report alone"
             )
+
+    @cached_property
+    def where(self) -> Mapping[str, Scalar]:
+        """Dataset, attack, rate and seed: the setting, for memory and messages."""
+        trial = self.trial
+        return {
+            "dataset": trial.dataset.label, "attack": trial.attack.label,
+            "rate": trial.attack.rate, "seed": trial.seed,
+        }  # fmt: skip
 
     def closed(self) -> StoredFindings:
         """Return the instance with its truth sealed."""
@@ -152,6 +164,7 @@ def measure(
         "gpu_seconds": findings.gpu_seconds,
         **dict.fromkeys(EVALUATED, np.nan),
         **({} if findings.clean else findings._evaluated),
+        **findings.attacked,
     }
     if not RANKED.isdisjoint(wanted) and not findings.clean:
         metrics |= findings.ranks
@@ -225,12 +238,12 @@ def stored_findings(planner: Planner, store: Store, trial: Trial) -> StoredFindi
     scores = given.findings("defend").input_scores
     labels, classes = given.data.test.labels, given.data.shape.num_classes
     eligible = trial.attack.eligible(labels, classes)
-    spent = [_stored(store, key, trial) for key in (route.defend, *route.shards, *route.pauses)]
+    whole = followed(partial(planner.route, trial), store.outcome)
+    own = {route.defend, *route.shards, *route.pauses}
+    keys = needed(planner, whole) if whole.undefended else own
+    spent = [_stored(store, key, trial) for key in sorted(keys)]
     return StoredFindings(
-        where={
-            "dataset": trial.dataset.label, "attack": trial.attack.label,
-            "rate": trial.attack.rate, "seed": trial.seed,
-        },
+        trial=trial,
         evidence=evidence(given, trial.defense) if decides else None,
         inputs={name: scores[name] for name in ("clean", "triggered") if name in scores},
         key=route.defend,
@@ -242,7 +255,8 @@ def stored_findings(planner: Planner, store: Store, trial: Trial) -> StoredFindi
         _cover=given.mask("cover"),
         _eligible=eligible,
         _targets=tuple(np.unique(trial.attack.relabel(labels, classes)[eligible]).tolist()),
-        _evaluated=_evaluated(store, followed(partial(planner.route, trial), store.outcome)),
+        attacked=_attacked(store, whole, trial),
+        _evaluated=_evaluated(store, whole),
     )  # fmt: skip
 
 
@@ -254,6 +268,30 @@ def _stored(store: Store, key: str, trial: Trial) -> Manifest:
             f"{trial.seed}: {key} is not stored; launch the sweep first"
         )
     return manifest
+
+
+def needed(planner: Planner, route: Route) -> set[str]:
+    """Return the keys of all stages that a trial needs, but for its decoded dataset."""
+    keys, ahead = set[str](), list(route.keys)
+    while ahead:
+        key = ahead.pop()
+        if key not in keys and key != route.data:
+            keys.add(key)
+            ahead += planner.stages[key].needs
+    return keys
+
+
+def _attacked(store: Store, route: Route, trial: Trial) -> Metrics:
+    """Return the metrics of an attack by itself, if the plan measures them; else none."""
+    if route.undefended is None or route.visibility is None:
+        return {}
+    for key in (route.undefended, route.visibility):
+        _stored(store, key, trial)
+    victim = store.outcome(route.undefended) or {}
+    known = {"rate": trial.attack.rate, **(store.outcome(route.visibility) or {})}
+    known |= {f"victim_{name}": victim.get(name) for name in ("asr", "ca")}
+    found = {name: known.get(name) for name in ATTACKED}
+    return {name: float("nan") if v is None else float(v) for name, v in found.items()}
 
 
 def _evaluated(store: Store, route: Route) -> Metrics:

@@ -19,7 +19,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from raysweep.errors import SpecError
-from raysweep.results.tuned import CandidateRow
+from raysweep.results.account import CandidateRow
 from raysweep.store.events import CandidateEnd
 from raysweep.sweep.ranges import Parameters
 from raysweep.sweep.searching import in_order

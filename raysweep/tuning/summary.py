@@ -6,30 +6,26 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-import numpy as np
 import pandas as pd
 
-from raysweep.defenses import Defense
+from raysweep.attacks import Attack
 from raysweep.errors import PlanError
 from raysweep.identity import canonical, digest
+from raysweep.methods import Method
 from raysweep.metrics.intervals import NONE
 from raysweep.metrics.names import cases
+from raysweep.results.account import NOTHING, CurvePoint, DecisionCurve, SearchAccount
 from raysweep.results.cells import estimate
-from raysweep.results.tuned import (
-    NOTHING,
-    CurvePoint,
-    DecisionCurve,
-    SearchAccount,
-    Tuned,
-    TunedMetric,
-    TunedRow,
-)
+from raysweep.results.tuned import Attacker, Tuned, TunedMetric, TunedRow
 from raysweep.sweep.ranges import Parameters
 from raysweep.sweep.spec import Sweep
-from raysweep.sweep.tuning import COSTS, CostName, MetricName, Metrics, Tune
+from raysweep.sweep.trials import Trial
+from raysweep.sweep.tuning import ATTACKED, UNBOUNDED, MetricName, Metrics, Tune
+from raysweep.tuning.costs import Spent, spent
+from raysweep.tuning.measurements import Measurements
 from raysweep.tuning.notes import note
 from raysweep.tuning.ranking import Evaluated, best, joined
-from raysweep.tuning.search import Measurements, Search
+from raysweep.tuning.search import Search, attack_title
 from raysweep.tuning.space import allowed, points, with_parameters
 from raysweep.tuning.stored import StoredFindings
 
@@ -45,7 +41,7 @@ def summary(searches: Sequence[Search], measurements: Measurements) -> Tuned:
     return Tuned(
         settings=measurements.tune,
         rows=tuple(rows),
-        means=tuple(means(rows, measurements.tune)),
+        means=() if measurements.tune.who == "attack" else tuple(means(rows, measurements.tune)),
         searches=tuple(_account(search, measurements) for search in searches),
     )
 
@@ -61,11 +57,7 @@ def tuned_rows(searches: Sequence[Search], measurements: Measurements) -> list[T
 def _rows(
     search: Search, searches: Sequence[Search], measurements: Measurements
 ) -> Iterable[TunedRow]:
-    tune, own = search.tune, search.own()
-    about = TunedRow(
-        defense=search.defense.label, labels=tune.labels, held_out=search.part or NOTHING,
-        point=0, parameters=own, tried=0, seconds=0.0, gpu_seconds=0.0, note="",
-    )  # fmt: skip
+    own, about = search.own(), _about(search)
     try:
         default = _held_out(search, own, measurements)
     except PlanError as error:
@@ -73,33 +65,68 @@ def _rows(
         yield replace(about, note=why, kept_own=True)
         return
     chosen = search.chosen(measurements)
-    about = replace(
-        about, note=note(search, chosen, measurements), kept_own=not chosen,
-        tried=0 if tune.labels == "clean_only" else len(search.evaluated(measurements)),
-        seconds=_spent(search, measurements, "seconds"),
-        gpu_seconds=_spent(search, measurements, "gpu_seconds"),
-    )  # fmt: skip
-    oracle = joined(_oracle(search, searches, measurements), tune.over)
-    by_default = joined(default, tune.over)
-    for point, parameters in enumerate(chosen or [own]):
+    oracle = _oracle(search, searches, measurements)
+
+    def compared(parameters: Parameters) -> dict[MetricName, TunedMetric]:
+        instances = _instances(search, parameters, measurements)
         tuned = _held_out(search, parameters, measurements)
-        mean = joined(tuned, tune.over)
-        metrics = {
+        means = [joined(every, search.tune) for every in (tuned, default, oracle)]
+        return {
             name: TunedMetric(
-                tuned=mean[name], default=by_default[name], oracle=oracle[name],
-                interval=_interval([one[name] for one in tuned], name, search, measurements),
+                tuned=means[0][name], default=means[1][name], oracle=means[2][name],
+                interval=_interval([one[name] for one in tuned], name, search, instances),
             )
-            for name in _shown(tune)
+            for name in _shown(search.tune)
         }  # fmt: skip
-        yield replace(about, point=point, parameters=parameters, metrics=metrics)
+
+    if search.knows == "adaptive":
+        yield replace(about, labels="default", metrics=compared(own))
+    cost = spent(search, measurements)
+    about = _with_cost(
+        replace(
+            about, note=note(search, chosen, measurements), kept_own=not chosen,
+            tried=0 if search.knows == "clean_only" else len(search.evaluated(measurements)),
+        ),
+        cost,
+    )  # fmt: skip
+    for point, parameters in enumerate(chosen or [own]):
+        yield replace(about, point=point, parameters=parameters, metrics=compared(parameters))
+
+
+def _about(search: Search) -> TunedRow:
+    """Return the row of a search before anything is known of it."""
+    attacker, defense = None, search.subject.label
+    if isinstance(search.subject, Attack):
+        defense, seeds = search.part, _seeds(search.held_out)
+        met = ", ".join(dict.fromkeys(one.defense.label for one in search.settings))
+        attacker = Attacker(
+            attack=attack_title(search.subject), seen=f"{met}; {_seeds(search.settings)}",
+            measured=f"{seeds}; n = {len(search.held_out)}", stages=0,
+        )  # fmt: skip
+    return TunedRow(
+        defense=defense, labels=search.knows, held_out=_held_out_name(search), point=0,
+        parameters=search.own(), tried=0, seconds=0.0, gpu_seconds=0.0, note="", attacker=attacker,
+    )  # fmt: skip
+
+
+def _seeds(settings: Sequence[Trial]) -> str:
+    seeds = dict.fromkeys(str(one.seed) for one in settings)
+    return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)}"
+
+
+def _held_out_name(search: Search) -> str:
+    return NOTHING if search.knows == "adaptive" else search.part or NOTHING
+
+
+def _with_cost(row: TunedRow, cost: Spent) -> TunedRow:
+    attacker = replace(row.attacker, stages=cost.stages) if row.attacker else None
+    return replace(row, seconds=cost.seconds, gpu_seconds=cost.gpu_seconds, attacker=attacker)
 
 
 def failed_searches(searches: Sequence[Search], measurements: Measurements) -> list[str]:
-    """Return the defense and the held-out part of each search whose candidates all failed."""
+    """Return the subject and the held-out part of each search whose candidates all failed."""
     return [
-        f"{search.defense.label}, held out {search.part or NOTHING}"
-        for search in searches
-        if search.failures and not search.chosen(measurements)
+        search.title for search in searches if search.failures and not search.chosen(measurements)
     ]
 
 
@@ -149,23 +176,22 @@ def _mean(values: Iterable[float]) -> float:
 
 def _shown(tune: Tune) -> tuple[MetricName, ...]:
     """Return the metrics of a table: all that are wanted, and always TPR and FPR."""
-    return tuple(dict.fromkeys((*tune.named_metrics, "tpr", "fpr")))
+    attacked = ATTACKED if tune.who == "attack" else ()
+    return tuple(dict.fromkeys((*tune.named_metrics, "tpr", "fpr", *attacked)))
 
 
 def _instances(
     search: Search, parameters: Parameters, measurements: Measurements
 ) -> list[StoredFindings]:
-    """Return the held-out instances, open, of the defense with these outer parameters."""
-    outer = {name: value for name, value in parameters.items() if name in search.outer}
-    defense = with_parameters(search.defense, outer)
-    return [measurements.stored(replace(one, defense=defense)) for one in search.held_out]
+    """Return the held-out instances, open, of the subject with these outer parameters."""
+    return [measurements.stored(search.trial_in(one, parameters)) for one in search.held_out]
 
 
 def _held_out(search: Search, parameters: Parameters, measurements: Measurements) -> list[Metrics]:
-    """Return the metrics of the defense with some parameters, on each held-out setting."""
-    defense = with_parameters(search.defense, parameters)
+    """Return the metrics of the subject with some parameters, on each held-out setting."""
+    subject = with_parameters(search.subject, parameters)
     instances = _instances(search, parameters, measurements)
-    return [measurements.measured(defense, instance) for instance in instances]
+    return [measurements.measured(subject, instance) for instance in instances]
 
 
 def _oracle(
@@ -175,9 +201,9 @@ def _oracle(
     tune = search.tune
     union = {canonical(search.own()): search.own()}
     for other in searches:
-        if other.defense == search.defense:
+        if other.subject == search.subject:
             every = other.chosen(measurements)
-            if tune.labels != "clean_only":
+            if search.knows != "clean_only":
                 every = [*every, *(one.parameters for one in other.evaluated(measurements))]
             union |= {canonical(one): one for one in every}
     evaluated: list[tuple[Evaluated, list[Metrics]]] = []
@@ -186,22 +212,14 @@ def _oracle(
             held_out = _held_out(search, parameters, measurements)
         except PlanError:  # never run where this search is reported on
             continue
-        merged = joined(held_out, tune.over)
+        merged = joined(held_out, tune)
         evaluated.append((Evaluated(parameters=parameters, metrics=merged), held_out))
     ideal = best([one for one, _ in evaluated], tune)
     return next(held_out for one, held_out in evaluated if one is ideal)
 
 
-def _spent(search: Search, measurements: Measurements, cost: CostName) -> float:
-    """Return the seconds, or GPU seconds, of the stages that a search asked for."""
-    if search.study is None:
-        return 0.0
-    spent = [one.metrics.get(cost, math.nan) for one in search.evaluated(measurements)]
-    return float(np.nansum(spent)) * len(search.settings)
-
-
 def _interval(
-    values: list[float], metric: MetricName, search: Search, measurements: Measurements
+    values: list[float], metric: MetricName, search: Search, instances: Sequence[StoredFindings]
 ) -> tuple[float, float]:
     """Return the 95 % interval of a mean over held-out settings; NaN where none is honest.
 
@@ -209,7 +227,7 @@ def _interval(
     """
     held_out = search.held_out
     several = len({(one.dataset, one.model, one.recipe) for one in held_out}) > 1
-    if metric in COSTS or several or (search.tune.over == "worst" and len(held_out) > 1):
+    if metric in UNBOUNDED or several or (search.tune.over == "worst" and len(held_out) > 1):
         return NONE
     rows = pd.DataFrame({
         "attack": [one.attack.label for one in held_out],
@@ -218,7 +236,7 @@ def _interval(
     })  # fmt: skip
     if metric in ("tpr", "fpr"):
         place = 0 if metric == "tpr" else 1
-        rows[cases(metric)] = [measurements.stored(one).cases[place] for one in held_out]
+        rows[cases(metric)] = [one.cases[place] for one in instances]
     # Youden's index lies within [-1, 1], every other metric within [0, 1].
     index = metric == "youden"
     rows[metric] = (rows[metric] + 1) / 2 if index else rows[metric]
@@ -232,9 +250,10 @@ def _account(search: Search, measurements: Measurements) -> SearchAccount:
         curve = _curve(search, measurements)
     except PlanError:
         curve = None
-    study = search.study
+    study, about = search.study, _about(search)
     return SearchAccount(
-        defense=search.defense.label, held_out=search.part or NOTHING, curve=curve,
+        defense=about.defense, held_out=about.held_out, curve=curve,
+        attack=about.attacker.attack if about.attacker else "",
         history=None if study is None else tuple(study.history()),
         importance=None if study is None else study.importance(),
     )  # fmt: skip
@@ -251,8 +270,8 @@ def _curve(search: Search, measurements: Measurements) -> DecisionCurve | None:
     every = points(search.inner, search.known) or []
     curve = []
     for decision in every[:: max(1, len(every) // CURVE_POINTS)]:
-        defense = with_parameters(search.defense, {**chosen[0], **decision})
-        mean = measurements.joined(defense, instances)
+        subject = with_parameters(search.subject, {**chosen[0], **decision})
+        mean = measurements.joined(subject, instances)
         value = decision[name]
         assert isinstance(value, int | float), "values of a span are numbers"
         curve.append(CurvePoint(value=value, tpr=mean["tpr"], fpr=mean["fpr"]))
@@ -284,13 +303,13 @@ def _final(rows: Sequence[TunedRow]) -> dict[str, Parameters]:
     }  # fmt: skip
 
 
-def rounded(defense: Defense, parameters: Parameters) -> Parameters:
-    """Return parameters with fractions rounded; as they are if the defense refuses that."""
+def rounded(method: Method, parameters: Parameters) -> Parameters:
+    """Return parameters with fractions rounded; as they are if the method refuses that."""
     shorter = {
         name: float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value
         for name, value in parameters.items()
     }
-    return parameters if allowed(defense, shorter) is None else shorter
+    return parameters if allowed(method, shorter) is None else shorter
 
 
 def tuned_name(name: str) -> str:

@@ -69,7 +69,7 @@ FORMS = {
     ("defend", "defense model part recipe run_version seed"),
     ("defend", "attack defense model part recipe seed"),
     ("defend", "defense model part produced recipe seed"),
-    ("decide", "defense"), ("evaluate", "attack rate"),
+    ("decide", "defense"), ("evaluate", "attack rate"), ("visibility", "attack seed"),
 }  # fmt: skip
 
 
@@ -96,6 +96,8 @@ ROLES = {
     ("shard", "data"),
     ("shard", "data weights"),
     ("train", "data"),
+    ("visibility", "artifact data"),
+    ("visibility", "data"),
 }
 # A kind whose version is raised gets a new key here.
 KEYS = {
@@ -107,6 +109,7 @@ KEYS = {
     "defend": "defend-960b446f566f8daaa32455007a9fd5ec",
     "decide": "decide-79c24b177b7553baab39c197b3d66f42",
     "evaluate": "evaluate-842394b4b543efed7c54ba66841fdf90",
+    "visibility": "visibility-4753ccaba7ce0f9b126be6b831d09c7e",
 }
 
 
@@ -135,6 +138,7 @@ def planner() -> Planner:
         while route.waiting is not None:
             outcomes[route.waiting] = {"enough": False, "produced": route.waiting[-8:]}
             route = made.route(trial, outcomes)
+        made.visibility(trial)
     return made
 
 
@@ -152,7 +156,8 @@ def test_a_kind_is_named_by_its_file_and_says_all_of_itself(kind: str, planner: 
 def test_kinds_stand_in_the_order_of_work(planner: Planner) -> None:
     order = in_order_of_work(planner.stages.values())
     assert order == (
-        "prepare", "poison", "train", "features", "shard", "defend", "decide", "evaluate",
+        "prepare", "poison", "visibility", "train", "features", "shard", "defend", "decide",
+        "evaluate",
     )  # fmt: skip
     assert set(order) == set(kinds())
 
@@ -197,6 +202,7 @@ def test_keys_of_given_parameters_and_inputs_never_change() -> None:
         "defend": {"defense": strip, "model": model, "recipe": {}, "seed": 0, "part": "run"},
         "decide": {"defense": strip},
         "evaluate": {"attack": attack, "rate": 0.05},
+        "visibility": {"attack": attack, "seed": 0},
     }
     inputs = {"data": "prepare-0"}
     keys = {

@@ -12,9 +12,10 @@ from collections.abc import Iterator
 
 import pandas as pd
 
+from raysweep.results.account import CandidateRow, SearchAccount
 from raysweep.results.columns import Cell
 from raysweep.results.entries.entry import Entry, marked, numbers, run_id, textual
-from raysweep.results.tuned import CandidateRow, SearchAccount, Tuned, TunedRow
+from raysweep.results.tuned import Tuned, TunedRow
 from raysweep.sweep.spec import Track
 
 JOB, SEARCH = "tune", "search"
@@ -27,6 +28,7 @@ def tuning(tuned: Tuned, sweep: str, track: Track) -> Entry:
     rows = pd.DataFrame([row.pack() for row in tuned.rows])
     candidates = [
         {
+            **({"attack": search.attack} if search.attack else {}),
             "defense": search.defense, "held_out": search.held_out,
             "number": one.number, "state": one.state,
             **{f"parameter.{name}": value for name, value in one.parameters.items()},
@@ -34,12 +36,12 @@ def tuning(tuned: Tuned, sweep: str, track: Track) -> Entry:
         }
         for search in tuned.searches for one in search.history or ()
     ]  # fmt: skip
-    summary = {}
+    summary, attacked = {}, tuned.settings.who == "attack"
     for column in dict.fromkeys(column for row in tuned.rows for column in row.columns()):
-        for held, part in rows.groupby("held_out"):
+        for known, part in rows.groupby("labels" if attacked else "held_out"):
             value = float(pd.to_numeric(part[column]).mean())
             if math.isfinite(value):
-                summary[f"{column}/{held}"] = value
+                summary[f"{column}/{known}"] = value
     tables = {"tuned": textual(rows)}
     if candidates:
         tables["candidates"] = textual(pd.DataFrame(candidates))
@@ -52,17 +54,23 @@ def tuning(tuned: Tuned, sweep: str, track: Track) -> Entry:
 
 def searches(tuned: Tuned, sweep: str, track: Track) -> Iterator[Entry]:
     """Yield one run per search: what it found, where that was held out, and its candidates."""
-    accounts = {(one.defense, one.held_out): one for one in tuned.searches}
+    accounts = {one.search: one for one in tuned.searches}
     for row in tuned.rows:
-        if row.point:  # of a Pareto front, the point that is best by the first objective
+        # Of a Pareto front, the point that is best by the first objective; attacks as written are
+        # no searches.
+        if row.point or row.labels == "default":
             continue
-        account = accounts.get((row.defense, row.held_out))
+        account, attack = accounts.get(row.search), dict[str, Cell]()
+        place, known = f"{row.defense}/{row.held_out}", f"held out {row.held_out}"
+        if row.attacker is not None:
+            attack, known = {"attack": row.attacker.attack}, row.labels
+            place = f"{row.attacker.attack}/{row.defense}/{known}"
         entry = Entry(
-            run=run_id(sweep, f"{JOB}/{row.defense}/{row.held_out}"),
-            name=f"{SEARCH} · {row.defense} · held out {row.held_out}",
+            run=run_id(sweep, f"{JOB}/{place}"),
+            name=" · ".join((SEARCH, *map(str, attack.values()), row.defense, known)),
             job=SEARCH, tags=(JOB, row.defense),
             config={
-                "sweep_name": sweep, "defense": row.defense, "held_out": row.held_out,
+                "sweep_name": sweep, **attack, "defense": row.defense, "held_out": row.held_out,
                 "labels": row.labels, **parameters(row), **_settings(tuned),
             },
             summary=numbers(
