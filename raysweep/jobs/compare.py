@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -13,7 +14,7 @@ from raysweep.metrics.names import HITS
 from raysweep.metrics.pairs import holm, mcnemar
 from raysweep.reports.comparison import render
 from raysweep.results.cells import SETTING, with_arena
-from raysweep.results.changes import Changes, changes
+from raysweep.results.changes import Changes, Pairs, of_pairs
 from raysweep.results.columns import KEYS
 from raysweep.results.grouping import finished
 from raysweep.results.records import read, storage_uri
@@ -51,10 +52,13 @@ def compare(
     """
     stores = Store(storage_uri(storage)), Store(storage_uri(second_storage or storage))
     one, other = (read(store, name) for store, name in zip(stores, (first, second), strict=True))
+    pairs = Pairs.read(one.rows, other.rows)
+    found = of_pairs(pairs, (len(one.rows), len(other.rows)), (first, second))
     if output is not None:
         names = (first, second) if first != second else (f"{first} (first)", f"{second} (second)")
-        Path(output).write_text(render((one, other), names), encoding="utf-8")
-    return changes(one.rows, other.rows, (first, second))
+        page = render((one, other), pairs, replace(found, names=names))
+        Path(output).write_text(page, encoding="utf-8")
+    return found
 
 
 def victims(name: str, other: str = "none", storage: str | None = None) -> pd.DataFrame:

@@ -17,7 +17,7 @@ from raysweep.reports.drawings import Drawing, Line
 from raysweep.reports.provenance import provenance
 from raysweep.reports.sheets import Column, Sheet
 from raysweep.reports.tables import number, words
-from raysweep.results.changes import COMPARED, SIDES, Changes, Pairs, of_pairs
+from raysweep.results.changes import COMPARED, SIDES, Changes, Pairs
 from raysweep.results.columns import is_parameter
 from raysweep.results.grouping import EVASIONS, finished
 from raysweep.results.records import Records
@@ -41,18 +41,17 @@ LEGENDS = {
 }
 
 
-def render(records: tuple[Records, Records], names: tuple[str, str]) -> str:
+def render(records: tuple[Records, Records], pairs: Pairs, found: Changes) -> str:
     """Return the page: one HTML document that needs no other file and no network.
 
     The same records give the same text.
 
     Args:
         records: of the first and of the second sweep.
-        names: by which both are called, not the same.
+        pairs: their trials.
+        found: the changes between the trials; its names are what the page calls the sweeps.
     """
-    first, second = (one.rows for one in records)
-    pairs = Pairs.read(first, second)
-    found = of_pairs(pairs, (len(first), len(second)), names)
+    names = found.names
     cells = _cells(pairs, found)
     sides = list(zip(names, records, strict=True))
     return document(
@@ -136,7 +135,7 @@ def _cells(pairs: Pairs, found: Changes) -> Cells:
     keys = second[CELL].assign(cell=places).drop_duplicates("cell").sort_values("cell")
     base["finished"] = np.bincount(places[done], minlength=count)
     parts, measures = [base], {}
-    for metric in sorted(COMPARED, key=lambda one: one not in ANSWERED):
+    for metric in dict.fromkeys((*ANSWERED, *COMPARED)):
         changed = found.cells[found.cells["metric"] == metric]
         if changed.empty:
             continue

@@ -170,9 +170,11 @@ def _cells(pairs: Pairs) -> pd.DataFrame:
 
 def _defenses(pairs: Pairs) -> pd.DataFrame:
     """Return the change of each metric by defense, over the attacks that both sweeps made."""
+    own = {*TRIAL, "attack_name", "status", "evades", *COMPARED, *map(cases, COMPARED)}
     joined = pd.concat(
-        [rows.assign(side=side) for side, rows in zip(SIDES, pairs.rows, strict=True)]
-    )
+        [rows[[column for column in rows if column in own]].assign(side=side)
+         for side, rows in zip(SIDES, pairs.rows, strict=True)]
+    )  # fmt: skip
     table: list[dict[str, object]] = []
     for arena, part in joined[attacked(joined)].groupby("arena", sort=False):
         for metric in COMPARED:
