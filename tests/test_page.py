@@ -305,6 +305,25 @@ def test_which_defense_is_best_over_all_attacks(browser: Any, page: Path) -> Non
     assert [row[2].split()[0] for row in found] == [f"{100 * asr:.1f}" for asr in want]
 
 
+def test_a_command_breaks_between_words_alone(browser: Any, page: Path) -> None:
+    show(browser, page, width=390)
+    drawn(browser, "trials")
+    words, lines = browser.execute_script(
+        "const code = document.querySelector('#trials code'); const range = new Range();"
+        "const found = code.textContent.split(' '); let at = 0; const texts = [];"
+        "const walker = document.createTreeWalker(code, NodeFilter.SHOW_TEXT);"
+        "while (walker.nextNode()) for (let n = 0; n < walker.currentNode.length; n += 1) {"
+        "  range.setStart(walker.currentNode, n); range.setEnd(walker.currentNode, n + 1);"
+        "  texts.push(Math.round(range.getBoundingClientRect().bottom)); }"
+        "return [found.join(' '), found.map(word => {"
+        "  const own = new Set(texts.slice(at, at + word.length)); at += word.length + 1;"
+        "  return own.size; })]"
+    )
+    assert words == (
+        "raysweep results generated --format parquet --output generated.parquet"
+    ) and set(lines) == {1}
+
+
 def test_the_view_is_taken_away_as_csv_and_latex(browser: Any, page: Path, downloads: Path) -> None:
     show(browser, page, link="#attack=blend&rate=0.05&defense=abl&view=trials")
     drawn(browser, "trials")

@@ -99,6 +99,8 @@ class Tally:
         moved = [f"{word} in {count:,}" for word, count in
                  (("fell", self.fell), ("rose", self.rose)) if count]  # fmt: skip
         of = f"of {self.count:,} {'cell' if self.count == 1 else 'cells'}"
+        if self.rest == self.count:
+            return f"{self.title}: no change is shown in any {of}."
         said = f"{self.title} {' and '.join(moved)} {of}" if moved else f"{self.title}, {of}"
         rest = [f"no change is shown in {self.rest:,}"] if self.rest else []
         rest += [f"{self.unsure:,} without an interval"] if self.unsure else []
@@ -329,7 +331,7 @@ def _alone(found: Changes, pairs: Pairs) -> list[Sheet]:
     columns = [
         Column(title="defense", values=list(table["defense"])),
         Column(title="attack", values=list(table["attack"])),
-        Column(title="rate", values=[number(rate) for rate in table["rate"]], shown="percent"),
+        Column(title="rate, %", values=[number(rate) for rate in table["rate"]], shown="percent"),
         Column(title="setting", values=list(table["arena"])),
         Column(title="only in", values=list(table["of"])),
         Column(title="trials", values=[len(seeds) for seeds in table["seed"]], shown="number"),

@@ -40,5 +40,5 @@ const latexControls = () => [make("button", { type: "button", class: "latex",
 const recordControls = () => [
   make("button", { type: "button", class: "csv", onclick: () => save(
     fileName("csv"), "text/csv", asCsv(records.columns, recordsInView())) }, "CSV of the view"),
-  make("span", { class: "muted" }, records.command.said, make("code", {}, records.command.line)),
+  make("span", { class: "muted" }, records.command.said, commandOf(records.command.line)),
 ];

@@ -27,6 +27,9 @@ const countOf = (cell) => (
 // A name breaks where a reader would break it.
 const breakable = (name) => name.split(/(?<=[_(,=])/).flatMap(
   (part, at) => (at ? [make("wbr"), part] : [part]));
+// A command breaks between its words, and at no hyphen of one.
+const commandOf = (line) => make("code", {}, line.split(" ").flatMap(
+  (word, at) => [at ? " " : "", make("span", { class: "word" }, word)]));
 const badgesOf = (badges) => badges.map((text) => make("span", { class: "badge" }, text));
 const rateOf = (rate) => `${Number((100 * Number(rate)).toPrecision(4))} %`;
 const sentenceOf = (cell, metric) => {
