@@ -108,6 +108,8 @@ def test_a_victim_is_one_run_with_its_losses_by_epoch(told: Launched) -> None:
         assert stored is not None
         losses = stored.outcome["losses"]
         assert [step["loss"] for step in victim.history] == losses
+        accuracies = [step["accuracy"] for step in victim.history]
+        assert accuracies == stored.info["accuracies"] and accuracies[0] < accuracies[1] <= 1
         assert [step["epoch"] for step in victim.history] == [1, 2]
         assert "loss" not in victim.summary, "W&B takes it from the last step"
         assert victim.summary["images"] == stored.outcome["images"]

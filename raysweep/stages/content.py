@@ -25,10 +25,12 @@ class Product:
     Attributes:
         arrays: by name, in one object of the store.
         outcome: small JSON values, in the manifest.
+        info: the same, of how it was made: they are no part of the result's content.
     """
 
     arrays: Mapping[str, Array] = field(default_factory=dict)
     outcome: Outcome = field(default_factory=dict)
+    info: Outcome = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
