@@ -337,7 +337,8 @@ def test_the_view_is_taken_away_as_csv_and_latex(browser: Any, page: Path, downl
     assert list(lines[0]) == list(material.columns)
     assert [line["trial"] for line in lines] == own["trial"].tolist()
     assert [float(line["asr"]) for line in lines] == pytest.approx(own["asr"].tolist(), abs=1e-9)
-    assert "raysweep results generated --format parquet" in browser.page_source
+    said = browser.find_element("css selector", "#trials code").text
+    assert said.startswith("raysweep results generated --format parquet")
     drawn(browser, "results")
     click(browser, "#results .latex")
     tex = downloads / "generated.tex"

@@ -226,6 +226,14 @@ def test_a_rate_of_zero_alone_gives_no_figure_against_rates() -> None:
     assert '<section id="rates"' in page_of(pd.DataFrame(rates))
 
 
+def test_the_first_screen_waits_for_no_library_and_no_figure() -> None:
+    page = render(generated(seeds=1))
+    script = page.index("const start = async")
+    assert page.index('id="answer"') < page.index('id="block-cells"') < script
+    behind = ["block-rows", "block-plotly", "block-tabulator", "block-cost-0", "drawings-roc"]
+    assert min(page.index(f'id="{name}"') for name in behind) > script
+
+
 def test_stage_kinds_stand_in_the_order_of_work() -> None:
     material = generated(seeds=1)
     shuffled = material.stages.sort_values("key")  # as records hold them

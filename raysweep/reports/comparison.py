@@ -57,7 +57,8 @@ def render(records: tuple[Records, Records], pairs: Pairs, found: Changes) -> st
     return document(
         "comparison.html",
         _sections(found, pairs, cells),
-        {"cells": cells.pack(), "rows": _pairs(pairs, cells, names)},
+        cells.pack(),
+        {"rows": _pairs(pairs, cells, names)},
         name=f"{names[0]} → {names[1]}",
         names=names,
         questions=[words(one.sweep.question) for one in records],
@@ -66,7 +67,7 @@ def render(records: tuple[Records, Records], pairs: Pairs, found: Changes) -> st
         tallies=_tallies(found),
         rule=RULE,
         listed=LISTED,
-        cells=len(cells.table),
+        count=len(cells.table),
         rated=False,
         legends={part: text.format(names=names) for part, text in LEGENDS.items()},
         notes=[f"{name}: {note}" for name, one in sides for note in one.notes],

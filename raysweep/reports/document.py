@@ -59,14 +59,19 @@ class Section:
 
 
 def document(
-    template: str, sections: Sequence[Section], blocks: Mapping[str, Json], **given: object
+    template: str,
+    sections: Sequence[Section],
+    cells: Json,
+    blocks: Mapping[str, Json],
+    **given: object,
 ) -> str:
     """Return a page: one HTML document that needs no other file and no network.
 
     Args:
         template: its file in templates/.
         sections: its parts below the tables of results; those without content are left out.
-        blocks: the data of its scripts, by name.
+        cells: the data that the first screen is drawn of.
+        blocks: the other data of its scripts, by name.
         given: what the template shows beside these.
     """
     shown = [one for one in sections if one.is_shown]
@@ -77,6 +82,7 @@ def document(
     }
     return _templates().get_template(template).render(
         sections=shown,
+        first=packed(cells),
         blocks={
             **{key: packed(block) for key, block in blocks.items()}, **sheets,
             "tabulator": _library("tabulator.min.js"), "plotly": _library("plotly-basic.min.js"),

@@ -49,7 +49,8 @@ def render(material: Material) -> str:
     return document(
         "page.html",
         _sections(material, cells),
-        {"cells": cells.pack(), "rows": _rows(cells, words(material.sweep.name) or "sweep")},
+        cells.pack(),
+        {"rows": _rows(cells, words(material.sweep.name) or "sweep")},
         name=words(material.sweep.name) or "sweep",
         question=words(material.sweep.question) or "No question was written down.",
         finished=int((cells.rows["status"] == "ok").sum()) if len(cells.rows) else 0,
@@ -60,7 +61,7 @@ def render(material: Material) -> str:
         badges=_badges(cells),
         names=cells.names["defense"],
         attack_names=cells.names["attack"],
-        cells=len(cells.table),
+        count=len(cells.table),
         rated=_is_rated(cells),
         legends=LEGENDS,
         notes=[*material.notes, *_unread(material)],

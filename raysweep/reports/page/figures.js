@@ -114,6 +114,7 @@ const drawAlbum = (place, entries) => {
     plots.replaceChildren(...some.map(plotOf));
   };
   whenViewed(show);
+  show();
 };
 // Metrics against the poison rate, where an attack has several: a line for each defense.
 const hasRates = (some) => new Set(some.map((cell) => cell.rate).filter((rate) => rate > 0)).size > 1;
