@@ -54,7 +54,7 @@ def test_counting_what_is_right_changes_no_byte_of_a_training(precision: str) ->
     network = training.build(toy.MODEL, toy.SHAPE, Context(seed=1))
     again = training.fit(
         network, toy.toy().train, recipe, Context(seed=1), objective=objective,
-        on_epoch=objective.end_epoch,
+        on_epoch=objective.settle,
     )  # fmt: skip
     assert again == losses and len(objective.accuracies) == recipe.epochs
     assert all(torch.equal(plain[name], own) for name, own in network.state_dict().items())
@@ -66,7 +66,7 @@ def test_the_accuracy_of_an_epoch_is_that_of_its_samples() -> None:
     data, objective = toy.toy().train, training.CrossEntropy(recipe, "cpu")
     network = training.build(Linear(), toy.SHAPE, Context(seed=1))
     training.fit(
-        network, data, recipe, Context(seed=1), objective=objective, on_epoch=objective.end_epoch
+        network, data, recipe, Context(seed=1), objective=objective, on_epoch=objective.settle
     )
     right = training.predict(network, data.images, recipe, "cpu").argmax(1) == data.labels
     assert objective.accuracies == [float(right.double().mean())] * 2 and 0 < right.sum() < len(
@@ -83,7 +83,7 @@ def test_a_killed_training_counts_on() -> None:
         objective = training.CrossEntropy(recipe, "cpu")
         training.fit(
             network, toy.toy().train, recipe, Context(seed=1, kept=kept.root), objective=objective,
-            on_epoch=objective.end_epoch,
+            on_epoch=objective.settle,
         )  # fmt: skip
         return objective.accuracies
 
@@ -475,7 +475,7 @@ def test_an_attempt_to_capture_a_step_leaves_no_trace(
         losses = training.fit(network, toy.toy().train, recipe, ctx, objective=Remembering())
         counting = training.CrossEntropy(recipe, "cpu")
         training.fit(
-            network, toy.toy().train, recipe, ctx, objective=counting, on_epoch=counting.end_epoch
+            network, toy.toy().train, recipe, ctx, objective=counting, on_epoch=counting.settle
         )
         return [*losses, *counting.accuracies], network.state_dict()
 

@@ -63,7 +63,7 @@ class Train(_Training):
         objective = training.CrossEntropy(self.recipe, given.context.device)
         losses = training.fit(
             network, samples, self.recipe, given.context, objective=objective,
-            on_epoch=objective.end_epoch,
+            on_epoch=objective.settle,
         )  # fmt: skip
         return Product(
             arrays=weights.packed(network.state_dict()),

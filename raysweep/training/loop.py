@@ -75,7 +75,7 @@ class CrossEntropy:
         return F.cross_entropy(logits, batch.labels, label_smoothing=self._smoothing)
 
     @resumable
-    def end_epoch(self, epoch: int, model: nn.Module) -> None:
+    def settle(self, epoch: int, model: nn.Module) -> None:
         """Add the accuracy of the epoch that is over; to be given to `fit` as `on_epoch`."""
         del epoch, model
         self.accuracies.append(int(self._right) / int(self._seen))
@@ -83,7 +83,7 @@ class CrossEntropy:
         self._seen.zero_()
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """Return what is counted so far."""
+        """Return the counts, and the accuracies of the epochs that are over."""
         accuracies = torch.tensor(self.accuracies, dtype=torch.float64)
         return {"right": self._right, "seen": self._seen, "accuracies": accuracies}
 

@@ -46,7 +46,8 @@ const tracesOf = (drawing, dark) => {
 };
 const axisOf = (axis, colors) => ({
   title: { text: plain(axis.title) }, type: axis.log ? "log" : undefined, range: axis.range ?? undefined,
-  automargin: true, exponentformat: "power", zeroline: false, gridcolor: colors.line, linecolor: colors.line,
+  automargin: true, exponentformat: "power", minexponent: 5, zeroline: false,
+  gridcolor: colors.line, linecolor: colors.line,
 });
 const colorsOf = (dark) => (dark ? { ink: "#e8e8e8", paper: "#16181c", line: "#3c4048" }
   : { ink: "#1a1a1a", paper: "#ffffff", line: "#d5d5d5" });
