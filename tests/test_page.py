@@ -8,6 +8,7 @@ import io
 import json
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any
@@ -174,6 +175,23 @@ def test_the_first_screen_holds_the_answer_and_both_maps(browser: Any, page: Pat
         " e.offsetWidth > e.closest('.scroll').clientWidth).length"
     )
     assert wide == 0
+
+
+def test_a_sweep_of_which_nothing_has_finished_is_shown(
+    browser: Any, make_page: Callable[[Material], Path]
+) -> None:
+    """Rows that are derived while a sweep runs have no metrics before the first trial finishes."""
+    material = generated(1)
+    known = ["trial", "dataset", "model", "attack", "attack_name", "rate", "defense",
+             "defense_name", "kind", "badges", "seed", "error_stage", "log"]  # fmt: skip
+    pending = material.rows[known].assign(status="pending", error="")
+    browser.get_log("browser")
+    show(browser, make_page(replace(material, rows=pending, curves={}, triggers={}, losses={})))
+    drawn(browser, "results")
+    drawn(browser, "trials")
+    assert len(rows(browser, "results")) > 3 and len(rows(browser, "trials")) > 3
+    assert "Nothing in view was measured." in browser.find_element("id", "maps-drawn").text
+    assert browser.get_log("browser") == []
 
 
 @pytest.mark.long

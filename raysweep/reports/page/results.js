@@ -43,7 +43,7 @@ const resultRows = () => {
   [...turns.keys()].forEach((key, at) => turns.set(key, at));
   const turn = (row) => (view.by === "defense" ? 0 : turns.get(`${row.arena}\n${row.attack}`));
   const [main] = Object.keys(view.titles);
-  const least = (row) => row.metrics[main].mean ?? Infinity;
+  const least = (row) => row.metrics[main]?.mean ?? Infinity;
   const rate = (row) => (view.by === "defense" ? 0 : row.rate);
   const ordered = some.toSorted((a, b) => turn(a) - turn(b) || rate(a) - rate(b)
     || (least(a) === least(b) ? 0 : least(a) - least(b)));
