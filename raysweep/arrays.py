@@ -15,3 +15,4 @@ Ints = NDArray[np.integer[Any]]
 Floats = NDArray[np.floating[Any]]
 IntArray = NDArray[np.int64]
 FloatArray = Floats
+WEIGHTS = "model."  # begins the names of a network's weights among the arrays of an artifact

@@ -20,6 +20,9 @@ from typing import Any
 
 import pytest
 
+from tests.browser import axe as axe
+from tests.browser import browser as browser
+from tests.browser import downloads as downloads
 from tests.s3 import s3_server as s3_server
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported

@@ -42,7 +42,7 @@ FAULTS = (
         (TOLD + "artifacts_lead_from_the_data_to_the_result",),
     ),
     Fault(
-        "epochs from 0", SHARED, "enumerate(losses, 1)", "enumerate(losses)",
+        "epochs from 0", SHARED, "float(n + 1)", "float(n)",
         (TOLD + "a_victim_is_one_run_with_its_losses_by_epoch",),
     ),
     Fault(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,19 @@ def test_the_command_prints_tables_or_json(storage: str) -> None:
     whole = CliRunner().invoke(app, ["compare", "short", "long", "--storage", storage, "--json"])
     values = json.loads(whole.output)
     assert values["both"] == 2 and values["cells"][0]["n"] == 1
+
+
+def test_the_command_writes_the_page(storage: str, tmp_path: Path) -> None:
+    page = tmp_path / "changes.html"
+    words = ["compare", "short", "long", "--storage", storage, "--output", str(page)]
+    said = CliRunner().invoke(app, words)
+    assert said.exit_code == 0 and str(page) in said.output.replace("\n", "")
+    assert "<title>short → long · raysweep</title>" in page.read_text()
+    assert re.search(r"recipe.epochs</th><td>1</td><td>3</td><td>2<", page.read_text())
+    raysweep.compare("short", "short", storage, output=page)
+    assert "from short (first) to short (second)" in page.read_text()
+    said = CliRunner().invoke(app, [*words[:-1], str(tmp_path / "absent" / "a.html")])
+    assert said.exit_code != 0 and not (tmp_path / "absent").exists()
 
 
 def test_victims_are_compared_by_what_their_evaluations_hold(storage: str) -> None:

@@ -6,7 +6,6 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -20,7 +19,7 @@ from raysweep.errors import PlanError, SpecError, StoreError
 from raysweep.exchange.leaderboard import to_csv
 from raysweep.reports.leaderboard import Leaderboard, gather, render, to_json
 from raysweep.store import Store
-from tests.browser import opened
+from tests.browser import view
 
 HOSTILE = "</script><script>document.title='owned'</script>"
 TEXT = """
@@ -214,19 +213,6 @@ def test_what_was_not_measured_is_empty(board: Leaderboard) -> None:
 # In a browser
 
 
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    with opened(tmp_path_factory.mktemp("chromium")) as made:
-        yield made
-
-
-def show(browser: Any, page: Path, width: int = 1280, behind: str = "") -> None:
-    metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-    browser.get("about:blank")
-    browser.get(page.as_uri() + behind)
-
-
 def visible(browser: Any, column: int) -> list[str]:
     """Return the words of a column in the rows that are shown, without what stands beside them."""
     found: list[str] = browser.execute_script(
@@ -242,7 +228,7 @@ def test_filters_search_and_addresses(browser: Any, site: Path) -> None:
     from selenium.webdriver.support.ui import Select
 
     page = site / "index.html"
-    show(browser, page)
+    view(browser, page)
     assert browser.title == "Leaderboard · raysweep" and browser.get_log("browser") == []
     count = browser.find_element("id", "count")
     assert count.text == "11 of 11 cells"
@@ -256,7 +242,7 @@ def test_filters_search_and_addresses(browser: Any, site: Path) -> None:
     behind = browser.execute_script("return location.hash")
     browser.find_element("css selector", "[data-search]").send_keys("STRIP")
     assert count.text == "1 of 11 cells"
-    show(browser, page, behind=behind)
+    view(browser, page, link=behind)
     assert browser.find_element("id", "count").text == "3 of 11 cells"
     browser.find_element("css selector", "[data-clear]").click()
     assert browser.find_element("id", "count").text == "11 of 11 cells"
@@ -264,7 +250,7 @@ def test_filters_search_and_addresses(browser: Any, site: Path) -> None:
 
 @pytest.mark.slow
 def test_columns_sort_by_their_numbers(browser: Any, site: Path) -> None:
-    show(browser, site / "index.html")
+    view(browser, site / "index.html")
     header = browser.find_elements("css selector", "thead button")[3]
     assert header.text == "ASR"
     header.click()
@@ -277,7 +263,7 @@ def test_columns_sort_by_their_numbers(browser: Any, site: Path) -> None:
 
 @pytest.mark.slow
 def test_reads_on_a_phone(browser: Any, site: Path) -> None:
-    show(browser, site / "index.html", width=390)
+    view(browser, site / "index.html", width=390)
     assert browser.execute_script("return document.documentElement.scrollWidth") == 390
     cell = browser.find_element("css selector", "tbody td[data-label=ASR]")
     assert cell.is_displayed() and cell.rect["x"] + cell.rect["width"] <= 390
@@ -290,7 +276,7 @@ def test_long_tables_are_shown_in_parts(browser: Any, board: Leaderboard, tmp_pa
     page = tmp_path / "long.html"
     many = pd.concat([board.cells] * 30, ignore_index=True)
     page.write_text(render(replace(board, cells=many)))
-    show(browser, page)
+    view(browser, page)
     assert browser.find_element("id", "count").text == "330 of 330 cells, 130 not shown"
     assert len(visible(browser, 0)) == 200
     browser.find_element("id", "more").click()

@@ -6,11 +6,9 @@ import base64
 import csv
 import io
 import json
-import os
 import re
-import shutil
-import subprocess
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any
@@ -20,10 +18,9 @@ import pytest
 
 from raysweep.reports.html import render
 from raysweep.reports.material import Material
-from tests.browser import opened
+from tests.browser import click, drawn, everything, rows, show, violations, wait
 from tests.material import generated
 
-AXE = "4.14.1"
 SCRIPTS = Path(__file__).parent.parent / "raysweep" / "reports" / "page"
 pytestmark = pytest.mark.slow
 
@@ -43,89 +40,15 @@ def page(make_page: Callable[[Material], Path]) -> Path:
     return make_page(generated())
 
 
-@pytest.fixture(scope="module")
-def downloads(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("downloads")
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory, downloads: Path) -> Iterator[Any]:
-    with opened(tmp_path_factory.mktemp("chromium")) as made:
-        made.execute_cdp_cmd(
-            "Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(downloads)}
-        )
-        yield made
-
-
-def wait(browser: Any, condition: Callable[[], object]) -> None:
-    from selenium.webdriver.support.ui import WebDriverWait
-
-    WebDriverWait(browser, 60, poll_frequency=0.05).until(lambda _: condition())
-
-
-whole: list[tuple[Path, int, str]] = []  # what the browser shows with everything drawn
-
-
-def show(
-    browser: Any, page: Path, *, width: int = 1280, scheme: str = "light", link: str = ""
-) -> None:
-    whole.clear()
-    metrics = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-    features = [{"name": "prefers-color-scheme", "value": scheme}]
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
-    browser.get("about:blank")
-    browser.get(page.as_uri() + link)
-    ready = "return document.documentElement.dataset.ready === 'yes'"
-    wait(browser, lambda: browser.execute_script(ready))
-
-
-def drawn(browser: Any, section: str) -> None:
-    """Scroll to a section, and wait until its tables and figures are drawn."""
-    browser.execute_script("document.getElementById(arguments[0]).scrollIntoView()", section)
-    own = f"document.querySelectorAll('#{section} "
-    for place in browser.execute_script(
-        f"return [...{own}.sheet, #{section} .plot, #{section} [id$=-drawn]')]"
-    ):
-        browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", place)
-        wait(
-            browser,
-            lambda place=place: browser.execute_script(
-                "const one = arguments[0]; return !one.isConnected || one.querySelector("
-                "'.tabulator-row, .tabulator-placeholder, .main-svg, .map')", place
-            ),
-        )  # fmt: skip
-
-
 def show_whole(browser: Any, page: Path, width: int, scheme: str) -> None:
     """Show a page with everything drawn; where it already is, it is not drawn again."""
-    if whole == [(page, width, scheme)]:
+    known = f"{page} {width} {scheme}"
+    if browser.execute_script("return document.documentElement.dataset.whole") == known:
         browser.execute_script("scrollTo(0, 0)")
         return
     show(browser, page, width=width, scheme=scheme)
     everything(browser)
-    whole.append((page, width, scheme))
-
-
-def everything(browser: Any) -> None:
-    sections = "return [...document.querySelectorAll('main section')].map(e => e.id)"
-    for section in browser.execute_script(sections):
-        drawn(browser, section)
-
-
-def rows(browser: Any, section: str) -> list[list[str]]:
-    """Return the cells of the rows of a table that are elements now."""
-    found: list[list[str]] = browser.execute_script(
-        "return [...document.querySelectorAll(`#${arguments[0]} .tabulator-row`)].map(r =>"
-        " [...r.querySelectorAll('.tabulator-cell')].filter(c => c.style.display !== 'none')"
-        ".map(c => c.innerText.replace(/\\s+/g, ' ').trim()))",
-        section,
-    )
-    return found
-
-
-def click(browser: Any, selector: str) -> None:
-    browser.execute_script("document.querySelector(arguments[0]).click()", selector)
+    browser.execute_script("document.documentElement.dataset.whole = arguments[0]", known)
 
 
 def test_opens_offline_without_errors_or_requests(browser: Any, page: Path) -> None:
@@ -147,38 +70,12 @@ def test_opens_offline_without_errors_or_requests(browser: Any, page: Path) -> N
     assert page.as_uri() in asked and {url for url in asked if not url.startswith(own)} == set()
 
 
-@pytest.fixture(scope="module")
-def axe() -> str:
-    """Return the script of axe-core, which npm keeps in a folder of the user's cache."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "raysweep-tests"
-    script = cache / "node_modules" / "axe-core" / "axe.min.js"
-    if not script.exists():
-        npm = shutil.which("npm")
-        if npm is None:
-            pytest.skip("npm is not installed, which brings axe-core")
-        cache.mkdir(parents=True, exist_ok=True)
-        command = [npm, "install", "--prefix", str(cache), "--no-save", f"axe-core@{AXE}"]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-        except subprocess.TimeoutExpired:
-            pytest.skip("npm did not bring axe-core within a minute")
-        if done.returncode:
-            pytest.skip(f"npm cannot install axe-core: {done.stderr.strip()[-200:]}")
-    return script.read_text()
-
-
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
 def test_everything_is_reached_and_read(
     browser: Any, page: Path, axe: str, width: int, scheme: str
 ) -> None:
     show_whole(browser, page, width, scheme)
-    browser.execute_script(axe)
-    found = browser.execute_async_script(
-        "const done = arguments[0];"
-        "axe.run(document, {resultTypes: ['violations']}).then((r) => done(r.violations.map((v) =>"
-        " [v.impact, v.id, v.nodes.slice(0, 3).map((n) => n.html.slice(0, 160))])))"
-    )
-    assert [one for one in found if one[0] in ("serious", "critical")] == []
+    assert violations(browser, axe) == []
     assert browser.execute_script("return document.documentElement.scrollWidth") <= width
     assert browser.execute_script(
         "return [...document.querySelectorAll('.tabulator, .scroll')].every(e =>"
@@ -210,7 +107,7 @@ def test_prints_whole_maps_and_badges(browser: Any, page: Path) -> None:
     show_whole(browser, page, 390, "dark")
     metrics = {"width": 1280, "height": 800, "deviceScaleFactor": 1, "mobile": False}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-    whole.clear()
+    browser.execute_script("delete document.documentElement.dataset.whole")
     pdf = base64.b64decode(browser.execute_cdp_cmd("Page.printToPDF", {})["data"])
     assert pdf.startswith(b"%PDF") and pdf.count(b"/Type /Page\n") > 3
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
@@ -278,6 +175,23 @@ def test_the_first_screen_holds_the_answer_and_both_maps(browser: Any, page: Pat
         " e.offsetWidth > e.closest('.scroll').clientWidth).length"
     )
     assert wide == 0
+
+
+def test_a_sweep_of_which_nothing_has_finished_is_shown(
+    browser: Any, make_page: Callable[[Material], Path]
+) -> None:
+    """Rows that are derived while a sweep runs have no metrics before the first trial finishes."""
+    material = generated(1)
+    known = ["trial", "dataset", "model", "attack", "attack_name", "rate", "defense",
+             "defense_name", "kind", "badges", "seed", "error_stage", "log"]  # fmt: skip
+    pending = material.rows[known].assign(status="pending", error="")
+    browser.get_log("browser")
+    show(browser, make_page(replace(material, rows=pending, curves={}, triggers={}, losses={})))
+    drawn(browser, "results")
+    drawn(browser, "trials")
+    assert len(rows(browser, "results")) > 3 and len(rows(browser, "trials")) > 3
+    assert "Nothing in view was measured." in browser.find_element("id", "maps-drawn").text
+    assert browser.get_log("browser") == []
 
 
 @pytest.mark.long
@@ -409,6 +323,25 @@ def test_which_defense_is_best_over_all_attacks(browser: Any, page: Path) -> Non
     assert [row[2].split()[0] for row in found] == [f"{100 * asr:.1f}" for asr in want]
 
 
+def test_a_command_breaks_between_words_alone(browser: Any, page: Path) -> None:
+    show(browser, page, width=390)
+    drawn(browser, "trials")
+    words, lines = browser.execute_script(
+        "const code = document.querySelector('#trials code'); const range = new Range();"
+        "const found = code.textContent.split(' '); let at = 0; const texts = [];"
+        "const walker = document.createTreeWalker(code, NodeFilter.SHOW_TEXT);"
+        "while (walker.nextNode()) for (let n = 0; n < walker.currentNode.length; n += 1) {"
+        "  range.setStart(walker.currentNode, n); range.setEnd(walker.currentNode, n + 1);"
+        "  texts.push(Math.round(range.getBoundingClientRect().bottom)); }"
+        "return [found.join(' '), found.map(word => {"
+        "  const own = new Set(texts.slice(at, at + word.length)); at += word.length + 1;"
+        "  return own.size; })]"
+    )
+    assert words == (
+        "raysweep results generated --format parquet --output generated.parquet"
+    ) and set(lines) == {1}
+
+
 def test_the_view_is_taken_away_as_csv_and_latex(browser: Any, page: Path, downloads: Path) -> None:
     show(browser, page, link="#attack=blend&rate=0.05&defense=abl&view=trials")
     drawn(browser, "trials")
@@ -422,7 +355,8 @@ def test_the_view_is_taken_away_as_csv_and_latex(browser: Any, page: Path, downl
     assert list(lines[0]) == list(material.columns)
     assert [line["trial"] for line in lines] == own["trial"].tolist()
     assert [float(line["asr"]) for line in lines] == pytest.approx(own["asr"].tolist(), abs=1e-9)
-    assert "raysweep results generated --format parquet" in browser.page_source
+    said = browser.find_element("css selector", "#trials code").text
+    assert said.startswith("raysweep results generated --format parquet")
     drawn(browser, "results")
     click(browser, "#results .latex")
     tex = downloads / "generated.tex"

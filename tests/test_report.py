@@ -29,6 +29,7 @@ from raysweep.reports.material import Material, gather
 from raysweep.reports.pictures import factor, magnified, picture
 from raysweep.reports.tables import METRICS, aggregate, failed_attacks, floors, spread, text_table
 from raysweep.results.description import Description
+from raysweep.results.entries.sweep import cost
 from raysweep.sweep.loading import from_text
 from raysweep.sweep.yaml import parse
 from tests.material import album, column, generated, many, opened, row
@@ -223,6 +224,25 @@ def test_a_rate_of_zero_alone_gives_no_figure_against_rates() -> None:
     rates = [row(trial=f"{rate}", rate=rate) for rate in (0.0, 0.05, 0.1)]
     assert '<section id="rates"' not in page_of(pd.DataFrame(rates[:2]))
     assert '<section id="rates"' in page_of(pd.DataFrame(rates))
+
+
+def test_the_first_screen_waits_for_no_library_and_no_figure() -> None:
+    page = render(generated(seeds=1))
+    script = page.index("const start = async")
+    assert page.index('id="answer"') < page.index('id="block-cells"') < script
+    behind = ["block-rows", "block-plotly", "block-tabulator", "block-cost-0", "drawings-roc"]
+    assert min(page.index(f'id="{name}"') for name in behind) > script
+
+
+def test_stage_kinds_stand_in_the_order_of_work() -> None:
+    material = generated(seeds=1)
+    shuffled = material.stages.sort_values("key")  # as records hold them
+    page = render(replace(material, stages=shuffled))
+    order = ["prepare", "poison", "train", "defend", "decide", "evaluate"]
+    assert column(opened(page, "cost-0")["columns"][0]) == order
+    (figure,) = album(page, "cost").values()
+    assert [line["x"] for line in figure["lines"]] == [order, order]
+    assert cost(shuffled)["kind"].tolist() == order, "W&B shows the same"
 
 
 def test_tables_and_titles_have_short_names_and_no_column_of_one_arena() -> None:

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from raysweep.results import entries, published, wandb, wandb_runs
+from raysweep.results import entries, published, wandb, wandb_runs, wandb_settings
 from raysweep.results.entries import Entry
 from raysweep.results.wandb import Published, Publisher
 from raysweep.store import Store
@@ -49,8 +49,8 @@ def server(world: State, monkeypatch: pytest.MonkeyPatch) -> Iterator[State]:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wandb_runs, "CONNECT_SECONDS", 1)
-    monkeypatch.setattr(wandb_runs, "UPLOAD_SECONDS", 1.0)
+    monkeypatch.setattr(wandb_settings, "CONNECT_SECONDS", 1)
+    monkeypatch.setattr(wandb_settings, "UPLOAD_SECONDS", 1.0)
 
 
 def publish(
@@ -106,6 +106,27 @@ def read(run: Path) -> dict[str, Any]:
     told = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
     found: dict[str, Any] = json.loads(told.stdout)
     return found
+
+
+def test_a_run_is_given_no_setting_that_all_runs_share(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """wandb checks all of its settings anew for each that it is given: a third of its time."""
+    from wandb.sdk.wandb_settings import Settings
+
+    given: list[set[str]] = []
+    update = Settings.update_from_dict
+
+    def watched(self: Settings, settings: dict[str, Any]) -> None:
+        given.append(set(settings))
+        update(self, settings)
+
+    monkeypatch.setattr(Settings, "update_from_dict", watched)
+    assert publish(rows(), tmp_path, OFFLINE).held == 2
+    shared = [names for names in given if "finish_timeout" in names]
+    assert len(shared) == 1 and {"mode", "project", "root_dir", "x_disable_stats"} < shared[0]
+    own = [names for names in given if "run_id" in names]
+    assert len(own) >= 2 and max(map(len, own)) < 10
 
 
 def test_a_copy_of_the_same_second_is_known_as_the_run_that_it_is(tmp_path: Path) -> None:
@@ -192,7 +213,7 @@ def test_no_network_is_a_warning_and_leaves_nothing(
 ) -> None:
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
-    monkeypatch.setattr(wandb_runs, "CONNECT_SECONDS", 5)
+    monkeypatch.setattr(wandb_settings, "CONNECT_SECONDS", 5)
     monkeypatch.setattr(wandb, "PAUSES", (0.0, 0.1))
     done = publish(rows(), tmp_path / "a folder", ONLINE)
     assert (done.held, done.left) == (0, 2) and "W&B is not reachable" in done.warning
@@ -390,7 +411,7 @@ def test_a_limit_of_rate_is_waited_for(
 def test_a_limit_that_outlasts_the_patience_of_wandbs_client_is_waited_for(
     server: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
 ) -> None:
-    monkeypatch.setattr(wandb_runs, "CONNECT_SECONDS", 4)
+    monkeypatch.setattr(wandb_settings, "CONNECT_SECONDS", 4)
     monkeypatch.setattr(wandb, "PAUSES", (0.0, 0.1, 0.1))
     server.order(part, 429, times=1, reset=60)
     done = publish(rows().head(1), tmp_path, ONLINE)

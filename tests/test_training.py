@@ -19,6 +19,7 @@ from raysweep.errors import NonFiniteLoss
 from raysweep.methods.checkpoints import Checkpoints, unpacked
 from raysweep.methods.context import Context
 from raysweep.methods.recipe import Recipe
+from raysweep.models.linear import Linear
 from raysweep.store.manifest import pack, unpack
 from raysweep.testing import toy
 from raysweep.training import Batch, Stream, augmentation, step
@@ -41,6 +42,61 @@ def test_the_same_seed_gives_the_same_bytes(precision: str) -> None:
     assert losses == again and all(torch.equal(one[k], two[k]) for k in one)
     other, _ = trained(seed=2, recipe=recipe)
     assert not torch.equal(one["head.weight"], other["head.weight"])
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_counting_what_is_right_changes_no_byte_of_a_training(precision: str) -> None:
+    recipe = FAST.model_copy(
+        update={"precision": precision, "augment": ("crop", "flip"), "label_smoothing": 0.1}
+    )
+    plain, losses = trained(recipe=recipe)
+    objective = training.CrossEntropy(recipe, "cpu")
+    network = training.build(toy.MODEL, toy.SHAPE, Context(seed=1))
+    again = training.fit(
+        network, toy.toy().train, recipe, Context(seed=1), objective=objective,
+        on_epoch=objective.settle,
+    )  # fmt: skip
+    assert again == losses and len(objective.accuracies) == recipe.epochs
+    assert all(torch.equal(plain[name], own) for name, own in network.state_dict().items())
+
+
+def test_the_accuracy_of_an_epoch_is_that_of_its_samples() -> None:
+    """Hardly a step is taken, so that each epoch meets the network as it is in the end."""
+    recipe = FAST.model_copy(update={"learning_rate": 1e-12, "weight_decay": 0.0, "batch_size": 64})
+    data, objective = toy.toy().train, training.CrossEntropy(recipe, "cpu")
+    network = training.build(Linear(), toy.SHAPE, Context(seed=1))
+    training.fit(
+        network, data, recipe, Context(seed=1), objective=objective, on_epoch=objective.settle
+    )
+    right = training.predict(network, data.images, recipe, "cpu").argmax(1) == data.labels
+    assert objective.accuracies == [float(right.double().mean())] * 2 and 0 < right.sum() < len(
+        data
+    )
+
+
+def test_a_killed_training_counts_on() -> None:
+    written: dict[str, np.ndarray] = {}
+    recipe = FAST.model_copy(update={"epochs": 4})
+
+    def run(kept: Checkpoints) -> list[float]:
+        network = training.build(toy.MODEL, toy.SHAPE, Context(seed=1))
+        objective = training.CrossEntropy(recipe, "cpu")
+        training.fit(
+            network, toy.toy().train, recipe, Context(seed=1, kept=kept.root), objective=objective,
+            on_epoch=objective.settle,
+        )  # fmt: skip
+        return objective.accuracies
+
+    def write(arrays: Mapping[str, np.ndarray]) -> None:
+        ((_, (passed, _)),) = unpacked(arrays, "").items()
+        if passed == 2 * 6 + 3:
+            written.update(unpack("train-x", pack(arrays)))
+            raise Stopped
+
+    whole = run(Checkpoints())
+    with pytest.raises(Stopped):
+        run(Checkpoints(write, pause=lambda cost: 0.0))
+    assert run(Checkpoints(restored=written)) == whole and len(set(whole)) == 4
 
 
 def test_a_non_finite_loss_names_its_step() -> None:
@@ -417,7 +473,11 @@ def test_an_attempt_to_capture_a_step_leaves_no_trace(
         body = training.build(toy.MODEL, toy.SHAPE, ctx)
         network = torch.nn.Sequential(body, torch.nn.Dropout(0.3))
         losses = training.fit(network, toy.toy().train, recipe, ctx, objective=Remembering())
-        return losses, network.state_dict()
+        counting = training.CrossEntropy(recipe, "cpu")
+        training.fit(
+            network, toy.toy().train, recipe, ctx, objective=counting, on_epoch=counting.settle
+        )
+        return [*losses, *counting.accuracies], network.state_dict()
 
     losses, wanted = trained()
     monkeypatch.setattr(step.EagerStep, "taken", warmed)

@@ -108,6 +108,9 @@ def test_a_report_answers_and_shows_and_is_updated_in_place(server: State) -> No
         "Vega2", "Bar Chart", "Scatter Plot", "Run History Line Plot", "Media Browser",
         "Parallel Coordinates Plot", "Weave",
     } == set(kinds)  # fmt: skip
+    curves = [p for p in panels(report) if p["viewType"] == "Run History Line Plot"]
+    shown = {tuple(one["config"]["metrics"]) for one in curves}
+    assert shown >= {("loss",), ("accuracy",)}, "of the victims, by epoch"
     charts = [p["config"]["panelDefId"] for p in panels(report) if p["viewType"] == "Vega2"]
     assert sorted(set(charts)) == ["wandb/confusion_matrix/v1", "wandb/lineseries/v0"]
     (parallel,) = (p for p in panels(report) if p["viewType"] == "Parallel Coordinates Plot")

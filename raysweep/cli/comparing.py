@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from raysweep.cli.options import Storage, SweepName, open_console
+from raysweep.cli.options import Storage, SweepName, check_output, open_console
 from raysweep.cli.output import AsJson, print_json
 
 if TYPE_CHECKING:
@@ -27,13 +28,18 @@ def compare(
     second_storage: Annotated[
         str | None, typer.Option(help="Of the second sweep, if it is stored elsewhere.")
     ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="HTML file to write: the page of the comparison, which opens offline."),
+    ] = None,
     every: Annotated[bool, typer.Option("--all", help="Show every cell, changed or not.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Show the changes from one sweep to another: trials of the same setting, paired."""
     from raysweep.jobs.compare import compare as compared
 
-    found = compared(first, second, storage, second_storage=second_storage)
+    check_output("--output", output)
+    found = compared(first, second, storage, second_storage=second_storage, output=output)
     if as_json:
         print_json(
             {name: value.to_dict("records") if hasattr(value, "to_dict") else value
@@ -41,6 +47,8 @@ def compare(
         )  # fmt: skip
     else:
         _print(open_console(), found, every)
+    if output is not None:
+        open_console(error=as_json).print(str(output))
 
 
 def _print(console: Console, found: Changes, every: bool) -> None:

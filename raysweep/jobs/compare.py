@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import pandas as pd
 
 from raysweep.arrays import Bools
@@ -9,8 +12,9 @@ from raysweep.errors import StoreError
 from raysweep.metrics.judgment import unpack_hits
 from raysweep.metrics.names import HITS
 from raysweep.metrics.pairs import holm, mcnemar
+from raysweep.reports.comparison import render
 from raysweep.results.cells import SETTING, with_arena
-from raysweep.results.changes import Changes, changes
+from raysweep.results.changes import Changes, Pairs, of_pairs
 from raysweep.results.columns import KEYS
 from raysweep.results.grouping import finished
 from raysweep.results.records import read, storage_uri
@@ -18,13 +22,19 @@ from raysweep.store import Store
 
 
 def compare(
-    first: str, second: str, storage: str | None = None, *, second_storage: str | None = None
+    first: str,
+    second: str,
+    storage: str | None = None,
+    *,
+    second_storage: str | None = None,
+    output: str | Path | None = None,
 ) -> Changes:
     """Return the changes from one sweep to another, from their records.
 
         found = raysweep.compare("baseline", "longer-training")
         found.parameters                           # what differs between the two
         found.cells.query("metric == 'asr' and low > 0")   # where the ASR rose for certain
+        raysweep.compare("baseline", "longer-training", output="changes.html")
 
     Trials meet their like where dataset, model, attack, rate, defense and seed are the same.
 
@@ -34,13 +44,21 @@ def compare(
         storage: where their records are, a folder or a URI; by default RAYSWEEP_STORAGE, else
             `./raysweep-store`.
         second_storage: of the second one; by default that of the first.
+        output: path of an HTML page of the comparison; by default none is written.
 
     Raises:
         StoreError: if there is no sweep of a name; the message lists those that there are.
+        OSError: if the page cannot be written.
     """
     stores = Store(storage_uri(storage)), Store(storage_uri(second_storage or storage))
-    rows = [read(store, name).rows for store, name in zip(stores, (first, second), strict=True)]
-    return changes(rows[0], rows[1], (first, second))
+    one, other = (read(store, name) for store, name in zip(stores, (first, second), strict=True))
+    pairs = Pairs.read(one.rows, other.rows)
+    found = of_pairs(pairs, (len(one.rows), len(other.rows)), (first, second))
+    if output is not None:
+        names = (first, second) if first != second else (f"{first} (first)", f"{second} (second)")
+        page = render((one, other), pairs, replace(found, names=names))
+        Path(output).write_text(page, encoding="utf-8")
+    return found
 
 
 def victims(name: str, other: str = "none", storage: str | None = None) -> pd.DataFrame:

@@ -1,7 +1,8 @@
 """Reports: pure functions of the records.
 
 material    everything that a page shows, read from records and store
-html        the page, made of its sections and of the templates in templates/
+document    a page, made of sections, data and the templates in templates/
+html        the page of a sweep        comparison  the page of two sweeps
 answer      what the findings say             cells      the trials that differ in seeds alone
 sections    curves, internals, verdicts, tuning, adaptive, pictures, costs, failures, provenance:
 sheets      tables as data                    drawings   figures as data, thinned

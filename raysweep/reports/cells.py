@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 import pandas as pd
@@ -29,6 +29,24 @@ TITLES = {
     INPUT.of("auroc"): "AUROC of inputs", "ap": "AP", "tpr_at_1fpr": "TPR@1%FPR",
     "fpr_no_cover": "FPR without covers", "cover_removal": "covers removed",
 }  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measure:
+    """A metric of a page's tables.
+
+    Attributes:
+        title: plain text.
+        signed: whether it is a difference, written in points with its sign.
+        shown: whether its column is seen before columns are chosen.
+    """
+
+    title: str
+    signed: bool = False
+    shown: bool = True
+
+
+MEASURES: Mapping[str, Measure] = {name: Measure(title=title) for name, title in TITLES.items()}
 BY = ("arena", "attack", "rate", "defense", "kind", "badges")
 
 
@@ -45,12 +63,18 @@ class Cells:
         rows: the records, with the columns arena, called (the defense by its short name), shown
             (the attack by its short name, with its rate) and cell.
         names: attack or defense → label → short name.
+        measures: the metrics that the table may hold, in their order.
+        counts: columns of the table that are counts → their titles.
+        counted: the noun of what a cell holds.
     """
 
     table: pd.DataFrame
     of: pd.Series[int]
     rows: pd.DataFrame
     names: dict[str, dict[str, str]]
+    measures: Mapping[str, Measure] = field(default_factory=lambda: MEASURES)
+    counts: Mapping[str, str] = field(default_factory=dict)
+    counted: str = "trials"
 
     @classmethod
     def read(cls, records: pd.DataFrame) -> Cells:
@@ -86,7 +110,7 @@ class Cells:
         table["trials"] = np.bincount(rows["cell"], minlength=count)
         table["finished"] = np.bincount(done["cell"], minlength=count)
         table["failed"] = list(found[rows.drop_duplicates("cell").index])
-        parts = [table, *(_measured(done, metric, count) for metric in _present(done))]
+        parts = [table, *(measured(done, metric, count) for metric in _present(done))]
         table = pd.concat(parts, axis=1)
         return cls(table=table, of=rows["cell"], rows=rows, names=names)
 
@@ -98,15 +122,16 @@ class Cells:
     @property
     def metrics(self) -> list[str]:
         """The metrics that are defined somewhere."""
-        return [name for name in TITLES if name in self.table]
+        return [name for name in self.measures if name in self.table]
 
     def pack(self) -> dict[str, Json]:
         """Return the cells as JSON."""
         table = self.table
-        who = (*BY, *ARENA, "training", "family", "at", "trials", "finished", "failed")
+        who = [*BY, *ARENA, "training", "family", "at", "trials", "finished", "failed"]
+        who += [name for name in ("change", *self.counts) if name in table]
         metrics: list[Json] = [
             {
-                "name": name, "title": TITLES[name],
+                "name": name, **asdict(self.measures[name]),
                 **{part or "mean": floats(table[f"{name}_{part}" if part else name], 6)
                    for part in ("", "low", "high", "n")},
                 "unit": column(table[f"{name}_unit"]),
@@ -118,6 +143,8 @@ class Cells:
             "columns": {name: column(table[name]) for name in who},
             "metrics": metrics,
             "names": {part: dict(own) for part, own in self.names.items()},
+            "counts": dict(self.counts),
+            "counted": self.counted,
         }
 
 
@@ -165,8 +192,16 @@ def _lost(rows: pd.DataFrame) -> pd.Series[float]:
     return victim.map(accuracy).astype(float) - mine
 
 
-def _measured(done: pd.DataFrame, metric: str, count: int) -> pd.DataFrame:
-    """Return the estimate of a metric for each of `count` cells."""
+def measured(done: pd.DataFrame, metric: str, count: int) -> pd.DataFrame:
+    """Return the estimate of a metric for each of `count` cells.
+
+    Args:
+        done: finished trials with the column cell.
+        metric: its column.
+        count: how many cells there are.
+
+    Columns: m, m_low, m_high, m_n, m_unit and m_values of the metric m.
+    """
     values = numbers(done, metric).replace([np.inf, -np.inf], np.nan)
     inputs = numbers(done, cases(metric))
     own: list[tuple[list[float], list[float]]] = [([], []) for _ in range(count)]

@@ -10,6 +10,7 @@ from raysweep.reports.drawings import Drawing, Line
 from raysweep.reports.material import Material
 from raysweep.reports.sheets import Column, Sheet, seconds
 from raysweep.results.grouping import finished
+from raysweep.results.rows import in_order_of_work
 
 STATES = ("done", "cached", "failed", "upstream_failed", "pending")
 STATE_TITLES = ("run now", "cached", "failed", "upstream failed", "pending")
@@ -44,8 +45,9 @@ def sheets(material: Material, cells: Cells) -> list[Sheet]:
 def _by_stage(stages: pd.DataFrame) -> Sheet | None:
     if stages.empty:
         return None
-    known = stages.assign(
-        seconds=stages["seconds"].fillna(0), alone=(stages["seconds"] * stages["trials"]).fillna(0)
+    known = in_order_of_work(stages)
+    known = known.assign(
+        seconds=known["seconds"].fillna(0), alone=(known["seconds"] * known["trials"]).fillna(0)
     )
     kinds = known.groupby("kind", sort=False)
     sums = kinds[["seconds", "gpu_seconds", "alone"]].sum()
@@ -84,9 +86,9 @@ def _by_defense(rows: pd.DataFrame) -> Sheet | None:
 
 def drawings(material: Material) -> list[Drawing]:
     """Return the figure of seconds by stage kind: as run, and as if nothing were shared."""
-    stages = material.stages
-    if stages.empty:
+    if material.stages.empty:
         return []
+    stages = in_order_of_work(material.stages)
     alone = (stages["seconds"] * stages["trials"]).groupby(stages["kind"], sort=False).sum()
     once = stages["seconds"].groupby(stages["kind"], sort=False).sum()
     kinds = list(map(str, once.index))

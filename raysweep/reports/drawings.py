@@ -29,6 +29,7 @@ class Line:
         label: said of it on hover.
         cell: of its trial; a filter that hides the cell hides the line. -1: of no trial.
         shape: how it is drawn; a rule is a dotted line for comparison.
+        ends: (P,) each, the low and the high end of an interval about each y; none: no intervals.
     """
 
     name: str
@@ -37,15 +38,19 @@ class Line:
     label: str | Sequence[str] = ""
     cell: int = -1
     shape: Shape = "line"
+    ends: tuple[Floats, Floats] | None = None
 
     def pack(self) -> dict[str, Json]:
         """Return the line as JSON."""
         x = floats(self.x) if isinstance(self.x, np.ndarray) else list(self.x)
         label = self.label if isinstance(self.label, str) else list(self.label)
-        return {
+        line: dict[str, Json] = {
             "name": self.name, "x": x, "y": floats(self.y), "label": label, "cell": self.cell,
             "shape": self.shape,
         }  # fmt: skip
+        if self.ends is not None:
+            line["low"], line["high"] = map(floats, self.ends)
+        return line
 
 
 @dataclass(frozen=True, kw_only=True)

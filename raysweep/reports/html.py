@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-import importlib.resources
-import json
-from collections.abc import Sequence
-from dataclasses import dataclass
-
-import jinja2
+import re
 
 from raysweep.identity import Json
 from raysweep.reports import (
@@ -24,50 +18,27 @@ from raysweep.reports import (
     verdicts,
 )
 from raysweep.reports.cells import Cells
-from raysweep.reports.data import column, packed
-from raysweep.reports.drawings import Drawing, shortened
+from raysweep.reports.data import column
+from raysweep.reports.document import Section, document
 from raysweep.reports.material import Material
-from raysweep.reports.pictures import Gallery, pictures
-from raysweep.reports.sheets import Sheet
+from raysweep.reports.pictures import pictures
 from raysweep.reports.tables import words
 from raysweep.results.tuned import Tuned
 
-# The page may run what it holds and load nothing: the promise of an offline file, enforced.
-POLICY = (
-    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
-    "img-src data: blob:; base-uri 'none'; form-action 'none'"
-)
-SCRIPTS = (
-    "data", "view", "names", "filters", "maps", "sheets", "results", "downloads", "figures",
-    "printing", "start",
+LEGENDS = {
+    "results": "In percent. a [b–c]: mean and its 95 % interval, of the inputs of one model or of "
+    "three seeds or more; a (b, c): mean and values, or their range, where no interval is honest; "
+    "–: undefined. n: finished trials. Lost CA: clean accuracy of the undefended model of the same "
+    "seed, less the defended one’s, in points.",
+    "trials": "Every trial in view, with every column of the records; “columns” shows parameters, "
+    "seconds, and the key of the artifact behind each number.",
+    "rows": "Trials",
+}
+FIRST = (
+    "defense", "attack", "rate", "seed", "status", "asr", "ca", "tpr", "fpr", "input_tpr",
+    "input_fpr", "dataset", "model", "trial", "error",
 )  # fmt: skip
 OURS = ("arena", "called", "shown", "cell", "lost", "der")  # columns that records lack
-
-
-@dataclass(frozen=True, kw_only=True)
-class Section:
-    """A part of the page under a heading; one without content is left out.
-
-    Attributes:
-        key: of its anchor.
-        title: plain text.
-        said: sentences above its content, plain text.
-        sheets, drawings, galleries: its content, in this order.
-        fewer: a sentence on the images that are left out.
-    """
-
-    key: str
-    title: str
-    said: str = ""
-    sheets: Sequence[Sheet] = ()
-    drawings: Sequence[Drawing] = ()
-    galleries: Sequence[Gallery] = ()
-    fewer: str = ""
-
-    @property
-    def album(self) -> str:
-        """The figures as JSON that cannot end a script."""
-        return _safe([drawing.pack() for drawing in shortened(self.drawings)])
 
 
 def render(material: Material) -> str:
@@ -76,20 +47,12 @@ def render(material: Material) -> str:
     The same material gives the same text.
     """
     cells = Cells.read(material.rows)
-    sections = [one for one in _sections(material, cells) if _is_shown(one)]
     found = answer.answers(material.rows)
-    blocks = {
-        "cells": packed(cells.pack()),
-        "rows": packed(_rows(cells)),
-        **{
-            f"{section.key}-{number}": packed(sheet.pack())
-            for section in sections
-            for number, sheet in enumerate(section.sheets)
-        },
-        "tabulator": _library("tabulator.min.js"),
-        "plotly": _library("plotly-basic.min.js"),
-    }
-    return _templates().get_template("page.html").render(
+    return document(
+        "page.html",
+        _sections(material, cells),
+        cells.pack(),
+        {"rows": _rows(cells, words(material.sweep.name) or "sweep")},
         name=words(material.sweep.name) or "sweep",
         question=words(material.sweep.question) or "No question was written down.",
         finished=int((cells.rows["status"] == "ok").sum()) if len(cells.rows) else 0,
@@ -100,16 +63,12 @@ def render(material: Material) -> str:
         badges=_badges(cells),
         names=cells.names["defense"],
         attack_names=cells.names["attack"],
-        cells=len(cells.table),
+        count=len(cells.table),
         rated=_is_rated(cells),
-        sections=sections,
+        legends=LEGENDS,
         notes=[*material.notes, *_unread(material)],
         facts=provenance.provenance(material),
-        source=words(material.sweep.text),
-        blocks=blocks,
-        policy=POLICY,
-        style=_asset("vendor/tabulator.min.css") + _asset("page/page.css"),
-        script=_script(),
+        sources={"The sweep file": words(material.sweep.text)},
     )  # fmt: skip
 
 
@@ -144,11 +103,6 @@ def _tuning(tuned: Tuned) -> Section:
     )  # fmt: skip
 
 
-def _is_shown(section: Section) -> bool:
-    content = section.sheets or section.drawings or section.galleries
-    return bool(content) or section.key == "failures"
-
-
 def _badges(cells: Cells) -> dict[str, str]:
     """Return label of a defense → its badges, of those that have some."""
     own = cells.table[["defense", "badges"]].drop_duplicates("defense").set_index("defense")
@@ -163,13 +117,20 @@ def _is_rated(cells: Cells) -> bool:
     return bool((poisoned.groupby(["arena", "attack"])["rate"].nunique() > 1).any())
 
 
-def _rows(cells: Cells) -> dict[str, Json]:
+def _rows(cells: Cells, name: str) -> dict[str, Json]:
     """Return the records of all trials as JSON, and the cell of each."""
     rows = cells.rows
     columns: list[Json] = [
-        {"name": str(name), **column(rows[name])} for name in rows if name not in OURS
+        {"name": str(label), **column(rows[label])} for label in rows if label not in OURS
     ]
-    return {"columns": columns, "cells": rows["cell"].tolist()}
+    file = re.sub(r"[^\w.-]+", "_", name)
+    return {
+        "columns": columns, "cells": rows["cell"].tolist(), "first": list(FIRST),
+        "command": {
+            "said": "Parquet of all trials: ",
+            "line": f"raysweep results {name} --format parquet --output {file}.parquet",
+        },
+    }  # fmt: skip
 
 
 def _unread(material: Material) -> list[str]:
@@ -183,31 +144,3 @@ def _unread(material: Material) -> list[str]:
         f"Curves, triggers and pictures of {len(rows):,} finished trials were not read in time and "
         f"are not shown ({counts}); their numbers are. `raysweep report {name}` reads all."
     ]
-
-
-def _safe(value: Json) -> str:
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    return text.replace("<", "\\u003c")
-
-
-def _asset(name: str) -> str:
-    return importlib.resources.files("raysweep.reports").joinpath(name).read_text("utf-8")
-
-
-@functools.cache
-def _library(name: str) -> str:
-    """Return a library, compressed; it is run when the first table or figure is drawn."""
-    return packed(_asset(f"vendor/{name}"))
-
-
-def _script() -> str:
-    parts = "\n".join(_asset(f"page/{name}.js") for name in SCRIPTS)
-    return f'(() => {{\n"use strict";\n{parts}}})();'
-
-
-@functools.cache
-def _templates() -> jinja2.Environment:
-    return jinja2.Environment(
-        loader=jinja2.PackageLoader("raysweep.reports"), autoescape=True, trim_blocks=True,
-        lstrip_blocks=True, undefined=jinja2.StrictUndefined,
-    )  # fmt: skip

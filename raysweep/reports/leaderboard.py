@@ -19,7 +19,7 @@ import pandas as pd
 
 from raysweep.errors import SpecError
 from raysweep.metrics.names import INPUT
-from raysweep.reports.html import POLICY
+from raysweep.reports.document import POLICY
 from raysweep.reports.tables import interval_text, percent, words
 from raysweep.results.cells import cells
 from raysweep.results.columns import Cell

@@ -8,11 +8,12 @@ import pandas as pd
 
 from raysweep.reports.material import Material
 from raysweep.reports.tables import words
+from raysweep.results.records import Records
 
 
-def provenance(material: Material) -> dict[str, str]:
+def provenance(made: Material | Records) -> dict[str, str]:
     """Return the facts that the sweep was made with, by name."""
-    sweep, rows, stages = material.sweep, material.rows, material.stages
+    sweep, rows, stages = made.sweep, made.rows, made.stages
     hosts = [*_distinct(rows, "host"), *_distinct(stages, "host")]
     facts = {
         "launched": _date(sweep.created_at),

@@ -12,7 +12,7 @@ comparison   defenses paired by setting             findings     what holds, and
 changes      from one sweep to another
 status       of one sweep, and of all in a store         removal     of all that is stored of one
 entries      the contents of W&B's runs                  wandb       publishes entries as runs
-wandb_runs   the W&B client                              wandb_reports  W&B Reports and saved views
+wandb_runs   the W&B client, with its wandb_settings     wandb_reports  W&B Reports and saved views
 text         text that is safe to show
 published    what W&B is seen to hold                arrivals    trials as they finish
 """

@@ -17,7 +17,7 @@ from raysweep.metrics.pairs import holm
 from raysweep.results.cells import SETTING
 from raysweep.results.columns import KEYS, PARAMETERS, is_parameter
 from raysweep.results.comparison import Contrast, contrast, difference_bounds
-from raysweep.results.grouping import ARENA, attacked, finished, numbers, texts
+from raysweep.results.grouping import ARENA, EVASIONS, attacked, evasions, numbers, texts
 
 SIDES = ("first", "second")
 COMPARED = ("ca", "asr", "ra", "tpr", "fpr", INPUT.of("tpr"), INPUT.of("fpr"))
@@ -32,7 +32,7 @@ class Changes:
         names: of the two sweeps.
         trials: how many each has.
         both: how many trials each has that meet their like in the other.
-        same: how many of these were evaluated by the very same artifact in both.
+        same: how many of these finished and were evaluated by the very same artifact in both.
         only_first, only_second: names of the trials that have no like, in order.
         parameters: one row per parameter that differs between likes: parameter, first, second,
             trials (how many).
@@ -54,37 +54,76 @@ class Changes:
     defenses: pd.DataFrame
 
 
+@dataclass(frozen=True, kw_only=True)
+class Pairs:
+    """The trials of two sweeps, told apart by whether they have a like in the other.
+
+    Attributes:
+        rows: of each sweep the trials that have one, with the column `arena`; like beside like.
+        alone: of each sweep the trials that have none, with the column `arena`.
+    """
+
+    rows: tuple[pd.DataFrame, pd.DataFrame]
+    alone: tuple[pd.DataFrame, pd.DataFrame]
+
+    @property
+    def finished(self) -> pd.Series[bool]:
+        """The mask of the likes of which both have finished."""
+        first, second = self.rows
+        return (first["status"] == "ok") & (second["status"] == "ok")
+
+    @classmethod
+    def read(cls, first: pd.DataFrame, second: pd.DataFrame) -> Pairs:
+        """Return the likes among the rows of two sweeps."""
+        varying = [
+            column for column in dict.fromkeys((*first.columns, *second.columns))
+            if column in PARAMETERS["recipe"].within([column]).values()
+            and any(texts(rows, column).nunique() > 1 for rows in (first, second))
+        ]  # fmt: skip
+        one, other = (_named(rows, varying) for rows in (first, second))
+        ids = _ids(one), _ids(other)
+        places = pd.Series(range(len(one)), index=ids[0])
+        common = ids[1].isin(ids[0])
+        rows = one.iloc[places[ids[1][common]]], other[common]
+        return cls(
+            rows=(rows[0].reset_index(drop=True), rows[1].reset_index(drop=True)),
+            alone=(one[~ids[0].isin(ids[1])], other[~common]),
+        )
+
+
 def changes(first: pd.DataFrame, second: pd.DataFrame, names: tuple[str, str]) -> Changes:
     """Return the changes from the rows of one sweep to those of another."""
-    varying = [
-        column for column in dict.fromkeys((*first.columns, *second.columns))
-        if column in PARAMETERS["recipe"].within([column]).values()
-        and any(texts(rows, column).nunique() > 1 for rows in (first, second))
-    ]  # fmt: skip
-    sides = [_named(rows, varying) for rows in (first, second)]
-    known = [set(_ids(rows)) for rows in sides]
-    likes = [rows[_ids(rows).isin(known[1 - n])] for n, rows in enumerate(sides)]
-    paired = likes[0].merge(likes[1], on=list(TRIAL), suffixes=("_first", "_second"))
+    return of_pairs(Pairs.read(first, second), (len(first), len(second)), names)
+
+
+def of_pairs(pairs: Pairs, trials: tuple[int, int], names: tuple[str, str]) -> Changes:
+    """Return the changes between the trials of two sweeps.
+
+    Args:
+        pairs: the trials of both sweeps.
+        trials: how many each sweep has.
+        names: of the sweeps.
+    """
     key = KEYS.of("evaluate")
-    keys = [paired[name] for side in SIDES if (name := f"{key}_{side}") in paired]
-    same = int(((keys[0] == keys[1]) & keys[0].notna()).sum()) if len(keys) == 2 else 0
-    alone = [rows[~_ids(rows).isin(known[1 - n])] for n, rows in enumerate(sides)]
-    joined = pd.concat([rows.assign(side=side) for side, rows in zip(SIDES, likes, strict=True)])
+    keys = [rows[key] for rows in pairs.rows if key in rows]
+    alike = (keys[0] == keys[1]) & keys[0].notna() & pairs.finished if len(keys) == 2 else None
+    only_first, only_second = (tuple(_ids(rows)) for rows in pairs.alone)
     return Changes(
-        names=names, trials=(len(first), len(second)), both=len(paired), same=same,
-        only_first=tuple(_ids(alone[0])), only_second=tuple(_ids(alone[1])),
-        parameters=_parameters(paired), cells=_cells(joined), defenses=_defenses(joined),
+        names=names, trials=trials, both=len(pairs.rows[0]),
+        same=0 if alike is None else int(alike.sum()), only_first=only_first,
+        only_second=only_second, parameters=_parameters(pairs), cells=_cells(pairs),
+        defenses=_defenses(pairs),
     )  # fmt: skip
 
 
 def _named(rows: pd.DataFrame, varying: list[str]) -> pd.DataFrame:
-    """Return rows with an arena that both sweeps name alike."""
+    """Return rows, one per trial, with an arena that both sweeps name alike."""
     parts = [texts(rows, column) for column in ARENA]
     parts += [f"{column} " + texts(rows, column) for column in varying]
-    arena = parts[0]
-    for part in parts[1:]:
-        arena = arena + " · " + part
-    return rows.assign(arena=arena).drop_duplicates(list(TRIAL))
+    parts.append(evasions(rows).map({True: EVASIONS, False: ""}))
+    arena = [" · ".join(filter(None, line)) for line in zip(*parts, strict=True)]
+    named = rows.assign(arena=pd.Series(arena, index=rows.index, dtype="str"))
+    return named.drop_duplicates(list(TRIAL)).reset_index(drop=True)
 
 
 def _ids(rows: pd.DataFrame) -> pd.Series[str]:
@@ -94,28 +133,22 @@ def _ids(rows: pd.DataFrame) -> pd.Series[str]:
     return pd.Series(ids, index=rows.index, dtype="str")
 
 
-def _parameters(paired: pd.DataFrame) -> pd.DataFrame:
+def _parameters(pairs: Pairs) -> pd.DataFrame:
     """Return the parameters in which likes differ."""
     table = []
-    for left in (name for name in paired.columns if str(name).endswith("_first")):
-        column = str(left).removesuffix("_first")
-        if not is_parameter(column):
-            continue
-        values = texts(paired, str(left)), texts(paired, f"{column}_second")
-        both = pd.DataFrame({"first": values[0], "second": values[1]})
-        for (one, other), own in both[values[0] != values[1]].groupby(["first", "second"]):
+    first, second = pairs.rows
+    for column in filter(is_parameter, dict.fromkeys((*first, *second))):
+        both = pd.DataFrame({"first": texts(first, column), "second": texts(second, column)})
+        differing = both[both["first"] != both["second"]]
+        for (one, other), own in differing.groupby(["first", "second"]):
             table.append({"parameter": column, "first": one, "second": other, "trials": len(own)})
     return pd.DataFrame(table, columns=["parameter", "first", "second", "trials"])
 
 
-def _cells(joined: pd.DataFrame) -> pd.DataFrame:
+def _cells(pairs: Pairs) -> pd.DataFrame:
     """Return the change of each metric in each cell that both sweeps have finished trials of."""
     by = ["arena", "attack", "rate", "defense"]
-    done = finished(joined)
-    sides = [done[done["side"] == side].reset_index(drop=True) for side in SIDES]
-    order = sides[1].merge(sides[0][list(TRIAL)].reset_index(), on=list(TRIAL))["index"]
-    first = sides[0].loc[order].reset_index(drop=True)
-    second = sides[1].merge(sides[0][list(TRIAL)], on=list(TRIAL))
+    first, second = (rows[pairs.finished].reset_index(drop=True) for rows in pairs.rows)
     table: list[dict[str, object]] = []
     for metric in COMPARED:
         models = np.stack(
@@ -135,8 +168,13 @@ def _cells(joined: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(table, columns=columns)
 
 
-def _defenses(joined: pd.DataFrame) -> pd.DataFrame:
+def _defenses(pairs: Pairs) -> pd.DataFrame:
     """Return the change of each metric by defense, over the attacks that both sweeps made."""
+    own = {*TRIAL, "attack_name", "status", "evades", *COMPARED, *map(cases, COMPARED)}
+    joined = pd.concat(
+        [rows[[column for column in rows if column in own]].assign(side=side)
+         for side, rows in zip(SIDES, pairs.rows, strict=True)]
+    )  # fmt: skip
     table: list[dict[str, object]] = []
     for arena, part in joined[attacked(joined)].groupby("arena", sort=False):
         for metric in COMPARED:

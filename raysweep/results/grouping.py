@@ -14,6 +14,7 @@ import pandas as pd
 from raysweep.results.columns import PARAMETERS
 
 ARENA = ("dataset", "model")
+EVASIONS = "adversarial examples"  # what an arena is called where test inputs alone are attacked
 FAILED_BELOW = 0.5  # undefended ASR, and its excess over the trigger's on the clean model
 
 
@@ -77,7 +78,7 @@ def setting_column(rows: pd.DataFrame) -> pd.Series[str]:
     for name, column in PARAMETERS["recipe"].within(rows.columns).items():
         if texts(rows, column).nunique() > 1:
             parts.append(f"{name} " + texts(rows, column))
-    parts.append(evasions(rows).map({True: "adversarial examples", False: ""}))
+    parts.append(evasions(rows).map({True: EVASIONS, False: ""}))
     names = [" · ".join(filter(None, line)) for line in zip(*parts, strict=True)]
     return pd.Series(names, index=rows.index, dtype="str")
 

@@ -30,7 +30,7 @@ from raysweep.results.columns import (
     TrialRow,
     Who,
 )
-from raysweep.stages.stage import Result
+from raysweep.stages.stage import Result, kinds
 from raysweep.store import Manifest, Store
 from raysweep.store.sweepfolder import SweepFolder
 from raysweep.sweep.spec import AXES
@@ -226,6 +226,14 @@ class Collector:
             peak_gpu_memory_bytes=info.get("peak_gpu_memory_bytes"),
             queue_seconds=ran[key].queue_seconds if status == "done" else None,
         )  # fmt: skip
+
+
+def in_order_of_work(stages: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of stages in the order of work, as the columns of `kind` tell it."""
+    order = {kind: place for place, kind in enumerate(kinds())}
+    return stages.sort_values(
+        "kind", key=lambda own: own.map(order).fillna(len(order)), kind="stable"
+    )
 
 
 def trial_id(trial: Trial, planner: Planner) -> str:

@@ -17,6 +17,7 @@ from typing import Self
 from raysweep.results import wandb_runs
 from raysweep.results.entries import Entry
 from raysweep.results.published import Memory
+from raysweep.results.wandb_settings import Mode
 from raysweep.store import Store
 from raysweep.store.sweepfolder import DEFAULT_STORAGE, SweepFolder
 from raysweep.sweep.spec import Track
@@ -76,7 +77,7 @@ class Publisher:
         self._online = track.wandb == "online"
         local = folder.wandb
         self._memory = Memory(folder, online=self._online)
-        mode: wandb_runs.Mode = "online" if self._online else "offline"
+        mode: Mode = "online" if self._online else "offline"
         self._client = wandb_runs.Client(track, track.group or folder.name, local, mode)
         self._expected = 0
         self._names: dict[str, str] = {}

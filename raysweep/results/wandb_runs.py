@@ -12,41 +12,36 @@ import netrc
 import os
 import re
 import shutil
-import sys
 import tempfile
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import pandas as pd
 
 from raysweep.identity import Json
+from raysweep.results import wandb_settings
 from raysweep.results.entries import Artifact, Entry
+from raysweep.results.wandb_settings import Mode, set_up, unattended
 from raysweep.sweep.spec import Track
 
 if TYPE_CHECKING:
     import wandb
     from wandb.apis.public import Run, Runs
 
-Mode = Literal["online", "offline"]
 WRITERS = 8  # runs at once
 # Runs until wandb's process is started anew: it keeps 75 KB of each run that it has sent.
 MOST_WRITTEN = 1000
-CONNECT_SECONDS = 20
-UPLOAD_SECONDS = 60.0
-RETRIES = 3
 # W&B shows what it took a moment later; a run that is missing is asked for again until then.
 ARRIVAL_SECONDS = 15.0
 FIRST_PAUSE_SECONDS = 0.5
 # A run's summary holds the digest of what the run says: this very content arrived, no earlier one.
 MARK = "raysweep_mark"
 STATUS = re.compile(r"\b(?:error|HTTP|status)\W{1,2}([45]\d\d)\b")
-# What they hold is told with the run itself: three requests a run are saved.
-NOT_SENT = ("config.yaml", "wandb-summary.json", "wandb-metadata.json", "output.log")
 EXIT_CODES = {"finished": 0, "failed": 1, "running": 0}
 
 
@@ -77,6 +72,7 @@ class Client:
         self._api: wandb.Api | None = None
         self._lock = threading.Lock()
         self._failed = self._written = 0
+        self._is_set_up = False
         self.path = f"{track.entity}/{track.project}" if track.entity else ""
         self.url = ""
 
@@ -87,7 +83,7 @@ class Client:
             self._folder = Path(scratch)
         # Files of artifacts that are kept offline lie beside the runs.
         places = {"WANDB_DIR": str(self._folder), "WANDB_DATA_DIR": str(self._folder / "data")}
-        self._inside.enter_context(_unattended(WANDB_CACHE_DIR=scratch, **places))
+        self._inside.enter_context(unattended(WANDB_CACHE_DIR=scratch, **places))
         self._inside.callback(self.forget)
         for copy in sorted((self._kept / "wandb").glob("offline-run-*")):
             run = copy.name.split("-")[3]  # offline-run-TIME-ID, and -1 for a second of its time
@@ -125,18 +121,15 @@ class Client:
     def _write(self, entry: Entry) -> None:
         import wandb
 
+        self._set_up()
         run = wandb.init(
             id=entry.run,
             name=entry.name,
             notes=entry.notes or None,
-            mode=self._mode,
-            project=self._track.project,
-            entity=self._track.entity,
             group=entry.group or self._group,
             job_type=entry.job,
             config=dict(entry.config),
-            dir=str(self._folder),
-            settings=_settings(ends=entry.state != "running"),
+            settings={"x_update_finish_state": False} if entry.state == "running" else None,
             tags=list(entry.tags),
             # Not resumed: what is said now takes the place of all that was said before.
             reinit="create_new",
@@ -148,6 +141,13 @@ class Client:
         if self._mode == "offline":  # Sending an earlier copy, too, would mix them.
             _remove(self._offline.get(entry.run, ()))
             self._offline[entry.run] = [Path(run.dir).parent]
+
+    def _set_up(self) -> None:
+        """Give wandb the settings that all runs share, once for each of its processes."""
+        with self._lock:
+            if not self._is_set_up:
+                set_up(self._mode, self._track, self._folder)
+                self._is_set_up = True
 
     def _tell(self, run: wandb.Run, entry: Entry) -> None:
         import wandb
@@ -203,7 +203,7 @@ class Client:
         import wandb
 
         if self._api is None:
-            self._api = wandb.Api(timeout=CONNECT_SECONDS)
+            self._api = wandb.Api(timeout=wandb_settings.CONNECT_SECONDS)
             if not self.path:
                 self.path = f"{self._api.default_entity}/{self._track.project}"
         self._api.flush()  # It answers the same question from memory.
@@ -235,7 +235,7 @@ class Client:
         """Stop wandb's own process: it still holds the runs that could not be started."""
         import wandb
 
-        self._api = None
+        self._api, self._is_set_up = None, False
         with contextlib.suppress(Exception, SystemExit):  # It exits where its process had crashed.
             wandb.teardown()
 
@@ -296,55 +296,3 @@ def key_source() -> str:
 def _remove(superseded: Iterable[Path]) -> None:
     for copy in superseded:
         shutil.rmtree(copy, ignore_errors=True)
-
-
-def _settings(*, ends: bool) -> wandb.Settings:
-    """Return settings that collect nothing, print nothing and end in bounded time."""
-    import wandb
-
-    wanted = {
-        "console": "off", "silent": True, "disable_git": True, "disable_code": True,
-        "save_code": False, "x_disable_stats": True, "x_disable_meta": True,
-        "x_disable_machine_info": True, "x_save_requirements": False, "x_disable_viewer": True,
-        "x_update_finish_state": ends, "ignore_globs": NOT_SENT,
-        "init_timeout": CONNECT_SECONDS, "login_timeout": CONNECT_SECONDS,
-        "finish_timeout": UPLOAD_SECONDS, "finish_timeout_raises": True,
-        # What wandb asks before an upload is not under finish_timeout, and its patience is long.
-        "x_graphql_timeout_seconds": CONNECT_SECONDS / 2, "x_graphql_retry_max": RETRIES,
-        "x_graphql_retry_wait_max_seconds": CONNECT_SECONDS / 4,
-        "x_file_stream_timeout_seconds": CONNECT_SECONDS, "x_file_stream_retry_max": RETRIES,
-        "x_file_stream_retry_wait_max_seconds": CONNECT_SECONDS / 4,
-        "x_file_transfer_retry_max": RETRIES,
-        "x_file_transfer_retry_wait_max_seconds": CONNECT_SECONDS / 4,
-    }  # fmt: skip
-    known = wandb.Settings.model_fields  # Versions differ in the lesser ones.
-    return wandb.Settings(**{name: value for name, value in wanted.items() if name in known})
-
-
-@contextlib.contextmanager
-def _unattended(**variables: str) -> Iterator[None]:
-    """Give wandb no terminal to ask at: a sweep must not wait for a key at night.
-
-    It tells nobody else of its own errors, either: that takes three requests a run.
-    """
-    stdin, quiet = sys.stdin, {"WANDB_SILENT": "true", "WANDB_ERROR_REPORTING": "false"}
-    with Path(os.devnull).open(encoding="utf-8") as nothing, _environment({**quiet, **variables}):
-        sys.stdin = nothing
-        try:
-            yield
-        finally:
-            sys.stdin = stdin
-
-
-@contextlib.contextmanager
-def _environment(variables: Mapping[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value

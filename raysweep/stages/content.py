@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Self, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import numpy as np
 
-from raysweep.arrays import Array, Bools, IntArray
+from raysweep.arrays import WEIGHTS, Array, Bools, IntArray
 from raysweep.datasets import ImageSet, Shape
 from raysweep.defenses import Curve, Decision, Findings
 from raysweep.identity import digest, finite_or_none
 from raysweep.stages.stage import NOTHING, Outcome
+
+if TYPE_CHECKING:
+    import torch
 
 PARTS = ("train", "clean", "test")  # of a decoded dataset
 SCORED = ("reference", "clean", "triggered")  # sets of inputs that a detector scores
@@ -25,10 +28,12 @@ class Product:
     Attributes:
         arrays: by name, in one object of the store.
         outcome: small JSON values, in the manifest.
+        info: the same, of how it was made: they are no part of the result's content.
     """
 
     arrays: Mapping[str, Array] = field(default_factory=dict)
     outcome: Outcome = field(default_factory=dict)
+    info: Outcome = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,7 +208,6 @@ class StoredFindings:
     @classmethod
     def unpacked(cls, arrays: Mapping[str, Array], outcome: Outcome) -> Self:
         """Return the findings that an artifact holds; a fact that is undefined is NaN."""
-        from raysweep.training import weights
 
         def below(prefix: str) -> dict[str, Array]:
             cut = len(prefix)
@@ -214,7 +218,7 @@ class StoredFindings:
         findings = Findings(
             train_scores=arrays.get("train_scores"),
             statistics=below("statistics."),
-            model=weights.unpacked(arrays) or None,
+            model=_model(arrays),
             trigger=arrays.get("trigger"),
             kept=below("kept."),
             facts={name: np.nan if v is None else float(v) for name, v in facts.items()},
@@ -230,6 +234,15 @@ class StoredFindings:
         )
         scored = {n: arrays[f"{n}_scores"] for n in SCORED if f"{n}_scores" in arrays}
         return cls(findings=findings, input_scores=scored)
+
+
+def _model(arrays: Mapping[str, Array]) -> dict[str, torch.Tensor] | None:
+    """Return the weights that an artifact holds; without any, torch is not imported."""
+    if not any(name.startswith(WEIGHTS) for name in arrays):
+        return None
+    from raysweep.training import weights
+
+    return weights.unpacked(arrays)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -83,6 +83,7 @@ def _performed(
         product = work.perform(Inputs(keys, store, context(stage, work, store, now, read)))
     seconds = time.perf_counter() - start
     info = {
+        **product.info,
         **run,
         **provenance.of_host(where),
         "seconds": round(seconds, 4),

@@ -51,7 +51,7 @@ class Train(_Training):
     kept: str
 
     def perform(self, given: Inputs) -> Product:
-        """Return the trained weights and the mean loss of each epoch."""
+        """Return the trained weights, and mean loss and accuracy of each epoch."""
         from raysweep import training
         from raysweep.stages.content import Product
         from raysweep.training import weights
@@ -60,10 +60,15 @@ class Train(_Training):
         if self.kept != ALL:
             samples = samples.take(np.flatnonzero(~given.read("decision")["flags"]))
         network = training.build(self.model, given.data.shape, given.context)
-        losses = training.fit(network, samples, self.recipe, given.context)
+        objective = training.CrossEntropy(self.recipe, given.context.device)
+        losses = training.fit(
+            network, samples, self.recipe, given.context, objective=objective,
+            on_epoch=objective.settle,
+        )  # fmt: skip
         return Product(
             arrays=weights.packed(network.state_dict()),
             outcome={"losses": losses, "images": len(samples)},
+            info={"accuracies": objective.accuracies},
         )
 
 

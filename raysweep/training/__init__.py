@@ -20,7 +20,7 @@ from raysweep.training.inference import (
     per_sample_losses,
     predict,
 )
-from raysweep.training.loop import cross_entropy, fit, keep_memory
+from raysweep.training.loop import CrossEntropy, cross_entropy, fit, keep_memory
 from raysweep.training.network import build, global_seed
 from raysweep.training.optimizer import learning_rate, make_optimizer
 from raysweep.training.resume import Steps
@@ -29,6 +29,7 @@ from raysweep.training.streams import Batch, Source, Stream
 
 __all__ = [
     "Batch",
+    "CrossEntropy",
     "Dynamics",
     "Objective",
     "Source",

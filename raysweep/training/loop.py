@@ -30,6 +30,7 @@ from raysweep.training.step import EagerStep, Step, count_on, step_of
 from raysweep.training.step import Objective as Objective
 from raysweep.training.step import autocast as autocast
 from raysweep.training.step import capturable as capturable
+from raysweep.training.step import resumable as resumable
 from raysweep.training.streams import Batch as Batch
 from raysweep.training.streams import Source as Source
 from raysweep.training.streams import Stream as Stream
@@ -43,6 +44,54 @@ def cross_entropy(
     (batch,) = batches.values()
     logits = model(batch.images).float()
     return F.cross_entropy(logits, batch.labels, label_smoothing=label_smoothing)
+
+
+class CrossEntropy:
+    """The mean cross-entropy of the only stream, which counts what is classified right.
+
+    It counts as it trains: each batch by the weights and the augmentation of its own step, on the
+    device, so that no second pass is needed and nothing waits before an epoch is over.
+
+    Attributes:
+        accuracies: the share of the samples of each epoch that were classified right.
+    """
+
+    capturable = True
+
+    def __init__(self, recipe: Recipe, device: str) -> None:
+        """Take the label smoothing of a recipe, and the device of the model."""
+        self._smoothing = recipe.label_smoothing
+        self._right = torch.zeros((), dtype=torch.int64, device=device)
+        self._seen = torch.zeros_like(self._right)
+        self.memory = (self._right, self._seen)
+        self.accuracies: list[float] = []
+
+    def __call__(self, model: nn.Module, batches: Mapping[str, Batch]) -> torch.Tensor:
+        """Return the loss of a step."""
+        (batch,) = batches.values()
+        logits = model(batch.images).float()
+        self._right += (logits.detach().argmax(1) == batch.labels).sum()
+        self._seen += len(batch.labels)
+        return F.cross_entropy(logits, batch.labels, label_smoothing=self._smoothing)
+
+    @resumable
+    def settle(self, epoch: int, model: nn.Module) -> None:
+        """Add the accuracy of the epoch that is over; to be given to `fit` as `on_epoch`."""
+        del epoch, model
+        self.accuracies.append(int(self._right) / int(self._seen))
+        self._right.zero_()
+        self._seen.zero_()
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """Return the counts, and the accuracies of the epochs that are over."""
+        accuracies = torch.tensor(self.accuracies, dtype=torch.float64)
+        return {"right": self._right, "seen": self._seen, "accuracies": accuracies}
+
+    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Go on from what was counted before a kill."""
+        self._right.copy_(state["right"])
+        self._seen.copy_(state["seen"])
+        self.accuracies = state["accuracies"].tolist()
 
 
 @cache

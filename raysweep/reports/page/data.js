@@ -1,16 +1,25 @@
 // The data of the page: compressed blocks, opened when they are needed.
 const opened = new Map();
 const unpacked = async (text) => {
-  const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+  const letters = atob(text);
+  const bytes = new Uint8Array(letters.length);
+  for (let at = 0; at < letters.length; at += 1) bytes[at] = letters.charCodeAt(at);
   const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
   return new Response(stream).text();
 };
+// What stands behind the script is whole when the browser has read all of the page.
+const whole = new Promise((done) => {
+  if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", done);
+  else done();
+});
+const taken = (key) => {
+  const block = document.getElementById(`block-${key}`);
+  const text = block.textContent;
+  block.textContent = "";
+  return unpacked(text).then(JSON.parse);
+};
 const data = (key) => {
-  if (!opened.has(key)) {
-    const block = document.getElementById(`block-${key}`);
-    opened.set(key, unpacked(block.textContent).then(JSON.parse));
-    block.textContent = "";
-  }
+  if (!opened.has(key)) opened.set(key, whole.then(() => taken(key)));
   return opened.get(key);
 };
 const library = (key) => {

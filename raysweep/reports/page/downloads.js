@@ -37,11 +37,8 @@ const asLatex = () => {
 };
 const latexControls = () => [make("button", { type: "button", class: "latex",
   onclick: () => save(fileName("tex"), "text/x-tex", asLatex()) }, "LaTeX of the view")];
-const recordControls = () => {
-  const command = `raysweep results ${sweepName()} --format parquet --output ${fileName("parquet")}`;
-  return [
-    make("button", { type: "button", class: "csv", onclick: () => save(
-      fileName("csv"), "text/csv", asCsv(records.columns, recordsInView())) }, "CSV of the view"),
-    make("span", { class: "muted" }, "Parquet of all trials: ", make("code", {}, command)),
-  ];
-};
+const recordControls = () => [
+  make("button", { type: "button", class: "csv", onclick: () => save(
+    fileName("csv"), "text/csv", asCsv(records.columns, recordsInView())) }, "CSV of the view"),
+  make("span", { class: "muted" }, records.command.said, commandOf(records.command.line)),
+];

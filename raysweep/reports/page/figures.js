@@ -3,6 +3,10 @@ const AT_ONCE = 4;
 const MANY = 10;  // seeds, of which the interval alone is drawn
 const plain = (text) => String(text).replaceAll("&", "&amp;").replaceAll("<", "&lt;");
 const PATTERNS = ["", "/", "x", ".", "\\", "+"];
+const barsOf = ({ y, low, high }) => ({
+  type: "data", symmetric: false, array: high.map((end, at) => (end == null ? 0 : end - y[at])),
+  arrayminus: low.map((end, at) => (end == null ? 0 : y[at] - end)),
+});
 const lineOf = (line, look, dark) => {
   const color = line.shape === "rule" ? "#8a8a8a" : colorOf(look, dark);
   const base = {
@@ -25,7 +29,7 @@ const lineOf = (line, look, dark) => {
   }
   const mode = { line: "lines", points: "markers", both: "lines+markers" }[line.shape];
   return { ...base, mode, line: stroke, marker: line.faint ? { ...marker, size: 5, opacity: 0.5 } : marker,
-    ...(line.error ? { error_y: { ...line.error, color, thickness: 1.2 } } : {}) };
+    ...(line.low ? { error_y: { ...barsOf(line), color, thickness: 1.2 } } : {}) };
 };
 const tracesOf = (drawing, dark) => {
   const turns = new Map();
@@ -42,7 +46,8 @@ const tracesOf = (drawing, dark) => {
 };
 const axisOf = (axis, colors) => ({
   title: { text: plain(axis.title) }, type: axis.log ? "log" : undefined, range: axis.range ?? undefined,
-  automargin: true, exponentformat: "power", zeroline: false, gridcolor: colors.line, linecolor: colors.line,
+  automargin: true, exponentformat: "power", minexponent: 5, zeroline: false,
+  gridcolor: colors.line, linecolor: colors.line,
 });
 const colorsOf = (dark) => (dark ? { ink: "#e8e8e8", paper: "#16181c", line: "#3c4048" }
   : { ink: "#1a1a1a", paper: "#ffffff", line: "#d5d5d5" });
@@ -110,8 +115,8 @@ const drawAlbum = (place, entries) => {
     plots.replaceChildren(...some.map(plotOf));
   };
   whenViewed(show);
+  show();
 };
-const bounds = (one) => (one.low == null ? [0, 0] : [one.high - one.mean, one.mean - one.low]);
 // Metrics against the poison rate, where an attack has several: a line for each defense.
 const hasRates = (some) => new Set(some.map((cell) => cell.rate).filter((rate) => rate > 0)).size > 1;
 const rateEntries = () => {
@@ -136,13 +141,11 @@ const rateDrawing = (some, metric) => {
   for (const [name, own] of grouped(some, (cell) => cell.defense)) {
     const line = own.toSorted((a, b) => a.rate - b.rate);
     const at = (one) => one.metrics[metric];
-    const ends = line.map((one) => bounds(at(one)));
+    const ends = (side) => line.map((one) => (at(one).low == null ? null : 100 * at(one)[side]));
     lines.push({
       name, cell: line[0].id, shape: "both", label: "", x: line.map((one) => 100 * one.rate),
       y: line.map((one) => 100 * at(one).mean),
-      error: { type: "data", symmetric: false, array: ends.map(([up]) => 100 * up),
-        arrayminus: ends.map(([, down]) => 100 * down),
-        visible: line.some((one) => at(one).low != null) },
+      ...(line.some((one) => at(one).low != null) ? { low: ends("low"), high: ends("high") } : {}),
     });
     const points = line.filter((one) => at(one).values.length <= MANY)
       .flatMap((one) => at(one).values.map((value) => [one.rate, value]));

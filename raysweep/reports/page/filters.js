@@ -60,7 +60,7 @@ const drawFilters = () => {
     if (search !== document.activeElement) search.value = view.words;
     const trials = (some) => some.reduce((sum, cell) => sum + cell.trials, 0);
     said.textContent = `${trials(view.cells).toLocaleString("en")} of `
-      + `${trials(cells).toLocaleString("en")} trials`;
+      + `${trials(cells).toLocaleString("en")} ${view.counted}`;
     all.disabled = view.cells.length === cells.length;
   });
   bar.append(...folds, ...limits, search, all, said);

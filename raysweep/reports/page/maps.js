@@ -1,8 +1,12 @@
 // Maps of attacks × defenses: tables whose cells are colored, so that they are read in every way.
+const WORSE = ["#0b4f8a", "#9cc4e4", "#f7f7f7", "#f2a58a", "#8f1d14"];  // from better to worse
 const MAPS = {
   asr: { title: "ASR, %", ramp: ["#fff5e6", "#fdbb84", "#d7301f", "#6b0000"] },
   lost: { title: "lost clean accuracy, points", ramp: ["#f3f0fa", "#bcbddc", "#756bb1", "#31135e"] },
+  asr_change: { title: "ASR change, points", ramp: WORSE, signed: true },
+  ca_change: { title: "CA change, points", ramp: WORSE.toReversed(), signed: true },
 };
+const mapped = () => Object.keys(MAPS).filter((metric) => metric in view.titles);
 const MAP_COLUMNS = 40;
 const MAP_LINES = 60;
 const lightOf = (color) => {
@@ -68,10 +72,11 @@ const headOf = (metric, columns) => {
       cell.at.replace("@ ", "") || "all", cell.failed ? " †" : "")))));
 };
 const fieldOf = (cell, metric, most) => {
+  const { ramp, signed } = MAPS[metric];
   if (!cell) return make("td", { class: "none" }, "");
   const mean = cell.metrics[metric]?.mean;
-  const text = mean == null ? (cell.finished ? "–" : "×") : percent(mean);
-  const shade = mean == null ? null : shadeOf(MAPS[metric].ramp, mean / most);
+  const text = mean == null ? (cell.finished ? "–" : "×") : signed ? points(mean) : percent(mean);
+  const shade = mean == null ? null : shadeOf(ramp, signed ? (mean / most + 1) / 2 : mean / most);
   return make("td", {
     tabindex: -1, "data-cell": cell.id, "aria-label": sentenceOf(cell, metric),
     class: shade ? null : "none",
@@ -90,8 +95,8 @@ const mapOf = (metric, laid, { fewer = true } = {}) => {
   if (!columns.length) return null;
   const means = laid.lines.flatMap((line) => columns.map(
     (column) => line.at.get(column.key)?.metrics[metric]?.mean ?? 0));
-  const most = metric === "asr" ? 1 : Math.max(0.05, ...means);
-  const { title, ramp } = MAPS[metric];
+  const { title, ramp, signed } = MAPS[metric];
+  const most = metric === "asr" ? 1 : Math.max(0.05, ...(signed ? means.map(Math.abs) : means));
   const body = lines.map((line) => make("tr", {},
     make("th", { scope: "row", title: line.cell.defense },
       breakable(line.cell.defenseName), " ", badgesOf(line.cell.badges)),
@@ -99,7 +104,7 @@ const mapOf = (metric, laid, { fewer = true } = {}) => {
   const left = [];
   if (columns.length < every.length) left.push(`${every.length - columns.length} attacks and rates`);
   if (lines.length < laid.lines.length) left.push(`${laid.lines.length - lines.length} defenses`);
-  const legend = make("span", { class: "legend" }, "0 ",
+  const legend = make("span", { class: "legend" }, signed ? `−${Math.round(100 * most)} ` : "0 ",
     make("i", { style: `background:linear-gradient(to right,${ramp.join(",")})` }),
     ` ${Math.round(100 * most)}`);
   const table = make("table", { class: "map", role: "grid", "data-metric": metric },
@@ -144,16 +149,16 @@ const drawMaps = () => {
     const arenas = arenasOf(view.cells);
     if (!arenas.includes(arena)) [arena] = arenas;
     const laid = layOut(view.cells.filter((cell) => cell.arena === arena));
-    const maps = ["asr", "lost"].map((metric) => mapOf(metric, laid)).filter(Boolean);
+    const maps = mapped().map((metric) => mapOf(metric, laid)).filter(Boolean);
     const select = arenas.length < 2 ? null : make("label", { class: "limit" }, "Setting ",
       make("select", { onchange: (event) => { arena = event.target.value; draw(); } },
         arenas.map((name) => make("option", { value: name, selected: name === arena }, name))));
     const failed = view.cells.some((cell) => cell.arena === arena && cell.failed);
     place.replaceChildren(...[select,
-      maps.length ? make("div", { class: "maps" }, maps) : make("p", {}, "Nothing in view has an ASR."),
-      make("p", { class: "muted" }, "n: finished trials a field. Point, or walk with the arrow keys, for the "
-        + "interval; Enter or a click opens the trials, a heading keeps one attack. "
-        + `–: undefined; ×: no trial finished${failed ? "; †: the attack failed there" : ""}.`)].filter(Boolean));
+      maps.length ? make("div", { class: "maps" }, maps) : make("p", {}, "Nothing in view was measured."),
+      make("p", { class: "muted" }, `n: finished ${view.counted} a field. Point, or walk with the arrow keys, for the `
+        + `interval; Enter or a click opens the ${view.counted}, a heading keeps one attack. `
+        + `–: undefined; ×: none finished${failed ? "; †: the attack failed there" : ""}.`)].filter(Boolean));
   };
   place.addEventListener("mouseover", (event) => {
     const field = event.target.closest("td[data-cell]");

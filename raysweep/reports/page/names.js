@@ -6,8 +6,16 @@ const secondsOf = (value) => {
   if (value == null) return "–";
   return value === 0 || value >= 100 ? value.toFixed(0) : value.toFixed(value >= 1 ? 1 : 3);
 };
+const points = (value) => {
+  const text = percent(value);
+  return value > 0 && text !== "0.0" ? `+${text}` : text;
+};
 const spread = (one) => {
   if (!one || one.mean == null) return "–";
+  if (one.signed) {
+    return one.low == null ? points(one.mean)
+      : `${points(one.mean)} [${points(one.low)}, ${points(one.high)}]`;
+  }
   if (one.low != null) return `${percent(one.mean)} [${percent(one.low)}–${percent(one.high)}]`;
   if (one.values.length < 2) return percent(one.mean);
   if (one.values.length <= 4) return `${percent(one.mean)} (${one.values.map(percent).join(", ")})`;
@@ -19,17 +27,20 @@ const countOf = (cell) => (
 // A name breaks where a reader would break it.
 const breakable = (name) => name.split(/(?<=[_(,=])/).flatMap(
   (part, at) => (at ? [make("wbr"), part] : [part]));
+// A command breaks between its words, and at no hyphen of one.
+const commandOf = (line) => make("code", {}, line.split(" ").flatMap(
+  (word, at) => [at ? " " : "", make("span", { class: "word" }, word)]));
 const badgesOf = (badges) => badges.map((text) => make("span", { class: "badge" }, text));
 const rateOf = (rate) => `${Number((100 * Number(rate)).toPrecision(4))} %`;
 const sentenceOf = (cell, metric) => {
   const one = cell.metrics[metric];
-  const unit = metric === "lost" ? "points" : "%";
+  const unit = metric === "lost" || one?.signed ? "points" : "%";
   const value = one?.mean == null ? "undefined" : `${spread(one)} ${unit}`;
   const drawn = one?.mean == null ? "" : `, of ${one.n} ${one.unit}`;
   const failed = cell.failed ? ` The attack failed: ${cell.failed}.` : "";
   const badges = cell.badges.length ? ` (${cell.badges.join(", ")})` : "";
   return `${cell.defense}${badges}, ${cell.attack} ${cell.at}: ${view.titles[metric]} ${value}`
-    + `${drawn}; ${countOf(cell)} trials finished.${failed}`;
+    + `${drawn}; ${countOf(cell)} ${view.counted} finished.${failed}`;
 };
 
 // Twelve colors, in an order in which those that share a dash (every fifth) are far apart in gray and

@@ -12,7 +12,7 @@ const paperTable = (columns, rows) => {
 };
 const paperMaps = () => arenasOf(view.cells).flatMap((arena) => {
   const laid = layOut(view.cells.filter((cell) => cell.arena === arena));
-  const maps = ["asr", "lost"].flatMap((metric) => {
+  const maps = mapped().flatMap((metric) => {
     const columns = laid.columns.filter((column) => isShown(column, laid.lines, metric));
     const starts = columns.map((_, at) => at).filter((at) => at % PRINTED_COLUMNS === 0);
     return starts.map((at) => mapOf(

@@ -19,7 +19,7 @@ const averageOf = (some, metric) => {
   const families = [...grouped(known, (cell) => cell.family).values()].map(
     (own) => meanOf(own.map((cell) => cell.metrics[metric].mean)));
   if (!families.length) return { mean: null, values: [] };
-  return { mean: meanOf(families), low: null, values: families };
+  return { mean: meanOf(families), low: null, values: families, signed: known[0].metrics[metric].signed };
 };
 const rowsByDefense = (some) => {
   const kept = some.filter((cell) => isAttacked(cell) && !cell.failed);
@@ -42,10 +42,11 @@ const resultRows = () => {
   const turns = new Map(some.map((row) => `${row.arena}\n${row.attack}`).map((key) => [key, 0]));
   [...turns.keys()].forEach((key, at) => turns.set(key, at));
   const turn = (row) => (view.by === "defense" ? 0 : turns.get(`${row.arena}\n${row.attack}`));
-  const asr = (row) => row.metrics.asr.mean ?? Infinity;
+  const [main] = Object.keys(view.titles);
+  const least = (row) => row.metrics[main]?.mean ?? Infinity;
   const rate = (row) => (view.by === "defense" ? 0 : row.rate);
   const ordered = some.toSorted((a, b) => turn(a) - turn(b) || rate(a) - rate(b)
-    || (asr(a) === asr(b) ? 0 : asr(a) - asr(b)));
+    || (least(a) === least(b) ? 0 : least(a) - least(b)));
   return ordered.map((row) => {
     const means = Object.keys(view.titles).map((metric) => [`m ${metric}`, row.metrics[metric].mean]);
     return { ...row, ...Object.fromEntries(means) };
@@ -54,7 +55,8 @@ const resultRows = () => {
 const resultColumns = () => {
   const several = arenasOf(cells).length > 1;
   const metrics = Object.entries(view.titles).map(([metric, title]) => ({
-    field: `m ${metric}`, title, shown: "number", format: (row) => spread(row.metrics[metric]),
+    field: `m ${metric}`, title, shown: "number", visible: !view.hidden.has(metric),
+    format: (row) => spread(row.metrics[metric]),
   }));
   const attack = { field: "attackName", title: "attack", visible: !isNarrow() };
   return [
@@ -63,6 +65,7 @@ const resultColumns = () => {
     ...metrics.slice(0, 4),
     { field: "arena", title: "setting", visible: several },
     ...metrics.slice(4),
+    ...Object.entries(view.counts).map(([field, title]) => ({ field, title, shown: "number" })),
     { field: "kind", title: "kind" },
     { field: "failed", title: "the attack failed", visible: false },
   ];
@@ -95,13 +98,13 @@ const drawResults = () => {
   });
 };
 
-const FIRST = ["defense", "attack", "rate", "seed", "status", "asr", "ca", "tpr", "fpr",
-  "input_tpr", "input_fpr", "dataset", "model", "trial", "error"];
-const records = { columns: [], rows: [] };
+const records = { columns: [], rows: [], first: [], command: {} };
 const openRecords = async () => {
   if (records.rows.length) return;
   const given = await data("rows");
   records.columns = given.columns.map((one) => one.name);
+  records.first = given.first.filter((name) => records.columns.includes(name));
+  records.command = given.command;
   const values = given.columns.map(valuesOf);
   records.rows = given.cells.map((cell, line) => {
     const row = { cell };
@@ -114,14 +117,13 @@ const drawTrials = () => {
   const place = document.getElementById("trials-drawn");
   whenSeen(place, async () => {
     await Promise.all([openRecords(), library("tabulator")]);
-    const known = new Set(records.columns);
-    const first = FIRST.filter((name) => known.has(name));
+    const { first } = records;
     const order = [...first, ...records.columns.filter((name) => !first.includes(name))];
     const columns = order.map((name, at) => ({
       field: `c ${name}`, title: name, first: at === 0, visible: first.includes(name),
       shown: records.rows.some((row) => typeof row[`c ${name}`] === "number") ? "number" : "text",
     }));
-    const table = tableOf(place, { title: "Trials", columns, rows: recordsInView(), chooser: true,
+    const table = tableOf(place, { title: document.getElementById("trials-title").textContent, columns, rows: recordsInView(), chooser: true,
       controls: recordControls() });
     whenViewed(() => table.setRows(recordsInView()));
   });

@@ -1,6 +1,6 @@
 // The page begins: the filters and maps at once, all else when it comes into view.
 const start = async () => {
-  readCells(await data("cells"));
+  readCells(await taken("cells"));
   readLooks();
   readLink();
   if (cells.length) {
@@ -9,8 +9,6 @@ const start = async () => {
     drawResults();
     drawTrials();
   }
-  drawSheets();
-  drawAlbums();
   update({ link: false });
   fitAnswer();
   const go = () => {
@@ -33,6 +31,10 @@ const start = async () => {
   addEventListener("beforeprint", toPaper);
   addEventListener("afterprint", fromPaper);
   document.documentElement.dataset.ready = "yes";
+  await whole;
+  drawSheets();
+  drawAlbums();
+  go();
   const idle = window.requestIdleCallback ?? setTimeout;
   idle(async () => {  // so that they can be printed
     for (const place of document.querySelectorAll(".sheet")) await openSheet(place.dataset.block);

@@ -1,7 +1,7 @@
 // The view: the cells that all filters leave. Every table and figure is of it, and a link keeps it.
 const PARTS = {
   dataset: "dataset", model: "model", training: "trained with", attack: "attack",
-  rate: "rate", defense: "defense", kind: "kind", badge: "badge",
+  rate: "rate", defense: "defense", kind: "kind", badge: "badge", change: "change",
 };
 const LIMITS = { asr: "ASR ≤", lost: "lost CA ≤" };
 const BARE = "no badge";
@@ -13,6 +13,7 @@ const whenViewed = (listener) => listeners.push(listener);
 
 const partsOf = (cell, part) => {
   if (part === "badge") return cell.badges.length ? cell.badges : [BARE];
+  if (part === "change") return (cell.change ?? "").split(", ");
   return [String(cell[part])];
 };
 const passes = (cell) => Object.keys(PARTS).every((part) => {
@@ -42,12 +43,15 @@ const readCells = (given) => {
     for (const one of metrics) {
       cell.metrics[one.name] = {
         mean: one.mean[id], low: one.low[id], high: one.high[id], n: one.n[id],
-        unit: one.units[id], values: one.values[id],
+        unit: one.units[id], values: one.values[id], signed: one.signed,
       };
     }
     cells.push(cell);
   }
   view.titles = Object.fromEntries(given.metrics.map((one) => [one.name, one.title]));
+  view.hidden = new Set(given.metrics.filter((one) => !one.shown).map((one) => one.name));
+  view.counts = given.counts;
+  view.counted = given.counted;
 };
 
 const asLink = () => {

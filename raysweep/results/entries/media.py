@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from raysweep.arrays import Array, Arrays, Bools, Floats
+from raysweep.arrays import WEIGHTS, Array, Arrays, Bools, Floats
 from raysweep.errors import StoreError
 from raysweep.metrics.curves import Curves, Roc, Scored
 from raysweep.metrics.names import INPUT, cases
@@ -81,8 +81,10 @@ def trial_media(
 
 
 def _arrays(store: Store, key: str) -> Arrays:
+    """Return the arrays of an artifact, but for a network's weights: no chart is of them."""
     try:
-        return store.arrays(key)
+        arrays = store.arrays(key)
+        return {name: array for name, array in arrays.items() if not name.startswith(WEIGHTS)}
     except StoreError:
         return {}
 

@@ -53,7 +53,6 @@ def _told(
     job, columns, parts = SHARED[role]
     names = [*columns, *(c for p in parts for c in PARAMETERS[p].within(row).values())]
     config = {name: cell for name in names if (cell := defined(row.get(name))) is not None}
-    losses = [float(loss) for loss in stored.outcome.get("losses", ())]
     summary = {**numbers(stored.outcome), **numbers({"seconds": stored.info.get("seconds")})}
     what = [str(row["dataset"])]
     if role != "data":
@@ -66,10 +65,20 @@ def _told(
         tags=tuple(str(tag) for tag in tags if tag),
         config={"sweep_name": sweep, **config, "stage": stored.key},
         summary=summary,
-        history=[
-            {"epoch": float(epoch), **numbers({"loss": loss})}
-            for epoch, loss in enumerate(losses, 1)
-        ],
+        history=_epochs(stored),
         reads=reads,
         writes=(artifact(role, stored),) if lineage else (),
     )
+
+
+def _epochs(stored: Manifest) -> list[dict[str, float]]:
+    """Return loss and training accuracy of each epoch, as far as a stage has stored them."""
+    told = {"loss": stored.outcome.get("losses", ()), "accuracy": stored.info.get("accuracies", ())}
+    epochs = range(max(map(len, told.values())))
+    return [
+        {
+            "epoch": float(n + 1),
+            **numbers({name: own[n] for name, own in told.items() if n < len(own)}),
+        }
+        for n in epochs
+    ]

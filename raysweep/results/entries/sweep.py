@@ -13,6 +13,7 @@ from raysweep.results.columns import Cell
 from raysweep.results.description import Description
 from raysweep.results.entries.entry import Entry, defined, marked, numbers, run_id, textual
 from raysweep.results.findings import findings, overall
+from raysweep.results.rows import in_order_of_work
 from raysweep.results.text import fenced
 from raysweep.sweep.spec import Track
 
@@ -130,7 +131,7 @@ def cost(stages: pd.DataFrame) -> pd.DataFrame:
     """Return one line per kind of stage: how many there are, and what they took, in seconds."""
     if stages.empty:
         return pd.DataFrame()
-    kinds = stages.groupby("kind", sort=False)
+    kinds = in_order_of_work(stages).groupby("kind", sort=False)
     table = kinds[["seconds", "gpu_seconds"]].sum()
     return table.assign(stages=kinds.size()).reset_index()
 

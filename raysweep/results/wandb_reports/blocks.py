@@ -154,11 +154,13 @@ def _curves(entity: str, subjects: Sequence[Subject]) -> wr.BlockTypes:
         )
         for n, (name, (title, x_title)) in enumerate(CHARTS.items())
     ]  # fmt: skip
-    panels.append(
+    panels += [
         wr.LinePlot(
-            title="loss of the victims", x="epoch", y=["loss"], layout=wr.Layout(y=16, w=12, h=8)
+            title=f"{name} of the victims", x="epoch", y=[name],
+            layout=wr.Layout(x=6 * n, y=16, w=6, h=8),
         )
-    )
+        for n, name in enumerate(("loss", "accuracy"))
+    ]  # fmt: skip
     panels.append(wr.MediaBrowser(media_keys=PICTURES, layout=wr.Layout(x=12, y=16, w=12, h=8)))
     return wr.PanelGrid(runsets=[runset(entity, one) for one in subjects], panels=panels)
 
