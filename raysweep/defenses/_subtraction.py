@@ -52,8 +52,8 @@ def subtracted(
         ctx: the stage's.
         pattern_CHW: what is subtracted.
         target: the class to which the pattern sends.
-        source: the class from which the poison is held to come; none: the one whose posterior
-            gains most in samples of the target, on average, once the pattern is subtracted.
+        source: the class from which the poison is held to come; none: the one that, once the
+            pattern is subtracted, a minority of the target's samples is likelier to be of.
         score: `fall` of the given label's log posterior, or the log `likelihood` of the source
             class that is left.
         reference: with `fall`, whose posterior's fall is compared in other classes.
@@ -72,7 +72,7 @@ def subtracted(
         raise ValueError("the victim's outputs are not finite; it may have diverged")
     rows, inside = np.arange(len(labels)), labels == target
     if source is None:
-        source = _gaining(before[inside], after[inside], target)
+        source = _source_of_minority(after[inside], target)
     values: FloatArray = before[rows, labels] - after[rows, labels]
     compared = values
     if score == "likelihood":
@@ -89,16 +89,20 @@ def subtracted(
     )
 
 
-def _gaining(before: FloatArray, after: FloatArray, target: int) -> int:
-    """Return the class, not the target, whose mean posterior rises most from before to after.
+def _source_of_minority(after: FloatArray, target: int) -> int:
+    """Return the class, not the target, whose log posterior is skewed most to high values.
+
+    Few samples, the poison, then stand above the others; where most samples of the target are
+    poisoned, it is another class.
 
     Args:
-        before, after: (M, K) log posteriors of samples of the target.
+        after: (M, K) log posteriors of samples of the target, without the pattern.
         target: the class of their label.
     """
-    gains = (np.exp(after) - np.exp(before)).mean(0)
-    gains[target] = -np.inf
-    return int(gains.argmax())
+    spread, apart = after.std(0), after - after.mean(0)
+    skewness = (apart**3).mean(0) / np.where(spread > 0, spread, np.inf) ** 3
+    skewness[target] = -np.inf
+    return int(skewness.argmax())
 
 
 def _log_posteriors(

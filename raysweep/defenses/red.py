@@ -21,8 +21,8 @@ the class's log posterior; the default rule flags what lies above the quantile o
 classes that are neither target nor source, since the plain flip, `rule: flip`, misses poison. There
 `reference: own` takes the fall of a sample's own class, of which other classes have more to lose
 than the target's clean samples, and `target` that of the target's posterior, a rise counting 0.
-`score: likelihood`, ours, is the log posterior that removal leaves the source class: the one whose
-posterior gains most by it, on average over the samples of the target.
+`score: likelihood`, ours, is the log posterior that removal leaves the source: the class whose log
+posterior is then skewed most to high values in the target's samples, of which few are poison.
 `rule: split` flags the upper of the two groups into which the scores of the class fall. `weight`
 and `scan_weight` are lambda in the final estimate and in the scan of all pairs. `knows` tells the
 target class, or the target and the pattern, so that no verdict is needed: what estimates lose.
