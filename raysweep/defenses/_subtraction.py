@@ -29,19 +29,21 @@ class Subtracted:
     """The scores of the training set once the pattern is taken off.
 
     Attributes:
+        source: the class from which the poison is held to come.
         scores: (N,), higher where poison is; below all others outside the target class.
         leaves: (N,) samples of the target class that are no longer held to be of it.
         reference: (M,) the same score of samples that are of neither target nor source.
     """
 
+    source: int
     scores: FloatArray
     leaves: Flags
     reference: FloatArray
 
 
 def subtracted(
-    inputs: DefenseInputs, ctx: Context, pattern_CHW: FloatArray, target: int, source: int,
-    score: Score, reference: Reference,
+    inputs: DefenseInputs, ctx: Context, pattern_CHW: FloatArray, target: int,
+    source: int | None, score: Score, reference: Reference,
 ) -> Subtracted:  # fmt: skip
     """Return the scores of all training samples once a pattern is subtracted from them.
 
@@ -50,7 +52,8 @@ def subtracted(
         ctx: the stage's.
         pattern_CHW: what is subtracted.
         target: the class to which the pattern sends.
-        source: the class from which the poison is held to come.
+        source: the class from which the poison is held to come; none: the one that, once the
+            pattern is subtracted, a minority of the target's samples is likelier to be of.
         score: `fall` of the given label's log posterior, or the log `likelihood` of the source
             class that is left.
         reference: with `fall`, whose posterior's fall is compared in other classes.
@@ -67,37 +70,39 @@ def subtracted(
     )
     if not (np.isfinite(before).all() and np.isfinite(after).all()):
         raise ValueError("the victim's outputs are not finite; it may have diverged")
-    rows = np.arange(len(labels))
+    rows, inside = np.arange(len(labels)), labels == target
+    if source is None:
+        source = _source_of_minority(after[inside], target)
     values: FloatArray = before[rows, labels] - after[rows, labels]
     compared = values
     if score == "likelihood":
         values = compared = after[:, source]
     elif reference == "target":
         compared = (before[:, target] - after[:, target]).clip(min=0)
-    inside = labels == target
     scores = np.full(len(labels), values.min() - 1.0)
     scores[inside] = values[inside]
     return Subtracted(
+        source=source,
         scores=scores,
         leaves=inside & (after.argmax(1) != labels),
         reference=compared[~inside & (labels != source)],
     )
 
 
-def likeliest_source(
-    inputs: DefenseInputs, ctx: Context, pattern_CHW: FloatArray, target: int
-) -> int:
-    """Return the class of which the pattern sends the largest share to the target."""
-    import torch
+def _source_of_minority(after: FloatArray, target: int) -> int:
+    """Return the class, not the target, whose log posterior is skewed most to high values.
 
-    labels, classes = inputs.training_set.labels, inputs.shape.num_classes
-    added = torch.from_numpy(-np.asarray(pattern_CHW, np.float32))
-    sent = _log_posteriors(inputs, ctx, classes, added).argmax(1) == target
-    shares = [
-        float(sent[labels == c].mean()) if c != target and (labels == c).any() else -1.0
-        for c in range(classes)
-    ]
-    return int(np.argmax(shares))
+    Few samples, the poison, then stand above the others; where most samples of the target are
+    poisoned, it is another class.
+
+    Args:
+        after: (M, K) log posteriors of samples of the target, without the pattern.
+        target: the class of their label.
+    """
+    spread, apart = after.std(0), after - after.mean(0)
+    skewness = (apart**3).mean(0) / np.where(spread > 0, spread, np.inf) ** 3
+    skewness[target] = -np.inf
+    return int(skewness.argmax())
 
 
 def _log_posteriors(

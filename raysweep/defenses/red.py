@@ -21,7 +21,8 @@ the class's log posterior; the default rule flags what lies above the quantile o
 classes that are neither target nor source, since the plain flip, `rule: flip`, misses poison. There
 `reference: own` takes the fall of a sample's own class, of which other classes have more to lose
 than the target's clean samples, and `target` that of the target's posterior, a rise counting 0.
-`score: likelihood`, ours, is the log posterior of the pattern's source class that removal leaves.
+`score: likelihood`, ours, is the log posterior that removal leaves the source: the class whose log
+posterior is then skewed most to high values in the target's samples, of which few are poison.
 `rule: split` flags the upper of the two groups into which the scores of the class fall. `weight`
 and `scan_weight` are lambda in the final estimate and in the scan of all pairs. `knows` tells the
 target class, or the target and the pattern, so that no verdict is needed: what estimates lose.
@@ -49,7 +50,7 @@ from raysweep.defenses import (
 )
 from raysweep.defenses._descent import descent
 from raysweep.defenses._scored import split
-from raysweep.defenses._subtraction import Reference, Score, likeliest_source, subtracted
+from raysweep.defenses._subtraction import Reference, Score, subtracted
 from raysweep.methods import decision, log_range, reduction, searched
 from raysweep.methods.context import Arrays, Context
 
@@ -65,7 +66,7 @@ GPU_LOOKS = 10  # steps after which a GPU's host learns which sources are done
 class RED(Defense):
     """Patterns per pair → target class → score of removal; decisions set significance and cut."""
 
-    VERSION, RUN_VERSION = 2, 2
+    VERSION, RUN_VERSION = 2, 3
     TOY: ClassVar = {"learning_rate": 0.05, "steps": 40}
 
     images: int = searched(
@@ -239,9 +240,7 @@ class RED(Defense):
     def run(self, inputs: DefenseInputs, ctx: Context) -> Findings:
         """Find the target class, refine its pattern, and score its samples by removal."""
         if self.knows == "pattern":
-            target, pattern = inputs.target_class, inputs.trigger
-            source = likeliest_source(inputs, ctx, pattern, target)
-            return self._scored(inputs, ctx, pattern, target, source)
+            return self._scored(inputs, ctx, inputs.trigger, inputs.target_class, None)
         if self.knows == "target":
             target = inputs.target_class
             patterns, reached = self._search(inputs, ctx, target, self.weight)
@@ -288,18 +287,20 @@ class RED(Defense):
                 f"RED found no pattern that sends {self.pi} of a class to class {target}; raise "
                 f"steps or learning_rate, or lower pi"
             )
-        source = int(norms.argmin())
-        return self._scored(inputs, ctx, patterns[source], target, source)
+        smallest = int(norms.argmin())
+        source = smallest if self.score == "fall" else None  # other classes may be sent there too
+        return self._scored(inputs, ctx, patterns[smallest], target, source)
 
     def _scored(
-        self, inputs: DefenseInputs, ctx: Context, pattern: FloatArray, target: int, source: int
-    ) -> Findings:
+        self, inputs: DefenseInputs, ctx: Context, pattern: FloatArray, target: int,
+        source: int | None,
+    ) -> Findings:  # fmt: skip
         """Score the samples of the target by removal of a pattern (C, H, W)."""
         left = subtracted(inputs, ctx, pattern, target, source, self.score, self.reference)
         return Findings(
             train_scores=left.scores,
             statistics={
-                "target": np.array(target), "source": np.array(source), "pattern": pattern,
+                "target": np.array(target), "source": np.array(left.source), "pattern": pattern,
                 "flips": left.leaves, "reference": left.reference,
             },
         )  # fmt: skip

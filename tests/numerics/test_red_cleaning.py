@@ -10,7 +10,7 @@ from torch import nn
 
 from raysweep.defenses import Decision, DefenseInputs, Evidence
 from raysweep.defenses._descent import descent
-from raysweep.defenses._subtraction import Subtracted, likeliest_source, subtracted
+from raysweep.defenses._subtraction import Subtracted, _source_of_minority, subtracted
 from raysweep.defenses.red import RED
 from raysweep.methods.context import Context
 from raysweep.metrics.ranking import ranking
@@ -65,12 +65,21 @@ def test_the_scores_are_those_of_the_victim_without_the_pattern() -> None:
     assert (rises == 0).mean() > 0.9, "what rises is no fall"
 
 
-def test_the_source_is_the_class_that_the_pattern_sends_to_the_target() -> None:
+def test_the_source_is_the_class_that_the_poison_goes_back_to() -> None:
     case = planted(60, 0)
-    assert likeliest_source(case.inputs(), Context(seed=1), the_pattern(case), 1) == 0
+    ctx, pattern = Context(seed=1), the_pattern(case)
     kept = case.train.take(np.flatnonzero(case.train.labels != 0))
-    inputs = case.inputs(training_set=kept, labels=kept.labels)
-    assert likeliest_source(inputs, Context(seed=1), the_pattern(case), 1) > 1
+    without = case.inputs(training_set=kept, labels=kept.labels)
+    for inputs in (case.inputs(), without):  # whatever other classes the pattern sends away
+        found = subtracted(inputs, ctx, pattern, 1, None, "likelihood", "own")
+        assert found.source == 0
+    # Another class gains in most samples of the target: they are clean.
+    after = np.random.default_rng(0).normal(-9.0, 0.5, (100, 4))
+    after[:20, 3] += 6.0  # the poison
+    after[20:, 2] += 7.0
+    assert _source_of_minority(after, 1) == 3
+    after[:, 0] = -9.0
+    assert _source_of_minority(after, 3) not in (0, 3)
 
 
 def cleaned(knows: str, **more: object) -> tuple[float, Decision, RED]:
