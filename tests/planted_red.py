@@ -209,7 +209,7 @@ FAULTS = (
     ),
     Fault(
         "an estimate where the pattern is told", PATTERNS,
-        'if self.knows == "pattern":\n            target', 'if False:\n            target',
+        'if self.knows == "pattern":\n            return', 'if False:\n            return',
         (CLEANING + "what_is_told_is_declared_and_used",),
     ),
     Fault(
@@ -218,9 +218,14 @@ FAULTS = (
         (CLEANING + "what_is_told_is_declared_and_used",),
     ),
     Fault(
-        "the source that the pattern sends least", LEFT,
-        "return int(np.argmax(shares))", "return int(np.argmin(shares))",
-        (CLEANING + "the_source_is_the_class_that_the_pattern_sends_to_the_target",),
+        "the source of a majority", LEFT,
+        "return int(skewness.argmax())", "return int(skewness[:target].argmin())",
+        (CLEANING + "the_source_is_the_class_that_the_poison_goes_back_to",),
+    ),
+    Fault(
+        "the source of the smallest pattern by likelihood", PATTERNS,
+        'smallest if self.score == "fall" else None', "smallest",
+        (CLEANING + "a_likelihood_finds_its_own_source",),
     ),
     Fault(
         "all images of a source at once", DESCENT,

@@ -82,6 +82,20 @@ def test_the_source_is_the_class_that_the_poison_goes_back_to() -> None:
     assert _source_of_minority(after, 3) not in (0, 3)
 
 
+def test_a_likelihood_finds_its_own_source() -> None:
+    """The smallest pattern may be that of another class, which the trigger sends as well."""
+    case, ctx = planted(60, 0), Context(seed=1)
+    patterns = np.stack(
+        [0.5 * the_pattern(case) if s == 2 else the_pattern(case) for s in range(CLASSES)]
+    )
+    reached = np.ones(CLASSES, bool)
+    wanted = {"fall": 2, "likelihood": 0}
+    for score, source in wanted.items():
+        method = SMALL.model_copy(update={"score": score})
+        found = method._of_smallest(case.inputs(), ctx, patterns, reached, 1)
+        assert int(found.statistics["source"]) == source
+
+
 def cleaned(knows: str, **more: object) -> tuple[float, Decision, RED]:
     """Return the AUROC within the target, the decision and the method, told something."""
     case = planted(60, 0)
