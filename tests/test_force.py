@@ -189,7 +189,7 @@ def test_a_forced_stage_that_fails_is_told_and_its_old_result_stays(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(self: BadNets, images_BCHW: torch.Tensor, **more: Any) -> torch.Tensor:
-        raise ValueError("half written")
+        raise RuntimeError("half written")
 
     stored = store.done()
     with monkeypatch.context() as patch:
@@ -213,7 +213,7 @@ def test_a_worker_that_dies_at_a_forced_stage_has_not_done_it(store: Store) -> N
 def test_a_word_that_names_nothing_is_refused_with_what_there_is() -> None:
     with pytest.raises(SpecError, match="did you mean 'train'") as refused:
         forcing(["trian"], sweep())
-    for word in ("--force trian", "prepare, poison, train", "sweep force"):
+    for word in ("--force trian", "poison, visibility, train", "sweep force"):
         assert word in str(refused.value)
     with pytest.raises(SpecError, match="method of sweep force"):
         forcing(["wanet"], sweep())

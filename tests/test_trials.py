@@ -17,7 +17,7 @@ from raysweep.defenses.spectral_signatures import SpectralSignatures
 from raysweep.errors import SpecError, StoreError
 from raysweep.metrics.names import SEPARABILITY
 from raysweep.metrics.ranking import ranking
-from raysweep.plan.route import Route
+from raysweep.plan.route import ROLES, Route
 from raysweep.reports.tables import text_table
 from raysweep.results import columns, entries
 from raysweep.results.records import read
@@ -93,11 +93,9 @@ def test_the_schema_names_every_column_once() -> None:
     measured = [name for name in judged if not SEPARABILITY.within([name])]
     counts = ["poison_count", "cover_count", "relabeled_count", "n_train"]
     assert list(METRICS) == [*measured, *counts]
-    roles = [
-        field.name for field in fields(Route) if field.name not in ("shards", "pauses", "waiting")
-    ]
-    keys = list(columns.KEYS.within(names))
-    assert sorted(keys) == sorted(roles)
+    unnamed = {"shards", "pauses", "waiting", "undefended", "visibility"}
+    assert {*ROLES} == {field.name for field in fields(Route)} - unnamed
+    assert sorted(columns.KEYS.within(names)) == sorted(ROLES)
     assert {*names} == {*fixed, *METRICS, *columns.KEYS.within(names).values()}
     assert all(column.meaning for column in COLUMNS)
 

@@ -60,6 +60,12 @@ class Setting:
     counts: Counts
 
 
+# Of the stages that records name; those that only a search asks for are not among them.
+ROLES = (
+    "data", "victim", "poison", "defend", "reference", "decide", "model", "tested", "evaluate",
+)  # fmt: skip
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
     """The stages of one trial as far as they are known, in the order of work.
@@ -100,11 +106,7 @@ class Route:
     @property
     def named(self) -> dict[str, str]:
         """Role → key of every stage that plays a role of its own in a record."""
-        roles = (
-            "data", "victim", "poison", "defend", "reference", "decide", "model", "tested",
-            "evaluate",
-        )  # fmt: skip
-        return {role: key for role in roles if (key := getattr(self, role)) is not None}
+        return {role: key for role in ROLES if (key := getattr(self, role)) is not None}
 
     @property
     def keys(self) -> tuple[str, ...]:

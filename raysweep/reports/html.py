@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from raysweep.identity import Json
+from raysweep.metrics.names import INPUT
 from raysweep.reports import (
     adaptive,
     answer,
@@ -35,8 +36,8 @@ LEGENDS = {
     "rows": "Trials",
 }
 FIRST = (
-    "defense", "attack", "rate", "seed", "status", "asr", "ca", "tpr", "fpr", "input_tpr",
-    "input_fpr", "dataset", "model", "trial", "error",
+    "defense", "attack", "rate", "seed", "status", "asr", "ca", "tpr", "fpr", INPUT.of("tpr"),
+    INPUT.of("fpr"), "dataset", "model", "trial", "error",
 )  # fmt: skip
 OURS = ("arena", "called", "shown", "cell", "lost", "der")  # columns that records lack
 
