@@ -56,6 +56,7 @@ def table() -> dict[str, Fault]:
         planted_engine,
         planted_kills,
         planted_plugins,
+        planted_racing,
         planted_red,
         planted_rounds,
         planted_statistics,
@@ -67,7 +68,7 @@ def table() -> dict[str, Fault]:
     modules = (
         planted_rounds, planted_baselines, planted_datamodels, planted_devices, planted_engine,
         planted_plugins, planted_kills, planted_red, planted_statistics, planted_tables,
-        planted_tuning, planted_adaptive,
+        planted_tuning, planted_adaptive, planted_racing,
         planted_wandb,
     )  # fmt: skip
     every = [fault for module in modules for fault in module.FAULTS]

@@ -136,6 +136,23 @@ def test_only_defenses_of_open_pairs_go_on() -> None:
     known = values.copy()
     known[2, 8:] = 0.0  # never looked at
     assert race(known) == ended
+    values[1], values[1, 2], values[2] = (
+        0.5,
+        -0.5,
+        5.0,
+    )  # the second is nearly always above the first
+    ended = race(values)
+    assert ended.spent == (13, 13, 7)
+
+
+def test_what_is_separated_stays_so_while_its_defenses_race_others() -> None:
+    seeds = np.arange(20)
+    sign = np.where(seeds == 3, -1.0, 1.0)
+    high = np.where(seeds < 8, 10.0, 0.0)
+    ended = race(np.stack([10 - high, high, 10 - high + sign, high + sign]))
+    pair = next(pair for pair in ended.pairs if (pair.one, pair.other) == (0, 1))
+    assert pair.higher > 3 and pair.evidence < 1 / LEVEL, "later seeds were the other way round"
+    assert pair.state == "separated"
 
 
 def test_a_race_waits_for_all_that_it_asked_for_and_does_not_depend_on_the_order() -> None:
