@@ -168,6 +168,13 @@ def test_a_message_names_the_likely_slip(old: str, new: str, said: str) -> None:
     assert all(line.startswith("f.yaml:") for line in message.splitlines())
 
 
+def test_a_message_is_one_line_whatever_signs_a_name_has() -> None:
+    text = with_text("dataset: {digits: {size: 300}}", 'dataset: {"a\\x1eb": , c: }')
+    with pytest.raises(SpecError, match="each entry has a dash") as refused:
+        from_text(parse("s.yaml", text))
+    assert len(str(refused.value).splitlines()) == 1 and "\\x1e" in str(refused.value)
+
+
 def test_a_file_that_is_no_mapping_is_shown() -> None:
     assert "got 'seeds = 3'" in fault("seeds = 3") and "got a list" in fault("- a")
 
