@@ -169,10 +169,11 @@ def test_a_message_names_the_likely_slip(old: str, new: str, said: str) -> None:
 
 
 def test_a_message_is_one_line_whatever_signs_a_name_has() -> None:
-    text = with_text("dataset: {digits: {size: 300}}", 'dataset: {"a\\x1eb": , c: }')
-    with pytest.raises(SpecError, match="each entry has a dash") as refused:
-        from_text(parse("s.yaml", text))
-    assert len(str(refused.value).splitlines()) == 1 and "\\x1e" in str(refused.value)
+    for old, new in (("dataset: {digits: {size: 300}}", 'dataset: {"a\\x1eb": , c: }'),
+                     ("recipe: {epochs: 1}", 'recipe: {epochs: 1, "a\\x1eb": }'),
+                     ("seeds: 3", 'seeds: 3\n"a\\x1eb": 1')):  # fmt: skip
+        told = fault(with_text(old, new))
+        assert len(told.splitlines()) == 1 and "a\\x1eb" in told
 
 
 def test_a_file_that_is_no_mapping_is_shown() -> None:

@@ -36,6 +36,13 @@ def python_faults(file: Path, error: ValidationError) -> Iterator[str]:
         yield f"{file}:{line}: {error.title}.{where}: {rule(fault)}, got {short(fault['input'])}"
 
 
+def one_line(text: str) -> str:
+    """Return a text on one line: signs that are not shown, ends of lines too, are escaped."""
+    return "".join(
+        sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text
+    )
+
+
 def short(value: Any) -> str:
     """Return the text of a value; of a long value the first 79 characters and `…`."""
     text = repr(value)

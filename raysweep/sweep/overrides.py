@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from raysweep.errors import SpecError
-from raysweep.sweep.faults import short
+from raysweep.sweep.faults import one_line, short
 from raysweep.sweep.scalars import dump
 from raysweep.sweep.spec import PLURAL
 from raysweep.sweep.yaml import Path_, SweepText, parse_value
@@ -35,10 +35,7 @@ def check_yaml(file: Path, overrides: Sequence[str]) -> None:
 
 def option(override: str) -> str:
     """Return an override as it stands on the command line, on one line."""
-    one_line = "".join(
-        sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in override
-    )
-    return f"--set {shlex.quote(one_line)}"
+    return f"--set {shlex.quote(one_line(override))}"
 
 
 def with_overrides(text: SweepText, overrides: Sequence[str]) -> SweepText:

@@ -101,9 +101,8 @@ def _entry_hint(role: methods.Role, entry: Any) -> str:
     if entry[name] is None and others and all(other in own for other in others):
         values = ", ".join(f"{other}: {short(entry[other])}" for other in others)
         return f"parameters stand deeper than the name: {name}: {{{values}}}"
-    told = name if str(name).isprintable() else short(name)
     return (
-        f"each entry has a dash: - {told}: {{parameter: value}}, below {axis}s:, and its "
+        f"each entry has a dash: - {name}: {{parameter: value}}, below {axis}s:, and its "
         f"parameters stand deeper than its name"
     )
 

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from raysweep.errors import SpecError
-from raysweep.sweep.faults import short
+from raysweep.sweep.faults import one_line, short
 from raysweep.sweep.scalars import BREAKS, MERGE, TAG, Loader, Unreadable, value_of
 from raysweep.sweep.syntax import slip
 
@@ -61,10 +61,9 @@ class SweepText:
 
     def error(self, path: Path_, message: str) -> str:
         """Return `file:line: field: message`, or the option in place of file and line."""
-        where = ".".join(str(part) for part in path)
-        return f"{self.where(path)}: {where}: {message}" if where else (
-            f"{self.where(path)}: {message}"
-        )  # fmt: skip
+        field = ".".join(str(part) for part in path)
+        told = f"{field}: {message}" if field else message
+        return f"{self.where(path)}: {one_line(told)}"
 
 
 def file_name(file: Path) -> str:
