@@ -168,6 +168,12 @@ def test_a_message_names_the_likely_slip(old: str, new: str, said: str) -> None:
     assert all(line.startswith("f.yaml:") for line in message.splitlines())
 
 
+@pytest.mark.parametrize("excluded", ["5", "[{where: }]", "[{where: 5}]", "[strip]"])
+def test_what_is_excluded_is_a_list_of_mappings(excluded: str) -> None:
+    said = "exclude: must be a list of mappings, such as [{attack: badnets}]"
+    assert said in fault(GOOD + f"exclude: {excluded}\n")
+
+
 def test_a_message_is_one_line_whatever_signs_a_name_has() -> None:
     for old, new in (("dataset: {digits: {size: 300}}", 'dataset: {"a\\x1eb": , c: }'),
                      ("recipe: {epochs: 1}", 'recipe: {epochs: 1, "a\\x1eb": }'),

@@ -195,10 +195,13 @@ class _Loader:
             if field in values:
                 given[field] = self._model(kind, values[field], (field,))
         exclude = values.get("exclude", [])
-        if not isinstance(exclude, list) or not all(isinstance(e, dict) for e in exclude):
-            self.fault(("exclude",), f"must be a list of mappings, got {short(exclude)}")
+        listed = exclude if isinstance(exclude, list) else [exclude]
+        found = [e["where"] if isinstance(e, dict) and [*e] == ["where"] else e for e in listed]
+        if listed is not exclude or not all(isinstance(e, dict) for e in found):
+            rule = "must be a list of mappings, such as [{attack: badnets}]"
+            self.fault(("exclude",), f"{rule}, got {short(exclude)}")
         else:
-            given["exclude"] = [e["where"] if list(e) == ["where"] else e for e in exclude]
+            given["exclude"] = found
         return given
 
     def _model(self, kind: type[BaseModel], values: Any, path: Path_) -> Any:
