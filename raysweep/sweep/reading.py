@@ -195,9 +195,9 @@ class _Loader:
             if field in values:
                 given[field] = self._model(kind, values[field], (field,))
         exclude = values.get("exclude", [])
-        listed = exclude if isinstance(exclude, list) else [exclude]
-        found = [e["where"] if isinstance(e, dict) and [*e] == ["where"] else e for e in listed]
-        if listed is not exclude or not all(isinstance(e, dict) for e in found):
+        every = exclude if isinstance(exclude, list) else [None]
+        found = [e["where"] if isinstance(e, dict) and [*e] == ["where"] else e for e in every]
+        if not all(isinstance(e, dict) for e in found):
             rule = "must be a list of mappings, such as [{attack: badnets}]"
             self.fault(("exclude",), f"{rule}, got {short(exclude)}")
         else:
