@@ -5,8 +5,8 @@
 
 SWEEP is a sweep file with `confusion_training` among its defenses; the first one counts. `gates`
 trains it once for each attack and seed, keeps its findings in the storage, and gives every class
-its R by each gate: the lowest of a target class, the highest of any other class, and the gate that
-the rule of docs/results/confusion_training.md chooses. `forgetting` trains the rounds up to the
+its R by each gate: the lowest of a target class, the highest of any other class, in each setting and
+in all; the ratio of the rule of docs/results/confusion_training.md, and the gate that it chooses. `forgetting` trains the rounds up to the
 last three once for one attack, the first that poisons unless --attack names another, and from there
 the last three again with one factor changed at a time. It tells after each round which share of the
 poison the confused model fits (predicts as labeled), and of the clean samples; which share of the
@@ -64,26 +64,54 @@ class Ratios:
     clean: tuple[float, ...]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Margin:
+    """Logs of R by one gate over all settings: the lowest poisoned, and the highest clean."""
+
+    low: float
+    high: float
+
+    @property
+    def admissible(self) -> bool:
+        """Whether every poisoned class has a larger R than every clean one."""
+        return self.low > self.high
+
+    @property
+    def ratio(self) -> float:
+        """The ratio of the rule; a clean R below 1.5 counts as 1.5."""
+        return self.low / max(self.high, math.log(1.5))
+
+
+def margins(found: Sequence[Ratios]) -> dict[str, Margin]:
+    """Return the margin of each gate, in their order.
+
+    Args:
+        found: of all settings, logs of R.
+    """
+    by: dict[str, list[Ratios]] = {}
+    for one in found:
+        by.setdefault(one.gate, []).append(one)
+    return {
+        gate: Margin(
+            low=min((value for one in mine for value in one.poisoned), default=-math.inf),
+            high=max((value for one in mine for value in one.clean), default=0.0),
+        )
+        for gate, mine in by.items()
+    }
+
+
 def choice(found: Sequence[Ratios]) -> tuple[str, float] | None:
     """Return the gate that the rule chooses and its cut of R, or none if no gate is admissible.
 
     Args:
         found: of all settings, logs of R; gates in ascending order of axes.
     """
-    margins: dict[str, tuple[float, float]] = {}
-    for gate in dict.fromkeys(one.gate for one in found):
-        mine = [one for one in found if one.gate == gate]
-        lowest = min((value for one in mine for value in one.poisoned), default=-math.inf)
-        highest = max((value for one in mine for value in one.clean), default=0.0)
-        if lowest > highest:
-            margins[gate] = lowest, max(highest, math.log(1.5))
-    if not margins:
+    able = {gate: one for gate, one in margins(found).items() if one.admissible}
+    if not able:
         return None
-    best = max(low / high for low, high in margins.values())
-    gate, (low, high) = next(
-        (gate, pair) for gate, pair in margins.items() if pair[0] / pair[1] >= 0.95 * best
-    )
-    return gate, rounded(math.exp(math.sqrt(low * high)))
+    best = max(one.ratio for one in able.values())
+    gate, one = next((gate, one) for gate, one in able.items() if one.ratio >= 0.95 * best)
+    return gate, rounded(math.exp(math.sqrt(one.low * max(one.high, math.log(1.5)))))
 
 
 def rounded(value: float) -> float:
@@ -143,6 +171,12 @@ def gates(cells: Cells) -> Iterator[dict[str, Any]]:
                 "highest clean R": shown(max(one.clean, default=math.nan)),
                 "tpr": percent(rates["tpr"]), "fpr": percent(rates["fpr"]),
             }  # fmt: skip
+    for gate, margin in margins(ratios).items():
+        yield {
+            "gate": gate, "lowest poisoned R of all": shown(margin.low),
+            "highest clean R of all": shown(margin.high), "ratio": round(margin.ratio, 1),
+            "admissible": margin.admissible,
+        }  # fmt: skip
     yield {"chosen": choice(ratios)}
 
 

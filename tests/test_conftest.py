@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -125,6 +126,17 @@ def test_groups_are_rays_a_methods_or_a_modules(request: pytest.FixtureRequest) 
     assert {group(item.nodeid, ROOT) for item in marked} <= set(RAY)
     named = ray_tests(ROOT / "tests" / "test_device.py")
     assert named == {"test_workers_see_their_gpus_alone_and_end_when_a_device_is_lost"}
+
+
+def test_make_keeps_what_python_compiles_whatever_the_environment_says() -> None:
+    """Else every process compiles all of torch and Ray again, which pip has not compiled."""
+    said = subprocess.run(
+        ["make", "--silent", "--eval", "said: ; @env", "said"], cwd=ROOT, check=True,
+        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "SEEN": "yes"},
+        capture_output=True, text=True,
+    ).stdout.splitlines()  # fmt: skip
+    assert "SEEN=yes" in said
+    assert not [line for line in said if line.startswith("PYTHONDONTWRITEBYTECODE")]
 
 
 def test_ci_and_the_hooks_before_a_commit_check_what_make_checks() -> None:

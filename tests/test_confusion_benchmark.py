@@ -60,7 +60,11 @@ def cells(tmp_path_factory: pytest.TempPathFactory) -> Cells:
 
 def test_an_unchanged_run_remembers_what_the_stage_of_the_sweep_does(cells: Cells) -> None:
     lines = list(gates(cells))
-    assert len(lines) == 25 and {line.get("seed") for line in lines[:-1]} == {100}
+    assert len(lines) == 33 and {line.get("seed") for line in lines[:24]} == {100}
+    assert [line["gate"] for line in lines[24:32]] == [line["gate"] for line in lines[:8]]
+    for number, line in enumerate(lines[24:32]):
+        each = [one["highest clean R"] for one in lines[number:24:8]]
+        assert line["highest clean R of all"] == max(each)
     first, unchanged = forgetting(cells, ["as it is"], "badnets")
     _, other = forgetting(cells, ["inspected every 1"], "badnets")
     rounds = [*first["rounds"], *unchanged["rounds"]]

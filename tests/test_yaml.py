@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 
+from raysweep.attacks.badnets import BadNets
 from raysweep.errors import PlanError, SpecError
 from raysweep.jobs.launch import launch
+from raysweep.models.tiny_cnn import TinyCNN
 from raysweep.plan.fits import check_fits
 from raysweep.plan.planner import Planner
 from raysweep.run.preview import preview
@@ -288,6 +290,19 @@ def test_a_plan_counts_the_clean_images_that_a_defense_needs(
         assert said in refused(text, tmp_path)
     else:
         check_fits(Planner(from_text(parse("f.yaml", text))))
+
+
+def test_a_rule_of_a_method_is_told_with_its_kind_and_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: object, *given: object, **more: object) -> None:
+        raise ValueError("not on a Friday")
+
+    for kind, method, told in (
+        (TinyCNN, "check", "model tiny_cnn: not on a Friday"),
+        (BadNets, "stamp", "attack badnets: not on a Friday"),
+    ):
+        with monkeypatch.context() as patch, pytest.raises(PlanError, match=told):
+            patch.setattr(kind, method, refuse)
+            check_fits(Planner(from_text(parse("f.yaml", GOOD))))
 
 
 def test_a_launch_refuses_what_its_plan_refuses(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from raysweep.results.tuned import Tuned, TunedRow
+    from raysweep.results.tuned import Tuned
     from raysweep.sweep.spec import Sweep
 
 
@@ -73,7 +73,7 @@ def costs(tuned: Tuned) -> list[str]:
 
 def to_use(tuned: Tuned, sweep: Sweep) -> list[str]:
     """Return a line per adaptive attack: YAML that can be pasted below `attacks`."""
-    from raysweep.sweep.guide import flow
+    from raysweep.sweep.guide import entry
     from raysweep.tuning.search import attack_title
     from raysweep.tuning.space import with_parameters
     from raysweep.tuning.summary import rounded
@@ -88,14 +88,5 @@ def to_use(tuned: Tuned, sweep: Sweep) -> list[str]:
             continue
         attack = attacks[row.attacker.attack]
         found = with_parameters(attack, rounded(attack, row.parameters))
-        usual = type(found).model_construct().params()
-        written = {
-            name: value for name, value in found.params().items()
-            if name in row.parameters or value != usual.get(name)
-        }  # fmt: skip
-        lines.append(f"use these: {flow({found.name: written})}  # {_seen(row)}")
+        lines.append(f"use these: {entry(found, row.parameters)}  # adaptive to {row.defense}")
     return lines
-
-
-def _seen(row: TunedRow) -> str:
-    return f"adaptive to {row.defense}"

@@ -174,7 +174,7 @@ def constraint_lines(tuned: Tuned) -> list[str]:
 
 def to_use(tuned: Tuned, sweep: Sweep) -> list[str]:
     """Return a line per defense: what was tuned on everything, as YAML that can be pasted."""
-    from raysweep.sweep.guide import flow
+    from raysweep.sweep.guide import entry
     from raysweep.tuning.summary import tuned_sweep
 
     found = {row.defense: row for row in tuned.rows if row.held_out == NOTHING and row.point == 0}
@@ -187,12 +187,7 @@ def to_use(tuned: Tuned, sweep: Sweep) -> list[str]:
         if row.kept_own:
             lines.append(f"{before.label}: keep its own values; {row.note}")
             continue
-        usual = type(after).model_construct().params()
-        shown = {
-            name: value for name, value in after.params().items()
-            if name in row.parameters or value != usual.get(name)
-        }  # fmt: skip
-        lines.append(f"use these: {flow({after.name: shown})}")
+        lines.append(f"use these: {entry(after, row.parameters)}")
     return lines
 
 

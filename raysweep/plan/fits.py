@@ -52,7 +52,8 @@ def _check_shape(planner: Planner, dataset: Dataset, method: Model | Attack) -> 
     except (StageError, ValueError) as error:
         told = str(error)
         if not isinstance(error, StageError):  # which names the method itself
-            told = f"attack {method.name}: {error}"
+            role = "attack" if isinstance(method, Attack) else "model"
+            told = f"{role} {method.name}: {error}"
         raise PlanError(f"dataset {dataset.label}: {told}") from None
     except Exception:  # noqa: BLE001  no rule of a method, but a fault: it costs its own rows
         return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -249,6 +249,21 @@ def _claims(defense: Defense) -> list[str]:
 def flow(value: Any) -> str:
     """Return a value as YAML on one line."""
     return dump(value, flow=True).removesuffix("\n").removesuffix("\n...")
+
+
+def entry(method: methods.Method, found: Container[str]) -> str:
+    """Return a method as an entry of a sweep file: what was found, and what is not the default.
+
+    Args:
+        method: with the values to write.
+        found: names of parameters that are written whatever they are.
+    """
+    usual = type(method).model_construct().params()
+    shown = {
+        name: value for name, value in method.params().items()
+        if name in found or value != usual.get(name)
+    }  # fmt: skip
+    return flow({method.name: shown})
 
 
 def _example(role: methods.Role, name: str, kind: type[methods.Method]) -> str:

@@ -23,7 +23,7 @@ from raysweep.tuning.candidates import candidate_ends
 from raysweep.tuning.feed import TuningPlanner
 from raysweep.tuning.ranking import Evaluated
 from raysweep.tuning.recording import record
-from raysweep.tuning.search import Search
+from raysweep.tuning.search import Search, attack_title
 from raysweep.tuning.space import Space, own_values, spaces_of
 from raysweep.tuning.stored import attacks
 from raysweep.tuning.study import Study
@@ -52,7 +52,7 @@ class Split:
         """The name of its study within its sweep."""
         if not isinstance(self.subject, Attack):
             return f"{self.subject.label}/{self.part or 'all'}"
-        return f"{self.subject.label} @ {self.subject.rate:g}/{self.knows} {self.part}"
+        return f"{attack_title(self.subject)}/{self.knows} {self.part}"
 
 
 @dataclass(frozen=True)
