@@ -5,13 +5,14 @@
 
 SWEEP is a sweep file with `confusion_training` among its defenses; the first one counts. `gates`
 trains it once for each attack and seed, keeps its findings in the storage, and gives every class
-its R by each gate: the lowest of a target class, the highest of any other class, in each setting and
-in all; the ratio of the rule of docs/results/confusion_training.md, and the gate that it chooses. `forgetting` trains the rounds up to the
-last three once for one attack, the first that poisons unless --attack names another, and from there
-the last three again with one factor changed at a time. It tells after each round which share of the
-poison the confused model fits (predicts as labeled), and of the clean samples; which share of the
-poison the pretrained network fits before the confusion; how well a low loss tells the poison
-(AUROC); and how much of the inspected set was poison. All are in per cent; one JSON object a line.
+its R by each gate: the lowest of a target class, the highest of any other class, in each setting
+and in all; the ratio of the rule of docs/results/confusion_training.md, and the gate that it
+chooses. `forgetting` trains the rounds up to the last three once for one attack, the first that
+poisons unless --attack names another, and from there the last three again with one factor changed
+at a time. It tells after each round which share of the poison the confused model fits (predicts as
+labeled), and of the clean samples; which share of the poison the pretrained network fits before the
+confusion; how well a low loss tells the poison (AUROC); and how much of the inspected set was
+poison. All are in per cent; one JSON object a line.
 """
 
 from __future__ import annotations

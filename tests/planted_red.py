@@ -218,6 +218,11 @@ FAULTS = (
         (CLEANING + "what_is_told_is_declared_and_used",),
     ),
     Fault(
+        "the source that the trigger looks like", LEFT,
+        "_source_of_minority(after[inside], target)", "_source_of_minority(before[inside], target)",
+        (CLEANING + "the_source_is_found_once_the_pattern_is_gone",),
+    ),
+    Fault(
         "the source of a majority", LEFT,
         "return int(skewness.argmax())", "return int(skewness[:target].argmin())",
         (CLEANING + "the_source_is_the_class_that_the_poison_goes_back_to",),

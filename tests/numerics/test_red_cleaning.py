@@ -8,6 +8,7 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
+from raysweep.datasets import ImageSet
 from raysweep.defenses import Decision, DefenseInputs, Evidence
 from raysweep.defenses._descent import descent
 from raysweep.defenses._subtraction import Subtracted, _source_of_minority, subtracted
@@ -80,6 +81,30 @@ def test_the_source_is_the_class_that_the_poison_goes_back_to() -> None:
     assert _source_of_minority(after, 1) == 3
     after[:, 0] = -9.0
     assert _source_of_minority(after, 3) not in (0, 3)
+
+
+def test_the_source_is_found_once_the_pattern_is_gone() -> None:
+    """As long as the trigger is there, its samples look like a class that they do not come from."""
+    draw, content = np.random.default_rng(3), np.repeat([1, 3], [80, 20])  # the last are poison
+    pixels = draw.uniform(0.0, 0.05, (100, SIDE * SIDE))
+    pixels[np.arange(100), 1 + content] += 0.9
+    pixels[80:, 0] = 1.0
+    images = torch.from_numpy((pixels * 255).round().astype(np.uint8)).reshape(-1, 1, SIDE, SIDE)
+    victim = nn.Sequential(nn.Flatten(), nn.Linear(SIDE * SIDE, CLASSES))
+    with torch.no_grad():
+        victim[1].weight.zero_()
+        victim[1].bias.zero_()
+        victim[1].weight[range(CLASSES), range(1, CLASSES + 1)] = 20.0
+        victim[1].weight[[1, 0, 3], 0] = torch.tensor([40.0, 30.0, -40.0])
+    pattern = np.zeros((1, SIDE, SIDE), np.float32)
+    pattern[0, 0, 0] = 1.0
+    labels = np.ones(100, np.int64)
+    seen = planted(60, 0).inputs(
+        training_set=ImageSet(images=images, labels=labels), labels=labels, victim=victim
+    )
+    for v, source in ((pattern, 3), (0 * pattern, 0)):
+        found = subtracted(seen, Context(seed=1), v, 1, None, "likelihood", "own")
+        assert found.source == source
 
 
 def test_a_likelihood_finds_its_own_source() -> None:
