@@ -94,8 +94,8 @@ def margins(found: Sequence[Ratios]) -> dict[str, Margin]:
         by.setdefault(one.gate, []).append(one)
     return {
         gate: Margin(
-            low=min((value for one in mine for value in one.poisoned), default=-math.inf),
-            high=max((value for one in mine for value in one.clean), default=0.0),
+            low=float(min((value for one in mine for value in one.poisoned), default=-math.inf)),
+            high=float(max((value for one in mine for value in one.clean), default=0.0)),
         )
         for gate, mine in by.items()
     }
