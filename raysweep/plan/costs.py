@@ -10,10 +10,10 @@ import json
 import math
 from collections.abc import Mapping
 from functools import cache
-from typing import Any
 
 from raysweep.datasets import Dataset, Shape
 from raysweep.errors import StoreError
+from raysweep.identity import Json
 from raysweep.models import Model
 from raysweep.plan.planner import Planner
 from raysweep.stages.stage import FORWARD, Stage
@@ -148,13 +148,14 @@ def _recorded(store: Store) -> dict[str, tuple[float, int]]:
     except (ValueError, RecursionError):
         return {}
     entries = found.items() if isinstance(found, dict) else ()
-    return {name: (float(entry[0]), entry[1]) for name, entry in entries if _is_pace(entry)}
+    return {name: pace for name, entry in entries if (pace := _pace(entry)) is not None}
 
 
-def _is_pace(entry: Any) -> bool:
-    """Return whether an entry is a finite pace and a count; damaged ones are passed over."""
+def _pace(entry: Json) -> tuple[float, int] | None:
+    """Return the pace of an entry and the number of stages behind it; None if it is damaged."""
     if not isinstance(entry, list) or len(entry) != 2:
-        return False
+        return None
     pace, n = entry
-    whole = isinstance(n, int) and n > 0
-    return whole and isinstance(pace, int | float) and 0 <= pace < math.inf
+    if not (isinstance(n, int) and n > 0 and isinstance(pace, int | float)):
+        return None
+    return (float(pace), n) if 0 <= pace < math.inf else None

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -83,9 +83,9 @@ def pairs(part: pd.DataFrame, one: str, other: str, metric: str) -> pd.DataFrame
     done = finished(part)
     found, others = _met(done, one, metric), _met(done, other, metric)
     lines = [
-        (*setting, family, mine, n, others[setting][1], others[setting][2])
-        for setting, (family, mine, n) in found.items()
-        if setting in others
+        (*setting, mine.family, mine.value, mine.n, theirs.value, theirs.n)
+        for setting, mine in found.items()
+        if (theirs := others.get(setting)) is not None
     ]
     columns = [*SETTING, FAMILY, "one", "one_n", "other", "other_n"]
     paired = pd.DataFrame(lines, columns=columns)
@@ -93,14 +93,22 @@ def pairs(part: pd.DataFrame, one: str, other: str, metric: str) -> pd.DataFrame
     return paired[paired["difference"].notna()]
 
 
-def _met(done: pd.DataFrame, label: str, metric: str) -> dict[tuple[Any, ...], tuple[Any, ...]]:
-    """Return setting → family of the attack, metric and inputs behind it, of one defense."""
+class _Met(NamedTuple):
+    """What a defense did in one setting: a metric, and the number of inputs behind it."""
+
+    family: str
+    value: float
+    n: float
+
+
+def _met(done: pd.DataFrame, label: str, metric: str) -> dict[tuple[str, str, float, int], _Met]:
+    """Return the metric of one defense in each setting; of a repeated one, the first."""
     own = done[done["defense"] == label]
     settings = zip(*(own[name].tolist() for name in SETTING), strict=True)
     values = numbers(own, metric).tolist(), numbers(own, cases(metric)).tolist()
-    met: dict[tuple[Any, ...], tuple[Any, ...]] = {}
+    met: dict[tuple[str, str, float, int], _Met] = {}
     for setting, *found in zip(settings, own[FAMILY].tolist(), *values, strict=True):
-        met.setdefault(setting, tuple(found))
+        met.setdefault(setting, _Met(*found))
     return met
 
 

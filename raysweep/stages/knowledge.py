@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
+from torch import nn
 
 from raysweep.attacks import Attack
 from raysweep.datasets import ImageSet
@@ -16,6 +18,9 @@ from raysweep.models import Model
 from raysweep.stages.inputs import Inputs
 from raysweep.stages.shard import shard_role
 from raysweep.stages.triggers import Trigger
+
+# The target class, what the trigger adds to a gray image, and a test of how often it succeeds.
+Asked: TypeAlias = "int | NDArray[np.float32] | Callable[[nn.Module], float]"
 
 
 def defense_inputs(
@@ -68,9 +73,9 @@ def _copy(images: ImageSet) -> ImageSet:
     return ImageSet(images=images.images.clone(), labels=images.labels.copy())
 
 
-def _oracles(given: Inputs, defense: Defense) -> dict[str, Any]:
+def _oracles(given: Inputs, defense: Defense) -> dict[str, NDArray[np.bool_] | float]:
     """Return the truth about the training set that the defense declares, and no more."""
-    oracles: dict[str, Callable[[], Any]] = {
+    oracles: dict[str, Callable[[], NDArray[np.bool_] | float]] = {
         "poison_mask": lambda: given.mask("poison"),
         "cover_mask": lambda: given.mask("cover"),
         "poison_rate": lambda: float(given.mask("poison").mean()),
@@ -78,9 +83,9 @@ def _oracles(given: Inputs, defense: Defense) -> dict[str, Any]:
     return {name: oracles[name]() for name in oracles.keys() & defense.needs()}
 
 
-def _asked_of_the_attack(trigger: Trigger, defense: Defense, recipe: Recipe) -> dict[str, Any]:
+def _asked_of_the_attack(trigger: Trigger, defense: Defense, recipe: Recipe) -> dict[str, Asked]:
     """Return the truth about the attack that the defense declares, and no more."""
-    oracles: dict[str, Callable[[], Any]] = {
+    oracles: dict[str, Callable[[], Asked]] = {
         "target_class": lambda: trigger.attack.target,
         "trigger": trigger.added,
         "test_success": lambda: partial(trigger.success, recipe=recipe),
