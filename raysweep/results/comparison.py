@@ -94,7 +94,7 @@ def pairs(part: pd.DataFrame, one: str, other: str, metric: str) -> pd.DataFrame
 
 
 class _Met(NamedTuple):
-    """What a defense did in one setting: a metric, and the number of inputs behind it."""
+    """The metric of a defense in one setting, and the number of inputs behind it."""
 
     family: str
     value: float
