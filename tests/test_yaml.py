@@ -277,7 +277,7 @@ def test_a_plan_refuses_what_a_launch_would_fail_with(
     [
         ("confusion_training", 1, "needs at least 2 reserved clean images, got 1; raise"),
         ("nad", 1, "needs at least 2 reserved clean images, got 1; raise"),
-        ("lid: {on: training_set}", 30, "at least 5 reserved clean images of every class, got "),
+        ("lid: {on: training_set}", 30, "at least 9 reserved clean images of every class, got "),
         ("activation_sequence: {neighbors: 1}", 9, "at least 1 reserved clean images of every"),
         ("lid: {on: inputs}", 30, ""),
     ],

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
@@ -92,46 +93,72 @@ class Scored(Defense):
         return Decision(flags=evidence.train_scores > cut, facts=admitted(reference, cut))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """The clean set in three parts, each with its share of every class.
+
+    Attributes:
+        near: a quarter: the images that others are compared with.
+        others: a quarter: the images whose comparisons tell what is usual.
+        calibration: the rows of the half that is left.
+    """
+
+    near: ImageSet
+    others: ImageSet
+    calibration: IntArray
+
+
 def halves(name: str, clean: ImageSet, ctx: Context, least: int) -> tuple[IntArray, IntArray]:
     """Return the rows of the clean set to fit on, and the rows to calibrate with.
 
     Raises:
         ValueError: if there are fewer than `least`.
     """
+    order = _shuffled(name, clean, ctx, least)
+    return np.sort(order[::2]), np.sort(order[1::2])
+
+
+def parts_of_each_class(
+    name: str, clean: ImageSet, ctx: Context, *, least: int, of_class: int, num_classes: int
+) -> Parts:
+    """Return the clean set divided at random within each class.
+
+    Of n images of a class ceil(n / 4) are near and floor(n / 2) calibrate.
+
+    Args:
+        name: of the defense, for the message.
+        clean: the reserved clean set.
+        ctx: gives the random order.
+        least: number of images that the set must have.
+        of_class: number of near images that each class must have.
+        num_classes: K.
+
+    Raises:
+        ValueError: if there are fewer.
+    """
+    order = _shuffled(name, clean, ctx, least)
+    order = order[np.argsort(clean.labels[order], kind="stable")]
+    counts = np.bincount(clean.labels, minlength=num_classes)
+    place = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)  # in its class
+    near = clean.take(np.sort(order[place % 4 == 0]))
+    held = np.bincount(near.labels, minlength=num_classes)
+    if (few := np.flatnonzero(held < of_class)).size:
+        raise ValueError(
+            f"{name} compares with at least {of_class} clean images of every class, but of "
+            f"{len(clean)} reserved images {len(near)} are for this and classes {few.tolist()} "
+            f"have {held[few].tolist()}; raise clean_size of the dataset"
+        )
+    others = clean.take(np.sort(order[place % 4 == 2]))
+    return Parts(near=near, others=others, calibration=np.sort(order[place % 2 == 1]))
+
+
+def _shuffled(name: str, clean: ImageSet, ctx: Context, least: int) -> IntArray:
     if len(clean) < least:
         raise ValueError(
             f"{name} needs at least {least} reserved clean images, got {len(clean)}; raise "
             f"clean_size of the dataset"
         )
-    order = ctx.generator("halves").permutation(len(clean))
-    return np.sort(order[::2]), np.sort(order[1::2])
-
-
-def neighbors_and_rest(
-    name: str, clean: ImageSet, rows: IntArray, num_classes: int, least: int
-) -> tuple[ImageSet, ImageSet]:
-    """Return two parts of some rows of the clean set, each with half of every class.
-
-    Args:
-        name: of the defense, for the message.
-        clean: the reserved clean set.
-        rows: (M,) its rows to divide.
-        num_classes: K.
-        least: images of every class that the first part must have.
-
-    Raises:
-        ValueError: if the first part has fewer of a class.
-    """
-    by_class = rows[np.argsort(clean.labels[rows], kind="stable")]
-    first = clean.take(by_class[::2])
-    counts = np.bincount(first.labels, minlength=num_classes)
-    if (few := np.flatnonzero(counts < least)).size:
-        raise ValueError(
-            f"{name} compares with at least {least} clean images of every class, but of "
-            f"{len(clean)} reserved images {len(first)} are for this and classes {few.tolist()} "
-            f"have {counts[few].tolist()}; raise clean_size of the dataset"
-        )
-    return first, clean.take(by_class[1::2])
+    return ctx.generator("halves").permutation(len(clean))
 
 
 def in_batches(

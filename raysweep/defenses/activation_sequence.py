@@ -8,9 +8,10 @@ four detectors of K. Jin et al., IEEE TDSC 2022, arXiv:2006.14871.
 Where we differ: which detectors that framework revises, and how, is not released but for one; this
 is the original rule, whose order does not ask what kind of malicious input it meets. Layers are all
 that the model names, averaged over space unless `pool: flat`, which found more on digits. Neighbors
-come from one part of the clean half that fits, with an image of every class at least, switching
-rates from the other; each transition has one rate, not a matrix of classes. The sequence ends with
-the network's prediction. `on: training_set` is an extension: there it ends with the given label.
+come from one part of the clean half that fits, switching rates from the other, and the parts are
+drawn class by class, so that each has an image of every class; each transition has one rate, not a
+matrix of classes. The sequence ends with the network's prediction. `on: training_set` is an
+extension: there it ends with the given label.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 class ActivationSequence(scored.Scored):
     """Scores are minus the log likelihood of the switches; decisions set the nominal FPR."""
 
-    VERSION = 2
+    VERSION = 3
     EXTENDED: ClassVar[bool] = True
 
     neighbors: int = Field(5, ge=1, le=1000, description="k of each layer's classifier")
@@ -46,7 +47,7 @@ class ActivationSequence(scored.Scored):
         return 4 * self.neighbors
 
     def least_of_class(self) -> int:
-        """Return 1: the classifiers know the classes that they have seen."""
+        """Return 1: the classifiers know the classes that they have seen, a quarter, rounded up."""
         return 1
 
     def run(self, inputs: DefenseInputs, ctx: Context) -> Findings:
@@ -55,10 +56,11 @@ class ActivationSequence(scored.Scored):
         from sklearn.neighbors import KNeighborsClassifier
 
         clean = inputs.clean_set
-        fitted, calibration = scored.halves(self.name, clean, ctx, least=self.least_clean())
-        near, rates = scored.neighbors_and_rest(
-            self.name, clean, fitted, inputs.shape.num_classes, least=1
-        )
+        parts = scored.parts_of_each_class(
+            self.name, clean, ctx,
+            least=self.least_clean(), of_class=1, num_classes=inputs.shape.num_classes,
+        )  # fmt: skip
+        near, rates = parts.near, parts.others
         spaces = []
         for values in layer_values(inputs, near.images, ctx, pool=self.pool):
             width = min(self.axes, values.shape[1], len(values) - 1)
@@ -93,12 +95,12 @@ class ActivationSequence(scored.Scored):
             return surprise(switches(ended(images, None)), likely)
 
         if self.on == "inputs":
-            return Findings(score_inputs=score, calibration=calibration)
+            return Findings(score_inputs=score, calibration=parts.calibration)
 
         def against_given(data: ImageSet) -> FloatArray:
             return surprise(switches(ended(data.images, data.labels)), likely)
 
-        return scored.against_labels(inputs.training_set, clean, calibration, against_given)
+        return scored.against_labels(inputs.training_set, clean, parts.calibration, against_given)
 
 
 def _predicted(inputs: DefenseInputs, images: torch.Tensor, ctx: Context) -> np.ndarray:

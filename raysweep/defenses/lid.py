@@ -8,10 +8,11 @@ arXiv:2006.14871.
 
 Where we differ: the regression needs attacked inputs; here the score is the Mahalanobis distance of
 the logarithms of the layers' dimensionalities from their values on clean inputs. Neighbors come
-from one fixed part of the clean half that fits, instead of a random minibatch, so that a score does
-not depend on the batch; distances of zero are left out, and k is at most one less than there are
-neighbors. Feature maps are averaged over space unless `pool: flat`, which is the paper's. `on:
-training_set` takes neighbors of the given label, three at least, and is an extension.
+from one fixed part of the clean half that fits, drawn class by class, instead of a random
+minibatch, so that a score does not depend on the batch; distances of zero are left out, and k is at
+most one less than there are neighbors. Feature maps are averaged over space unless `pool: flat`,
+which is the paper's. `on: training_set` takes neighbors of the given label, three at least, and is
+an extension.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ OF_CLASS = 3  # images of a class that one of the training set is compared with,
 class LID(scored.Scored):
     """Scores are Mahalanobis distances over layers; decisions set the nominal FPR."""
 
-    VERSION = 2
+    VERSION = 3
     EXTENDED: ClassVar[bool] = True
 
     neighbors: int = searched(20, {"min": 5, "max": 100}, ge=2, le=10_000, description="k")
@@ -49,17 +50,18 @@ class LID(scored.Scored):
         return 8
 
     def least_of_class(self) -> int:
-        """Return 5 for the training set: half of a class, rounded up, is compared with."""
-        return 2 * OF_CLASS - 1 if self.on == "training_set" else 0
+        """Return 9 for the training set: a quarter of a class, rounded up, is compared with."""
+        return 4 * OF_CLASS - 3 if self.on == "training_set" else 0
 
     def run(self, inputs: DefenseInputs, ctx: Context) -> Findings:
         """Measure the dimensionalities of clean inputs."""
         clean = inputs.clean_set
-        fitted, calibration = scored.halves(self.name, clean, ctx, least=self.least_clean())
-        near, others = scored.neighbors_and_rest(
-            self.name, clean, fitted, inputs.shape.num_classes,
-            least=OF_CLASS if self.on == "training_set" else 0,
+        of_class = OF_CLASS if self.on == "training_set" else 0
+        parts = scored.parts_of_each_class(
+            self.name, clean, ctx,
+            least=self.least_clean(), of_class=of_class, num_classes=inputs.shape.num_classes,
         )  # fmt: skip
+        near, others = parts.near, parts.others
         reference = layer_values(inputs, near.images, ctx, pool=self.pool)
 
         def dimensions(images: torch.Tensor, labels: np.ndarray | None) -> FloatArray:
@@ -91,12 +93,12 @@ class LID(scored.Scored):
             return distance(dimensions(images, None))
 
         if self.on == "inputs":
-            return Findings(score_inputs=score, calibration=calibration)
+            return Findings(score_inputs=score, calibration=parts.calibration)
 
         def against_given(data: ImageSet) -> FloatArray:
             return distance(dimensions(data.images, data.labels))
 
-        return scored.against_labels(inputs.training_set, clean, calibration, against_given)
+        return scored.against_labels(inputs.training_set, clean, parts.calibration, against_given)
 
 
 def local_dimension(points_BD: FloatArray, base_ND: FloatArray, neighbors: int) -> FloatArray:

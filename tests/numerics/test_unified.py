@@ -12,7 +12,7 @@ from scipy import stats
 from torch import nn
 
 from raysweep import training
-from raysweep.datasets import Shape
+from raysweep.datasets import ImageSet, Shape
 from raysweep.defenses import Evidence, model_mutation
 from raysweep.defenses import _scored as scored
 from raysweep.defenses._layers import layer_values
@@ -314,6 +314,24 @@ def test_flat_layers_hold_every_entry_and_averaged_ones_a_channel_each() -> None
         np.testing.assert_allclose(
             whole.reshape(5, channels, -1).mean(2), averaged, rtol=1e-4, atol=1e-5
         )
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_rare_class_is_in_the_part_that_others_are_compared_with(seed: int) -> None:
+    """Halves of all images, drawn whatever their class, left out a class of few images."""
+    counts = np.array([1, 2, 3, 4, 9, 30])
+    labels = np.random.default_rng(seed).permutation(np.repeat(np.arange(6), counts))
+    rows = torch.arange(len(labels), dtype=torch.uint8)[:, None, None, None]
+    clean = ImageSet(images=rows, labels=labels)
+    ctx = Context(seed=seed)
+    parts = scored.parts_of_each_class("x", clean, ctx, least=4, of_class=1, num_classes=6)
+    assert np.bincount(parts.near.labels).tolist() == [1, 1, 1, 1, 3, 8]
+    assert np.bincount(parts.others.labels, minlength=6).tolist() == [0, 0, 1, 1, 2, 7]
+    assert np.bincount(labels[parts.calibration], minlength=6).tolist() == [0, 1, 1, 2, 4, 15]
+    used = [*parts.near.images.flatten(), *parts.others.images.flatten(), *parts.calibration]
+    assert sorted(map(int, used)) == [*range(len(labels))], "each image is in one part"
+    with pytest.raises(ValueError, match=r"classes \[0, 1, 2, 3\] have \[1, 1, 1, 1\]; raise"):
+        scored.parts_of_each_class("x", clean, ctx, least=4, of_class=3, num_classes=6)
 
 
 def test_duplicates_and_small_bases_are_met() -> None:
