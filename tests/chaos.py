@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -122,6 +123,8 @@ def main() -> int:
     given = parser.parse_args()
     if reason := hosts.lacking():
         sys.exit(reason)
+    for number in (signal.SIGINT, signal.SIGTERM):  # a shell's `&` has the first one ignored
+        signal.signal(number, signal.default_int_handler)
     faults = deck(given.kinds.split(","), given.faults, given.seed)
     sweep = SWEEP % (given.seeds or 1 + given.faults // 12)
     with world_of(sweep, keep=given.keep) as world:

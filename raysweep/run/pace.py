@@ -71,6 +71,14 @@ class Pace:
         self._began: float | None = None
         self._window: deque[tuple[float, float]] = deque()
         self._estimate: tuple[float, float | None] = (float("-inf"), None)
+        self._facts: dict[str, tuple[str, bool, float]] = {}
+
+    def _facts_of(self, stage: Stage) -> tuple[str, bool, float]:
+        """Return a stage's name, whether stages like it were timed before, and its work; kept."""
+        if stage.key not in self._facts:
+            costs = self._costs
+            self._facts[stage.key] = costs.name(stage), costs.known(stage), costs.work(stage)
+        return self._facts[stage.key]
 
     @property
     def spent(self) -> dict[str, list[tuple[float, float]]]:
@@ -79,14 +87,13 @@ class Pace:
 
     def add(self, stage: Stage, seconds: float) -> None:
         """Take in a stage that has ended."""
-        costs, now = self._costs, self._clock()
-        name = costs.name(stage)
+        now, (name, known, work) = self._clock(), self._facts_of(stage)
         if name not in self.timed:
-            self.timed[name] = Timed(known=costs.known(stage))
+            self.timed[name] = Timed(known=known)
         if stage.kind not in self._by_kind:
             self._by_kind[stage.kind] = Timed(known=False)
         for timed in (self.timed[name], self._by_kind[stage.kind]):
-            timed.add(seconds, costs.work(stage), costs(stage))
+            timed.add(seconds, work, self._costs(stage))
         self._ended += 1
         if self._began is None:
             self._began = now - seconds
@@ -141,12 +148,12 @@ class Pace:
 
     def _expected(self, stage: Stage, drift: dict[bool, float]) -> tuple[float, bool]:
         """Return the seconds that a stage will take, and whether stages like it were timed."""
-        timed = self.timed.get(self._costs.name(stage))
-        known = self._costs.known(stage)
+        name, known, work = self._facts_of(stage)
+        timed = self.timed.get(name)
         if timed is None and not known and stage.kind in self._by_kind:
             timed = self._by_kind[stage.kind]
         if timed is not None:
-            return timed.seconds / timed.work * max(self._costs.work(stage), 1.0), True
+            return timed.seconds / timed.work * max(work, 1.0), True
         return self._costs(stage) * drift[known], known
 
     def _growth(self, drift: dict[bool, float]) -> float:

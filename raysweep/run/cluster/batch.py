@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 from raysweep.environment import Environment
 from raysweep.provenance import Code
@@ -58,8 +59,8 @@ class Batch:
 
     def pack(self) -> dict[str, str]:
         """Return the batch as Tune's config: field → text, JSON where the field is no text."""
-        fields = asdict(self)
-        return {n: v if isinstance(v, str) else json.dumps(v) for n, v in fields.items()}
+        given = _fields(self)
+        return {n: v if isinstance(v, str) else _text(v) for n, v in given.items()}
 
     @classmethod
     def unpack(cls, config: Mapping[str, str]) -> Batch:
@@ -87,7 +88,16 @@ class Batch:
 
 def pack_results(results: Iterable[Result]) -> str:
     """Return results as text."""
-    return json.dumps([asdict(result) for result in results])
+    return _text([*results])
+
+
+def _text(value: object) -> str:
+    """Return JSON of a value that may hold dataclasses; `asdict` would copy all that they hold."""
+    return json.dumps(value, default=_fields)
+
+
+def _fields(record: Any) -> dict[str, Any]:
+    return {field.name: getattr(record, field.name) for field in fields(record)}
 
 
 def unpack_results(text: str) -> list[Result]:
