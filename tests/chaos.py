@@ -84,6 +84,7 @@ def disturb(world: World, faults: Sequence[Fault], seed: int) -> list[Struck]:
         world.go_on().because.append(fault.NAME)
         began = time.time()
         said = fault.strike(world, draw)
+        world.gate.touch()
         struck.append(Struck(fault=fault, said=said, began=began, ended=time.time()))
         world.go_on()
         world.hold()

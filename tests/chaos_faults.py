@@ -173,6 +173,7 @@ class DriverReplaced(Fault):
             wait(lambda: second.ended or stored() >= more, "stages of a second driver")
         finally:
             second.send(signal.SIGTERM)
+            world.gate.touch()  # while the second one ends, the first one would do all that is left
             driver.send(signal.SIGCONT)
         world.end_of(second)
         return f"the driver is frozen until a second one has stored {more} stages"
