@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any
 
 from raysweep.environment import Environment
 from raysweep.provenance import Code
 from raysweep.run.limits import Limit
 from raysweep.stages.stage import Packed, Result
+
+# Of dataclasses too; `asdict` would copy all that they hold.
+_JSON = json.JSONEncoder(default=lambda one: {f.name: getattr(one, f.name) for f in fields(one)})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,8 +61,8 @@ class Batch:
 
     def pack(self) -> dict[str, str]:
         """Return the batch as Tune's config: field → text, JSON where the field is no text."""
-        given = _fields(self)
-        return {n: v if isinstance(v, str) else _text(v) for n, v in given.items()}
+        given = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {n: v if isinstance(v, str) else _JSON.encode(v) for n, v in given.items()}
 
     @classmethod
     def unpack(cls, config: Mapping[str, str]) -> Batch:
@@ -88,16 +90,7 @@ class Batch:
 
 def pack_results(results: Iterable[Result]) -> str:
     """Return results as text."""
-    return _text([*results])
-
-
-def _text(value: object) -> str:
-    """Return JSON of a value that may hold dataclasses; `asdict` would copy all that they hold."""
-    return json.dumps(value, default=_fields)
-
-
-def _fields(record: Any) -> dict[str, Any]:
-    return {field.name: getattr(record, field.name) for field in fields(record)}
+    return _JSON.encode([*results])
 
 
 def unpack_results(text: str) -> list[Result]:

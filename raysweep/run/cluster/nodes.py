@@ -126,12 +126,6 @@ class Shape(tune.PlacementGroupFactory):  # type: ignore[misc]
         super().__init__([bundle])
         self.refused = refused
 
-    def __eq__(self, other: object) -> bool:
-        """Return whether both ask the same; Tune asks for it at every turn, and slowly itself."""
-        return isinstance(other, Shape) and bool(self.bundles == other.bundles)
-
-    __hash__ = tune.PlacementGroupFactory.__hash__
-
     def to_placement_group(self) -> PlacementGroup:
         """Return the room that Ray is asked for."""
         nodes = f"!in({','.join(self.refused)})"
