@@ -23,6 +23,7 @@ from raysweep.defenses.none import NoDefense
 from raysweep.models.tiny_cnn import TinyCNN
 from raysweep.plan.planner import Planner
 from raysweep.plan.route import Route
+from raysweep.run import ready
 from raysweep.run.cluster import ray as on_ray
 from raysweep.run.cluster.batch import pack_results
 from raysweep.run.run import Run
@@ -31,9 +32,11 @@ from raysweep.stages.inputs import Inputs
 from raysweep.stages.stage import Result, Stage, Work
 from raysweep.store import Store
 from raysweep.sweep.spec import Sweep
+from raysweep.sweep.trials import Trial
 
 LEVELS = (1, 3, 8, 8)
 FAMILY = sum(LEVELS)
+PER_BATCH = ready.MOST_PER_BATCH
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,21 +55,20 @@ class Noop(Work):
 
 
 class Families(Planner):
-    """A plan of no-op stages: `total` of them, in families of dependent ones."""
+    """A plan of no-op stages: of each trial a family of dependent ones."""
 
-    def __init__(self, sweep: Sweep, total: int, seconds: float = 0.0) -> None:
+    def __init__(self, sweep: Sweep, seconds: float = 0.0) -> None:
         super().__init__(sweep)
-        self.trials = tuple(range(total // FAMILY))  # type: ignore[assignment]
         self.nap = seconds
 
-    def route(self, trial: Any, outcomes: Any) -> Route:
+    def route(self, trial: Trial, outcomes: Any) -> Route:
         del outcomes
         keys: list[str] = []
         above: list[str] = []
         for level, width in enumerate(LEVELS):
             row = []
             for number in range(width):
-                params = {"family": trial, "level": level, "number": number, "nap": self.nap}
+                params = {"family": trial.seed, "level": level, "number": number, "nap": self.nap}
                 inputs = {"above": above[number % len(above)]} if above else {}
                 stage = Stage.of(Noop(**params), inputs)
                 self.stages[stage.key] = stage
@@ -91,12 +93,12 @@ class NoopWorker(on_ray.StageWorker):
         return {"done": True, "stages": len(results), "results": pack_results(results)}
 
 
-def _sweep() -> Sweep:
+def _sweep(total: int) -> Sweep:
     from raysweep.attacks.none import NoAttack
 
     return Sweep(
         name="bench", dataset=Digits(), model=TinyCNN(), attacks=[NoAttack()],
-        defenses=[NoDefense()], seeds=1, track={"wandb": "disabled"},
+        defenses=[NoDefense()], seeds=total // FAMILY, track={"wandb": "disabled"},
     )  # fmt: skip
 
 
@@ -106,16 +108,14 @@ def memory() -> float:
     return pages * resource.getpagesize() / 1024
 
 
-def ours(total: int, *, seconds: float, most_per_batch: int = 16) -> dict[str, Any]:
+def ours(total: int, *, seconds: float, most_per_batch: int = PER_BATCH) -> dict[str, Any]:
     """Run `total` stages through Tune; the clock starts when Ray is up."""
-    import raysweep.run.ready as ready
-
     ready.MOST_PER_BATCH = most_per_batch
     on_ray.StageWorker = NoopWorker  # type: ignore[misc]
     with tempfile.TemporaryDirectory() as folder:
         store = Store(folder)
-        sweep = _sweep()
-        run = Run(sweep, store, "", planner=Families(sweep, total, seconds))
+        sweep = _sweep(total)
+        run = Run(sweep, store, "", planner=Families(sweep, seconds))
         expected = seconds or 0.001
         run.schedule.expected = lambda stage: expected
         before, start = memory(), time.perf_counter()

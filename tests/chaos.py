@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -83,6 +84,7 @@ def disturb(world: World, faults: Sequence[Fault], seed: int) -> list[Struck]:
         world.go_on().because.append(fault.NAME)
         began = time.time()
         said = fault.strike(world, draw)
+        world.gate.touch()
         struck.append(Struck(fault=fault, said=said, began=began, ended=time.time()))
         world.go_on()
         world.hold()
@@ -122,6 +124,8 @@ def main() -> int:
     given = parser.parse_args()
     if reason := hosts.lacking():
         sys.exit(reason)
+    for number in (signal.SIGINT, signal.SIGTERM):  # a shell's `&` has the first one ignored
+        signal.signal(number, signal.default_int_handler)
     faults = deck(given.kinds.split(","), given.faults, given.seed)
     sweep = SWEEP % (given.seeds or 1 + given.faults // 12)
     with world_of(sweep, keep=given.keep) as world:

@@ -133,8 +133,8 @@ class DriverStopped(Fault):
         number = draw.choice([signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
         driver.allow(128 + number)
         driver.send(number)
-        wait(lambda: driver.ended, f"the driver's end: {driver.log}", 60)
-        return f"the driver is sent {signal.Signals(number).name}"
+        took = world.end_of(driver)
+        return f"the driver is sent {signal.Signals(number).name}, and ends in {took:.1f} s"
 
 
 class DriverFrozen(Fault):
@@ -173,8 +173,9 @@ class DriverReplaced(Fault):
             wait(lambda: second.ended or stored() >= more, "stages of a second driver")
         finally:
             second.send(signal.SIGTERM)
+            world.gate.touch()  # while the second one ends, the first one would do all that is left
             driver.send(signal.SIGCONT)
-        wait(lambda: second.ended, "the second driver's end", 60)
+        world.end_of(second)
         return f"the driver is frozen until a second one has stored {more} stages"
 
 
@@ -186,11 +187,11 @@ class HeadLost(Fault):
         driver = world.go_on()
         driver.allow(1)
         world.cluster.head.kill()
-        wait(lambda: driver.ended, f"the end of a driver without a head: {driver.log}", 60)
+        took = world.end_of(driver)
         told = ("does not answer since", "then run the same again: raysweep launch chaos.yaml")
         assert all(text in driver.said for text in told), driver.said
         world.cluster.renew()
-        return "the head is lost, and starts anew"
+        return f"the head is lost, the driver ends in {took:.1f} s, and a head starts anew"
 
 
 class DiskFull(Fault):

@@ -77,6 +77,12 @@ class Patient(TinyCNN):
 '''
 
 
+def _hearing() -> None:
+    """Hear signals, although whoever has started us may ignore them, as a shell does for `&`."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 class Launch:
     """One `raysweep launch` and all that it prints."""
 
@@ -87,7 +93,7 @@ class Launch:
         with log.open("wb") as out:
             self.process = subprocess.Popen(
                 command, stdout=out, stderr=subprocess.STDOUT, env={**os.environ, **environment},
-                cwd=folder, start_new_session=True,
+                cwd=folder, start_new_session=True, preexec_fn=_hearing,
             )  # fmt: skip
 
     @property
@@ -215,15 +221,7 @@ class World:
         return self._start(name, store, ["--inline"], **environment)
 
     def _start(self, name: str, store: Path, where: list[str], **environment: str) -> Launch:
-        command = [
-            sys.executable,
-            "-m",
-            "raysweep",
-            "launch",
-            "chaos.yaml",
-            "--storage",
-            str(store),
-        ]
+        command = [sys.executable, "-m", "raysweep", "launch", "chaos.yaml"]
         own = {**self.cluster.environment(), "OMP_NUM_THREADS": "1", "PYTHONPATH": self.python}
         own["PYTHONFAULTHANDLER"] = "1"  # one that is stuck tells where
         made = Launch(
@@ -257,15 +255,30 @@ class World:
             if now != last:
                 last, since = now, time.monotonic()
             if time.monotonic() > since + WAIT:
-                raise self.stuck(f"{now} of {stages} stages are stored for {WAIT:.0f} s")
+                raise self.stuck(
+                    self.driver, f"{now} of {stages} stages are stored for {WAIT:.0f} s"
+                )
             self.go_on()
             time.sleep(0.05)
 
-    def stuck(self, what: str) -> Stuck:
+    def end_of(self, driver: Launch) -> float:
+        """Wait until a launch ends; return the seconds that it took.
+
+        Raises:
+            Stuck: if it does not in time; tells where its threads are.
+        """
+        began = time.monotonic()
+        while not driver.ended:
+            if time.monotonic() > began + WAIT:
+                raise self.stuck(driver, f"{driver.log} does not end in {WAIT:.0f} s")
+            time.sleep(0.05)
+        return time.monotonic() - began
+
+    def stuck(self, driver: Launch | None, what: str) -> Stuck:
         """Return the error of a driver that does nothing, with the places where its threads are."""
-        if self.driver is not None and not self.driver.ended:
-            self.driver.send(signal.SIGABRT)
-            self.driver.process.wait()
+        if driver is not None and not driver.ended:
+            driver.send(signal.SIGABRT)
+            driver.process.wait()
         return Stuck(f"{what}\n{self._said()}")
 
     def _said(self) -> str:
@@ -332,14 +345,11 @@ class World:
         """
         self.gate.unlink(missing_ok=True)
         for _ in range(most):
-            driver, since = self.go_on(), time.monotonic()
-            while not driver.ended:
-                if time.monotonic() > since + WAIT:
-                    raise self.stuck(f"{driver.log} does not end in {WAIT:.0f} s")
-                time.sleep(0.05)
+            driver = self.go_on()
+            self.end_of(driver)
             if "\n0 stages ran, " in driver.said:
                 return
-        raise self.stuck(f"{most} launches after the last fault have something to do")
+        raise self.stuck(self.driver, f"{most} launches after the last fault have something to do")
 
     def close(self) -> None:
         """End every process and take every mount back."""

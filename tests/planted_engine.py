@@ -17,6 +17,7 @@ CURRENT = "test_current.py::test_"
 FORCE = "test_force.py::test_"
 RUNNING = "test_running.py::test_"
 IDLE, LIMITS = "test_idle.py::test_", "test_limits.py::test_"
+PACE = "test_pace.py::test_"
 LEASES, ELSEWHERE = "test_leases.py::test_", "test_elsewhere.py::test_"
 
 HANDED_OUT = (
@@ -411,6 +412,39 @@ ALONE = (
         "a driver waits for its own node that is lost", "run/cluster/head.py",
         "if alive[self._node]:", "if True:",
         ("test_head.py::test_a_driver_whose_own_node_is_lost_does_not_wait_for_it",),
+    ),
+    Fault(
+        "a dead Ray of this machine is waited for", "run/cluster/head.py",
+        "self._local and not listens(self.place)", "False",
+        ("test_head.py::test_a_head_of_this_machine_that_has_ended_is_not_waited_for",),
+    ),
+    Fault(
+        "Tune writes down each trial", "run/cluster/idle.py",
+        "controller._get_trial_checkpoints = dict", "pass",
+        (IDLE + "nothing_is_written_down_of_each_trial",),
+    ),
+    Fault(
+        "stages are blamed for a host on which no worker starts", "run/cluster/death.py",
+        "return _failed_start(error)",
+        "return Death(reason=str(error)[-2000:], key=key, output=text)",
+        ("test_hosts.py::test_a_host_on_which_no_worker_can_start_is_named_and_given_no_work",),
+    ),
+    Fault(
+        "trainings to come take as long as a plan guesses", "run/pace.py",
+        "self._expected(stages[longest], drift) if longest else (0.0, True)",
+        "schedule.longest_grown[0], True",
+        (PACE + "trials_that_wait_count_a_training_as_long_as_trainings_were",),
+    ),
+    Fault(
+        "a method that was not timed is paced in another one's units", "run/pace.py",
+        "sum(one.mean for one in others) / len(others)",
+        "work * sum(one.seconds / one.work for one in others) / len(others)",
+        (PACE + "a_method_that_was_not_timed_takes_as_long_as_others_of_its_kind",),
+    ),
+    Fault(
+        "a launch inline keeps silent on limits that it cannot hold", "run/inline.py",
+        "if run.sweep.resources.limits:", "if False:",
+        (LIMITS + "a_launch_that_can_hold_no_limit_says_so",),
     ),
     Fault(
         "one timed stage makes a limit", "run/limits.py",

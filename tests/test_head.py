@@ -21,6 +21,7 @@ from raysweep.jobs.launch import launch
 from raysweep.jobs.tune import tune
 from raysweep.results import records
 from raysweep.results.tuned import TunedRow
+from raysweep.run.cluster import address
 from raysweep.run.cluster import head as head_module
 from raysweep.run.cluster.head import Head, run_until_lost
 from raysweep.run.cluster.nodes import connect
@@ -100,6 +101,23 @@ def test_a_call_that_waits_for_a_silent_head_is_left_behind(
     assert "start it again, then run the same again" in str(lost.value)
 
 
+def test_a_head_of_this_machine_that_has_ended_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    gone = Head(silent(), "a node", 600.0, local=True)
+    gone.look()
+    assert gone.lost.startswith("Ray, started on this machine, does not answer since")
+    assert "(its head has ended); what finished is stored" in gone.lost
+    elsewhere = Head(silent(), "a node", 600.0)
+    elsewhere.look()
+    assert not elsewhere.lost, "it may be started again"
+    monkeypatch.setattr(address, "SECONDS", 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as busy:
+        head = Head(f"127.0.0.1:{busy.getsockname()[1]}", "a node", 600.0, local=True)
+        head.look()
+        assert head.seconds_without_answer and not head.lost
+
+
 def test_an_error_of_the_call_is_raised_where_it_is_waited_for() -> None:
     def fail() -> None:
         raise KeyError("its own")
@@ -159,7 +177,7 @@ def test_a_killed_head_costs_the_drivers_and_a_new_one_goes_on(
     store, tuning = (Store(str(cluster.store / verb)) for verb in ("launch", "tune"))
     drivers = {"launch": started(cluster, "launch", file)}
     hosts.until(lambda: len(store.list("manifests")) >= 3)
-    workers = cluster.hosts["north"].pids("Trainable") + cluster.hosts["north"].pids("StageWorker")
+    workers = cluster.hosts["north"].pids("ray::StageWorker")  # idle or at work
     assert workers
     for pid in workers:
         os.kill(pid, signal.SIGSTOP)  # it is not over before the head is

@@ -37,7 +37,7 @@ from raysweep.run.run import Run
 from raysweep.stages import perform
 from raysweep.stages.stage import Packed
 from raysweep.store import Store, ledger
-from raysweep.store.events import Done, Note, Retry
+from raysweep.store.events import Done, Failed, Note, Retry
 from raysweep.store.sweepfolder import SweepFolder
 from raysweep.sweep.loading import load_sweep
 from tests import hosts
@@ -338,6 +338,24 @@ def test_no_host_with_the_drivers_torch_is_one_clear_message(
     assert "Traceback" not in said
     assert Store(str(store)).done() == set()
     assert set(records.load("small", str(store))["status"]) == {"pending"}
+
+
+@pytest.mark.ray
+def test_a_host_on_which_no_worker_can_start_is_named_and_given_no_work(
+    cluster: hosts.Cluster, store: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Ray Tune cannot be imported there: what it needs is broken, and nothing of ours is run."""
+    broken = cluster.root / "broken"
+    broken.mkdir(exist_ok=True)
+    (broken / "pyarrow.py").write_text("raise ImportError('libarrow.so: no such file')")
+    cluster.hold(west=broken)
+    with pytest.raises(HostError, match="host west is given no work: no worker can start") as ended:
+        run(SWEEP, store, address=cluster.address)
+    assert "(ImportError: libarrow.so: no such file)" in str(ended.value)
+    assert "Traceback" not in "".join(capfd.readouterr())
+    lines = [*ledger.read(SweepFolder(Store(str(store)), "small"))]
+    assert [line.text for line in lines if isinstance(line, Note)] == [str(ended.value)]
+    assert not any(isinstance(line, Retry | Failed) for line in lines), "no stage is blamed"
 
 
 @pytest.mark.ray

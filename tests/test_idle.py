@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -71,8 +73,11 @@ def two_cpus() -> Iterator[None]:
 
 
 def pids_of(
-    kinds: str, cpus: int, between: Callable[[list[int]], None] = lambda pids: None,
-) -> list[int]:  # fmt: skip
+    kinds: str,
+    cpus: int,
+    between: Callable[[list[int]], None] = lambda pids: None,
+    storage: Path | None = None,
+) -> list[int]:
     """Return the process of each batch of a chain; kinds ask for different resources, d dies."""
 
     class Worker(tune.Trainable):  # type: ignore[misc]  # by value: a worker has no tests
@@ -101,7 +106,10 @@ def pids_of(
             search_alg=Passed(metric="pid", mode="max"), num_samples=-1, reuse_actors=True,
             scheduler=KeepingIdle(),
         ),
-        run_config=tune.RunConfig(verbose=0, failure_config=tune.FailureConfig(max_failures=0)),
+        run_config=tune.RunConfig(
+            verbose=0, failure_config=tune.FailureConfig(max_failures=0),
+            storage_path=storage and str(storage),
+        ),
     ).fit()  # fmt: skip
     return chain.pids
 
@@ -129,6 +137,12 @@ def test_no_more_room_is_given_up_than_is_waited_for(
     monkeypatch.setattr(idle, "ROOM_SECONDS", 3.0)
     pids = pids_of("abcb", cpus=1)
     assert pids[3] == pids[1] and len(set(pids)) == 3
+
+
+def test_nothing_is_written_down_of_each_trial(two_cpus: None, tmp_path: Path) -> None:
+    assert len(pids_of("aa", cpus=1, storage=tmp_path)) == 2
+    (state,) = tmp_path.rglob("experiment_state-*.json")
+    assert json.loads(state.read_text())["trial_data"] == []
 
 
 def test_a_batch_never_goes_to_an_idle_worker_that_died(

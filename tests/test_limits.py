@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from raysweep.jobs.launch import launch
 from raysweep.plan.costs import Costs
 from raysweep.plan.planner import Planner
 from raysweep.run.limits import FEWEST, FILE, LEAST_SECONDS, TIMES, Limits, forecast
@@ -82,3 +83,10 @@ def test_damaged_paces_give_no_limit(tmp_path: Path, raw: bytes) -> None:
     store.write(FILE, raw)
     limits, stages = timed(store, 1.0, 1)
     assert not any(map(limits.of, stages)) and b"cpu x" not in (store.read(FILE) or b"")
+
+
+def test_a_launch_that_can_hold_no_limit_says_so(tmp_path: Path) -> None:
+    text = SWEEP + "resources: {limits: {train: 2h}}\n"
+    said = launch(from_text(parse("s.yaml", text)), text, str(tmp_path), inline=True).notes
+    (line,) = (note for note in said if "limits" in note)
+    assert line.startswith("resources.limits does not hold inline")

@@ -35,7 +35,7 @@ class Simulated:
         }
         self.schedule: Any = SimpleNamespace(
             planner=SimpleNamespace(stages=planned), wanted=set(stages), done=set(), failed={},
-            upstream_failed={}, out=set(), waiting={}, longest_grown=0.0,
+            upstream_failed={}, out=set(), waiting={}, longest_grown=(0.0, ""),
             tally=Tally(),
         )  # fmt: skip
         self.known: set[str] = set()
@@ -72,7 +72,7 @@ class Costs:
         return str(getattr(stage, "method", stage.kind))
 
     def work(self, stage: Any) -> float:
-        return 1.0
+        return float(getattr(stage, "work", 1.0))
 
     def known(self, stage: Any) -> bool:
         return stage.kind in self._known
@@ -109,6 +109,16 @@ def test_a_kind_is_timed_by_others_of_it() -> None:
     for n, key in enumerate(stages):
         planned = run.schedule.planner.stages[key]
         planned.method = f"{planned.kind}/{n % 2 if n < 300 else 2}"  # a third one comes late
+    told = [pair for pair in run.play() if pair[1] > 2]
+    assert told and all(left / 2 < estimate < 2 * left for estimate, left in told)
+
+
+def test_a_method_that_was_not_timed_takes_as_long_as_others_of_its_kind() -> None:
+    """Its work may be counted in other units: sample passes of one, samples of another."""
+    run = Simulated({f"d{n}": ("defend", 0.2, 0.02) for n in range(400)})
+    for n in range(400):
+        planned = run.schedule.planner.stages[f"d{n}"]
+        planned.method, planned.work = ("passes", 5e4) if n < 200 else ("samples", 300.0)
     told = [pair for pair in run.play() if pair[1] > 2]
     assert told and all(left / 2 < estimate < 2 * left for estimate, left in told)
 
@@ -151,6 +161,19 @@ def test_trials_that_wait_count_what_others_have_gained() -> None:
     more = run.pace.left_seconds()
     assert alone is not None and more is not None
     assert 2 * alone < more < 5 * alone
+
+
+def test_trials_that_wait_count_a_training_as_long_as_trainings_were() -> None:
+    """The plan expects 50 times of them what they take; until one has grown, nothing else says."""
+    stages = {f"t{n}": ("train", 0.01, 0.5) for n in range(100)}
+    run = Simulated(stages | {f"d{n}": ("defend", 0.2, 0.1) for n in range(200)})
+    run.schedule.longest_grown = (0.5, "t0")
+    run.schedule.waiting = {"decide": list(range(400))}
+    told = run.play()
+    assert told
+    for estimate, left in told:
+        left += 400 * 0.01 / SLOTS
+        assert left < 4 or left / 2 < estimate < 2 * left, (estimate, left)
 
 
 def test_batches_are_made_by_what_stages_took_in_this_run(tmp_path: Path) -> None:

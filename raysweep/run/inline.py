@@ -17,7 +17,8 @@ POLL_SECONDS = 0.5
 def run_inline(run: Run) -> None:
     """Run every stage in this process, one after another, until a signal comes.
 
-    A method that raises what would end the process, such as SystemExit, costs its own rows.
+    A method that raises what would end the process, such as SystemExit, costs its own rows. No time
+    limit is held: to end a stage would end this process.
     """
     from raysweep.stages.current import current
     from raysweep.stages.perform import perform
@@ -29,6 +30,11 @@ def run_inline(run: Run) -> None:
         return () if now is None else (now.state(),)
 
     run.running = running
+    if run.sweep.resources.limits:
+        run.note(
+            "resources.limits does not hold inline: a stage of this process cannot be ended alone; "
+            "leave --inline out, and Ray ends the process of a stage at its limit"
+        )
     queue = QueueTimes(run)
     gpus = run.sweep.resources.gpu.gpu
     while not run.over:

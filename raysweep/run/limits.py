@@ -106,6 +106,8 @@ class Limits:
             return given
         if self._known is None:
             self._known = self._read()
+        if not self._known:
+            return None
         pace, timed = self._known.get(self._setup(stage), (0.0, 0))
         if timed < FEWEST:
             return None

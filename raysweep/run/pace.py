@@ -3,9 +3,8 @@
 No estimate is made before enough stages were timed: a guess of the first minute is taken for a
 promise. Then each stage left counts what stages like it took in this run; where none of them has
 ended yet, what they took before, by as much as this run is faster or slower than that, or what
-others of its kind took. The sum is
-divided by the stage seconds that the run has done in each second of late, which holds the number of
-workers and all that they lose between two stages.
+others of its kind took on average. The sum is divided by the stage seconds that the run has done in
+each second of late, which holds the number of workers and all that they lose between two stages.
 """
 
 from __future__ import annotations
@@ -33,6 +32,11 @@ class Timed:
         self.known = known
         self.took: list[tuple[float, float]] = []  # seconds and work of each
         self.seconds = self.work = self.expected = 0.0
+
+    @property
+    def mean(self) -> float:
+        """The seconds of one of them."""
+        return self.seconds / len(self.took)
 
     def add(self, seconds: float, work: float, expected: float) -> None:
         """Take in a stage that has ended."""
@@ -65,12 +69,20 @@ class Pace:
         self._running = running
         self._clock = clock
         self.timed: dict[str, Timed] = {}
-        self._by_kind: dict[str, Timed] = {}
+        self._by_kind: dict[str, list[Timed]] = {}
         self._total = 0.0
         self._ended = 0
         self._began: float | None = None
         self._window: deque[tuple[float, float]] = deque()
         self._estimate: tuple[float, float | None] = (float("-inf"), None)
+        self._facts: dict[str, tuple[str, bool, float]] = {}
+
+    def _facts_of(self, stage: Stage) -> tuple[str, bool, float]:
+        """Return a stage's name, whether stages like it were timed before, and its work; kept."""
+        if stage.key not in self._facts:
+            costs = self._costs
+            self._facts[stage.key] = costs.name(stage), costs.known(stage), costs.work(stage)
+        return self._facts[stage.key]
 
     @property
     def spent(self) -> dict[str, list[tuple[float, float]]]:
@@ -79,14 +91,12 @@ class Pace:
 
     def add(self, stage: Stage, seconds: float) -> None:
         """Take in a stage that has ended."""
-        costs, now = self._costs, self._clock()
-        name = costs.name(stage)
-        if name not in self.timed:
-            self.timed[name] = Timed(known=costs.known(stage))
-        if stage.kind not in self._by_kind:
-            self._by_kind[stage.kind] = Timed(known=False)
-        for timed in (self.timed[name], self._by_kind[stage.kind]):
-            timed.add(seconds, costs.work(stage), costs(stage))
+        now, (name, known, work) = self._clock(), self._facts_of(stage)
+        timed = self.timed.get(name) or Timed(known=known)
+        timed.add(seconds, work, self._costs(stage))
+        if name not in self.timed:  # last, since another thread may ask at any moment
+            self.timed[name] = timed
+            self._by_kind.setdefault(stage.kind, []).append(timed)
         self._ended += 1
         if self._began is None:
             self._began = now - seconds
@@ -126,7 +136,10 @@ class Pace:
             left += rest
             unknown += 0.0 if sure else rest
             longest = max(longest, rest)
-        left += sum(map(len, schedule.waiting.values())) * self._growth(drift)
+        each, sure = self._growth(drift)
+        growth = each * sum(map(len, schedule.waiting.values()))
+        left += growth
+        unknown += 0.0 if sure else growth
         if left and unknown > UNKNOWN_SHARE * left:
             return None
         began, before = self._window[0]
@@ -141,24 +154,27 @@ class Pace:
 
     def _expected(self, stage: Stage, drift: dict[bool, float]) -> tuple[float, bool]:
         """Return the seconds that a stage will take, and whether stages like it were timed."""
-        timed = self.timed.get(self._costs.name(stage))
-        known = self._costs.known(stage)
-        if timed is None and not known and stage.kind in self._by_kind:
-            timed = self._by_kind[stage.kind]
+        name, known, work = self._facts_of(stage)
+        timed = self.timed.get(name)
         if timed is not None:
-            return timed.seconds / timed.work * max(self._costs.work(stage), 1.0), True
+            return timed.seconds / timed.work * max(work, 1.0), True
+        if not known and (others := self._by_kind.get(stage.kind)):
+            # Not by work: it counts sample passes of one method, and samples of another.
+            return sum(one.mean for one in others) / len(others), True
         return self._costs(stage) * drift[known], known
 
-    def _growth(self, drift: dict[bool, float]) -> float:
+    def _growth(self, drift: dict[bool, float]) -> tuple[float, bool]:
         """Return the seconds of the stages that a trial gains when its outcome is known.
 
         They are as many as trials have gained so far; until one has, a training like the longest.
+
+        Returns:
+            The seconds, and whether stages like these were timed.
         """
         schedule = self._schedule
-        if not schedule.tally.resumed_trials:
-            return (
-                schedule.longest_grown * drift[any(one.known for one in tuple(self.timed.values()))]
-            )
         stages = schedule.planner.stages
+        if not schedule.tally.resumed_trials:
+            _, longest = schedule.longest_grown
+            return self._expected(stages[longest], drift) if longest else (0.0, True)
         grown = (self._expected(stages[key], drift)[0] for key in tuple(schedule.tally.grown))
-        return sum(grown) / schedule.tally.resumed_trials
+        return sum(grown) / schedule.tally.resumed_trials, True

@@ -74,7 +74,7 @@ class Schedule:
         self._children: dict[str, list[str]] = defaultdict(list)
         self.waiting: dict[str, list[int]] = defaultdict(list)
         self._rank: dict[str, float] = {}
-        self.longest_grown = 0.0  # seconds of a stage that a decision may grow
+        self.longest_grown = (0.0, "")  # seconds and key of a stage like those a decision may grow
         self._order: dict[str, int] = {}
         self._tries: dict[tuple[str, str], int] = defaultdict(int)
         self._ready = ReadyStages(planner.stages, self._rank, self._order)
@@ -159,9 +159,9 @@ class Schedule:
             for need in self.planner.stages[key].needs:
                 self._children[need].append(key)
         seconds = {key: self.expected(self.planner.stages[key]) for key in keys}
-        regrown = [seconds[key] for key in keys if self.planner.stages[key].work.GROWN]
+        regrown = [(seconds[key], key) for key in keys if self.planner.stages[key].work.GROWN]
         self.longest_grown = max([self.longest_grown, *regrown])
-        remaining(seconds, self.planner.stages, self._children, self._rank, self.longest_grown)
+        remaining(seconds, self.planner.stages, self._children, self._rank, self.longest_grown[0])
         for key in keys:
             if key not in self.done:
                 self._wait(key)

@@ -1,6 +1,8 @@
+# ruff: noqa: PTH103, PTH105, PTH108, PTH116, PTH120, PTH123
 """Files below one root, as a place keeps them: a local folder, by plain system calls.
 
-A file appears whole or not at all: it is written under a unique name and renamed into place.
+A file appears whole or not at all: it is written under a unique name and renamed into place. Paths
+are text here: a `Path` takes longer to make than a small file to read.
 """
 
 from __future__ import annotations
@@ -56,19 +58,21 @@ class Folder:
     def __init__(self, root: Path) -> None:
         """Name the folder; it is made when something is first written."""
         self.root = root
+        self._above = f"{root}/"
         self._syncs = os.environ.get("RAYSWEEP_FSYNC", "") != "0"
 
     def read(self, path: str) -> bytes | None:
         """Return a file's bytes, or None if there is no such file."""
         try:
-            return (self.root / path).read_bytes()
+            with open(self._above + path, "rb") as file:
+                return file.read()
         except (FileNotFoundError, NotADirectoryError):
             return None
 
     def stamp(self, path: str) -> Stamp | None:
         """Return size and modification time of a file, or None if it is not there."""
         try:
-            facts = (self.root / path).stat()
+            facts = os.stat(self._above + path)
         except (FileNotFoundError, NotADirectoryError):
             return None
         return facts.st_size, facts.st_mtime_ns
@@ -76,7 +80,7 @@ class Folder:
     def stamps(self, folder: str) -> dict[str, Stamp]:
         """Return size and modification time of all files below a folder; one look at each."""
         found: dict[str, Stamp] = {}
-        cut = len(str(self.root)) + 1
+        cut = len(self._above)
         places = [str(self.root / folder)]
         while places:
             with contextlib.suppress(FileNotFoundError), os.scandir(places.pop()) as entries:
@@ -92,47 +96,48 @@ class Folder:
 
     def write(self, path: str, data: bytes, *, durable: bool = False) -> None:
         """Write under a unique name and rename into place."""
-        target = self.root / path
+        target = self._above + path
         durable = durable and self._syncs
         with self._written(target, data, durable=durable) as temporary:
-            temporary.replace(target)
+            os.replace(temporary, target)
         if durable:
-            _sync(target.parent)
+            _sync(os.path.dirname(target))
 
     def create(self, path: str, data: bytes) -> bool:
         """Write under a unique name and link into place, which fails if the name is taken."""
-        target = self.root / path
+        target = self._above + path
         with self._written(target, data, durable=False) as temporary:
             try:
-                target.hardlink_to(temporary)
+                os.link(temporary, target)
             except FileExistsError:
                 return False
             finally:
-                temporary.unlink()
+                os.unlink(temporary)
         return True
 
     @staticmethod
     @contextlib.contextmanager
-    def _written(target: Path, data: bytes, *, durable: bool) -> Iterator[Path]:
+    def _written(target: str, data: bytes, *, durable: bool) -> Iterator[str]:
         """Yield a file beside the target that holds the data; remove it if anything fails."""
-        temporary = target.with_name(f".{uuid.uuid4().hex}.tmp")
+        folder = os.path.dirname(target)
+        temporary = f"{folder}/.{uuid.uuid4().hex}.tmp"
         try:
             try:
-                temporary.write_bytes(data)
+                _write(temporary, data)
             except FileNotFoundError:
-                target.parent.mkdir(parents=True, exist_ok=True)
-                temporary.write_bytes(data)
+                os.makedirs(folder, exist_ok=True)
+                _write(temporary, data)
             if durable:
                 _sync(temporary)
             yield temporary
         except BaseException:
             with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
+                os.unlink(temporary)
             raise
 
     def list(self, folder: str) -> list[str]:
         """Return all files below a folder; one look at each folder, none at each file."""
-        cut = len(str(self.root)) + 1
+        cut = len(self._above)
         return sorted(
             f"{place}/{name}"[cut:].replace(os.sep, "/")
             for place, _, names in os.walk(self.root / folder)
@@ -143,10 +148,15 @@ class Folder:
     def delete(self, path: str) -> None:
         """Remove a file, if it is there."""
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            (self.root / path).unlink()
+            os.unlink(self._above + path)
 
 
-def _sync(path: Path) -> None:
+def _write(path: str, data: bytes) -> None:
+    with open(path, "wb") as file:
+        file.write(data)
+
+
+def _sync(path: str) -> None:
     """Bring a file, or the names in a folder, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:

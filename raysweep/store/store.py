@@ -87,7 +87,6 @@ class Store(Root):
         body: dict[str, Any] = {
             "kind": kind, "key": key, "files": {}, "outcome": outcome or {}, "info": info or {},
         }  # fmt: skip
-        sealed = seal(body)
         files: dict[str, dict[str, Any]] = {}
         # A look costs a request of a remote store: there, `remember` removes what is replaced.
         before = () if self._remote else self._objects(key)
@@ -99,10 +98,9 @@ class Store(Root):
                 sha256 = hashlib.sha256(data).hexdigest()
                 files[path] = {"sha256": sha256, "size": len(data)}
                 self.write(path, data, durable=durable)
-                sealed = seal(body | {"files": files})
                 if self._remote:
                     self._objects_here.write(sha256, data)
-            self.write(_manifest_path(key), sealed, durable=durable)
+            self.write(_manifest_path(key), seal(body | {"files": files}), durable=durable)
         except BaseException:
             self._drop(files)
             raise

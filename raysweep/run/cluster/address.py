@@ -134,6 +134,18 @@ def answers(place: str) -> bool:
     return True
 
 
+def listens(place: str) -> bool:
+    """Return whether a process holds HOST:PORT, of this machine, although it may not answer."""
+    host, _, port = place.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), SECONDS).close()
+    except ConnectionRefusedError:
+        return False
+    except OSError:  # too busy to take it
+        return True
+    return True
+
+
 def nodes_alive(place: str) -> dict[str, bool]:
     """Return of each node that the head at HOST:PORT knows, by id, whether it is alive.
 

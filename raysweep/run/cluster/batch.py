@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 
 from raysweep.environment import Environment
 from raysweep.provenance import Code
 from raysweep.run.limits import Limit
 from raysweep.stages.stage import Packed, Result
+
+# Of dataclasses too; `asdict` would copy all that they hold.
+_JSON = json.JSONEncoder(default=lambda one: {f.name: getattr(one, f.name) for f in fields(one)})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,8 +61,8 @@ class Batch:
 
     def pack(self) -> dict[str, str]:
         """Return the batch as Tune's config: field → text, JSON where the field is no text."""
-        fields = asdict(self)
-        return {n: v if isinstance(v, str) else json.dumps(v) for n, v in fields.items()}
+        given = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {n: v if isinstance(v, str) else _JSON.encode(v) for n, v in given.items()}
 
     @classmethod
     def unpack(cls, config: Mapping[str, str]) -> Batch:
@@ -87,7 +90,7 @@ class Batch:
 
 def pack_results(results: Iterable[Result]) -> str:
     """Return results as text."""
-    return json.dumps([asdict(result) for result in results])
+    return _JSON.encode([*results])
 
 
 def unpack_results(text: str) -> list[Result]:

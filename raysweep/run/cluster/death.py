@@ -41,6 +41,7 @@ class Death:
         counts: whether it counts against the stages; the loss of a preempted host does not.
         of_memory: whether its host ran out of memory.
         output: the end of what the stage at work wrote.
+        unfit: id of the host on which it could not even start; empty if it could.
     """
 
     reason: str
@@ -49,6 +50,7 @@ class Death:
     counts: bool = True
     of_memory: bool = False
     output: str = ""
+    unfit: str = ""
 
     @property
     def log(self) -> str:
@@ -91,7 +93,7 @@ def _from_ray(error: BaseException | None, key: str, text: str) -> Death:
         return Death(reason=reason[:2000], key=key, output=f"{text}\n{error}")
     if isinstance(error, ActorDiedError):
         if error.actor_init_failed:
-            return Death(reason=str(error)[-2000:], key=key, output=text)
+            return _failed_start(error)
         if error.preempted:
             reason = "its host was preempted, and nothing counts against the stage"
             return Death(reason=reason, key=key, counts=False, output=text)
@@ -111,10 +113,29 @@ def _memory(message: str) -> str:
     return f"its host ran out of memory{amount}, and Ray ended the worker process"
 
 
+def _failed_start(error: ActorDiedError) -> Death:
+    """Return the death of a worker that could not start: Ray, or what it needs, fails there."""
+    cause = str(error).rstrip().rpartition("\n")[2].strip()[:500]
+    node_id = _node_of(error)
+    names = [n["NodeManagerHostname"] for n in ray.nodes() if n["NodeID"] == node_id]
+    if not names:
+        return Death(reason=f"its worker process could not start: {cause}")
+    reason = (
+        f"host {names[0]} is given no work: no worker can start there ({cause}); repair what is "
+        f"installed on it, restart Ray there, and launch again"
+    )
+    return Death(reason=reason, unfit=node_id)
+
+
+def _node_of(error: ActorDiedError) -> str:
+    """Return the id of the host that a dead worker ran on; empty if Ray does not know it."""
+    actor: dict[str, Any] = state.actors(error.actor_id) or {}
+    return str(actor.get("Address", {}).get("NodeID", ""))
+
+
 def _lost_host(error: ActorDiedError) -> str:
     """Return why the host of a dead worker was lost; empty if it is up."""
-    actor: dict[str, Any] = state.actors(error.actor_id) or {}
-    node_id = actor.get("Address", {}).get("NodeID", "")
+    node_id = _node_of(error)
     for node in ray.nodes():
         if node["NodeID"] == node_id and not node["Alive"]:
             why = node.get("DeathReasonMessage") or "it does not answer"

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from ray._raylet import Config  # type: ignore[attr-defined]
 
 from raysweep.errors import HeadLost
-from raysweep.run.cluster.address import answers, nodes_alive
+from raysweep.run.cluster.address import answers, listens, nodes_alive
 
 SETTING = "RAY_gcs_rpc_server_reconnect_timeout_s"
 PATIENCE = 60.0  # Ray's own, in seconds, where the setting is not given
@@ -100,6 +100,8 @@ class Head:
         self._looked = time.monotonic()
         if there:
             self._answered, self._at = self._looked, time.time()
+        elif not self.lost and self._local and not listens(self.place):
+            self.lost = self._told("its head has ended")  # which nobody starts again
         elif not self.lost and self.seconds_without_answer >= self._patience:
             self.lost = self._told(f"{self.seconds_without_answer:.0f} s")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Collection, Sequence
 
 from raysweep.run.cluster.nodes import bundles, fits_any_host, refusals, room, slots_of
@@ -12,6 +13,7 @@ from raysweep.stages.prepare import Decode
 from raysweep.stages.stage import Resource, Stage
 
 LOOK_SECONDS = 0.5
+STARTS = 2  # of workers that fail on a host, until it is given no work
 
 
 class Hosts:
@@ -41,6 +43,7 @@ class Hosts:
         self.lacking: dict[str, str] = {}
         self.unmet = Unmet(run.sweep)
         self.stranded = False
+        self._failed_starts: Counter[str] = Counter()
         self.slots = self._slots()
 
     def _slots(self) -> dict[str, int]:
@@ -61,15 +64,23 @@ class Hosts:
         """Note which hosts refuse to work, of all classes or of one: they are handed none more."""
         for name, reason in refusals(self.refusing).items():
             resource, _, node = name.rpartition("/")
-            classes = [of for of in self.refused if of == (resource or of)]
-            if any(node not in self.refused[of] for of in classes):
-                for of in classes:
-                    self.refused[of].setdefault(node, reason)
-                self.slots = self._slots()
-                self._run.note(reason)
+            self._refuse(node, reason, [of for of in self.refused if of == (resource or of)])
         for node, reason in refusals(self.lacks).items():
             if self.lacking.setdefault(node, reason) is reason:
                 self._run.note(reason)
+
+    def _refuse(self, node: str, reason: str, classes: Sequence[Resource]) -> None:
+        if any(node not in self.refused[of] for of in classes):
+            for of in classes:
+                self.refused[of].setdefault(node, reason)
+            self.slots = self._slots()
+            self._run.note(reason)
+
+    def failed_start(self, node: str, reason: str) -> None:
+        """Take in that a worker could not start on a host; one where it happens again gets none."""
+        self._failed_starts[node] += 1
+        if self._failed_starts[node] >= STARTS:
+            self._refuse(node, reason, [*self.refused])
 
     def no_gpu_left(self) -> bool:
         """Return whether hosts refuse GPU work alone, and none is left for it: others go on."""
@@ -88,6 +99,7 @@ class Hosts:
         if self.stranded or time.monotonic() < self._looked + LOOK_SECONDS:
             return self.stranded
         self._looked = time.monotonic()
+        self.listen()  # another worker may have taken over a refused batch
         classes = {name for name, _ in waiting}
         if lines := self.unmet.look(classes):
             self.slots = self._slots()

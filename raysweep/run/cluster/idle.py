@@ -4,6 +4,8 @@ Tune keeps a finished worker only for a batch that waits at that moment, so wher
 ready one by one each would pay for the start of a process, which on a GPU is seconds. Here a worker
 stays for a while, unless a batch of another kind waits for room.
 
+It also keeps Tune from writing down each trial, which nobody reads: what is done is what is stored.
+
 It also keeps the error by which Tune hears that a batch's worker has died: Tune tells a searcher
 that there was one, and not which.
 
@@ -48,6 +50,7 @@ class KeepingIdle(FIFOScheduler):  # type: ignore[misc]
             controller._actor_cache = IdleWorkers(controller)
             controller._remove_actor = controller._actor_cache.removed
             controller._process_trial_failure = _noting(controller._process_trial_failure)
+            controller._get_trial_checkpoints = dict  # what Tune writes of its trials: nothing
 
     def choose_trial_to_run(self, tune_controller: Any) -> None:
         """Leave the order to Tune's queue; to look through all trials would take ever longer."""

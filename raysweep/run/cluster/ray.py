@@ -164,13 +164,15 @@ def _fit(token: str, session: Session, run: Run) -> None:
     """Carry the run out as one experiment of Tune."""
     for name in ("ray.tune", "ray.tune.execution", "ray.train", "ray.tune.tuner"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
+    trainable = tune.with_resources(StageWorker, shape_of(run.sweep))
+    trainable.__qualname__ = StageWorker.__qualname__  # the name of a process at work
     with (
         _by_value(),
         _tune_settings(session.ahead + LOCAL_AHEAD),
         tempfile.TemporaryDirectory() as folder,
     ):
         tune.Tuner(
-            tune.with_resources(StageWorker, shape_of(run.sweep)),
+            trainable,
             tune_config=tune.TuneConfig(
                 search_alg=PlanSearcher(token), scheduler=KeepingIdle(), num_samples=-1,
                 reuse_actors=True,

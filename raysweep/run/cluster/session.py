@@ -185,7 +185,6 @@ class Session:
         """
         while self._arrived:
             try:
-                self.hosts.listen()  # another worker may have taken over a refused batch
                 self._take(*self._arrived.popleft())
             except Exception as fault:  # noqa: BLE001  it is raised again when Tune has ended
                 self.broken = self.broken or fault
@@ -193,6 +192,7 @@ class Session:
     def _take(self, trial_id: str, keys: list[str], results: list[Result] | None) -> None:
         """Take in the results of a batch, or that its worker has ended without any."""
         if results is None:
+            self.hosts.listen()
             self.take_death(trial_id, keys)
             return
         self.run.finished(results)
@@ -205,6 +205,10 @@ class Session:
             self.run.returned(keys)
             return
         death = death_of(self.prefix, trial_id, self.ticket(trial_id), keys, error)
+        if death.unfit:
+            self.hosts.failed_start(death.unfit, death.reason)
+            self.run.returned(keys)
+            return
         key = death.key if death.key in keys else keys[0] if len(keys) == 1 else ""
         if not key or key in self.run.store.manifests([key])[0]:
             self.run.lost(keys, death.reason, counts=death.counts)
