@@ -33,7 +33,8 @@ SAMPLE = ("worker", "driver")
 KEY = "train-1"
 
 
-@pytest.mark.parametrize("names", [SAMPLE, pytest.param(MAIN, marks=pytest.mark.long)])
+@pytest.mark.parametrize("names", [SAMPLE, MAIN], ids=["sample", "main"])
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.ray
 def test_a_sweep_survives_faults_of_the_main_kinds(names: tuple[str, ...]) -> None:

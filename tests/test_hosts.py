@@ -348,8 +348,8 @@ def test_a_host_on_which_no_worker_can_start_is_named_and_given_no_work(
     broken = cluster.root / "broken"
     broken.mkdir(exist_ok=True)
     (broken / "pyarrow.py").write_text("raise ImportError('libarrow.so: no such file')")
-    cluster.hold(west=broken)
-    with pytest.raises(HostError, match="host west is given no work: no worker can start") as ended:
+    cluster.hold(down=broken)
+    with pytest.raises(HostError, match="host down is given no work: no worker can start") as ended:
         run(SWEEP, store, address=cluster.address)
     assert "(ImportError: libarrow.so: no such file)" in str(ended.value)
     assert "Traceback" not in "".join(capfd.readouterr())
