@@ -24,14 +24,15 @@ from urllib.parse import urlsplit
 import pandas as pd
 
 from raysweep.identity import Json
-from raysweep.results import wandb_settings
+from raysweep.results import wandb_offline, wandb_settings
 from raysweep.results.entries import Artifact, Entry
-from raysweep.results.wandb_settings import Mode, set_up, unattended
+from raysweep.results.wandb_settings import EXIT_CODES, MARK, Mode, set_up, unattended
 from raysweep.sweep.spec import Track
 
 if TYPE_CHECKING:
-    import wandb
     from wandb.apis.public import Run, Runs
+
+    import wandb
 
 WRITERS = 8  # runs at once
 # Runs until wandb's process is started anew: it keeps 75 KB of each run that it has sent.
@@ -39,10 +40,7 @@ MOST_WRITTEN = 1000
 # W&B shows what it took a moment later; a run that is missing is asked for again until then.
 ARRIVAL_SECONDS = 15.0
 FIRST_PAUSE_SECONDS = 0.5
-# A run's summary holds the digest of what the run says: this very content arrived, no earlier one.
-MARK = "raysweep_mark"
 STATUS = re.compile(r"\b(?:error|HTTP|status)\W{1,2}([45]\d\d)\b")
-EXIT_CODES = {"finished": 0, "failed": 1, "running": 0}
 
 
 class Client:
@@ -111,14 +109,27 @@ class Client:
         if self._failed >= 2 * WRITERS:
             return ConnectionError("not tried after others had failed")
         try:
-            self._write(entry)
+            if self._mode == "offline":
+                self._keep(entry)
+            else:
+                self._write(entry)
         except Exception as error:  # noqa: BLE001  tracking never fails a sweep
             self._failed += 1
             return error
         self._failed = 0
         return None
 
-    def _write(self, entry: Entry) -> None:
+    def _keep(self, entry: Entry) -> None:
+        """Write an offline run; its earlier copies go: sending them, too, would mix them."""
+        if wandb_offline.suffices(entry):
+            kept = wandb_offline.write(entry, self._track, self._group, self._folder)
+        else:
+            kept = self._write(entry)
+        _remove(self._offline.get(entry.run, ()))
+        self._offline[entry.run] = [kept]
+
+    def _write(self, entry: Entry) -> Path:
+        """Write a run by W&B's client; return the folder of its files."""
         import wandb
 
         self._set_up()
@@ -138,9 +149,7 @@ class Client:
             self._tell(run, entry)
         finally:
             run.finish(exit_code=EXIT_CODES[entry.state])
-        if self._mode == "offline":  # Sending an earlier copy, too, would mix them.
-            _remove(self._offline.get(entry.run, ()))
-            self._offline[entry.run] = [Path(run.dir).parent]
+        return Path(run.dir).parent
 
     def _set_up(self) -> None:
         """Give wandb the settings that all runs share, once for each of its processes."""
