@@ -216,13 +216,38 @@ def test_a_run_that_is_written_without_wandbs_client_arrives_as_the_same(
         places = [str(run) for run in runs(tmp_path / way)]
         assert [(Path(place) / "logs").exists() for place in places] == 2 * [way == "theirs"]
         command = [sys.executable, "-m", "wandb", "sync", *places]
-        subprocess.run(command, check=True, timeout=120, stdout=subprocess.DEVNULL)
+        subprocess.run(command, check=True, timeout=120, cwd=tmp_path, capture_output=True)
         found.append({run: _lasting(arrived) for run, arrived in server.runs.items()})
         server.clear()
     ours, theirs = found
     assert ours == theirs and ours.keys() == {"victim", "failed"}
     assert (ours["failed"]["state"], ours["failed"]["group"]) == ("failed", "mine")
     assert ours["victim"]["summary"]["raysweep_mark"] == "m1"
+
+
+def test_wandb_is_imported_before_several_threads_write_runs(tmp_path: Path) -> None:
+    """Threads that import its modules from both ends at once see half of them."""
+    code = """
+import sys, threading
+from pathlib import Path
+from tests.test_track import OFFLINE, publish, rows
+
+seen = {}
+
+class Watch:
+    def find_spec(self, name, *more):
+        seen.setdefault(name, threading.current_thread())
+
+sys.meta_path.insert(0, Watch())
+assert publish(rows(), Path(sys.argv[1]), OFFLINE).held == 2
+for name in ("wandb", "wandb.proto.wandb_internal_pb2"):
+    assert seen[name] is threading.main_thread(), seen
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], cwd=Path(__file__).parent.parent,
+        timeout=120, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
 
 
 def _lasting(arrived: Arrived) -> dict[str, Any]:

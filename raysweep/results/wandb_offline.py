@@ -61,9 +61,8 @@ def write(entry: Entry, track: Track, group: str, folder: Path) -> Path:
 
 def _records(entry: Entry, track: Track, group: str, now: float) -> Iterator[Record]:
     """Yield the records of a run in their order: its beginning, its steps, its end."""
-    from wandb.proto.wandb_internal_pb2 import Record
-
     import wandb
+    from wandb.proto.wandb_internal_pb2 import Record
 
     head = Record(num=1)
     head.header.version_info.producer = wandb.__version__

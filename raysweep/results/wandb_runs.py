@@ -7,6 +7,7 @@ written by several threads at once, through one process of wandb's own.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import netrc
 import os
@@ -30,9 +31,8 @@ from raysweep.results.wandb_settings import EXIT_CODES, MARK, Mode, set_up, unat
 from raysweep.sweep.spec import Track
 
 if TYPE_CHECKING:
-    from wandb.apis.public import Run, Runs
-
     import wandb
+    from wandb.apis.public import Run, Runs
 
 WRITERS = 8  # runs at once
 # Runs until wandb's process is started anew: it keeps 75 KB of each run that it has sent.
@@ -97,6 +97,8 @@ class Client:
         Online, an error of none does not say that anything arrived: W&B's client drops what is
         refused. After several errors in a row the rest is not tried.
         """
+        # Of threads that import it at once, some would see half of it.
+        importlib.import_module("wandb.proto.wandb_internal_pb2")
         self._failed = 0
         self._written += len(entries)
         if self._written > MOST_WRITTEN:
