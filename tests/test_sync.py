@@ -302,7 +302,7 @@ def test_a_publisher_takes_what_the_stages_leave_until_they_have_ended(tmp_path:
     try:
         assert os.sched_getscheduler(process.pid) == os.SCHED_IDLE
         known = weight.exists() and weight.read_text().strip()
-        assert not known or known.endswith("nice 19")
+        assert not known or known.endswith("nice 15")
         beside.hurry(process)
         assert not known or weight.read_text().strip().endswith("nice 0")
     finally:

@@ -8,6 +8,7 @@ import pty
 import subprocess
 import sys
 import tempfile
+import time
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -248,6 +249,46 @@ for name in ("wandb", "wandb.proto.wandb_internal_pb2"):
         timeout=120, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_artifacts_and_tables_of_several_threads_are_made_one_after_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """wandb's memory of them loses a key where two are added at once, and the run with it."""
+    from wandb.sdk.artifacts.artifact_instance_cache import CappedDict
+
+    inside, met, whole = list[int](), list[int](), CappedDict.__setitem__
+
+    def added(memory: Any, key: str, value: object) -> None:
+        met.append(len(inside))
+        inside.append(1)
+        time.sleep(0.005)
+        whole(memory, key, value)
+        inside.pop()
+
+    monkeypatch.setattr(CappedDict, "__setitem__", added)
+    made = [
+        entries.Entry(
+            run=f"r{n}", mark="m", name="r", job="data", tags=(), config={}, summary={},
+            tables={"t": pd.DataFrame({"n": [n]})},
+            writes=(entries.Artifact(name=f"a{n}", type="dataset", files={"m.json": b"{}"}),),
+        )
+        for n in range(8)
+    ]  # fmt: skip
+    assert publish(made, tmp_path, OFFLINE).held == 8
+    assert len(met) >= 16 and not any(met)
+
+
+@pytest.mark.slow
+def test_a_run_that_could_not_be_told_leaves_no_copy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = entries.Entry(
+        run="r", mark="m", name="r", job="data", tags=(), config={}, summary={},
+        media=lambda: {"n": 1 / 0},
+    )  # fmt: skip
+    assert "division" in publish([told], tmp_path, OFFLINE).warning and not runs(tmp_path)
 
 
 def _lasting(arrived: Arrived) -> dict[str, Any]:

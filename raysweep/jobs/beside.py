@@ -15,7 +15,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-LAST, USUAL = 19, 0  # nice values
+LAST = 19  # nice value of a process, where nothing says that it yields to all others
+SLOW, USUAL = 15, 0  # nice values of a session; the slow one has a thirtieth of a busy processor
 AGAIN_SECONDS = 0.15  # Linux takes one nice value of a session in 0.1 s
 
 
@@ -47,7 +48,7 @@ def started(
                 os.sched_setscheduler(process.pid, os.SCHED_IDLE, os.sched_param(0))
             else:
                 os.setpriority(os.PRIO_PROCESS, process.pid, LAST)
-        _weigh(process, LAST)
+        _weigh(process, SLOW)
     return process
 
 

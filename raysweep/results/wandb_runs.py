@@ -13,6 +13,7 @@ import netrc
 import os
 import re
 import shutil
+import sys
 import tempfile
 import threading
 import time
@@ -40,6 +41,8 @@ MOST_WRITTEN = 1000
 # W&B shows what it took a moment later; a run that is missing is asked for again until then.
 ARRIVAL_SECONDS = 15.0
 FIRST_PAUSE_SECONDS = 0.5
+# wandb remembers the latest artifacts that were made, in a way that is not made for threads.
+ARTIFACTS = threading.Lock()
 STATUS = re.compile(r"\b(?:error|HTTP|status)\W{1,2}([45]\d\d)\b")
 
 
@@ -147,11 +150,15 @@ class Client:
             # Not resumed: what is said now takes the place of all that was said before.
             reinit="create_new",
         )
+        folder, told = Path(run.dir).parent, False
         try:
             self._tell(run, entry)
+            told = True
         finally:
             run.finish(exit_code=EXIT_CODES[entry.state])
-        return Path(run.dir).parent
+            if not told and self._mode == "offline":
+                _remove([folder])
+        return folder
 
     def _set_up(self) -> None:
         """Give wandb the settings that all runs share, once for each of its processes."""
@@ -169,13 +176,16 @@ class Client:
         for step in entry.history:
             run.log(dict(step))
         tables = {name: wandb.Table(dataframe=table) for name, table in entry.tables.items()}
-        run.log({**entry.summary, **tables, **(entry.media() if entry.media else {})})
+        media = entry.media() if entry.media else {}
+        with ARTIFACTS:
+            run.log({**entry.summary, **tables, **media})
         run.summary[MARK] = entry.mark
         for name in entry.reads if self._mode == "online" else ():
             with contextlib.suppress(wandb.Error, ValueError):  # It may have been deleted there.
                 run.use_artifact(name)
         for artifact in entry.writes:
-            run.log_artifact(_packed(artifact))
+            with ARTIFACTS:
+                run.log_artifact(_packed(artifact))
 
     # Questions
 
@@ -244,6 +254,8 @@ class Client:
 
     def forget(self) -> None:
         """Stop wandb's own process: it still holds the runs that could not be started."""
+        if "wandb" not in sys.modules:
+            return
         import wandb
 
         self._api, self._is_set_up = None, False
@@ -267,8 +279,10 @@ def _table_digest(name: str, table: pd.DataFrame) -> str:
     """Return the digest of the artifact that logging a table makes."""
     import wandb
 
-    artifact = wandb.Artifact(name, type="table")
-    artifact.add(wandb.Table(dataframe=table), name)
+    held = wandb.Table(dataframe=table)
+    with ARTIFACTS:
+        artifact = wandb.Artifact(name, type="table")
+        artifact.add(held, name)
     return str(artifact.digest)
 
 
