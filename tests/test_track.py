@@ -132,7 +132,7 @@ def test_a_run_is_given_no_setting_that_all_runs_share(
         update(self, settings)
 
     monkeypatch.setattr(Settings, "update_from_dict", watched)
-    monkeypatch.setattr(wandb_offline, "suffices", lambda entry: False)
+    monkeypatch.setattr(wandb_offline, "is_plain", lambda entry: False)
     assert publish(rows(), tmp_path, OFFLINE).held == 2
     shared = [names for names in given if "finish_timeout" in names]
     assert len(shared) == 1 and {"mode", "project", "root_dir", "x_disable_stats"} < shared[0]
@@ -159,7 +159,7 @@ def test_an_answer_that_wandbs_process_has_lost_is_asked_for_again(
         return whole(client, entry)
 
     monkeypatch.setattr(wandb_runs.Client, "_write", write)
-    monkeypatch.setattr(wandb_offline, "suffices", lambda entry: False)
+    monkeypatch.setattr(wandb_offline, "is_plain", lambda entry: False)
     done = publish(rows(), tmp_path, OFFLINE)
     assert (done.held, done.total, done.warning) == (2, 2, "") and not lost
     lost.extend(KeyError("always") for _ in range(99))
@@ -211,8 +211,8 @@ def test_a_run_that_is_written_without_wandbs_client_arrives_as_the_same(
         ),
     ]  # fmt: skip
     found = []
-    for way, suffices in (("ours", wandb_offline.suffices), ("theirs", lambda entry: False)):
-        monkeypatch.setattr(wandb_offline, "suffices", suffices)
+    for way, is_plain in (("ours", wandb_offline.is_plain), ("theirs", lambda entry: False)):
+        monkeypatch.setattr(wandb_offline, "is_plain", is_plain)
         assert publish(told, tmp_path / way, OFFLINE).warning == ""
         places = [str(run) for run in runs(tmp_path / way)]
         assert [(Path(place) / "logs").exists() for place in places] == 2 * [way == "theirs"]

@@ -67,7 +67,7 @@ def _weigh(process: subprocess.Popen[bytes], nice: int) -> None:
     for pause in (0.0, AGAIN_SECONDS, AGAIN_SECONDS):
         time.sleep(pause)
         try:
-            place.write_text(str(nice))
+            place.write_text(str(nice), encoding="ascii")
         except BlockingIOError:  # Somebody else has just done so.
             continue
         except OSError:

@@ -65,7 +65,7 @@ class Publishing:
         self._begun = False
         self._started = 0.0
         self._claimed = float("-inf")
-        self._concluded = 0.0
+        self._closed = 0.0
         self._before: Published | None = None
         self.published: Published | None = None
 
@@ -97,10 +97,10 @@ class Publishing:
             with contextlib.suppress(ValueError, TypeError):
                 self.published = Published(**json.loads(line))
 
-    def conclude(self) -> None:
+    def close_input(self) -> None:
         """Say that the records are written: what is left is published while the page is made."""
-        if not self._concluded:
-            self._concluded, self._before = time.monotonic(), self.published
+        if not self._closed:
+            self._closed, self._before = time.monotonic(), self.published
         if self._process is not None and self._process.stdin is not None:
             self._process.stdin.close()
 
@@ -149,13 +149,13 @@ class Publishing:
 
     def _wait(self) -> bool:
         """Return whether the process came to its end: in time, or a little later."""
-        self.conclude()
+        self.close_input()
         process, reader = self._process, self._reader
         assert process is not None and reader is not None
         beside.hurry(process)
         told, before = self.published, self._before
         while process.poll() is None:
-            waited = time.monotonic() - self._concluded
+            waited = time.monotonic() - self._closed
             if self.published is not told and self.published is not None:
                 self._tell(self.published)
             told = self.published

@@ -29,7 +29,7 @@ FULL, FIRST, MIDDLE, LAST = 1, 2, 3, 4
 LEAST_SERVER = "0.70.0"  # that reads such records, as W&B's client says
 
 
-def suffices(entry: Entry) -> bool:
+def is_plain(entry: Entry) -> bool:
     """Return whether an entry holds numbers alone: no tables, charts, pictures or artifacts."""
     return not (entry.tables or entry.media or entry.writes) and entry.state != "running"
 

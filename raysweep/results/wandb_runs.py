@@ -126,7 +126,7 @@ class Client:
 
     def _keep(self, entry: Entry) -> None:
         """Write an offline run; its earlier copies go: sending them, too, would mix them."""
-        if wandb_offline.suffices(entry):
+        if wandb_offline.is_plain(entry):
             kept = wandb_offline.write(entry, self._track, self._group, self._folder)
         else:
             kept = self._write(entry)
