@@ -182,7 +182,7 @@ TOLD = (
     ),
     Fault(
         "an earlier offline copy of a run stays", "results/wandb_runs.py",
-        "            _remove(self._offline.get(entry.run, ()))\n", "",
+        "        _remove(self._offline.get(entry.run, ()))\n", "",
         (TRACK + "offline_runs_are_written_once_and_read_back",),
     ),
     Fault(

@@ -20,7 +20,7 @@ from raysweep.jobs.launch import launch
 from raysweep.metrics.curves import Roc
 from raysweep.metrics.intervals import wilson
 from raysweep.results import entries, records
-from raysweep.results.entries import Entry
+from raysweep.results.entries import Entry, media
 from raysweep.results.entries.media import precision_recall
 from raysweep.results.entries.sweep import failures, headline, matrix
 from raysweep.results.entries.trial import config_of, summary_of
@@ -128,10 +128,12 @@ def test_a_victim_is_one_run_with_its_losses_by_epoch(told: Launched) -> None:
 WITHOUT_TORCH = """
 import sys
 from raysweep.results import entries, records
+from raysweep.results.arrivals import Arrivals
 from raysweep.store import Store
 from raysweep.sweep.spec import Track
 
 store = Store(sys.argv[1])
+assert Arrivals(store, "told", lambda trial: False).take(1)
 rows = records.read(store, "told").rows.to_dict("records")
 found = list(entries.of_trials(rows, "told", Track(wandb="online", project="p"), store))
 print(sum(len(one.media()) for one in found if one.media), "torch" in sys.modules)
@@ -237,6 +239,20 @@ def test_charts_are_the_curves_and_scores_that_are_stored(told: Launched) -> Non
     assert set(detected) == {"roc", "precision_recall", "scores_of_inputs"}
     assert set(lines(detected["scores_of_inputs"])) == {"clean", "triggered"}
     assert drawn(told.one(found, "control")) == {}, "no defense has no scores"
+
+
+def test_a_chart_is_that_which_wandb_makes_of_its_lines() -> None:
+    import wandb
+
+    ys = [np.array([0.5, np.nan, 2.0]), np.array([3.0])]
+    ours = media._chart("title", "x", {"a": (np.arange(3), ys[0]), "b": (ys[1], ys[1])})
+    theirs = wandb.plot.line_series(
+        xs=[[0.0, 2.0], [3.0]], ys=[[0.5, 2.0], [3.0]], keys=["a", "b"], title="title", xname="x"
+    )
+    assert ours.spec == theirs.spec and ours.table.data == theirs.table.data
+    assert ours.table.columns == theirs.table.columns
+    assert ours.table._column_types == theirs.table._column_types
+    assert media._chart("title", "x", {"none": (ys[1][:0], ys[1][:0])}).table.data == []
 
 
 def test_images_of_a_dataset_are_shown_only_where_they_are_asked_for(told: Launched) -> None:

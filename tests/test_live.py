@@ -67,14 +67,14 @@ def test_pages_are_rare_and_a_failing_one_costs_nothing(
         def poll(self) -> int | None:
             return self.ended
 
-    def write(name: str, storage: str) -> Any:
-        started.append(name)
+    def write(words: list[str], storage: str) -> Any:
+        started.append(words[1])
         if len(started) == 2:
             raise OSError("no more processes")
         return Process()
 
     now = [0.0]
-    monkeypatch.setattr(live, "_write_beside", write)
+    monkeypatch.setattr(live.beside, "started", write)
     monkeypatch.setattr(live, "time", SimpleNamespace(monotonic=lambda: now[0]))
     run: Any = SimpleNamespace(
         sweep=SimpleNamespace(name="first"), store=Store(str(tmp_path)),
@@ -104,11 +104,11 @@ def test_a_page_that_is_being_written_is_ended_before_the_last_one(
 ) -> None:
     started: list[subprocess.Popen[bytes]] = []
 
-    def write(name: str, storage: str) -> subprocess.Popen[bytes]:
+    def write(words: list[str], storage: str) -> subprocess.Popen[bytes]:
         started.append(subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE))
         return started[-1]
 
-    monkeypatch.setattr(live, "_write_beside", write)
+    monkeypatch.setattr(live.beside, "started", write)
     run: Any = SimpleNamespace(
         sweep=SimpleNamespace(name="first"), store=Store(str(tmp_path)),
         schedule=SimpleNamespace(ran={"a": 1}),

@@ -342,6 +342,37 @@ def test_a_command_breaks_between_words_alone(browser: Any, page: Path) -> None:
     ) and set(lines) == {1}
 
 
+def test_filters_open_within_the_width_of_a_phone(browser: Any, page: Path) -> None:
+    show(browser, page, width=390)
+    ends = browser.execute_script(
+        "return [...document.querySelectorAll('#filters details')].map(d => { d.open = true;"
+        " const box = d.querySelector('fieldset').getBoundingClientRect(); d.open = false;"
+        " return [box.left, box.right]; })"
+    )
+    assert len(ends) >= 4 and all(0 <= left < right <= 390 for left, right in ends)
+
+
+def test_an_interval_stands_under_its_mean_and_rows_are_of_one_height(
+    browser: Any, page: Path
+) -> None:
+    show(browser, page)
+    drawn(browser, "results")
+    found = browser.execute_script(
+        "return [...document.querySelectorAll('#results .tabulator-row')].slice(0, 5).map(row =>"
+        " { const one = row.querySelector('.interval'), range = document.createRange();"
+        " range.selectNode(one.parentElement.firstChild);"
+        " return [range.getBoundingClientRect().bottom, one.getBoundingClientRect().top,"
+        " row.clientHeight, row.querySelector('.first').getBoundingClientRect().height]; })"
+    )
+    for mean, interval, row, first in found:
+        assert mean <= interval + 1 and abs(row - first) <= 1
+    heads = browser.execute_script(
+        "return [...document.querySelectorAll('.map[data-metric=lost] thead tr:last-child th')]"
+        ".map(e => e.innerText)"
+    )
+    assert heads[0] == "0 %" and "all" not in heads, "the clean model's column names its rate"
+
+
 def test_the_view_is_taken_away_as_csv_and_latex(browser: Any, page: Path, downloads: Path) -> None:
     show(browser, page, link="#attack=blend&rate=0.05&defense=abl&view=trials")
     drawn(browser, "trials")
@@ -375,6 +406,10 @@ def test_figures_obey_the_filters(browser: Any, page: Path) -> None:
         "return document.querySelector('#roc .drawing').data.map(t => t.name)"
     )
     assert set(names) == {"chance", "strip"}
+    dashes = browser.execute_script(
+        "return document.querySelector('#roc .drawing').data.map(t => [t.name, t.line?.dash])"
+    )
+    assert ["chance", None] in dashes, "no detector that is drawn in dots is taken for chance"
 
 
 def test_a_defense_has_one_color_everywhere(browser: Any, page: Path) -> None:

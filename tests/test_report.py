@@ -20,7 +20,7 @@ from rich.console import Console
 from raysweep.cli.terminal import print_results
 from raysweep.jobs.launch import launch
 from raysweep.metrics.intervals import wilson
-from raysweep.reports import internals, tuning
+from raysweep.reports import internals, tuning, verdicts
 from raysweep.reports.cells import Cells
 from raysweep.reports.curves import roc_curves
 from raysweep.reports.drawings import Drawing, Line, shortened, thinned, thinned_roc
@@ -50,6 +50,15 @@ defenses:
 seeds: 2
 track: {wandb: disabled}
 """
+
+
+def test_what_no_inspector_has_told_has_no_column() -> None:
+    judged = {"verdict": True, "verdict_classes": "", "verdict_correct": True, "anomaly": 2.5}
+    rows = pd.DataFrame([row(trial=str(n), kind="inspector", seed=n, **judged) for n in range(2)])
+    found = verdicts.sheet(Cells.read(rows))
+    assert found is not None
+    titles = [one.title for one in found.columns]
+    assert titles[2:] == ["seed", "verdict", "verdict is", "largest anomaly"]
 
 
 def test_aggregate_gives_means_intervals_and_extremes() -> None:

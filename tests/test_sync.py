@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from raysweep.cli.app import app
-from raysweep.jobs import publishing
+from raysweep.jobs import beside, publishing
 from raysweep.jobs import sync as syncing
 from raysweep.jobs.launch import Conclusion, launch
 from raysweep.results import entries, records, wandb, wandb_runs
@@ -36,6 +36,7 @@ from tests.finished import finished_sweep
 from tests.s3 import S3
 from tests.wandb_server import ENTITY, Arrived, State, send_to, serving
 
+start_beside = beside.started
 ONLINE = Track(wandb="online", project="p")
 SWEEP = """
 name: s
@@ -61,8 +62,14 @@ def server(world: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setattr(wandb_runs, "ARRIVAL_SECONDS", 0)
     monkeypatch.setattr(wandb, "PAUSES", (0.0,))
+    monkeypatch.setattr(beside, "started", hasty)
     yield world
     world.clear()
+
+
+def hasty(*given: Any, waits: bool, **more: Any) -> subprocess.Popen[bytes]:
+    """Start a publisher that does not wait until this machine has nothing else to do."""
+    return start_beside(*given, waits=False, **more)
 
 
 # Two trials, their victims, poisoned sets and dataset, and the sweep itself.
@@ -184,7 +191,7 @@ def publishers(monkeypatch: pytest.MonkeyPatch) -> list[Sequence[str]]:
         begun.extend([words] if "sync" in words else [])
         return whole(words, **more)
 
-    monkeypatch.setattr(publishing.subprocess, "Popen", popen)
+    monkeypatch.setattr(beside.subprocess, "Popen", popen)
     return begun
 
 
@@ -284,6 +291,61 @@ def test_a_signal_ends_the_publishing_and_the_rest_is_named(server: State, tmp_p
     out, _ = process.communicate(timeout=300)
     assert "when a signal came; publish the rest with: raysweep sync s --storage" in out
     assert process.returncode == 130
+
+
+@pytest.mark.skipif(not hasattr(os, "SCHED_IDLE"), reason="the system has no such policy")
+def test_a_publisher_takes_what_the_stages_leave_until_they_have_ended(tmp_path: Path) -> None:
+    finished_sweep(Store(str(tmp_path)), 1, Track(wandb="offline"))
+    words = ["sync", "finished", "--follow", "--offline"]
+    process = start_beside(words, str(tmp_path), answers=True)
+    weight = Path(f"/proc/{process.pid}/autogroup")
+    try:
+        assert os.sched_getscheduler(process.pid) == os.SCHED_IDLE
+        known = weight.exists() and weight.read_text().strip()
+        assert not known or known.endswith("nice 15")
+        beside.hurry(process)
+        assert not known or weight.read_text().strip().endswith("nice 0")
+    finally:
+        process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert len(list(tmp_path.glob("sweeps/finished/wandb/wandb/offline-run-*"))) == ALL
+
+
+@pytest.mark.slow
+def test_a_publisher_ends_with_a_driver_that_is_killed(server: State, tmp_path: Path) -> None:
+    file = tmp_path / "s.yaml"
+    file.write_text(SWEEP.replace("MODE", "online"))
+    server.order("", "hang")
+    code = (
+        "import sys; from raysweep.jobs import beside; from tests.test_sync import hasty; "
+        "beside.started = hasty; from raysweep.cli.app import app; app()"
+    )
+    driver = subprocess.Popen(
+        [sys.executable, "-c", code, "launch", str(file), "--inline", "--storage",
+         str(tmp_path / "st")], stdout=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    limit = time.monotonic() + 120
+    while not server.requests and time.monotonic() < limit:
+        time.sleep(0.05)
+    (publisher,) = followers(str(tmp_path / "st"))
+    driver.kill()
+    driver.wait()
+    while followers(str(tmp_path / "st")) and time.monotonic() < limit:
+        time.sleep(0.05)
+    assert publisher and not followers(str(tmp_path / "st"))
+
+
+def followers(storage: str) -> list[int]:
+    """Return the processes that follow a launch in a storage."""
+    found = []
+    for place in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            follows = b"\0--follow" in (place / "cmdline").read_bytes()
+            told = f"RAYSWEEP_STORAGE={storage}\0".encode()
+            found += (
+                [int(place.name)] if follows and told in (place / "environ").read_bytes() else []
+            )
+    return found
 
 
 def test_a_publisher_that_waits_for_ever_ends_after_its_driver() -> None:

@@ -8,7 +8,10 @@ import pty
 import subprocess
 import sys
 import tempfile
+import time
+import zlib
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +19,21 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from raysweep.results import entries, published, wandb, wandb_runs, wandb_settings
+from raysweep.results import (
+    entries,
+    published,
+    wandb,
+    wandb_offline,
+    wandb_runs,
+    wandb_settings,
+)
 from raysweep.results.entries import Entry
 from raysweep.results.wandb import Published, Publisher
 from raysweep.store import Store
 from raysweep.store.sweepfolder import SweepFolder
 from raysweep.sweep.spec import Track
 from tests.material import generated, row
-from tests.wandb_server import ENTITY, State, What, send_to, serving
+from tests.wandb_server import ENTITY, Arrived, State, What, send_to, serving
 
 SWEEP = "s"
 OFFLINE = Track(wandb="offline", project="p")
@@ -122,6 +132,7 @@ def test_a_run_is_given_no_setting_that_all_runs_share(
         update(self, settings)
 
     monkeypatch.setattr(Settings, "update_from_dict", watched)
+    monkeypatch.setattr(wandb_offline, "is_plain", lambda entry: False)
     assert publish(rows(), tmp_path, OFFLINE).held == 2
     shared = [names for names in given if "finish_timeout" in names]
     assert len(shared) == 1 and {"mode", "project", "root_dir", "x_disable_stats"} < shared[0]
@@ -142,12 +153,13 @@ def test_an_answer_that_wandbs_process_has_lost_is_asked_for_again(
 ) -> None:
     whole, lost = wandb_runs.Client._write, [KeyError("29myls2i"), KeyError("of another thread")]
 
-    def write(client: wandb_runs.Client, entry: Entry) -> None:
+    def write(client: wandb_runs.Client, entry: Entry) -> Path:
         if lost:
             raise lost.pop()
-        whole(client, entry)
+        return whole(client, entry)
 
     monkeypatch.setattr(wandb_runs.Client, "_write", write)
+    monkeypatch.setattr(wandb_offline, "is_plain", lambda entry: False)
     done = publish(rows(), tmp_path, OFFLINE)
     assert (done.held, done.total, done.warning) == (2, 2, "") and not lost
     lost.extend(KeyError("always") for _ in range(99))
@@ -179,6 +191,138 @@ def test_offline_runs_are_written_once_and_read_back(tmp_path: Path) -> None:
     assert told["b"]["project"] == "p" and told["b"]["state"] == "finished"
     assert {"strip", "badnets", "digits"} <= set(told["b"]["tags"])
     assert told["b"]["name"] == "badnets · strip · seed 0"
+
+
+@pytest.mark.slow
+def test_a_run_that_is_written_without_wandbs_client_arrives_as_the_same(
+    server: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = {f"parameter.{n}": "é" * n for n in range(300)}  # more than two blocks of a log
+    told = [
+        entries.Entry(
+            run="victim", mark="m1", name="an <b>é</b>", job="train", tags=("digits", "x"),
+            config={"epochs": 2, "good": True, "share": 0.1, "of": "[1, 2]"},
+            summary={"loss": 0.5, "found.n": 1e-9},
+            history=[{"epoch": 1, "loss": 0.9, "first": 3}, {"epoch": 2, "loss": 0.5}],
+        ),
+        entries.Entry(
+            run="failed", mark="m2", name="failed", job="filter", tags=(), config=long,
+            summary={}, group="mine", notes="ValueError: no luck", state="failed",
+        ),
+    ]  # fmt: skip
+    found = []
+    for way, is_plain in (("ours", wandb_offline.is_plain), ("theirs", lambda entry: False)):
+        monkeypatch.setattr(wandb_offline, "is_plain", is_plain)
+        assert publish(told, tmp_path / way, OFFLINE).warning == ""
+        places = [str(run) for run in runs(tmp_path / way)]
+        assert [(Path(place) / "logs").exists() for place in places] == 2 * [way == "theirs"]
+        command = [sys.executable, "-m", "wandb", "sync", *places]
+        subprocess.run(command, check=True, timeout=120, cwd=tmp_path, capture_output=True)
+        found.append({run: _lasting(arrived) for run, arrived in server.runs.items()})
+        server.clear()
+    ours, theirs = found
+    assert ours == theirs and ours.keys() == {"victim", "failed"}
+    assert (ours["failed"]["state"], ours["failed"]["group"]) == ("failed", "mine")
+    assert ours["victim"]["summary"]["raysweep_mark"] == "m1"
+
+
+def test_wandb_is_imported_before_several_threads_write_runs(tmp_path: Path) -> None:
+    """Threads that import its modules from both ends at once see half of them."""
+    code = """
+import sys, threading
+from pathlib import Path
+from tests.test_track import OFFLINE, publish, rows
+
+seen = {}
+
+class Watch:
+    def find_spec(self, name, *more):
+        seen.setdefault(name, threading.current_thread())
+
+sys.meta_path.insert(0, Watch())
+assert publish(rows(), Path(sys.argv[1]), OFFLINE).held == 2
+for name in ("wandb", "wandb.proto.wandb_internal_pb2"):
+    assert seen[name] is threading.main_thread(), seen
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], cwd=Path(__file__).parent.parent,
+        timeout=120, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_artifacts_and_tables_of_several_threads_are_made_one_after_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """wandb's memory of them loses a key where two are added at once, and the run with it."""
+    from wandb.sdk.artifacts.artifact_instance_cache import CappedDict
+
+    inside, met, whole = list[int](), list[int](), CappedDict.__setitem__
+
+    def added(memory: Any, key: str, value: object) -> None:
+        met.append(len(inside))
+        inside.append(1)
+        time.sleep(0.005)
+        whole(memory, key, value)
+        inside.pop()
+
+    monkeypatch.setattr(CappedDict, "__setitem__", added)
+    made = [
+        entries.Entry(
+            run=f"r{n}", mark="m", name="r", job="data", tags=(), config={}, summary={},
+            tables={"t": pd.DataFrame({"n": [n]})},
+            writes=(entries.Artifact(name=f"a{n}", type="dataset", files={"m.json": b"{}"}),),
+        )
+        for n in range(8)
+    ]  # fmt: skip
+    assert publish(made, tmp_path, OFFLINE).held == 8
+    assert len(met) >= 16 and not any(met)
+
+
+@pytest.mark.slow
+def test_a_run_that_could_not_be_told_leaves_no_copy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = entries.Entry(
+        run="r", mark="m", name="r", job="data", tags=(), config={}, summary={},
+        media=lambda: {"n": 1 / 0},
+    )  # fmt: skip
+    assert "division" in publish([told], tmp_path, OFFLINE).warning and not runs(tmp_path)
+
+
+def _lasting(arrived: Arrived) -> dict[str, Any]:
+    """Return what a run says, without the times and versions at which it was written."""
+    told = asdict(arrived)
+    for name in ("config", "summary"):
+        told[name] = {n: v for n, v in told[name].items() if not n.startswith("_")}
+    lines = told["history"].values()
+    told["history"] = [
+        {n: v for n, v in line.items() if n == "_step" or not n.startswith("_")} for line in lines
+    ]
+    return told
+
+
+def test_a_log_keeps_its_records_at_every_border_of_a_block() -> None:
+    block, head = wandb_offline.BLOCK_BYTES, wandb_offline.CHUNK
+    room = block - len(wandb_offline.START) - head.size
+    for size in (0, room - 8, room - 7, room - 1, room, room + 1, 3 * block):
+        records = [bytes(size), b"second"]
+        data, place, found = wandb_offline.log(records), len(wandb_offline.START), [b""]
+        while place < len(data):
+            if block - place % block < head.size:
+                place += block - place % block
+                continue
+            checksum, length, kind = head.unpack_from(data, place)
+            place += head.size
+            part = data[place : place + length]
+            assert zlib.crc32(bytes([kind]) + part) == checksum
+            assert place % block + length <= block
+            place += length
+            found[-1] += part
+            if kind in (wandb_offline.FULL, wandb_offline.LAST):
+                found.append(b"")
+        assert found == [*records, b""]
 
 
 @pytest.mark.slow

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from raysweep.results.wandb import Published
 
 LATEST_SECONDS = 600.0  # after the launch, for what is left
+LOOK_SECONDS = 0.2
 
 
 def sync(
@@ -75,16 +76,18 @@ def _print_line(published: Published) -> None:
 def _end_of_input() -> Callable[[float], bool]:
     """Return a function that waits some seconds for the end of standard input.
 
-    The process ends some minutes after it at the latest: wandb's own process may never answer, and
-    a driver that was killed ends nobody.
+    This process ends soon after the one that has started it, which may have been killed; and some
+    minutes after that end of input at the latest, since wandb's own process may never answer.
     """
-    over, given = threading.Event(), sys.stdin.buffer
+    over, given, driver = threading.Event(), sys.stdin.buffer, os.getppid()
 
     def read() -> None:
         while given.read(1):
             pass
         over.set()
-        time.sleep(LATEST_SECONDS)
+        latest = time.monotonic() + LATEST_SECONDS
+        while os.getppid() == driver and time.monotonic() < latest:
+            time.sleep(LOOK_SECONDS)
         os._exit(1)
 
     threading.Thread(target=read, daemon=True).start()

@@ -148,6 +148,7 @@ def _conclude(run: Run, signals: Signals, tracking: Publishing) -> Conclusion:
     rows, stages = collector.rows(name), collector.stages(run.schedule.ran)
     unfinished = int((rows["status"] != "ok").sum())
     rows, notes = history.store_records(run.store, name, rows, stages, run.before)
+    tracking.close_input()
     page = write_page(run.folder)
     tracked = tracking.finish(run, signals)
     return Conclusion(

@@ -1,4 +1,4 @@
-"""The page of a sweep that still runs: written anew now and then, by a process beside the driver.
+"""The page of a sweep that still runs: written anew now and then, by a command beside the driver.
 
 Records need nothing of the kind: until a launch has concluded they are derived from manifests
 whenever they are read. A page is a file, and takes a while to write.
@@ -7,13 +7,12 @@ whenever they are read. A page is a file, and takes a while to write.
 from __future__ import annotations
 
 import contextlib
-import os
-import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
+
+from raysweep.jobs import beside
 
 if TYPE_CHECKING:
     from raysweep.run.run import Run
@@ -43,7 +42,7 @@ class LivePage:
         if self._writing is None and now >= self._next and run.schedule.ran:
             self._began, self._next = now, now + self._seconds
             with contextlib.suppress(OSError):
-                self._writing = _write_beside(run.sweep.name, run.store.uri)
+                self._writing = beside.started(["report", run.sweep.name], run.store.uri)
 
     def close(self) -> None:
         """End what is being written, before the last page is."""
@@ -51,16 +50,3 @@ class LivePage:
             self._writing.kill()
             self._writing.wait()
             self._writing = None
-
-
-def _write_beside(name: str, storage: str) -> subprocess.Popen[bytes]:
-    """Begin to write the page of a sweep in a process that yields to all others."""
-    politely = ["nice", "-n", "10"] if shutil.which("nice") else []
-    # A storage may be named with a password, which stands on no command line.
-    given = {"RAYSWEEP_STORAGE": storage}
-    return subprocess.Popen(
-        [*politely, sys.executable, "-m", "raysweep", "report", name],
-        env={**os.environ, **given, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )  # fmt: skip

@@ -1,8 +1,9 @@
 """Publishing beside the driver: a process that follows the launch, and its end.
 
-The process is `raysweep sync NAME --follow`. It yields to all others, and finds by itself what has
-finished. The driver holds its standard input: the end of that is the end of the launch, however the
-driver ends, and the process publishes the rest. The driver waits for it a while.
+The process is `raysweep sync NAME --follow`. It takes what time of processors the stages leave, and
+finds by itself what has finished. The driver holds its standard input: the end of that says that
+the records are written. Then the process publishes the rest, and the driver waits for it a while.
+Where the driver is gone, the process ends, too.
 
 Of several drivers of one sweep, one publishes for all: the one that holds the lease of it. None
 begins where nothing is left to publish.
@@ -13,16 +14,15 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import signal
 import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from raysweep.jobs import beside
 from raysweep.results.published import Completion
 from raysweep.results.wandb import Published, command, offline_note
 from raysweep.run.interruption import Signals
@@ -31,7 +31,7 @@ from raysweep.store.sweepfolder import SweepFolder
 if TYPE_CHECKING:
     from raysweep.run.run import Run
 
-END_SECONDS = 10.0  # that a driver waits, after the last stage, for what is not published yet
+END_SECONDS = 10.0  # that a driver waits, once records are written, for what is not published yet
 START_SECONDS = 60.0  # until the process must have said something
 LOOK_SECONDS = 0.1
 CLAIM_SECONDS = 10.0  # between two attempts to take over from another driver
@@ -65,6 +65,8 @@ class Publishing:
         self._begun = False
         self._started = 0.0
         self._claimed = float("-inf")
+        self._closed = 0.0
+        self._before: Published | None = None
         self.published: Published | None = None
 
     def __call__(self, run: Run) -> None:
@@ -77,20 +79,14 @@ class Publishing:
             self._claimed = now
             self._begun = _is_ours(run)
             if self._begun:
-                self._start(run, ["nice", "-n", "10"] if shutil.which("nice") else [])
+                self._start(run, waits=True)
 
-    def _start(self, run: Run, politely: Sequence[str] = ()) -> None:
+    def _start(self, run: Run, *, waits: bool) -> None:
         words = ["sync", run.sweep.name, "--follow", "--json"]
-        offline = ["--offline"] if run.sweep.track.wandb == "offline" else []
-        # A storage may be named with a password, which stands on no command line.
-        given = {"RAYSWEEP_STORAGE": run.store.uri}
+        if run.sweep.track.wandb == "offline":
+            words.append("--offline")
         with contextlib.suppress(OSError):
-            self._process = subprocess.Popen(
-                [*politely, sys.executable, "-m", "raysweep", *words, *offline],
-                env={**os.environ, **given, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-                start_new_session=True,
-            )  # fmt: skip
+            self._process = beside.started(words, run.store.uri, answers=True, waits=waits)
             self._started = time.monotonic()
             self._reader = threading.Thread(target=self._read, daemon=True)
             self._reader.start()
@@ -100,6 +96,13 @@ class Publishing:
         for line in self._process.stdout:
             with contextlib.suppress(ValueError, TypeError):
                 self.published = Published(**json.loads(line))
+
+    def close_input(self) -> None:
+        """Say that the records are written: what is left is published while the page is made."""
+        if not self._closed:
+            self._closed, self._before = time.monotonic(), self.published
+        if self._process is not None and self._process.stdin is not None:
+            self._process.stdin.close()
 
     def finish(self, run: Run, signals: Signals) -> Tracked:
         """Wait a while for what is left; a first signal breaks it off.
@@ -111,7 +114,7 @@ class Publishing:
         again = command(folder := SweepFolder(run.store, run.sweep.name))
         if self._process is None or self._process.poll() is not None:  # It may have been killed.
             self.close()
-            self.published = None
+            self.published = self._before = None
             if not _is_ours(run):
                 other = "W&B: another driver of this sweep publishes it"
                 return Tracked(notes=[f"{other}; what it leaves is sent by: {again}"])
@@ -119,7 +122,7 @@ class Publishing:
             if (before := completion.note()) is not None:
                 note = before if completion.online else offline_note(folder)
                 return Tracked(notes=[note] if note else [])
-            self._start(run)
+            self._start(run, waits=False)
         if self._process is None:
             return Tracked()
         try:
@@ -146,13 +149,13 @@ class Publishing:
 
     def _wait(self) -> bool:
         """Return whether the process came to its end: in time, or a little later."""
+        self.close_input()
         process, reader = self._process, self._reader
-        assert process is not None and process.stdin is not None and reader is not None
-        process.stdin.close()
-        began, told = time.monotonic(), self.published
-        before = told
+        assert process is not None and reader is not None
+        beside.hurry(process)
+        told, before = self.published, self._before
         while process.poll() is None:
-            waited = time.monotonic() - began
+            waited = time.monotonic() - self._closed
             if self.published is not told and self.published is not None:
                 self._tell(self.published)
             told = self.published

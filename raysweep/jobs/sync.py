@@ -23,7 +23,8 @@ from raysweep.sweep.spec import Track, restored
 LOOK_SECONDS = 5.0  # between two looks for trials that have finished
 AWAY_SECONDS = 60.0  # until a server that was away is tried again
 WHOLE_SECONDS = 60.0  # between two looks at the whole sweep
-SHARE = 0.05  # of the time, at most, that goes into looks which find less than a batch
+SHARE = 0.05  # of a processor, at most, that goes into looks which find less than a batch
+WHOLE_SHARE = 0.01  # of a processor, at most, that goes into looks at the whole sweep
 TOLD = ("ok", "failed", "upstream_failed")  # status of the trials that have a run
 
 
@@ -93,17 +94,19 @@ def _follow(
         publisher.begin(arrivals.total)
         pause, due, shared = 0.0, 0.0, set[str]()
         while not ended(pause):
-            began = time.monotonic()
+            began = time.process_time()
             rows = arrivals.take(BATCH)
             for published in publisher.publish(_told(rows, folder, track, seed, shared)):
                 tell(published)
             if time.monotonic() >= due:
-                looked = time.monotonic()
+                looked = time.process_time()
                 for published in publisher.publish(_whole(folder, track)):
                     tell(published)
-                due = time.monotonic() + max(WHOLE_SECONDS, (time.monotonic() - looked) / SHARE)
+                due = time.monotonic() + max(
+                    WHOLE_SECONDS, (time.process_time() - looked) / WHOLE_SHARE
+                )
             # Few trials at a time cost the sweep much: they are gathered, unless many wait.
-            spent = time.monotonic() - began
+            spent = time.process_time() - began
             pause = 0.0 if len(rows) == BATCH else max(LOOK_SECONDS, spent / SHARE)
             if publisher.stopped:
                 pause = AWAY_SECONDS

@@ -48,8 +48,9 @@ from raysweep.sweep.trials import Trial, trials
 class Planner:
     """Makes and remembers stages; `stages` holds each key once."""
 
-    def __init__(self, sweep: Sweep) -> None:
-        self.sweep = sweep
+    def __init__(self, sweep: Sweep, *, launched: bool = False) -> None:
+        """Take a sweep; one that was launched has had its images checked, which takes torch."""
+        self.sweep, self._launched = sweep, launched
         self.trials: tuple[Trial, ...] = tuple(trials(sweep))
         self.stages: dict[str, Stage] = {}
         self.bfloat16 = bfloat16_is_fast(sweep.resources)  # asked once: it is part of keys
@@ -65,7 +66,9 @@ class Planner:
                 rows, clean, test = dataset.kept(labels)
                 source = dataset.source_digest(labels)
                 small = dataset.is_small()
-                size = dataset.checked_size(labels, source, small=small)
+                size = None
+                if not self._launched:
+                    size = dataset.checked_size(labels, source, small=small)
                 of_class = np.bincount(labels.test[clean], minlength=len(labels.classes))
                 self._facts[dataset] = Facts(
                     digest=source,

@@ -46,13 +46,13 @@ class AttackRace:
 class RacingPlanner(Planner):
     """Plans the first seeds of all defenses, and takes in more trials as their values are known."""
 
-    def __init__(self, sweep: Sweep) -> None:
+    def __init__(self, sweep: Sweep, *, launched: bool = False) -> None:
         """Plan the first seeds of a sweep that has a race.
 
         Raises:
             PlanError: if no pair can be separated with the seeds that there are at most.
         """
-        super().__init__(sweep)
+        super().__init__(sweep, launched=launched)
         assert sweep.race is not None, "a sweep without a race is planned by Planner"
         self.rules = sweep.race
         self._every = {trial: number for number, trial in enumerate(self.trials)}
@@ -119,9 +119,9 @@ class RacingPlanner(Planner):
         race.asked = [max(pair) for pair in zip(race.asked, seeds, strict=True)]
 
 
-def planner_of(sweep: Sweep) -> Planner:
+def planner_of(sweep: Sweep, *, launched: bool = False) -> Planner:
     """Return the planner of a sweep's trials, or of the first of them if it has a race."""
-    return RacingPlanner(sweep) if sweep.race else Planner(sweep)
+    return (RacingPlanner if sweep.race else Planner)(sweep, launched=launched)
 
 
 def value_in(outcome: Outcome, rules: Race | None) -> float:

@@ -83,7 +83,7 @@ def _triples(attack: str, clean: np.ndarray, triggered: np.ndarray) -> list[list
     for which, (before, after) in enumerate(pairs, 1):
         largest = int(np.abs(after.astype(int) - before.astype(int)).max(initial=0))
         times = factor(before, after)
-        change = f"difference × {times}" if largest else "no difference"
+        change = f"difference ×\N{NO-BREAK SPACE}{times}" if largest else "no difference"
         gap = f"absolute difference times {times}, at most {largest} of 255 per pixel"
         three = (
             (before, "clean", "clean"),

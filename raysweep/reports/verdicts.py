@@ -30,12 +30,16 @@ def sheet(cells: Cells) -> Sheet | None:
         *who_of(judged, several=cells.several),
         Column(title="seed", values=cell("seed"), shown="number"),
         Column(title="verdict", values=["backdoor" if v else "clean" for v in cell("verdict")]),
+    ]
+    told = [
         Column(title="classes", values=list(map(words, cell("verdict_classes")))),
         Column(title="verdict is", values=_said(cell("verdict_correct"), "right", "wrong")),
         Column(title="target among them", values=_said(cell("target_found"), "yes", "no")),
         Column(title="largest anomaly", values=_numbers(cell("anomaly")), shown="number"),
         Column(title="p-value", values=_numbers(cell("p_value")), shown="number"),
     ]
+    # What no inspector of the sweep has told has no column.
+    columns += [one for one in told if any(words(value) not in ("", "–") for value in one.values)]
     return Sheet(title="Verdicts on models", columns=columns, cells=list(map(int, judged["cell"])))
 
 

@@ -47,7 +47,7 @@ class Arrivals:
             where = store.where(SweepFolder(store, name).description)
             raise StoreError(f"{where} is missing or damaged; launch the sweep's file again")
         self._store, self._name, self._settled = store, name, settled
-        self._planner = planner_of(as_launched(restored(about.sweep), about))
+        self._planner = planner_of(as_launched(restored(about.sweep), about), launched=True)
         self._open: dict[int, Route | None] = dict.fromkeys(range(len(self._planner.trials)))
         self._ids: dict[int, str] = {}
         self._values: dict[Trial, float] = {}

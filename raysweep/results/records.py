@@ -142,7 +142,7 @@ def collector_of(store: Store, place: str, about: Description) -> Collector:
     if about.sweep is None:
         raise StoreError(f"{store.where(SweepFolder(store, place).description)} is damaged")
     standing = ledger.standing(SweepFolder(store, place))
-    planner = planner_of(as_launched(restored(about.sweep), about))
+    planner = planner_of(as_launched(restored(about.sweep), about), launched=True)
     return Collector(planner, store, standing.failed, standing.upstream)
 
 

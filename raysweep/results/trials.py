@@ -231,7 +231,7 @@ class Trials(pd.DataFrame):
         try:
             if about.sweep is None:
                 raise StoreError(f"the description of {self.attrs['folder']} is damaged")
-            planner = Planner(as_launched(restored(about.sweep), about))
+            planner = Planner(as_launched(restored(about.sweep), about), launched=True)
         except (RaysweepError, OSError) as error:
             raise StoreError(f"trial {trial}: its sweep cannot be planned here: {error}") from None
         for one in planner.trials:

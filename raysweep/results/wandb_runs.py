@@ -7,11 +7,13 @@ written by several threads at once, through one process of wandb's own.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import netrc
 import os
 import re
 import shutil
+import sys
 import tempfile
 import threading
 import time
@@ -24,9 +26,9 @@ from urllib.parse import urlsplit
 import pandas as pd
 
 from raysweep.identity import Json
-from raysweep.results import wandb_settings
+from raysweep.results import wandb_offline, wandb_settings
 from raysweep.results.entries import Artifact, Entry
-from raysweep.results.wandb_settings import Mode, set_up, unattended
+from raysweep.results.wandb_settings import EXIT_CODES, MARK, Mode, set_up, unattended
 from raysweep.sweep.spec import Track
 
 if TYPE_CHECKING:
@@ -39,10 +41,9 @@ MOST_WRITTEN = 1000
 # W&B shows what it took a moment later; a run that is missing is asked for again until then.
 ARRIVAL_SECONDS = 15.0
 FIRST_PAUSE_SECONDS = 0.5
-# A run's summary holds the digest of what the run says: this very content arrived, no earlier one.
-MARK = "raysweep_mark"
+# wandb remembers the latest artifacts that were made, in a way that is not made for threads.
+ARTIFACTS = threading.Lock()
 STATUS = re.compile(r"\b(?:error|HTTP|status)\W{1,2}([45]\d\d)\b")
-EXIT_CODES = {"finished": 0, "failed": 1, "running": 0}
 
 
 class Client:
@@ -99,6 +100,8 @@ class Client:
         Online, an error of none does not say that anything arrived: W&B's client drops what is
         refused. After several errors in a row the rest is not tried.
         """
+        # Of threads that import it at once, some would see half of it.
+        importlib.import_module("wandb.proto.wandb_internal_pb2")
         self._failed = 0
         self._written += len(entries)
         if self._written > MOST_WRITTEN:
@@ -111,14 +114,27 @@ class Client:
         if self._failed >= 2 * WRITERS:
             return ConnectionError("not tried after others had failed")
         try:
-            self._write(entry)
+            if self._mode == "offline":
+                self._keep(entry)
+            else:
+                self._write(entry)
         except Exception as error:  # noqa: BLE001  tracking never fails a sweep
             self._failed += 1
             return error
         self._failed = 0
         return None
 
-    def _write(self, entry: Entry) -> None:
+    def _keep(self, entry: Entry) -> None:
+        """Write an offline run; its earlier copies go: sending them, too, would mix them."""
+        if wandb_offline.is_plain(entry):
+            kept = wandb_offline.write(entry, self._track, self._group, self._folder)
+        else:
+            kept = self._write(entry)
+        _remove(self._offline.get(entry.run, ()))
+        self._offline[entry.run] = [kept]
+
+    def _write(self, entry: Entry) -> Path:
+        """Write a run by W&B's client; return the folder of its files."""
         import wandb
 
         self._set_up()
@@ -134,13 +150,15 @@ class Client:
             # Not resumed: what is said now takes the place of all that was said before.
             reinit="create_new",
         )
+        folder, told = Path(run.dir).parent, False
         try:
             self._tell(run, entry)
+            told = True
         finally:
             run.finish(exit_code=EXIT_CODES[entry.state])
-        if self._mode == "offline":  # Sending an earlier copy, too, would mix them.
-            _remove(self._offline.get(entry.run, ()))
-            self._offline[entry.run] = [Path(run.dir).parent]
+            if not told and self._mode == "offline":
+                _remove([folder])
+        return folder
 
     def _set_up(self) -> None:
         """Give wandb the settings that all runs share, once for each of its processes."""
@@ -158,13 +176,16 @@ class Client:
         for step in entry.history:
             run.log(dict(step))
         tables = {name: wandb.Table(dataframe=table) for name, table in entry.tables.items()}
-        run.log({**entry.summary, **tables, **(entry.media() if entry.media else {})})
+        media = entry.media() if entry.media else {}
+        with ARTIFACTS:
+            run.log({**entry.summary, **tables, **media})
         run.summary[MARK] = entry.mark
         for name in entry.reads if self._mode == "online" else ():
             with contextlib.suppress(wandb.Error, ValueError):  # It may have been deleted there.
                 run.use_artifact(name)
         for artifact in entry.writes:
-            run.log_artifact(_packed(artifact))
+            with ARTIFACTS:
+                run.log_artifact(_packed(artifact))
 
     # Questions
 
@@ -233,6 +254,8 @@ class Client:
 
     def forget(self) -> None:
         """Stop wandb's own process: it still holds the runs that could not be started."""
+        if "wandb" not in sys.modules:
+            return
         import wandb
 
         self._api, self._is_set_up = None, False
@@ -256,8 +279,10 @@ def _table_digest(name: str, table: pd.DataFrame) -> str:
     """Return the digest of the artifact that logging a table makes."""
     import wandb
 
-    artifact = wandb.Artifact(name, type="table")
-    artifact.add(wandb.Table(dataframe=table), name)
+    held = wandb.Table(dataframe=table)
+    with ARTIFACTS:
+        artifact = wandb.Artifact(name, type="table")
+        artifact.add(held, name)
     return str(artifact.digest)
 
 

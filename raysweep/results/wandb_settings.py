@@ -16,6 +16,9 @@ Mode = Literal["online", "offline"]
 CONNECT_SECONDS = 20
 UPLOAD_SECONDS = 60.0
 RETRIES = 3
+# A run's summary holds the digest of what the run says: this very content arrived, no earlier one.
+MARK = "raysweep_mark"
+EXIT_CODES = {"finished": 0, "failed": 1, "running": 0}
 # What they hold is told with the run itself: three requests a run are saved.
 NOT_SENT = ("config.yaml", "wandb-summary.json", "wandb-metadata.json", "output.log")
 

@@ -25,7 +25,7 @@ const lineOf = (line, look, dark) => {
       line: { width: 0 }, hoverinfo: "skip", showlegend: false };
   }
   if (line.shape === "rule") {
-    return { ...base, mode: "lines", line: { color, dash: "dot" }, hoverinfo: "skip" };
+    return { ...base, mode: "lines", line: { color, width: 1 }, hoverinfo: "skip" };
   }
   const mode = { line: "lines", points: "markers", both: "lines+markers" }[line.shape];
   return { ...base, mode, line: stroke, marker: line.faint ? { ...marker, size: 5, opacity: 0.5 } : marker,

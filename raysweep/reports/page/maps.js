@@ -69,7 +69,7 @@ const headOf = (metric, columns) => {
     make("tr", {}, columns.map(({ cell }) => make("th", { scope: "col" },
       make("button", { type: "button", title: `only ${cell.attack} ${cell.at}`,
         onclick: () => choose({ attack: [cell.attack], rate: [String(cell.rate)] }) },
-      cell.at.replace("@ ", "") || "all", cell.failed ? " †" : "")))));
+      cell.at.replace("@ ", "") || rateOf(cell.rate), cell.failed ? " †" : "")))));
 };
 const fieldOf = (cell, metric, most) => {
   const { ramp, signed } = MAPS[metric];

@@ -2,6 +2,12 @@
 const named = (row) => make("span", { title: row.defense },
   breakable(row.defenseName), " ", make("span", { class: "n" }, `n ${row.n}`), " ", badgesOf(row.badges),
   isNarrow() ? make("div", { class: "n" }, row.attackName) : null);
+// A mean above its interval or values, so that all metrics stand side by side.
+const stacked = (text) => {
+  const at = text.indexOf(" ");
+  if (at < 0) return text;
+  return make("span", {}, text.slice(0, at), " ", make("span", { class: "interval" }, text.slice(at + 1)));
+};
 const isAttacked = (cell) => cell.rate > 0 || cell.arena.endsWith("adversarial examples");
 const meanOf = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
 const grouped = (items, keyOf) => {
@@ -56,7 +62,7 @@ const resultColumns = () => {
   const several = arenasOf(cells).length > 1;
   const metrics = Object.entries(view.titles).map(([metric, title]) => ({
     field: `m ${metric}`, title, shown: "number", visible: !view.hidden.has(metric),
-    format: (row) => spread(row.metrics[metric]),
+    format: (row) => stacked(spread(row.metrics[metric])),
   }));
   const attack = { field: "attackName", title: "attack", visible: !isNarrow() };
   return [
