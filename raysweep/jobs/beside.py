@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 LAST = 19  # nice value of a process, where nothing says that it yields to all others
-SLOW, USUAL = 15, 0  # nice values of a session; the slow one has a thirtieth of a busy processor
+SLOW, USUAL = 15, 0  # nice values of a session
 AGAIN_SECONDS = 0.15  # Linux takes one nice value of a session in 0.1 s
 
 
