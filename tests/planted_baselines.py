@@ -274,6 +274,11 @@ DETECTORS = (
         (UNIFIED + "duplicates_and_small_bases_are_met",),
     ),
     Fault(
+        "clean parts drawn whatever the class", "defenses/_scored.py",
+        'order = order[np.argsort(clean.labels[order], kind="stable")]', "order = order.copy()",
+        (UNIFIED + "a_rare_class_is_in_the_part_that_others_are_compared_with",),
+    ),
+    Fault(
         "bandwidth not squared", "defenses/kernel_density.py",
         '"sqeuclidean") / bandwidth**2', '"sqeuclidean") / bandwidth',
         (UNIFIED + "densities_are_kernel_means",),
