@@ -35,7 +35,6 @@ LOOSER = {
     "defenses/cognitive_distillation": 0.02,
     "defenses/confusion_training": 0.2,
     "defenses/frequency": 0.2,
-    "defenses/ispl": 0.015,
     "defenses/neural_cleanse": 0.005,
     "defenses/sentinet": 0.05,
 }
@@ -45,7 +44,7 @@ UNSTEADY = {
         "statistics.predicted", "statistics.axes", "statistics.whitened", "statistics.chunklet",
         "spaces.confused_axes",
     },
-    "defenses/ispl": {"scores"},
+    "defenses/ispl": {"scores", "statistics.members"},
 }  # fmt: skip
 
 Numbers = list[float] | str

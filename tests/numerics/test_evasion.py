@@ -377,7 +377,9 @@ def test_detectors_are_measured_on_both_kinds_of_inputs(swept: Any, attack: str)
     found = {**strongest["input_auroc"], "model_mutation": signs[sign]}
     assert found.keys() == set(DETECTORS)
     assert all(found[name] > least for name, least in LEAST[attack].items()), found
-    assert (strongest["input_fpr"] > 0).all() and (strongest["input_fpr"] < 0.2).all()
+    assert (strongest["input_fpr"] < 0.2).all()
+    # Sequences of few layers tie, and the threshold lies above all that tie: FPR 0 is one answer.
+    assert (strongest["input_fpr"].drop("activation_sequence") > 0).all()
 
 
 def test_a_trigger_that_was_never_learned_is_nearly_chance(swept: Any) -> None:
