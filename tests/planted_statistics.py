@@ -71,7 +71,7 @@ FAULTS = (
     ),
     Fault(
         "the clean model's ASR is not looked at", GROUPING,
-        "(asr < FAILED_BELOW) | (asr - floor_column(rows) < FAILED_BELOW)", "asr < FAILED_BELOW",
+        "(asr < FAILED_BELOW) | (asr - floor < FAILED_BELOW)", "asr < FAILED_BELOW",
         (SAID + "an_attack_that_fools_clean_models_too_has_failed",),
     ),
     Fault(

@@ -27,9 +27,10 @@ from raysweep.reports.drawings import Drawing, Line, shortened, thinned, thinned
 from raysweep.reports.html import render
 from raysweep.reports.material import Material, gather
 from raysweep.reports.pictures import factor, magnified, picture
-from raysweep.reports.tables import METRICS, aggregate, failed_attacks, floors, spread, text_table
+from raysweep.reports.tables import METRICS, aggregate, spread, text_table
 from raysweep.results.description import Description
 from raysweep.results.entries.sweep import cost
+from raysweep.results.grouping import failed_attacks, floors, setting_column
 from raysweep.sweep.loading import from_text
 from raysweep.sweep.yaml import parse
 from tests.material import album, column, generated, many, opened, row
@@ -180,7 +181,7 @@ def test_no_number_is_cut_on_a_narrow_terminal(width: int) -> None:
 
 def test_the_floor_of_a_trigger_is_shown() -> None:
     rows = pd.DataFrame([row(), row(trial="u", rate=0.0, asr=0.125)])
-    assert floors(rows) == {("digits · tiny_cnn", "badnets"): 0.125}
+    assert floors(rows, setting_column(rows)) == {("digits · tiny_cnn", "badnets"): 0.125}
     assert 'title="on a clean model: 12.5 %"' in page_of(rows)
 
 
@@ -191,7 +192,7 @@ def test_evasions_are_attacks_of_their_own_kind_and_no_floors() -> None:
         backdoor, row(trial="u", rate=0.0, asr=0.125, evades=False),
         row(trial="v", asr=0.75, **evading),
     ])  # fmt: skip
-    assert floors(rows) == {("digits · tiny_cnn", "badnets"): 0.125}
+    assert floors(rows, setting_column(rows)) == {("digits · tiny_cnn", "badnets"): 0.125}
     titles = [title for title, _, _ in text_table(rows)]
     assert titles[-1] == "pgd · digits · tiny_cnn · adversarial examples"
     page = page_of(rows)

@@ -25,7 +25,7 @@ from raysweep.reports.tables import aggregate, interval_text, percent, spread, t
 from raysweep.results.cells import cells, estimate, with_arena
 from raysweep.results.comparison import contrast, contrasts, pairs, ranks
 from raysweep.results.findings import findings, overall
-from raysweep.results.grouping import failed_attacks, failed_mask
+from raysweep.results.grouping import failed_attacks, failed_mask, setting_column
 from tests.material import row
 
 KINDS = {"none": "control", "perfect_filter": "control", "random_filter": "control"}
@@ -219,7 +219,7 @@ def test_an_attack_that_fools_clean_models_too_has_failed() -> None:
         trial("none", 1.0, attack="b", attack_name="b"),
         trial("none", 0.02, attack="b", attack_name="b", rate=0.0),
     ])  # fmt: skip
-    assert failed_mask(rows).tolist() == [True, False, True, False, False]
+    assert failed_mask(rows, setting_column(rows)).tolist() == [True, False, True, False, False]
     said = "the trigger fools a clean model too: undefended ASR 100 %, ASR₀ 56 %"
     assert failed_attacks(rows) == {"badnets @ 5 %": said}
     assert any(title.endswith(said) for title, _, _ in text_table(rows))

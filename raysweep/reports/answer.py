@@ -73,7 +73,8 @@ def answers(rows: pd.DataFrame) -> list[Answer]:
         return []
     rows = _narrow(rows)
     every, known = findings(rows), {one.arena: one for one in overall(rows)}
-    floor, met = floors(rows), with_arena(rows)
+    met = with_arena(rows)
+    floor = floors(met, met["arena"])
     groups = met[met["defense_name"] != "none"].groupby(["arena", "attack"], sort=False)
     labels = {
         (str(arena), str(attack)): list(map(str, part["defense"].unique()))

@@ -86,8 +86,8 @@ class Cells:
                                           "trials", "finished", "failed"])  # fmt: skip
             rows = rows.iloc[:0].assign(arena="", called="", shown="", cell=0)
             return cls(table=empty, of=none, rows=rows, names={"attack": {}, "defense": {}})
-        found = failure_texts(rows)
         rows = with_arena(rows)
+        found = failure_texts(rows, rows["arena"])
         names = {part: short_names(rows, part) for part in ("attack", "defense")}
         at = [
             shown.removeprefix(str(attack)).strip()

@@ -117,7 +117,7 @@ def gather(store: Store, names: Sequence[str]) -> Leaderboard:
 
 def _found(part: pd.DataFrame) -> list[str]:
     """Return for each cell of one arena why its attack failed, in the order of the cells."""
-    texts = part.assign(found=failure_texts(part))
+    texts = part.assign(found=failure_texts(part, setting_column(part)))
     return texts.groupby(list(CELL), sort=False, dropna=False)["found"].first().tolist()
 
 

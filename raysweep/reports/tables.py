@@ -10,19 +10,7 @@ import pandas as pd
 
 from raysweep.metrics.names import INPUT, cases
 from raysweep.results.cells import DER, defined, estimate, with_arena
-
-# Sections of the page take the columns that they group by from here, with the tables.
-from raysweep.results.grouping import attack_column as attack_column
-from raysweep.results.grouping import attacked as attacked
-from raysweep.results.grouping import evasions as evasions
-from raysweep.results.grouping import failed_attacks as failed_attacks
-from raysweep.results.grouping import failed_mask as failed_mask
-from raysweep.results.grouping import failure_texts as failure_texts
-from raysweep.results.grouping import finished as finished
-from raysweep.results.grouping import floors as floors
-from raysweep.results.grouping import setting_column as setting_column
-from raysweep.results.grouping import trial_names as trial_names
-from raysweep.results.grouping import undefended as undefended
+from raysweep.results.grouping import attack_column, failure_texts, finished
 
 # TPR and FPR of filters are of training samples, and those of detectors of test inputs.
 METRICS = ("ca", "asr", "tpr", "fpr", INPUT.of("tpr"), INPUT.of("fpr"))
@@ -123,7 +111,7 @@ def text_table(rows: pd.DataFrame) -> list[tuple[str, list[str], list[list[str]]
     if rows.empty:
         return []
     merged = with_arena(rows)
-    found = failure_texts(merged)
+    found = failure_texts(merged, merged["arena"])
     merged["attack"] = attack_column(merged)
     headers = ["defense", "kind", *(f"{title} %" for title in TABLED.values()), "n", "badges"]
     by = ["defense", "kind", "badges"]

@@ -171,7 +171,7 @@ def difference_bounds(models: Floats, level: float = LEVEL) -> Bounds:
 def judged(rows: pd.DataFrame) -> pd.DataFrame:
     """Return the rows that defenses are compared on: attacked, by attacks that worked."""
     merged = with_arena(rows)
-    return merged[attacked(merged) & ~failed_mask(merged)]
+    return merged[attacked(merged) & ~failed_mask(merged, merged["arena"])]
 
 
 def contrasts(

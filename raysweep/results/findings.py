@@ -25,7 +25,7 @@ from raysweep.results.comparison import (
     difference_bounds,
     judged,
 )
-from raysweep.results.grouping import attacked, failed_mask, failure_texts, finished, numbers
+from raysweep.results.grouping import attacked, failure_texts, finished, numbers
 
 HELD_ASR = 0.10
 HELD_LOSS = 0.02
@@ -83,7 +83,8 @@ def findings(rows: pd.DataFrame) -> list[Finding]:
     if rows.empty:
         return []
     merged = with_arena(rows)
-    merged = merged.assign(failed=failed_mask(merged), found=failure_texts(merged))
+    found = failure_texts(merged, merged["arena"])
+    merged = merged.assign(failed=found != "", found=found)
     merged = merged[attacked(merged)]
     return [
         _finding(part) for _, part in merged.groupby(["arena", "attack"], sort=False)

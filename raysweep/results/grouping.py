@@ -76,42 +76,61 @@ def setting_column(rows: pd.DataFrame) -> pd.Series[str]:
     """
     parts = [texts(rows, name) for name in ARENA]
     for name, column in PARAMETERS["recipe"].within(rows.columns).items():
-        if texts(rows, column).nunique() > 1:
-            parts.append(f"{name} " + texts(rows, column))
+        if rows[column].dtype != object and rows[column].nunique(dropna=False) < 2:
+            continue
+        own = texts(rows, column)
+        if own.nunique() > 1:
+            parts.append(f"{name} " + own)
     parts.append(evasions(rows).map({True: EVASIONS, False: ""}))
     names = [" · ".join(filter(None, line)) for line in zip(*parts, strict=True)]
     return pd.Series(names, index=rows.index, dtype="str")
 
 
-def undefended(rows: pd.DataFrame) -> pd.Series[float]:
+def undefended(rows: pd.DataFrame, arenas: pd.Series[str]) -> pd.Series[float]:
     """Return the mean ASR without a defense of each row's attack in its setting, as fractions.
 
     Attacks are judged in each arena apart; NaN where no undefended trial finished, or none attacks.
+
+    Args:
+        rows: of trials.
+        arenas: their `setting_column`.
     """
     if rows.empty:
         return pd.Series([], index=rows.index, dtype=float)
-    cell = setting_column(rows) + "\0" + attack_column(rows)
+    cell = arenas + "\0" + attack_column(rows)
     alone = finished(rows)
     alone = alone[(alone["defense_name"] == "none") & attacked(alone)]
     return cell.map(numbers(alone, "asr").groupby(cell[alone.index]).mean()).astype(float)
 
 
-def floor_column(rows: pd.DataFrame) -> pd.Series[float]:
-    """Return the ASR of each row's trigger on the clean model; NaN where rate 0 was not run."""
-    known, arenas = floors(rows), setting_column(rows)
+def floor_column(rows: pd.DataFrame, arenas: pd.Series[str]) -> pd.Series[float]:
+    """Return the ASR of each row's trigger on the clean model; NaN where rate 0 was not run.
+
+    Args:
+        rows: of trials.
+        arenas: their `setting_column`.
+    """
+    known = floors(rows, arenas)
     cells = zip(arenas, rows["attack"], strict=True)
     values = [known.get((str(arena), str(attack)), math.nan) for arena, attack in cells]
     return pd.Series(values, index=rows.index, dtype=float)
 
 
-def failed_mask(rows: pd.DataFrame) -> pd.Series[bool]:
+def failed_mask(rows: pd.DataFrame, arenas: pd.Series[str]) -> pd.Series[bool]:
     """Return the mask of rows of an attack that failed in their setting.
 
     Its undefended ASR is under 50 %, or no 50 points above what its trigger achieves on the clean
     model: a trigger that fools every model needs no backdoor.
+
+    Args:
+        rows: of trials.
+        arenas: their `setting_column`.
     """
-    asr = undefended(rows)
-    return (asr < FAILED_BELOW) | (asr - floor_column(rows) < FAILED_BELOW)
+    return _failed(undefended(rows, arenas), floor_column(rows, arenas))
+
+
+def _failed(asr: pd.Series[float], floor: pd.Series[float]) -> pd.Series[bool]:
+    return (asr < FAILED_BELOW) | (asr - floor < FAILED_BELOW)
 
 
 def failure_text(asr: float, *, evades: bool, floor: float = math.nan) -> str:
@@ -125,9 +144,15 @@ def failure_text(asr: float, *, evades: bool, floor: float = math.nan) -> str:
     return f"{what}: undefended ASR {100 * asr:.0f} %"
 
 
-def failure_texts(rows: pd.DataFrame) -> pd.Series[str]:
-    """Return the finding in words for each row of an attack that failed; empty for the others."""
-    columns = failed_mask(rows), undefended(rows), evasions(rows), floor_column(rows)
+def failure_texts(rows: pd.DataFrame, arenas: pd.Series[str]) -> pd.Series[str]:
+    """Return the finding in words for each row of an attack that failed; empty for the others.
+
+    Args:
+        rows: of trials.
+        arenas: their `setting_column`.
+    """
+    asr, floor = undefended(rows, arenas), floor_column(rows, arenas)
+    columns = _failed(asr, floor), asr, evasions(rows), floor
     texts = [
         failure_text(asr, evades=bool(evades), floor=floor) if failed else ""
         for failed, asr, evades, floor in zip(*columns, strict=True)
@@ -140,13 +165,18 @@ def failed_attacks(rows: pd.DataFrame) -> dict[str, str]:
     names, arenas = attack_column(rows), setting_column(rows)
     if arenas.nunique() > 1:
         names = names + " (" + arenas + ")"
-    return {name: found for name, found in zip(names, failure_texts(rows), strict=True) if found}
+    found = failure_texts(rows, arenas)
+    return {name: text for name, text in zip(names, found, strict=True) if text}
 
 
-def floors(rows: pd.DataFrame) -> dict[tuple[str, str], float]:
-    """Return (arena, attack label) → ASR of its trigger on the clean model: trials at rate 0."""
+def floors(rows: pd.DataFrame, arenas: pd.Series[str]) -> dict[tuple[str, str], float]:
+    """Return (arena, attack label) → ASR of its trigger on the clean model: trials at rate 0.
+
+    Args:
+        rows: of trials.
+        arenas: their `setting_column`.
+    """
     done = finished(rows)
-    arenas = setting_column(rows)
     at_zero = (numbers(done, "rate") == 0) & ~evasions(done)
     zero = done[at_zero & (done["defense_name"] == "none")]
     means = numbers(zero, "asr").groupby([arenas[zero.index], zero["attack"]]).mean().dropna()
