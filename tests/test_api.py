@@ -139,8 +139,8 @@ def test_nothing_is_imported_before_the_first_use() -> None:
         "assert not heavy, heavy; "
         "import raysweep.jobs.launch, raysweep.reports; "
         "import raysweep.cli.looking, raysweep.cli.running; "
+        "import raysweep.jobs.tune, raysweep.tuning, raysweep.tuning.forecast; "
         "assert 'torch' not in sys.modules, 'what plans and looks waits for no torch'; "
-        "import raysweep.jobs.tune, raysweep.tuning; "
         "assert all(callable(getattr(raysweep, name)) for name in raysweep.__all__); "
         "raysweep.nothing"
     )

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import nn
 
 from raysweep.attacks import Attack
 from raysweep.datasets import ImageSet
@@ -18,6 +17,9 @@ from raysweep.models import Model
 from raysweep.stages.inputs import Inputs
 from raysweep.stages.shard import shard_role
 from raysweep.stages.triggers import Trigger
+
+if TYPE_CHECKING:
+    from torch import nn
 
 # The target class, what the trigger adds to a gray image, and a test of how often it succeeds.
 Asked: TypeAlias = "int | NDArray[np.float32] | Callable[[nn.Module], float]"

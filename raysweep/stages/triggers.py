@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import functools
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import nn
 
-from raysweep import rng, training
+from raysweep import rng
 from raysweep.arrays import IntArray
 from raysweep.attacks import Attack, Part
 from raysweep.datasets import as_floats
@@ -17,6 +16,10 @@ from raysweep.errors import StageError
 from raysweep.methods import Recipe
 from raysweep.metrics.rates import attack_success
 from raysweep.stages.inputs import Inputs
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
 
 AT_ONCE = 1000  # images
 
@@ -46,6 +49,8 @@ class Trigger:
             ids: (B,) where the images stand in the files.
             part: what they become: poison, cover or triggered test inputs.
         """
+        import torch
+
         stamped = []
         for start in range(0, len(images), AT_ONCE):
             cut = slice(start, start + AT_ONCE)
@@ -63,6 +68,8 @@ class Trigger:
 
     def added(self) -> NDArray[np.float32]:
         """Return the change (C, H, W) that the trigger makes to a gray image at test time."""
+        import torch
+
         gray = torch.full((1, *self.data.test.images.shape[1:]), 0.5)
         added: NDArray[np.float32] = self.stamp(gray, self.data.test_rows[:1], "test")[0].numpy()
         return added - 0.5
@@ -88,6 +95,8 @@ class Trigger:
 
     def success(self, network: nn.Module, recipe: Recipe) -> float:
         """Return a network's ASR on the evaluation set; the network is left in eval mode."""
+        from raysweep import training
+
         labels, classes = self.data.test.labels, self.data.shape.num_classes
         logits = training.predict(network, self.test_images, recipe, self.device)
         mapped = self.attack.relabel(labels, classes)
