@@ -20,16 +20,18 @@ $(READY): pyproject.toml
 quickstart: setup
 	$(BIN)/raysweep launch sweeps/quickstart.yaml
 
-# All tests, in four processes on two cores: those that start Ray in two of them, in turn, and they
-# mostly wait.
+# In four processes on two cores: tests that start Ray in two of them, in turn, and they mostly wait.
+# `make test WHOLE=1` runs the further cases too, which are marked `further`.
 WORKERS ?= 4
+WHOLE ?=
 test: setup
-	$(BIN)/python -m pytest -n $(WORKERS) --durations=20
+	$(BIN)/python -m pytest -n $(WORKERS) --durations=20 $(if $(WHOLE),-m '$(SHORT)')
+SHORT := not long and not device_rules and not dry_run
 
 # The inner loop: no Ray, and nothing that takes long.
 quick: setup
 	$(BIN)/python -m pytest -n $(WORKERS) -m \
-	  'not slow and not ray and not long and not device_rules and not dry_run'
+	  'not slow and not ray and not further and $(SHORT)'
 
 # The tests that take minutes, beside a shorter one of the same.
 long: setup
