@@ -24,7 +24,8 @@ from random import Random
 from tests import hosts
 from tests.chaos_faults import Fault, kinds
 from tests.chaos_judge import Struck, Verdict, judge
-from tests.chaos_world import NAMES, SWEEP, World, wait
+from tests.chaos_launch import wait
+from tests.chaos_world import NAMES, SWEEP, World
 
 REACH = 0.85  # share of the stages by which all faults have struck
 SETTLED = 4  # launches after the last fault
@@ -65,10 +66,12 @@ def world_of(sweep: str, names: Sequence[str] = NAMES, *, keep: bool = False) ->
 
 
 def disturb(world: World, faults: Sequence[Fault], seed: int) -> list[Struck]:
-    """Let the faults strike one after the other while the sweep runs; then let it end."""
-    calm = world.start_inline("undisturbed", world.calm)
+    """Let the faults strike one after the other while the sweep runs; then let it end.
+
+    Nobody waits for a host that starts while the sweep goes on without it.
+    """
+    calm = world.launches[0]
     world.gate.touch()
-    world.hold()
     world.go_on()
     wait(lambda: calm.ended, "the undisturbed sweep")
     assert not calm.faults(), calm.said
@@ -87,12 +90,11 @@ def disturb(world: World, faults: Sequence[Fault], seed: int) -> list[Struck]:
         world.gate.touch()
         struck.append(Struck(fault=fault, said=said, began=began, ended=time.time()))
         world.go_on()
-        world.hold()
         say(
             f"{time.monotonic() - start:5.0f} s  {number:2d}  {world.progress():3d} of {stages} "
             f"stages  {fault.NAME}: {said}"
         )
-    world.settle(SETTLED)
+    world.settle(SETTLED, again=any(fault.hit for fault in faults))
     return struck
 
 

@@ -13,7 +13,8 @@ from pathlib import Path
 from random import Random
 from typing import ClassVar
 
-from tests.chaos_world import Stuck, World, wait
+from tests.chaos_launch import Stuck, wait
+from tests.chaos_world import World
 
 
 class Fault(ABC):
@@ -71,7 +72,7 @@ class NodeLost(Fault):
     FELT = 20.0
 
     def strike(self, world: World, draw: Random) -> str:
-        name = draw.choice(sorted(world.cluster.hosts))
+        name = draw.choice(world.busy_hosts())
         world.cluster.hosts[name].kill()
         return f"host {name} is lost"
 
@@ -81,7 +82,7 @@ class NodeFrozen(Fault):
     FELT = 20.0
 
     def strike(self, world: World, draw: Random) -> str:
-        name = draw.choice(sorted(world.cluster.hosts))
+        name = draw.choice(world.busy_hosts())
         node, seconds = world.cluster.hosts[name], draw.choice([0.5, 6.0])
         node.freeze()
         time.sleep(seconds)
@@ -98,7 +99,7 @@ class NodeDrained(Fault):
     FELT = 20.0
 
     def strike(self, world: World, draw: Random) -> str:
-        name, seconds = draw.choice(sorted(world.cluster.hosts)), draw.choice([1, 3])
+        name, seconds = draw.choice(world.busy_hosts()), draw.choice([1, 3])
         node = world.cluster.hosts[name]
         command = [
             str(Path(sys.executable).with_name("ray")), "drain-node",

@@ -18,12 +18,14 @@ from pathlib import Path
 
 from raysweep.store import Store
 from tests import hosts
+from tests.chaos_launch import WAIT, Launch, Stuck, wait
 
 NAMES = ("north", "east")
 BYTES = 64 << 20  # of the file system that holds the storage
 PATIENCE = 0.2
-WAIT = 180.0  # seconds within which something must go on
 BLOCK = 1 << 16
+LOOK_SECONDS = 0.5  # between two looks at the hosts
+WORKER = "ray::StageWorker"
 SWEEP = """
 name: chaos
 dataset: {digits: {size: 300}}
@@ -41,7 +43,7 @@ defenses:
 seeds: %d
 track: {wandb: disabled}
 """
-# As little as five faults can strike one after the other.
+# As little as a few faults can strike one after the other.
 SHORT = """
 name: chaos
 dataset: {digits: {size: 200}}
@@ -77,69 +79,6 @@ class Patient(TinyCNN):
 '''
 
 
-def _hearing() -> None:
-    """Hear signals, although whoever has started us may ignore them, as a shell does for `&`."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_DFL)
-
-
-class Launch:
-    """One `raysweep launch` and all that it prints."""
-
-    def __init__(self, command: list[str], environment: dict[str, str], folder: Path, log: Path):
-        self.log = log
-        self.allowed = {0}
-        self.because: list[str] = []
-        with log.open("wb") as out:
-            self.process = subprocess.Popen(
-                command, stdout=out, stderr=subprocess.STDOUT, env={**os.environ, **environment},
-                cwd=folder, start_new_session=True, preexec_fn=_hearing,
-            )  # fmt: skip
-
-    @property
-    def ended(self) -> bool:
-        return self.process.poll() is not None
-
-    @property
-    def said(self) -> str:
-        return self.log.read_text(errors="replace")
-
-    def send(self, number: int) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            self.process.send_signal(number)
-
-    def allow(self, *codes: int) -> None:
-        """Take in with which other exit codes this launch may end."""
-        self.allowed.update(codes)
-
-    def faults(self) -> list[str]:
-        """Return what a user should not have seen of a launch that has ended."""
-        code, said = self.process.returncode, self.said
-        found = [f"{word!r} is printed" for word in ("Traceback", "ray::") if word in said]
-        if code not in self.allowed:
-            last = said.strip().rpartition("\n")[2][:300]
-            found.append(f"exit code {code}, expected one of {sorted(self.allowed)}: {last}")
-        met = ", ".join(self.because) or "nothing"
-        return [f"{self.log.name} (met {met}): {fault}" for fault in found]
-
-
-class Stuck(AssertionError):
-    """Nothing goes on."""
-
-
-def wait(holds: Callable[[], bool], what: str, seconds: float = WAIT) -> None:
-    """Wait for what must come.
-
-    Raises:
-        Stuck: if it does not come in time.
-    """
-    end = time.monotonic() + seconds
-    while not holds():
-        if time.monotonic() > end:
-            raise Stuck(f"waited {seconds:.0f} s in vain for {what}")
-        time.sleep(0.05)
-
-
 class World:
     """Hosts, a storage that can be broken, and launches of one sweep, one after the other.
 
@@ -157,6 +96,7 @@ class World:
         self.launches: list[Launch] = []
         self.driver: Launch | None = None
         self._broken = False
+        self._looked = float("-inf")
         (root / "sweep").mkdir()
         (root / "sweep" / "chaos.yaml").write_text(sweep)
         self._install(root / "methods")
@@ -165,13 +105,14 @@ class World:
         self._cluster: hosts.Cluster | None = None
 
     def begin(self) -> None:
-        """Mount the storage and start the cluster."""
+        """Mount the storage and start the cluster; meanwhile, launch the sweep undisturbed."""
         for folder in (self.disk, self.store):
             folder.mkdir()
         mount("-t", "tmpfs", "-o", f"size={BYTES}", "chaos", str(self.disk))
         self.whole.mkdir()
         mount("--bind", str(self.whole), str(self.store))
         mount("--make-shared", str(self.store))
+        self.start_inline("undisturbed", self.calm)
         self._cluster = hosts.Cluster(self.root, CHAOS_GATE=str(self.gate), OMP_NUM_THREADS="1")
 
     @staticmethod
@@ -197,17 +138,25 @@ class World:
         assert self._cluster is not None, "begin first"
         return self._cluster
 
-    def hold(self) -> None:
-        """Have all hosts, in place of those that are lost."""
-        self.cluster.hold(**dict.fromkeys(self.names, Path(self.python)))
-
     def nodes(self) -> list[hosts.Node]:
         """Return the hosts that are up."""
         return [node for _, node in sorted(self.cluster.hosts.items()) if node.works]
 
     def workers(self) -> list[int]:
         """Return the processes that perform stages."""
-        return [pid for node in self.nodes() for pid in node.pids("ray::StageWorker")]
+        return [pid for node in self.nodes() for pid in node.pids(WORKER)]
+
+    def busy_hosts(self) -> list[str]:
+        """Return the hosts that perform stages, as soon as there is one."""
+        found: list[str] = []
+
+        def look() -> bool:
+            self.go_on()
+            found[:] = [n for n, node in sorted(self.cluster.hosts.items()) if node.pids(WORKER)]
+            return bool(found)
+
+        wait(look, "a host with a worker")
+        return found
 
     # Launches
 
@@ -222,7 +171,7 @@ class World:
 
     def _start(self, name: str, store: Path, where: list[str], **environment: str) -> Launch:
         command = [sys.executable, "-m", "raysweep", "launch", "chaos.yaml"]
-        own = {**self.cluster.environment(), "OMP_NUM_THREADS": "1", "PYTHONPATH": self.python}
+        own = {**hosts.environment(self.root), "OMP_NUM_THREADS": "1", "PYTHONPATH": self.python}
         own["PYTHONFAULTHANDLER"] = "1"  # one that is stuck tells where
         made = Launch(
             [*command, "--storage", str(store), *where],
@@ -234,10 +183,20 @@ class World:
         return made
 
     def go_on(self) -> Launch:
-        """Return the driver that runs; one that has ended is launched again, as a user does."""
+        """Return the driver that runs; one that has ended is launched again, as a user does.
+
+        Hosts that are lost join again.
+        """
         if self.driver is None or self.driver.ended:
             self.driver = self.start()
+        self.mend()
         return self.driver
+
+    def mend(self) -> None:
+        """Let lost hosts join again, and wait for none; looked at now and then."""
+        if time.monotonic() >= self._looked + LOOK_SECONDS:
+            self.cluster.begin(**dict.fromkeys(self.names, Path(self.python)))
+            self._looked = time.monotonic()
 
     def progress(self) -> int:
         """Return how many stages are stored."""
@@ -261,8 +220,8 @@ class World:
             self.go_on()
             time.sleep(0.05)
 
-    def end_of(self, driver: Launch) -> float:
-        """Wait until a launch ends; return the seconds that it took.
+    def end_of(self, driver: Launch, meanwhile: Callable[[], None] = lambda: None) -> float:
+        """Wait until a launch ends, and do something meanwhile; return the seconds that it took.
 
         Raises:
             Stuck: if it does not in time; tells where its threads are.
@@ -271,6 +230,7 @@ class World:
         while not driver.ended:
             if time.monotonic() > began + WAIT:
                 raise self.stuck(driver, f"{driver.log} does not end in {WAIT:.0f} s")
+            meanwhile()
             time.sleep(0.05)
         return time.monotonic() - began
 
@@ -337,8 +297,13 @@ class World:
         files = (self.whole / "objects").rglob("[!.]*.safetensors")
         return [(key, file) for file in files if (key := file.stem.rpartition("-")[0]) in wanted]
 
-    def settle(self, most: int) -> None:
-        """Let the sweep end; then a launch must find nothing to do.
+    def settle(self, most: int, *, again: bool) -> None:
+        """Let the sweep end.
+
+        Args:
+            most: launches within which it must.
+            again: whether one more launch is to find nothing to do, as it must where artifacts are
+                damaged that the launch before had read already.
 
         Raises:
             Stuck: if so many launches are not enough.
@@ -346,8 +311,8 @@ class World:
         self.gate.unlink(missing_ok=True)
         for _ in range(most):
             driver = self.go_on()
-            self.end_of(driver)
-            if "\n0 stages ran, " in driver.said:
+            self.end_of(driver, lambda: None if self.nodes() else self.mend())
+            if "\n0 stages ran, " in driver.said or not (again or driver.process.returncode):
                 return
         raise self.stuck(self.driver, f"{most} launches after the last fault have something to do")
 

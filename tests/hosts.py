@@ -161,6 +161,22 @@ def until(holds: Callable[[], bool]) -> None:
     raise AssertionError("three minutes have passed in vain")
 
 
+def environment(root: Path) -> dict[str, str]:
+    """Return what differs between the environment of a driver, or node, and this process's.
+
+    Args:
+        root: of a cluster; folders are made there that no host shares with another.
+    """
+    private = root / "own"
+    for name in ("tmp", "home", "work"):
+        (private / name).mkdir(parents=True, exist_ok=True)
+    own = {"TMPDIR": "tmp", "HOME": "home"}
+    return {
+        **{name: str(private / folder) for name, folder in own.items()},
+        "RAY_AUTH_MODE": "disabled", "PYTHONPATH": str(REPOSITORY), **HEALTH,
+    }  # fmt: skip
+
+
 class Cluster:
     """A head without CPUs on the driver's host, and separated hosts of one CPU each."""
 
@@ -169,8 +185,8 @@ class Cluster:
         self.settings = settings  # what all nodes have in their environment, and drivers have not
         self.private = root / "own"  # what no host shares with another
         self.store = root / "store"  # what all of them share
-        for folder in (self.store, *(self.private / n for n in ("tmp", "home", "work"))):
-            folder.mkdir(parents=True, exist_ok=True)
+        self.store.mkdir(parents=True, exist_ok=True)
+        self._environment = environment(root)
         self.port = free_port()
         self.address = f"127.0.0.1:{self.port}"
         self.hosts: dict[str, Node] = {}
@@ -201,20 +217,22 @@ class Cluster:
         Args:
             hosts: name → where the host's Python finds packages first.
         """
+
+        def joined() -> bool:
+            self.begin(**hosts)
+            return all(node.joined for node in self.hosts.values())
+
+        until(joined)
+
+    def begin(self, **hosts: Path) -> None:
+        """Let these hosts and no others join, those that are lost anew; wait for none."""
         for name, node in list(self.hosts.items()):
-            if name not in hosts or not node.works:
+            lost = node.ended or (node.joined and not node.works)
+            if name not in hosts or lost:
                 self.hosts.pop(name).kill()
         for name, path in hosts.items():
             if name not in self.hosts:
                 self._join(name, path)
-
-        def joined() -> bool:
-            for name, path in hosts.items():
-                if self.hosts[name].ended:
-                    self._join(name, path)
-            return all(node.joined for node in self.hosts.values())
-
-        until(joined)
 
     def _join(self, name: str, path: Path) -> None:
         words = ["--address", self.address]
@@ -227,11 +245,7 @@ class Cluster:
 
     def environment(self) -> dict[str, str]:
         """Return what differs between the environment of a driver, or node, and this process's."""
-        own = {"TMPDIR": "tmp", "HOME": "home"}
-        return {
-            **{name: str(self.private / folder) for name, folder in own.items()},
-            "RAY_AUTH_MODE": "disabled", "PYTHONPATH": str(REPOSITORY), **HEALTH,
-        }  # fmt: skip
+        return dict(self._environment)
 
     def _start(
         self, name: str, words: list[str], before: list[str], cpus: int, **more: str
@@ -240,6 +254,7 @@ class Cluster:
         command = [
             *before, ray, "start", "--block", *words, "--num-cpus", str(cpus), "--num-gpus", "0",
             "--node-ip-address", "127.0.0.1", "--disable-usage-stats",
+            "--include-log-monitor", "false",  # no driver is sent what its workers print
             "--object-store-memory", "100000000", "--temp-dir", str(self.root / name),
         ]  # fmt: skip
         log = self.root / f"{name}.log"

@@ -28,9 +28,18 @@ HANDED_OUT = (
     ),
     Fault(
         "a stage that must run alone joins a batch", READY,
-        "(total + seconds > SHORT_SECONDS or key in self._alone)",
-        "total + seconds > SHORT_SECONDS",
+        "if batch and (long or key in self._alone):", "if batch and long:",
         (ENGINE + "a_stage_that_must_run_alone_joins_no_batch_and_takes_none_along",),
+    ),
+    Fault(
+        "a method comes when its turn does, in a row with others of it", READY,
+        "entry in together + others:", "entry in entries:",
+        ("test_schedule.py::test_the_longest_of_each_kind_and_method_go_before_all_others",),
+    ),
+    Fault(
+        "a method that nobody timed takes as long as others", "run/pace.py",
+        "/ len(others), False", "/ len(others), True",
+        ("test_pace.py::test_a_method_that_comes_late_makes_no_estimate_wrong",),
     ),
     Fault(
         "a stage that must run alone takes others along", READY,

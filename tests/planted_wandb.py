@@ -27,17 +27,15 @@ FAULTS = (
     ),
     Fault(
         "a victim is told after the trials that use it", "results/entries/__init__.py",
-        """        for entry in shared(row, sweep, track, store, lineage=detailed):
-            if entry.run not in known:
-                known.add(entry.run)
-                yield entry
+        """        for entry in shared(row, sweep, track, store, lineage=detailed, told=known):
+            known.add(entry.run)
+            yield entry
         yield trial(row, sweep, track, store if detailed else None)
 """,
         """        yield trial(row, sweep, track, store if detailed else None)
-        for entry in shared(row, sweep, track, store, lineage=detailed):
-            if entry.run not in known:
-                known.add(entry.run)
-                yield entry
+        for entry in shared(row, sweep, track, store, lineage=detailed, told=known):
+            known.add(entry.run)
+            yield entry
 """,
         (TOLD + "artifacts_lead_from_the_data_to_the_result",),
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 import subprocess
@@ -43,6 +44,8 @@ seeds: 2
 track: {wandb: disabled}
 """
 ONLINE = Track(wandb="online", project="p")
+# The package has a function of the same name.
+shared = importlib.import_module("raysweep.results.entries.shared")
 
 
 @dataclass(frozen=True)
@@ -138,6 +141,22 @@ rows = records.read(store, "told").rows.to_dict("records")
 found = list(entries.of_trials(rows, "told", Track(wandb="online", project="p"), store))
 print(sum(len(one.media()) for one in found if one.media), "torch" in sys.modules)
 """
+
+
+def test_what_trials_share_is_made_once_and_not_for_each_of_them(
+    told: Launched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Eight of a thousand trials share a victim: to make its run for each was a third of all."""
+    made, whole = list[str](), shared._told
+
+    def counted(role: str, *given: Any) -> Entry:
+        made.append(role)
+        return whole(role, *given)
+
+    monkeypatch.setattr(shared, "_told", counted)
+    found = told.of(details="all")
+    assert len(made) == len([e for e in found if "trial" not in e.config]) == 5
+    assert len({e.run for e in found}) == len(found)
 
 
 def test_the_publisher_draws_charts_without_torch(told: Launched) -> None:

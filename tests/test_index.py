@@ -230,6 +230,30 @@ def test_small_files_are_joined_and_lose_nothing(root: Path) -> None:
     assert len(notes(root, every)) == len(every)
 
 
+@pytest.mark.parametrize("how", ["replaced", "gone"])
+def test_a_file_of_which_no_row_counts_is_joined_as_nothing(
+    root: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """Every stage of it was done again, or another driver has joined it meanwhile."""
+    monkeypatch.setattr(index_module, "WORTH", 0)  # no file is read before it is joined
+    for number in range(SEGMENTS):
+        keys = [f"train-{number}x{n}" for n in range(FEWEST)]
+        put(root, keys)
+        remembered(root, keys)
+        if how == "replaced":
+            put(root, keys, note="again", age=30.0)
+    put(root, KEYS)
+    store = driver(root)
+    store.manifests(KEYS)
+    for file in files(root) if how == "gone" else ():
+        file.unlink()
+    store.remember(KEYS)
+    assert len(files(root)) == 1
+    monkeypatch.undo()
+    spoil(root, KEYS)
+    assert notes(root) == dict.fromkeys(KEYS, "first")
+
+
 def test_two_drivers_that_join_files_at_once_lose_nothing(root: Path) -> None:
     every, drivers = [], []
     for number in range(SEGMENTS + 2):

@@ -10,6 +10,7 @@ import pytest
 
 from raysweep.identity import kind_of
 from raysweep.run import pauses
+from raysweep.run.ready import FIRST
 from raysweep.run.schedule import Schedule
 from raysweep.stages.stage import Result, Stage
 from raysweep.store import Manifest
@@ -152,6 +153,30 @@ def test_the_longest_remaining_path_goes_first() -> None:
     schedule = schedule_of(graph)
     assert schedule.ready == 2, "the inputs of both trainings are stored"
     assert [s.key for s in schedule.take({"cpu": 1, "gpu": 1})] == [long]
+
+
+def test_the_longest_of_each_kind_and_method_go_before_all_others() -> None:
+    """From then on is known how long those like them take, and whether the method can work."""
+    graph = Graph()
+    seconds, keys = dict[str, float](), dict[str, list[str]]()
+    for kind, least in (("defend", 0.4), ("evaluate", 0.2)):
+        keys[kind] = [graph.add(kind, f"{kind}{n}") for n in range(9)]
+        for n, key in enumerate(keys[kind]):
+            seconds[key] = least + n / 1000
+            graph.trial(key)
+    schedule = schedule_of(graph, expected=lambda stage: seconds[stage.key])
+    batches = [[s.key for s in schedule.take({"cpu": 1, "gpu": 1})] for _ in range(5)]
+    slow, quick = (keys[kind][::-1] for kind in ("defend", "evaluate"))
+    assert batches[:2] == [slow[:FIRST], quick[:FIRST]], "together, as one process imports once"
+    assert [key for batch in batches[2:] for key in batch][:6] == slow[FIRST:]
+
+
+def test_long_stages_share_no_batch_though_they_are_the_first_of_their_kind() -> None:
+    graph = Graph()
+    for n in range(FIRST):
+        graph.trial(graph.add("train", f"t{n}"))
+    schedule = schedule_of(graph)
+    assert [len(schedule.take({"cpu": 1, "gpu": 1})) for _ in range(FIRST)] == [1] * FIRST
 
 
 def test_a_decision_goes_before_trainings_since_it_may_grow_the_longest() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import hashlib
 import json
 import os
 import re
@@ -16,11 +18,13 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+import ray
 
+from raysweep.cli.app import app
 from raysweep.errors import HostError, PlanError
 from raysweep.jobs import submit as jobs
 from raysweep.jobs.detached import detached
@@ -220,6 +224,74 @@ def test_a_jobs_server_that_asks_for_a_token_is_one_message(
         serving.join()
     assert str(refused.value).startswith(f"the jobs server at --address {url} does not take the ")
     assert "asks for RAY_AUTH_MODE=token and the cluster's token in" in str(refused.value)
+
+
+class Dying(BaseHTTPRequestHandler):
+    """A jobs server as Ray's answers, whose head is lost while it sends what a job prints."""
+
+    protocol_version = "HTTP/1.1"
+    job = ""
+
+    def _answer(self, told: object) -> None:
+        body = json.dumps(told).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def do_GET(self) -> None:
+        if "Sec-WebSocket-Key" in self.headers:
+            self._tail(self.headers["Sec-WebSocket-Key"])
+        elif self.path.endswith("/api/jobs/"):
+            running = {"type": "SUBMISSION", "submission_id": Dying.job, "status": "RUNNING",
+                       "entrypoint": "x"}  # fmt: skip
+            self._answer([running] if Dying.job else [])
+        else:
+            self._answer({"version": "4", "ray_version": ray.__version__, "ray_commit": "x"})
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        Dying.job = body["submission_id"]
+        self._answer({"job_id": Dying.job, "submission_id": Dying.job})
+
+    def do_PUT(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self._answer({})
+
+    def _tail(self, key: str) -> None:
+        accept = hashlib.sha1((key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11").encode()).digest()
+        self.send_response(101)
+        self.send_header("Upgrade", "websocket")
+        self.send_header("Connection", "Upgrade")
+        self.send_header("Sec-WebSocket-Accept", base64.b64encode(accept).decode())
+        self.end_headers()
+        said = b"handed: 1 of 9 stages\n"
+        self.wfile.write(bytes([0x81, len(said)]) + said)
+        self.close_connection = True
+
+    def log_message(self, form: str, *given: object) -> None:
+        """Say nothing."""
+
+
+def test_a_head_that_is_lost_while_it_is_followed_is_one_message_with_the_way_on(
+    loaded: LoadedSweep, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, store = tmp_path / "sweep.yaml", str(tmp_path / "store")
+    with ThreadingHTTPServer(("127.0.0.1", 0), Dying) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        words = ["submit", str(file), "--address", url, "--storage", store, "--follow", "--tune"]
+        with pytest.raises(HostError) as lost:
+            app(words, standalone_mode=False)
+        server.shutdown()
+    assert "handed: 1 of 9 stages" in capsys.readouterr().out
+    told = str(lost.value)
+    assert told.startswith(f"the jobs server at --address {url} is lost (")
+    assert f"tells: raysweep attach handed --storage {store}; to come back, or to go on" in told
+    again = f"raysweep submit {file} --address {url} --follow --tune --storage {store}"
+    assert told.endswith(f"where a new head was started: {again}")
+    assert "token" not in told
 
 
 def test_no_jobs_server_is_one_message_with_the_tunnel(loaded: LoadedSweep, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -355,6 +356,43 @@ def test_a_publisher_that_waits_for_ever_ends_after_its_driver() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], input=b"", timeout=60, check=False)
     assert done.returncode == 1
+
+
+def test_the_end_does_not_wait_for_what_a_publisher_leaves_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """wandb's own process, in a session of its own, holds the pipe to the driver on."""
+    left, code = tmp_path / "left", (
+        "import json, subprocess, sys, time\n"
+        "words = [sys.executable, '-c', 'import time; time.sleep(60)']\n"
+        "child = subprocess.Popen(words, start_new_session=True)\n"
+        "open(sys.argv[1], 'w').write(str(child.pid))\n"
+        "print(json.dumps({'total': 2, 'held': 1}), flush=True)\n"
+        "time.sleep(60)"
+    )  # fmt: skip
+
+    def started(words: Sequence[str], storage: str, **more: object) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [sys.executable, "-c", code, str(left)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            start_new_session=True,
+        )  # fmt: skip
+
+    monkeypatch.setattr(beside, "started", started)
+    run: Any = SimpleNamespace(
+        sweep=SimpleNamespace(name="s", track=ONLINE), store=Store(str(tmp_path)),
+        schedule=SimpleNamespace(ran={"k": 1}, stopping=False),
+        leases=SimpleNamespace(hold=lambda name: True),
+    )  # fmt: skip
+    publishes = publishing.Publishing()
+    publishes(run)
+    limit = time.monotonic() + 60
+    while publishes.published is None and time.monotonic() < limit:
+        time.sleep(0.05)
+    began = time.monotonic()
+    publishes.close()
+    took = time.monotonic() - began
+    os.kill(int(left.read_text()), signal.SIGKILL)
+    assert publishes.published == wandb.Published(total=2, held=1) and took < 20
 
 
 def test_the_driver_waits_longer_for_little_than_for_much(monkeypatch: pytest.MonkeyPatch) -> None:

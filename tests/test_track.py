@@ -8,6 +8,7 @@ import pty
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import zlib
 from collections.abc import Iterator, Sequence
@@ -268,16 +269,47 @@ def test_artifacts_and_tables_of_several_threads_are_made_one_after_another(
         inside.pop()
 
     monkeypatch.setattr(CappedDict, "__setitem__", added)
-    made = [
-        entries.Entry(
+    assert publish(with_artifacts(8), tmp_path, OFFLINE).held == 8
+    assert len(met) >= 16 and not any(met)
+
+
+@pytest.mark.slow
+def test_no_run_waits_for_what_the_server_answers_of_the_artifacts_of_others(
+    server: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of them waits for 20 s and more, so that all together took minutes."""
+    monkeypatch.setattr(wandb_settings, "CONNECT_SECONDS", 60)
+    asked, waiting = "graphql ArtifactType", list[int]()
+    server.order(asked, "hang")
+
+    def release() -> None:
+        limit = time.monotonic() + 60
+        while not server.requests[asked] and time.monotonic() < limit:
+            time.sleep(0.05)
+        limit = time.monotonic() + 15
+        while server.requests[asked] < 8 and time.monotonic() < limit:
+            time.sleep(0.05)
+        waiting.append(server.requests[asked])
+        server.faults.clear()
+        server.released.set()
+
+    releasing = threading.Thread(target=release)
+    releasing.start()
+    assert publish(with_artifacts(8), tmp_path, ONLINE).held == 8
+    releasing.join()
+    assert waiting == [8]
+
+
+def with_artifacts(count: int) -> list[Entry]:
+    """Return runs with a table and an artifact each."""
+    return [
+        Entry(
             run=f"r{n}", mark="m", name="r", job="data", tags=(), config={}, summary={},
             tables={"t": pd.DataFrame({"n": [n]})},
             writes=(entries.Artifact(name=f"a{n}", type="dataset", files={"m.json": b"{}"}),),
         )
-        for n in range(8)
+        for n in range(count)
     ]  # fmt: skip
-    assert publish(made, tmp_path, OFFLINE).held == 8
-    assert len(met) >= 16 and not any(met)
 
 
 @pytest.mark.slow

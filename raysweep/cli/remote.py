@@ -18,7 +18,7 @@ from raysweep.cli.options import (
     command,
     open_console,
 )
-from raysweep.errors import SpecError
+from raysweep.errors import HostError, SpecError
 from raysweep.results.text import visible
 
 JobsServer = Annotated[
@@ -73,6 +73,12 @@ def submit(
         console.print(f"\ndetached; {submission.name} goes on. {back}")
         console.print(f"come back: {command(*again, storage=storage)}")
         raise typer.Exit(130) from None
+    except HostError as error:
+        raise HostError(
+            f"{error}; whether the driver goes on, tells: "
+            f"{command('attach', submission.name, storage=storage)}; to come back, or to go on "
+            f"where a new head was started: {command(*again, storage=storage)}"
+        ) from None
     raise typer.Exit(status)
 
 

@@ -93,9 +93,10 @@ class Publishing:
 
     def _read(self) -> None:
         assert self._process is not None and self._process.stdout is not None
-        for line in self._process.stdout:
-            with contextlib.suppress(ValueError, TypeError):
-                self.published = Published(**json.loads(line))
+        with self._process.stdout as told:
+            for line in told:
+                with contextlib.suppress(ValueError, TypeError):
+                    self.published = Published(**json.loads(line))
 
     def close_input(self) -> None:
         """Say that the records are written: what is left is published while the page is made."""
@@ -168,16 +169,19 @@ class Publishing:
         return True
 
     def close(self) -> None:
-        """End the process, and all that it has started."""
+        """End the process, and all that it has started in its session.
+
+        wandb's own process is in another one, and may hold the other end of the output for minutes
+        more: who reads there closes that.
+        """
         process, self._process = self._process, None
         if process is None:
             return
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        for pipe in (process.stdin, process.stdout):
-            if pipe is not None:
-                pipe.close()
+        if process.stdin is not None:
+            process.stdin.close()
 
 
 def _is_off(run: Run) -> bool:

@@ -30,6 +30,12 @@ LEAST_GUESS = 0.5  # with a network: too little, and all stages of a small sweep
 SIDE = 32  # pixels, where a dataset does not say how large its images are
 
 
+def pace_name(stage: Stage) -> str:
+    """Return the name of all stages that are timed as one: kind, method and network."""
+    network = stage.work.network
+    return f"{stage.kind}/{stage.method}" + (f"/{network.label}" if network else "")
+
+
 class Costs:
     """Seconds that the stages of a plan are expected to take; the plan may grow."""
 
@@ -53,9 +59,8 @@ class Costs:
         return self.name(stage) in self.recorded
 
     def name(self, stage: Stage) -> str:
-        """Return the name under which paces are kept: kind, method and network."""
-        network = stage.work.network
-        return f"{stage.kind}/{stage.method}" + (f"/{network.label}" if network else "")
+        """Return the name under which paces are kept, as `pace_name` has it."""
+        return pace_name(stage)
 
     def work(self, stage: Stage) -> float:
         """Return the stage's sample passes, or samples where no network is at work.

@@ -28,7 +28,7 @@ import pandas as pd
 from raysweep.identity import Json
 from raysweep.results import wandb_offline, wandb_settings
 from raysweep.results.entries import Artifact, Entry
-from raysweep.results.wandb_settings import EXIT_CODES, MARK, Mode, set_up, unattended
+from raysweep.results.wandb_settings import EXIT_CODES, MARK, Mode, set_up, share_memory, unattended
 from raysweep.sweep.spec import Track
 
 if TYPE_CHECKING:
@@ -41,8 +41,6 @@ MOST_WRITTEN = 1000
 # W&B shows what it took a moment later; a run that is missing is asked for again until then.
 ARRIVAL_SECONDS = 15.0
 FIRST_PAUSE_SECONDS = 0.5
-# wandb remembers the latest artifacts that were made, in a way that is not made for threads.
-ARTIFACTS = threading.Lock()
 STATUS = re.compile(r"\b(?:error|HTTP|status)\W{1,2}([45]\d\d)\b")
 
 
@@ -164,6 +162,7 @@ class Client:
         """Give wandb the settings that all runs share, once for each of its processes."""
         with self._lock:
             if not self._is_set_up:
+                share_memory()
                 set_up(self._mode, self._track, self._folder)
                 self._is_set_up = True
 
@@ -176,16 +175,13 @@ class Client:
         for step in entry.history:
             run.log(dict(step))
         tables = {name: wandb.Table(dataframe=table) for name, table in entry.tables.items()}
-        media = entry.media() if entry.media else {}
-        with ARTIFACTS:
-            run.log({**entry.summary, **tables, **media})
+        run.log({**entry.summary, **tables, **(entry.media() if entry.media else {})})
         run.summary[MARK] = entry.mark
         for name in entry.reads if self._mode == "online" else ():
             with contextlib.suppress(wandb.Error, ValueError):  # It may have been deleted there.
                 run.use_artifact(name)
         for artifact in entry.writes:
-            with ARTIFACTS:
-                run.log_artifact(_packed(artifact))
+            run.log_artifact(_packed(artifact))
 
     # Questions
 
@@ -224,6 +220,7 @@ class Client:
         import wandb
 
         if self._api is None:
+            share_memory()
             self._api = wandb.Api(timeout=wandb_settings.CONNECT_SECONDS)
             if not self.path:
                 self.path = f"{self._api.default_entity}/{self._track.project}"
@@ -279,10 +276,8 @@ def _table_digest(name: str, table: pd.DataFrame) -> str:
     """Return the digest of the artifact that logging a table makes."""
     import wandb
 
-    held = wandb.Table(dataframe=table)
-    with ARTIFACTS:
-        artifact = wandb.Artifact(name, type="table")
-        artifact.add(held, name)
+    artifact = wandb.Artifact(name, type="table")
+    artifact.add(wandb.Table(dataframe=table), name)
     return str(artifact.digest)
 
 

@@ -6,11 +6,15 @@ import contextlib
 import logging
 import os
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from raysweep.sweep.spec import Track
+
+if TYPE_CHECKING:
+    import wandb
 
 Mode = Literal["online", "offline"]
 CONNECT_SECONDS = 20
@@ -21,6 +25,7 @@ MARK = "raysweep_mark"
 EXIT_CODES = {"finished": 0, "failed": 1, "running": 0}
 # What they hold is told with the run itself: three requests a run are saved.
 NOT_SENT = ("config.yaml", "wandb-summary.json", "wandb-metadata.json", "output.log")
+_ADDING = threading.Lock()
 
 
 def set_up(mode: Mode, track: Track, folder: Path) -> None:
@@ -57,6 +62,31 @@ def set_up(mode: Mode, track: Track, folder: Path) -> None:
     wandb.setup(wandb.Settings(**given))
     # It tells the logs of all runs that are open of every step of each.
     logging.getLogger("wandb").setLevel(logging.WARNING)
+
+
+def share_memory() -> None:
+    """Let several threads make and read artifacts.
+
+    wandb remembers the latest ones, and makes room for one more in steps: a thread that adds one
+    between those of another loses a key, and the run with it. The lock is held for these steps
+    alone; to hold it while an artifact is logged would make each thread wait for the server's
+    answers to all others.
+    """
+    try:
+        from wandb.sdk.artifacts import artifact_instance_cache as memories
+        from wandb.sdk.lib.capped_dict import CappedDict
+    except ImportError:  # A version that remembers in another way.
+        return
+
+    class Shared(CappedDict):  # type: ignore[misc]
+        def __setitem__(self, key: str, value: wandb.Artifact) -> None:
+            with _ADDING:
+                super().__setitem__(key, value)
+
+    with _ADDING:
+        for memory in vars(memories).values():
+            if type(memory) is CappedDict:
+                memory.__class__ = Shared
 
 
 @contextlib.contextmanager

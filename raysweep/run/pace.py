@@ -1,9 +1,10 @@
 """The pace of a run: how long its stages took, and how long the rest will take.
 
-No estimate is made before enough stages were timed: a guess of the first minute is taken for a
-promise. Then each stage left counts what stages like it took in this run; where none of them has
-ended yet, what they took before, by as much as this run is faster or slower than that, or what
-others of its kind took on average. The sum is divided by the stage seconds that the run has done in
+No estimate is made before enough stages were timed, and those that most of the rest is like: a
+guess of the first minute is taken for a promise. Then each stage left counts what stages like it
+took in this run; where none of them has ended yet, what they took before, by as much as this run is
+faster or slower than that, or what others of its kind took on average, which may be a tenth of it.
+The sum is divided by the stage seconds that the run has done in
 each second of late, which holds the number of workers and all that they lose between two stages.
 """
 
@@ -12,8 +13,10 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from statistics import median
 
 from raysweep.plan.costs import Costs
+from raysweep.run.ready import FIRST
 from raysweep.run.schedule import Schedule
 from raysweep.stages.stage import Stage
 from raysweep.store.heartbeat import RunningStage
@@ -22,28 +25,50 @@ TIMED_STAGES = 8  # until then nothing is said
 TIMED_SECONDS = 3.0  # from the beginning of the first stage
 WINDOW_SECONDS = 120.0
 UNKNOWN_SHARE = 0.25  # of the rest that may stand on guesses alone
+FEW, MOST_OF_MEDIAN, AGAIN = 4, 3.0, 1.05
+IMPORT_SECONDS = 30.0  # beside a longer stage, what it imports counts little
 COST = 20.0  # an estimate is kept for as many times the seconds that it took
 
 
 class Timed:
-    """The stages of one name, as `Costs.name` has it, that have ended in this run."""
+    """The stages of one name, as `Costs.name` has it, that have ended in this run.
+
+    The first one in a process also imports what the method needs, which may take longer than ten
+    of the others: of few stages the shortest counts, of many none for more than some of the median.
+
+    Attributes:
+        took: seconds and work of each.
+        pace: seconds per unit of work.
+        mean: the seconds of one of them.
+    """
 
     def __init__(self, *, known: bool) -> None:
         self.known = known
-        self.took: list[tuple[float, float]] = []  # seconds and work of each
+        self.took: list[tuple[float, float]] = []
         self.seconds = self.work = self.expected = 0.0
+        self.pace = self.mean = 0.0
+        self._weighed = 0
 
     @property
-    def mean(self) -> float:
-        """The seconds of one of them."""
-        return self.seconds / len(self.took)
+    def enough(self) -> bool:
+        """Whether they tell how long others will take: some imports are no matter to long ones."""
+        return len(self.took) >= FIRST or min(self.took)[0] > IMPORT_SECONDS
 
     def add(self, seconds: float, work: float, expected: float) -> None:
         """Take in a stage that has ended."""
-        self.took.append((seconds, work))
+        self.took.append((seconds, max(work, 1.0)))
         self.seconds += seconds
         self.work += max(work, 1.0)
         self.expected += expected
+        if len(self.took) <= FEW or len(self.took) > self._weighed * AGAIN:
+            self._weigh()
+
+    def _weigh(self) -> None:
+        self._weighed = count = len(self.took)
+        paces = [seconds / work for seconds, work in self.took]
+        most = min(paces) if count <= FEW else MOST_OF_MEDIAN * median(paces)
+        told = sum(min(pace, most) * work for pace, (_, work) in zip(paces, self.took, strict=True))
+        self.pace, self.mean = told / self.work, told / count
 
 
 class Pace:
@@ -157,10 +182,10 @@ class Pace:
         name, known, work = self._facts_of(stage)
         timed = self.timed.get(name)
         if timed is not None:
-            return timed.seconds / timed.work * max(work, 1.0), True
+            return timed.pace * max(work, 1.0), timed.enough
         if not known and (others := self._by_kind.get(stage.kind)):
             # Not by work: it counts sample passes of one method, and samples of another.
-            return sum(one.mean for one in others) / len(others), True
+            return sum(one.mean for one in others) / len(others), False
         return self._costs(stage) * drift[known], known
 
     def _growth(self, drift: dict[bool, float]) -> tuple[float, bool]:

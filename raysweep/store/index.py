@@ -249,7 +249,9 @@ class Index:
         if path not in self._segments:
             self._segments[path] = self._table(path)
             self._match({path: self._segments[path]})
-        kept = [row for at, row in self._rows.values() if at == path]
+        import pyarrow as pa
+
+        kept = pa.array([row for at, row in self._rows.values() if at == path], pa.int64())
         return [tuple(one.values()) for one in self._segments[path].take(kept).to_pylist()]
 
 

@@ -59,10 +59,9 @@ def of_trials(
         if row["status"] == "pending":
             continue
         detailed = track.details == "all" or (track.details == "some" and row["seed"] == seed)
-        for entry in shared(row, sweep, track, store, lineage=detailed):
-            if entry.run not in known:
-                known.add(entry.run)
-                yield entry
+        for entry in shared(row, sweep, track, store, lineage=detailed, told=known):
+            known.add(entry.run)
+            yield entry
         yield trial(row, sweep, track, store if detailed else None)
 
 

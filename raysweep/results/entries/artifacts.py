@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import lru_cache
 
 from raysweep.identity import Json
 from raysweep.results.columns import KEYS, Cell
@@ -23,8 +24,14 @@ TYPES = {
 
 def stage_keys(row: Mapping[str, Cell]) -> dict[str, str]:
     """Return role → key of the stages that a trial's row names."""
-    named = {role: row[column] for role, column in KEYS.within(row).items()}
+    named = {role: row[column] for role, column in _key_columns(tuple(row)).items()}
     return {role: key for role, key in named.items() if isinstance(key, str)}
+
+
+@lru_cache(maxsize=64)
+def _key_columns(columns: tuple[str, ...]) -> dict[str, str]:
+    """Return role → column; asked of every row of a table, which have the same columns."""
+    return KEYS.within(columns)
 
 
 def artifact(role: str, manifest: Manifest) -> Artifact:

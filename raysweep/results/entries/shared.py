@@ -5,7 +5,7 @@ They make the artifacts that the runs of trials use, and a victim's run shows it
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 
 from raysweep.results.columns import PARAMETERS, Cell
 from raysweep.results.entries.artifacts import artifact, newest, stage_keys
@@ -25,8 +25,9 @@ SHARED: Mapping[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
 
 
 def shared(
-    row: Mapping[str, Cell], sweep: str, track: Track, store: Store, *, lineage: bool
-) -> Iterator[Entry]:
+    row: Mapping[str, Cell], sweep: str, track: Track, store: Store, *, lineage: bool,
+    told: Container[str] = (),
+) -> Iterator[Entry]:  # fmt: skip
     """Yield the runs of the stages that a trial shares with others, in the order of work.
 
     Args:
@@ -35,9 +36,11 @@ def shared(
         track: where the runs are to be.
         store: where the stages' artifacts are; a stage that is gone has no run.
         lineage: whether artifacts are logged; without them the victim alone has a run.
+        told: ids of runs that are left out; many trials share a victim.
     """
     keys = stage_keys(row)
-    roles = [role for role in (SHARED if lineage else ("victim",)) if role in keys]
+    wanted = [role for role in (SHARED if lineage else ("victim",)) if role in keys]
+    roles = [role for role in wanted if run_id(sweep, keys[role]) not in told]
     stored = store.manifests(keys[role] for role in roles)[0]
     for role in roles:
         if keys[role] in stored:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from raysweep.metrics.names import cases
@@ -94,5 +95,7 @@ def summary_of(row: Mapping[str, Cell]) -> dict[str, float]:
     return told
 
 
+@lru_cache(maxsize=4096)
 def _configures(column: str) -> bool:
+    """Return whether a column is told as configuration; asked of every cell of a table."""
     return column in CONFIG or is_parameter(column)

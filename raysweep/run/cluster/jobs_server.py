@@ -82,14 +82,25 @@ class JobsServer:
             self._client.stop_job(job)
 
     def follow(self, job: str, show: Callable[[str], None]) -> int:
-        """Return the exit code of a job, after all that it prints was shown as it came."""
+        """Return the exit code of a job, after all that it prints was shown as it came.
+
+        Raises:
+            HostError: if the jobs server is lost before the job has ended.
+        """
 
         async def tail() -> None:
             async for lines in self._client.tail_job_logs(job):
                 show(lines)
 
-        with _asking(self.address):
+        try:
             asyncio.run(tail())
+        except Exception as error:  # noqa: BLE001  Ray has no one class for what may go wrong
+            raise HostError(
+                f"the jobs server at --address {self.address} is lost "
+                f"({' '.join(str(error).split())[:500]}): the head, or the way to it; what the "
+                f"driver has stored is kept"
+            ) from None
+        with _asking(self.address):
             ended = self._client.get_job_info(job)
         if ended.driver_exit_code is not None:
             return int(ended.driver_exit_code)
