@@ -24,7 +24,9 @@ Json: TypeAlias = "bool | int | float | str | Sequence[Json] | Mapping[str, Json
 Stamp: TypeAlias = tuple[int, ...]
 SCHEMA = 1
 RECENT_NS = 2 * 10**9  # the coarsest clock of a common file system ticks every two seconds
+KEPT_BYTES = 1 << 22  # of a memory file that is kept in memory; parsed, it takes some times as much
 _SHA = re.compile(r"[0-9a-f]{64}")
+_READ: dict[Path, tuple[Stamp, dict[str, tuple[Stamp, str]]]] = {}  # memory files of this process
 
 
 def canonical(value: Any) -> str:
@@ -110,17 +112,26 @@ def stamp(file: Path) -> Stamp:
 
 
 def _remembered(file: Path) -> dict[str, tuple[Stamp, str]]:
-    """Return stamp and digest by path of a memory file; other values are left out."""
+    """Return stamp and digest by path of a memory file; other values are left out.
+
+    It is parsed again where it has changed, or is large.
+    """
     try:
+        at = stamp(file)
+        if file in _READ and _READ[file][0] == at:
+            return _READ[file][1]
         memory = json.loads(file.read_text("utf-8"))
         entries = memory.items()
     except (OSError, ValueError, RecursionError, AttributeError):
         return {}
-    return {
+    found = {
         path: (tuple(entry[0]), entry[1]) for path, entry in entries
         if isinstance(entry, list) and len(entry) == 2
         and isinstance(entry[0], list) and isinstance(entry[1], str) and _SHA.fullmatch(entry[1])
     }  # fmt: skip
+    if at[0] <= KEPT_BYTES and time.time_ns() - at[-1] > RECENT_NS:
+        _READ[file] = at, found
+    return found
 
 
 def _remember(file: Path, memory: dict[str, tuple[Stamp, str]]) -> None:

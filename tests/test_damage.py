@@ -290,6 +290,31 @@ def test_a_damaged_memory_of_digests_is_made_anew(
     assert list(json.loads(memory_file.read_text())) == [entry]
 
 
+def test_a_memory_of_digests_is_read_once_and_again_when_it_has_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAYSWEEP_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(identity, "RECENT_NS", -1)
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.write_bytes(b"data")
+    right = identity.files_digest([first])
+    parsed = list[str]()
+    whole = json.loads
+    monkeypatch.setattr(identity.json, "loads", lambda text: parsed.append(text) or whole(text))
+    assert {identity.files_digest([first]) for _ in range(3)} == {right} and len(parsed) == 1
+    second.write_bytes(b"more")
+    identity.files_digest([second])  # as another process does
+    assert len(parsed) == 1
+    assert identity.files_digest([first]) == right and len(parsed) == 2
+    assert set(whole(parsed[1])) == {str(first), str(second)}
+    monkeypatch.setattr(identity, "KEPT_BYTES", 0)
+    second.write_bytes(b"again")
+    identity.files_digest([second])
+    for count in (3, 4):
+        identity.files_digest([first])
+        assert len(parsed) == count, "a large one is not kept"
+
+
 @pytest.mark.parametrize("content", [b"[]\n", b"{}\n", b'{"op_code": 99}\n', b"{\n", b"\xff\n"])
 def test_a_journal_that_optuna_cannot_read_is_left_aside(tmp_path: Path, content: bytes) -> None:
     journal = tmp_path / "journal.log"

@@ -145,14 +145,33 @@ def test_changed_source_files_change_keys(tmp_path: Path, monkeypatch: pytest.Mo
     assert only(sweep()).data != before
 
 
-def test_keys_do_not_depend_on_the_process() -> None:
-    code = "from tests.test_plan import *; print(only(sweep(defenses=[Strip()])).evaluate)"
-    here = only(sweep(defenses=[Strip()])).evaluate
-    there = subprocess.run(
+@pytest.fixture(scope="module")
+def elsewhere() -> tuple[float, int, str]:
+    """Plan 10,000 trials in another process: seconds, peak of its memory in KiB, and a key."""
+    code = """
+import re, time
+from tests.test_plan import *
+from raysweep.run.schedule import Schedule
+start = time.perf_counter()
+given = sweep(
+    attacks=[BadNets(rate=r / 1000) for r in range(1, 101)],
+    defenses=[SpectralSignatures(fraction=f / 100) for f in range(1, 11)], seeds=10,
+)
+schedule = Schedule(Planner(given), set(), lambda keys: {})
+assert len(schedule.planner.trials) == 10_000
+peak = re.search("VmHWM:\\s*([0-9]+) kB", Path("/proc/self/status").read_text())
+print(time.perf_counter() - start, peak[1], only(sweep(defenses=[Strip()])).evaluate)
+"""
+    done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True,
         cwd=Path(__file__).parent.parent, env={"PYTHONHASHSEED": "7", "PATH": "/usr/bin"},
     )  # fmt: skip
-    assert there.stdout.strip() == here
+    seconds, kib, key = done.stdout.split()
+    return float(seconds), int(kib), key
+
+
+def test_keys_do_not_depend_on_the_process(elsewhere: tuple[float, int, str]) -> None:
+    assert elsewhere[2] == only(sweep(defenses=[Strip()])).evaluate
 
 
 def test_what_has_no_canonical_form_is_an_error() -> None:
@@ -222,7 +241,7 @@ def test_a_changed_run_keeps_its_shards(monkeypatch: pytest.MonkeyPatch) -> None
     after = only(sweep(defenses=[Datamodels(models=100)]))
     assert before.defend != after.defend and before.decide != after.decide
     assert before.shards == after.shards
-    pinned = versions.current().versions["defenses/datamodels"]
+    pinned, _ = versions.starts()["defenses/datamodels"]
     assert pinned == [Datamodels.VERSION, Datamodels.RUN_VERSION]
 
 
@@ -319,26 +338,8 @@ def test_surrogates_are_trained_once_apart_from_the_victims() -> None:
 
 
 @pytest.mark.slow
-def test_ten_thousand_trials_plan_fast_and_small() -> None:
+def test_ten_thousand_trials_plan_fast_and_small(elsewhere: tuple[float, int, str]) -> None:
     """Bounds far above what it takes; the figures are in benchmarks."""
-    code = """
-import re, time
-from tests.test_plan import *
-from raysweep.run.schedule import Schedule
-start = time.perf_counter()
-given = sweep(
-    attacks=[BadNets(rate=r / 1000) for r in range(1, 101)],
-    defenses=[SpectralSignatures(fraction=f / 100) for f in range(1, 11)], seeds=10,
-)
-schedule = Schedule(Planner(given), set(), lambda keys: {})
-assert len(schedule.planner.trials) == 10_000
-peak = re.search("VmHWM:\\s*([0-9]+) kB", Path("/proc/self/status").read_text())
-print(time.perf_counter() - start, peak[1])
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True,
-        cwd=Path(__file__).parent.parent,
-    )  # fmt: skip
-    seconds, kib = map(float, done.stdout.split())
+    seconds, kib, _ = elsewhere
     assert kib < 1 << 20
     assert seconds < 60, "an order of magnitude over what it takes"

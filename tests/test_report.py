@@ -38,15 +38,15 @@ from tests.material import album, column, generated, many, opened, row
 SWEEP = """
 name: shown
 question: is <b>this</b> & that shown?
-dataset: {digits: {size: 200}}
-model: {tiny_cnn: {width: 8}}
+dataset: {digits: {size: 200, test_size: 100}}
+model: {tiny_cnn: {width: 4}}
 recipe: {epochs: 3, batch_size: 64}
 attacks: [{badnets: {rate: [0, 0.05, 0.1]}}]
 defenses:
   - none
   - perfect_filter
-  - {strip: {overlays: 4}}
-  - {neural_cleanse: {steps: 10}}
+  - {strip: {overlays: 2}}
+  - {neural_cleanse: {steps: 10, batch_size: 8}}
   - {abl: {isolation_epochs: 3, tuning_epochs: 1, unlearning_steps: 4}}
 seeds: 2
 track: {wandb: disabled}

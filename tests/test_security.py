@@ -44,6 +44,19 @@ defenses: [none]
 seeds: 1
 track: {wandb: offline}
 """
+# Commands of one process, which ends as the first one does.
+COMMANDS = """
+import json, sys
+from raysweep.cli.app import main
+codes = []
+for words in json.loads(sys.argv[1]):
+    sys.argv = ["raysweep", *words]
+    try:
+        main()
+    except SystemExit as ended:
+        codes.append(ended.code)
+sys.exit(codes[0])
+"""
 PLANTED = ("AWS_SECRET_ACCESS_KEY", "WANDB_API_KEY", "RAY_AUTH_TOKEN", "HF_TOKEN", "MY_PASSWORD")
 
 
@@ -78,17 +91,16 @@ def leaked_by(tmp_path: Path, place: list[str]) -> list[str]:
         "RAYSWEEP_STORAGE": str(tmp_path / "store"), "HOME": str(tmp_path / "home"),
         "RAYSWEEP_CACHE": str(tmp_path / "cache"),
     }  # fmt: skip
-    said = ""
     looks = [["logs", "leaky"], ["status", "leaky"]] if place else []  # the same wherever it ran
-    for words in (["launch", "sweep.yaml", *place], *looks):
-        done = subprocess.run(
-            [sys.executable, "-m", "raysweep", *words], cwd=tmp_path, env=given,
-            capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        assert words[0] != "launch" or done.returncode == 1, done.stderr
-        lines = (done.stdout + done.stderr).splitlines()
-        # Inline, what a method prints is on the terminal as it prints it.
-        said += "\n".join(line for line in lines if not (place and line.startswith("printed ")))
+    done = subprocess.run(
+        [sys.executable, "-c", COMMANDS, json.dumps([["launch", "sweep.yaml", *place], *looks])],
+        cwd=tmp_path, env=given, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1, done.stderr
+    assert not looks or "leaky: 2 trials; " in done.stdout, "all commands have run"
+    lines = (done.stdout + done.stderr).splitlines()
+    # Inline, what a method prints is on the terminal as it prints it.
+    said = "\n".join(line for line in lines if not (place and line.startswith("printed ")))
     kept = b"".join(
         file.read_bytes()
         for folder in ("store", "cache", "wandb")

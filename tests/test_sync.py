@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import signal
@@ -11,7 +12,7 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -59,13 +60,18 @@ def world() -> Iterator[State]:
 @pytest.fixture
 def server(world: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[State]:
     """Give an empty server that wandb is sent to, here and in processes that are started."""
-    send_to(world, monkeypatch)
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(wandb_runs, "ARRIVAL_SECONDS", 0)
-    monkeypatch.setattr(wandb, "PAUSES", (0.0,))
-    monkeypatch.setattr(beside, "started", hasty)
+    sending(world, tmp_path, monkeypatch)
     yield world
     world.clear()
+
+
+def sending(world: State, place: Path, patch: pytest.MonkeyPatch) -> None:
+    """Send wandb to a server, and have publishers begin at once; a place is its home."""
+    send_to(world, patch)
+    patch.setenv("HOME", str(place / "home"))
+    patch.setattr(wandb_runs, "ARRIVAL_SECONDS", 0)
+    patch.setattr(wandb, "PAUSES", (0.0,))
+    patch.setattr(beside, "started", hasty)
 
 
 def hasty(*given: Any, waits: bool, **more: Any) -> subprocess.Popen[bytes]:
@@ -93,7 +99,7 @@ def lines(file: Path) -> list[str]:
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [30, pytest.param(100, marks=pytest.mark.long)])
 def test_all_trials_arrive_once_though_the_publisher_is_killed(
-    server: State, tmp_path: Path, count: int
+    server: State, tmp_path: Path, capsys: pytest.CaptureFixture[str], count: int
 ) -> None:
     store = Store(str(tmp_path))
     finished_sweep(store, count // 2, ONLINE)
@@ -107,12 +113,9 @@ def test_all_trials_arrive_once_though_the_publisher_is_killed(
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     assert some <= sum(run.completed for run in trials(server)) < count
-    done = subprocess.run(
-        sync_command(str(tmp_path)), capture_output=True, text=True, timeout=300, check=False
-    )
-    assert done.returncode == 0, done.stderr
+    app(["sync", "finished", "--storage", str(tmp_path)], standalone_mode=False)
     held = len(server.runs)
-    assert done.stdout.startswith(f"W&B: {held} of {held} runs are in ")
+    assert capsys.readouterr().out.startswith(f"W&B: {held} of {held} runs are in ")
     assert len(trials(server)) == count and {run.state for run in trials(server)} == {"finished"}
     assert sum(run.completed for run in server.runs.values()) == held, "none twice"
     shares = {run.config["trial"]: run.summary["ca"] for run in trials(server)}
@@ -120,30 +123,84 @@ def test_all_trials_arrive_once_though_the_publisher_is_killed(
     assert shares == dict(zip(rows["trial"], rows["ca"], strict=True))
 
 
-@pytest.mark.slow
-def test_trials_are_published_while_the_sweep_runs(
-    server: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(publishing, "END_SECONDS", 60.0)
-    seen: list[int] = []
+@dataclass(frozen=True, kw_only=True)
+class Launched:
+    """A sweep that was launched once while its publisher ran.
+
+    Attributes:
+        text: of the sweep file.
+        storage: where the sweep is. Its description may have been changed since.
+        begun: the commands of the publishers that were started.
+        said: the lines on W&B that the launch ended with.
+    """
+
+    text: str
+    storage: Path
+    begun: Sequence[Sequence[str]]
+    said: Sequence[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Online(Launched):
+    """A launch that sent its runs, and was met by a second launch of the same sweep at its end.
+
+    Attributes:
+        url: of the server.
+        first, second: the ends of both launches.
+        begun_then: how many publishers had been started when the second launch was over.
+        seen: how many trials had arrived, while the others were held back and the sweep's own run
+            was open.
+        runs: all that the server held in the end.
+    """
+
+    url: str
+    first: Conclusion
+    second: Conclusion
+    begun_then: int
+    seen: Sequence[int]
+    runs: Sequence[Arrived]
+
+
+@pytest.fixture(scope="module")
+def online(world: State, tmp_path_factory: pytest.TempPathFactory) -> Online:
+    place, text = tmp_path_factory.mktemp("online"), SWEEP.replace("MODE", "online")
+    sweep, storage = from_text(parse("s.yaml", text)), str(place / "st")
+    seen, second, then = list[int](), list[Conclusion](), list[int]()
 
     def watch(run: Run) -> None:
         ran = [key for key in run.schedule.ran if key.startswith("evaluate-")]
         limit = time.monotonic() + 60
         while len(ran) == 1 and not seen and time.monotonic() < limit:
             time.sleep(0.05)
-            done = sum(kept.state == "finished" for kept in trials(server))
-            whole = [kept.state for kept in server.runs.values() if kept.job == "sweep"]
+            done = sum(kept.state == "finished" for kept in trials(world))
+            whole = [kept.state for kept in world.runs.values() if kept.job == "sweep"]
             seen.extend([done] if done and whole == ["running"] else [])
+        if run.over and not second:  # the first is about to conclude
+            second.append(launch(sweep, text, storage, inline=True))
+            then.append(len(begun))
 
-    text = SWEEP.replace("MODE", "online")
-    done = launch(from_text(parse("s.yaml", text)), text, str(tmp_path), inline=True, watch=watch)
-    assert seen == [1] and done.warnings == []
-    assert done.notes[-1] == f"W&B: {ALL} of {ALL} runs are in {server.url}/{ENTITY}/p"
-    assert [run.completed for run in trials(server)] == [1, 1], "each is sent once"
-    assert [run.state for run in server.runs.values() if run.job == "sweep"] == ["finished"]
+    with pytest.MonkeyPatch.context() as patch:
+        sending(world, place, patch)
+        patch.setattr(publishing, "END_SECONDS", 60.0)
+        begun = publishers(patch)
+        first = launch(sweep, text, storage, inline=True, watch=watch)
+        runs = list(world.runs.values())
+        world.clear()
+    return Online(
+        text=text, storage=Path(storage), begun=begun, said=first.notes[-1:], url=world.url,
+        first=first, second=second[0], begun_then=then[0], seen=seen, runs=runs,
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_trials_are_published_while_the_sweep_runs(online: Online) -> None:
+    assert online.seen == [1] and online.first.warnings == []
+    assert online.said == [f"W&B: {ALL} of {ALL} runs are in {online.url}/{ENTITY}/p"]
+    completed = [run.completed for run in online.runs if "trial" in run.config]
+    assert completed == [1, 1], "each is sent once"
+    assert [run.state for run in online.runs if run.job == "sweep"] == ["finished"]
     assert not [word for word in os.popen("ps -eo args").read().splitlines()
-                if "raysweep sync s" in word and str(tmp_path) in word]  # fmt: skip
+                if "raysweep sync s" in word and str(online.storage) in word]  # fmt: skip
 
 
 @pytest.mark.slow
@@ -169,21 +226,6 @@ def test_a_publisher_that_was_killed_is_started_again_at_the_end(
     assert killed and done.notes[-1].startswith(f"W&B: {ALL} of {ALL} runs are in ")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("mode", ["disabled", "offline"])
-def test_a_launch_says_where_the_runs_are(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], mode: str
-) -> None:
-    monkeypatch.setattr(publishing, "END_SECONDS", 60.0)
-    file, store = tmp_path / "s.yaml", tmp_path / "store"
-    file.write_text(SWEEP.replace("MODE", mode))
-    app(["launch", str(file), "--inline", "--storage", str(store)], standalone_mode=False)
-    said = [line for line in capsys.readouterr().out.splitlines() if "W&B" in line]
-    offline = f"W&B: {ALL} runs are offline; send them with: raysweep sync s --storage {store}"
-    assert said == ([offline] if mode == "offline" else [])
-    assert len(list(store.glob("sweeps/s/wandb/wandb/offline-run-*"))) == ALL * len(said)
-
-
 def publishers(monkeypatch: pytest.MonkeyPatch) -> list[Sequence[str]]:
     """Return the commands of all publishers that are started from now on."""
     begun, whole = list[Sequence[str]](), subprocess.Popen
@@ -196,20 +238,49 @@ def publishers(monkeypatch: pytest.MonkeyPatch) -> list[Sequence[str]]:
     return begun
 
 
+def launched(place: Path, mode: str) -> Launched:
+    """Launch by the command line in this process."""
+    file, storage, out = place / "s.yaml", place / "store", io.StringIO()
+    file.write_text(SWEEP.replace("MODE", mode))
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out):
+        patch.setattr(publishing, "END_SECONDS", 60.0)
+        begun = publishers(patch)
+        app(["launch", str(file), "--inline", "--storage", str(storage)], standalone_mode=False)
+    said = [line for line in out.getvalue().splitlines() if "W&B" in line]
+    return Launched(text=file.read_text(), storage=storage, begun=begun, said=said)
+
+
+@pytest.fixture(scope="module")
+def offline(tmp_path_factory: pytest.TempPathFactory) -> Launched:
+    return launched(tmp_path_factory.mktemp("offline"), "offline")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["disabled", "offline"])
+def test_a_launch_says_where_the_runs_are(
+    request: pytest.FixtureRequest, mode: str, tmp_path: Path
+) -> None:
+    offline = mode == "offline"
+    own: Launched = request.getfixturevalue(mode) if offline else launched(tmp_path, mode)
+    store = own.storage
+    told = f"W&B: {ALL} runs are offline; send them with: raysweep sync s --storage {store}"
+    assert own.said == ([told] if offline else [])
+    assert len(list(store.glob("sweeps/s/wandb/wandb/offline-run-*"))) == ALL * len(own.said)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["online", "offline"])
 def test_a_launch_that_brings_nothing_new_starts_no_publisher(
-    server: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str
+    request: pytest.FixtureRequest, mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(publishing, "END_SECONDS", 60.0)
-    begun, text = publishers(monkeypatch), SWEEP.replace("MODE", mode)
-    first, again = (
-        launch(from_text(parse("s.yaml", text)), text, str(tmp_path), inline=True) for _ in "12"
-    )
-    assert first.notes[-1].startswith(f"W&B: {ALL} ") and len(begun) == 1
-    assert again.ran == 0 and again.notes[-1] == first.notes[-1]
+    first: Launched = request.getfixturevalue(mode)
+    storage, begun = str(first.storage), publishers(monkeypatch)
+    again = launch(from_text(parse("s.yaml", first.text)), first.text, storage, inline=True)
+    assert len(first.begun) == 1 and not begun
+    assert again.ran == 0 and again.notes[-1] == first.said[-1]
+    assert again.notes[-1].startswith(f"W&B: {ALL} ")
 
-    folder = SweepFolder(Store(str(tmp_path)), "s")
+    folder = SweepFolder(Store(storage), "s")
     completion = Completion(folder, online=mode == "online")
     about = described(folder.store, "s")
     assert completion.note() is not None
@@ -223,27 +294,15 @@ def test_a_launch_that_brings_nothing_new_starts_no_publisher(
 
 
 @pytest.mark.slow
-def test_of_two_drivers_of_a_sweep_one_publishes(
-    server: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(publishing, "END_SECONDS", 60.0)
-    begun = publishers(monkeypatch)
-    text = SWEEP.replace("MODE", "online")
-    sweep, store = from_text(parse("s.yaml", text)), Store(str(tmp_path))
-    second: list[Conclusion] = []
-
-    def watch(run: Run) -> None:
-        if run.over and not second:  # the first is about to conclude
-            second.append(launch(sweep, text, store.uri, inline=True))
-            assert len(begun) == 1 and second[0].unfinished == 0
-
-    first = launch(sweep, text, store.uri, inline=True, watch=watch)
-    (told,) = second
-    again = f"raysweep sync s --storage {tmp_path}"
+def test_of_two_drivers_of_a_sweep_one_publishes(online: Online) -> None:
+    first, second, store = online.first, online.second, Store(str(online.storage))
+    assert online.begun_then == 1 and second.unfinished == 0
+    again = f"raysweep sync s --storage {online.storage}"
     other = "W&B: another driver of this sweep publishes it"
-    assert told.notes[-1] == f"{other}; what it leaves is sent by: {again}" and not told.ran
-    assert first.notes[-1].startswith(f"W&B: {ALL} of {ALL} runs are in ") and len(begun) == 1
-    assert [run.completed for run in trials(server)] == [1, 1] and not store.list("leases")
+    assert second.notes[-1] == f"{other}; what it leaves is sent by: {again}" and not second.ran
+    assert first.notes[-1].startswith(f"W&B: {ALL} of {ALL} runs are in ")
+    assert len(online.begun) == 1 and not store.list("leases")
+    assert [run.completed for run in online.runs if "trial" in run.config] == [1, 1]
 
 
 @pytest.mark.slow

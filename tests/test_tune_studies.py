@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import json
+import multiprocessing
 import os
 import shutil
 import signal
@@ -13,38 +14,36 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
 
-from raysweep.cli.app import app
+from raysweep.cli.app import app, main
 from raysweep.sweep.ranges import Range
 from raysweep.sweep.tuning import Tune
 from raysweep.tuning import storage, study
 
 SWEEP = """
 name: shared
-dataset: {digits: {size: 500, test_size: 300}}
+dataset: {digits: {size: 200, test_size: 150}}
 model: {tiny_cnn: {width: 8}}
-recipe: {epochs: 4, batch_size: 64}
+recipe: {epochs: 2, batch_size: 64}
 attacks: [badnets: {rate: 0.1}, blend: {rate: 0.1}]
 defenses: [strip]
 track: {wandb: disabled}
 tune:
   trials: 7
-  parameters: {strip: {overlays: {min: 2, max: 100}, fpr: {}}}
+  parameters: {strip: {overlays: {min: 2, max: 40}, fpr: {}}}
 """
-DRIVER = """
-import sys
-import raysweep.jobs.tune, raysweep.run.inline
-from raysweep.tuning import storage
-storage.HEARTBEAT_SECONDS = 1
-from raysweep.cli import main
-sys.stdin.read()  # until it is wanted: what it imports takes longer than some candidates
-main()
-"""
+# Drivers are forked where all that they import stands: it takes longer than some candidates.
+FORKED = multiprocessing.get_context("forkserver")
+FORKED.set_forkserver_preload([
+    "tests.test_tune_studies", "raysweep.jobs.tune", "raysweep.run.inline", "raysweep.training",
+    "raysweep.jobs.publish", "optuna.importance", "sqlalchemy", "psycopg",
+])  # fmt: skip
 
 
 def programs() -> Path | None:
@@ -117,22 +116,23 @@ def until(condition: Callable[[], bool], seconds: float) -> None:
         time.sleep(0.05)
 
 
-def drive(file: Path, url: str | None, log: Path) -> subprocess.Popen[bytes]:
-    """Return a process that has begun to import, and tunes when its input ends."""
-    command = [
-        sys.executable, "-c", DRIVER, "tune", str(file), "--inline", "--storage",
-        str(file.parent / "store"),
-    ]  # fmt: skip
-    with log.open("wb") as out:
-        given = {"RAYSWEEP_STUDIES": url} if url else {}
-        return subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=out, stderr=out, env={**os.environ, **given}
-        )
+def drive(file: Path, url: str | None, log: Path) -> ForkServerProcess:
+    """Return a process that tunes."""
+    driver = FORKED.Process(target=tune, args=(str(file), url, str(log)))
+    driver.start()
+    return driver
 
 
-def go(driver: subprocess.Popen[bytes]) -> None:
-    assert driver.stdin is not None
-    driver.stdin.close()
+def tune(file: str, url: str | None, log: str) -> None:
+    """Tune as the command does, as this whole process."""
+    out = os.open(log, os.O_WRONLY | os.O_CREAT)
+    for stream in (1, 2):
+        os.dup2(out, stream)
+    os.environ.update({"RAYSWEEP_STUDIES": url} if url else {})
+    storage.HEARTBEAT_SECONDS = 1
+    store = str(Path(file).parent / "store")
+    sys.argv = ["raysweep", "tune", file, "--inline", "--storage", store]
+    main()
 
 
 @pytest.mark.slow
@@ -147,13 +147,12 @@ def test_a_killed_driver_goes_on_from_its_journal(
         return sum(text.read_text().count('"event":"told"') for text in ledgers.glob("*"))
 
     first = drive(file, None, log)
-    go(first)
     try:
-        until(lambda: first.poll() is not None or told() >= 4, 600)
-        assert first.poll() is None, log.read_text()
+        until(lambda: not first.is_alive() or told() >= 4, 600)
+        assert first.is_alive(), log.read_text()
     finally:
         first.kill()
-        first.wait()
+        first.join()
     before = told()
     assert before < 15
     monkeypatch.setattr(storage, "HEARTBEAT_SECONDS", 1)
@@ -172,11 +171,10 @@ def test_two_drivers_work_on_one_study_and_one_is_killed(
 ) -> None:
     file = tmp_path / "shared.yaml"
     file.write_text(SWEEP)
-    first, second = (drive(file, database, tmp_path / f"{n}.log") for n in ("first", "second"))
-    go(first)
+    drivers = [first := drive(file, database, tmp_path / "first.log")]
 
     def complete() -> int:
-        assert first.poll() is None, (tmp_path / "first.log").read_text()
+        assert first.is_alive(), (tmp_path / "first.log").read_text()
         return sum(state == "COMPLETE" for _, _, state in candidates())
 
     def running() -> set[tuple[str, int]]:
@@ -184,20 +182,21 @@ def test_two_drivers_work_on_one_study_and_one_is_killed(
 
     try:
         until(lambda: complete() >= 3, 600)
-        go(second)
+        drivers.append(second := drive(file, database, tmp_path / "second.log"))
         before = complete()
         until(lambda: complete() >= before + 4, 600)
-        second.send_signal(signal.SIGSTOP)
+        assert second.pid is not None
+        os.kill(second.pid, signal.SIGSTOP)
         known = running()
         until(lambda: bool(running() - known), 600)  # candidates that the first asked for
-        first.send_signal(signal.SIGKILL)
-        first.wait()
-        second.send_signal(signal.SIGCONT)
-        assert second.wait(timeout=600) == 0, (tmp_path / "second.log").read_text()
+        first.kill()
+        first.join()
+        os.kill(second.pid, signal.SIGCONT)
+        second.join(600)
+        assert second.exitcode == 0, (tmp_path / "second.log").read_text()
     finally:
-        for driver in (first, second):
-            if driver.poll() is None:
-                driver.kill()
+        for driver in drivers:
+            driver.kill()
     found: dict[str, Counter[str]] = {}
     for name, _, state in candidates():
         found.setdefault(name, Counter())[state] += 1

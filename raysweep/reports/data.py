@@ -37,8 +37,8 @@ def plain(value: object, digits: int = DIGITS) -> str | int | float | bool | Non
 
 def floats(values: Iterable[float], digits: int = 5) -> list[float | None]:
     """Return numbers as JSON, with as many digits as a screen can show."""
-    shown = [plain(float(value), digits) for value in values]
-    return [value for value in shown if value is None or isinstance(value, int | float)]
+    given = values.tolist() if isinstance(values, np.ndarray) else map(float, values)
+    return [float(f"{value:.{digits}g}") if math.isfinite(value) else None for value in given]
 
 
 def column(values: Iterable[object]) -> dict[str, Json]:

@@ -56,6 +56,8 @@ def words(value: object) -> str:
 
 def number(value: object) -> float:
     """Return a cell as a float; NaN where it is missing or no number."""
+    if isinstance(value, float):
+        return float(value)
     found = pd.to_numeric(words(value) or "nan", errors="coerce")
     return float(found)
 

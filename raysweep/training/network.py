@@ -28,7 +28,10 @@ def global_seed(seed: int) -> Iterator[None]:
     # Asking a GPU for its generator's state would open a context on it.
     used = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
     with torch.random.fork_rng(devices=used):
-        torch.manual_seed(seed)
+        if torch.cuda.is_available():
+            torch.manual_seed(seed)
+        else:  # It would keep the traceback of each call, for a GPU that may be used later.
+            torch.default_generator.manual_seed(seed)
         yield
 
 
