@@ -86,4 +86,24 @@ FAULTS = (
         "capturable=there)", "capturable=False)",
         (GRAPHS + "a_search_for_a_trigger_is_replayed_step_by_step",),
     ),
+    Fault(
+        "convolutions in TF32", "training/device.py",
+        "cudnn.allow_tf32 = False", "cudnn.allow_tf32 = True",
+        ("test_device.py::test_a_claim_makes_float32_float32_and_holds_a_stage_to_its_share",),
+    ),
+    Fault(
+        "a stage that may take the whole GPU", "training/device.py",
+        "(memory_share(gpus, _total_bytes()))", "(1.0)",
+        ("test_device.py::test_a_claim_makes_float32_float32_and_holds_a_stage_to_its_share",),
+    ),
+    Fault(
+        "a wrong sum of a kernel", "training/device.py",
+        "if total == 1000", "if total is not None",
+        ("test_device.py::test_one_kernel_is_tried_on_each_gpu",),
+    ),
+    Fault(
+        "memory that is free beyond a stage's share", "training/room.py",
+        "min(free + cached, own)", "free + cached",
+        ("test_device.py::test_what_is_free_lies_within_a_stages_share",),
+    ),
 )  # fmt: skip

@@ -25,7 +25,7 @@ from raysweep.testing.devices import RECIPE, defended, replayed_as_eager, victim
 from raysweep.testing.pretend_cuda import pretended_cuda
 from raysweep.training import Batch, Stream, ensemble
 from raysweep.training.ensemble import Way
-from tests.contracts.test_devices import defense_of, small
+from tests.contracts.test_devices import SIZES, case, defense_of, small
 
 Work = Callable[[], Any]
 
@@ -213,11 +213,12 @@ CAPTURED = {
 
 
 @pytest.mark.parametrize("name", sorted(CAPTURED))
-def test_a_captured_defense_equals_an_eager_one(name: str) -> None:
-    defense = defense_of(name, "small")
+@pytest.mark.parametrize("size", SIZES)
+def test_a_captured_defense_equals_an_eager_one(name: str, size: str) -> None:
+    defense = defense_of(name, size)
 
     def work(captured: bool) -> Any:
-        return defended(defense, small(), "cuda", captured=captured)
+        return defended(defense, case(size), "cuda", captured=captured)
 
     assert replayed_as_eager(work) > 0
 
