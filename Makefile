@@ -77,7 +77,8 @@ oldest:
 
 # Every method and model on a pretended CUDA device, in full; `make test` runs a small form.
 device-rules: setup
-	$(BIN)/python -m pytest -m '' tests/test_pretend_cuda.py tests/contracts/test_devices.py
+	$(BIN)/python -m pytest -m '' tests/test_pretend_cuda.py tests/test_pretend_graphs.py \
+	  tests/contracts/test_devices.py
 
 # The training benchmark at toy size, to see that it still runs.
 dry-run: setup

@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 
@@ -83,11 +84,14 @@ class Rounds:
 class Apart:
     """A run in a process of its own, which sleeps except while it is asked to run."""
 
-    def __init__(self, threads: int, make: Callable[..., Run], *given: Any) -> None:
+    def __init__(
+        self, threads: int, environment: Mapping[str, str], make: Callable[..., Run], *given: Any
+    ) -> None:
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(theirs, threads, make, given))
-        self.process.start()
+        with patch.dict(os.environ, environment):  # libraries read it while they are loaded
+            self.process.start()
         theirs.close()  # The end of the process is then an error here, not silence.
 
     def __call__(self) -> Spent:
@@ -137,19 +141,25 @@ def busy_seconds(facts: str | None = None) -> float:
     return (user + nice + system + sum(interrupts)) / os.sysconf("SC_CLK_TCK")
 
 
-def contest(runs: Mapping[str, tuple[Any, ...]], repetitions: int, threads: int) -> Rounds:
+def contest(
+    runs: Mapping[str, tuple[Any, ...]],
+    repetitions: int,
+    threads: int,
+    environments: Mapping[str, Mapping[str, str]] | None = None,
+) -> Rounds:
     """Run every contestant once per round, until so many rounds were quiet, or twice as many ran.
 
     Args:
         runs: name → what makes a run, and its arguments.
         repetitions: rounds, after a first one that counts for nothing.
         threads: of each contestant.
+        environments: name → variables of the environment that are set for one contestant.
     """
     apart: dict[str, Apart] = {}
     try:
         first = {}
         for name, run in runs.items():
-            apart[name] = Apart(threads, *run)
+            apart[name] = Apart(threads, (environments or {}).get(name, {}), *run)
             first[name] = apart[name]()
         rounds: list[dict[str, Spent]] = []
         quiet = 0

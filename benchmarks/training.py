@@ -18,9 +18,10 @@ slows down both loops; several threads wait for each other at work. If others ke
 busy or more, the table says so, and `--refuse` ends with status 3.
 
 `--variants` compares our loop with itself: float32, other batch sizes, weights in the usual memory
-format. `members` compares E models trained with vmap and one after another. With CUDA, or
-`--compile`, torch.compile is measured too (on CUDA with and without CUDA graphs), and the epochs of
-as many images after which compiling has paid. Random images; prints a table, and one JSON object.
+format, oneDNN kept from AMX, threads bound to CPUs. `members` compares E models trained with vmap
+and one after another. With CUDA, or `--compile`, torch.compile is measured too (on CUDA with and
+without CUDA graphs), and the epochs of as many images after which compiling has paid. Random
+images; prints a table, and one JSON object.
 """
 
 from __future__ import annotations
@@ -208,8 +209,14 @@ def variants(name: str, count: int, repetitions: int, threads: int) -> dict[str,
         "batch size 512": {"batch_size": 512},
         "weights not channels last": {"memory_format": torch.contiguous_format},
     }
+    environments = {
+        "oneDNN without AMX": {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_BF16"},
+        "threads bound to CPUs": {"OMP_PROC_BIND": "true"},
+    }
+    if DEVICE == "cpu":
+        changes |= {variant: {} for variant in environments}
     runs = {variant: (ours, name, count, change) for variant, change in changes.items()}
-    found = contest(runs, repetitions, threads)
+    found = contest(runs, repetitions, threads, environments)
     return {variant: said(found, variant, count, "as it is") for variant in runs}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from raysweep.run.run import Run
 from raysweep.stages import perform
 from raysweep.store import Store
 from raysweep.sweep.spec import Sweep
+from raysweep.testing.pretend_cuda import pretended_cuda
 from raysweep.training import device, resident, room, step
 
 needs_no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA can be used here")
@@ -69,6 +71,61 @@ def test_a_stage_that_shares_a_gpu_leaves_room_for_its_context() -> None:
     four = 4 * device.memory_share(0.25, total)
     assert four * total + 4 * device.CONTEXT_BYTES == pytest.approx(total)
     assert device.memory_share(0.01, 8 << 30) == pytest.approx(0.005)
+
+
+@pytest.fixture
+def quick_and_rough() -> Iterator[None]:
+    """Let torch round and choose kernels as it pleases, and in the end as it did before."""
+    backends = torch.backends
+    flags = ((backends.cuda.matmul, "allow_tf32", True), (backends.cudnn, "allow_tf32", True),
+             (backends.cudnn, "deterministic", False))  # fmt: skip
+    before = [getattr(owner, name) for owner, name, _ in flags]
+    for owner, name, value in flags:
+        setattr(owner, name, value)
+    yield
+    for (owner, name, _), value in zip(flags, before, strict=True):
+        setattr(owner, name, value)
+
+
+@pytest.mark.usefixtures("quick_and_rough")
+def test_a_claim_makes_float32_float32_and_holds_a_stage_to_its_share(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shares: list[float] = []
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", shares.append)
+    monkeypatch.setattr(device, "_total_bytes", lambda: 80 << 30)
+    with pretended_cuda(graphs=True):
+        assert device.claim(0) == "cpu" and torch.backends.cudnn.allow_tf32 and not shares
+        assert device.claim(0.25) == "cuda"
+    assert not torch.backends.cuda.matmul.allow_tf32 and not torch.backends.cudnn.allow_tf32
+    assert torch.backends.cudnn.deterministic
+    assert shares == [device.memory_share(0.25, 80 << 30)]
+
+
+def test_one_kernel_is_tried_on_each_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: f"card {index}")
+    with pretended_cuda(graphs=True):
+        assert device.try_kernel() == "card 0"
+        monkeypatch.setattr(torch, "ones", lambda count, device: torch.zeros(count, device=device))
+        assert device.try_kernel() == "card 0: a sum of 1,000 ones gave 0.0"
+        monkeypatch.undo()
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: f"card {index}")
+    with pytest.raises(RuntimeError, match="there is one device"), pretended_cuda(graphs=True):
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+        first, second = device.try_kernel().split(", ", 1)
+        assert first == "card 0" and second.startswith("card 1: a kernel fails (pretended CUDA")
+
+
+def test_what_is_free_lies_within_a_stages_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = {"current_device": 0, "memory_reserved": 20, "memory_allocated": 12}
+    for name, value in known.items():
+        monkeypatch.setattr(torch.cuda, name, lambda device=None, value=value: value)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (30, 100))
+    for share, free in ((1.0, 38), (0.25, 13), (0.1, 0)):
+        monkeypatch.setattr(
+            torch.cuda, "get_per_process_memory_fraction", lambda device, share=share: share
+        )
+        assert room.free_bytes() == free
 
 
 def test_a_leak_is_what_a_clean_worker_did_not_hold() -> None:

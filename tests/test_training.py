@@ -22,7 +22,7 @@ from raysweep.methods.recipe import Recipe
 from raysweep.models.linear import Linear
 from raysweep.store.manifest import pack, unpack
 from raysweep.testing import toy
-from raysweep.training import Batch, Stream, augmentation, step
+from raysweep.training import Batch, Stream, augmentation, graph, step
 
 FAST = Recipe(epochs=2, batch_size=100, precision="float32")
 
@@ -462,8 +462,10 @@ def test_an_attempt_to_capture_a_step_leaves_no_trace(
     taken = step.EagerStep.taken
 
     def warmed(self: step.EagerStep, rows: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        state = step._State(self)
-        for _ in range(step.WARM_UP):
+        changed = [*self.model.parameters(), *self.model.buffers(), *self.objective.memory]
+        noises = [source.noise for source in self.sources.values()]
+        state = graph.EarlierState(changed, self.optimizer, noises)
+        for _ in range(graph.WARM_UP):
             taken(self, rows)
         state.restore()
         return taken(self, rows)

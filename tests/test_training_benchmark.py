@@ -57,6 +57,20 @@ def test_busy_rounds_are_left_out_where_enough_are_quiet(contest: Any) -> None:
     assert found.times("ours", "field").greatest == 9
 
 
+def reads(variable: str) -> Any:
+    """Return a run of a process that has a variable in its environment."""
+    return partial(str, os.environ[variable])
+
+
+def test_a_contestant_may_have_an_environment_of_its_own(contest: Any) -> None:
+    """It is there before the process loads a library."""
+    asked = (reads, "OF_ONE_CONTESTANT")
+    with pytest.raises((EOFError, OSError)):  # its process has ended, before or after it is asked
+        contest.contest({"has none": asked}, 1, 1)
+    contest.contest({"has one": asked}, 1, 1, {"has one": {"OF_ONE_CONTESTANT": "1"}})
+    assert "OF_ONE_CONTESTANT" not in os.environ
+
+
 def test_work_of_the_machine_is_all_but_idling_and_waiting_for_disks(contest: Any) -> None:
     tick = 1 / os.sysconf("SC_CLK_TCK")
     facts = "cpu  100 20 30 5000 600 1 2 40 7 8\ncpu0 1 2 3 4 5 6 7 8 9 10\n"

@@ -27,7 +27,7 @@ from raysweep.methods.checkpoints import Checkpoints
 from raysweep.methods.context import Arrays, Context
 from raysweep.methods.recipe import Recipe
 from raysweep.testing import toy
-from raysweep.training import step
+from raysweep.training import graph
 from raysweep.training.streams import Batch, Stream
 
 NETWORKS = ("tiny_cnn", "wrn_16_1", "resnet18")
@@ -37,7 +37,7 @@ DEFENSES = ("abl", "asset", "confusion_training", "nad")
 
 def capture(bench: Bench) -> None:
     """Compare captured and eager steps: bytes first, then speed."""
-    step.FEWEST_STEPS = 1
+    graph.FEWEST_STEPS = 1
     torch.backends.cudnn.deterministic = True
     for name in bench.pick(NETWORKS, NETWORKS[:1]):
         for optimizer in ("sgd", "adam"):

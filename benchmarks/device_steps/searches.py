@@ -16,6 +16,7 @@ from raysweep.defenses.red import RED
 from raysweep.defenses.sentinet import SentiNet
 from raysweep.defenses.strip import Strip
 from raysweep.methods.context import Context
+from raysweep.training.graph import FEWEST_STEPS
 
 OF_A_SOURCE = 200
 
@@ -70,16 +71,22 @@ def _red(bench: Bench, row: str, name: str, groups: int, weight: float) -> None:
 
 
 def _cleanse(bench: Bench, name: str) -> None:
-    inputs = _inputs(bench, name, NeuralCleanse().needs())
-    ctx, (few, many) = Context(seed=0, device=bench.device), bench.pick((20, 120), (10, 11))
+    """Measure a search eagerly and captured, which are to find the same bytes."""
+    inputs, row = _inputs(bench, name, NeuralCleanse().needs()), f"neural_cleanse, {name}"
+    few, many = bench.pick((FEWEST_STEPS, FEWEST_STEPS + 100), (10, 11))
+    found: list[Any] = []
 
-    def search(steps: int) -> float:
+    def search(steps: int, ctx: Context) -> float:
         method = NeuralCleanse(steps=steps)
-        return bench.seconds(lambda: method.search(0, inputs, ctx))
+        return bench.seconds(lambda: found.append(method.search(0, inputs, ctx)))
 
-    search(few)
-    took = (search(many) - search(few)) / (many - few)
-    bench.note(f"neural_cleanse, {name}", "batch 64", 1e3 * took, "ms/step")
+    for way, captured in (("eager", False), ("captured", True)):
+        ctx = Context(seed=0, device=bench.device, captured=captured)
+        search(few, ctx)
+        took = (search(many, ctx) - search(few, ctx)) / (many - few)
+        bench.note(row, f"batch 64, {way}", 1e3 * took, "ms/step")
+    same = all(map(np.array_equal, found[1], found[4]))
+    bench.note(row, "captured = eager", "equal bytes" if same else "other bytes")
 
 
 def _scores(bench: Bench, name: str, defense: Any) -> None:

@@ -15,7 +15,7 @@ from raysweep.datasets import ImageSet, Shape
 from raysweep.methods.context import Context
 from raysweep.methods.recipe import Recipe
 from raysweep.models import Model
-from raysweep.training.step import FEWEST_STEPS
+from raysweep.training.graph import FEWEST_STEPS
 
 SHAPE = Shape(
     channels=3, height=32, width=32, num_classes=10, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25)

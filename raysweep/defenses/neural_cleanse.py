@@ -100,6 +100,7 @@ class NeuralCleanse(Defense):
         import torch.nn.functional as F
 
         from raysweep import training
+        from raysweep.training.graph import LoopStep, graphs
         from raysweep.training.optimizer import Adam
 
         shape, victim = inputs.shape, inputs.victim.requires_grad_(False)
@@ -108,18 +109,14 @@ class NeuralCleanse(Defense):
         start = torch.Generator().manual_seed(ctx.stream("start", target))
         raw = torch.rand(shape.channels + 1, shape.height, shape.width, generator=start)
         raw = ((raw - 0.5) * 2).to(ctx.device).requires_grad_(True)
-        adam = Adam([raw], lr=self.learning_rate, betas=(0.5, 0.9))
+        # A graph counts Adam's steps on the device; so does an eager step there, to equal it.
+        there = graphs(ctx.device)
+        adam = Adam([raw], lr=self.learning_rate, betas=(0.5, 0.9), capturable=there)
         seen = _Search(self, torch.sigmoid(raw.detach()))
         labels = torch.full((min(self.batch_size, len(images)),), target, device=ctx.device)
-        steps = training.Steps(ctx.part("search", target), raw=raw, adam=adam, seen=seen)
-        for _ in range(steps.first - steps.first % DRAWN_AT_ONCE):
-            torch.randperm(len(images), generator=draw)  # as the steps before a kill did
-        for step in range(steps.first, self.steps):
-            if step % DRAWN_AT_ONCE == 0 or step == steps.first:
-                left = min(DRAWN_AT_ONCE, self.steps - step + step % DRAWN_AT_ONCE)
-                drawn = [torch.randperm(len(images), generator=draw) for _ in range(left)]
-                batches = torch.stack([rows[: len(labels)] for rows in drawn]).to(ctx.device)
-            rows = batches[step % DRAWN_AT_ONCE]
+        rows = torch.zeros_like(labels)
+
+        def work() -> None:
             trigger = torch.sigmoid(raw)
             mask, pattern = trigger[:1], trigger[1:]
             with training.autocast(inputs.recipe, ctx.device):
@@ -131,6 +128,18 @@ class NeuralCleanse(Defense):
             adam.step()
             hits = (logits.argmax(1) == target).float().mean().double()
             seen.take_in(trigger.detach(), norm.detach(), hits)
+
+        steps = training.Steps(ctx.part("search", target), raw=raw, adam=adam, seen=seen)
+        take = LoopStep(work, ctx, self.steps - steps.first, optimizer=adam, memory=seen.memory)
+        for _ in range(steps.first - steps.first % DRAWN_AT_ONCE):
+            torch.randperm(len(images), generator=draw)  # as the steps before a kill did
+        for step in range(steps.first, self.steps):
+            if step % DRAWN_AT_ONCE == 0 or step == steps.first:
+                left = min(DRAWN_AT_ONCE, self.steps - step + step % DRAWN_AT_ONCE)
+                drawn = [torch.randperm(len(images), generator=draw) for _ in range(left)]
+                batches = torch.stack([order[: len(labels)] for order in drawn]).to(ctx.device)
+            rows.copy_(batches[step % DRAWN_AT_ONCE])
+            take()
             steps.take()
         steps.end()
         last = torch.sigmoid(raw.detach())
@@ -201,7 +210,7 @@ class NeuralCleanse(Defense):
         )
         training.fit(
             inputs.victim, inputs.clean_set, recipe, ctx,
-            objective=training.resumable(objective, noise), phase="unlearn",
+            objective=training.capturable(training.resumable(objective, noise)), phase="unlearn",
         )  # fmt: skip
         return dict(inputs.victim.state_dict())
 
@@ -211,6 +220,9 @@ class _Search:
 
     `cost`, the weight of the mask norm, goes up by 1.5 after `patience` checks in a row in which
     the trigger works, and down by 1.5 ** 1.5 after as many in which it does not.
+
+    Attributes:
+        memory: all tensors of the state, which are changed in place.
     """
 
     def __init__(self, method: NeuralCleanse, start: torch.Tensor) -> None:
@@ -221,6 +233,7 @@ class _Search:
         self.cost = zero + method.cost
         self.run, self.streak = zero.clone(), zero.clone()
         self.best, self.norm = start, torch.full_like(zero, torch.inf, dtype=torch.float32)
+        self.memory = tuple(self.state_dict().values())
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Return the state."""
@@ -229,19 +242,19 @@ class _Search:
 
     def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
         """Go on from a state."""
-        for name, value in state.items():
-            setattr(self, name, value.to(self.best.device))
+        for name, tensor in self.state_dict().items():
+            tensor.copy_(state[name])
 
     def take_in(self, trigger: torch.Tensor, norm: torch.Tensor, hits: torch.Tensor) -> None:
         """Take in one step: the trigger, the norm of its mask, and its share of hits."""
         import torch
 
-        self.streak = 0.9 * self.streak + 0.1 * hits
+        self.streak.copy_(0.9 * self.streak + 0.1 * hits)
         self._move(hits >= self.success)
         better = torch.minimum(hits, self.streak / 0.95) >= self.success
         better = better & (norm < self.norm)
-        self.best = torch.where(better, trigger, self.best)
-        self.norm = torch.where(better, norm, self.norm)
+        self.best.copy_(torch.where(better, trigger, self.best))
+        self.norm.copy_(torch.where(better, norm, self.norm))
 
     def _move(self, works: torch.Tensor) -> None:
         import torch
@@ -249,8 +262,8 @@ class _Search:
         run = torch.where(works, self.run.clamp(min=0) + 1, self.run.clamp(max=0) - 1)
         up, down = run >= self.patience, run <= -self.patience
         cost = torch.where(up, self.cost * 1.5, self.cost)
-        self.cost = torch.where(down, cost / 1.5**1.5, cost)
-        self.run = torch.where(up | down, 0.0, run)
+        self.cost.copy_(torch.where(down, cost / 1.5**1.5, cost))
+        self.run.copy_(torch.where(up | down, 0.0, run))
 
 
 def anomaly_index(sizes: FloatArray) -> FloatArray:

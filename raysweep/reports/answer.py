@@ -103,7 +103,8 @@ def _narrow(rows: pd.DataFrame) -> pd.DataFrame:
     recipe = PARAMETERS["recipe"].within(rows.columns).values()
     own = rows[[name for name in (*WHO, "status", *metrics, *recipe) if name in rows]]
     # Rows are chosen a thousand times, and columns of objects are chosen from faster.
-    return own.astype(dict.fromkeys(own.select_dtypes("str"), object))
+    texts = [name for name, dtype in own.dtypes.items() if dtype == "str"]
+    return own.astype(dict.fromkeys(texts, object))
 
 
 def _line(found: Finding, floor: float | None, labels: Sequence[str]) -> Line:

@@ -11,9 +11,9 @@ pytest collects them as it does any class whose name begins with Test. Install t
 
 attacks   every attack                  toy           a small poisoned set and its victim
 defenses  every defense, on the toy     network       a plain torch.nn.Module, as a user has one
-datasets  every dataset                 pretend_cuda  a GPU that is not there, made of two modules:
-models    every model                   pretend_tensors
-devices   every method, on that GPU     kill         stages killed at a checkpoint, and resumed
+datasets  every dataset                 pretend_cuda  a GPU that is not there, with its modules
+models    every model                   pretend_tensors and pretend_graphs
+devices   every method, on that GPU     kill          stages killed at a checkpoint, and resumed
 """
 
 from __future__ import annotations

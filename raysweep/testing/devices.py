@@ -6,6 +6,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from raysweep.models.ember_mlp import EmberMLP
 from raysweep.testing import attacks, models, toy
 from raysweep.testing.defenses import outputs
 from raysweep.testing.pretend_cuda import pretended_cuda
-from raysweep.training import resident
+from raysweep.training import graph, resident
 
 RECIPE = Recipe(epochs=2, batch_size=40, learning_rate=0.05, precision="float32")
 SCORED = 16  # images
@@ -65,6 +66,29 @@ def waits(work: Callable[[], Any]) -> int:
     return counts.waits.total()
 
 
+def replayed_as_eager(work: Callable[[bool], Any]) -> int:
+    """Demand the same bytes of work whose steps are replayed from graphs and of eager work.
+
+    Args:
+        work: is told whether its contexts let steps be captured (`Context.captured`).
+
+    Returns:
+        How often a graph was replayed.
+    """
+    made: list[tuple[Any, int]] = []
+    with patch.object(graph, "FEWEST_STEPS", 1):
+        for captured in (False, True):
+            resident.forget()
+            with pretended_cuda(graphs=True) as counts:
+                given = work(captured)
+                made.append((plain(given), counts.launches["graph"]))
+    resident.forget()
+    (wanted, none), (found, replays) = made
+    assert not none
+    np.testing.assert_equal(found, wanted)
+    return replays
+
+
 def victim(model: Model, shape: Shape, case: toy.Toy, ctx: Context) -> torch.nn.Module:
     """Return the toy's victim on the device of the context; another model is untrained."""
     network = training.build(model, shape, ctx)
@@ -73,9 +97,10 @@ def victim(model: Model, shape: Shape, case: toy.Toy, ctx: Context) -> torch.nn.
     return network.eval()
 
 
-def attacked(attack: Attack, case: toy.Toy, device: str) -> Any:
+def attacked(attack: Attack, case: toy.Toy, device: str, *, captured: bool = True) -> Any:
     """Return the arrays that an attack prepares for the toy, and a few inputs, stamped."""
-    ctx, data, shape = Context(seed=3, device=device), case.train, toy.SHAPE
+    ctx = Context(seed=3, device=device, captured=captured)
+    data, shape = case.train, toy.SHAPE
     model: Model = toy.MODEL
     if "images" not in attack.DOMAINS:
         vectors = (data.images.float() / 255).flatten(1)[:, :, None, None]
@@ -109,9 +134,11 @@ def attacked(attack: Attack, case: toy.Toy, device: str) -> Any:
     return made, stamped
 
 
-def defended(defense: Defense, case: toy.Toy, device: str, scored: int = SCORED) -> Any:
+def defended(
+    defense: Defense, case: toy.Toy, device: str, scored: int = SCORED, *, captured: bool = True
+) -> Any:
     """Return all that a defense gives on the toy; a repair is of the true class and samples."""
-    ctx = Context(seed=5, device=device)
+    ctx = Context(seed=5, device=device, captured=captured)
 
     def inputs(**more: Any) -> Any:
         if "victim" in defense.needs():
@@ -135,7 +162,7 @@ def defended(defense: Defense, case: toy.Toy, device: str, scored: int = SCORED)
     return found
 
 
-def trained(model: Model, device: str) -> Any:
+def trained(model: Model, device: str, *, captured: bool = True) -> Any:
     """Return the losses and weights of an epoch, on the smallest images that suit a model."""
     vectors = "images" not in model.DOMAINS
     size = next(
@@ -143,7 +170,7 @@ def trained(model: Model, device: str) -> Any:
     )
     images = torch.rand(4, *size, generator=torch.Generator().manual_seed(1))
     data = ImageSet(images=images, labels=np.arange(4))
-    ctx = Context(seed=1, device=device)
+    ctx = Context(seed=1, device=device, captured=captured)
     network = training.build(model, models.shape(*size), ctx)
     losses = training.fit(network, data, RECIPE.model_copy(update={"epochs": 1}), ctx)
     return losses, network.state_dict()
@@ -153,7 +180,7 @@ class DeviceContract:
     """A test that an attack, a defense or a model inherits: it computes on a GPU as on the CPU.
 
     No GPU is needed: tensors "on CUDA" wrap tensors of the CPU and are refused what CUDA refuses,
-    such as an operand on another device.
+    such as an operand on another device, or in a graph whatever makes the host wait.
 
     Attributes:
         method: the class of the method.
@@ -166,16 +193,22 @@ class DeviceContract:
         """The method's class."""
         return self.method
 
-    def test_equals_itself_on_the_cpu(self, kind: type[Method]) -> None:
-        """The same bytes come of both devices, on the toy."""
-        work: Callable[[str], Any]
+    def _work(self, kind: type[Method]) -> Callable[..., Any]:
+        """Return the work of the method, to be given the device."""
         if issubclass(kind, Attack):
             attack = attacks.make(kind, target=toy.TARGET, sources=None)
-            work = functools.partial(attacked, attack, toy.toy())
-        elif issubclass(kind, Defense):
-            work = functools.partial(defended, kind.model_validate(dict(kind.TOY)), toy.toy())
-        elif issubclass(kind, Model):
-            work = functools.partial(trained, models.make(kind))
-        else:
-            pytest.skip("a dataset computes nothing")
-        equal_on_both(work)
+            return functools.partial(attacked, attack, toy.toy())
+        if issubclass(kind, Defense):
+            return functools.partial(defended, kind.model_validate(dict(kind.TOY)), toy.toy())
+        if issubclass(kind, Model):
+            return functools.partial(trained, models.make(kind))
+        pytest.skip("a dataset computes nothing")
+
+    def test_equals_itself_on_the_cpu(self, kind: type[Method]) -> None:
+        """The same bytes come of both devices, on the toy."""
+        equal_on_both(self._work(kind))
+
+    def test_a_replayed_step_equals_an_eager_one(self, kind: type[Method]) -> None:
+        """Steps of trainings that a GPU replays from a graph give the bytes of eager ones."""
+        work = self._work(kind)
+        replayed_as_eager(lambda captured: work("cuda", captured=captured))

@@ -9,7 +9,8 @@ second device.
 
 There are no graphs, streams, events and no memory to ask about: `torch.cuda.is_available()` and
 `torch.cuda.is_initialized()` are False here, whatever the machine has. Code that would capture a
-graph must ask `torch.cuda.is_available()`, and run step by step where it is False.
+graph must ask `torch.cuda.is_available()`, and run step by step where it is False. In
+`pretended_cuda(graphs=True)` it is True, and graphs are captured and replayed (`pretend_graphs`).
 
 What makes the host wait for the device is counted with its place in the code, and so are launches.
 Not to be seen here: how CUDA's kernels round, their order of sums, dtypes they lack, memory, speed.
@@ -28,6 +29,7 @@ from unittest.mock import patch
 import torch
 from torch.overrides import TorchFunctionMode
 
+from raysweep.testing.pretend_graphs import PATCHES
 from raysweep.testing.pretend_tensors import (
     DEVICE,
     Counts,
@@ -94,6 +96,10 @@ class _Calls(TorchFunctionMode):
         generator = kwargs.get("generator")
         if generator is not None and generator.device.type != kind:
             where = f"a generator on {generator.device} draws for a tensor on {kind}"
+            self.kernels.seen.refuse(RuntimeError, f"{func.__name__}: {where}")
+        capture = self.kernels.seen.capture
+        if capture is not None and generator is not None and generator not in capture.generators:
+            where = "a generator that is not registered with the graph"
             self.kernels.seen.refuse(RuntimeError, f"{func.__name__}: {where}")
         placed = kwargs.get("device") is not None
         if placed:
@@ -199,11 +205,14 @@ _PATCHES: tuple[tuple[Any, str, Any], ...] = (
 
 
 @contextmanager
-def pretended_cuda() -> Iterator[Counts]:
+def pretended_cuda(*, graphs: bool = False) -> Iterator[Counts]:
     """Pretend inside the block that there is one CUDA device; give what is counted there.
 
     Networks, tensors and generators are to be put on the device inside the block, and what is to be
     kept must leave it by `.cpu()` before the end. Blocks cannot be nested.
+
+    Args:
+        graphs: whether `torch.cuda.is_available()` is True, and graphs can be captured.
 
     Raises:
         RuntimeError: where CUDA would; also at the end, if the code caught such an error.
@@ -214,7 +223,7 @@ def pretended_cuda() -> Iterator[Counts]:
     replaces = torch.__future__.get_overwrite_module_params_on_conversion()
     seen = Counts()
     with ExitStack() as stack:
-        for owner, name, pretended in _PATCHES:
+        for owner, name, pretended in (*_PATCHES, *(PATCHES if graphs else ())):
             stack.enter_context(patch.object(owner, name, pretended))
         # A parameter of the CPU cannot become one of the device in place.
         torch.__future__.set_overwrite_module_params_on_conversion(True)

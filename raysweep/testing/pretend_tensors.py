@@ -50,6 +50,7 @@ class Counts:
         copied: bytes, by `upload` and `download`.
         refusals: what CUDA would have refused, in order.
         pinned: where the memory is that `pin_memory` gave: copies from it need not be waited for.
+        capture: the graph that is captured now, if any.
     """
 
     waits: Counter[Wait] = field(default_factory=Counter)
@@ -57,15 +58,18 @@ class Counts:
     copied: Counter[str] = field(default_factory=Counter)
     refusals: list[str] = field(default_factory=list)
     pinned: set[int] = field(default_factory=set)
+    capture: Any = None
 
     def wait(self, kind: str) -> None:
         """Count one wait at the place that is running."""
+        if self.capture is not None:
+            self.refuse(RuntimeError, f"{kind}: not permitted while a graph is captured")
         self.waits[Wait(kind, _place())] += 1
 
     def copy(self, kind: str, tensor: torch.Tensor, *, waits: bool = True) -> None:
         """Count the copy of a whole tensor to the device or back."""
         self.copied[kind] += tensor.numel() * tensor.element_size()
-        if waits:
+        if waits or self.capture is not None:
             self.wait(kind)
 
     def refuse(self, kind: type[Exception], text: str) -> NoReturn:
@@ -156,6 +160,10 @@ class Pretended(torch.Tensor):
         """Return the address of the values."""
         return self.held.data_ptr()
 
+    def untyped_storage(self) -> torch.UntypedStorage:
+        """Return the memory of the values."""
+        return self.held.untyped_storage()
+
     def numpy(self, **_: Any) -> NoReturn:
         """Refuse."""
         counts().refuse(TypeError, "can't convert a cuda:0 tensor to numpy; copy it by .cpu()")
@@ -211,8 +219,7 @@ def downloaded(tensor: torch.Tensor, *, later: bool = False) -> torch.Tensor:
 
 def is_pinned(tensor: torch.Tensor) -> bool:
     """Return whether the memory of a tensor came from `pin_memory`."""
-    on_cpu = not on_cuda(tensor)
-    return on_cpu and tensor.untyped_storage().data_ptr() in counts().pinned
+    return not on_cuda(tensor) and tensor.untyped_storage().data_ptr() in counts().pinned
 
 
 def on_cuda(value: Any) -> bool:
@@ -227,14 +234,15 @@ def on_cuda(value: Any) -> bool:
     return False
 
 
-def _tensors(value: Any) -> Iterator[torch.Tensor]:
+def tensors_in(value: Any) -> Iterator[torch.Tensor]:
+    """Yield the tensors of a value, in order."""
     if isinstance(value, torch.Tensor):
         yield value
     elif isinstance(value, list | tuple):
         for part in value:
-            yield from _tensors(part)
+            yield from tensors_in(part)
     elif isinstance(value, dict):
-        yield from _tensors(list(value.values()))
+        yield from tensors_in(list(value.values()))
 
 
 def mapped(change: Callable[[Any], Any], value: Any) -> Any:
@@ -253,7 +261,7 @@ _wrapped = functools.partial(mapped, lambda t: t if isinstance(t, Pretended) els
 
 
 @functools.cache
-def _form(func: Any) -> tuple[str | None, int, bool, bool]:
+def written_argument(func: Any) -> tuple[str | None, int, bool, bool]:
     """Return the argument that an operation writes to and returns, and whether it makes a view.
 
     That is: its name, its position, whether the result is a view, whether its shape changes.
@@ -292,16 +300,23 @@ def _check(seen: Counts, name: str, args: Any, plain: list[torch.Tensor]) -> Non
             seen.refuse(RuntimeError, f"{name}: operands on cuda:0 and on the CPU: {size}")
 
 
+def _launched(seen: Counts, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+    if seen.capture is not None:
+        return seen.capture.launch(func, args, kwargs)
+    return func(*unwrapped(args), **unwrapped(kwargs))
+
+
 def _run(seen: Counts, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     """Run one operation that has an operand on the device."""
     name = func.overloadpacket.__name__
-    _check(seen, name, args, [t for t in _tensors((args, kwargs)) if not isinstance(t, Pretended)])
+    operands = tensors_in((args, kwargs))
+    _check(seen, name, args, [t for t in operands if not isinstance(t, Pretended)])
     if name in WAITING or (name == "repeat_interleave" and kwargs.get("output_size") is None):
         seen.wait(name)
-    written, position, view, reshapes = _form(func)
+    written, position, view, reshapes = written_argument(func)
     if not view and name not in FREE | WAITING:
         seen.launches[name] += 1
-    out = func(*unwrapped(args), **unwrapped(kwargs))
+    out = _launched(seen, func, args, kwargs)
     if reshapes:
         with no_dispatch():  # shape and strides of the wrapper follow
             func(*args, **kwargs)
@@ -324,13 +339,12 @@ class Kernels(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        operands = list(_tensors((args, kwargs)))
+        operands = list(tensors_in((args, kwargs)))
         if any(isinstance(t, Pretended) for t in operands):
             return _run(self.seen, func, args, kwargs)
-        out = func(*args, **kwargs)
         if operands or not self.inside:
-            return out
-        name = func.overloadpacket.__name__
-        if name not in FREE:
-            self.seen.launches[name] += 1
+            return func(*args, **kwargs)
+        out = _launched(self.seen, func, args, kwargs)
+        if func.overloadpacket.__name__ not in FREE:
+            self.seen.launches[func.overloadpacket.__name__] += 1
         return _wrapped(out)

@@ -30,8 +30,8 @@ from raysweep.errors import NonFiniteLoss, StageError
 from raysweep.methods.context import Context
 from raysweep.methods.recipe import Recipe
 from raysweep.models import Model
+from raysweep.training.graph import graphs
 from raysweep.training.room import members_at_once
-from raysweep.training.step import graphs
 from raysweep.training.streams import Batch
 
 # On a CPU of two cores, vmap was 2 to 4 times slower than one member after another at E = 2, 8, 32

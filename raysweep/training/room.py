@@ -6,7 +6,8 @@ import torch
 from torch import nn
 
 from raysweep.methods.recipe import Recipe
-from raysweep.training.step import autocast, graphs
+from raysweep.training.graph import graphs
+from raysweep.training.step import autocast
 
 USABLE = 0.6  # of what is free; the rest is for workspaces and what else a method holds
 MOST = 1024  # images; more fill no GPU better

@@ -1,14 +1,12 @@
 """One step of a training: batches, loss, gradients, weights; eager, or captured and replayed.
 
-A small network's step is some hundred short kernels, and the host needs longer to launch them than
-a GPU to run them. There the whole step is captured once as a CUDA graph for each pair of batch
-sizes and replayed from then on, with the same draws, to the same bytes as the eager step.
+On a GPU the whole step is captured once as a CUDA graph for each pair of batch sizes (`graph`) and
+replayed from then on, with the same draws, to the same bytes as the eager step.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -16,22 +14,20 @@ import torch
 from torch import nn
 
 from raysweep.methods.recipe import Recipe
+from raysweep.training.graph import EarlierState, Graph, graphs, is_captured, log
 from raysweep.training.streams import Batch, Source
 
 Objective = Callable[[nn.Module, Mapping[str, Batch]], torch.Tensor]
 Rows = Mapping[str, torch.Tensor]
 Given = TypeVar("Given", bound=Callable[..., torch.Tensor])
-FEWEST_STEPS = 100  # a capture costs about as much time as 100 eager steps
-WARM_UP = 3
-_log = logging.getLogger(__name__)
 
 
 def capturable(objective: Given) -> Given:
     """Mark an objective that a CUDA graph may replay; returns it.
 
-    Such an objective works by operations on the device alone: it waits for no value and draws from
-    no generator of its own. It keeps tensors alone between two calls, changes them
-    in place, and lists them in its attribute `memory`.
+    Such an objective works by operations on the device alone: it waits for no value. What it keeps
+    between two calls are tensors, changed in place, and generators of the device that it draws
+    from; its attribute `memory` lists all of them.
     """
     objective.capturable = True  # type: ignore[attr-defined]
     return objective
@@ -49,11 +45,6 @@ def resumable(given: Any, *memory: torch.Tensor | torch.Generator) -> Any:
 def autocast(recipe: Recipe, device: str) -> torch.autocast:
     """Return the autocast region of a recipe's resolved precision."""
     return torch.autocast(device, dtype=torch.bfloat16, enabled=recipe.precision == "bfloat16")
-
-
-def graphs(device: str) -> bool:
-    """Return whether steps on a device can be captured as CUDA graphs."""
-    return device == "cuda" and torch.cuda.is_available()
 
 
 class Step(Protocol):
@@ -104,31 +95,36 @@ class EagerStep:
         """Do nothing: an eager step counts on the host at once."""
 
 
-class _Graph:
-    """A captured step, with the tensors of its rows and of its loss."""
+class _Replayed:
+    """A captured step, with the tensors of its rows."""
 
     def __init__(self, step: EagerStep, rows: Rows, pool: Any) -> None:
         self.rows = {name: of.clone() for name, of in rows.items()}
         self.replays = 0
-        counters = _counters(step.model)
-        before = [counter.clone() for counter in counters]
-        self.graph = torch.cuda.CUDAGraph()
-        for source in step.sources.values():
-            self.graph.register_generator_state(source.noise)
-        step.optimizer.zero_grad(set_to_none=True)
-        # Another thread of this process may use the device meanwhile.
-        with torch.cuda.graph(self.graph, pool=pool, capture_error_mode="thread_local"):
-            self.loss = step.taken(self.rows)
-        self.counted = [c - b for c, b in zip(counters, before, strict=True)]
-        for counter, value in zip(counters, before, strict=True):
-            counter.copy_(value)
+        counters = _host_counters(step.model)
+
+        def work() -> torch.Tensor:
+            before = [counter.clone() for counter in counters]
+            loss = step.taken(self.rows)
+            self.counted = [c - b for c, b in zip(counters, before, strict=True)]
+            return loss
+
+        model, memory = step.model, getattr(step.objective, "memory", ())
+        own = [thing for thing in memory if isinstance(thing, torch.Generator)]
+        tensors = [thing for thing in memory if isinstance(thing, torch.Tensor)]
+        noises = [*(source.noise for source in step.sources.values()), *own]
+        before = EarlierState(
+            [*model.parameters(), *model.buffers(), *tensors], step.optimizer, noises
+        )
+        self.graph = Graph(work, before, pool)
 
     def replay(self, rows: Rows) -> torch.Tensor:
         for name, of in rows.items():
             self.rows[name].copy_(of)
         self.graph.replay()
         self.replays += 1
-        return self.loss.clone()
+        loss: torch.Tensor = self.graph.out
+        return loss.clone()
 
 
 class CapturedStep:
@@ -140,7 +136,7 @@ class CapturedStep:
     def __init__(self, eager: EagerStep) -> None:
         self.eager = eager
         self.pool = torch.cuda.graph_pool_handle()
-        self.graphs: dict[tuple[tuple[str, int], ...], _Graph] = {}
+        self.graphs: dict[tuple[tuple[str, int], ...], _Replayed] = {}
         self.failed = False
         for group in eager.optimizer.param_groups:
             group["lr"] = torch.tensor(0.0, device=eager.device)
@@ -156,80 +152,30 @@ class CapturedStep:
         sizes = tuple((name, len(of)) for name, of in rows.items())
         if sizes not in self.graphs:
             try:
-                self.graphs[sizes] = self._captured(rows)
+                self.graphs[sizes] = _Replayed(self.eager, rows, self.pool)
             except RuntimeError as error:
                 self.failed = True
-                _log.warning("a step is not captured, it runs eagerly: %s", error)
+                log.warning("a step is not captured, it runs eagerly: %s", error)
                 return self.eager(rows, rate)
         return self.graphs[sizes].replay(rows)
 
-    def _captured(self, rows: Rows) -> _Graph:
-        """Capture a step; weights, optimizer and generators are then as they were before."""
-        state = _State(self.eager)
-        try:
-            side = torch.cuda.Stream()
-            side.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(side):
-                for _ in range(WARM_UP):
-                    self.eager.taken(rows)
-            torch.cuda.current_stream().wait_stream(side)
-            state.restore()
-            return _Graph(self.eager, rows, self.pool)
-        finally:
-            state.restore()
-
     def settle(self) -> None:
         """Add the replays since the last call to the counters on the host."""
-        counters = _counters(self.eager.model)
+        counters = _host_counters(self.eager.model)
         for graph in self.graphs.values():
             for counter, counted in zip(counters, graph.counted, strict=True):
                 counter += graph.replays * counted
             graph.replays = 0
 
 
-class _State:
-    """The state that a step changes: weights, buffers, the optimizer's state, generators."""
-
-    def __init__(self, step: EagerStep) -> None:
-        self.optimizer = step.optimizer
-        groups = step.optimizer.param_groups
-        own = [p for group in groups for p in group["params"]]
-        memory = getattr(step.objective, "memory", ())
-        self.tensors = [*own, *step.model.parameters(), *step.model.buffers(), *memory]
-        self.values = [tensor.detach().clone() for tensor in self.tensors]
-        self.states = {id(t): t.clone() for t in self._states()}
-        self.noises = [source.noise for source in step.sources.values()]
-        self.draws = [noise.get_state() for noise in self.noises]
-        self.random = torch.cuda.get_rng_state()
-
-    def _states(self) -> Iterable[torch.Tensor]:
-        for state in self.optimizer.state.values():
-            yield from (value for value in state.values() if isinstance(value, torch.Tensor))
-
-    @torch.no_grad()
-    def restore(self) -> None:
-        """Put everything back in place; an optimizer's state that is new since is all zeros."""
-        for tensor, value in zip(self.tensors, self.values, strict=True):
-            tensor.copy_(value)
-        for tensor in self._states():
-            before = self.states.get(id(tensor))
-            if before is None:
-                tensor.zero_()
-            else:
-                tensor.copy_(before)
-        for noise, draw in zip(self.noises, self.draws, strict=True):
-            noise.set_state(draw)
-        torch.cuda.set_rng_state(self.random)
-
-
-def _counters(model: nn.Module) -> list[torch.Tensor]:
-    """Return the batch counters of a model's batch normalizations."""
+def _host_counters(model: nn.Module) -> list[torch.Tensor]:
+    """Return the batch counters that a model's batch normalizations keep on the host."""
     counters = [
         getattr(layer, "num_batches_tracked", None)
         for layer in model.modules()
         if isinstance(layer, nn.modules.batchnorm._NormBase)
     ]
-    return [counter for counter in counters if counter is not None]
+    return [counter for counter in counters if counter is not None and counter.is_cpu]
 
 
 def count_on(model: nn.Module, device: str) -> None:
@@ -252,7 +198,7 @@ def step_of(eager: EagerStep, steps: int, *, captured: bool) -> Step:
         steps: number of times that it will be taken.
         captured: whether it may be captured where that is possible.
     """
-    if captured and graphs(eager.device) and steps >= FEWEST_STEPS and _is_capturable(eager):
+    if is_captured(eager.device, steps, captured=captured) and _is_capturable(eager):
         return CapturedStep(eager)
     return eager
 
