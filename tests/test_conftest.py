@@ -83,6 +83,7 @@ def pytester(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
+@pytest.mark.further
 def test_a_test_that_takes_too_much_cpu_time_fails_unless_it_is_marked(tmp_path: Path) -> None:
     (tmp_path / "test_planted.py").write_text(TESTS)
     done = pytester(tmp_path, "-o", "cpu_seconds=0.5")

@@ -29,6 +29,7 @@ def lines(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "device.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.further
 @pytest.mark.slow
 def test_a_dry_run_measures_and_prints_the_table_after_every_step(tmp_path: Path) -> None:
     done = subprocess.run(

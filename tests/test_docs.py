@@ -266,6 +266,7 @@ app(["report", "fresh", "--output", "page.html"], standalone_mode=False)
 """
 
 
+@pytest.mark.further
 @pytest.mark.slow
 def test_a_built_wheel_renders_a_report(tmp_path: Path) -> None:
     source = tmp_path / "source"

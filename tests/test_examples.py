@@ -30,6 +30,7 @@ def test_notebooks_hold_no_outputs() -> None:
         assert file.stat().st_size < 10_000
 
 
+@pytest.mark.further
 @pytest.mark.slow
 def test_the_notebook_of_records_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     nbformat = pytest.importorskip("nbformat")

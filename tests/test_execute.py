@@ -393,6 +393,7 @@ def told(
     return int(ended.value.code or 0), "".join(capfd.readouterr())
 
 
+@pytest.mark.further
 @pytest.mark.ray
 def test_more_than_the_machine_has_is_one_clear_message(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]

@@ -169,6 +169,7 @@ def test_a_kill_loses_nothing_and_mixes_nothing(
     pd.testing.assert_frame_equal(results(whole.rows), results(fresh.rows))
 
 
+@pytest.mark.further
 def test_another_sweep_that_shares_a_replaced_result_makes_its_own_anew(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

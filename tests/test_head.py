@@ -134,6 +134,7 @@ def test_a_ray_that_cannot_be_started_here_is_one_message(monkeypatch: pytest.Mo
         connect(None)
 
 
+@pytest.mark.further
 @pytest.mark.ray
 def test_a_driver_whose_own_node_is_lost_does_not_wait_for_it(
     cluster: hosts.Cluster, monkeypatch: pytest.MonkeyPatch

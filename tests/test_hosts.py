@@ -225,6 +225,7 @@ def test_a_tuning_over_three_hosts_with_a_frozen_host(
     pd.testing.assert_frame_equal(values(ours), values(theirs), check_exact=True)
 
 
+@pytest.mark.further
 @pytest.mark.ray
 def test_an_error_in_the_driver_ends_the_run_and_is_raised(
     cluster: hosts.Cluster, store: Path
@@ -319,6 +320,7 @@ def test_a_host_with_another_torch_makes_no_row(
     assert_same(found.rows, inline.rows)
 
 
+@pytest.mark.further
 @pytest.mark.ray
 def test_no_host_with_the_drivers_torch_is_one_clear_message(
     cluster: hosts.Cluster,
@@ -340,6 +342,7 @@ def test_no_host_with_the_drivers_torch_is_one_clear_message(
     assert set(records.load("small", str(store))["status"]) == {"pending"}
 
 
+@pytest.mark.further
 @pytest.mark.ray
 def test_a_host_on_which_no_worker_can_start_is_named_and_given_no_work(
     cluster: hosts.Cluster, store: Path, capfd: pytest.CaptureFixture[str]
@@ -358,6 +361,7 @@ def test_a_host_on_which_no_worker_can_start_is_named_and_given_no_work(
     assert not any(isinstance(line, Retry | Failed) for line in lines), "no stage is blamed"
 
 
+@pytest.mark.further
 @pytest.mark.ray
 def test_a_host_without_the_data_decodes_none_and_does_the_rest(
     cluster: hosts.Cluster, store: Path, monkeypatch: pytest.MonkeyPatch
@@ -395,6 +399,7 @@ datasets:
     assert_same(found.rows, run(text, store.with_name("inline-data"), inline=True).rows)
 
 
+@pytest.mark.further
 @pytest.mark.ray
 def test_a_storage_that_the_hosts_do_not_share_is_one_clear_message(
     cluster: hosts.Cluster, store: Path
@@ -407,6 +412,7 @@ def test_a_storage_that_the_hosts_do_not_share_is_one_clear_message(
     assert Store(str(own)).done() == set()
 
 
+@pytest.mark.further
 @pytest.mark.ray
 def test_what_no_host_can_run_is_told_while_the_rest_runs(
     cluster: hosts.Cluster, store: Path, monkeypatch: pytest.MonkeyPatch

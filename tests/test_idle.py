@@ -198,6 +198,7 @@ def test_a_worker_that_was_idle_for_long_is_dropped(
     assert len(set(pids)) == 3
 
 
+@pytest.mark.further
 def test_the_error_of_a_worker_that_died_is_known_when_the_searcher_is_told(
     two_cpus: None,
 ) -> None:

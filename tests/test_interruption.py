@@ -156,6 +156,7 @@ def test_a_signal_to_every_process_of_a_step_waits_for_no_stage(tmp_path: Path) 
     assert processes_with(f"RAYSWEEP_TEST={tmp_path}".encode()) == []
 
 
+@pytest.mark.further
 @pytest.mark.slow
 def test_a_second_ctrl_c_ends_while_wandb_hangs_and_the_records_are_whole(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:

@@ -79,6 +79,7 @@ def test_nine_of_ten_are_asked_of_every_package_and_survivors_are_named() -> Non
     assert "- `run/a.py:1`: `x = 1` → `x = 2`" in text and "not caught" in text
 
 
+@pytest.mark.further
 def test_a_small_sample_of_the_schedule_is_caught() -> None:
     """Where this fails, the survivor that it names needs a test, or a reason in mutants.toml."""
     command = ["-m", "tests.mutants", "run/schedule.py", "--quick", "--count", "4"]

@@ -70,7 +70,9 @@ def test_opens_offline_without_errors_or_requests(browser: Any, page: Path) -> N
     assert page.as_uri() in asked and {url for url in asked if not url.startswith(own)} == set()
 
 
-@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
+@pytest.mark.parametrize(
+    ("width", "scheme"), [(1280, "light"), pytest.param(390, "dark", marks=pytest.mark.further)]
+)
 def test_everything_is_reached_and_read(
     browser: Any, page: Path, axe: str, width: int, scheme: str
 ) -> None:

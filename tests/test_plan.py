@@ -337,6 +337,7 @@ def test_surrogates_are_trained_once_apart_from_the_victims() -> None:
     assert len(kinds(planner, "train")) == 1 + 1 + 4
 
 
+@pytest.mark.further
 @pytest.mark.slow
 def test_ten_thousand_trials_plan_fast_and_small(elsewhere: tuple[float, int, str]) -> None:
     """Bounds far above what it takes; the figures are in benchmarks."""

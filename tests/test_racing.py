@@ -118,6 +118,7 @@ def test_a_plan_of_an_empty_store_knows_the_first_seeds_and_says_the_most(tmp_pa
     assert "24 trials so far, 72 at most" in " ".join(plan.forecasts)
 
 
+@pytest.mark.further
 def test_a_killed_race_goes_on_to_the_same_trials_and_values(
     ended: tuple[str, Conclusion], tmp_path: Path
 ) -> None:

@@ -456,6 +456,7 @@ def test_what_was_not_read_in_time_is_counted() -> None:
     assert "(badnets: 1, blend: 1)" in page and "not read" not in render(whole)
 
 
+@pytest.mark.further
 @pytest.mark.slow
 def test_the_page_of_ten_thousand_trials_is_small() -> None:
     material = many(40, settings=1)

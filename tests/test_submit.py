@@ -305,7 +305,7 @@ def test_no_jobs_server_is_one_message_with_the_tunnel(loaded: LoadedSweep, tmp_
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("verb", ["launch", "tune"])
+@pytest.mark.parametrize("verb", ["launch", pytest.param("tune", marks=pytest.mark.further)])
 def test_a_detached_driver_goes_on_without_the_terminal_that_began_it(
     verb: str, tmp_path: Path
 ) -> None:
@@ -361,7 +361,7 @@ def test_a_driver_that_goes_on_alone_reads_no_standard_input() -> None:
     assert done.stderr.count("error: --detach: a driver that goes on alone reads no") == 1
 
 
-@pytest.mark.parametrize("verb", ["launch", "tune"])
+@pytest.mark.parametrize("verb", ["launch", pytest.param("tune", marks=pytest.mark.further)])
 def test_an_address_where_no_cluster_answers_is_told_before_the_terminal_is_left(
     verb: str, tmp_path: Path
 ) -> None:

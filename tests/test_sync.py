@@ -203,6 +203,7 @@ def test_trials_are_published_while_the_sweep_runs(online: Online) -> None:
                 if "raysweep sync s" in word and str(online.storage) in word]  # fmt: skip
 
 
+@pytest.mark.further
 @pytest.mark.slow
 def test_a_publisher_that_was_killed_is_started_again_at_the_end(
     server: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -269,7 +270,7 @@ def test_a_launch_says_where_the_runs_are(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", ["online", "offline"])
+@pytest.mark.parametrize("mode", [pytest.param("online", marks=pytest.mark.further), "offline"])
 def test_a_launch_that_brings_nothing_new_starts_no_publisher(
     request: pytest.FixtureRequest, mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -293,6 +294,7 @@ def test_a_launch_that_brings_nothing_new_starts_no_publisher(
     assert completion.note() is None
 
 
+@pytest.mark.further
 @pytest.mark.slow
 def test_of_two_drivers_of_a_sweep_one_publishes(online: Online) -> None:
     first, second, store = online.first, online.second, Store(str(online.storage))

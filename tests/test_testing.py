@@ -118,6 +118,7 @@ def installed(folder: Path) -> None:
     (folder / "test_broken.py").write_text(broken.replace("class Test", "class TestBroken"))
 
 
+@pytest.mark.further
 def test_a_package_inherits_the_contracts_and_they_see_what_is_broken(tmp_path: Path) -> None:
     installed(tmp_path)
     seen = [f"test_broken.py::TestBroken{test}" for _, _, test in BROKEN.values()]

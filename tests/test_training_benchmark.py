@@ -78,6 +78,7 @@ def test_work_of_the_machine_is_all_but_idling_and_waiting_for_disks(contest: An
     assert contest.busy_seconds() > 0
 
 
+@pytest.mark.further
 def test_contestants_run_in_turns_and_none_stays_after_a_failure(contest: Any) -> None:
     found = contest.contest(
         {"sleeper": (partial, time.sleep, 0.01), "sum": (partial, sum, range(1000))}, 2, 1

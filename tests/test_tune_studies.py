@@ -165,6 +165,7 @@ def test_a_killed_driver_goes_on_from_its_journal(
         assert states["complete"] == 5 and not states["running"]
 
 
+@pytest.mark.further
 @pytest.mark.slow
 def test_two_drivers_work_on_one_study_and_one_is_killed(
     database: str, candidates: Callable[[], list[tuple[str, int, str]]], tmp_path: Path

@@ -90,6 +90,7 @@ def test_rounds_forget_what_the_vote_dropped_and_learn_what_it_kept() -> None:
     assert (again[case.mask] > 0.5).mean() > 0.95, "poison that outlives the vote is learned again"
 
 
+@pytest.mark.further
 @pytest.mark.slow
 def test_nothing_is_flagged_where_all_is_compatible() -> None:
     case = toy.toy(rate=0.0)
