@@ -28,7 +28,9 @@ def global_seed(seed: int) -> Iterator[None]:
     # Asking a GPU for its generator's state would open a context on it.
     used = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
     with torch.random.fork_rng(devices=used):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
+        if torch.cuda.is_available():  # `torch.manual_seed` keeps a stack for each kind without GPU
+            torch.cuda.manual_seed_all(seed)
         yield
 
 
