@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from raysweep import methods, training
+from raysweep import methods
 from raysweep.arrays import Array
 from raysweep.methods.context import Context
 from raysweep.testing import attacks as contract_of_attacks
@@ -215,9 +215,9 @@ def _attack(name: str) -> dict[str, Any]:
 
 
 def _model(name: str) -> dict[str, Any]:
-    model = test_models.make(name)
-    size = (3, 32, 32) if "images" in model.DOMAINS else (2351, 1, 1)
-    network = training.build(model, contract_of_models.shape(*size), Context(seed=1)).eval()
+    kind = test_models.kind_of(name)
+    size = (3, 32, 32) if "images" in kind.DOMAINS else (2351, 1, 1)
+    network = contract_of_models.network(kind, size)
     images = torch.rand(2, *size, generator=torch.Generator().manual_seed(0))
     count = sum(weights.numel() for weights in network.parameters())
     with torch.no_grad():

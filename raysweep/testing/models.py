@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import ClassVar
 
 import pytest
@@ -37,6 +38,17 @@ def suits(model: Model, size: Size) -> bool:
     if "images" not in model.DOMAINS:
         return True
     return min(size[1:]) >= model.MIN_SIDE and (not model.SQUARE or size[1] == size[2])
+
+
+def drawn(kind: Kind, size: Size, seed: int = 1) -> torch.nn.Module:
+    """Return the untrained network for images of a size, whose weights a seed draws."""
+    return training.build(make(kind), shape(*size), Context(seed=seed))
+
+
+@functools.lru_cache(maxsize=1)  # a large network takes a second, and hundreds of MB
+def network(kind: Kind, size: Size) -> torch.nn.Module:
+    """Return the network of seed 1 in eval mode, which tests share and leave as it is."""
+    return drawn(kind, size).eval()
 
 
 class ModelContract:
@@ -87,33 +99,31 @@ class ModelContract:
         model = make(kind)
         vectors = "images" not in model.DOMAINS
         size = next(size for size in SIZES if (size[1] == 1) == vectors and suits(model, size))
-        network = training.build(model, shape(*size), Context(seed=1)).eval()
+        shared = network(kind, size)
         images = torch.rand(4, *size)
         state = torch.get_rng_state()
-        logits = network(images)
+        logits = shared(images)
         assert torch.equal(torch.get_rng_state(), state) and logits.shape == (4, 7)
         for layer in model.LAYERS:
-            values, again = training.features(network, images, layer, model.HEAD, PLAIN, "cpu")
+            values, again = training.features(shared, images, layer, model.HEAD, PLAIN, "cpu")
             assert values.ndim == 2 and len(values) == 4
             torch.testing.assert_close(again, logits.detach(), atol=1e-4, rtol=1e-4)
-        head = network.get_submodule(model.HEAD)
-        values, _ = training.features(network, images, model.HEAD, model.HEAD, PLAIN, "cpu")
+        head = shared.get_submodule(model.HEAD)
+        values, _ = training.features(shared, images, model.HEAD, model.HEAD, PLAIN, "cpu")
         torch.testing.assert_close(head(values).detach(), logits.detach(), atol=1e-4, rtol=1e-4)
 
     def test_normalizes_first_and_has_gradients_everywhere(self, kind: Kind) -> None:
         """The mean becomes 0 in the first layer; the seed of its stream alone sets the weights."""
         model = make(kind)
         size = (3, 32, 32) if "images" in model.DOMAINS else (40, 1, 1)
-        network = training.build(model, shape(*size), Context(seed=1))
-        first = next(iter(network.children()))
+        first = next(network(kind, size).children())
         middle = torch.full((2, *size), 0.4)
         torch.testing.assert_close(first(middle), torch.zeros_like(middle), atol=1e-6, rtol=0)
-        network(torch.rand(4, *size)).square().sum().backward()
-        assert all(p.grad is not None for p in network.parameters())
-        same = training.build(model, shape(*size), Context(seed=1))
-        other = training.build(model, shape(*size), Context(seed=2))
-        pairs = zip(network.state_dict().values(), same.state_dict().values(), strict=True)
-        assert all(a.shape == b.shape for a, b in pairs)
+        weights = network(kind, size).state_dict()
+        pairs = zip(weights.values(), drawn(kind, size).state_dict().values(), strict=True)
+        assert all(torch.equal(one, same) for one, same in pairs)
+        other = drawn(kind, size, seed=2)
         head = f"{model.HEAD}.weight"
-        assert torch.equal(network.state_dict()[head], same.state_dict()[head])
-        assert not torch.equal(network.state_dict()[head], other.state_dict()[head])
+        assert not torch.equal(weights[head], other.state_dict()[head])
+        other(torch.rand(4, *size)).square().sum().backward()
+        assert all(p.grad is not None for p in other.parameters())
