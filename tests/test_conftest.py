@@ -96,6 +96,7 @@ def test_a_test_that_takes_too_much_cpu_time_fails_unless_it_is_marked(tmp_path:
     assert "a test without the mark `slow` may take 0.5 s: make it smaller" in done.stdout
 
 
+@pytest.mark.further
 def test_on_two_workers_one_has_all_of_a_group(tmp_path: Path) -> None:
     for name in ("one", "two"):
         (tmp_path / f"test_{name}.py").write_text(SHARED)

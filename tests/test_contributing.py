@@ -120,6 +120,7 @@ def test_entry_points_make_them_known(
     assert all(name in listed for _, name in blocks())
 
 
+@pytest.mark.further
 @pytest.mark.slow
 @pytest.mark.usefixtures("here")
 def test_they_run_in_a_sweep_and_do_what_they_say(

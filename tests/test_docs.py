@@ -37,6 +37,7 @@ MADE = [one for one in BLOCKS if one.title and re.search(r"path: |\b(my|own)_|_f
 SWEEPS = [one for one in BLOCKS if one.language == "yaml" and one not in MADE]
 PYTHON = [one for one in BLOCKS if one.language == "python"]
 RUN = sorted({one.page for one in BLOCKS if one.run})
+FIRST = ("docs/data.md", "docs/start.md")  # of those that are run, without WHOLE=1
 # What every launch publishes by default is published by the first page's alone.
 PUBLISHED, UNPUBLISHED = "docs/start.md", ("--set", "track.wandb=disabled")
 # A page's own sweep, with less of the same.
@@ -134,7 +135,10 @@ def follow(line: str, folder: Path, *more: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", RUN)
+@pytest.mark.parametrize(
+    "page",
+    [page if page in FIRST else pytest.param(page, marks=pytest.mark.further) for page in RUN],
+)
 def test_a_page_does_what_it_says(
     page: str, reader: Path, group: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -171,6 +175,7 @@ def test_python_names_what_is_there(block: Block) -> None:
             assert hasattr(raysweep, node.attr), ast.unparse(node)
 
 
+@pytest.mark.further
 @pytest.mark.slow
 def test_the_sweep_in_python_is_run(reader: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (block,) = (one for one in BLOCKS if one.title == "first_sweep.py")
@@ -223,6 +228,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.further
 def test_the_site_needs_no_network(site: Path) -> None:
     pages = sorted(site.rglob("*.html"))
     assert len(pages) >= len(PAGES) - 1

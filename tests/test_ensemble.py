@@ -99,6 +99,7 @@ def test_masks_and_initialization_tell_members_apart_and_runs_repeat(way: Way) -
     assert not torch.allclose(other[2], head[2], atol=1e-3), "masks matter"
 
 
+@pytest.mark.further
 @pytest.mark.parametrize("way", WAYS)
 def test_a_member_without_a_class_does_not_know_it(way: Way) -> None:
     """Planted: member c has no sample of class c; the last has everything."""

@@ -159,6 +159,7 @@ def test_what_trials_share_is_made_once_and_not_for_each_of_them(
     assert len({e.run for e in found}) == len(found)
 
 
+@pytest.mark.further
 def test_the_publisher_draws_charts_without_torch(told: Launched) -> None:
     """Torch takes 2 s of CPU and 450 MB, beside a sweep that needs both."""
     command = [sys.executable, "-c", WITHOUT_TORCH, told.store.uri]

@@ -103,6 +103,7 @@ def test_inline_finishes_every_trial(inline: tuple[Path, Conclusion]) -> None:
     assert conclusion.rows["asr"].isna().sum() == 7, "no trigger, no ASR"
 
 
+@pytest.mark.further
 def test_feature_vectors_are_swept_like_images(tmp_path: Path) -> None:
     draw = np.random.default_rng(0)
     for split, count in (("train", 1500), ("test", 800)):
@@ -168,6 +169,7 @@ def test_a_changed_threshold_reruns_decisions_and_what_really_changes(
     assert new == {"decide", "train", "features", "evaluate"}
 
 
+@pytest.mark.further
 def test_more_seeds_run_only_the_new_ones(inline: tuple[Path, Conclusion], tmp_path: Path) -> None:
     store, _ = inline
     more = run(write_sweep(tmp_path, seeds=2), store, inline=True)

@@ -121,6 +121,7 @@ def test_what_comes_out_the_same_leaves_everything_below_as_it_is(store: Store) 
     assert run(store).ran == 0
 
 
+@pytest.mark.further
 @pytest.mark.parametrize(("word", "edit"), [("badnets", edited), ("prepare", edited_data)])
 def test_what_comes_out_different_is_followed_to_the_end(
     word: str, edit: Any, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -186,6 +187,7 @@ def test_another_sweep_that_shares_a_replaced_result_makes_its_own_anew(
     pd.testing.assert_frame_equal(results(again.rows), results(fresh.rows))
 
 
+@pytest.mark.further
 def test_a_forced_stage_that_fails_is_told_and_its_old_result_stays(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -109,6 +109,7 @@ def models(rows: pd.DataFrame) -> float:
     return float(rows.set_index("defense_name")["found.models"]["datamodels"])
 
 
+@pytest.mark.further
 def test_a_sweep_trains_models_until_they_agree(tmp_path: Path) -> None:
     _, easy = run(tmp_path, 0.01)
     assert models(easy.rows) == 50
@@ -126,6 +127,7 @@ def test_a_sweep_trains_models_until_they_agree(tmp_path: Path) -> None:
     assert facts["found.variance of a margin"] > 0
 
 
+@pytest.mark.further
 def test_tuning_decides_on_what_has_grown(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     file, _ = run(tmp_path, 1.0)
     with pytest.raises(SystemExit) as end:

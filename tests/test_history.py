@@ -109,6 +109,7 @@ def test_what_changes_no_row_makes_no_version(tmp_path: Path) -> None:
     assert again.notes == [] and not (tmp_path / "sweeps/mine/versions").exists()
 
 
+@pytest.mark.further
 def test_a_project_that_was_moved_is_the_same_sweep(tmp_path: Path) -> None:
     old, new = tmp_path / "old", tmp_path / "new"
     old.mkdir()
@@ -133,6 +134,7 @@ def test_a_project_that_was_moved_is_the_same_sweep(tmp_path: Path) -> None:
     assert keys(kept) == keys(before.rows) != keys(other.rows)
 
 
+@pytest.mark.further
 def test_a_launch_that_fails_keeps_the_rows_that_succeeded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -159,6 +161,7 @@ def test_a_launch_that_fails_keeps_the_rows_that_succeeded(
     assert keys(raysweep.load("mine", str(tmp_path), version=1)) == keys(before.rows)
 
 
+@pytest.mark.further
 def test_the_command_says_that_a_launch_failed_though_earlier_rows_stand(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -188,6 +191,7 @@ def test_only_a_row_of_the_same_trial_and_keys_is_kept() -> None:
     assert history.with_succeeded(failed, earlier.assign(status="failed"))[1] == 0
 
 
+@pytest.mark.further
 def test_rows_of_other_code_are_kept_beside(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -202,6 +206,7 @@ def test_rows_of_other_code_are_kept_beside(
 # Tuning
 
 
+@pytest.mark.further
 def test_tuning_leaves_the_sweep_of_its_name_alone(tmp_path: Path) -> None:
     file, better = tmp_path / "s.yaml", tmp_path / "better.yaml"
     file.write_text(sweep() + "tune: {labels: oracle}\n")

@@ -184,6 +184,7 @@ def test_hosts_share_the_store_alone(cluster: hosts.Cluster, store: Path) -> Non
     assert not host.stopped
 
 
+@pytest.mark.further
 @pytest.mark.ray
 def test_a_launch_over_three_hosts_with_a_killed_worker_and_a_killed_host(
     cluster: hosts.Cluster, store: Path, inline: Conclusion, capfd: pytest.CaptureFixture[str]

@@ -83,6 +83,7 @@ def trained_on(folder: Path, sweep: str, attack: str) -> Poisoned:
     return next(given for given in sets if given.attack == attack)
 
 
+@pytest.mark.further
 @pytest.mark.parametrize(
     ("attack", "target", "covers"),
     [("badnets", 1, 0), ("wanet", 0, 24), ("badnets_clean_label", 0, 24)],

@@ -104,6 +104,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, pd.Data
     return folder / "store", rows
 
 
+@pytest.mark.further
 @pytest.mark.slow
 def test_a_lost_terminal_under_nohup_stops_nothing_but_sigterm_does(
     tmp_path: Path, undisturbed: tuple[Path, pd.DataFrame]
@@ -177,6 +178,7 @@ def test_a_second_ctrl_c_ends_while_wandb_hangs_and_the_records_are_whole(tmp_pa
     assert "ok" in set(records.load("stopped", store.uri)["status"])
 
 
+@pytest.mark.further
 def test_a_signal_during_tuning_stops_it(tmp_path: Path) -> None:
     file = written(tmp_path, SWEEP.replace("0.1]}", "0.1]}, blend").replace("none, strip", "strip"))
     given = load_sweep(file), file.read_text(), str(tmp_path / "store")

@@ -78,6 +78,7 @@ def site(storage: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.further
 def test_cells_are_those_of_each_sweep(board: Leaderboard, storage: str) -> None:
     cells = board.cells
     assert len(cells) == 3 * 3 + 2

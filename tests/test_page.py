@@ -105,6 +105,7 @@ def test_everything_is_reached_and_read(
     assert paper in figure, "figures follow"
 
 
+@pytest.mark.further
 def test_prints_whole_maps_and_badges(browser: Any, page: Path) -> None:
     show_whole(browser, page, 390, "dark")
     metrics = {"width": 1280, "height": 800, "deviceScaleFactor": 1, "mobile": False}
@@ -129,6 +130,7 @@ def test_prints_whole_maps_and_badges(browser: Any, page: Path) -> None:
     assert browser.execute_script("return document.querySelector('.paper')") is None
 
 
+@pytest.mark.further
 def test_figures_keep_their_height_when_the_window_changes(browser: Any, page: Path) -> None:
     show(browser, page)
     drawn(browser, "roc")
@@ -179,6 +181,7 @@ def test_the_first_screen_holds_the_answer_and_both_maps(browser: Any, page: Pat
     assert wide == 0
 
 
+@pytest.mark.further
 def test_a_sweep_of_which_nothing_has_finished_is_shown(
     browser: Any, make_page: Callable[[Material], Path]
 ) -> None:
@@ -215,6 +218,7 @@ def test_elements_and_height_do_not_grow_with_trials(
     assert many < 1.25 * few and high < 1.1 * low, "six times the trials"
 
 
+@pytest.mark.further
 def test_a_map_is_read_and_opened_by_keyboard(browser: Any, page: Path) -> None:
     from selenium.webdriver.common.keys import Keys
 
@@ -325,6 +329,7 @@ def test_which_defense_is_best_over_all_attacks(browser: Any, page: Path) -> Non
     assert [row[2].split()[0] for row in found] == [f"{100 * asr:.1f}" for asr in want]
 
 
+@pytest.mark.further
 def test_a_command_breaks_between_words_alone(browser: Any, page: Path) -> None:
     show(browser, page, width=390)
     drawn(browser, "trials")
@@ -375,6 +380,7 @@ def test_an_interval_stands_under_its_mean_and_rows_are_of_one_height(
     assert heads[0] == "0 %" and "all" not in heads, "the clean model's column names its rate"
 
 
+@pytest.mark.further
 def test_the_view_is_taken_away_as_csv_and_latex(browser: Any, page: Path, downloads: Path) -> None:
     show(browser, page, link="#attack=blend&rate=0.05&defense=abl&view=trials")
     drawn(browser, "trials")
@@ -414,6 +420,7 @@ def test_figures_obey_the_filters(browser: Any, page: Path) -> None:
     assert ["chance", None] in dashes, "no detector that is drawn in dots is taken for chance"
 
 
+@pytest.mark.further
 def test_a_defense_has_one_color_everywhere(browser: Any, page: Path) -> None:
     show(browser, page)
     looks: dict[str, set[tuple[str, str]]] = {}
@@ -477,6 +484,7 @@ def test_twelve_defenses_are_told_apart_in_color_in_gray_and_by_the_color_blind(
 EVIL = "<img src=x onerror=\"document.title='broken'\"><a href='https://evil.example'>x</a>"
 
 
+@pytest.mark.further
 def test_hostile_text_stays_text(browser: Any, make_page: Callable[[Material], Path]) -> None:
     material = generated(seeds=1)
     rows = material.rows.copy()

@@ -147,6 +147,7 @@ def test_whoever_reads_the_store_finds_the_same_trials(ended: tuple[str, Conclus
     assert rules_of(kept.sweep) == sweep.race
 
 
+@pytest.mark.further
 def test_a_defense_that_fails_says_nothing_and_the_others_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

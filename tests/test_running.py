@@ -121,6 +121,7 @@ def test_completions_know_what_there_is(tmp_path: Path) -> None:
 # init
 
 
+@pytest.mark.further
 def test_init_writes_a_file_that_plans_and_runs(raysweep: Command) -> None:
     status, out, _ = raysweep("init")
     assert status == 0 and Path("sweep.yaml").exists()

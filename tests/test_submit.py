@@ -339,6 +339,7 @@ def test_a_detached_driver_goes_on_without_the_terminal_that_began_it(
         assert set(records.load("handed", str(tmp_path / "store"))["status"]) == {"ok"}
 
 
+@pytest.mark.further
 def test_a_driver_that_cannot_begin_is_told_by_the_command_that_detached_it(
     tmp_path: Path,
 ) -> None:

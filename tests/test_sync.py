@@ -307,6 +307,7 @@ def test_of_two_drivers_of_a_sweep_one_publishes(online: Online) -> None:
     assert [run.completed for run in online.runs if "trial" in run.config] == [1, 1]
 
 
+@pytest.mark.further
 @pytest.mark.slow
 def test_a_server_that_hangs_holds_up_neither_records_nor_the_end(
     server: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -333,6 +334,7 @@ def test_a_server_that_hangs_holds_up_neither_records_nor_the_end(
     assert (told.held, told.total, told.warning) == (ALL, ALL, "")
 
 
+@pytest.mark.further
 @pytest.mark.slow
 def test_a_signal_ends_the_publishing_and_the_rest_is_named(server: State, tmp_path: Path) -> None:
     file = tmp_path / "s.yaml"
@@ -355,6 +357,7 @@ def test_a_signal_ends_the_publishing_and_the_rest_is_named(server: State, tmp_p
     assert process.returncode == 130
 
 
+@pytest.mark.further
 @pytest.mark.skipif(not hasattr(os, "SCHED_IDLE"), reason="the system has no such policy")
 def test_a_publisher_takes_what_the_stages_leave_until_they_have_ended(tmp_path: Path) -> None:
     finished_sweep(Store(str(tmp_path)), 1, Track(wandb="offline"))
@@ -373,6 +376,7 @@ def test_a_publisher_takes_what_the_stages_leave_until_they_have_ended(tmp_path:
     assert len(list(tmp_path.glob("sweeps/finished/wandb/wandb/offline-run-*"))) == ALL
 
 
+@pytest.mark.further
 @pytest.mark.slow
 def test_a_publisher_ends_with_a_driver_that_is_killed(server: State, tmp_path: Path) -> None:
     file = tmp_path / "s.yaml"
@@ -531,6 +535,7 @@ def test_the_key_is_in_no_file_and_on_no_command_line(
     assert not [text for text in (*files, *seen, *said) if key[:32].encode() in text]
 
 
+@pytest.mark.further
 @pytest.mark.slow
 def test_another_machine_finds_in_the_storage_what_was_published(
     server: State, s3_server: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -119,6 +119,7 @@ def read(run: Path) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.further
 def test_a_run_is_given_no_setting_that_all_runs_share(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -194,6 +195,7 @@ def test_offline_runs_are_written_once_and_read_back(tmp_path: Path) -> None:
     assert told["b"]["name"] == "badnets · strip · seed 0"
 
 
+@pytest.mark.further
 @pytest.mark.slow
 def test_a_run_that_is_written_without_wandbs_client_arrives_as_the_same(
     server: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -227,6 +229,7 @@ def test_a_run_that_is_written_without_wandbs_client_arrives_as_the_same(
     assert ours["victim"]["summary"]["raysweep_mark"] == "m1"
 
 
+@pytest.mark.further
 def test_wandb_is_imported_before_several_threads_write_runs(tmp_path: Path) -> None:
     """Threads that import its modules from both ends at once see half of them."""
     code = """
@@ -455,6 +458,7 @@ def test_a_run_that_stands_is_not_sent_again_by_who_remembers_nothing(
     assert remembered(tmp_path / "there", "online") == set(run_ids())
 
 
+@pytest.mark.further
 @pytest.mark.slow
 def test_two_sweeps_with_the_same_trial_and_their_tunings_are_runs_of_their_own(
     server: State, tmp_path: Path

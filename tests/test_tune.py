@@ -818,6 +818,7 @@ def test_a_setting_that_fails_is_a_note_and_costs_nothing_else(
     assert by["badnets"]["tuned_tpr"] == by["badnets"]["default_tpr"] and by["sig"]["kept_own"]
 
 
+@pytest.mark.further
 def test_score_level_parameters_run_stages_and_share_everything_upstream(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -844,6 +845,7 @@ def test_score_level_parameters_run_stages_and_share_everything_upstream(
     assert [r["parameters"] for r in again["rows"]] == [r["parameters"] for r in told["rows"]]
 
 
+@pytest.mark.further
 def test_metrics_of_models_need_whole_trials(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -135,6 +135,7 @@ def tune(file: str, url: str | None, log: str) -> None:
     main()
 
 
+@pytest.mark.further
 @pytest.mark.slow
 def test_a_killed_driver_goes_on_from_its_journal(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -382,6 +382,7 @@ def test_where_a_text_cannot_be_edited_all_values_are_written_anew(tmp_path: Pat
         edited(with_alias, shared)
 
 
+@pytest.mark.further
 @pytest.mark.slow
 def test_sweep_files_are_utf_8_whatever_the_locale(tmp_path: Path) -> None:
     (tmp_path / "u.yaml").write_text(f'question: "Gift überall – 毒?"\n{GOOD}', encoding="utf-8")

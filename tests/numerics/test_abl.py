@@ -32,6 +32,7 @@ def gradient(loss: str, gamma: float, logits: torch.Tensor, labels: torch.Tensor
     return free.grad
 
 
+@pytest.mark.further
 @pytest.mark.parametrize("loss", ["lga_sample", "lga_batch", "flooding"])
 def test_isolation_losses_turn_the_gradient_around_below_gamma(loss: str) -> None:
     labels = torch.tensor([0, 1])

@@ -66,6 +66,7 @@ def test_confusion_moves_poison_apart(
     np.testing.assert_allclose(found["victim_axes"][mine], expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.further
 def test_without_confusion_the_clean_task_stays(
     rounds: tuple[toy.Toy, dict[str, np.ndarray], np.ndarray],
 ) -> None:

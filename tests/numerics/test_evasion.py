@@ -241,6 +241,7 @@ def test_neither_batches_nor_order_matter(attack: Attack, monkeypatch: pytest.Mo
     assert shift.mean() < 0.01
 
 
+@pytest.mark.further
 @pytest.mark.parametrize("label_map", ["all_to_one", "all_to_all"])
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_what_the_victim_is_shown_succeeds(label_map: Any, precision: Any) -> None:

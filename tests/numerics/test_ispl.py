@@ -64,6 +64,7 @@ def test_samples_have_their_exact_size_and_at_least_two_rows() -> None:
     assert sampled(draw, rows, 1.0).tolist() == rows.tolist()
 
 
+@pytest.mark.further
 @pytest.mark.slow
 def test_planted_poison_is_outvoted() -> None:
     case = toy.toy()

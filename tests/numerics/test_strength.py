@@ -180,6 +180,7 @@ def test_without_poison_it_says_so_before_any_training() -> None:
         method.shard("0+2", given(poison=np.zeros(N, bool)), Context(seed=0))
 
 
+@pytest.mark.further
 def test_the_patch_is_the_strongest_feature_of_the_toy() -> None:
     method = FeatureStrength(
         models=300, per_shard=100, alpha=0.2, base="linear", epochs=20, batch_size=100,

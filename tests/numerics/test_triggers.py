@@ -255,6 +255,7 @@ def test_a_method_without_a_part_of_its_paper_says_so_in_every_table(name: str) 
     assert any(badge.startswith("simplified: ") for badge in load(kind, name)().badges())
 
 
+@pytest.mark.further
 def test_dynamic_triggers_fool_the_attackers_network_and_differ_per_image() -> None:
     attack = Dynamic(epochs=5, mask_epochs=2, width=8, density=0.1, backdoor_share=0.3)
     inputs, artifact = prepared(attack)
@@ -269,6 +270,7 @@ def test_dynamic_triggers_fool_the_attackers_network_and_differ_per_image() -> N
     assert float((predicted == 0).float().mean()) > 0.8, "the network trained along is backdoored"
 
 
+@pytest.mark.further
 @pytest.mark.slow
 def test_issba_hides_bits_that_its_decoder_reads() -> None:
     attack = ISSBA(bits=6, epochs=12, width=8, amplitude=40.0)
