@@ -21,7 +21,7 @@ from raysweep.plan.planner import Planner
 from raysweep.reports.material import gather
 from raysweep.run import pauses
 from raysweep.run.cluster.nodes import slots_of
-from raysweep.run.ready import MOST_PER_BATCH
+from raysweep.run.ready import FIRST, MOST_PER_BATCH
 from raysweep.stages.perform import perform
 from raysweep.stages.stage import Result
 from raysweep.store import Store, ledger
@@ -92,6 +92,7 @@ def test_a_batch_is_as_long_as_is_fair_to_other_workers() -> None:
     assert len(taken(schedule, {"cpu": 2})) == MOST_PER_BATCH == 64
     assert len(taken(schedule, {"cpu": 10})) == 14, "136 among 10, rounded up"
     timed = schedule_of(graph, expected=lambda stage: 0.4)
+    assert len(taken(timed, {"cpu": 1})) == FIRST, "the first of a kind and method stay together"
     assert len(taken(timed, {"cpu": 1})) == 2, "0.8 s; a third would make it more than one second"
     exact = schedule_of(graph, expected=lambda stage: 0.25)
     assert len(taken(exact, {"cpu": 1})) == 4, "one second is allowed"
