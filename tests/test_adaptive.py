@@ -538,6 +538,7 @@ def test_the_worst_case_keeps_the_constraints(searched: Searched) -> None:
     assert adaptive.worst(by, minimized) == "default"  # type: ignore[arg-type]
 
 
+@pytest.mark.further
 def test_a_search_that_was_stopped_goes_on(searched: Searched, tmp_path: Path) -> None:
     """What is stored stays, nothing is asked twice, and the end is that of one that was not."""
     import signal

@@ -149,6 +149,7 @@ def test_nothing_in_common_and_nothing_changed_are_said() -> None:
     assert "nothing can be compared" in answer(compared(none, none)[0])
 
 
+@pytest.mark.further
 def test_pairs_are_data_and_not_elements() -> None:
     """Of 10,080 pairs in 1,008 cells the page has 2.2 MB, of which the libraries are 0.7."""
     sizes = []

@@ -103,16 +103,17 @@ def test_a_claim_makes_float32_float32_and_holds_a_stage_to_its_share(
 
 
 def test_one_kernel_is_tried_on_each_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is patched inside the pretended GPU is undone before it ends: both restore torch."""
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: f"card {index}")
     with pretended_cuda(graphs=True):
         assert device.try_kernel() == "card 0"
-        monkeypatch.setattr(torch, "ones", lambda count, device: torch.zeros(count, device=device))
-        assert device.try_kernel() == "card 0: a sum of 1,000 ones gave 0.0"
-        monkeypatch.undo()
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: f"card {index}")
+        with monkeypatch.context() as inner:
+            inner.setattr(torch, "ones", lambda count, device: torch.zeros(count, device=device))
+            assert device.try_kernel() == "card 0: a sum of 1,000 ones gave 0.0"
     with pytest.raises(RuntimeError, match="there is one device"), pretended_cuda(graphs=True):
-        monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-        first, second = device.try_kernel().split(", ", 1)
+        with monkeypatch.context() as inner:
+            inner.setattr(torch.cuda, "device_count", lambda: 2)
+            first, second = device.try_kernel().split(", ", 1)
         assert first == "card 0" and second.startswith("card 1: a kernel fails (pretended CUDA")
 
 

@@ -37,7 +37,7 @@ MADE = [one for one in BLOCKS if one.title and re.search(r"path: |\b(my|own)_|_f
 SWEEPS = [one for one in BLOCKS if one.language == "yaml" and one not in MADE]
 PYTHON = [one for one in BLOCKS if one.language == "python"]
 RUN = sorted({one.page for one in BLOCKS if one.run})
-FIRST = ("docs/data.md", "docs/start.md")  # of those that are run, without WHOLE=1
+FIRST = ("docs/start.md",)  # of those that are run, without WHOLE=1
 # What every launch publishes by default is published by the first page's alone.
 PUBLISHED, UNPUBLISHED = "docs/start.md", ("--set", "track.wandb=disabled")
 # A page's own sweep, with less of the same.

@@ -167,6 +167,7 @@ def workers(store: Path, name: str = "small") -> set[str]:
     return {line.host for line in lines if isinstance(line, Done)}
 
 
+@pytest.mark.further
 @pytest.mark.ray
 def test_hosts_share_the_store_alone(cluster: hosts.Cluster, store: Path) -> None:
     cluster.hold(north=HERE, east=HERE)
@@ -275,6 +276,7 @@ def own_methods(cluster: hosts.Cluster, monkeypatch: pytest.MonkeyPatch) -> Iter
         del sys.modules[name]
 
 
+@pytest.mark.further
 @pytest.mark.ray
 @pytest.mark.usefixtures("own_methods")
 def test_the_drivers_code_and_its_methods_reach_a_host_with_other_code(

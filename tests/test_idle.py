@@ -145,6 +145,7 @@ def test_nothing_is_written_down_of_each_trial(two_cpus: None, tmp_path: Path) -
     assert json.loads(state.read_text())["trial_data"] == []
 
 
+@pytest.mark.further
 def test_a_batch_never_goes_to_an_idle_worker_that_died(
     two_cpus: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

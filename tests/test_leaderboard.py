@@ -93,6 +93,7 @@ def test_cells_are_those_of_each_sweep(board: Leaderboard, storage: str) -> None
     assert (alone["ca_unit"] == "inputs").all() and (alone["ca_low"] < alone["ca"]).all()
 
 
+@pytest.mark.further
 def test_cells_of_two_sweeps_are_shown_twice_and_never_averaged(board: Leaderboard) -> None:
     both = board.cells[board.cells["others"].map(len) > 0]
     assert both[["sweep", "others"]].values.tolist() == [

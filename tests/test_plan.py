@@ -170,6 +170,7 @@ print(time.perf_counter() - start, peak[1], only(sweep(defenses=[Strip()])).eval
     return float(seconds), int(kib), key
 
 
+@pytest.mark.further
 def test_keys_do_not_depend_on_the_process(elsewhere: tuple[float, int, str]) -> None:
     assert elsewhere[2] == only(sweep(defenses=[Strip()])).evaluate
 

@@ -60,6 +60,7 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Conclusion]:
     return storage, launch(sweep_of(), TEXT, storage, inline=True)
 
 
+@pytest.mark.further
 def test_rows_are_the_trials_that_the_race_asked_for(ended: tuple[str, Conclusion]) -> None:
     rows = ended[1].rows
     found, rules = seeds_of(rows), rules_of(Description(sweep=to_plain(sweep_of())))

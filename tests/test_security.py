@@ -60,6 +60,7 @@ sys.exit(codes[0])
 PLANTED = ("AWS_SECRET_ACCESS_KEY", "WANDB_API_KEY", "RAY_AUTH_TOKEN", "HF_TOKEN", "MY_PASSWORD")
 
 
+@pytest.mark.further
 def test_a_method_that_tells_its_environment_tells_no_secret(tmp_path: Path) -> None:
     assert leaked_by(tmp_path, ["--inline"]) == []
 

@@ -126,6 +126,7 @@ def loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LoadedSweep:
     return read_sweep(file)
 
 
+@pytest.mark.further
 @pytest.mark.ray
 @pytest.mark.slow
 def test_a_sweep_is_submitted_left_with_ctrl_c_found_again_and_followed_to_its_end(

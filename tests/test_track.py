@@ -276,6 +276,7 @@ def test_artifacts_and_tables_of_several_threads_are_made_one_after_another(
     assert len(met) >= 16 and not any(met)
 
 
+@pytest.mark.further
 @pytest.mark.slow
 def test_no_run_waits_for_what_the_server_answers_of_the_artifacts_of_others(
     server: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

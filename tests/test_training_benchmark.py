@@ -62,6 +62,7 @@ def reads(variable: str) -> Any:
     return partial(str, os.environ[variable])
 
 
+@pytest.mark.further
 def test_a_contestant_may_have_an_environment_of_its_own(contest: Any) -> None:
     """It is there before the process loads a library."""
     asked = (reads, "OF_ONE_CONTESTANT")

@@ -150,6 +150,7 @@ def test_carlini_wagner_finds_the_nearest_point_on_a_linear_model(kappa: float) 
     assert (found[2.0] < found[4.0]).all()
 
 
+@pytest.mark.further
 def test_a_constant_that_is_too_small_is_raised_and_one_too_large_lowered() -> None:
     net, weights = linear(0.3, -12.0)
     images = shown(6, 80, 170)
