@@ -139,6 +139,7 @@ def test_no_more_room_is_given_up_than_is_waited_for(
     assert pids[3] == pids[1] and len(set(pids)) == 3
 
 
+@pytest.mark.further
 def test_nothing_is_written_down_of_each_trial(two_cpus: None, tmp_path: Path) -> None:
     assert len(pids_of("aa", cpus=1, storage=tmp_path)) == 2
     (state,) = tmp_path.rglob("experiment_state-*.json")
@@ -161,6 +162,7 @@ def test_a_batch_never_goes_to_an_idle_worker_that_died(
     assert pids[0] == pids[1] != pids[2] == pids[3]
 
 
+@pytest.mark.further
 def test_idle_workers_are_asked_together_and_silent_ones_dropped_when_none_answers(
     two_cpus: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

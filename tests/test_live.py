@@ -33,6 +33,7 @@ track: {wandb: disabled}
 """
 
 
+@pytest.mark.further
 def test_a_running_sweep_has_a_page_of_what_is_stored(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -511,6 +511,7 @@ def test_each_trial_comes_until_it_is_settled_and_what_is_open_is_looked_at_agai
     assert arrivals.take(3) == []
 
 
+@pytest.mark.further
 @pytest.mark.slow
 def test_the_key_is_in_no_file_and_on_no_command_line(
     server: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

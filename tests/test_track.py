@@ -387,6 +387,7 @@ def test_a_tuning_is_one_run_with_its_tables(tmp_path: Path) -> None:
     assert "parameter.overlays" in tables["candidates"]["columns"]
 
 
+@pytest.mark.further
 @pytest.mark.slow
 def test_no_network_is_a_warning_and_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -511,6 +512,7 @@ def test_offline_copies_go_once_the_runs_have_arrived(server: State, tmp_path: P
     assert publish(rows(), tmp_path, ONLINE).held == 2 and not runs(tmp_path)
 
 
+@pytest.mark.further
 @pytest.mark.slow
 def test_a_tuning_whose_tables_are_refused_is_not_published(server: State, tmp_path: Path) -> None:
     told = [entries.tuning(generated().tuned, SWEEP, ONLINE)]
@@ -697,6 +699,7 @@ def test_wandbs_process_is_started_anew_now_and_then(
     assert (done.held, done.warning, stopped) == (2, "", [1, 2])
 
 
+@pytest.mark.further
 @pytest.mark.slow
 def test_a_project_that_would_grow_too_large_is_refused_before_anything_is_sent(
     server: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -176,6 +176,7 @@ def test_an_index_of_few_unequal_norms_cannot_pass_the_cut_and_its_logarithm_can
     np.testing.assert_allclose(by_log.class_scores, anomaly_index(np.log(norms)))  # type: ignore[arg-type]
 
 
+@pytest.mark.further
 def test_neural_cleanse_finds_the_planted_target_and_unlearns_it() -> None:
     case = toy.toy()
     defense = NeuralCleanse(steps=150, cut=1.0, unlearning_epochs=8)

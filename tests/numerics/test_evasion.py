@@ -124,6 +124,7 @@ def test_pgd_takes_one_step_of_its_size_from_a_start_that_fills_the_ball() -> No
     assert (start[0] != start[1]).mean() > 0.9, "each image has a start of its own"
 
 
+@pytest.mark.further
 @pytest.mark.parametrize("kappa", [0.0, 1.0])
 def test_carlini_wagner_finds_the_nearest_point_on_a_linear_model(kappa: float) -> None:
     images = shown(2, 80, 170)
