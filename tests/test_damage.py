@@ -139,10 +139,8 @@ def test_no_damaged_file_stops_a_look(
         path.write_bytes(data)
 
 
-@pytest.mark.parametrize(
-    "damage",
-    ["truncated", *(pytest.param(name, marks=pytest.mark.further) for name in ("empty", "other"))],
-)
+@pytest.mark.further
+@pytest.mark.parametrize("damage", DAMAGE)
 def test_a_launch_and_a_tuning_repair_all_damage_at_once(
     finished: tuple[Path, Path, pd.DataFrame], damage: str, tmp_path: Path
 ) -> None:

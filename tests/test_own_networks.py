@@ -243,6 +243,7 @@ def test_a_network_that_was_imported_before_its_file_changed_is_refused(
     assert Module(module=f"{same}:Net").content_digest()
 
 
+@pytest.mark.further
 @pytest.mark.parametrize(
     "text",
     ["model: {{module: {0}:Net, width: [4, 8]}}",

@@ -212,6 +212,7 @@ CAPTURED = {
 }  # fmt: skip
 
 
+@pytest.mark.further
 @pytest.mark.parametrize("name", sorted(CAPTURED))
 @pytest.mark.parametrize("size", SIZES)
 def test_a_captured_defense_equals_an_eager_one(name: str, size: str) -> None:

@@ -469,6 +469,7 @@ def test_the_page_of_ten_thousand_trials_is_small() -> None:
     assert len(column(opened(page, "rows")["columns"][0])) == 10_080
 
 
+@pytest.mark.further
 @pytest.mark.slow
 def test_the_page_of_a_real_sweep_holds_everything(tmp_path: Path) -> None:
     conclusion = launch(from_text(parse("f", SWEEP)), SWEEP, str(tmp_path), inline=True)

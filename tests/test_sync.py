@@ -256,6 +256,7 @@ def offline(tmp_path_factory: pytest.TempPathFactory) -> Launched:
     return launched(tmp_path_factory.mktemp("offline"), "offline")
 
 
+@pytest.mark.further
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["disabled", "offline"])
 def test_a_launch_says_where_the_runs_are(

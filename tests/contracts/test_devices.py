@@ -117,6 +117,7 @@ def waits_of_more(role: methods.Role, name: str, unit: str) -> int:
     return waits(lambda: work(method, small(), "cuda"))
 
 
+@pytest.mark.further
 @pytest.mark.parametrize(
     ("role", "name", "unit"),
     [
