@@ -141,6 +141,21 @@ def test_make_keeps_what_python_compiles_whatever_the_environment_says() -> None
     assert not [line for line in said if line.startswith("PYTHONDONTWRITEBYTECODE")]
 
 
+def test_make_test_leaves_out_further_cases_and_the_whole_leaves_none_out(
+    pytestconfig: pytest.Config,
+) -> None:
+    def runs(*words: str) -> str:
+        command = ["make", "--dry-run", "--always-make", *words]
+        said = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+        return next(line for line in said.splitlines() if "-m pytest" in line)
+
+    left_out = "not long and not device_rules and not dry_run"
+    assert " -m '" not in runs("test"), "what pyproject.toml says"
+    assert f"not further and {left_out}" in pytestconfig.getini("addopts")
+    assert runs("test", "WHOLE=1").endswith(f" -m '{left_out}'")
+    assert runs("oldest").endswith(f" -m '{left_out}'")
+
+
 def test_ci_and_the_hooks_before_a_commit_check_what_make_checks() -> None:
     rules = (ROOT / "Makefile").read_text()
     assert "\ncheck: lint test\n" in rules
