@@ -73,7 +73,7 @@ oldest:
 	test -x .venv-oldest/bin/python || $(PYTHON) -m venv .venv-oldest
 	$(PYTHON) -m tests.oldest > .venv-oldest/constraints.txt
 	.venv-oldest/bin/python -m pip install --quiet --editable '.[dev]' --constraint .venv-oldest/constraints.txt
-	.venv-oldest/bin/python -m pytest -m '$(SHORT)'
+	.venv-oldest/bin/python -m pytest -n $(WORKERS) -m '$(SHORT)'
 
 # Every method and model on a pretended CUDA device, in full; `make test` runs a small form.
 device-rules: setup
