@@ -131,6 +131,48 @@ def test_prints_whole_maps_and_badges(browser: Any, page: Path) -> None:
 
 
 @pytest.mark.further
+def test_what_nobody_scrolled_to_is_printed_whole(browser: Any, page: Path) -> None:
+    show(browser, page)
+    assert browser.execute_script("return document.querySelectorAll('.main-svg').length") == 0
+    browser.execute_script("dispatchEvent(new Event('beforeprint'))")
+    paper = {"width": 718, "height": 1000, "deviceScaleFactor": 1, "mobile": False}  # of A4
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", paper)
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    figures, tables, sheets, width = browser.execute_script(
+        "const right = (e) => e.getBoundingClientRect().right;"
+        "return [[...document.querySelectorAll('.plot')].map(p => [p.querySelectorAll("
+        "   '.scatterlayer .trace, .barlayer .trace').length, right(p.querySelector('.main-svg'))"
+        "   - right(p)]),"
+        " [...document.querySelectorAll('.paper table')].map(right),"
+        " document.querySelectorAll('.sheet').length, document.documentElement.scrollWidth]"
+    )
+    assert len(figures) > 10 and all(lines and beyond <= 0 for lines, beyond in figures), figures
+    assert len(tables) > sheets > 0 and max(tables) <= width <= 718, "no column is cut"
+    browser.execute_script("dispatchEvent(new Event('afterprint'))")
+
+
+def test_columns_without_room_are_hidden_and_counted(browser: Any, page: Path) -> None:
+    show(browser, page)
+    for section in ("results", "trials"):
+        drawn(browser, section)
+        state = (
+            f"const own = document.querySelector('#{section}-drawn'),"
+            " holder = own.querySelector('.tabulator-tableholder');"
+            "return [holder.scrollWidth <= holder.clientWidth,"
+            " own.querySelector('.columns summary').innerText,"
+            " [...own.querySelectorAll('.tabulator-col')].filter(c => c.offsetWidth).length,"
+            " own.querySelectorAll('.columns input').length + 1,"
+            " own.querySelectorAll('.columns input:checked').length + 1]"
+        )
+        fits, said, seen, every, checked = browser.execute_script(state)
+        assert fits and seen == checked < every and said == f"columns ({seen} of {every})"
+        hidden = f"document.querySelector('#{section} .columns input:not(:checked)')"
+        browser.execute_script(f"{hidden}.click()")
+        fits, said, *_ = browser.execute_script(state)
+        assert not fits and said == f"columns ({seen + 1} of {every})"
+
+
+@pytest.mark.further
 def test_figures_keep_their_height_when_the_window_changes(browser: Any, page: Path) -> None:
     show(browser, page)
     drawn(browser, "roc")
@@ -254,7 +296,7 @@ def test_tables_sort_by_keyboard_and_what_is_undefined_goes_last(browser: Any, p
         head.find_element("tag name", "button").send_keys(Keys.ENTER)
         want = "ascending" if up else "descending"
         wait(browser, lambda want=want: head.get_attribute("aria-sort") == want)
-        cells = [row[5] for row in rows(browser, "results")]
+        cells = [row[6] for row in rows(browser, "results")]
         numbers = [float(cell.split()[0]) for cell in cells if cell != "–"]
         assert numbers == sorted(numbers, reverse=not up) and len(numbers) == 4
         assert cells[len(numbers) :] == ["–"] * 3, "undefined last"

@@ -24,7 +24,7 @@ EXTRA = (
     "fpr_no_cover", "cover_removal",
 )  # fmt: skip
 TITLES = {
-    "asr": "ASR", LOST: "lost CA", "ca": "CA", **SHOWN, "der": "DER",
+    "asr": "ASR", LOST: "lost CA", "ca": "CA", "der": "DER", **SHOWN,
     "ca_eligible": "CA of eligible", "ca_target": "CA of target", "ra": "RA", "auroc": "AUROC",
     INPUT.of("auroc"): "AUROC of inputs", "ap": "AP", "tpr_at_1fpr": "TPR@1%FPR",
     "fpr_no_cover": "FPR without covers", "cover_removal": "covers removed",

@@ -111,7 +111,7 @@ def _library(name: str) -> str:
 
 def _script() -> str:
     parts = "\n".join(_asset(f"page/{name}.js") for name in SCRIPTS)
-    return f'(() => {{\n"use strict";\n{parts}}})();'
+    return f'{_asset("vendor/fflate.min.js")}\n(() => {{\n"use strict";\n{parts}}})();'
 
 
 @functools.cache

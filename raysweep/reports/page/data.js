@@ -1,11 +1,11 @@
-// The data of the page: compressed blocks, opened when they are needed.
+// The data of the page: compressed blocks, opened when they are needed. The browser's own streams
+// would open them later than a printer waits for.
 const opened = new Map();
-const unpacked = async (text) => {
+const unpacked = (text) => {
   const letters = atob(text);
   const bytes = new Uint8Array(letters.length);
   for (let at = 0; at < letters.length; at += 1) bytes[at] = letters.charCodeAt(at);
-  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
-  return new Response(stream).text();
+  return JSON.parse(fflate.strFromU8(fflate.gunzipSync(bytes)));
 };
 // What stands behind the script is whole when the browser has read all of the page.
 const whole = new Promise((done) => {
@@ -16,22 +16,19 @@ const taken = (key) => {
   const block = document.getElementById(`block-${key}`);
   const text = block.textContent;
   block.textContent = "";
-  return unpacked(text).then(JSON.parse);
+  return unpacked(text);
 };
 const data = (key) => {
-  if (!opened.has(key)) opened.set(key, whole.then(() => taken(key)));
+  if (!opened.has(key)) opened.set(key, taken(key));
   return opened.get(key);
 };
-const library = (key) => {
-  const name = `library ${key}`;
-  if (!opened.has(name)) {
-    opened.set(name, data(key).then((text) => {
-      const script = document.createElement("script");
-      script.textContent = text;
-      document.head.append(script);
-    }));
-  }
-  return opened.get(name);
+const loaded = new Set();
+const load = (library) => {
+  if (loaded.has(library)) return;
+  loaded.add(library);
+  const script = document.createElement("script");
+  script.textContent = data(library);
+  document.head.append(script);
 };
 const valuesOf = (column) => column.values
   ?? column.codes.map((code) => (code < 0 ? null : column.distinct[code]));
@@ -52,7 +49,7 @@ const whenSeen = (element, draw) => {
   const seen = new IntersectionObserver((entries) => {
     if (!entries.some((entry) => entry.isIntersecting)) return;
     seen.disconnect();
-    draw();
+    whole.then(draw);
   }, { rootMargin: "400px" });
   seen.observe(element);
 };

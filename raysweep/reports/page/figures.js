@@ -51,7 +51,8 @@ const axisOf = (axis, colors) => ({
 });
 const colorsOf = (dark) => (dark ? { ink: "#e8e8e8", paper: "#16181c", line: "#3c4048" }
   : { ink: "#1a1a1a", paper: "#ffffff", line: "#d5d5d5" });
-const draw = (plot, { dark = isDark() } = {}) => {
+// `width`, in pixels, is that of the page's column if it is not given.
+const draw = (plot, { dark = isDark(), width } = {}) => {
   const colors = colorsOf(dark);
   const traces = tracesOf(plot.drawing, dark);
   const names = new Set(traces.map((trace) => trace.name)).size;
@@ -59,7 +60,7 @@ const draw = (plot, { dark = isDark() } = {}) => {
   const place = plot.querySelector(".drawing");
   place.style.height = `${height}px`;  // Plotly takes it again when the window changes
   Plotly.react(place, traces, {
-    height, margin: { l: 8, r: 8, t: 30, b: 8 }, barmode: "group",
+    height, width, margin: { l: 8, r: 8, t: 30, b: 8 }, barmode: "group",
     font: { family: "system-ui, sans-serif", size: 13, color: colors.ink },
     paper_bgcolor: colors.paper, plot_bgcolor: colors.paper,
     legend: { orientation: "h", yref: "container", y: 0, yanchor: "bottom" },
@@ -74,13 +75,16 @@ const plotOf = (entry) => {
     make("div", { class: "drawing", role: "group",
       "aria-label": `${entry.title}. Its numbers also stand in the tables.` }),
     make("p", { class: "muted" }));
-  whenSeen(plot, async () => {
-    const [drawing] = await Promise.all([entry.open(), library("plotly")]);
-    plot.drawing = drawing;
-    if (drawing.fewer) {
-      plot.lastChild.textContent = `${drawing.fewer} more lines are left out: the first seeds of `
-        + "each attack and defense are drawn.";
+  plot.open = () => {
+    load("plotly");
+    plot.drawing ??= entry.open();
+    if (plot.drawing.fewer) {
+      plot.lastChild.textContent = `${plot.drawing.fewer} more lines are left out: the first seeds `
+        + "of each attack and defense are drawn.";
     }
+  };
+  whenSeen(plot, () => {
+    plot.open();
     if (plot.isConnected) draw(plot);
   });
   return plot;
@@ -130,7 +134,7 @@ const rateEntries = () => {
       const among = arenasOf(cells).length > 1 ? ` · ${arena}` : "";
       entries.push({
         title: `${attack}: ${view.titles[metric]} against poison rate${among}`, cells: [],
-        open: async () => rateDrawing(known, metric),
+        open: () => rateDrawing(known, metric),
       });
     }
   }
@@ -171,7 +175,7 @@ const drawAlbums = () => {
     const given = JSON.parse(document.getElementById(`drawings-${key}`).textContent);
     const entries = given.map(({ title, cells: own, data: text }) => {
       let drawing;
-      return { title, cells: own, open: () => (drawing ??= unpacked(text).then(JSON.parse)) };
+      return { title, cells: own, open: () => (drawing ??= unpacked(text)) };
     });
     drawAlbum(place, () => entries);
   }

@@ -1,6 +1,7 @@
 // On paper: whole maps of every setting in view, and tables without a scroll bar.
 const PRINTED = 300;
 const PRINTED_COLUMNS = 12;
+const HALF = 340;  // pixels: two figures side by side on A4 and on letter
 const paperTable = (columns, rows) => {
   const heads = columns.map((column) => make("th", { scope: "col" }, column.title));
   const lines = rows.slice(0, PRINTED).map((row) => make("tr", {}, columns.map((column, at) => make(
@@ -25,15 +26,16 @@ const toPaper = () => {
   const maps = document.getElementById("maps-drawn");
   if (maps) {
     after(maps, paperMaps());
-    const columns = resultColumns().filter((column) => column.visible !== false).slice(0, 9);
+    const columns = (results?.columns ?? resultColumns()).filter(isVisible).slice(0, 8);
     after(document.getElementById("results-drawn"), paperTable(columns, resultRows()));
   }
   for (const place of document.querySelectorAll(".sheet")) {
-    const sheet = ready.get(place.dataset.block);
-    if (sheet) after(place, paperTable(sheet.columns, sheet.inView()));
+    const sheet = openSheet(place.dataset.block);
+    after(place, paperTable(sheet.columns, sheet.inView()));
   }
   for (const plot of document.querySelectorAll(".plot")) {
-    if (plot.drawing) draw(plot, { dark: false });
+    plot.open();
+    draw(plot, { dark: false, width: HALF });
   }
 };
 const fromPaper = () => {

@@ -68,9 +68,9 @@ const resultColumns = () => {
   return [
     { field: "defense", title: "defense", first: true, format: named },
     attack,
-    ...metrics.slice(0, 4),
+    ...metrics.slice(0, 5),
     { field: "arena", title: "setting", visible: several },
-    ...metrics.slice(4),
+    ...metrics.slice(5),
     ...Object.entries(view.counts).map(([field, title]) => ({ field, title, shown: "number" })),
     { field: "kind", title: "kind" },
     { field: "failed", title: "the attack failed", visible: false },
@@ -79,8 +79,8 @@ const resultColumns = () => {
 let results;
 const drawResults = () => {
   const place = document.getElementById("results-drawn");
-  whenSeen(place, async () => {
-    await library("tabulator");
+  whenSeen(place, () => {
+    load("tabulator");
     const choices = [["attack", "attack, rate and defense"], ["defense", "defense"]].map(
       ([by, text]) => {
         const box = make("input", { type: "radio", name: "by", value: by,
@@ -105,9 +105,9 @@ const drawResults = () => {
 };
 
 const records = { columns: [], rows: [], first: [], command: {} };
-const openRecords = async () => {
+const openRecords = () => {
   if (records.rows.length) return;
-  const given = await data("rows");
+  const given = data("rows");
   records.columns = given.columns.map((one) => one.name);
   records.first = given.first.filter((name) => records.columns.includes(name));
   records.command = given.command;
@@ -121,8 +121,9 @@ const openRecords = async () => {
 const recordsInView = () => records.rows.filter((row) => view.ids.has(row.cell));
 const drawTrials = () => {
   const place = document.getElementById("trials-drawn");
-  whenSeen(place, async () => {
-    await Promise.all([openRecords(), library("tabulator")]);
+  whenSeen(place, () => {
+    load("tabulator");
+    openRecords();
     const { first } = records;
     const order = [...first, ...records.columns.filter((name) => !first.includes(name))];
     const columns = order.map((name, at) => ({

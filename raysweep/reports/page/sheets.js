@@ -20,7 +20,7 @@ const sorter = (a, b, aRow, bRow, column, direction) => {
 const columnOf = ({ field, title, shown = "text", format, visible = true, first = false }) => ({
   field, title, sorter, visible, frozen: first, headerSortTristate: true, headerTooltip: title,
   hozAlign: isNumber(shown) ? "right" : "left", headerHozAlign: isNumber(shown) ? "right" : "left",
-  maxInitialWidth: first && isNarrow() ? 150 : 320, minWidth: 60,
+  maxInitialWidth: !first ? 320 : isNarrow() ? 150 : 260, minWidth: 60,
   cssClass: first ? "first" : "",
   titleFormatter: () => make("button", { type: "button" }, title),
   formatter: (one) => {
@@ -32,21 +32,42 @@ const columnOf = ({ field, title, shown = "text", format, visible = true, first 
     return make("span", { title: text.length > 40 ? text : null }, first ? breakable(text) : text);
   },
 });
-const chooserOf = (columns, table) => make("details", { class: "filter columns" },
-  make("summary", {}, "columns"),
-  make("fieldset", {}, make("legend", {}, "columns"), columns.slice(1).map((column) => {
-    const box = make("input", { type: "checkbox", checked: column.visible !== false,
-      onchange: (event) => {
-        column.visible = event.target.checked;
-        if (column.visible) table().showColumn(column.field); else table().hideColumn(column.field);
-      } });
-    return make("label", {}, box, ` ${column.title}`);
-  })));
+const isVisible = (column) => column.visible !== false;
+const setVisible = (table, column, visible) => {
+  column.visible = visible;
+  if (visible) table.showColumn(column.field); else table.hideColumn(column.field);
+};
+const drawChooser = (place, columns, table) => {
+  const summary = make("summary");
+  const say = () => {
+    summary.textContent = `columns (${columns.filter(isVisible).length} of ${columns.length})`;
+  };
+  say();
+  place.replaceChildren(summary, make("fieldset", {}, make("legend", {}, "columns"),
+    columns.slice(1).map((column) => {
+      const box = make("input", { type: "checkbox", checked: isVisible(column),
+        onchange: (event) => { setVisible(table, column, event.target.checked); say(); } });
+      return make("label", {}, box, ` ${column.title}`);
+    })));
+};
+// Columns for which a wide window has no room are hidden, the last first; a narrow one scrolls.
+const fit = (columns, table) => {
+  const width = table.element.querySelector(".tabulator-tableholder").clientWidth;
+  let taken = table.getColumns().filter((column) => column.isVisible())
+    .reduce((sum, column) => sum + column.getWidth(), 0);
+  for (const column of columns.slice(1).toReversed()) {
+    if (taken <= width) return;
+    if (!isVisible(column)) continue;
+    taken -= table.getColumn(column.field).getWidth();
+    setVisible(table, column, false);
+  }
+};
 // Draws a table into a place; returns how its rows are changed.
 const tableOf = (place, { title, columns, rows, controls = [], chooser = false }) => {
   const drawn = make("div", { "aria-label": title, class: "table" });
   let table;
-  const bar = [...controls, chooser ? chooserOf(columns, () => table) : null].filter(Boolean);
+  const choice = make("details", { class: "filter columns" });
+  const bar = chooser ? [...controls, choice] : controls;
   const foot = make("p", { class: "muted count" });
   const setFoot = (count) => {
     foot.textContent = count > 12 ? `${count.toLocaleString("en")} rows` : "";
@@ -64,6 +85,9 @@ const tableOf = (place, { title, columns, rows, controls = [], chooser = false }
     drawn.removeAttribute("aria-owns");
     holder.setAttribute("role", "rowgroup");
     holder.querySelector(".tabulator-table")?.setAttribute("role", "presentation");
+    if (!chooser) return;
+    if (!isNarrow()) fit(columns, table);
+    drawChooser(choice, columns, table);
   });
   return {
     columns, rows: () => table.getRows("active").map((row) => row.getData()),
@@ -71,9 +95,9 @@ const tableOf = (place, { title, columns, rows, controls = [], chooser = false }
   };
 };
 const ready = new Map();
-const openSheet = async (key) => {
+const openSheet = (key) => {
   if (ready.has(key)) return ready.get(key);
-  const sheet = await data(key);
+  const sheet = data(key);
   const columns = sheet.columns.map((one, at) => ({
     field: `c${at}`, title: one.title, shown: one.shown, first: at === 0,
   }));
@@ -90,8 +114,9 @@ const openSheet = async (key) => {
 };
 const drawSheets = () => {
   for (const place of document.querySelectorAll(".sheet")) {
-    whenSeen(place, async () => {
-      const [sheet] = await Promise.all([openSheet(place.dataset.block), library("tabulator")]);
+    whenSeen(place, () => {
+      load("tabulator");
+      const sheet = openSheet(place.dataset.block);
       const { title, columns } = sheet;
       const table = tableOf(place, { title, columns, rows: sheet.inView() });
       whenViewed(() => table.setRows(sheet.inView()));

@@ -1,6 +1,6 @@
 // The page begins: the filters and maps at once, all else when it comes into view.
 const start = async () => {
-  readCells(await taken("cells"));
+  readCells(taken("cells"));
   readLooks();
   readLink();
   if (cells.length) {
@@ -35,9 +35,5 @@ const start = async () => {
   drawSheets();
   drawAlbums();
   go();
-  const idle = window.requestIdleCallback ?? setTimeout;
-  idle(async () => {  // so that they can be printed
-    for (const place of document.querySelectorAll(".sheet")) await openSheet(place.dataset.block);
-  });
 };
 start();
