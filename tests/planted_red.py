@@ -99,6 +99,12 @@ FAULTS = (
         (SEARCH + "the_search_on_a_linear_model_goes_along_the_weights",),
     ),
     Fault(
+        "no gradient where an image lies on a bound of the box", DESCENT,
+        "images.masked_fill(images < 0, 0.0).masked_fill(images > 1, 1.0)",
+        "images.masked_fill(images <= 0, 0.0).masked_fill(images >= 1, 1.0)",
+        (JOINT + "a_pixel_that_is_black_or_white_in_all_images_can_change",),
+    ),
+    Fault(
         "second term keeps the target's images", DESCENT,
         "loss = -part * others", "loss = part * others",
         (JOINT + "the_search_descends_the_objective_of_both_terms",),

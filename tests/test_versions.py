@@ -55,6 +55,8 @@ def test_sources_are_pinned() -> None:
 
 @pytest.mark.parametrize("name", results.names())
 def test_results_are_pinned(name: str) -> None:
+    if why := results.of_later_torch(name):
+        pytest.skip(why)
     left = results.faults(name, results.read().get(name, {}), now().versions[name])
     assert left == [], "\n".join(left)
 

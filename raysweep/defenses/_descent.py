@@ -55,6 +55,15 @@ def _log_posterior(network: nn.Module, images: torch.Tensor) -> torch.Tensor:
     import torch
 
     sources, count = images.shape[:2]
-    clipped = images.clamp(0, 1).flatten(0, 1)
-    logits: torch.Tensor = network(clipped.contiguous(memory_format=torch.channels_last))
+    boxed = _in_the_box(images).flatten(0, 1)
+    logits: torch.Tensor = network(boxed.contiguous(memory_format=torch.channels_last))
     return logits.float().log_softmax(1).view(sources, count, -1)
+
+
+def _in_the_box(images: torch.Tensor) -> torch.Tensor:
+    """Return images clipped to [0, 1]; the gradient passes where they lie on a bound.
+
+    Since torch 2.14 `clamp` lets none pass there: a pattern that begins at 0 would never light a
+    pixel that is black in all images.
+    """
+    return images.masked_fill(images < 0, 0.0).masked_fill(images > 1, 1.0)

@@ -66,7 +66,7 @@ GPU_LOOKS = 10  # steps after which a GPU's host learns which sources are done
 class RED(Defense):
     """Patterns per pair → target class → score of removal; decisions set significance and cut."""
 
-    VERSION, RUN_VERSION = 2, 3
+    VERSION, RUN_VERSION = 2, 4
     TOY: ClassVar = {"learning_rate": 0.05, "steps": 40}
 
     images: int = searched(

@@ -9,6 +9,7 @@ from torch import nn
 
 from raysweep import methods
 from raysweep.defenses import Decision, DefenseInputs, Evidence, Findings, _red
+from raysweep.defenses._descent import descent
 from raysweep.defenses._red import calibrated, p_values
 from raysweep.defenses.red import RED
 from raysweep.methods.context import Context
@@ -86,6 +87,23 @@ def test_the_search_descends_the_objective_of_both_terms(target: int) -> None:
         assert not reached.any(), "all steps are taken"
         assert 0.02 < np.abs(expected).max() < 0.2, "nothing is clipped"
         np.testing.assert_allclose(found.numpy().reshape(-1), expected, rtol=1e-3, atol=1e-5)
+
+
+def test_a_pixel_that_is_black_or_white_in_all_images_can_change() -> None:
+    """The gradient on a bound is that of the objective, as in closed form, with every torch."""
+    network, weights = linear(2)
+    images = np.random.default_rng(2).uniform(0.2, 0.8, (12, PIXELS))
+    images[:, 0], images[:, 1] = 0, 1
+    inputs = DefenseInputs("red", frozenset({"victim"}), {"victim": network, "recipe": RECIPE})
+    ours = torch.from_numpy(images).float().reshape(1, -1, 1, SIDE, SIDE)
+    tried = torch.zeros(1, 1, SIDE, SIDE, requires_grad=True)
+    target, weight = 1, 0.7
+    gradient, _ = descent(inputs, ours, ours[0], tried, target, weight, "cpu", at_once=12)
+    p = posterior(images, weights)
+    toward = weights[target] - p @ weights
+    odds = p[:, target] / (1 - p[:, target])
+    expected = -toward.mean(0) - weight * (odds[:, None] * toward).mean(0)
+    np.testing.assert_allclose(gradient.numpy().reshape(-1), expected, rtol=1e-4, atol=1e-6)
 
 
 def test_the_final_estimate_has_its_own_weight() -> None:
