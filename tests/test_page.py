@@ -19,7 +19,7 @@ import pytest
 from raysweep.reports.html import render
 from raysweep.reports.material import Material
 from tests.browser import click, drawn, everything, rows, show, violations, wait
-from tests.material import generated
+from tests.material import generated, many
 
 SCRIPTS = Path(__file__).parent.parent / "raysweep" / "reports" / "page"
 pytestmark = pytest.mark.slow
@@ -369,6 +369,49 @@ def test_which_defense_is_best_over_all_attacks(browser: Any, page: Path) -> Non
     means = done[done["attack"] != "sig"].groupby(["defense", "attack"])["asr"].mean()
     want = means.groupby("defense").mean().sort_values()
     assert [row[2].split()[0] for row in found] == [f"{100 * asr:.1f}" for asr in want]
+
+
+@pytest.mark.further
+def test_from_which_rate_on_an_attack_works(browser: Any, page: Path) -> None:
+    """A click on the attack's heading, and one on the section."""
+    show(browser, page)
+    (heading,) = [
+        button
+        for button in browser.find_elements("css selector", "[data-metric=asr] thead th button")
+        if button.text == "blend"
+    ]
+    heading.click()
+    click(browser, "nav a[href='#rates']")
+    drawn(browser, "rates")
+    title, line = browser.execute_script(
+        "const plot = document.querySelector('#rates .plot');"
+        "const {x, y} = plot.drawing.lines.find(l => l.name === 'none' && l.shape === 'both');"
+        "return [plot.querySelector('figcaption').innerText, [x, y]]"
+    )
+    material = generated().rows
+    own = material[(material["attack"] == "blend") & (material["defense"] == "none")]
+    means = own.groupby("rate")["asr"].mean()
+    assert title == "blend: ASR against poison rate"
+    np.testing.assert_allclose(line, [100 * means.index, 100 * means], rtol=1e-4)
+
+
+@pytest.mark.further
+def test_what_a_defense_costs_on_another_model(
+    browser: Any, make_page: Callable[[Material], Path]
+) -> None:
+    material = many(1)
+    show(browser, make_page(material))
+    setting = "gtsrb · vgg16"
+    browser.find_element("css selector", f"#maps option[value='{setting}']").click()
+    shown = browser.execute_script(
+        "const map = document.querySelector('.map[data-metric=lost]');"
+        "const row = [...map.tBodies[0].rows].find(r => r.cells[0].innerText === 'abl');"
+        "return [...row.cells].slice(1).map(cell => cell.innerText)"
+    )
+    rows = material.rows[material.rows["dataset"] + " · " + material.rows["model"] == setting]
+    accuracy = rows.set_index(["attack", "rate", "defense"])["ca"].unstack()
+    lost = 100 * (accuracy["none"] - accuracy["abl"])
+    assert sorted(shown) == sorted(f"{points:.1f}" for points in lost) and len(shown) > 10
 
 
 @pytest.mark.further
