@@ -474,6 +474,20 @@ def test_two_sweeps_with_the_same_trial_and_their_tunings_are_runs_of_their_own(
     assert said == [(name, text) for name in "st" for text in (A, f"tune · {name}")]
 
 
+@pytest.mark.further
+@pytest.mark.slow
+def test_a_process_sends_to_the_server_that_is_named_now(
+    server: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import wandb as client
+
+    client.Api()  # as a report does, which is written in the same process
+    with serving() as other:
+        send_to(other, monkeypatch)
+        assert publish(rows(), tmp_path, ONLINE).held == 2
+        assert set(other.runs) == set(run_ids()) and not server.runs
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("status", [400, 403, 404, 409, 413])
 def test_a_run_whose_file_stream_is_refused_is_named(

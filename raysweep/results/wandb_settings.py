@@ -46,6 +46,8 @@ def set_up(mode: Mode, track: Track, folder: Path) -> None:
         "save_code": False, "x_disable_stats": True, "x_disable_meta": True,
         "x_disable_machine_info": True, "x_save_requirements": False, "x_disable_viewer": True,
         "ignore_globs": NOT_SENT, "symlink": mode == "offline",
+        # wandb remembers the server that a process named first.
+        "base_url": os.environ.get("WANDB_BASE_URL") or None,
         "mode": mode, "project": track.project, "entity": track.entity, "root_dir": str(folder),
         "init_timeout": CONNECT_SECONDS, "login_timeout": CONNECT_SECONDS,
         "finish_timeout": UPLOAD_SECONDS, "finish_timeout_raises": True,
