@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from raysweep.reports.drawings import MOST as MOST_LINES
 from raysweep.reports.html import render
 from raysweep.reports.material import Material
 from tests.browser import click, drawn, everything, rows, show, violations, wait
@@ -245,19 +246,20 @@ def test_a_sweep_of_which_nothing_has_finished_is_shown(
 def test_elements_and_height_do_not_grow_with_trials(
     browser: Any, make_page: Callable[[Material], Path]
 ) -> None:
-    sizes = []
-    for seeds in (2, 12):
+    sizes, most = [], 0
+    for seeds in (2, 54):
         show(browser, make_page(generated(seeds)))
-        for section in ("results", "trials", "rates", "roc"):
-            drawn(browser, section)
-        sizes.append(
-            browser.execute_script(
-                "return [document.querySelectorAll('*').length,"
-                " document.documentElement.scrollHeight]"
-            )
+        everything(browser)
+        outside, height, lines = browser.execute_script(
+            "const count = (own) => document.querySelectorAll(own).length;"
+            "return [count('*') - count('.plot *'), document.documentElement.scrollHeight,"
+            " [...document.querySelectorAll('.plot')].map(plot => plot.drawing.lines.length)]"
         )
+        sizes.append((outside, height))
+        most = max(most, *lines)
     (few, low), (many, high) = sizes
-    assert many < 1.25 * few and high < 1.1 * low, "six times the trials"
+    assert many < 1.1 * few and high < 1.1 * low, "27 times the trials"
+    assert 100 < most <= MOST_LINES, "a figure draws a line for each seed, up to this many"
 
 
 @pytest.mark.further
