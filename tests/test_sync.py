@@ -483,6 +483,10 @@ def test_a_row_says_the_same_from_manifests_and_from_the_table(tmp_path: Path) -
             entries.trial(syncing._cells(cells), "s", ONLINE) for cells in (row, late[trial])
         )
         assert one == other
+        one_text, other_text = (
+            {name: repr(cell) for name, cell in entry.config.items()} for entry in (one, other)
+        )
+        assert one_text == other_text, "3 in both, and 3.0 in none"
 
 
 def test_each_trial_comes_until_it_is_settled_and_what_is_open_is_looked_at_again(
