@@ -133,6 +133,8 @@ class DriverStopped(Fault):
         driver = world.go_on()
         number = draw.choice([signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
         driver.allow(128 + number)
+        if not driver.said:  # It does not listen yet: the signal itself ends it.
+            driver.allow(-number)
         driver.send(number)
         took = world.end_of(driver)
         return f"the driver is sent {signal.Signals(number).name}, and ends in {took:.1f} s"
