@@ -7,8 +7,7 @@ authors' code, Unispac/Fight-Poison-With-Poison at f2f02c2.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -109,14 +108,12 @@ SCHEDULES: Mapping[str, Schedule] = {
 }  # fmt: skip
 
 
-def shifts(num_classes: int) -> Iterator[int]:
-    """Yield the label shift of each iteration: 1 to K - 1 in turn, never 0.
+def shifts(num_classes: int) -> range:
+    """Return the label shifts that the iterations take in turn: 1 to K - 1, never 0.
 
-    The released code's counter: it skips every multiple of K.
+    The released code's counter gives the same: it skips every multiple of K.
     """
-    for count in itertools.count(1):
-        if count % num_classes:
-            yield count % num_classes
+    return range(1, num_classes)
 
 
 class Confusion:
@@ -134,8 +131,7 @@ class Confusion:
 
         self.guessed, self.class_weights = guessed, class_weights
         self.weight, self.num_classes = weight, num_classes
-        turn = list(itertools.islice(shifts(num_classes), num_classes - 1))
-        self.shifts = torch.tensor(turn, device=guessed.device)
+        self.shifts = torch.tensor(shifts(num_classes), device=guessed.device)
         self.calls = torch.zeros(1, dtype=torch.int64, device=guessed.device)
         self.memory = (self.calls,)
 

@@ -38,7 +38,7 @@ SMALL = ConfusionTraining(schedule="small", scale=0.3)
 
 def test_shifts_take_every_wrong_label_in_turn() -> None:
     for classes in (2, 10, 43):
-        given = list(itertools.islice(shifts(classes), 200))
+        given = list(itertools.islice(itertools.cycle(shifts(classes)), 200))
         assert 0 not in given and set(given) <= set(range(1, classes))
         counts = np.bincount(given, minlength=classes)[1:]
         assert counts.max() - counts.min() <= 1
@@ -48,7 +48,7 @@ def test_shifts_take_every_wrong_label_in_turn() -> None:
         if (skipped + i) % 10 == 0:
             skipped += 1
         theirs.append((skipped + i) % 10)
-    assert list(itertools.islice(shifts(10), 200)) == theirs
+    assert list(itertools.islice(itertools.cycle(shifts(10)), 200)) == theirs
     assert set(np.bincount(theirs)[1:]) == {22, 23}
 
 
