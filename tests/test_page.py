@@ -152,6 +152,7 @@ def test_what_nobody_scrolled_to_is_printed_whole(browser: Any, page: Path) -> N
     browser.execute_script("dispatchEvent(new Event('afterprint'))")
 
 
+@pytest.mark.further
 def test_columns_without_room_are_hidden_and_counted(browser: Any, page: Path) -> None:
     show(browser, page)
     for section in ("results", "trials"):

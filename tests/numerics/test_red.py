@@ -288,7 +288,7 @@ def test_a_split_is_the_best_of_all_cuts() -> None:
     assert split(np.array([1.0])) == float("inf")
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.further)])
 def test_a_weak_pattern_is_found_and_its_samples_removed(seed: int) -> None:
     case = planted(60, seed)
     found, decided = red(60, seed)
@@ -312,8 +312,9 @@ def test_a_weak_pattern_is_found_and_its_samples_removed(seed: int) -> None:
     assert others.x[-1] == len(others.y) <= 25 and into.y[0] > others.y[0], "the pair stands out"
 
 
+@pytest.mark.further
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.further)])
+@pytest.mark.parametrize("seed", [0, 1])
 def test_a_pattern_of_norm_two_is_beyond_doubt_and_none_is_not(seed: int) -> None:
     """20 or 60 of 400 images, the first term alone; the flip rule finds all of them."""
     _, clean = red(0, seed, 400, 2.0)
