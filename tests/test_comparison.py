@@ -173,7 +173,9 @@ def page(made: tuple[str, Changes], tmp_path_factory: pytest.TempPathFactory) ->
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
+@pytest.mark.parametrize(
+    ("width", "scheme"), [(1280, "light"), pytest.param(390, "dark", marks=pytest.mark.further)]
+)
 def test_everything_is_reached_and_read(
     browser: Any, page: Path, axe: str, width: int, scheme: str
 ) -> None:

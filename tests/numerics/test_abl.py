@@ -113,7 +113,9 @@ def test_the_isolated_weigh_against_the_rest_as_asked() -> None:
         assert float(objective(torch.nn.Identity(), batches)) == pytest.approx(weight * own + rest)
 
 
-@pytest.mark.parametrize("unlearning", ["unlikelihood", "relabel"])
+@pytest.mark.parametrize(
+    "unlearning", ["unlikelihood", pytest.param("relabel", marks=pytest.mark.further)]
+)
 def test_the_toy_forgets_its_trigger_by_the_bounded_losses(unlearning: Any) -> None:
     case = toy.toy()
     defense = ABL(tuning_epochs=0, unlearning=unlearning)

@@ -181,6 +181,7 @@ def test_a_success_is_one_in_the_precision_of_the_victims_predictions(precision:
     assert (training.predict(net, ends, recipe, "cpu").argmax(1) == 1).all()
 
 
+@pytest.mark.further
 def test_the_constants_of_the_authors_come_nearer_than_one_that_is_not_searched() -> None:
     """The facts tell it: nine constants in the authors' way, and one of the framework's."""
     net, weights = linear(0.3, -12.0)

@@ -331,7 +331,7 @@ def test_a_pattern_of_norm_two_is_beyond_doubt_and_none_is_not(seed: int) -> Non
         assert flipped[inside & ~case.mask].mean() < 0.21
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", [0, *(pytest.param(n, marks=pytest.mark.further) for n in (1, 2))])
 def test_without_a_pattern_nothing_is_flagged(seed: int) -> None:
     found, decided = red(0, seed)
     assert decided.classes == () and decided.flags is not None and not decided.flags.any()
